@@ -1,0 +1,35 @@
+//! Names of the headers on Kafka records, and of the topic for dead letters.
+
+/// MQTT topic that a bridged message was published to, UTF-8.
+pub const MQTT_TOPIC: &str = "mqtt-topic";
+/// QoS the message was received with: `0`, `1` or `2`.
+pub const MQTT_QOS: &str = "mqtt-qos";
+/// Retain flag of the message: `true` or `false`.
+pub const MQTT_RETAIN: &str = "mqtt-retain";
+/// When the bridge received the message, milliseconds since the epoch, decimal.
+pub const MQTT_RECEIVED_AT: &str = "mqtt-received-at";
+
+/// Why a message is a dead letter: one of the short reasons such as
+/// [`ParseError::reason`](crate::message::ParseError::reason) or
+/// [`RouteError::reason`](crate::route::RouteError::reason).
+pub const DLQ_REASON: &str = "dlq-reason";
+/// Kafka topic the dead letter was read from.
+pub const DLQ_TOPIC: &str = "dlq-topic";
+/// Partition the dead letter was read from, decimal.
+pub const DLQ_PARTITION: &str = "dlq-partition";
+/// Offset the dead letter was read from, decimal.
+pub const DLQ_OFFSET: &str = "dlq-offset";
+/// When the message was given up, milliseconds since the epoch, decimal.
+pub const DLQ_TIME: &str = "dlq-time";
+
+/// True label of a simulated anomaly, such as `temperature=spike`; several are
+/// separated by commas. Never part of the payload, so that a detector can be
+/// scored against it.
+pub const LABEL: &str = "iot-label";
+/// Media type of the payload, such as [`APPLICATION_JSON`].
+pub const CONTENT_TYPE: &str = "content-type";
+/// Value of [`CONTENT_TYPE`] for JSON.
+pub const APPLICATION_JSON: &str = "application/json";
+
+/// Topic that takes every message no service could use.
+pub const DEAD_LETTER_TOPIC: &str = "iot.dead-letter";

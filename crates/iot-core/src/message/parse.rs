@@ -1,0 +1,594 @@
+//! Both formats in one pass over the bytes.
+//!
+//! The fields of both formats are collected as they come, whatever their type;
+//! only then is it decided which format it is and what is wrong with it. So the
+//! order of fields doesn't matter, nothing is parsed twice, and an error names
+//! the field and what stood there instead of a position in the text.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
+use crate::sensor;
+
+/// Floats below this magnitude hold every whole number exactly.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Reads a device message in the newer or the older format.
+///
+/// Text without escapes is borrowed from `payload`. Numbers of up to 15
+/// significant digits are read exactly; longer ones may differ in the last bit.
+///
+/// # Errors
+/// What is wrong, and where; see [`ParseError::reason`] for the short form.
+pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+    if payload.iter().all(u8::is_ascii_whitespace) {
+        return Err(ParseError::Empty);
+    }
+    let text = std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
+        at: error.valid_up_to(),
+    })?;
+    serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
+        .map_err(json_error)?
+        .0
+        .map_err(|found| ParseError::WrongType {
+            field: "the message",
+            expected: "an object",
+            found,
+        })?
+        .check()
+}
+
+fn json_error(error: serde_json::Error) -> ParseError {
+    let detail = error.to_string();
+    // The library keeps the kind of a syntax error to itself, except in its text.
+    if detail.starts_with("number out of range") {
+        ParseError::NumberOutOfRange { detail }
+    } else {
+        ParseError::NotJson { detail }
+    }
+}
+
+/// A value of the wanted shape, or what was there instead.
+struct Lenient<T>(Result<T, JsonKind>);
+
+/// What a shape makes of the JSON value it meets; the rest is "something else".
+trait Shape<'de>: Sized {
+    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Lenient<Self>, A::Error> {
+        drain_map(map)?;
+        Ok(Lenient(Err(JsonKind::Object)))
+    }
+
+    fn from_seq<A: SeqAccess<'de>>(seq: A) -> Result<Lenient<Self>, A::Error> {
+        drain_seq(seq)?;
+        Ok(Lenient(Err(JsonKind::Array)))
+    }
+
+    fn from_scalar(scalar: Scalar<'de>) -> Lenient<Self> {
+        Lenient(Err(scalar.kind()))
+    }
+}
+
+/// Nested values are skipped without recursion, however deep they are.
+fn drain_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
+    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
+fn drain_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
+impl<'de, T: Shape<'de>> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor(std::marker::PhantomData))
+    }
+}
+
+struct ShapeVisitor<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Shape<'de>> Visitor<'de> for ShapeVisitor<T> {
+    type Value = Lenient<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Null))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Boolean))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Unsigned(value)))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Negative(value)))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Float(value)))
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Text(Cow::Borrowed(text))))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Text(Cow::Owned(text.to_owned()))))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::from_map(map)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+        T::from_seq(seq)
+    }
+}
+
+/// Any JSON value that is not an array or an object.
+enum Scalar<'a> {
+    Null,
+    Boolean,
+    Unsigned(u64),
+    Negative(i64),
+    Float(f64),
+    Text(Cow<'a, str>),
+}
+
+impl Scalar<'_> {
+    fn kind(&self) -> JsonKind {
+        match self {
+            Self::Null => JsonKind::Null,
+            Self::Boolean => JsonKind::Boolean,
+            Self::Unsigned(_) | Self::Negative(_) | Self::Float(_) => JsonKind::Number,
+            Self::Text(_) => JsonKind::Text,
+        }
+    }
+}
+
+impl<'de> Shape<'de> for Scalar<'de> {
+    fn from_scalar(scalar: Scalar<'de>) -> Lenient<Self> {
+        Lenient(Ok(scalar))
+    }
+}
+
+/// A field that should be a scalar. The outer `None` means absent.
+type Slot<'a> = Option<Lenient<Scalar<'a>>>;
+
+/// Puts a value into its slot, or remembers that the field came before.
+macro_rules! fill {
+    ($map:ident, $target:expr, $duplicate:expr, $name:literal) => {
+        if $target.replace($map.next_value()?).is_some() {
+            $duplicate = Some($name);
+        }
+    };
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier)]
+enum MessageKey {
+    #[serde(rename = "device_id")]
+    DeviceId,
+    #[serde(rename = "deviceId")]
+    LegacyDeviceId,
+    #[serde(rename = "tenant")]
+    Tenant,
+    #[serde(rename = "project")]
+    Project,
+    #[serde(rename = "seq")]
+    Seq,
+    #[serde(rename = "timestamp")]
+    Timestamp,
+    #[serde(rename = "location")]
+    Location,
+    #[serde(rename = "readings")]
+    Readings,
+    #[serde(rename = "temperature")]
+    Temperature,
+    #[serde(rename = "humidity")]
+    Humidity,
+    #[serde(other)]
+    Unknown,
+}
+
+/// The fields of both formats as they were found.
+#[derive(Default)]
+struct RawMessage<'a> {
+    device_id: Slot<'a>,
+    legacy_device_id: Slot<'a>,
+    tenant: Slot<'a>,
+    project: Slot<'a>,
+    seq: Slot<'a>,
+    timestamp: Slot<'a>,
+    location: Option<Lenient<RawLocation<'a>>>,
+    readings: Option<Lenient<Readings<'a>>>,
+    temperature: Slot<'a>,
+    humidity: Slot<'a>,
+    duplicate: Option<&'static str>,
+}
+
+impl<'de> Shape<'de> for RawMessage<'de> {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Lenient<Self>, A::Error> {
+        let mut raw = Self::default();
+        while let Some(key) = map.next_key()? {
+            match key {
+                MessageKey::DeviceId => fill!(map, raw.device_id, raw.duplicate, "device_id"),
+                MessageKey::LegacyDeviceId => {
+                    fill!(map, raw.legacy_device_id, raw.duplicate, "deviceId");
+                }
+                MessageKey::Tenant => fill!(map, raw.tenant, raw.duplicate, "tenant"),
+                MessageKey::Project => fill!(map, raw.project, raw.duplicate, "project"),
+                MessageKey::Seq => fill!(map, raw.seq, raw.duplicate, "seq"),
+                MessageKey::Timestamp => fill!(map, raw.timestamp, raw.duplicate, "timestamp"),
+                MessageKey::Location => fill!(map, raw.location, raw.duplicate, "location"),
+                MessageKey::Readings => fill!(map, raw.readings, raw.duplicate, "readings"),
+                MessageKey::Temperature => {
+                    fill!(map, raw.temperature, raw.duplicate, "temperature");
+                }
+                MessageKey::Humidity => fill!(map, raw.humidity, raw.duplicate, "humidity"),
+                MessageKey::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Lenient(Ok(raw)))
+    }
+}
+
+impl<'a> RawMessage<'a> {
+    fn check(self) -> Result<DeviceMessage<'a>, ParseError> {
+        if let Some(field) = self.duplicate {
+            return Err(ParseError::DuplicateField { field });
+        }
+        let legacy = self.is_legacy()?;
+        let device_id = if legacy {
+            required_text(self.legacy_device_id, "device_id")?
+        } else {
+            required_text(self.device_id, "device_id")?
+        };
+        let timestamp = if legacy {
+            seconds(self.timestamp)?
+        } else {
+            milliseconds(self.timestamp)?
+        };
+        let readings = if legacy {
+            legacy_readings(self.temperature, self.humidity)?
+        } else {
+            checked_readings(self.readings)?
+        };
+        Ok(DeviceMessage {
+            device_id,
+            tenant: text(self.tenant, "tenant")?,
+            project: text(self.project, "project")?,
+            seq: whole_number(self.seq, "seq")?,
+            timestamp,
+            location: location(self.location)?,
+            readings,
+        })
+    }
+
+    /// `deviceId` marks the older format; with fields of the newer one beside
+    /// it nobody can say whether the time is in seconds or milliseconds.
+    fn is_legacy(&self) -> Result<bool, ParseError> {
+        if self.legacy_device_id.is_none() {
+            return Ok(false);
+        }
+        if self.device_id.is_some() {
+            return Err(ParseError::MixedFormats { field: "device_id" });
+        }
+        if self.readings.is_some() {
+            return Err(ParseError::MixedFormats { field: "readings" });
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum LocationKey {
+    Building,
+    Floor,
+    Room,
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Default)]
+struct RawLocation<'a> {
+    building: Slot<'a>,
+    floor: Slot<'a>,
+    room: Slot<'a>,
+    duplicate: Option<&'static str>,
+}
+
+impl<'de> Shape<'de> for RawLocation<'de> {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Lenient<Self>, A::Error> {
+        let mut raw = Self::default();
+        while let Some(key) = map.next_key()? {
+            match key {
+                LocationKey::Building => {
+                    fill!(map, raw.building, raw.duplicate, "location.building");
+                }
+                LocationKey::Floor => fill!(map, raw.floor, raw.duplicate, "location.floor"),
+                LocationKey::Room => fill!(map, raw.room, raw.duplicate, "location.room"),
+                LocationKey::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Lenient(Ok(raw)))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum ReadingKey {
+    Sensor,
+    Value,
+    Unit,
+    Quality,
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Default)]
+struct RawReading<'a> {
+    sensor: Slot<'a>,
+    value: Slot<'a>,
+    unit: Slot<'a>,
+    quality: Slot<'a>,
+    duplicate: Option<&'static str>,
+}
+
+impl<'de> Shape<'de> for RawReading<'de> {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Lenient<Self>, A::Error> {
+        let mut raw = Self::default();
+        while let Some(key) = map.next_key()? {
+            match key {
+                ReadingKey::Sensor => fill!(map, raw.sensor, raw.duplicate, "readings.sensor"),
+                ReadingKey::Value => fill!(map, raw.value, raw.duplicate, "readings.value"),
+                ReadingKey::Unit => fill!(map, raw.unit, raw.duplicate, "readings.unit"),
+                ReadingKey::Quality => fill!(map, raw.quality, raw.duplicate, "readings.quality"),
+                ReadingKey::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Lenient(Ok(raw)))
+    }
+}
+
+impl<'a> RawReading<'a> {
+    fn check(self) -> Result<Reading<'a>, ParseError> {
+        if let Some(field) = self.duplicate {
+            return Err(ParseError::DuplicateField { field });
+        }
+        Ok(Reading {
+            sensor: required_text(self.sensor, "sensor")?,
+            value: value(self.value)?.ok_or(ParseError::MissingField { field: "value" })?,
+            unit: text(self.unit, "readings.unit")?,
+            quality: quality(self.quality)?,
+        })
+    }
+}
+
+/// The readings so far, or the first thing that was wrong with one.
+struct Readings<'a>(Result<Vec<Reading<'a>>, ParseError>);
+
+impl<'de> Shape<'de> for Readings<'de> {
+    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Lenient<Self>, A::Error> {
+        let mut readings = Vec::new();
+        while let Some(Lenient(element)) = seq.next_element::<Lenient<RawReading<'de>>>()? {
+            let checked = element
+                .map_err(|found| ParseError::WrongType {
+                    field: "readings[]",
+                    expected: "an object",
+                    found,
+                })
+                .and_then(RawReading::check);
+            match checked {
+                Ok(reading) => readings.push(reading),
+                Err(error) => {
+                    // The text after it must still be JSON, or that is the error.
+                    drain_seq(seq)?;
+                    return Ok(Lenient(Ok(Self(Err(error)))));
+                }
+            }
+        }
+        Ok(Lenient(Ok(Self(Ok(readings)))))
+    }
+}
+
+fn checked_readings(slot: Option<Lenient<Readings<'_>>>) -> Result<Vec<Reading<'_>>, ParseError> {
+    let readings = match slot {
+        None | Some(Lenient(Err(JsonKind::Null))) => return Err(ParseError::NoReadings),
+        Some(Lenient(Err(found))) => {
+            return Err(ParseError::WrongType {
+                field: "readings",
+                expected: "an array",
+                found,
+            });
+        }
+        Some(Lenient(Ok(Readings(readings)))) => readings?,
+    };
+    if readings.is_empty() {
+        return Err(ParseError::NoReadings);
+    }
+    Ok(readings)
+}
+
+fn legacy_readings<'a>(
+    temperature: Slot<'a>,
+    humidity: Slot<'a>,
+) -> Result<Vec<Reading<'a>>, ParseError> {
+    let mut readings = Vec::with_capacity(2);
+    for (name, slot) in [
+        (sensor::TEMPERATURE, temperature),
+        (sensor::HUMIDITY, humidity),
+    ] {
+        if let Some(value) = value(slot)? {
+            readings.push(Reading {
+                sensor: Cow::Borrowed(name),
+                value,
+                unit: sensor::lookup(name).map(|sensor| Cow::Borrowed(sensor.unit)),
+                quality: Quality::Good,
+            });
+        }
+    }
+    if readings.is_empty() {
+        return Err(ParseError::NoReadings);
+    }
+    Ok(readings)
+}
+
+fn location(slot: Option<Lenient<RawLocation<'_>>>) -> Result<Option<Location<'_>>, ParseError> {
+    let raw = match slot {
+        None | Some(Lenient(Err(JsonKind::Null))) => return Ok(None),
+        Some(Lenient(Err(found))) => {
+            return Err(ParseError::WrongType {
+                field: "location",
+                expected: "an object",
+                found,
+            });
+        }
+        Some(Lenient(Ok(raw))) => raw,
+    };
+    if let Some(field) = raw.duplicate {
+        return Err(ParseError::DuplicateField { field });
+    }
+    Ok(Some(Location {
+        building: text(raw.building, "location.building")?.unwrap_or_default(),
+        floor: text(raw.floor, "location.floor")?.unwrap_or_default(),
+        room: text(raw.room, "location.room")?.unwrap_or_default(),
+    }))
+}
+
+/// A scalar that is neither absent nor null.
+fn present<'a>(
+    slot: Slot<'a>,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<Option<Scalar<'a>>, ParseError> {
+    match slot {
+        None | Some(Lenient(Ok(Scalar::Null))) => Ok(None),
+        Some(Lenient(Ok(scalar))) => Ok(Some(scalar)),
+        Some(Lenient(Err(found))) => Err(ParseError::WrongType {
+            field,
+            expected,
+            found,
+        }),
+    }
+}
+
+fn text<'a>(slot: Slot<'a>, field: &'static str) -> Result<Option<Cow<'a, str>>, ParseError> {
+    const EXPECTED: &str = "text";
+    match present(slot, field, EXPECTED)? {
+        None => Ok(None),
+        Some(Scalar::Text(text)) => Ok(Some(text)),
+        Some(other) => Err(ParseError::WrongType {
+            field,
+            expected: EXPECTED,
+            found: other.kind(),
+        }),
+    }
+}
+
+fn required_text<'a>(slot: Slot<'a>, field: &'static str) -> Result<Cow<'a, str>, ParseError> {
+    let text = text(slot, field)?.ok_or(ParseError::MissingField { field })?;
+    if text.is_empty() {
+        return Err(ParseError::EmptyField { field });
+    }
+    Ok(text)
+}
+
+fn whole_number(slot: Slot<'_>, field: &'static str) -> Result<Option<u64>, ParseError> {
+    const EXPECTED: &str = "a whole number from 0 to 2^64-1";
+    match present(slot, field, EXPECTED)? {
+        None => Ok(None),
+        Some(Scalar::Unsigned(number)) => Ok(Some(number)),
+        Some(other) => Err(ParseError::WrongType {
+            field,
+            expected: EXPECTED,
+            found: other.kind(),
+        }),
+    }
+}
+
+/// A value of a reading; `None` when the field is absent.
+fn value(slot: Slot<'_>) -> Result<Option<f64>, ParseError> {
+    match slot {
+        None => Ok(None),
+        Some(Lenient(Ok(Scalar::Float(value)))) if value.is_finite() => Ok(Some(value)),
+        Some(Lenient(Ok(Scalar::Unsigned(value)))) => Ok(Some(value as f64)),
+        Some(Lenient(Ok(Scalar::Negative(value)))) => Ok(Some(value as f64)),
+        Some(Lenient(Ok(other))) => Err(ParseError::NotANumber {
+            found: other.kind(),
+        }),
+        Some(Lenient(Err(found))) => Err(ParseError::NotANumber { found }),
+    }
+}
+
+fn quality(slot: Slot<'_>) -> Result<Quality, ParseError> {
+    match text(slot, "readings.quality")? {
+        None => Ok(Quality::Good),
+        Some(name) => Quality::from_name(&name).ok_or(ParseError::UnknownQuality),
+    }
+}
+
+/// A time before its unit is known.
+enum Time {
+    Whole(i64),
+    Fractional(f64),
+}
+
+fn time(slot: Slot<'_>) -> Result<Time, ParseError> {
+    const FIELD: &str = "timestamp";
+    const EXPECTED: &str = "a number";
+    match present(slot, FIELD, EXPECTED)? {
+        None => Err(ParseError::MissingField { field: FIELD }),
+        Some(Scalar::Unsigned(time)) => i64::try_from(time)
+            .map(Time::Whole)
+            .map_err(|_| ParseError::TimestampOutOfRange),
+        Some(Scalar::Negative(time)) => Ok(Time::Whole(time)),
+        Some(Scalar::Float(time)) => Ok(Time::Fractional(time)),
+        Some(other) => Err(ParseError::WrongType {
+            field: FIELD,
+            expected: EXPECTED,
+            found: other.kind(),
+        }),
+    }
+}
+
+fn milliseconds(slot: Slot<'_>) -> Result<i64, ParseError> {
+    match time(slot)? {
+        Time::Whole(ms) => Ok(ms),
+        Time::Fractional(ms) => rounded(ms),
+    }
+}
+
+/// The older format counts seconds, with or without a fraction.
+fn seconds(slot: Slot<'_>) -> Result<i64, ParseError> {
+    match time(slot)? {
+        Time::Whole(s) => s.checked_mul(1000).ok_or(ParseError::TimestampOutOfRange),
+        Time::Fractional(s) => rounded(s * 1000.0),
+    }
+}
+
+fn rounded(ms: f64) -> Result<i64, ParseError> {
+    let rounded = ms.round();
+    if rounded.abs() < EXACT {
+        Ok(rounded as i64)
+    } else {
+        Err(ParseError::TimestampOutOfRange)
+    }
+}

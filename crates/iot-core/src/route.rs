@@ -1,0 +1,550 @@
+//! How an MQTT topic becomes a Kafka topic and a record key.
+//!
+//! The topic is split on `/`; one part names the tenant, one the project:
+//! `mtic/msg/client/realtime/tenant123/project456` becomes topic
+//! `tenant123.project456` with key `project456`. Names are `[a-zA-Z0-9_-]+`: with
+//! a dot inside, tenant `a.b` with project `c` would meet tenant `a` with
+//! project `b.c` in one Kafka topic.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::headers::DEAD_LETTER_TOPIC;
+
+/// Longest topic name Kafka takes, in bytes.
+pub const MAX_TOPIC_LENGTH: usize = 249;
+
+/// An MQTT topic has at most 65,535 bytes (MQTT 5, 1.5.4), so no more parts.
+const MAX_PART: usize = 65_535;
+/// Longest piece of a refused name that an error repeats, in characters.
+const SHOWN: usize = 80;
+
+const TENANT: &str = "{tenant}";
+const PROJECT: &str = "{project}";
+
+/// The rules; [`validate`](Self::validate) says whether they make sense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteRules {
+    /// Which part of the MQTT topic is the tenant, from 0.
+    pub tenant_part: usize,
+    /// Which part of the MQTT topic is the project, from 0.
+    pub project_part: usize,
+    /// Kafka topic, with `{tenant}` and `{project}` in it.
+    pub topic: String,
+    /// Key of the records.
+    pub key: RouteKey,
+}
+
+impl Default for RouteRules {
+    fn default() -> Self {
+        Self {
+            tenant_part: 4,
+            project_part: 5,
+            topic: format!("{TENANT}.{PROJECT}"),
+            key: RouteKey::Project,
+        }
+    }
+}
+
+/// What the records of a route are keyed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteKey {
+    /// The project: everything of a project is in one partition, in order.
+    #[default]
+    Project,
+    /// The MQTT topic.
+    MqttTopic,
+    /// No key: records spread over the partitions.
+    None,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Kafka topic.
+    pub topic: String,
+    /// Tenant named by the MQTT topic.
+    pub tenant: String,
+    /// Project named by the MQTT topic.
+    pub project: String,
+    /// Key of the record.
+    pub key: Option<String>,
+}
+
+/// Why an MQTT topic has no Kafka topic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// The MQTT topic is too short to name a tenant and a project.
+    #[error("the MQTT topic has {found} parts, {needed} are needed")]
+    TooFewParts {
+        /// Parts of the topic.
+        found: usize,
+        /// Parts the rules need.
+        needed: usize,
+    },
+    /// The tenant is not `[a-zA-Z0-9_-]+`.
+    #[error("tenant {tenant:?} is not made of letters, digits, _ and - only")]
+    InvalidTenant {
+        /// The tenant, cut when long.
+        tenant: String,
+    },
+    /// The project is not `[a-zA-Z0-9_-]+`.
+    #[error("project {project:?} is not made of letters, digits, _ and - only")]
+    InvalidProject {
+        /// The project, cut when long.
+        project: String,
+    },
+    /// The Kafka topic would be longer than [`MAX_TOPIC_LENGTH`].
+    #[error("the Kafka topic would have {length} bytes, {MAX_TOPIC_LENGTH} are allowed")]
+    TooLong {
+        /// Length of the topic in bytes.
+        length: usize,
+    },
+    /// The Kafka topic belongs to the platform or to Kafka itself.
+    #[error("the Kafka topic {topic:?} is reserved")]
+    Reserved {
+        /// The topic.
+        topic: String,
+    },
+    /// The Kafka topic has a name that Kafka refuses.
+    #[error("{topic:?} is not a valid Kafka topic")]
+    InvalidTopic {
+        /// The topic.
+        topic: String,
+    },
+}
+
+impl RouteError {
+    /// Everything [`reason`](Self::reason) may answer, so that a counter for
+    /// each can start at zero.
+    pub const REASONS: &'static [&'static str] = &[
+        "too_few_parts",
+        "invalid_tenant",
+        "invalid_project",
+        "topic_too_long",
+        "reserved_topic",
+        "invalid_topic",
+    ];
+
+    /// Short reason for metrics labels and the `dlq-reason` header.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooFewParts { .. } => "too_few_parts",
+            Self::InvalidTenant { .. } => "invalid_tenant",
+            Self::InvalidProject { .. } => "invalid_project",
+            Self::TooLong { .. } => "topic_too_long",
+            Self::Reserved { .. } => "reserved_topic",
+            Self::InvalidTopic { .. } => "invalid_topic",
+        }
+    }
+}
+
+impl RouteRules {
+    /// Where a message published to `mqtt_topic` goes.
+    ///
+    /// # Errors
+    /// The topic names no valid tenant and project, or the Kafka topic they
+    /// give is reserved or one that Kafka refuses.
+    pub fn route(&self, mqtt_topic: &str) -> Result<Route, RouteError> {
+        let (tenant, project) = self.names(mqtt_topic)?;
+        let topic = self.topic.replace(TENANT, tenant).replace(PROJECT, project);
+        check_topic(&topic)?;
+        let key = match self.key {
+            RouteKey::Project => Some(project.to_owned()),
+            RouteKey::MqttTopic => Some(mqtt_topic.to_owned()),
+            RouteKey::None => None,
+        };
+        Ok(Route {
+            topic,
+            tenant: tenant.to_owned(),
+            project: project.to_owned(),
+            key,
+        })
+    }
+
+    fn names<'t>(&self, mqtt_topic: &'t str) -> Result<(&'t str, &'t str), RouteError> {
+        let part = |index| {
+            mqtt_topic
+                .split('/')
+                .nth(index)
+                .ok_or_else(|| RouteError::TooFewParts {
+                    found: mqtt_topic.split('/').count(),
+                    needed: self.tenant_part.max(self.project_part).saturating_add(1),
+                })
+        };
+        let (tenant, project) = (part(self.tenant_part)?, part(self.project_part)?);
+        if !is_name(tenant) {
+            return Err(RouteError::InvalidTenant {
+                tenant: shown(tenant).into_owned(),
+            });
+        }
+        if !is_name(project) {
+            return Err(RouteError::InvalidProject {
+                project: shown(project).into_owned(),
+            });
+        }
+        Ok((tenant, project))
+    }
+
+    /// What is wrong with the rules: field and what it must be.
+    #[must_use]
+    pub fn validate(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        for (field, part) in [
+            ("tenant_part", self.tenant_part),
+            ("project_part", self.project_part),
+        ] {
+            if part > MAX_PART {
+                problems.push((field, format!("must be at most {MAX_PART}, not {part}")));
+            }
+        }
+        if self.tenant_part == self.project_part {
+            let message = "must not be the same part as the tenant";
+            problems.push(("project_part", message.to_owned()));
+        }
+        if let Err(message) = check_template(&self.topic) {
+            problems.push(("topic", message));
+        }
+        problems
+    }
+}
+
+/// Whether `name` can be a tenant or a project: `[a-zA-Z0-9_-]+`.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether a Kafka topic belongs to the platform or to Kafka itself: never a
+/// target of routing, never matched by a consumer's pattern.
+#[must_use]
+pub fn is_reserved(kafka_topic: &str) -> bool {
+    kafka_topic.starts_with("iot.")
+        || kafka_topic.starts_with("__")
+        || matches!(
+            kafka_topic,
+            "device-aggregates" | "alert-events" | DEAD_LETTER_TOPIC
+        )
+}
+
+/// What Kafka compares to tell topics apart: metric names replace `.` by `_`,
+/// so it refuses a topic that differs from another one only in them. Two
+/// different topics with equal keys collide.
+#[must_use]
+pub fn collision_key(kafka_topic: &str) -> String {
+    kafka_topic.replace('.', "_")
+}
+
+fn check_topic(topic: &str) -> Result<(), RouteError> {
+    if topic.len() > MAX_TOPIC_LENGTH {
+        return Err(RouteError::TooLong {
+            length: topic.len(),
+        });
+    }
+    if is_reserved(topic) {
+        return Err(RouteError::Reserved {
+            topic: topic.to_owned(),
+        });
+    }
+    if matches!(topic, "" | "." | "..") || !topic.bytes().all(is_topic_byte) {
+        return Err(RouteError::InvalidTopic {
+            topic: topic.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Kafka's own rule: `[a-zA-Z0-9._-]`.
+fn is_topic_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+fn check_template(template: &str) -> Result<(), String> {
+    for placeholder in [TENANT, PROJECT] {
+        if template.matches(placeholder).count() > 1 {
+            return Err(format!("must not repeat {placeholder}"));
+        }
+    }
+    let literal = template.replacen(TENANT, "", 1).replacen(PROJECT, "", 1);
+    if let Some(character) = literal
+        .chars()
+        .find(|c| !u8::try_from(*c).is_ok_and(is_topic_byte))
+    {
+        return Err(format!(
+            "must be made of {TENANT}, {PROJECT}, letters, digits, ., _ and - only, not {character:?}"
+        ));
+    }
+    if !separates_names(template) {
+        return Err(format!(
+            "needs a dot between {TENANT} and {PROJECT}, or different tenants could share a topic"
+        ));
+    }
+    // Whatever the names are, this is the shortest topic that can come out.
+    let shortest = template.replace(TENANT, "t").replace(PROJECT, "p");
+    check_topic(&shortest).map_err(|error| error.to_string())
+}
+
+/// Names have no dot, so a dot between them keeps every pair apart.
+fn separates_names(template: &str) -> bool {
+    let (Some(tenant), Some(project)) = (template.find(TENANT), template.find(PROJECT)) else {
+        return true;
+    };
+    let between = if tenant < project {
+        &template[tenant + TENANT.len()..project]
+    } else {
+        &template[project + PROJECT.len()..tenant]
+    };
+    between.contains('.')
+}
+
+fn shown(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(SHOWN) {
+        None => Cow::Borrowed(name),
+        Some((end, _)) => Cow::Owned(format!("{}...", &name[..end])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GIVEN: &str = "mtic/msg/client/realtime/tenant123/project456";
+
+    fn topic(names: &str) -> String {
+        format!("mtic/msg/client/realtime/{names}")
+    }
+
+    fn reason(names: &str) -> &'static str {
+        RouteRules::default()
+            .route(&topic(names))
+            .expect_err(names)
+            .reason()
+    }
+
+    #[test]
+    fn routes_by_tenant_and_project() {
+        let route = RouteRules::default().route(GIVEN).unwrap();
+        assert_eq!(
+            route,
+            Route {
+                topic: "tenant123.project456".into(),
+                tenant: "tenant123".into(),
+                project: "project456".into(),
+                key: Some("project456".into()),
+            }
+        );
+    }
+
+    #[test]
+    fn parts_behind_the_project_do_not_matter() {
+        let route = RouteRules::default()
+            .route(&format!("{GIVEN}/a/b"))
+            .unwrap();
+        assert_eq!(route.topic, "tenant123.project456");
+    }
+
+    #[test]
+    fn parts_are_counted_with_empty_ones() {
+        assert_eq!(reason("/project"), "invalid_tenant");
+        let error = RouteRules::default()
+            .route("/a/b/c/d")
+            .expect_err("five parts");
+        assert_eq!(
+            error,
+            RouteError::TooFewParts {
+                found: 5,
+                needed: 6
+            }
+        );
+        assert!(RouteRules::default().route("/a/b/c/d/e").is_ok());
+    }
+
+    #[test]
+    fn positions_can_be_changed() {
+        let rules = RouteRules {
+            tenant_part: 1,
+            project_part: 0,
+            ..RouteRules::default()
+        };
+        assert_eq!(rules.route("plant/acme").unwrap().topic, "acme.plant");
+    }
+
+    #[test]
+    fn keys_can_be_changed() {
+        for (key, expected) in [
+            (RouteKey::Project, Some("project456")),
+            (RouteKey::MqttTopic, Some(GIVEN)),
+            (RouteKey::None, None),
+        ] {
+            let rules = RouteRules {
+                key,
+                ..RouteRules::default()
+            };
+            assert_eq!(rules.route(GIVEN).unwrap().key.as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn too_few_parts_are_refused() {
+        assert_eq!(reason("tenant123"), "too_few_parts");
+        let empty = RouteRules::default().route("").expect_err("empty");
+        assert_eq!(empty.reason(), "too_few_parts");
+    }
+
+    #[test]
+    fn names_are_letters_digits_dash_and_underscore() {
+        for bad in ["", "a.b", "a b", "ä", "a\u{0}", "a+", "$a", "a:b", "."] {
+            assert_eq!(reason(&format!("{bad}/p")), "invalid_tenant", "{bad:?}");
+            assert_eq!(reason(&format!("t/{bad}")), "invalid_project", "{bad:?}");
+        }
+        assert!(RouteRules::default().route(&topic("aZ_0-9/-_")).is_ok());
+    }
+
+    #[test]
+    fn a_topic_has_at_most_249_bytes() {
+        let longest = format!("t/{}", "p".repeat(247));
+        let route = RouteRules::default().route(&topic(&longest)).unwrap();
+        assert_eq!(route.topic.len(), MAX_TOPIC_LENGTH);
+        assert_eq!(reason(&format!("{longest}p")), "topic_too_long");
+    }
+
+    #[test]
+    fn reserved_topics_are_refused() {
+        assert_eq!(reason("iot/dead-letter"), "reserved_topic");
+        assert_eq!(reason("__consumer/offsets"), "reserved_topic");
+        let fixed = RouteRules {
+            topic: "{tenant}-{project}".into(),
+            ..RouteRules::default()
+        };
+        for names in ["device/aggregates", "alert/events"] {
+            let error = fixed.route(&topic(names)).expect_err(names);
+            assert_eq!(error.reason(), "reserved_topic");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_reserved_are_free() {
+        for names in ["iot2/x", "_x/y", "device-aggregates/x", "IOT/x"] {
+            assert!(
+                RouteRules::default().route(&topic(names)).is_ok(),
+                "{names}"
+            );
+        }
+    }
+
+    #[test]
+    fn topics_that_differ_in_dot_and_underscore_collide() {
+        assert_eq!(collision_key("a_b.c"), collision_key("a.b_c"));
+        assert_ne!(collision_key("a-b.c"), collision_key("a.b-c"));
+    }
+
+    #[test]
+    fn errors_repeat_only_the_start_of_a_long_name() {
+        let error = RouteRules::default()
+            .route(&topic(&format!("{}/p", "ü".repeat(10_000))))
+            .expect_err("not ASCII");
+        assert!(error.to_string().len() < 300);
+    }
+
+    #[test]
+    fn good_rules_have_no_problems() {
+        let templates = [
+            "{tenant}.{project}",
+            "in.{project}.of.{tenant}",
+            "all",
+            "{tenant}",
+        ];
+        for template in templates {
+            let rules = RouteRules {
+                topic: template.into(),
+                ..RouteRules::default()
+            };
+            assert_eq!(rules.validate(), [], "{template}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_named_with_their_field() {
+        let rules = RouteRules {
+            tenant_part: 70_000,
+            project_part: 70_000,
+            topic: "{tenant}/{project}".into(),
+            key: RouteKey::None,
+        };
+        let fields: Vec<_> = rules
+            .validate()
+            .into_iter()
+            .map(|(field, _)| field)
+            .collect();
+        assert_eq!(
+            fields,
+            ["tenant_part", "project_part", "project_part", "topic"]
+        );
+    }
+
+    #[test]
+    fn templates_that_mix_tenants_or_that_kafka_refuses_are_problems() {
+        let long = format!("{{tenant}}.{}", "x".repeat(248));
+        for template in [
+            "",
+            ".",
+            "..",
+            "{tenant}{project}",
+            "{tenant}-{project}",
+            "{tenant}.{tenant}",
+            "{tenant}.{device}",
+            "{tenant}.{project",
+            "a b",
+            "iot.{tenant}.{project}",
+            "__{tenant}",
+            "alert-events",
+            &long,
+        ] {
+            assert!(check_template(template).is_err(), "{template:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_is_listed() {
+        for names in [
+            "t",
+            ".t/p",
+            "t/.p",
+            "iot/x",
+            &format!("t/{}", "p".repeat(250)),
+        ] {
+            assert!(RouteError::REASONS.contains(&reason(names)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_only_gives_valid_topics(mqtt in ".{0,300}", names in "[a-z./_-]{0,20}") {
+            for candidate in [mqtt, topic(&names)] {
+                if let Ok(route) = RouteRules::default().route(&candidate) {
+                    prop_assert!(check_topic(&route.topic).is_ok());
+                    prop_assert!(is_name(&route.tenant) && is_name(&route.project));
+                }
+            }
+        }
+
+        #[test]
+        fn different_pairs_never_share_a_topic(
+            a in "[ab_-]{1,4}", b in "[ab_-]{1,4}", c in "[ab_-]{1,4}", d in "[ab_-]{1,4}",
+        ) {
+            let route = |t: &str, p: &str| RouteRules::default().route(&topic(&format!("{t}/{p}")));
+            if let (Ok(one), Ok(other)) = (route(&a, &b), route(&c, &d)) {
+                prop_assert_eq!(one.topic == other.topic, (a, b) == (c, d));
+            }
+        }
+    }
+}

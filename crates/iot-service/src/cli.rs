@@ -1,0 +1,171 @@
+//! The command line that every service has: `run`, `check-config` and
+//! `config example` over the same sources, and the exit codes 0 (stopped on
+//! request), 2 (bad configuration) and 1 (anything else).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::Listeners;
+use crate::config::{self, Live, Problems, Settings, Sources};
+use crate::logs;
+
+/// Exit code for a bad configuration, the same as for bad arguments.
+const BAD_CONFIG: u8 = 2;
+
+/// Where the configuration comes from, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArgs {
+    /// YAML file with settings; see `config example`
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// One setting, such as kafka.linger=20ms; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, global = true)]
+    set: Vec<(String, String)>,
+}
+
+impl ConfigArgs {
+    /// The file, this process's environment, and `flags` (dotted path and
+    /// value) under what `--set` says.
+    #[must_use]
+    pub fn sources(&self, mut flags: Vec<(String, String)>) -> Sources {
+        flags.extend(self.set.iter().cloned());
+        Sources {
+            file: self.config.clone(),
+            // Names and values that are not Unicode can't be meant for us.
+            env: std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+            flags,
+        }
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().into(), value.into()))
+}
+
+/// Commands besides `run`, for `#[command(flatten)]` in a subcommand enum.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum ConfigCommand {
+    /// Print the effective configuration, or everything that is wrong with it
+    CheckConfig,
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigFile),
+}
+
+/// What `config` can do.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum ConfigFile {
+    /// Print a commented file with every setting and its default
+    Example,
+}
+
+impl ConfigCommand {
+    /// Does what the user asked for.
+    #[must_use]
+    pub fn execute<S: Settings>(&self, sources: &Sources) -> ExitCode {
+        match self {
+            Self::Config(ConfigFile::Example) => print!("{}", S::EXAMPLE),
+            Self::CheckConfig => match config::load::<S>(sources) {
+                Ok(settings) => print!("{}", config::to_yaml(&settings)),
+                Err(problems) => return refuse::<S>(&problems),
+            },
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// Runs a service until it ends or SIGTERM or SIGINT asks it to: reads the
+/// configuration, starts logs and runtime, binds the listeners.
+pub fn run<S, F, Fut>(sources: Sources, service: F) -> ExitCode
+where
+    S: Settings,
+    F: FnOnce(Live<S>, Listeners, CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let (settings, given) = match config::load_given::<S>(&sources) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refuse::<S>(&problems),
+    };
+    let logs = logs::init(settings.log());
+    let run = async {
+        let listeners = bind(&settings).await?;
+        let shutdown = CancellationToken::new();
+        cancel_on_signal(shutdown.clone())?;
+        let live = config::watch((settings, given), sources, logs, shutdown.clone())?;
+        tracing::info!(
+            service = S::SERVICE,
+            version = env!("CARGO_PKG_VERSION"),
+            ops = %listeners.ops.local_addr()?,
+            "started"
+        );
+        service(live, listeners, shutdown).await
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = runtime.context("starting the runtime").and_then(|runtime| {
+        let result = runtime.block_on(run);
+        // A stage that hangs in a blocking call must not hold up the exit.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{} ends: {error:#}", S::SERVICE);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse<S: Settings>(problems: &Problems) -> ExitCode {
+    eprintln!("{}: the configuration is not valid\n{problems}", S::SERVICE);
+    ExitCode::from(BAD_CONFIG)
+}
+
+async fn bind<S: Settings>(settings: &S) -> anyhow::Result<Listeners> {
+    let http = match settings.http() {
+        Some(http) => Some(listen("http.listen", &http.listen).await?),
+        None => None,
+    };
+    let ops = listen("ops.listen", &settings.ops().listen).await?;
+    Ok(Listeners { ops, http })
+}
+
+async fn listen(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address} ({setting})"))
+}
+
+/// Cancels `token` at the first SIGTERM or SIGINT; a second one ends the
+/// process at once.
+///
+/// # Errors
+/// When the signals can't be listened for.
+pub fn cancel_on_signal(token: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for asked in 1.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if asked > 1 {
+                tracing::warn!("asked to stop a second time: leaving at once");
+                std::process::exit(1);
+            }
+            token.cancel();
+        }
+    });
+    Ok(())
+}

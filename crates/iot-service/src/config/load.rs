@@ -1,0 +1,473 @@
+//! Reads the layers, one over the other, and checks what they say.
+
+use config::{Config, File, FileFormat};
+use serde_json::{Map, Value, json};
+use serde_path_to_error::Segment;
+
+use super::{Problems, Settings, Sources, validate_common};
+
+/// Well-known variables of every service.
+const ENV: &[(&str, &str)] = &[("LOG_LEVEL", "log.level"), ("LOG_FORMAT", "log.format")];
+
+/// Reads all layers.
+///
+/// # Errors
+/// Every problem found: an unreadable file, unknown settings (with the nearest
+/// known one), values of the wrong type, and what [`Settings::validate`] says.
+pub fn load<S: Settings>(sources: &Sources) -> Result<S, Problems> {
+    Ok(load_given(sources)?.0)
+}
+
+/// Reads all layers; also returns what was given, as a tree of raw values.
+pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), Problems> {
+    let mut problems = Problems::default();
+    let defaults = tree(&S::default());
+    let overrides = overrides::<S>(sources);
+    let text = match &sources.file {
+        None => String::new(),
+        Some(path) => std::fs::read_to_string(path).unwrap_or_else(|error| {
+            problems.add(
+                path.display().to_string(),
+                format!("can't be read: {error}"),
+            );
+            String::new()
+        }),
+    };
+    let mut given = merge(&text, &overrides, &defaults).unwrap_or_else(|message| {
+        let file = sources.file.as_ref().map(|path| path.display().to_string());
+        problems.add(file.unwrap_or_else(|| "config".into()), message);
+        json!({})
+    });
+    conform(&defaults, &mut given, "", &mut problems);
+    let settings: S = deserialise(&mut given, &defaults, &mut problems);
+    validate_common(&settings, &mut problems);
+    settings.validate(&mut problems);
+    name_origins(&mut problems, &overrides);
+    problems.or((settings, given))
+}
+
+/// Asserts that the commented example of a service holds its settings, all of
+/// them, with their default values.
+///
+/// # Panics
+/// When it does not.
+pub fn assert_example<S: Settings>() {
+    let defaults = tree(&S::default());
+    let mut given = merge(S::EXAMPLE, &[], &defaults).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        paths(&given),
+        paths(&defaults),
+        "settings in the example and in the code"
+    );
+    let mut problems = Problems::default();
+    let settings: S = deserialise(&mut given, &defaults, &mut problems);
+    assert!(problems.is_empty(), "{problems}");
+    assert_eq!(
+        tree(&settings),
+        defaults,
+        "values in the example and in the code"
+    );
+}
+
+/// A setting given outside the file.
+struct Override {
+    path: String,
+    value: String,
+    /// The variable or flag, as the user wrote it.
+    origin: String,
+}
+
+/// Well-known variables, `IOT_...` variables, flags: the later wins.
+fn overrides<S: Settings>(sources: &Sources) -> Vec<Override> {
+    let known = sources.env.iter().filter_map(|(name, value)| {
+        let (_, path) = ENV.iter().chain(S::ENV).find(|(known, _)| known == name)?;
+        // A compose file passes an unset variable as an empty one.
+        (!value.is_empty()).then(|| Override {
+            path: (*path).to_string(),
+            value: value.clone(),
+            origin: name.clone(),
+        })
+    });
+    let named = sources.env.iter().filter_map(|(name, value)| {
+        let path = name.strip_prefix("IOT_")?.to_lowercase().replace("__", ".");
+        Some(Override {
+            path,
+            value: value.clone(),
+            origin: name.clone(),
+        })
+    });
+    let flags = sources.flags.iter().map(|(path, value)| Override {
+        path: path.clone(),
+        value: value.clone(),
+        origin: "command line".into(),
+    });
+    known.chain(named).chain(flags).collect()
+}
+
+/// One tree of all that was given; errors are syntax errors of the file.
+fn merge(text: &str, overrides: &[Override], defaults: &Value) -> Result<Value, String> {
+    let mut layers = Config::builder().add_source(File::from_str(text, FileFormat::Yaml));
+    for Override { path, value, .. } in overrides {
+        let layer = nest(path, value, defaults).to_string();
+        layers = layers.add_source(File::from_str(&layer, FileFormat::Yaml));
+    }
+    layers
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| error.to_string())
+}
+
+/// `a.b.c` as nested sections. Below a free-form map the rest of the path is
+/// one key, because names of Kafka properties have dots themselves.
+fn nest(path: &str, value: &str, defaults: &Value) -> Value {
+    if is_free_form(defaults) {
+        return json!({ path: value });
+    }
+    match path.split_once('.') {
+        Some((section, rest)) => json!({ section: nest(rest, value, &defaults[section]) }),
+        None => json!({ path: value }),
+    }
+}
+
+fn is_free_form(default: &Value) -> bool {
+    default.as_object().is_some_and(Map::is_empty)
+}
+
+/// Refuses unknown settings, fills empty sections, and turns texts into the
+/// type of the default.
+fn conform(default: &Value, given: &mut Value, path: &str, problems: &mut Problems) {
+    if is_free_form(default) {
+        for value in given.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            stringify(value);
+        }
+        return;
+    }
+    match (default, &mut *given) {
+        (Value::Object(_), Value::Null) => *given = json!({}),
+        (Value::Object(known), Value::Object(section)) => {
+            section.retain(|key, value| {
+                let path = join(path, key);
+                let Some(default) = known.get(key) else {
+                    problems.add(path, unknown(key, known));
+                    return false;
+                };
+                conform(default, value, &path, problems);
+                true
+            });
+        }
+        (Value::Array(_), Value::String(text)) => *given = list(text),
+        (Value::String(_), _) => stringify(given),
+        (Value::Number(_) | Value::Bool(_), Value::String(text)) => {
+            if let Ok(scalar @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(text) {
+                *given = scalar;
+            }
+        }
+        _ => {}
+    }
+}
+
+fn list(text: &str) -> Value {
+    let items = text.split(',').map(str::trim);
+    items.filter(|item| !item.is_empty()).collect()
+}
+
+fn stringify(value: &mut Value) {
+    if let Value::Number(_) | Value::Bool(_) = value {
+        *value = Value::String(value.to_string());
+    }
+}
+
+fn unknown(key: &str, known: &Map<String, Value>) -> String {
+    let nearest = known
+        .keys()
+        .map(|name| (strsim::jaro_winkler(key, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, name)) if likeness > 0.7 => {
+            format!("unknown setting, did you mean {name:?}?")
+        }
+        _ => {
+            let names: Vec<_> = known.keys().map(String::as_str).collect();
+            format!("unknown setting, known here: {}", names.join(", "))
+        }
+    }
+}
+
+/// Deserialises as often as there are values of the wrong type, each time with
+/// one more of them replaced by its default, so that all of them are reported.
+fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut Problems) -> S {
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, S>(&*given) {
+            Ok(settings) => return settings,
+            Err(error) => error,
+        };
+        let keys = error.path().iter().map_while(|segment| match segment {
+            Segment::Map { key } => Some(key.clone()),
+            _ => None,
+        });
+        let path = keys.collect::<Vec<_>>();
+        problems.add(error.path().to_string(), error.inner().to_string());
+        if !reset(given, defaults, &path) {
+            return S::default();
+        }
+    }
+}
+
+/// Puts the default in the place of the value at `path`; `false` if there is
+/// nothing left to replace.
+fn reset(given: &mut Value, defaults: &Value, path: &[String]) -> bool {
+    let Some((key, rest)) = path.split_first() else {
+        return false;
+    };
+    let (Some(section), Some(default)) = (given.as_object_mut(), defaults.get(key)) else {
+        return false;
+    };
+    let Some(value) = section.get_mut(key) else {
+        return false;
+    };
+    (!rest.is_empty() && reset(value, default, rest)) || section.remove(key).is_some()
+}
+
+/// Says of each problem which variable or flag brought the value.
+fn name_origins(problems: &mut Problems, overrides: &[Override]) {
+    for problem in &mut problems.0 {
+        let origin = overrides.iter().rfind(|o| o.path == problem.path);
+        if let Some(Override { origin, .. }) = origin {
+            problem.path = format!("{} ({origin})", problem.path);
+        }
+    }
+}
+
+/// Settings as a tree; secrets in it are redacted.
+pub(super) fn tree<S: Settings>(settings: &S) -> Value {
+    serde_json::to_value(settings)
+        .unwrap_or_else(|error| unreachable!("settings are plain: {error}"))
+}
+
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_string()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// The dotted paths of all values of a tree.
+fn paths(tree: &Value) -> Vec<String> {
+    fn walk(value: &Value, path: &str, out: &mut Vec<String>) {
+        match value.as_object() {
+            Some(section) if !section.is_empty() => {
+                for (key, value) in section {
+                    walk(value, &join(path, key), out);
+                }
+            }
+            _ => out.push(path.to_string()),
+        }
+    }
+    let mut out = Vec::new();
+    walk(tree, "", &mut out);
+    out
+}
+
+/// Settings as YAML, secrets redacted.
+pub(crate) fn to_yaml<S: Settings>(settings: &S) -> String {
+    fn write(section: &Map<String, Value>, indent: usize, out: &mut String) {
+        for (key, value) in section {
+            match value.as_object() {
+                Some(inner) if !inner.is_empty() => {
+                    out.push_str(&format!("{:indent$}{key}:\n", ""));
+                    write(inner, indent + 2, out);
+                }
+                // Every JSON value is a YAML value.
+                _ => out.push_str(&format!("{:indent$}{key}: {value}\n", "")),
+            }
+        }
+    }
+    let mut out = String::new();
+    if let Value::Object(root) = tree(settings) {
+        write(&root, 0, &mut out);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::super::*;
+    use super::*;
+
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Example {
+        kafka: Kafka,
+        log: LogConfig,
+        ops: Ops,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Kafka {
+        brokers: Vec<String>,
+        linger: HumanDuration,
+        partitions: u16,
+        idempotent: bool,
+        password: Secret,
+        properties: std::collections::BTreeMap<String, String>,
+    }
+
+    impl Default for Kafka {
+        fn default() -> Self {
+            Self {
+                brokers: vec!["localhost:9092".into()],
+                linger: HumanDuration::from_millis(10),
+                partitions: 10,
+                idempotent: true,
+                password: Secret::default(),
+                properties: Default::default(),
+            }
+        }
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Ops(OpsConfig);
+
+    impl Default for Ops {
+        fn default() -> Self {
+            Self(OpsConfig {
+                listen: "127.0.0.1:0".into(),
+            })
+        }
+    }
+
+    impl Settings for Example {
+        const SERVICE: &'static str = "example";
+        const EXAMPLE: &'static str = "";
+        const ENV: &'static [(&'static str, &'static str)] = &[("KAFKA_BROKERS", "kafka.brokers")];
+        const LIVE: &'static [&'static str] = &[];
+
+        fn validate(&self, problems: &mut Problems) {
+            if self.kafka.partitions == 0 {
+                problems.add("kafka.partitions", "must be at least 1");
+            }
+        }
+
+        fn log(&self) -> &LogConfig {
+            &self.log
+        }
+
+        fn ops(&self) -> &OpsConfig {
+            &self.ops.0
+        }
+    }
+
+    fn sources(
+        yaml: &str,
+        env: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> (Sources, tempfile::NamedTempFile) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), yaml).unwrap();
+        let own = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect()
+        };
+        let sources = Sources {
+            file: Some(file.path().into()),
+            env: own(env),
+            flags: own(flags),
+        };
+        (sources, file)
+    }
+
+    fn read(yaml: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Example, String> {
+        let (sources, _file) = sources(yaml, env, flags);
+        load(&sources).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn the_later_layer_wins() {
+        let yaml = "kafka:\n  linger: 20ms\n  partitions: 3\n  brokers: [file:1]\n";
+        let known = [
+            ("KAFKA_BROKERS", "a:1, b:2"),
+            ("IOT_KAFKA__PARTITIONS", "4"),
+        ];
+        let config = read(yaml, &known, &[("kafka.partitions", "5")]).unwrap();
+        assert_eq!(config.kafka.linger, HumanDuration::from_millis(20));
+        assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
+        assert_eq!(config.kafka.partitions, 5);
+        let named = [("IOT_KAFKA__BROKERS", "c:3"), ("KAFKA_BROKERS", "a:1")];
+        assert_eq!(read("", &named, &[]).unwrap().kafka.brokers, ["c:3"]);
+    }
+
+    #[test]
+    fn an_empty_section_or_variable_leaves_the_default() {
+        let config = read("kafka:\n  # linger: 20ms\n", &[("KAFKA_BROKERS", "")], &[]);
+        assert_eq!(config, Ok(Example::default()));
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_path_and_origin() {
+        let yaml = "kafka:\n  linger: soon\n  lingr: 1s\n  brokers: 7\nweather: fine\n";
+        let env = [
+            ("IOT_KAFKA__IDEMPOTENT", "maybe"),
+            ("IOT_KAFKA__PARTITONS", "3"),
+        ];
+        let problems = read(yaml, &env, &[("kafka.partitions", "0")]).unwrap_err();
+        for expected in [
+            "kafka.linger: \"soon\" is not a duration",
+            "kafka.lingr: unknown setting, did you mean \"linger\"?",
+            "kafka.brokers: invalid type: integer `7`, expected a sequence",
+            "weather: unknown setting, known here: kafka, log, ops",
+            "kafka.idempotent (IOT_KAFKA__IDEMPOTENT): invalid type: string \"maybe\"",
+            "kafka.partitons (IOT_KAFKA__PARTITONS): unknown setting, did you mean \"partitions\"?",
+            "kafka.partitions (command line): must be at least 1",
+        ] {
+            assert!(
+                problems.contains(expected),
+                "{expected} is not in:\n{problems}"
+            );
+        }
+        assert_eq!(problems.lines().count(), 7, "{problems}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_not_yaml_is_named() {
+        let missing = Sources {
+            file: Some("/nowhere/x.yaml".into()),
+            ..Sources::default()
+        };
+        let problems = load::<Example>(&missing).unwrap_err().to_string();
+        assert!(
+            problems.starts_with("/nowhere/x.yaml: can't be read"),
+            "{problems}"
+        );
+        let problems = read("kafka: [1", &[], &[]).unwrap_err();
+        assert!(problems.contains("/"), "{problems}");
+    }
+
+    #[test]
+    fn keys_of_a_free_form_map_keep_their_dots() {
+        let yaml = "kafka:\n  properties:\n    queue.buffering.max.ms: 5\n";
+        let flags = [("kafka.properties.fetch.wait.max.ms", "10")];
+        let properties = read(yaml, &[], &flags).unwrap().kafka.properties;
+        assert_eq!(properties["queue.buffering.max.ms"], "5");
+        assert_eq!(properties["fetch.wait.max.ms"], "10");
+    }
+
+    #[test]
+    fn the_effective_config_reads_back_without_secrets() {
+        let config = read(
+            "",
+            &[],
+            &[("kafka.password", "hunter2"), ("kafka.linger", "1s")],
+        )
+        .unwrap();
+        assert_eq!(config.kafka.password.expose(), "hunter2");
+        let yaml = to_yaml(&config);
+        assert!(!yaml.contains("hunter2"), "{yaml}");
+        let again = read(&yaml, &[], &[]).unwrap();
+        assert_eq!(again.kafka.linger, HumanDuration::from_secs(1));
+    }
+}

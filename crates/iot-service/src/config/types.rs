@@ -1,0 +1,214 @@
+//! Types that carry their unit in configuration files.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::fmt::friendly::{Designator, Spacing, SpanParser, SpanPrinter};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A length of time, written as `250ms`, `10s` or `1h 30m`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HumanDuration(pub Duration);
+
+impl HumanDuration {
+    /// So many milliseconds.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    /// So many seconds.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(Duration::from_secs(secs))
+    }
+}
+
+impl From<Duration> for HumanDuration {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl Deref for HumanDuration {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl fmt::Display for HumanDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printer = SpanPrinter::new()
+            .designator(Designator::Compact)
+            .spacing(Spacing::BetweenUnits);
+        f.write_str(&printer.unsigned_duration_to_string(&self.0))
+    }
+}
+
+impl FromStr for HumanDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        SpanParser::new()
+            .parse_unsigned_duration(text)
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a duration such as \"10s\" or \"250ms\""))
+    }
+}
+
+/// A number of bytes, written as `64 KiB`, `8MiB` or `1000000`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// So many kibibytes.
+    #[must_use]
+    pub const fn kib(n: u64) -> Self {
+        Self(n * 1024)
+    }
+
+    /// So many mebibytes.
+    #[must_use]
+    pub const fn mib(n: u64) -> Self {
+        Self(n * 1024 * 1024)
+    }
+
+    /// The number, for sizes in memory.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    /// The largest unit that says the number exactly.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units
+            .iter()
+            .find(|(size, _)| self.0 > 0 && self.0.is_multiple_of(*size))
+        {
+            Some((size, unit)) => write!(f, "{} {unit}", self.0 / size),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| format!("{text:?} is not a size such as \"64 KiB\" or \"8 MiB\""))
+    }
+}
+
+/// A text that is never printed: not in logs, not by `check-config`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nothing was given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_string())
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "" } else { "[redacted]" })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Reads and writes a type as the text that it prints and parses.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text!(HumanDuration, ByteSize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_what_they_print() {
+        for (text, millis) in [("250ms", 250), ("10s", 10_000), ("1h 30m", 5_400_000)] {
+            let duration: HumanDuration = text.parse().unwrap();
+            assert_eq!(duration, HumanDuration::from_millis(millis));
+            assert_eq!(duration.to_string(), text);
+        }
+        for text in ["", "10", "-5s", "soon"] {
+            assert!(text.parse::<HumanDuration>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn sizes_read_what_they_print() {
+        for (text, bytes) in [
+            ("64 KiB", 65_536),
+            ("8 MiB", 8 << 20),
+            ("1000000", 1_000_000),
+        ] {
+            let size: ByteSize = text.parse().unwrap();
+            assert_eq!(size.0, bytes);
+            assert_eq!(size.to_string(), text);
+        }
+        assert_eq!("8MiB".parse(), Ok(ByteSize::mib(8)));
+        assert!("big".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        let secret = Secret::from("hunter2");
+        let printed = format!(
+            "{secret} {secret:?} {}",
+            serde_json::to_string(&secret).unwrap()
+        );
+        assert!(!printed.contains("hunter2"), "{printed}");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+}

@@ -1,0 +1,71 @@
+//! Logs: one line per event on standard error, JSON for machines or text for
+//! people.
+
+use std::io::IsTerminal;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+use crate::config::LogConfig;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Changes the level of a running process.
+#[derive(Debug, Clone)]
+pub struct LogControl(reload::Handle<EnvFilter, Registry>);
+
+impl LogControl {
+    /// Applies a level, or directives such as `info,iot_bridge=debug`.
+    /// A text that is neither is refused and the old level stays.
+    pub fn set_level(&self, level: &str) {
+        match parse_level(level).map(|filter| self.0.reload(filter)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log level could not be changed"),
+            Err(error) => tracing::warn!(error, "the log level could not be changed"),
+        }
+    }
+}
+
+/// Checks what `log.level` says.
+pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, String> {
+    level
+        .parse()
+        .map_err(|_| format!("{level:?} is not a level (error, warn, info, debug, trace)"))
+}
+
+/// Sets the process's log subscriber. A second call in one process changes
+/// nothing, and says so with `None`.
+pub fn init(config: &LogConfig) -> Option<LogControl> {
+    let filter = parse_level(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(filter);
+    let json = match config.format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    let set = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init();
+    set.ok().map(|()| LogControl(handle))
+}

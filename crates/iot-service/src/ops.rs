@@ -1,0 +1,54 @@
+//! The ops listener: `/metrics`, `/livez`, `/readyz`.
+
+use axum::Json;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Health, Report};
+
+/// Serves metrics and health until `stop`. The process's own CPU and memory
+/// are added to `registry`.
+pub fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    health: Health,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
+        tracing::warn!(%error, "process metrics are not available");
+    }
+    let live = health.clone();
+    let routes = Router::new()
+        .route("/metrics", get(async move || metrics(&registry)))
+        .route("/livez", get(async move || answer(live.live())))
+        .route("/readyz", get(async move || answer(health.ready())));
+    tokio::spawn(async move {
+        let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = server.await {
+            tracing::error!(%error, "ops server ended");
+        }
+    })
+}
+
+fn answer(report: Report) -> Response {
+    let status = if report.ok() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(report)).into_response()
+}
+
+fn metrics(registry: &Registry) -> Response {
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
