@@ -1,0 +1,305 @@
+//! The Kafka producer: hands records to librdkafka, and its verdicts back.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::KafkaConfig;
+use crate::message::Message;
+use crate::metrics::Refusal;
+use crate::ring::Seq;
+
+/// The largest record that a dead letter may be.
+pub(crate) const DEAD_LETTER_MAX: usize = 8 << 20;
+/// Room for key and headers beside a payload of the largest size.
+const RECORD_OVERHEAD: usize = 64 << 10;
+
+/// Kafka's verdict on a record.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// The generation of the producer that had it.
+    pub(crate) generation: u32,
+    pub(crate) seq: Seq,
+    pub(crate) result: Result<(), Failure>,
+}
+
+/// What to do about a record that Kafka did not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Send it again.
+    Retry(RDKafkaErrorCode),
+    /// Its topic is gone: create it, then send again.
+    TopicGone,
+    /// It, or another record in the same batch, was refused: send it alone.
+    Suspect(Refusal),
+    /// It will never be taken.
+    Refused(Refusal),
+    /// The producer can't go on.
+    Fatal,
+}
+
+impl Failure {
+    /// `alone`: the record was in a batch of its own.
+    fn of(code: RDKafkaErrorCode, alone: bool) -> Self {
+        use RDKafkaErrorCode as Code;
+        let suspect = |refusal| {
+            if alone {
+                Self::Refused(refusal)
+            } else {
+                Self::Suspect(refusal)
+            }
+        };
+        match code {
+            Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => suspect(Refusal::TooLarge),
+            Code::InvalidRecord | Code::InvalidMessage => suspect(Refusal::InvalidRecord),
+            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
+                Self::TopicGone
+            }
+            Code::InvalidTopic => Self::Refused(Refusal::TopicRefused),
+            Code::TopicAuthorizationFailed => Self::Refused(Refusal::NotAuthorized),
+            Code::Fatal => Self::Fatal,
+            code => Self::Retry(code),
+        }
+    }
+}
+
+/// Receives what librdkafka has to say, on its own thread.
+pub(crate) struct Verdicts {
+    generation: u32,
+    alone: bool,
+    // Never longer than the ring is: every record in it is there once.
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl ClientContext for Verdicts {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.trouble.send_replace(Some(reason.to_string()));
+        }
+    }
+}
+
+impl ProducerContext for Verdicts {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, seq: usize) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(failure(error, self.alone)),
+        };
+        // The receiver is gone only after the ring is.
+        let _ = self.deliveries.send(Delivery {
+            generation: self.generation,
+            seq: seq as Seq,
+            result,
+        });
+    }
+}
+
+fn failure(error: &KafkaError, alone: bool) -> Failure {
+    Failure::of(
+        error
+            .rdkafka_error_code()
+            .unwrap_or(RDKafkaErrorCode::Unknown),
+        alone,
+    )
+}
+
+/// librdkafka's own lines: it repeats connection errors at every attempt, and
+/// health reports those, so only what is worse than an error is shown.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, message, "librdkafka");
+        }
+        _ => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+/// Produces records, and starts over with a new producer after a fatal error.
+pub(crate) struct Kafka {
+    config: KafkaConfig,
+    generation: u32,
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    trouble: watch::Sender<Option<String>>,
+    batched: ThreadedProducer<Verdicts>,
+    /// Puts every record into a batch of its own; made when first needed.
+    alone: Option<ThreadedProducer<Verdicts>>,
+}
+
+impl Kafka {
+    /// `trouble` is told when no broker can be reached.
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        deliveries: mpsc::UnboundedSender<Delivery>,
+        trouble: watch::Sender<Option<String>>,
+    ) -> anyhow::Result<Self> {
+        let verdicts = Verdicts {
+            generation: 0,
+            alone: false,
+            deliveries: deliveries.clone(),
+            trouble: trouble.clone(),
+        };
+        Ok(Self {
+            batched: producer(config, verdicts)?,
+            alone: None,
+            config: config.clone(),
+            generation: 0,
+            deliveries,
+            trouble,
+        })
+    }
+
+    /// Whether a verdict is of a producer that was replaced since.
+    pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
+        delivery.generation != self.generation
+    }
+
+    /// Hands a record over; its verdict comes later, unless it is known now.
+    pub(crate) fn send(&self, seq: Seq, message: &Message) -> Result<(), Failure> {
+        send(&self.batched, seq, message, self.config.headers, false)
+    }
+
+    /// The same in a batch of its own, so that the verdict is on it alone.
+    pub(crate) fn send_alone(
+        &mut self,
+        seq: Seq,
+        message: &Message,
+    ) -> anyhow::Result<Result<(), Failure>> {
+        let producer = match &mut self.alone {
+            Some(producer) => producer,
+            none => {
+                let verdicts = Verdicts {
+                    generation: self.generation,
+                    alone: true,
+                    deliveries: self.deliveries.clone(),
+                    trouble: self.trouble.clone(),
+                };
+                let mut config = self.config.clone();
+                config
+                    .properties
+                    .insert("batch.num.messages".into(), "1".into());
+                none.insert(producer(&config, verdicts)?)
+            }
+        };
+        Ok(send(producer, seq, message, self.config.headers, true))
+    }
+
+    /// Replaces the producer. Everything that is not confirmed has to be sent
+    /// again; verdicts of the old one are stale.
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
+        if let Some((code, reason)) = self.batched.client().fatal_error() {
+            tracing::error!(%code, reason, "the Kafka producer ended: starting a new one");
+        }
+        self.generation += 1;
+        self.alone = None;
+        let verdicts = Verdicts {
+            generation: self.generation,
+            alone: false,
+            deliveries: self.deliveries.clone(),
+            trouble: self.trouble.clone(),
+        };
+        self.batched = producer(&self.config, verdicts)?;
+        Ok(())
+    }
+}
+
+fn send(
+    producer: &ThreadedProducer<Verdicts>,
+    seq: Seq,
+    message: &Message,
+    headers: bool,
+    alone: bool,
+) -> Result<(), Failure> {
+    let mut record = BaseRecord::with_opaque_to(message.target.topic(), seq as usize)
+        .payload(message.payload())
+        .headers(message.headers(headers));
+    if let Some(key) = message.key() {
+        record = record.key(key);
+    }
+    producer
+        .send(record)
+        .map_err(|(error, _)| failure(&error, alone))
+}
+
+fn producer(
+    config: &KafkaConfig,
+    verdicts: Verdicts,
+) -> anyhow::Result<ThreadedProducer<Verdicts>> {
+    let mut client = client(config);
+    client
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // The ring keeps every message until Kafka has it: no record may expire.
+        .set("message.timeout.ms", "0")
+        .set(
+            "message.max.bytes",
+            (DEAD_LETTER_MAX + RECORD_OVERHEAD).to_string(),
+        )
+        // The ring bounds what is queued, well below these.
+        .set("queue.buffering.max.messages", "10000000")
+        .set("queue.buffering.max.kbytes", "2097151")
+        .set("linger.ms", config.linger.as_millis().to_string())
+        .set("compression.type", config.compression.name());
+    extend(&mut client, &config.properties);
+    client
+        .create_with_context(verdicts)
+        .context("creating the Kafka producer")
+}
+
+/// What every client of the bridge is configured with.
+pub(crate) fn client(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", config.brokers.join(","))
+        .set("client.id", "iot-bridge")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    client
+}
+
+fn extend(client: &mut ClientConfig, properties: &BTreeMap<String, String>) {
+    for (name, value) in properties {
+        client.set(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_batch_makes_its_records_suspect_and_one_alone_guilty() {
+        let code = RDKafkaErrorCode::MessageSizeTooLarge;
+        assert_eq!(
+            Failure::of(code, false),
+            Failure::Suspect(Refusal::TooLarge)
+        );
+        assert_eq!(Failure::of(code, true), Failure::Refused(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        for code in [
+            RDKafkaErrorCode::NotEnoughReplicas,
+            RDKafkaErrorCode::RequestTimedOut,
+            RDKafkaErrorCode::QueueFull,
+        ] {
+            assert_eq!(Failure::of(code, false), Failure::Retry(code));
+        }
+        assert_eq!(
+            Failure::of(RDKafkaErrorCode::UnknownTopic, false),
+            Failure::TopicGone
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! A message on its way, and the Kafka record it becomes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iot_core::headers;
+use rdkafka::message::{Header, OwnedHeaders};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::metrics::Refusal;
+
+/// What a dead letter keeps of a payload that is too large even for the
+/// dead-letter topic.
+const KEPT: usize = 64 * 1024;
+/// What a message occupies besides its topic and payload: the slot, and what
+/// librdkafka keeps with a record.
+const OVERHEAD: usize = 512;
+
+/// A message between its arrival and its acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// The connection that brought it.
+    pub(crate) connection: u32,
+    pub(crate) publish: Publish,
+    /// Milliseconds since the epoch.
+    pub(crate) received_at: i64,
+    pub(crate) since: Instant,
+    pub(crate) target: Target,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Topic {
+        topic: Arc<str>,
+        key: Option<String>,
+    },
+    DeadLetter {
+        topic: Arc<str>,
+        reason: Refusal,
+        detail: String,
+        /// Whether only the beginning of the payload is kept.
+        cut: bool,
+    },
+}
+
+impl Target {
+    pub(crate) fn topic(&self) -> &Arc<str> {
+        match self {
+            Self::Topic { topic, .. } | Self::DeadLetter { topic, .. } => topic,
+        }
+    }
+}
+
+impl Message {
+    /// The memory that it occupies, in bytes; librdkafka holds a copy.
+    pub(crate) fn bytes(&self) -> usize {
+        2 * self.publish.payload.len() + self.publish.topic.len() + OVERHEAD
+    }
+
+    pub(crate) fn qos(&self) -> QoS {
+        self.publish.qos
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        match &self.target {
+            Target::Topic { key, .. } => key.as_deref(),
+            Target::DeadLetter { .. } => None,
+        }
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        let payload = &self.publish.payload;
+        match self.target {
+            Target::DeadLetter { cut: true, .. } => &payload[..payload.len().min(KEPT)],
+            _ => payload,
+        }
+    }
+
+    /// The headers of its record. With `origin` off a routed message has none;
+    /// a dead letter always says where it came from.
+    pub(crate) fn headers(&self, origin: bool) -> OwnedHeaders {
+        match &self.target {
+            Target::Topic { .. } if !origin => OwnedHeaders::new(),
+            Target::Topic { .. } => self.origin(),
+            Target::DeadLetter {
+                reason,
+                detail,
+                cut,
+                ..
+            } => {
+                let letter = self.origin();
+                let letter = text(letter, headers::DLQ_REASON, reason.as_str());
+                let letter = text(letter, "dlq-detail", detail);
+                let letter = bytes(letter, headers::DLQ_TOPIC, &self.publish.topic);
+                let letter = text(letter, headers::DLQ_TIME, &self.received_at.to_string());
+                if *cut {
+                    cut_headers(letter, &self.publish.payload)
+                } else {
+                    letter
+                }
+            }
+        }
+    }
+
+    fn origin(&self) -> OwnedHeaders {
+        let Publish {
+            topic,
+            qos,
+            retain,
+            properties,
+            ..
+        } = &self.publish;
+        let mut own = bytes(
+            OwnedHeaders::new_with_capacity(8),
+            headers::MQTT_TOPIC,
+            topic,
+        );
+        own = text(own, headers::MQTT_QOS, qos_text(*qos));
+        own = text(
+            own,
+            headers::MQTT_RETAIN,
+            if *retain { "true" } else { "false" },
+        );
+        own = text(
+            own,
+            headers::MQTT_RECEIVED_AT,
+            &self.received_at.to_string(),
+        );
+        if let Some(property) = properties {
+            if let Some(content_type) = &property.content_type {
+                own = text(own, headers::CONTENT_TYPE, content_type);
+            }
+            for (name, value) in &property.user_properties {
+                // Headers that the bridge vouches for can't be set by a publisher.
+                if !name.starts_with("mqtt-") && !name.starts_with("dlq-") {
+                    own = text(own, name, value);
+                }
+            }
+        }
+        own
+    }
+}
+
+fn cut_headers(letter: OwnedHeaders, payload: &Bytes) -> OwnedHeaders {
+    let digest: String = Sha256::digest(payload)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let letter = text(letter, "dlq-cut", "true");
+    let letter = text(letter, "dlq-size", &payload.len().to_string());
+    text(letter, "dlq-sha256", &digest)
+}
+
+fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    bytes(headers, key, value.as_bytes())
+}
+
+fn bytes(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {
+    headers.insert(Header {
+        key,
+        value: Some(value),
+    })
+}
+
+fn qos_text(qos: QoS) -> &'static str {
+    match qos {
+        QoS::AtMostOnce => "0",
+        QoS::AtLeastOnce => "1",
+        QoS::ExactlyOnce => "2",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers;
+    use rumqttc::v5::mqttbytes::v5::PublishProperties;
+
+    use super::*;
+
+    fn message(payload: Vec<u8>, target: Target) -> Message {
+        let properties = PublishProperties {
+            user_properties: vec![
+                ("iot-label".into(), "temperature=spike".into()),
+                ("dlq-reason".into(), "forged".into()),
+            ],
+            ..PublishProperties::default()
+        };
+        Message {
+            connection: 1,
+            publish: Publish::new("a/b", QoS::AtLeastOnce, payload, Some(properties)),
+            received_at: 1_700_000_000_123,
+            since: Instant::now(),
+            target,
+        }
+    }
+
+    fn header<'a>(headers: &'a OwnedHeaders, key: &str) -> Option<&'a str> {
+        let mut found = headers.iter().filter(|header| header.key == key);
+        let value = found
+            .next()
+            .and_then(|header| std::str::from_utf8(header.value?).ok());
+        assert!(found.next().is_none(), "{key} is there twice");
+        value
+    }
+
+    #[test]
+    fn a_routed_message_says_where_it_came_from() {
+        let target = Target::Topic {
+            topic: "t.p".into(),
+            key: Some("p".into()),
+        };
+        let message = message(b"x".to_vec(), target);
+        let headers = message.headers(true);
+        assert_eq!(header(&headers, "mqtt-topic"), Some("a/b"));
+        assert_eq!(header(&headers, "mqtt-qos"), Some("1"));
+        assert_eq!(header(&headers, "mqtt-retain"), Some("false"));
+        assert_eq!(header(&headers, "mqtt-received-at"), Some("1700000000123"));
+        assert_eq!(header(&headers, "iot-label"), Some("temperature=spike"));
+        assert_eq!(header(&headers, "dlq-reason"), None);
+        assert_eq!(message.headers(false).count(), 0);
+        assert_eq!(message.payload(), b"x");
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_too_large_keeps_its_beginning_and_its_hash() {
+        let dead = |cut| Target::DeadLetter {
+            topic: "iot.dead-letter".into(),
+            reason: Refusal::TooLarge,
+            detail: "too large".into(),
+            cut,
+        };
+        let whole = message(vec![7; 100_000], dead(false));
+        assert_eq!(whole.payload().len(), 100_000);
+        assert_eq!(
+            header(&whole.headers(false), "dlq-reason"),
+            Some("too_large")
+        );
+        let cut = message(b"abc".repeat(100_000), dead(true));
+        assert_eq!(cut.payload().len(), KEPT);
+        let headers = cut.headers(false);
+        assert_eq!(header(&headers, "dlq-size"), Some("300000"));
+        let digest = header(&headers, "dlq-sha256").unwrap();
+        assert_eq!(digest.len(), 64);
+        assert!(digest.chars().all(|c| c.is_ascii_hexdigit()));
+    }
+}

@@ -1,0 +1,380 @@
+//! The way of a message: receive -> route -> produce -> confirm -> acknowledge.
+//!
+//! One task owns all of it. Whatever Kafka does, this task never waits for it:
+//! it waits for events only, and the broker's keep-alive goes on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use iot_core::route::{Route, RouteError};
+use iot_service::health::Component;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::BridgeConfig;
+use crate::kafka::{DEAD_LETTER_MAX, Delivery, Failure, Kafka};
+use crate::link::{Link, LinkEvent};
+use crate::message::{Message, Target};
+use crate::metrics::{Metrics, Refusal};
+use crate::ring::{Ring, Seq};
+use crate::topics::{Created, Topics};
+
+/// How many verdicts are taken at once.
+const DELIVERIES: usize = 4096;
+
+/// Everything that happens to a bridge besides MQTT.
+pub(crate) struct Events {
+    pub(crate) deliveries: mpsc::UnboundedReceiver<Delivery>,
+    pub(crate) created: mpsc::UnboundedReceiver<Created>,
+}
+
+/// The health of the way.
+pub(crate) struct Components {
+    pub(crate) mqtt: Component,
+    pub(crate) delivery: Component,
+}
+
+/// The owner of everything on its way.
+pub(crate) struct Pipeline {
+    config: BridgeConfig,
+    link: Link,
+    kafka: Kafka,
+    topics: Topics,
+    events: Events,
+    ring: Ring<Message>,
+    /// To be given to the producer again at the next tick.
+    again: BTreeSet<Seq>,
+    last_failure: Option<String>,
+    dead_letters: Arc<str>,
+    ticks: Interval,
+    health: Components,
+    metrics: Metrics,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        config: BridgeConfig,
+        (link, kafka, mut topics): (Link, Kafka, Topics),
+        events: Events,
+        health: Components,
+        metrics: Metrics,
+    ) -> Self {
+        let dead_letters: Arc<str> = config.dead_letter.topic.as_str().into();
+        topics.open_unrestricted(&dead_letters);
+        health.delivery.ready();
+        Self {
+            config,
+            link,
+            kafka,
+            topics,
+            events,
+            ring: Ring::new(),
+            again: BTreeSet::new(),
+            last_failure: None,
+            dead_letters,
+            ticks: interval(Duration::from_secs(1)),
+            health,
+            metrics,
+        }
+    }
+
+    /// Carries messages until `shutdown`.
+    pub(crate) async fn run(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let mut deliveries = Vec::with_capacity(DELIVERIES);
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                result = self.step(&mut deliveries, true) => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no more messages and waits until Kafka has all that came before.
+    pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
+        let mut deliveries = Vec::with_capacity(DELIVERIES);
+        while self.ring.len() > 0 {
+            self.step(&mut deliveries, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the last acknowledgements and says goodbye to the broker.
+    pub(crate) async fn close(&mut self) {
+        self.link.close().await;
+    }
+
+    /// How many messages are not acknowledged.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Waits for one event and does what follows from it. Cancel safe.
+    async fn step(&mut self, deliveries: &mut Vec<Delivery>, may_read: bool) -> anyhow::Result<()> {
+        let may_read = may_read && self.has_room();
+        tokio::select! {
+            _ = self.events.deliveries.recv_many(deliveries, DELIVERIES) => {
+                for delivery in deliveries.drain(..) {
+                    self.settle(delivery)?;
+                }
+            }
+            Some(created) = self.events.created.recv() => self.created(&created)?,
+            event = self.link.next(may_read) => self.on_link(event)?,
+            _ = self.ticks.tick() => self.tick()?,
+        }
+        self.acknowledge();
+        self.metrics.in_flight.set(self.ring.len() as i64);
+        self.metrics.in_flight_bytes.set(self.ring.bytes() as i64);
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let limits = &self.config.in_flight;
+        let room = self.ring.len() < limits.messages && self.ring.bytes() < limits.bytes.bytes();
+        self.metrics.paused.set((!room).into());
+        room
+    }
+
+    fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
+        match event {
+            LinkEvent::Publish(publish) => self.receive(publish)?,
+            LinkEvent::Connected { broker, resumed } => {
+                tracing::info!(broker, resumed, "connected to the MQTT broker");
+                self.metrics.connections.inc();
+                if !resumed && self.link.connection() > 1 {
+                    self.metrics.sessions_lost.inc();
+                    tracing::error!(
+                        broker,
+                        "the broker lost the session: what it held for the bridge is gone"
+                    );
+                }
+            }
+            LinkEvent::Subscribed => {
+                self.metrics.connected.set(1);
+                self.health.mqtt.ready();
+            }
+            LinkEvent::Lost { broker, error } => {
+                self.metrics.connected.set(0);
+                self.health.mqtt.not_ready(format!("{broker}: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// receive -> route -> produce
+    fn receive(&mut self, publish: Publish) -> anyhow::Result<()> {
+        self.metrics.received.inc();
+        self.metrics
+            .received_bytes
+            .inc_by(publish.payload.len() as u64);
+        if publish.dup {
+            self.metrics.redelivered.inc();
+        }
+        let message = Message {
+            connection: self.link.connection(),
+            target: self.route(&publish),
+            publish,
+            received_at: now_millis(),
+            since: Instant::now(),
+        };
+        let bytes = message.bytes();
+        let seq = self.ring.push(message, bytes);
+        self.produce(seq)
+    }
+
+    fn route(&mut self, publish: &Publish) -> Target {
+        let limit = self.config.kafka.max_message_bytes.bytes();
+        let Ok(mqtt_topic) = std::str::from_utf8(&publish.topic) else {
+            return self.refuse(publish, Refusal::TopicNotUtf8, String::new());
+        };
+        if publish.payload.len() > limit {
+            let detail = format!("{} bytes, the limit is {limit}", publish.payload.len());
+            return self.refuse(publish, Refusal::TooLarge, detail);
+        }
+        match self.config.route.route(mqtt_topic) {
+            Ok(route) => match self.topics.open(&route) {
+                Ok(topic) => {
+                    let Route { key, .. } = route;
+                    Target::Topic { topic, key }
+                }
+                Err(refusal) => self.refuse(publish, refusal, route.topic),
+            },
+            Err(error) => self.refuse(publish, refusal(&error), error.to_string()),
+        }
+    }
+
+    /// The dead letter that a message becomes; counted here, once.
+    fn refuse(&self, publish: &Publish, reason: Refusal, detail: String) -> Target {
+        self.metrics.refused(reason);
+        Target::DeadLetter {
+            topic: self.dead_letters.clone(),
+            reason,
+            detail,
+            cut: publish.payload.len() > DEAD_LETTER_MAX,
+        }
+    }
+
+    /// Gives a message to the producer, once its topic is there.
+    fn produce(&mut self, seq: Seq) -> anyhow::Result<()> {
+        let Some(message) = self.ring.waiting(seq) else {
+            return Ok(());
+        };
+        if !self.topics.admit(message.target.topic(), seq) {
+            return Ok(());
+        }
+        match self.kafka.send(seq, message) {
+            Ok(()) => Ok(()),
+            Err(failure) => self.fail(seq, failure),
+        }
+    }
+
+    /// produce -> confirm
+    fn settle(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        if self.kafka.is_stale(&delivery) {
+            return Ok(());
+        }
+        let Delivery { seq, result, .. } = delivery;
+        match result {
+            Ok(()) => {
+                if let Some(message) = self.ring.waiting(seq) {
+                    let latency = message.since.elapsed();
+                    self.metrics.write_latency.observe(latency.as_secs_f64());
+                    self.metrics.produced.inc();
+                    self.ring.confirm(seq);
+                }
+                Ok(())
+            }
+            Err(failure) => self.fail(seq, failure),
+        }
+    }
+
+    /// What follows when Kafka did not take a record.
+    fn fail(&mut self, seq: Seq, failure: Failure) -> anyhow::Result<()> {
+        let Some(message) = self.ring.waiting(seq) else {
+            return Ok(());
+        };
+        let topic = message.target.topic().clone();
+        self.last_failure = Some(format!("{topic}: {failure:?}"));
+        match failure {
+            Failure::Retry(_) => {
+                self.again.insert(seq);
+                Ok(())
+            }
+            Failure::TopicGone => {
+                self.topics.gone(&topic, seq);
+                Ok(())
+            }
+            Failure::Suspect(_) => {
+                self.metrics.retries.inc();
+                match self.kafka.send_alone(seq, message)? {
+                    Ok(()) => Ok(()),
+                    Err(failure) => self.fail(seq, failure),
+                }
+            }
+            Failure::Refused(refusal) => self.dead_letter(seq, refusal),
+            Failure::Fatal => self.restart(),
+        }
+    }
+
+    /// Turns a message that Kafka refuses for good into a dead letter. A dead
+    /// letter that is refused as too large loses most of its payload; refused
+    /// for another reason it is tried again, for nobody else can keep it.
+    fn dead_letter(&mut self, seq: Seq, refusal: Refusal) -> anyhow::Result<()> {
+        let Some(message) = self.ring.waiting(seq) else {
+            return Ok(());
+        };
+        match &mut message.target {
+            Target::DeadLetter { cut, .. } if refusal == Refusal::TooLarge && !*cut => *cut = true,
+            Target::DeadLetter { .. } => {
+                self.again.insert(seq);
+                return Ok(());
+            }
+            Target::Topic { topic, .. } => {
+                self.metrics.refused(refusal);
+                message.target = Target::DeadLetter {
+                    detail: topic.to_string(),
+                    topic: self.dead_letters.clone(),
+                    reason: refusal,
+                    cut: false,
+                };
+            }
+        }
+        self.produce(seq)
+    }
+
+    /// A new producer: everything unconfirmed goes out again, in order.
+    fn restart(&mut self) -> anyhow::Result<()> {
+        self.kafka.restart()?;
+        self.again = self.ring.all_waiting().map(|(seq, _)| seq).collect();
+        Ok(())
+    }
+
+    fn created(&mut self, created: &Created) -> anyhow::Result<()> {
+        for seq in self.topics.created(created) {
+            if created.usable {
+                self.produce(seq)?;
+            } else {
+                self.dead_letter(seq, Refusal::TopicRefused)?;
+            }
+        }
+        self.metrics.topics.set(self.topics.len() as i64);
+        Ok(())
+    }
+
+    /// confirm -> acknowledge: whatever is confirmed up to the first that is not.
+    fn acknowledge(&mut self) {
+        while let Some(message) = self.ring.pop() {
+            if message.qos() == QoS::AtMostOnce {
+                continue;
+            }
+            let packet_id = message.publish.pkid;
+            if self
+                .link
+                .acknowledge(message.connection, packet_id, message.qos())
+            {
+                self.metrics.acknowledged.inc();
+            } else {
+                self.metrics.not_acknowledged.inc();
+            }
+        }
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        for seq in std::mem::take(&mut self.again) {
+            self.metrics.retries.inc();
+            self.produce(seq)?;
+        }
+        let waits = self
+            .ring
+            .oldest()
+            .map_or(Duration::ZERO, |oldest| oldest.since.elapsed());
+        let stalled = waits > *self.config.kafka.stalled_after;
+        self.metrics.stalled.set(stalled.into());
+        if stalled {
+            let why = self.last_failure.as_deref().unwrap_or("no answer");
+            // Without the time it waits, so that the reason changes, and is logged, once.
+            self.health
+                .delivery
+                .not_ready(format!("stalled: Kafka confirms nothing ({why})"));
+        } else {
+            self.health.delivery.ready();
+        }
+        if self.ring.len() == 0 {
+            self.last_failure = None;
+        }
+        Ok(())
+    }
+}
+
+fn refusal(error: &RouteError) -> Refusal {
+    Refusal::Route(error.reason())
+}
+
+fn now_millis() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
