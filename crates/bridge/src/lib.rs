@@ -4,7 +4,6 @@
 //! parts that it is made of are `link` and `session` (MQTT), `ring` (what is
 //! on its way), `topics` and `kafka`.
 
-mod address;
 mod config;
 mod kafka;
 mod link;

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_core::mqtt_url::MqttUrl;
 use iot_service::Backoff;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::task::JoinHandle;
 
-use crate::address::BrokerAddress;
 use crate::config::MqttConfig;
 use crate::session::{Session, SessionError, SessionEvent};
 
@@ -36,7 +36,7 @@ pub(crate) enum LinkEvent {
 /// A connection, or the attempt to get one.
 #[derive(Debug)]
 pub(crate) struct Link {
-    brokers: Vec<BrokerAddress>,
+    brokers: Vec<MqttUrl>,
     current: usize,
     config: MqttConfig,
     password: String,
@@ -59,9 +59,9 @@ enum State {
 impl Link {
     pub(crate) fn new(config: &MqttConfig) -> anyhow::Result<Self> {
         let brokers = config.brokers.iter().map(|broker| broker.parse());
-        let brokers: Result<Vec<BrokerAddress>, String> = brokers.collect();
+        let brokers: Result<Vec<MqttUrl>, _> = brokers.collect();
         let mut link = Self {
-            brokers: brokers.map_err(anyhow::Error::msg)?,
+            brokers: brokers.context("reading mqtt.brokers")?,
             current: 0,
             password: password(config)?,
             config: config.clone(),

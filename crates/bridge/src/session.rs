@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use iot_core::mqtt_url::MqttUrl;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
     Filter, Login, Packet, PingReq, PubAck, PubComp, PubRec, Publish, SubAck, Subscribe,
@@ -18,7 +19,6 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
-use crate::address::BrokerAddress;
 use crate::config::MqttConfig;
 
 /// From the TCP handshake to CONNACK.
@@ -99,7 +99,7 @@ impl Session {
     /// Connects, and sends the subscription; [`SessionEvent::Subscribed`] tells
     /// when it is granted.
     pub(crate) async fn connect(
-        broker: BrokerAddress,
+        broker: MqttUrl,
         config: MqttConfig,
         password: String,
     ) -> Result<Self, SessionError> {
@@ -108,11 +108,11 @@ impl Session {
     }
 
     async fn establish(
-        broker: BrokerAddress,
+        broker: MqttUrl,
         config: &MqttConfig,
         password: String,
     ) -> Result<Self, SessionError> {
-        let stream = TcpStream::connect(&broker.authority).await?;
+        let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let mut ticks = interval(Duration::from_secs(1));
