@@ -142,6 +142,9 @@ impl Default for KafkaConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicsConfig {
+    /// Whether the bridge creates them. If not, they must be there, or the
+    /// broker must create them at their first record.
+    pub create: bool,
     /// Partitions of a new topic; -1 leaves it to the broker.
     pub partitions: i32,
     /// Replicas of a new topic; -1 leaves it to the broker.
@@ -153,6 +156,7 @@ pub struct TopicsConfig {
 impl Default for TopicsConfig {
     fn default() -> Self {
         Self {
+            create: true,
             partitions: -1,
             replication: -1,
             max_per_tenant: 1000,

@@ -91,6 +91,8 @@ impl Link {
                 Err(error) => error,
             },
             State::Connecting(attempt) => match attempt.await {
+                // The runtime is about to end.
+                Err(cancelled) if cancelled.is_cancelled() => return std::future::pending().await,
                 Ok(Ok(session)) => {
                     let resumed = session.resumed;
                     self.state = State::Up(Box::new(session));

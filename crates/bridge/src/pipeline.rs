@@ -265,7 +265,9 @@ impl Pipeline {
                 Ok(())
             }
             Failure::TopicGone => {
-                self.topics.gone(&topic, seq);
+                self.topics.gone(&topic);
+                // At the next tick, or when it is created, whichever is later.
+                self.again.insert(seq);
                 Ok(())
             }
             Failure::Suspect(_) => {

@@ -27,6 +27,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Topics {
     max_per_tenant: usize,
+    may_create: bool,
     states: HashMap<Arc<str>, State>,
     /// Kafka refuses topics that differ only in `.` and `_`.
     collisions: HashMap<String, Arc<str>>,
@@ -55,6 +56,7 @@ impl Topics {
     pub(crate) fn new(config: &TopicsConfig, wanted: mpsc::UnboundedSender<Arc<str>>) -> Self {
         Self {
             max_per_tenant: config.max_per_tenant,
+            may_create: config.create,
             states: HashMap::new(),
             collisions: HashMap::new(),
             per_tenant: HashMap::new(),
@@ -110,18 +112,12 @@ impl Topics {
         }
     }
 
-    /// A topic turned out to be gone: creates it again, and `seq` waits.
-    pub(crate) fn gone(&mut self, topic: &Arc<str>, seq: Seq) {
-        match self.states.get_mut(topic) {
-            Some(State::Creating(waiting)) => waiting.push(seq),
-            _ => {
-                tracing::warn!(
-                    topic = &**topic,
-                    "the Kafka topic is gone: creating it again"
-                );
-                self.create(topic.clone());
-                self.admit(topic, seq);
-            }
+    /// A topic turned out to be gone: creates it again, if that is allowed.
+    /// Whether a record may be sent to it is for [`Self::admit`] to say.
+    pub(crate) fn gone(&mut self, topic: &Arc<str>) {
+        if !matches!(self.states.get(topic), Some(State::Creating(_))) {
+            tracing::warn!(topic = &**topic, "there is no such Kafka topic");
+            self.create(topic.clone());
         }
     }
 
@@ -144,6 +140,10 @@ impl Topics {
     }
 
     fn create(&mut self, topic: Arc<str>) {
+        if !self.may_create {
+            self.states.insert(topic, State::Ready);
+            return;
+        }
         self.states
             .insert(topic.clone(), State::Creating(Vec::new()));
         // The creator is gone only at the end of the service.
@@ -326,11 +326,13 @@ mod tests {
         };
         assert_eq!(topics.created(&created), [1, 2]);
         assert!(topics.admit(&topic, 3));
-        topics.gone(&topic, 3);
-        assert!(
-            !topics.admit(&topic, 4),
-            "must wait while the topic is created again"
-        );
+        topics.gone(&topic);
+        for seq in [4, 3] {
+            assert!(
+                !topics.admit(&topic, seq),
+                "must wait while it is created again"
+            );
+        }
         assert_eq!(topics.created(&created), [3, 4]);
     }
 

@@ -1,0 +1,96 @@
+//! librdkafka's mock cluster, and what is in it.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::broker::DEADLINE;
+
+pub(crate) struct Cluster(MockCluster<'static, DefaultProducerContext>);
+
+pub(crate) struct Record {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) key: Option<String>,
+    headers: OwnedHeaders,
+}
+
+impl Record {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(found.value?).ok()
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).unwrap()
+    }
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["tenant123.project456", "iot.dead-letter"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        Self(cluster)
+    }
+
+    pub(crate) fn brokers(&self) -> String {
+        self.0.bootstrap_servers()
+    }
+
+    pub(crate) fn down(&self) {
+        self.0.broker_down(-1).unwrap();
+    }
+
+    pub(crate) fn up(&self) {
+        self.0.broker_up(-1).unwrap();
+    }
+
+    /// The first `count` records of partition 0.
+    pub(crate) async fn read(&self, topic: &'static str, count: usize) -> Vec<Record> {
+        let brokers = self.brokers();
+        let read = tokio::task::spawn_blocking(move || read(&brokers, topic, count));
+        read.await.unwrap()
+    }
+}
+
+fn read(brokers: &str, topic: &str, count: usize) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "test")
+        .set("fetch.message.max.bytes", "16000000")
+        .create()
+        .unwrap();
+    let mut partitions = TopicPartitionList::new();
+    partitions
+        .add_partition_offset(topic, 0, Offset::Beginning)
+        .unwrap();
+    consumer.assign(&partitions).unwrap();
+    let (mut records, begun) = (Vec::new(), Instant::now());
+    while records.len() < count {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "{} of {count} in {topic}",
+            records.len()
+        );
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else {
+            continue;
+        };
+        records.push(Record {
+            payload: message.payload().unwrap_or_default().to_vec(),
+            key: message
+                .key()
+                .map(|key| String::from_utf8(key.to_vec()).unwrap()),
+            headers: message
+                .headers()
+                .map(|headers| headers.detach())
+                .unwrap_or_default(),
+        });
+    }
+    records
+}

@@ -1,0 +1,229 @@
+// Tests of the pure modules: `node --test crates/consumer/page/tests/`.
+
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { extent, linePath, sparkline, ticks } from '../chart.js';
+import { formatAgo, formatCount, formatLimit, formatNumber, formatReading, formatSpan, placeLabel, safeText, sensorLabel } from '../format.js';
+import { HistoryPool } from '../history.js';
+import { DeviceIndex, placeName } from '../places.js';
+import { backoff } from '../socket.js';
+import { Store, deviceKey } from '../store.js';
+
+const NOW = 1_780_000_000_000;
+const ALL = { query: '', tenant: '', place: '', show: 'all' };
+
+function device(name, value = 20, { timestamp = NOW, location = { building: 'North', floor: '1', room: '101' }, tenant = 'acme' } = {}) {
+  const readings = { temperature: { value, unit: 'celsius', quality: 'good', timestamp } };
+  return { tenant, project: 'plant', device: name, location, seq: 1, timestamp, readings };
+}
+
+function snapshot(devices, { alerts = [], last = true } = {}) {
+  return { type: 'snapshot', devices, alerts, last };
+}
+
+function alert(id, state = 'raised', more = {}) {
+  return { id, tenant: 'acme', project: 'plant', device: 'd1', location: null, sensor: 'temperature', level: 'critical', state, value: 61, limit: 50, timestamp: NOW, raised_at: NOW, count: 1, ...more };
+}
+
+function opened(devices, options) {
+  const store = new Store();
+  store.apply({ type: 'hello', server_time: NOW }, NOW);
+  store.apply(snapshot(devices, options), NOW);
+  return store;
+}
+
+function temperature(store, name) {
+  return store.devices.get(deviceKey(device(name))).readings.get('temperature').value;
+}
+
+describe('store', () => {
+  it('shows a snapshot only when it is complete', () => {
+    const store = new Store();
+    store.apply(snapshot([device('d1')], { last: false }), NOW);
+    assert.equal(store.devices.size, 0);
+    store.apply(snapshot([device('d2')]), NOW);
+    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d1', 'd2']);
+  });
+
+  it('keeps the newer value whichever frame comes first', () => {
+    const store = new Store();
+    store.apply(snapshot([], { last: false }), NOW);
+    store.apply({ type: 'readings', devices: [device('d1', 30, { timestamp: NOW + 5 })] }, NOW);
+    store.apply(snapshot([device('d1', 20)]), NOW);
+    assert.equal(temperature(store, 'd1'), 30);
+    store.apply({ type: 'readings', devices: [device('d1', 10, { timestamp: NOW - 5 })] }, NOW);
+    assert.equal(temperature(store, 'd1'), 30);
+  });
+
+  it('replaces its state with the snapshot after a reconnect and gives histories back', () => {
+    const store = opened([device('d1'), device('d2')]);
+    store.disconnected();
+    store.apply(snapshot([device('d2', 22, { timestamp: NOW + 1000 })]), NOW + 1000);
+    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d2']);
+    assert.equal(store.history.free.length, 1);
+    const [kept] = store.devices.values();
+    const values = Array.from(store.history.read(kept.readings.get('temperature').slot)).filter((_, at) => at % 2 === 1);
+    assert.deepEqual(values, [20, NaN, 22]);
+  });
+
+  it('leaks no history when the connection breaks inside a snapshot', () => {
+    const store = opened([device('d1')]);
+    for (let round = 0; round < 20; round += 1) {
+      store.apply(snapshot([device('d1'), device('d2')], { last: false }), NOW + round);
+      store.disconnected();
+    }
+    assert.equal(store.history.next, 2);
+    assert.equal(store.history.free.length, 1);
+  });
+
+  it('calls a device stale after three intervals and at least 15 s', () => {
+    const store = opened([device('d1')]);
+    const [entry] = store.devices.values();
+    assert.equal(store.isStale(entry, NOW + 14_000), false);
+    assert.equal(store.isStale(entry, NOW + 16_000), true);
+    store.apply({ type: 'readings', devices: [device('d1', 1, { timestamp: NOW + 20_000 })] }, NOW + 20_000);
+    assert.equal(store.isStale(entry, NOW + 70_000), false);
+    assert.equal(store.isStale(entry, NOW + 90_000), true);
+  });
+
+  it('lists a device that appears later as joined, and a starting fleet not', () => {
+    const store = opened([]);
+    store.apply({ type: 'readings', devices: [device('d1')] }, NOW + 1000);
+    assert.equal(store.recentlyJoined(NOW + 1000).length, 0);
+    store.apply({ type: 'readings', devices: [device('mine')] }, NOW + 60_000);
+    assert.deepEqual(store.recentlyJoined(NOW + 60_000).map((entry) => entry.device), ['mine']);
+    assert.equal(store.recentlyJoined(NOW + 600_000).length, 0);
+  });
+
+  it('follows alerts from raised to cleared', () => {
+    const store = opened([device('d1')]);
+    const [entry] = store.devices.values();
+    store.apply({ type: 'alert', alert: alert('a1') }, NOW);
+    assert.equal(store.alertsOf(entry).size, 1);
+    assert.equal(store.freshAlerts.length, 1);
+    store.apply({ type: 'alert', alert: alert('a1', 'cleared') }, NOW);
+    assert.equal(store.alertsOf(entry), undefined);
+    assert.equal(store.alerts.size, 1);
+  });
+
+  it('bounds alerts and drops cleared ones first', () => {
+    const store = opened([]);
+    store.apply({ type: 'alert', alert: alert('raised') }, NOW);
+    for (let at = 0; at < 1000; at += 1) store.apply({ type: 'alert', alert: alert(`c${at}`, 'cleared') }, NOW + at);
+    assert.ok(store.alerts.size <= 300);
+    assert.ok(store.alerts.has('raised'));
+  });
+
+  it('survives frames of any shape', () => {
+    const store = opened([device('d1')]);
+    const frames = [
+      null, 7, {}, { type: 'later' }, { type: 'readings' }, { type: 'alert' }, { type: 'stats' }, { type: 'stats', stats: null },
+      { type: 'readings', devices: [null, 1, {}, { tenant: 1 }, { ...device('d1'), readings: { temperature: null, humidity: 'x', pressure: { value: '1' } } }] },
+      { type: 'readings', devices: [{ ...device('d1'), location: 'here', timestamp: 'now', readings: JSON.parse('{"__proto__":{"value":1}}') }] },
+    ];
+    for (const frame of frames) store.apply(frame, NOW);
+    assert.equal(temperature(store, 'd1'), 20);
+    assert.equal({}.value, undefined);
+  });
+});
+
+describe('rows', () => {
+  const fleet = [
+    device('d10'), device('d2'), device('lone', 1, { location: null }),
+    device('s1', 1, { location: { building: 'South', floor: '2', room: '7' }, tenant: 'globex' }),
+  ];
+
+  it('groups by place, sorts numbers as numbers, and puts no place last', () => {
+    const { rows } = new DeviceIndex(opened(fleet)).rows(ALL, new Set(), NOW);
+    const names = rows.map((row) => row.label ?? row.device.device);
+    assert.deepEqual(names, ['North', 'Floor 1 · Room 101', 'd2', 'd10', 'South', 'Floor 2 · Room 7', 's1', 'No place', 'lone']);
+  });
+
+  it('filters by words, tenant and place', () => {
+    const index = new DeviceIndex(opened(fleet));
+    const names = (filter) => index.rows({ ...ALL, ...filter }, new Set(), NOW).matches.map((entry) => entry.device);
+    assert.deepEqual(names({ query: 'SOUTH  floor' }), ['s1']);
+    assert.deepEqual(names({ tenant: 'globex' }), ['s1']);
+    assert.deepEqual(names({ place: JSON.stringify(['North', '1']) }), ['d2', 'd10']);
+    assert.deepEqual(names({ show: 'alerting' }), []);
+  });
+
+  it('hides what is in a closed group', () => {
+    const { rows } = new DeviceIndex(opened(fleet)).rows(ALL, new Set([JSON.stringify(['North'])]), NOW);
+    assert.equal(rows[0].devices.length, 2);
+    assert.equal(rows[1].label, 'South');
+  });
+
+  it('keeps groups apart whose names differ only in case', () => {
+    const at = (building) => ({ location: { building, floor: '', room: '' } });
+    const store = opened([device('a', 1, at('Hall')), device('b', 1, at('hall')), device('c', 1, at('Hall')), device('d', 1, at('hall'))]);
+    const { rows } = new DeviceIndex(store).rows(ALL, new Set(), NOW);
+    assert.equal(rows.filter((row) => row.kind === 'building').length, 2);
+  });
+});
+
+describe('history', () => {
+  it('keeps the newest points in order and reuses slots', () => {
+    const pool = new HistoryPool(2, 3);
+    const slot = pool.open();
+    for (let at = 1; at <= 5; at += 1) pool.push(slot, at, at * 10);
+    assert.deepEqual([...pool.read(slot)], [3, 30, 4, 40, 5, 50]);
+    pool.open();
+    assert.equal(pool.open(), -1);
+    pool.close(slot);
+    assert.equal(pool.open(), slot);
+    assert.equal(pool.read(slot).length, 0);
+  });
+});
+
+describe('text', () => {
+  it('writes values as people do', () => {
+    assert.equal(formatReading(21.46, 'celsius'), '21.5\u202f°C');
+    assert.equal(formatReading(-0.01, 'celsius'), '0.0\u202f°C');
+    assert.equal(formatReading(-4, 'celsius'), '−4.0\u202f°C');
+    assert.equal(formatReading(1, 'state'), 'on');
+    assert.equal(formatReading(412, 'ppm'), '412\u202fppm');
+    assert.equal(formatReading(3, null), '3');
+    assert.equal(formatLimit(50, 'celsius'), '50\u202f°C');
+    assert.equal(formatNumber(NaN), '–');
+    assert.equal(formatNumber(1e300), '1.00e+300');
+    assert.equal(formatCount(undefined), '–');
+    assert.equal(formatSpan(40_000), '40 s');
+    assert.equal(formatAgo(500), 'just now');
+    assert.equal(sensorLabel('supply_voltage'), 'Supply voltage');
+    assert.equal(placeLabel('Floor', '2'), 'Floor 2');
+    assert.equal(placeName(null), 'No place');
+  });
+
+  it('takes the teeth out of hostile names', () => {
+    assert.equal(safeText('\u202egnp.exe\n'), '\ufffdgnp.exe\ufffd');
+    assert.equal(safeText('x'.repeat(500)).length, 120);
+    assert.equal(safeText(null), '');
+  });
+});
+
+describe('charts', () => {
+  it('lifts the pen at a gap', () => {
+    const same = (value) => value;
+    assert.equal(linePath([0, 1, 1, NaN, 2, 3, 3, 4], same, same), 'M0 1M2 3L3 4');
+  });
+
+  it('draws nothing from one point and a flat line in the middle', () => {
+    assert.equal(sparkline([0, 5], 40, 18), '');
+    assert.equal(sparkline([0, 5, 1, 5], 40, 18), 'M1 9L39 9');
+  });
+
+  it('finds ranges and round marks', () => {
+    assert.equal(extent([0, NaN]), null);
+    assert.deepEqual(ticks([0, 10], 5), [0, 2, 4, 6, 8, 10]);
+  });
+});
+
+describe('backoff', () => {
+  it('doubles, is capped, and is jittered between half and all', () => {
+    assert.equal(backoff(0, () => 1), 1000);
+    assert.equal(backoff(3, () => 0), 4000);
+    assert.equal(backoff(500, () => 1), 30_000);
+  });
+});
