@@ -1,1 +1,154 @@
-//! placeholder
+//! Consumer group: reads devices' messages from Kafka, validates them, keeps
+//! newest values, windows and alerts, and streams them to browsers.
+//!
+//! [`run`] is the only entrance. The way of a message is in `pipeline.rs`.
+
+mod config;
+mod dead_letter;
+mod fold;
+mod http;
+mod hub;
+mod identify;
+mod kafka;
+mod metrics;
+mod model;
+mod owner;
+mod pipeline;
+mod record;
+mod refusal;
+mod store;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use iot_service::config::Live;
+use iot_service::health::Health;
+use iot_service::shutdown::Steps;
+use iot_service::{Listeners, ops};
+use prometheus::Registry;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{
+    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, PushConfig, StoreConfig,
+    ValidateConfig, WindowsConfig,
+};
+use dead_letter::DeadLetters;
+use hub::Hub;
+use kafka::group::{self, Member};
+use metrics::Metrics;
+use owner::Shared;
+use store::Store;
+
+/// What owners ask of the group's thread, waiting.
+const COMMANDS: usize = 1_024;
+
+/// Deadlines of the shutdown; together below the 30 s that Kubernetes gives.
+const LEAVE: Duration = Duration::from_secs(15);
+const CLIENTS: Duration = Duration::from_secs(8);
+const OTHER: Duration = Duration::from_secs(2);
+
+/// Runs the consumer until `shutdown`.
+///
+/// # Errors
+/// It can't start, or its Kafka client ends for good.
+pub async fn run(
+    config: Live<ConsumerConfig>,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = (*config.current()).clone();
+    let http_listener = listeners
+        .http
+        .context("the consumer needs an HTTP listener")?;
+    let (registry, health) = (Registry::new(), Health::default());
+    let metrics = Arc::new(Metrics::new(&registry).context("registering metrics")?);
+    let tokens: [CancellationToken; 4] = std::array::from_fn(|_| CancellationToken::new());
+    let [stop_group, stop_hub, stop_http, stop_ops] = &tokens;
+    let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
+
+    let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
+    let (hub, hub_task) = Hub::start(&config, metrics.clone(), stop_hub.clone());
+    let http = http::serve(
+        http_listener,
+        hub.clone(),
+        metrics.clone(),
+        stop_http.clone(),
+    );
+    let dead_letters = DeadLetters::new(
+        &config.kafka,
+        &config.dead_letter,
+        metrics.clone(),
+        health.component("dead_letter"),
+    )?;
+    let (kafka, letters) = (config.kafka.clone(), config.dead_letter.clone());
+    tokio::spawn(dead_letter::create_topic(
+        kafka,
+        letters,
+        stop_group.clone(),
+    ));
+
+    let (commands, obeyed) = mpsc::channel(COMMANDS);
+    let state = health.component("state");
+    let shared = Arc::new(Shared {
+        store: Store::open(&config.store.url)?,
+        hub,
+        dead_letters,
+        metrics: metrics.clone(),
+        commands,
+        health: state.clone(),
+        config: config.clone(),
+    });
+    state.ready();
+    let mut group = start_group(Member {
+        config: config.kafka,
+        commands: obeyed,
+        start_owner: owner_starter(shared),
+        metrics,
+        health: health.component("kafka"),
+        stop: stop_group.clone(),
+    })?;
+
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = &mut group => Some(ended),
+    };
+    let steps = Steps::begin(&health);
+    stop_group.cancel();
+    let result = match ended {
+        Some(ended) => ended.context("the thread of the consumer group died")?,
+        None => {
+            let left = steps
+                .step("store state and leave the group", LEAVE, group)
+                .await;
+            left.map_or(Ok(()), |left| left.unwrap_or(Ok(())))
+        }
+    };
+    stop_hub.cancel();
+    steps.step("dismiss clients", OTHER, hub_task).await;
+    stop_http.cancel();
+    steps.step("close connections", CLIENTS, http).await;
+    stop_ops.cancel();
+    steps.step("ops", OTHER, ops).await;
+    result
+}
+
+/// The thread that is a member of the group; it says how it ended.
+fn start_group(member: Member) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("kafka-group".into())
+        .spawn(move || {
+            // Nobody listens any more after the deadline of the shutdown.
+            let _ = end.send(group::run(member));
+        })
+        .context("starting the thread of the consumer group")?;
+    Ok(ended)
+}
+
+fn owner_starter(shared: Arc<Shared>) -> group::StartOwner {
+    let runtime = tokio::runtime::Handle::current();
+    Box::new(move |inbox| runtime.spawn(owner::run(shared.clone(), inbox)))
+}

@@ -1,2 +1,34 @@
-//! placeholder
-fn main() {}
+//! Binary `iot-consumer`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use iot_consumer::ConsumerConfig;
+use iot_service::cli::{self, ConfigArgs, ConfigCommand};
+
+/// Reads devices' messages from Kafka, keeps their state, and streams it to browsers
+#[derive(Parser)]
+#[command(name = "iot-consumer", version)]
+struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service (the default)
+    Run,
+    #[command(flatten)]
+    Config(ConfigCommand),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let sources = args.config.sources(Vec::new());
+    match args.command {
+        None | Some(Command::Run) => cli::run::<ConsumerConfig, _, _>(sources, iot_consumer::run),
+        Some(Command::Config(command)) => command.execute::<ConsumerConfig>(&sources),
+    }
+}

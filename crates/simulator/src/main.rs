@@ -1,2 +1,10 @@
-//! placeholder
-fn main() {}
+//! Binary `iot-simulator`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use iot_simulator::args::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().execute()
+}

@@ -1,0 +1,416 @@
+//! Settings of the consumer. `configs/consumer.yaml` explains each of them.
+
+use std::collections::BTreeMap;
+
+use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::route::is_reserved;
+use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
+use serde::{Deserialize, Serialize};
+
+use crate::kafka;
+use crate::store::Store;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsumerConfig {
+    /// Log level and format.
+    pub log: LogConfig,
+    /// Metrics and health.
+    pub ops: OpsConfig,
+    /// Page, REST API and WebSocket.
+    pub http: HttpConfig,
+    /// Where messages come from.
+    pub kafka: KafkaConfig,
+    /// Where state is kept.
+    pub store: StoreConfig,
+    /// What a message must satisfy.
+    pub validate: ValidateConfig,
+    /// Aggregation over time.
+    pub windows: WindowsConfig,
+    /// Bounds of memory.
+    pub limits: LimitsConfig,
+    /// Where messages go that can't be used.
+    pub dead_letter: DeadLetterConfig,
+    /// Streaming to WebSocket clients.
+    pub push: PushConfig,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        let listen = |address: &str| address.to_owned();
+        Self {
+            log: LogConfig::default(),
+            ops: OpsConfig {
+                listen: listen("127.0.0.1:9090"),
+            },
+            http: HttpConfig {
+                listen: listen("127.0.0.1:8080"),
+            },
+            kafka: KafkaConfig::default(),
+            store: StoreConfig::default(),
+            validate: ValidateConfig::default(),
+            windows: WindowsConfig::default(),
+            limits: LimitsConfig::default(),
+            dead_letter: DeadLetterConfig::default(),
+            push: PushConfig::default(),
+        }
+    }
+}
+
+/// Section `kafka`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// `host:port` of brokers to begin with.
+    pub brokers: Vec<String>,
+    /// Topics to read: names, and patterns that begin with `^`.
+    pub topics: Vec<String>,
+    /// Consumer group.
+    pub group: String,
+    /// How long a member may be silent before its partitions go to others.
+    pub session_timeout: HumanDuration,
+    /// Where to begin in a partition that the store knows nothing of.
+    pub from: From,
+    /// Any other property of librdkafka.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: vec!["127.0.0.1:9092".into()],
+            topics: vec![
+                "device-data".into(),
+                r"^[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]+$".into(),
+            ],
+            group: "iot-consumer-group".into(),
+            session_timeout: HumanDuration::from_secs(10),
+            from: From::Earliest,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where to begin in a partition without a stored offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum From {
+    /// At the oldest record kept.
+    Earliest,
+    /// After the newest record.
+    Latest,
+}
+
+/// Section `store`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `memory://`: state lives as long as the process.
+    pub url: String,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            url: "memory://".into(),
+        }
+    }
+}
+
+/// Section `validate`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidateConfig {
+    /// How far a message's time may be ahead of its Kafka record's.
+    pub max_future: HumanDuration,
+}
+
+impl Default for ValidateConfig {
+    fn default() -> Self {
+        Self {
+            max_future: HumanDuration::from_secs(300),
+        }
+    }
+}
+
+/// Section `windows`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WindowsConfig {
+    /// Length of a tumbling window.
+    pub size: HumanDuration,
+    /// How long after its end a window still takes late values, in event time.
+    pub allowed_lateness: HumanDuration,
+    /// Sealed windows kept for each sensor.
+    pub keep: usize,
+}
+
+impl Default for WindowsConfig {
+    fn default() -> Self {
+        Self {
+            size: HumanDuration::from_secs(60),
+            allowed_lateness: HumanDuration::from_secs(30),
+            keep: 15,
+        }
+    }
+}
+
+/// Section `limits`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Devices in one partition.
+    pub devices: usize,
+    /// Sensors of one device.
+    pub sensors: usize,
+    /// Alerts listed by the API, all active ones first kept.
+    pub alerts: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            devices: 100_000,
+            sensors: 64,
+            alerts: 1_000,
+        }
+    }
+}
+
+/// Section `dead_letter`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadLetterConfig {
+    /// Topic, a reserved name so that no pattern reads it back.
+    pub topic: String,
+    /// Partitions when the topic has to be created.
+    pub partitions: i32,
+    /// Replicas when the topic has to be created; -1 is the brokers' default.
+    pub replication: i32,
+}
+
+impl Default for DeadLetterConfig {
+    fn default() -> Self {
+        Self {
+            topic: DEAD_LETTER_TOPIC.into(),
+            partitions: 1,
+            replication: -1,
+        }
+    }
+}
+
+/// Section `push`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushConfig {
+    /// Shortest time between two frames of readings.
+    pub interval: HumanDuration,
+    /// Frames that wait for one client; a client for which an alert finds no
+    /// room is disconnected.
+    pub queue: usize,
+    /// WebSocket clients at the same time.
+    pub clients: usize,
+}
+
+impl Default for PushConfig {
+    fn default() -> Self {
+        Self {
+            interval: HumanDuration::from_millis(200),
+            queue: 1_024,
+            clients: 1_000,
+        }
+    }
+}
+
+impl Settings for ConsumerConfig {
+    const SERVICE: &'static str = "iot-consumer";
+    const EXAMPLE: &'static str = include_str!("../../../configs/consumer.yaml");
+    const ENV: &'static [(&'static str, &'static str)] = &[
+        ("KAFKA_BROKERS", "kafka.brokers"),
+        ("KAFKA_TOPIC", "kafka.topics"),
+        ("REDIS_URL", "store.url"),
+        ("REDIS_ENDPOINT", "store.url"),
+    ];
+    const LIVE: &'static [&'static str] = &[];
+
+    fn validate(&self, problems: &mut Problems) {
+        self.kafka.validate(problems);
+        if let Err(message) = Store::check_url(&self.store.url) {
+            problems.add("store.url", message);
+        }
+        if self.windows.size.as_millis() == 0 {
+            problems.add("windows.size", "must be longer than 0");
+        }
+        if self.windows.allowed_lateness.as_millis() > 100 * self.windows.size.as_millis() {
+            problems.add(
+                "windows.allowed_lateness",
+                "must be at most 100 times windows.size: so many windows stay open",
+            );
+        }
+        for (path, value) in [
+            ("limits.devices", self.limits.devices),
+            ("limits.sensors", self.limits.sensors),
+            ("push.queue", self.push.queue),
+        ] {
+            if value == 0 {
+                problems.add(path, "must be at least 1");
+            }
+        }
+        if self.push.interval.is_zero() {
+            problems.add("push.interval", "must be longer than 0");
+        }
+        self.dead_letter.validate(problems);
+    }
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn ops(&self) -> &OpsConfig {
+        &self.ops
+    }
+
+    fn http(&self) -> Option<&HttpConfig> {
+        Some(&self.http)
+    }
+}
+
+impl KafkaConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if self.brokers.is_empty() {
+            problems.add("kafka.brokers", "needs at least one host:port");
+        }
+        if self.topics.is_empty() {
+            problems.add("kafka.topics", "needs at least one topic");
+        }
+        if self.group.is_empty() {
+            problems.add("kafka.group", "must not be empty");
+        }
+        for topic in self.topics.iter().filter(|topic| is_reserved(topic)) {
+            problems.add(
+                "kafka.topics",
+                format!("{topic} is reserved and never read"),
+            );
+        }
+        let own = self.properties.keys().filter_map(|name| {
+            let (_, setting) = kafka::OWN_PROPERTIES.iter().find(|(own, _)| own == name)?;
+            Some((name, setting))
+        });
+        for (name, reason) in own {
+            problems.add(
+                format!("kafka.properties.{name}"),
+                format!("can't be set: {reason}"),
+            );
+        }
+        if let Err(error) = kafka::consumer_config(self).create_native_config() {
+            problems.add("kafka.properties", error.to_string());
+        }
+    }
+}
+
+impl DeadLetterConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if !is_reserved(&self.topic) || self.topic.starts_with("__") {
+            problems.add(
+                "dead_letter.topic",
+                "must begin with \"iot.\", so that no topic pattern reads it back in",
+            );
+        }
+        if self.partitions < 1 {
+            problems.add("dead_letter.partitions", "must be at least 1");
+        }
+        if self.replication == 0 || self.replication < -1 {
+            problems.add(
+                "dead_letter.replication",
+                "must be at least 1, or -1 for the brokers' default",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_service::config::{Sources, assert_example, load};
+
+    use super::*;
+
+    fn problems(flags: &[(&str, &str)]) -> String {
+        let sources = Sources {
+            flags: flags
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+            ..Sources::default()
+        };
+        match load::<ConsumerConfig>(&sources) {
+            Ok(_) => String::new(),
+            Err(problems) => problems.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_example_holds_the_defaults() {
+        assert_example::<ConsumerConfig>();
+        assert_eq!(problems(&[]), "");
+    }
+
+    #[test]
+    fn what_the_consumer_decides_itself_is_refused_with_the_reason() {
+        let found = problems(&[
+            ("kafka.properties.group.id", "mine"),
+            ("kafka.properties.enable.auto.commit", "true"),
+        ]);
+        assert!(
+            found.contains(
+                "kafka.properties.group.id (command line): can't be set: use kafka.group"
+            ),
+            "{found}"
+        );
+        assert!(
+            found.contains("enable.auto.commit (command line): can't be set"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_property_of_librdkafka_is_named() {
+        let found = problems(&[("kafka.properties.fetch.wiat.max.ms", "10")]);
+        assert!(found.contains("fetch.wiat.max.ms"), "{found}");
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let found = problems(&[
+            ("store.url", "redis://localhost"),
+            ("windows.size", "0s"),
+            ("dead_letter.topic", "letters"),
+            ("limits.devices", "0"),
+            ("kafka.topics", "iot.dead-letter"),
+        ]);
+        for expected in [
+            "not supported yet",
+            "windows.size",
+            "dead_letter.topic",
+            "limits.devices",
+            "is reserved",
+        ] {
+            assert!(found.contains(expected), "{expected} is not in:\n{found}");
+        }
+    }
+
+    #[test]
+    fn the_short_variables_are_known() {
+        let sources = Sources {
+            env: vec![
+                ("KAFKA_BROKERS".into(), "a:1,b:2".into()),
+                ("KAFKA_TOPIC".into(), "device-data".into()),
+                ("REDIS_ENDPOINT".into(), "memory://".into()),
+            ],
+            ..Sources::default()
+        };
+        let config: ConsumerConfig = load(&sources).unwrap();
+        assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
+        assert_eq!(config.kafka.topics, ["device-data"]);
+    }
+}

@@ -1,0 +1,164 @@
+//! The bytes in which a store keeps state: fixed fields, little-endian, texts
+//! with their length first. Floats keep every bit, so that state read back is
+//! the state that was written.
+
+use std::sync::Arc;
+
+/// First byte of every value; a reader refuses those it doesn't know.
+const VERSION: u8 = 1;
+
+/// A stored value can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnpackError {
+    /// Another version of this program wrote it.
+    #[error("format {0} is not known: the state was written by another version")]
+    Version(u8),
+    /// It ends too early, or holds what can't be.
+    #[error("the value is damaged")]
+    Damaged,
+}
+
+/// Builds a value.
+pub(crate) struct Packer(Vec<u8>);
+
+impl Packer {
+    pub(crate) fn new() -> Self {
+        Self(vec![VERSION])
+    }
+
+    pub(crate) fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn i64(&mut self, value: i64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn f64(&mut self, value: f64) {
+        self.u64(value.to_bits());
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        // Texts are bounded by validation far below 4 GiB.
+        self.0.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.u8(u8::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Reads a value.
+pub(crate) struct Unpacker<'a>(&'a [u8]);
+
+impl<'a> Unpacker<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, UnpackError> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => Ok(Self(rest)),
+            Some((version, _)) => Err(UnpackError::Version(*version)),
+            None => Err(UnpackError::Damaged),
+        }
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, UnpackError> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, UnpackError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, UnpackError> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    pub(crate) fn f64(&mut self) -> Result<f64, UnpackError> {
+        self.u64().map(f64::from_bits)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<Arc<str>, UnpackError> {
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        let (text, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(UnpackError::Damaged)?;
+        self.0 = rest;
+        std::str::from_utf8(text)
+            .map(Arc::from)
+            .map_err(|_| UnpackError::Damaged)
+    }
+
+    pub(crate) fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, UnpackError>,
+    ) -> Result<Option<T>, UnpackError> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            _ => Err(UnpackError::Damaged),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Result<(), UnpackError> {
+        self.0.is_empty().then_some(()).ok_or(UnpackError::Damaged)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], UnpackError> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(UnpackError::Damaged)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn reads_what_was_written(a in any::<u64>(), b in any::<i64>(), c in any::<f64>(), d in ".*", e in any::<Option<u8>>()) {
+            let mut packer = Packer::new();
+            packer.u64(a);
+            packer.i64(b);
+            packer.f64(c);
+            packer.text(&d);
+            packer.option(e, Packer::u8);
+            let bytes = packer.finish();
+            let mut unpacker = Unpacker::new(&bytes).unwrap();
+            prop_assert_eq!(unpacker.u64(), Ok(a));
+            prop_assert_eq!(unpacker.i64(), Ok(b));
+            prop_assert_eq!(unpacker.f64().unwrap().to_bits(), c.to_bits());
+            prop_assert_eq!(&*unpacker.text().unwrap(), d);
+            prop_assert_eq!(unpacker.option(Unpacker::u8), Ok(e));
+            prop_assert_eq!(unpacker.finish(), Ok(()));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(mut unpacker) = Unpacker::new(&bytes) {
+                while unpacker.text().is_ok() {}
+                let _ = unpacker.option(Unpacker::i64);
+            }
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        assert_eq!(Unpacker::new(&[2]).err(), Some(UnpackError::Version(2)));
+        assert_eq!(Unpacker::new(&[]).err(), Some(UnpackError::Damaged));
+    }
+}

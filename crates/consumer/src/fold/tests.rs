@@ -1,0 +1,325 @@
+//! The fold against a naive model, and against itself cut in other places.
+
+use std::collections::BTreeMap;
+
+use iot_core::message::{DeviceMessage, Quality, Reading};
+use proptest::prelude::*;
+
+use super::window::WindowRules;
+use super::*;
+use crate::model::AlertStatus;
+
+const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
+
+/// One message of a test: device, time, seq, and a value for one sensor.
+type Sent = (u8, i64, Option<u64>, usize, f64);
+
+fn rules() -> FoldRules {
+    let windows = WindowRules {
+        size: 60,
+        lateness: 30,
+        keep: 3,
+    };
+    FoldRules {
+        windows,
+        devices: 100,
+        sensors: 8,
+    }
+}
+
+fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
+    DeviceMessage {
+        device_id: format!("d{device}").into(),
+        tenant: None,
+        project: None,
+        seq,
+        timestamp,
+        location: Some(Location {
+            room: format!("r{}", timestamp % 3).into(),
+            ..Location::default()
+        }),
+        readings: vec![Reading {
+            sensor: NAMES[sensor].into(),
+            value,
+            unit: None,
+            quality: Quality::Good,
+        }],
+    }
+}
+
+fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
+    let message = message(sent);
+    fold.apply(&Event {
+        offset: offset as i64,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    })
+}
+
+fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
+    let states = fold.devices.iter().map(|device| {
+        let mut state = device.state.clone();
+        state.sensors.sort_by(|a, b| a.name.cmp(&b.name));
+        (state.key.clone(), state)
+    });
+    states.collect()
+}
+
+fn log() -> impl Strategy<Value = Vec<Sent>> {
+    let sent = (
+        0..3_u8,
+        0..600_i64,
+        prop::option::of(0..4_u64),
+        0..3_usize,
+        -10.0..80.0_f64,
+    );
+    prop::collection::vec(sent, 1..200)
+}
+
+fn straight(log: &[Sent]) -> Fold {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    for (offset, sent) in log.iter().enumerate() {
+        feed(&mut fold, offset, *sent).unwrap();
+    }
+    fold
+}
+
+/// Keeps what a store would.
+fn save(fold: &mut Fold, kept: &mut BTreeMap<String, Vec<u8>>) {
+    let announced = fold.changed();
+    let changes = fold.take_changes();
+    assert_eq!(
+        announced,
+        changes.len(),
+        "changed() counts what take_changes() gives"
+    );
+    for Change { key, value } in changes {
+        match value {
+            Some(value) => drop(kept.insert(key, value)),
+            None => drop(kept.remove(&key)),
+        }
+    }
+}
+
+fn reload(kept: &BTreeMap<String, Vec<u8>>) -> Fold {
+    let entries: Vec<_> = kept
+        .iter()
+        .rev()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    Fold::restore(rules(), "device-data", 0, &entries).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn batches_and_crashes_leave_no_trace(log in log(), cuts in prop::collection::vec(0..3_u8, 200)) {
+        let mut kept = BTreeMap::new();
+        let mut fold = Fold::new(rules(), "device-data", 0);
+        let mut alerts = Vec::new();
+        for (offset, sent) in log.iter().enumerate() {
+            feed(&mut fold, offset, *sent).unwrap();
+            match cuts[offset] {
+                0 => {}
+                1 => save(&mut fold, &mut kept),
+                _ => {
+                    alerts.extend(fold.take_updates().alerts);
+                    save(&mut fold, &mut kept);
+                    fold = reload(&kept);
+                }
+            }
+        }
+        alerts.extend(fold.take_updates().alerts);
+        save(&mut fold, &mut kept);
+        let mut whole = straight(&log);
+        prop_assert_eq!(states(&fold), states(&whole));
+        prop_assert_eq!(states(&reload(&kept)), states(&whole));
+        prop_assert_eq!(alerts, whole.take_updates().alerts);
+    }
+
+    #[test]
+    fn windows_match_a_naive_model(log in log()) {
+        let fold = straight(&log);
+        for (key, state) in states(&fold) {
+            for sensor in &state.sensors {
+                let expected = naive_windows(&log, &key.device, &sensor.name);
+                let found = sensor.windows.summaries();
+                prop_assert_eq!(found.len(), expected.len());
+                for (found, (start, values, sealed)) in found.iter().zip(expected) {
+                    prop_assert_eq!((found.start, found.sealed), (start, sealed));
+                    prop_assert_eq!(found.count as usize, values.len());
+                    let n = values.len() as f64;
+                    let mean = values.iter().map(|(_, v)| v).sum::<f64>() / n;
+                    let squares = values.iter().map(|(_, v)| (v - mean).powi(2)).sum::<f64>();
+                    prop_assert!((found.mean - mean).abs() < 1e-9);
+                    prop_assert!((found.deviation - (squares / n).sqrt()).abs() < 1e-6);
+                    let least = values.iter().map(|(_, v)| *v).fold(f64::INFINITY, f64::min);
+                    let most = values.iter().map(|(_, v)| *v).fold(f64::NEG_INFINITY, f64::max);
+                    prop_assert_eq!((found.min, found.max), (least, most));
+                    let first = values.iter().min_by_key(|(t, _)| *t).unwrap().1;
+                    let last = values.iter().max_by_key(|(t, _)| *t).unwrap().1;
+                    prop_assert_eq!((found.first, found.last), (first, last));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_value_wins_whatever_the_order(log in log()) {
+        let fold = straight(&log);
+        for (key, state) in states(&fold) {
+            for sensor in &state.sensors {
+                let of_sensor = taken(&log, &key.device);
+                let of_sensor = of_sensor.filter(|sent| NAMES[sent.3] == &*sensor.name);
+                // Of equals the later in the log; max_by_key returns the last one.
+                let newest = of_sensor.max_by_key(|sent| (sent.1, sent.2)).unwrap();
+                prop_assert_eq!((sensor.timestamp, sensor.seq, sensor.value), (newest.1, newest.2, newest.4));
+            }
+        }
+    }
+}
+
+/// The messages of a device without immediate repetitions.
+fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = Sent> + 'l {
+    let mut newest = (i64::MIN, None);
+    let of_device = log
+        .iter()
+        .copied()
+        .filter(move |sent| format!("d{}", sent.0) == device);
+    of_device.filter(move |sent| {
+        let moment = (sent.1, sent.2);
+        let repeated = sent.2.is_some() && moment == newest;
+        newest = newest.max(moment);
+        !repeated
+    })
+}
+
+/// Begin, values with their times, and whether it is sealed.
+type NaiveWindow = (i64, Vec<(i64, f64)>, bool);
+
+fn naive_windows(log: &[Sent], device: &str, sensor: &str) -> Vec<NaiveWindow> {
+    let mut watermark = i64::MIN;
+    let mut windows = BTreeMap::<i64, Vec<(i64, f64)>>::new();
+    for (_, timestamp, _, number, value) in taken(log, device) {
+        watermark = watermark.max(timestamp);
+        let start = timestamp / 60 * 60;
+        if NAMES[number] == sensor && start + 60 + 30 > watermark {
+            windows.entry(start).or_default().push((timestamp, value));
+        }
+    }
+    let all = windows
+        .into_iter()
+        .map(|(start, values)| (start, values, start + 90 <= watermark));
+    let (sealed, open): (Vec<_>, Vec<_>) = all.partition(|window| window.2);
+    let skipped = sealed.len().saturating_sub(3);
+    sealed.into_iter().skip(skipped).chain(open).collect()
+}
+
+#[test]
+fn a_repetition_is_not_counted_twice() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    let sent = (0, 100, Some(7), 0, 20.0);
+    assert!(!feed(&mut fold, 0, sent).unwrap().duplicate);
+    assert!(feed(&mut fold, 1, sent).unwrap().duplicate);
+    let windows = fold.windows(&fold.devices[0].state.key.clone()).unwrap();
+    assert_eq!(windows["temperature"][0].count, 1);
+}
+
+#[test]
+fn limits_refuse_and_leave_the_state_alone() {
+    let mut fold = Fold::new(
+        FoldRules {
+            devices: 1,
+            sensors: 2,
+            ..rules()
+        },
+        "device-data",
+        0,
+    );
+    feed(&mut fold, 0, (0, 1, None, 0, 1.0)).unwrap();
+    assert_eq!(
+        feed(&mut fold, 1, (1, 1, None, 0, 1.0)),
+        Err(Refusal::TooManyDevices)
+    );
+    feed(&mut fold, 2, (0, 2, None, 1, 1.0)).unwrap();
+    assert_eq!(
+        feed(&mut fold, 3, (0, 3, None, 2, 1.0)),
+        Err(Refusal::TooManySensors)
+    );
+    feed(&mut fold, 4, (0, 4, None, 0, 1.0)).unwrap();
+    assert_eq!(fold.devices[0].state.sensors.len(), 2);
+}
+
+fn active_alerts(fold: &Fold) -> usize {
+    fold.all()
+        .alerts
+        .iter()
+        .filter(|alert| alert.state == AlertStatus::Raised)
+        .count()
+}
+
+#[test]
+fn alerts_are_told_with_an_id_from_the_log() {
+    let mut fold = Fold::new(rules(), "device-data", 3);
+    feed(&mut fold, 41, (0, 100, None, 0, 55.0)).unwrap();
+    let told = fold.take_updates();
+    assert_eq!(told.alerts.len(), 1);
+    assert_eq!(
+        &*told.alerts[0].id,
+        "device-data:3:41:temperature:threshold"
+    );
+    assert_eq!(active_alerts(&fold), 1);
+    // Older than the newest value: neither value nor alert change.
+    assert_eq!(
+        feed(&mut fold, 42, (0, 50, None, 0, 20.0)).unwrap().stale,
+        1
+    );
+    assert_eq!(active_alerts(&fold), 1);
+    feed(&mut fold, 43, (0, 101, None, 0, 20.0)).unwrap();
+    assert_eq!(active_alerts(&fold), 0);
+    assert_eq!(fold.take_updates().alerts[0].state, AlertStatus::Cleared);
+}
+
+#[test]
+fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    let mut bad = message((0, 100, None, 0, 90.0));
+    bad.readings[0].quality = Quality::Bad;
+    fold.apply(&Event {
+        offset: 0,
+        tenant: "t",
+        project: "p",
+        message: &bad,
+    })
+    .unwrap();
+    let told = fold.take_updates();
+    assert_eq!(
+        told.devices[0].readings["temperature"].quality,
+        Quality::Bad
+    );
+    assert_eq!(told.alerts, []);
+    assert_eq!(
+        fold.windows(&told.devices[0].key).unwrap()["temperature"],
+        []
+    );
+}
+
+#[test]
+fn only_what_changed_is_told() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    feed(&mut fold, 0, (0, 100, None, 0, 1.0)).unwrap();
+    feed(&mut fold, 1, (0, 101, None, 1, 2.0)).unwrap();
+    assert_eq!(fold.take_updates().devices[0].readings.len(), 2);
+    feed(&mut fold, 2, (0, 102, None, 1, 3.0)).unwrap();
+    let told = fold.take_updates();
+    assert_eq!(
+        told.devices[0]
+            .readings
+            .keys()
+            .map(|k| &**k)
+            .collect::<Vec<_>>(),
+        ["humidity"]
+    );
+    assert!(fold.take_updates().devices.is_empty());
+    assert_eq!(fold.all().devices[0].readings.len(), 2);
+}

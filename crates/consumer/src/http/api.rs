@@ -1,0 +1,103 @@
+//! The REST API, version 1.
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State as Extract};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::State;
+use crate::hub::Gone;
+use crate::hub::view::DeviceFilter;
+use crate::model::{Device, DeviceKey, Windows};
+
+/// An answer other than the one asked for.
+#[derive(Debug)]
+pub(super) struct Error(StatusCode, String);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<Gone> for Error {
+    fn from(gone: Gone) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, gone.to_string())
+    }
+}
+
+impl From<QueryRejection> for Error {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Error {
+    fn from(rejection: PathRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+pub(super) async fn devices(
+    Extract(state): Extract<State>,
+    filter: Result<Query<DeviceFilter>, QueryRejection>,
+) -> Result<Response, Error> {
+    let (devices, total) = state.hub.devices(filter?.0).await?;
+    Ok(Json(json!({ "devices": devices, "total": total })).into_response())
+}
+
+/// A device with what only its owner knows.
+#[derive(Serialize)]
+struct Detail<'d> {
+    #[serde(flatten)]
+    device: &'d Device,
+    windows: Windows,
+}
+
+pub(super) async fn device(
+    Extract(state): Extract<State>,
+    names: Result<Path<(String, String, String)>, PathRejection>,
+) -> Result<Response, Error> {
+    let Path((tenant, project, device)) = names?;
+    let name = format!("{tenant}/{project}/{device}");
+    let key = DeviceKey {
+        tenant: tenant.into(),
+        project: project.into(),
+        device: device.into(),
+    };
+    match state.hub.device(key).await? {
+        Some((device, windows)) => Ok(Json(Detail {
+            device: &device,
+            windows,
+        })
+        .into_response()),
+        None => Err(Error(
+            StatusCode::NOT_FOUND,
+            format!("no device {name} is known here"),
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct AlertQuery {
+    limit: Option<usize>,
+}
+
+pub(super) async fn alerts(
+    Extract(state): Extract<State>,
+    query: Result<Query<AlertQuery>, QueryRejection>,
+) -> Result<Response, Error> {
+    let alerts = state.hub.alerts(query?.limit).await?;
+    Ok(Json(json!({ "alerts": alerts })).into_response())
+}
+
+pub(super) async fn stats(Extract(state): Extract<State>) -> Result<Response, Error> {
+    Ok(Json(state.hub.stats().await?).into_response())
+}
+
+pub(super) async fn unknown() -> Response {
+    Error(StatusCode::NOT_FOUND, "there is nothing here".to_owned()).into_response()
+}

@@ -1,0 +1,157 @@
+//! The hub's task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::clients::{Clients, Pending, merge};
+use super::view::View;
+use super::{Message, QUEUE};
+use crate::config::ConsumerConfig;
+use crate::fold::Updates;
+use crate::metrics::{Metrics, Queue};
+use crate::model::Stats;
+
+const STATS_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct Actor {
+    messages: mpsc::Receiver<Message>,
+    view: View,
+    clients: Clients,
+    /// Readings for the next frame.
+    pending: Pending,
+    /// When the next frame may go, at the earliest.
+    flush_at: Instant,
+    interval: Duration,
+    metrics: Arc<Metrics>,
+    /// Messages processed at the last tick, and when that was.
+    counted: (u64, Instant),
+}
+
+impl Actor {
+    pub(super) fn new(
+        config: &ConsumerConfig,
+        metrics: Arc<Metrics>,
+        messages: mpsc::Receiver<Message>,
+    ) -> Self {
+        Self {
+            messages,
+            view: View::new(config.limits.alerts),
+            clients: Clients::new(&config.push, metrics.clone()),
+            pending: Pending::new(),
+            flush_at: Instant::now(),
+            interval: *config.push.interval,
+            counted: (metrics.consumed.get(), Instant::now()),
+            metrics,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut stats = interval(STATS_EVERY);
+        stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let waiting = !self.pending.is_empty() || self.clients.any_behind();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = stats.tick() => self.tick(),
+                () = sleep_until(self.flush_at), if waiting => self.flush(),
+                message = self.messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => break,
+                },
+            }
+        }
+        self.clients.dismiss_all();
+    }
+
+    fn take(&mut self, message: Message) {
+        // Whoever asked may be gone by now: answers may fail.
+        match message {
+            Message::Update(partition, updates) => {
+                self.stream(&updates);
+                self.view.update(&partition, updates);
+            }
+            Message::Owned(partition, updates, questions) => {
+                // Clients see it as readings; alerts raised elsewhere before
+                // are not told again but are in every snapshot.
+                let known = Updates {
+                    devices: updates.devices.clone(),
+                    alerts: Vec::new(),
+                };
+                self.stream(&known);
+                self.view.add(&partition, updates, questions);
+            }
+            Message::Released(partition) => self.view.remove(&partition),
+            Message::Subscribe(answer) => {
+                let devices = self.view.all().cloned().collect();
+                let alerts = self.view.alerts(Some(usize::MAX));
+                let subscription = self.clients.add(devices, alerts);
+                let id = subscription.as_ref().map(|subscription| subscription.id);
+                if let (Err(_), Some(id)) = (answer.send(subscription), id) {
+                    self.clients.remove(id);
+                }
+            }
+            Message::Unsubscribe(id) => self.clients.remove(id),
+            Message::Devices(filter, answer) => drop(answer.send(self.view.find(&filter))),
+            Message::Device(key, answer) => drop(answer.send(self.view.get(&key))),
+            Message::Alerts(limit, answer) => drop(answer.send(self.view.alerts(limit))),
+            Message::Stats(answer) => drop(answer.send(self.stats())),
+        }
+    }
+
+    fn stream(&mut self, updates: &Updates) {
+        if self.clients.len() == 0 {
+            return;
+        }
+        for alert in &updates.alerts {
+            self.clients.send_alert(alert);
+        }
+        for device in &updates.devices {
+            merge(&mut self.pending, device.clone());
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flush_at = Instant::now() + self.interval;
+        self.clients.catch_up();
+        if !self.pending.is_empty() {
+            self.clients.send_readings(&mut self.pending);
+        }
+    }
+
+    fn tick(&mut self) {
+        let (before, at) = self.counted;
+        let now = self.metrics.consumed.get();
+        let seconds = at.elapsed().as_secs_f64();
+        if seconds > 0.0 {
+            self.metrics.rate.set((now - before) as f64 / seconds);
+            self.counted = (now, Instant::now());
+        }
+        self.metrics.devices.set(self.view.devices() as i64);
+        self.metrics
+            .depth(Queue::Hub, QUEUE - self.messages.capacity());
+        self.metrics.depth(Queue::Clients, self.clients.waiting());
+        let stats = self.stats();
+        self.clients.send_stats(&stats);
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            messages_total: self.metrics.consumed.get(),
+            messages_per_second: self.metrics.rate.get(),
+            readings_total: self.metrics.readings.get(),
+            dead_letters_total: self.metrics.dead_letters.get(),
+            alerts_active: self.view.active_alerts(),
+            devices: self.view.devices(),
+            partitions: self.metrics.active_partitions.get(),
+            lag: self.metrics.lag_total.get(),
+            clients: self.clients.len(),
+            server_time: Timestamp::now().as_millisecond(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One task that knows what all partitions know now: it answers reads and
+//! streams changes to WebSocket clients. Owners tell it once a batch.
+
+mod actor;
+pub(crate) mod clients;
+pub(crate) mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ConsumerConfig;
+use crate::fold::Updates;
+use crate::kafka::context::Partition;
+use crate::metrics::Metrics;
+use crate::model::{Alert, Device, DeviceKey, Stats, Windows};
+use crate::owner::Question;
+use clients::{ClientId, Subscription};
+use view::DeviceFilter;
+
+/// Messages that wait for the hub; owners wait when it is full.
+const QUEUE: usize = 256;
+/// An owner that waits for Kafka or the store doesn't answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What the hub is told and asked.
+pub(crate) enum Message {
+    Update(Arc<Partition>, Updates),
+    Owned(Arc<Partition>, Updates, mpsc::Sender<Question>),
+    Released(Arc<Partition>),
+    Subscribe(oneshot::Sender<Option<Subscription>>),
+    Unsubscribe(ClientId),
+    Devices(DeviceFilter, oneshot::Sender<(Vec<Arc<Device>>, usize)>),
+    Device(DeviceKey, oneshot::Sender<Option<Known>>),
+    Alerts(Option<usize>, oneshot::Sender<Vec<Alert>>),
+    Stats(oneshot::Sender<Stats>),
+}
+
+/// A device, and who knows its windows.
+pub(crate) type Known = (Arc<Device>, Option<mpsc::Sender<Question>>);
+
+/// Nobody answers: the hub has ended, or the owner of a partition is busy with
+/// something else than its log.
+#[derive(Debug, thiserror::Error)]
+#[error("not available now: partitions are changing hands, or the service is stopping")]
+pub(crate) struct Gone;
+
+/// A handle to the hub.
+#[derive(Clone)]
+pub(crate) struct Hub(mpsc::Sender<Message>);
+
+impl Hub {
+    /// Starts the task; it ends with `stop` and then closes all clients.
+    pub(crate) fn start(
+        config: &ConsumerConfig,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> (Self, JoinHandle<()>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let actor = actor::Actor::new(config, metrics, receiver);
+        (Self(sender), tokio::spawn(actor.run(stop)))
+    }
+
+    /// Something changed in a partition.
+    pub(crate) async fn update(&self, partition: &Partition, updates: Updates) {
+        self.tell(Message::Update(Arc::new(partition.clone()), updates))
+            .await;
+    }
+
+    /// A partition was loaded: what it knows, and where to ask for more.
+    pub(crate) async fn owned(
+        &self,
+        partition: &Partition,
+        updates: Updates,
+        questions: mpsc::Sender<Question>,
+    ) {
+        self.tell(Message::Owned(
+            Arc::new(partition.clone()),
+            updates,
+            questions,
+        ))
+        .await;
+    }
+
+    /// A partition is not this consumer's any more.
+    pub(crate) async fn released(&self, partition: &Partition) {
+        self.tell(Message::Released(Arc::new(partition.clone())))
+            .await;
+    }
+
+    /// A snapshot and everything that changes from then on; `None` if there are
+    /// too many clients.
+    pub(crate) async fn subscribe(&self) -> Result<Option<Subscription>, Gone> {
+        self.ask(Message::Subscribe).await
+    }
+
+    pub(crate) async fn unsubscribe(&self, client: ClientId) {
+        self.tell(Message::Unsubscribe(client)).await;
+    }
+
+    pub(crate) async fn devices(
+        &self,
+        filter: DeviceFilter,
+    ) -> Result<(Vec<Arc<Device>>, usize), Gone> {
+        self.ask(|answer| Message::Devices(filter, answer)).await
+    }
+
+    /// A device with its windows; `None` if it isn't known here.
+    pub(crate) async fn device(
+        &self,
+        key: DeviceKey,
+    ) -> Result<Option<(Arc<Device>, Windows)>, Gone> {
+        let question = key.clone();
+        let Some((device, owner)) = self.ask(|answer| Message::Device(question, answer)).await?
+        else {
+            return Ok(None);
+        };
+        let Some(owner) = owner else {
+            return Ok(Some((device, Windows::new())));
+        };
+        let (answer, answered) = oneshot::channel();
+        let windows = async {
+            owner.send(Question { key, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        let windows = timeout(ANSWER, windows).await.ok().flatten().ok_or(Gone)?;
+        Ok(Some((device, windows.unwrap_or_default())))
+    }
+
+    pub(crate) async fn alerts(&self, limit: Option<usize>) -> Result<Vec<Alert>, Gone> {
+        self.ask(|answer| Message::Alerts(limit, answer)).await
+    }
+
+    pub(crate) async fn stats(&self) -> Result<Stats, Gone> {
+        self.ask(Message::Stats).await
+    }
+
+    /// Without a hub nobody is there to be told.
+    async fn tell(&self, message: Message) {
+        let _ = self.0.send(message).await;
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Gone> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(message(answer)).await.map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+}

@@ -1,0 +1,378 @@
+//! What all assigned partitions together know now, for reads and snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::fold::Updates;
+use crate::kafka::context::Partition;
+use crate::model::{Alert, AlertStatus, Device, DeviceKey};
+use crate::owner::Question;
+
+/// Devices returned when a request names no limit.
+const DEVICES: usize = 500;
+/// Most devices in one answer.
+const MOST_DEVICES: usize = 10_000;
+/// Alerts returned when a request names no limit.
+const ALERTS: usize = 100;
+
+/// Which devices are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct DeviceFilter {
+    pub(crate) tenant: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) building: Option<String>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) offset: usize,
+}
+
+impl DeviceFilter {
+    fn takes(&self, device: &Device) -> bool {
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|w| w == found);
+        is(&self.tenant, &device.key.tenant)
+            && is(&self.project, &device.key.project)
+            && (self.building.is_none()
+                || device
+                    .location
+                    .as_ref()
+                    .is_some_and(|place| is(&self.building, &place.building)))
+    }
+}
+
+/// Newest values and alerts of all assigned partitions.
+#[derive(Debug)]
+pub(crate) struct View {
+    devices: BTreeMap<DeviceKey, Known>,
+    /// By time of raising and id: the oldest are the first to go.
+    alerts: BTreeMap<(i64, Arc<str>), Listed>,
+    most_alerts: usize,
+    active: usize,
+    owners: HashMap<Partition, mpsc::Sender<Question>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Shared with snapshots that are being sent.
+    device: Arc<Device>,
+    partition: Arc<Partition>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    alert: Alert,
+    partition: Arc<Partition>,
+}
+
+impl View {
+    pub(crate) fn new(most_alerts: usize) -> Self {
+        Self {
+            devices: BTreeMap::new(),
+            alerts: BTreeMap::new(),
+            most_alerts,
+            active: 0,
+            owners: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Alerts that hold now.
+    pub(crate) fn active_alerts(&self) -> usize {
+        self.active
+    }
+
+    /// Takes a partition in with all it knows.
+    pub(crate) fn add(
+        &mut self,
+        partition: &Partition,
+        updates: Updates,
+        questions: mpsc::Sender<Question>,
+    ) {
+        self.remove(partition);
+        self.owners.insert(partition.clone(), questions);
+        self.update(partition, updates);
+    }
+
+    /// Forgets what only this partition knew.
+    pub(crate) fn remove(&mut self, partition: &Partition) {
+        if self.owners.remove(partition).is_none() {
+            return;
+        }
+        self.devices
+            .retain(|_, known| *known.partition != *partition);
+        let active = &mut self.active;
+        self.alerts.retain(|_, listed| {
+            let stays = *listed.partition != *partition;
+            *active -= usize::from(!stays && listed.is_active());
+            stays
+        });
+    }
+
+    pub(crate) fn update(&mut self, partition: &Partition, updates: Updates) {
+        let partition = Arc::new(partition.clone());
+        for change in updates.devices {
+            match self.devices.get_mut(&change.key) {
+                Some(known) => {
+                    if known.partition != partition {
+                        known.partition = partition.clone();
+                    }
+                    Arc::make_mut(&mut known.device).merge(change);
+                }
+                None => {
+                    let key = change.key.clone();
+                    let known = Known {
+                        device: Arc::new(change),
+                        partition: partition.clone(),
+                    };
+                    self.devices.insert(key, known);
+                }
+            }
+        }
+        for alert in updates.alerts {
+            let listed = Listed {
+                alert,
+                partition: partition.clone(),
+            };
+            self.list(listed);
+        }
+    }
+
+    fn list(&mut self, listed: Listed) {
+        let key = (listed.alert.raised_at, listed.alert.id.clone());
+        self.active += usize::from(listed.is_active());
+        if let Some(before) = self.alerts.insert(key, listed) {
+            self.active -= usize::from(before.is_active());
+        }
+        if self.alerts.len() > self.most_alerts.max(self.active) {
+            let oldest = self.alerts.iter().find(|(_, listed)| !listed.is_active());
+            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+                self.alerts.remove(&key);
+            }
+        }
+    }
+
+    /// Devices by tenant, project and id, and how many match in all.
+    pub(crate) fn find(&self, filter: &DeviceFilter) -> (Vec<Arc<Device>>, usize) {
+        let limit = filter.limit.unwrap_or(DEVICES).min(MOST_DEVICES);
+        let matching = || self.all().filter(|device| filter.takes(device));
+        let page = matching()
+            .skip(filter.offset)
+            .take(limit)
+            .cloned()
+            .collect();
+        (page, matching().count())
+    }
+
+    /// One device, and who knows more of it.
+    pub(crate) fn get(
+        &self,
+        key: &DeviceKey,
+    ) -> Option<(Arc<Device>, Option<mpsc::Sender<Question>>)> {
+        let known = self.devices.get(key)?;
+        Some((
+            known.device.clone(),
+            self.owners.get(&*known.partition).cloned(),
+        ))
+    }
+
+    /// All devices.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.values().map(|known| &known.device)
+    }
+
+    /// Alerts, those that changed last first.
+    pub(crate) fn alerts(&self, limit: Option<usize>) -> Vec<Alert> {
+        let mut alerts: Vec<_> = self.alerts.values().map(|listed| &listed.alert).collect();
+        alerts.sort_by_key(|alert| std::cmp::Reverse(alert.timestamp));
+        alerts
+            .into_iter()
+            .take(limit.unwrap_or(ALERTS))
+            .cloned()
+            .collect()
+    }
+}
+
+impl Listed {
+    fn is_active(&self) -> bool {
+        self.alert.state == AlertStatus::Raised
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use iot_core::message::Quality;
+
+    use super::*;
+    use crate::model::{AlertKind, Level, Place, Value};
+
+    /// A device with one reading of temperature.
+    pub(crate) fn device(tenant: &str, id: &str, timestamp: i64, value: f64) -> Device {
+        let place = Place {
+            building: format!("b-{tenant}").into(),
+            ..Place::default()
+        };
+        let reading = Value {
+            value,
+            unit: None,
+            quality: Quality::Good,
+            timestamp,
+        };
+        Device {
+            key: key(tenant, id),
+            location: Some(Arc::new(place)),
+            seq: None,
+            timestamp,
+            readings: [("temperature".into(), reading)].into(),
+        }
+    }
+
+    pub(crate) fn key(tenant: &str, id: &str) -> DeviceKey {
+        DeviceKey {
+            tenant: tenant.into(),
+            project: "p".into(),
+            device: id.into(),
+        }
+    }
+
+    /// An alert of device `t/p/d`.
+    pub(crate) fn alert(id: &str, raised_at: i64, state: AlertStatus) -> Alert {
+        Alert {
+            id: id.into(),
+            key: key("t", "d"),
+            location: None,
+            sensor: "temperature".into(),
+            kind: AlertKind::Threshold,
+            level: Level::Warning,
+            state,
+            value: 51.0,
+            limit: 50.0,
+            message: String::new(),
+            timestamp: raised_at,
+            raised_at,
+            count: 1,
+        }
+    }
+
+    pub(crate) fn devices(devices: Vec<Device>) -> Updates {
+        Updates {
+            devices,
+            alerts: Vec::new(),
+        }
+    }
+
+    fn alerts(alerts: Vec<Alert>) -> Updates {
+        Updates {
+            devices: Vec::new(),
+            alerts,
+        }
+    }
+
+    fn partition(number: i32) -> Partition {
+        ("device-data".to_owned(), number)
+    }
+
+    fn add(view: &mut View, number: i32, updates: Updates) {
+        view.add(&partition(number), updates, mpsc::channel(1).0);
+    }
+
+    fn ids(view: &View, filter: DeviceFilter) -> (Vec<String>, usize) {
+        let (found, total) = view.find(&filter);
+        (
+            found
+                .iter()
+                .map(|device| device.key.device.to_string())
+                .collect(),
+            total,
+        )
+    }
+
+    #[test]
+    fn devices_are_filtered_sorted_and_cut() {
+        let mut view = View::new(10);
+        let all = [("b", "1"), ("a", "2"), ("a", "1"), ("a", "3")];
+        add(
+            &mut view,
+            0,
+            devices(all.map(|(t, d)| device(t, d, 0, 0.0)).into()),
+        );
+        let of_a = || DeviceFilter {
+            tenant: Some("a".into()),
+            ..DeviceFilter::default()
+        };
+        assert_eq!(
+            ids(&view, of_a()),
+            (vec!["1".into(), "2".into(), "3".into()], 3)
+        );
+        let page = DeviceFilter {
+            limit: Some(1),
+            offset: 1,
+            ..of_a()
+        };
+        assert_eq!(ids(&view, page), (vec!["2".into()], 3));
+        let building = DeviceFilter {
+            building: Some("b-b".into()),
+            ..DeviceFilter::default()
+        };
+        assert_eq!(ids(&view, building), (vec!["1".into()], 1));
+        let nowhere = DeviceFilter {
+            project: Some("x".into()),
+            ..DeviceFilter::default()
+        };
+        assert_eq!(ids(&view, nowhere), (vec![], 0));
+    }
+
+    #[test]
+    fn a_partition_that_goes_takes_its_devices_and_alerts_along() {
+        let mut view = View::new(10);
+        add(&mut view, 0, devices(vec![device("t", "1", 0, 0.0)]));
+        add(&mut view, 1, devices(vec![device("t", "2", 0, 0.0)]));
+        view.update(
+            &partition(1),
+            alerts(vec![alert("x", 1, AlertStatus::Raised)]),
+        );
+        assert_eq!((view.devices(), view.active_alerts()), (2, 1));
+        view.remove(&partition(1));
+        assert_eq!((view.devices(), view.active_alerts()), (1, 0));
+        assert_eq!(view.alerts(None), []);
+        assert!(view.get(&key("t", "2")).is_none());
+    }
+
+    #[test]
+    fn a_device_in_two_partitions_shows_its_newest_values() {
+        let mut view = View::new(10);
+        add(&mut view, 0, devices(vec![device("t", "1", 5, 5.0)]));
+        add(&mut view, 1, devices(vec![device("t", "1", 4, 4.0)]));
+        let (found, _) = view.get(&key("t", "1")).unwrap();
+        assert_eq!(
+            (found.timestamp, found.readings["temperature"].value),
+            (5, 5.0)
+        );
+    }
+
+    #[test]
+    fn active_alerts_outlive_cleared_ones() {
+        use AlertStatus::{Cleared, Raised};
+        let mut view = View::new(2);
+        let mut told = |id: &str, at, state| {
+            view.update(&partition(0), alerts(vec![alert(id, at, state)]));
+            let listed = view.alerts(None);
+            let names = listed
+                .iter()
+                .map(|alert| alert.id.to_string())
+                .collect::<Vec<_>>();
+            (names.join(" "), view.active_alerts())
+        };
+        assert_eq!(told("a", 1, Raised), ("a".into(), 1));
+        assert_eq!(told("b", 2, Raised), ("b a".into(), 2));
+        assert_eq!(told("c", 3, Raised), ("c b a".into(), 3));
+        assert_eq!(told("b", 2, Cleared), ("c a".into(), 2));
+        assert_eq!(told("a", 1, Cleared), ("c a".into(), 1));
+        assert_eq!(told("d", 4, Raised), ("d c".into(), 2));
+    }
+}

@@ -1,0 +1,99 @@
+//! Whose message it is.
+
+use iot_core::message::DeviceMessage;
+use iot_core::route::is_name;
+
+use crate::refusal::Refusal;
+
+/// Tenant and project of a message that names none.
+const DEFAULT: &str = "default";
+
+/// Tenant and project that a bridged topic `<tenant>.<project>` stands for;
+/// `None` for any other topic.
+pub(crate) fn topic_owner(topic: &str) -> Option<(&str, &str)> {
+    let (tenant, project) = topic.split_once('.')?;
+    (is_name(tenant) && is_name(project)).then_some((tenant, project))
+}
+
+/// Tenant and project of a message: those of a bridged topic, which its payload
+/// must not contradict; elsewhere those of the payload, else `default`.
+///
+/// # Errors
+/// A contradiction, or a name that is not `[a-zA-Z0-9_-]+`.
+pub(crate) fn identify<'m>(
+    owner: Option<(&'m str, &'m str)>,
+    message: &'m DeviceMessage<'_>,
+) -> Result<(&'m str, &'m str), Refusal> {
+    let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
+    match owner {
+        Some(owner) => {
+            let agrees = tenant.is_none_or(|tenant| tenant == owner.0)
+                && project.is_none_or(|project| project == owner.1);
+            if agrees {
+                Ok(owner)
+            } else {
+                Err(Refusal::ContradictsTopic)
+            }
+        }
+        None => {
+            let names = (tenant.unwrap_or(DEFAULT), project.unwrap_or(DEFAULT));
+            if is_name(names.0) && is_name(names.1) {
+                Ok(names)
+            } else {
+                Err(Refusal::InvalidTenantOrProject)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_core::message::parse;
+
+    use super::*;
+
+    fn identified(topic: &str, names: &str) -> Result<(String, String), Refusal> {
+        let json = format!(
+            r#"{{"device_id":"d"{names},"timestamp":1,"readings":[{{"sensor":"s","value":1}}]}}"#
+        );
+        let message = parse(json.as_bytes()).unwrap();
+        identify(topic_owner(topic), &message).map(|(t, p)| (t.to_owned(), p.to_owned()))
+    }
+
+    fn named(tenant: &str, project: &str) -> Result<(String, String), Refusal> {
+        Ok((tenant.to_owned(), project.to_owned()))
+    }
+
+    #[test]
+    fn a_bridged_topic_decides() {
+        assert_eq!(identified("acme.plant", ""), named("acme", "plant"));
+        let agrees = r#","tenant":"acme","project":"plant""#;
+        assert_eq!(identified("acme.plant", agrees), named("acme", "plant"));
+        for other in [
+            r#","tenant":"evil""#,
+            r#","tenant":"acme","project":"other""#,
+        ] {
+            assert_eq!(
+                identified("acme.plant", other),
+                Err(Refusal::ContradictsTopic)
+            );
+        }
+    }
+
+    #[test]
+    fn elsewhere_the_payload_decides() {
+        assert_eq!(identified("device-data", ""), named("default", "default"));
+        let given = r#","tenant":"acme","project":"plant""#;
+        assert_eq!(identified("device-data", given), named("acme", "plant"));
+        assert_eq!(
+            identified("a.b.c", r#","tenant":"acme""#),
+            named("acme", "default")
+        );
+        for bad in [r#","tenant":"a.b""#, r#","project":"""#] {
+            assert_eq!(
+                identified("device-data", bad),
+                Err(Refusal::InvalidTenantOrProject)
+            );
+        }
+    }
+}

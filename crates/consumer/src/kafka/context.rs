@@ -1,0 +1,155 @@
+//! What librdkafka calls back: rebalances, statistics, errors. Callbacks run
+//! inside `poll` and only take notes; the group's thread acts on them after.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::statistics::Statistics;
+use crate::metrics::Metrics;
+
+/// Topic and partition.
+pub(crate) type Partition = (String, i32);
+
+/// A change of the assignment that waits to be acted on. librdkafka goes on
+/// with the rebalance when it is told to (un)assign, not when the callback
+/// returns, so owners can finish while polling goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Rebalance {
+    /// These are added.
+    Assign(Vec<Partition>),
+    /// These are taken away; `lost` if the group has given this member up.
+    Revoke {
+        partitions: Vec<Partition>,
+        lost: bool,
+    },
+}
+
+/// Notes of what was called back.
+#[derive(Debug, Default)]
+struct Notes {
+    rebalances: Vec<Rebalance>,
+    statistics: Option<Statistics>,
+    /// First error of a connection since the last time a broker was there.
+    trouble: Option<String>,
+}
+
+/// Context of the group member.
+#[derive(Debug)]
+pub(crate) struct GroupContext {
+    notes: Mutex<Notes>,
+    closing: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+impl GroupContext {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            notes: Mutex::default(),
+            closing: AtomicBool::new(false),
+            metrics,
+        }
+    }
+
+    /// From now on rebalances are acted on at once: nothing is owned any more.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_rebalances(&self) -> Vec<Rebalance> {
+        std::mem::take(&mut self.notes().rebalances)
+    }
+
+    pub(crate) fn take_statistics(&self) -> Option<Statistics> {
+        self.notes().statistics.take()
+    }
+
+    /// What keeps brokers from being reached, as librdkafka put it first.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.notes().trouble.clone()
+    }
+
+    pub(crate) fn forget_trouble(&self) {
+        self.notes().trouble = None;
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => tracing::debug!(facility, "librdkafka error: {message}"),
+            _ => tracing::debug!(facility, "librdkafka: {message}"),
+        }
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        match Statistics::parse(json) {
+            Ok(statistics) => self.notes().statistics = Some(statistics),
+            Err(error) => tracing::warn!(%error, "statistics of librdkafka can't be read"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka reports an error");
+        // What follows differs with every try and says nothing more.
+        let reason = reason.split(" (after").next().unwrap_or(reason);
+        self.notes()
+            .trouble
+            .get_or_insert_with(|| reason.to_owned());
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let assigns = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let done = if assigns {
+                consumer.incremental_assign(partitions)
+            } else {
+                consumer.incremental_unassign(partitions)
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "giving partitions back failed");
+            }
+            return;
+        }
+        let partitions = partitions
+            .elements()
+            .iter()
+            .map(|element| (element.topic().to_owned(), element.partition()))
+            .collect();
+        self.notes().rebalances.push(if assigns {
+            Rebalance::Assign(partitions)
+        } else {
+            Rebalance::Revoke {
+                partitions,
+                lost: consumer.assignment_lost(),
+            }
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            self.metrics.commit_errors.inc();
+            tracing::debug!(%error, "committing offsets for lag tools failed");
+        }
+    }
+}

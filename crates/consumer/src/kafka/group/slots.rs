@@ -1,0 +1,244 @@
+//! The assigned partitions as the group's thread sees them: what is on the way
+//! to their owners.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use iot_service::health::Component;
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::StartOwner;
+use crate::kafka::context::Partition;
+use crate::kafka::statistics::Statistics;
+use crate::record::Batch;
+
+/// Batches that wait in the channel of an owner.
+const CHANNEL: usize = 4;
+/// A batch is handed over when it has this many records, or nothing more waits.
+const BATCH: usize = 500;
+/// Beyond this a partition is paused. Pausing throws away what librdkafka has
+/// fetched ahead, so it must be worth it.
+const HELD_RECORDS: usize = 10_000;
+const HELD_BYTES: usize = 8 << 20;
+
+/// What the owner of a partition gets.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) partition: Partition,
+    pub(crate) batches: mpsc::Receiver<Batch>,
+    /// Put the state away and end.
+    pub(crate) stop: CancellationToken,
+    /// Load the state again.
+    pub(crate) reload: Arc<Notify>,
+    /// Next offset to process, for the lag.
+    pub(crate) position: Arc<AtomicI64>,
+}
+
+/// Whether a partition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its owner loads the state.
+    Loading,
+    /// Its owner takes messages.
+    Reading,
+}
+
+/// One assigned partition.
+#[derive(Debug)]
+pub(super) struct Slot {
+    phase: Phase,
+    paused: bool,
+    outbox: Batch,
+    batches: mpsc::Sender<Batch>,
+    stop: CancellationToken,
+    reload: Arc<Notify>,
+    position: Arc<AtomicI64>,
+    owner: JoinHandle<()>,
+}
+
+impl Slot {
+    pub(super) fn generation(&self) -> u64 {
+        self.outbox.generation
+    }
+
+    pub(super) fn accept(&mut self, message: &BorrowedMessage<'_>) {
+        if self.phase == Phase::Reading {
+            self.outbox.push(message);
+            if self.outbox.len() >= BATCH {
+                self.send();
+            }
+        }
+    }
+
+    /// Nothing is taken until the owner has loaded.
+    pub(super) fn hold(&mut self, generation: u64) {
+        self.phase = Phase::Loading;
+        self.paused = false;
+        self.outbox = Batch::new(generation);
+    }
+
+    pub(super) fn read(&mut self) {
+        self.phase = Phase::Reading;
+    }
+
+    /// Asks the owner to end.
+    pub(super) fn stop(self) -> JoinHandle<()> {
+        self.stop.cancel();
+        self.owner
+    }
+
+    /// Hands the batch over if there is room; `false` if there isn't.
+    fn send(&mut self) -> bool {
+        if self.outbox.is_empty() {
+            return true;
+        }
+        let next = Batch::new(self.outbox.generation);
+        match self
+            .batches
+            .try_send(std::mem::replace(&mut self.outbox, next))
+        {
+            Ok(()) => true,
+            Err(TrySendError::Full(batch)) => {
+                self.outbox = batch;
+                false
+            }
+            // The owner has died; check_owners says so.
+            Err(TrySendError::Closed(_)) => true,
+        }
+    }
+}
+
+/// All assigned partitions.
+#[derive(Debug, Default)]
+pub(super) struct Slots(HashMap<String, HashMap<i32, Slot>>);
+
+/// What delivering asks of the consumer.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    pub(super) pause: Vec<Partition>,
+    pub(super) resume: Vec<Partition>,
+}
+
+impl Slots {
+    pub(super) fn add(&mut self, partition: Partition, start_owner: &StartOwner) {
+        let (sender, batches) = mpsc::channel(CHANNEL);
+        let (stop, reload) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let position = Arc::new(AtomicI64::new(-1));
+        let inbox = Inbox {
+            partition: partition.clone(),
+            batches,
+            stop: stop.clone(),
+            reload: reload.clone(),
+            position: position.clone(),
+        };
+        let slot = Slot {
+            phase: Phase::Loading,
+            paused: false,
+            outbox: Batch::new(0),
+            batches: sender,
+            stop,
+            reload,
+            position,
+            owner: start_owner(inbox),
+        };
+        self.0
+            .entry(partition.0)
+            .or_default()
+            .insert(partition.1, slot);
+    }
+
+    pub(super) fn remove(&mut self, (topic, partition): &Partition) -> Option<Slot> {
+        self.0.get_mut(topic)?.remove(partition)
+    }
+
+    pub(super) fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Slot> {
+        self.0.get_mut(topic)?.get_mut(&partition)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(HashMap::len).sum()
+    }
+
+    pub(super) fn partitions(&self) -> Vec<Partition> {
+        self.each()
+            .map(|(topic, partition, _)| (topic.to_owned(), partition))
+            .collect()
+    }
+
+    pub(super) fn reload_all(&self) {
+        for (.., slot) in self
+            .each()
+            .filter(|(.., slot)| slot.phase == Phase::Reading)
+        {
+            slot.reload.notify_one();
+        }
+    }
+
+    /// Hands over what owners have room for.
+    pub(super) fn deliver(&mut self) -> Flow {
+        let mut flow = Flow::default();
+        for (topic, partitions) in &mut self.0 {
+            for (partition, slot) in partitions {
+                let sent = slot.send();
+                let full = slot.outbox.len() >= HELD_RECORDS || slot.outbox.bytes() >= HELD_BYTES;
+                if slot.paused && sent {
+                    slot.paused = false;
+                    flow.resume.push((topic.clone(), *partition));
+                } else if !slot.paused && !sent && full {
+                    slot.paused = true;
+                    flow.pause.push((topic.clone(), *partition));
+                }
+            }
+        }
+        flow
+    }
+
+    pub(super) fn any_paused(&self) -> bool {
+        self.each()
+            .any(|(.., slot)| slot.paused || !slot.outbox.is_empty())
+    }
+
+    pub(super) fn paused(&self) -> usize {
+        self.each().filter(|(.., slot)| slot.paused).count()
+    }
+
+    /// Records that wait for owners, those in channels as whole batches.
+    pub(super) fn waiting(&self) -> usize {
+        let queued = |slot: &Slot| (CHANNEL - slot.batches.capacity()) * BATCH + slot.outbox.len();
+        self.each().map(|(.., slot)| queued(slot)).sum()
+    }
+
+    /// Messages not processed yet, where they are known.
+    pub(super) fn lags<'s>(
+        &'s self,
+        statistics: &'s Statistics,
+    ) -> impl Iterator<Item = (&'s str, i32, i64)> {
+        self.each().filter_map(|(topic, partition, slot)| {
+            let end = statistics.end(topic, partition)?;
+            let position = slot.position.load(Ordering::Relaxed);
+            (position >= 0).then_some((topic, partition, (end - position).max(0)))
+        })
+    }
+
+    /// An owner never ends by itself.
+    pub(super) fn check_owners(&self, health: &Component) {
+        for (topic, partition, _) in self.each().filter(|(.., slot)| slot.owner.is_finished()) {
+            health.failed(format!(
+                "the owner of {topic}, partition {partition} has died"
+            ));
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&str, i32, &Slot)> {
+        self.0.iter().flat_map(|(topic, partitions)| {
+            partitions
+                .iter()
+                .map(move |(partition, slot)| (topic.as_str(), *partition, slot))
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! The Kafka side: how clients are configured, and the thread that is a member
+//! of the consumer group.
+
+pub(crate) mod context;
+pub(crate) mod group;
+pub(crate) mod statistics;
+
+use rdkafka::ClientConfig;
+
+use crate::config::KafkaConfig;
+
+/// How often librdkafka reports statistics: lag and the state of connections.
+pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
+
+/// Topics that no pattern may match: those of the platform and of Kafka itself
+/// (librdkafka's expressions have no lookahead, so a pattern can't leave them out).
+const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
+
+/// Properties that can't be given, and why.
+pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
+    ("bootstrap.servers", "use kafka.brokers"),
+    ("metadata.broker.list", "use kafka.brokers"),
+    ("group.id", "use kafka.group"),
+    ("session.timeout.ms", "use kafka.session_timeout"),
+    (
+        "enable.auto.commit",
+        "offsets move with the stored state only",
+    ),
+    (
+        "enable.auto.offset.store",
+        "offsets move with the stored state only",
+    ),
+    ("auto.offset.reset", "use kafka.from"),
+    ("partition.assignment.strategy", "it is cooperative-sticky"),
+    ("group.protocol", "it is the classic one"),
+    ("isolation.level", "it is read_committed"),
+    ("topic.blacklist", "it keeps reserved topics out"),
+    (
+        "statistics.interval.ms",
+        "lag and readiness come from the statistics",
+    ),
+];
+
+/// Configuration of the group member.
+pub(crate) fn consumer_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in [
+        ("client.id", "iot-consumer"),
+        // The default of a second costs five times the throughput.
+        ("fetch.queue.backoff.ms", "5"),
+        ("queued.min.messages", "20000"),
+        // New topics that a pattern matches are found this fast.
+        ("topic.metadata.refresh.interval.ms", "10000"),
+        // Several members on a small broker should not hold idle connections long.
+        ("reconnect.backoff.ms", "100"),
+        ("reconnect.backoff.max.ms", "5000"),
+    ] {
+        config.set(name, value);
+    }
+    for (name, value) in &kafka.properties {
+        config.set(name, value);
+    }
+    let session = kafka.session_timeout.as_millis().to_string();
+    for (name, value) in [
+        ("bootstrap.servers", kafka.brokers.join(",").as_str()),
+        ("group.id", &kafka.group),
+        ("session.timeout.ms", &session),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        // An offset that is gone is loss, to be counted and not to be jumped over.
+        ("auto.offset.reset", "error"),
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("isolation.level", "read_committed"),
+        ("topic.blacklist", RESERVED),
+        ("statistics.interval.ms", STATISTICS_EVERY_MS),
+    ] {
+        config.set(name, value);
+    }
+    config
+}
+
+/// Properties that mean something to every kind of client, such as those for
+/// TLS and SASL; the others would only make a producer complain.
+fn is_common(name: &str) -> bool {
+    [
+        "security.",
+        "sasl.",
+        "ssl.",
+        "socket.",
+        "broker.",
+        "client.",
+        "debug",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
+/// Configuration of the producer of dead letters.
+pub(crate) fn producer_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in kafka.properties.iter().filter(|(name, _)| is_common(name)) {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", kafka.brokers.join(","));
+    config
+}

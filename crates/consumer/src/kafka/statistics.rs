@@ -1,0 +1,122 @@
+//! What the consumer takes from librdkafka's statistics.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+/// The few fields of a report that matter here; see librdkafka's STATISTICS.md.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Statistics {
+    #[serde(default)]
+    brokers: HashMap<String, Broker>,
+    #[serde(default)]
+    topics: HashMap<String, Topic>,
+    cgrp: Option<Group>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Broker {
+    source: String,
+    state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Topic {
+    partitions: HashMap<i32, Partition>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Partition {
+    hi_offset: i64,
+    ls_offset: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Group {
+    join_state: String,
+}
+
+/// Where the membership stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Membership {
+    /// No broker is connected.
+    NoBroker,
+    /// Connected, and nothing to subscribe to.
+    NoTopic,
+    /// On the way, in one of librdkafka's states.
+    Joining(String),
+    /// A member.
+    Steady,
+}
+
+impl Statistics {
+    /// # Errors
+    /// Not the JSON that librdkafka documents.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    pub(crate) fn membership(&self) -> Membership {
+        let real = self
+            .brokers
+            .values()
+            .filter(|broker| broker.source != "internal");
+        if !real.into_iter().any(|broker| broker.state == "UP") {
+            return Membership::NoBroker;
+        }
+        match self.cgrp.as_ref().map(|group| group.join_state.as_str()) {
+            Some("steady") => Membership::Steady,
+            Some("init") | None => Membership::NoTopic,
+            Some(state) => Membership::Joining(state.to_owned()),
+        }
+    }
+
+    /// The offset after the last record that can be read, if a fetch told.
+    pub(crate) fn end(&self, topic: &str, partition: i32) -> Option<i64> {
+        let partition = self.topics.get(topic)?.partitions.get(&partition)?;
+        [partition.ls_offset, partition.hi_offset]
+            .into_iter()
+            .find(|offset| *offset >= 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(broker: &str, join_state: &str) -> Statistics {
+        let json = format!(
+            r#"{{"ts": 5, "brokers": {{
+                "a:1/bootstrap": {{"source": "configured", "state": "{broker}", "tx": 1}},
+                ":0/internal": {{"source": "internal", "state": "UP"}}}},
+            "topics": {{"device-data": {{"age": 1, "partitions": {{
+                "0": {{"hi_offset": 12, "ls_offset": 10, "lo_offset": 0}},
+                "1": {{"hi_offset": -1001, "ls_offset": -1001}},
+                "-1": {{"hi_offset": -1001, "ls_offset": -1001}}}}}}}},
+            "cgrp": {{"state": "up", "join_state": "{join_state}"}}}}"#
+        );
+        Statistics::parse(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn tells_where_the_membership_stands() {
+        assert_eq!(
+            report("CONNECT", "steady").membership(),
+            Membership::NoBroker
+        );
+        assert_eq!(report("UP", "init").membership(), Membership::NoTopic);
+        assert_eq!(
+            report("UP", "wait-sync").membership(),
+            Membership::Joining("wait-sync".into())
+        );
+        assert_eq!(report("UP", "steady").membership(), Membership::Steady);
+    }
+
+    #[test]
+    fn the_end_is_what_a_committed_reader_can_reach() {
+        let report = report("UP", "steady");
+        assert_eq!(report.end("device-data", 0), Some(10));
+        assert_eq!(report.end("device-data", 1), None);
+        assert_eq!(report.end("other", 0), None);
+    }
+}

@@ -1,0 +1,368 @@
+//! Metrics of the consumer.
+
+use iot_core::message::ParseError;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+};
+
+use crate::refusal::Refusal;
+
+/// Why a WebSocket client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It closed the connection, or the connection broke.
+    Client,
+    /// It could not keep up.
+    Slow,
+    /// It stopped answering pings.
+    Silent,
+    /// The service stops.
+    Shutdown,
+}
+
+impl Leave {
+    const ALL: [Self; 4] = [Self::Client, Self::Slow, Self::Silent, Self::Shutdown];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Slow => "slow",
+            Self::Silent => "silent",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Kinds of WebSocket frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    Readings,
+    Alert,
+    Stats,
+}
+
+impl FrameKind {
+    const ALL: [Self; 3] = [Self::Readings, Self::Alert, Self::Stats];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Readings => "readings",
+            Self::Alert => "alert",
+            Self::Stats => "stats",
+        }
+    }
+}
+
+/// Queues between the parts of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// Records on their way to the owners of partitions.
+    Partitions,
+    /// What owners tell the hub, in messages.
+    Hub,
+    /// Frames that wait for WebSocket clients.
+    Clients,
+}
+
+impl Queue {
+    const ALL: [Self; 3] = [Self::Partitions, Self::Hub, Self::Clients];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Partitions => "partitions",
+            Self::Hub => "hub",
+            Self::Clients => "clients",
+        }
+    }
+}
+
+/// What happened to the assignment of partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RebalanceKind {
+    Assigned,
+    Revoked,
+    /// Taken away without being asked, because the group gave this member up.
+    Lost,
+}
+
+impl RebalanceKind {
+    const ALL: [Self; 3] = [Self::Assigned, Self::Revoked, Self::Lost];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Revoked => "revoked",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// All metrics of one consumer.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) consumed: IntCounter,
+    pub(crate) processing: Histogram,
+    pub(crate) active_partitions: IntGauge,
+    pub(crate) paused_partitions: IntGauge,
+    pub(crate) lost_records: IntCounter,
+    pub(crate) commit_errors: IntCounter,
+    pub(crate) readings: IntCounter,
+    pub(crate) stale: IntCounter,
+    pub(crate) late: IntCounter,
+    pub(crate) duplicates: IntCounter,
+    pub(crate) alerts_raised: IntCounter,
+    pub(crate) alerts_cleared: IntCounter,
+    pub(crate) dead_letters: IntCounter,
+    pub(crate) dead_letters_cut: IntCounter,
+    pub(crate) dead_letter_retries: IntCounter,
+    pub(crate) store_apply: Histogram,
+    pub(crate) store_values: IntCounter,
+    pub(crate) store_conflicts: IntCounter,
+    pub(crate) devices: IntGauge,
+    pub(crate) clients: IntGauge,
+    pub(crate) rate: Gauge,
+    /// Sum over partitions, for `/api/v1/stats`.
+    pub(crate) lag_total: IntGauge,
+    lag: IntGaugeVec,
+    refusals: IntCounterVec,
+    rebalances: IntCounterVec,
+    frames: IntCounterVec,
+    leaves: IntCounterVec,
+    queues: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers all of them; labels of a fixed set start at zero.
+    ///
+    /// # Errors
+    /// A name is taken in `registry`.
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let make = Make(registry);
+        let metrics = Self {
+            consumed: make.counter(
+                "kafka_consumer_messages_consumed_total",
+                "Messages processed, invalid ones included",
+            )?,
+            processing: make.histogram(
+                "kafka_consumer_processing_duration_seconds",
+                "Time to process one batch of messages, without waiting for Kafka or the store",
+                vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
+            )?,
+            active_partitions: make.gauge(
+                "kafka_consumer_active_partitions",
+                "Partitions assigned to this consumer",
+            )?,
+            paused_partitions: make.gauge(
+                "kafka_consumer_paused_partitions",
+                "Partitions not fetched because processing is behind",
+            )?,
+            lost_records: make.counter(
+                "kafka_consumer_lost_records_total",
+                "Records that Kafka deleted before they were read",
+            )?,
+            commit_errors: make.counter(
+                "kafka_consumer_commit_errors_total",
+                "Failed commits of offsets to Kafka, which only serve lag tools",
+            )?,
+            readings: make.counter("iot_readings_total", "Readings taken into the state")?,
+            stale: make.counter(
+                "iot_readings_stale_total",
+                "Readings older than the newest known, counted into windows only",
+            )?,
+            late: make.counter(
+                "iot_readings_late_total",
+                "Readings too late for their window",
+            )?,
+            duplicates: make.counter(
+                "iot_messages_duplicate_total",
+                "Messages that repeat the one before and were skipped",
+            )?,
+            alerts_raised: make.counter("iot_alerts_raised_total", "Alerts raised")?,
+            alerts_cleared: make.counter("iot_alerts_cleared_total", "Alerts cleared")?,
+            dead_letters: make.counter(
+                "iot_dead_letters_total",
+                "Messages written to the dead-letter topic",
+            )?,
+            dead_letters_cut: make.counter(
+                "iot_dead_letters_cut_total",
+                "Dead letters of which only the begin was written",
+            )?,
+            dead_letter_retries: make.counter(
+                "iot_dead_letter_retries_total",
+                "Failed tries to write a dead letter",
+            )?,
+            store_apply: make.histogram(
+                "iot_store_apply_seconds",
+                "Time of one atomic step of the store",
+                vec![0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
+            )?,
+            store_values: make.counter("iot_store_values_total", "Values written to the store")?,
+            store_conflicts: make.counter(
+                "iot_store_conflicts_total",
+                "Steps the store refused because its offset was another one",
+            )?,
+            devices: make.gauge("iot_devices", "Devices in the assigned partitions")?,
+            clients: make.gauge("iot_websocket_clients", "Connected WebSocket clients")?,
+            rate: make.float_gauge(
+                "iot_messages_per_second",
+                "Messages processed in the last second",
+            )?,
+            lag_total: IntGauge::new(
+                "lag",
+                "not exported: the sum of kafka_consumer_lag_messages",
+            )?,
+            lag: make.gauges(
+                "kafka_consumer_lag_messages",
+                "Messages in the log that are not processed yet",
+                &["topic", "partition"],
+            )?,
+            refusals: make.counters(
+                "kafka_consumer_processing_errors_total",
+                "Messages refused",
+                "reason",
+            )?,
+            rebalances: make.counters(
+                "kafka_consumer_rebalances_total",
+                "Changes of the assignment of partitions",
+                "event",
+            )?,
+            frames: make.counters(
+                "iot_websocket_frames_total",
+                "Frames handed to WebSocket clients",
+                "type",
+            )?,
+            leaves: make.counters(
+                "iot_websocket_closed_total",
+                "WebSocket clients that left",
+                "reason",
+            )?,
+            queues: make.gauges("iot_queue_depth", "Entries waiting in a queue", &["queue"])?,
+        };
+        metrics.start_at_zero();
+        Ok(metrics)
+    }
+
+    fn start_at_zero(&self) {
+        for reason in ParseError::REASONS.iter().chain(Refusal::REASONS) {
+            self.refusals.with_label_values(&[reason]);
+        }
+        for kind in RebalanceKind::ALL {
+            self.rebalances.with_label_values(&[kind.label()]);
+        }
+        for kind in FrameKind::ALL {
+            self.frames.with_label_values(&[kind.label()]);
+        }
+        for leave in Leave::ALL {
+            self.leaves.with_label_values(&[leave.label()]);
+        }
+        for queue in Queue::ALL {
+            self.queues.with_label_values(&[queue.label()]);
+        }
+    }
+
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.refusals.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    pub(crate) fn rebalanced(&self, kind: RebalanceKind) {
+        self.rebalances.with_label_values(&[kind.label()]).inc();
+    }
+
+    pub(crate) fn framed(&self, kind: FrameKind, clients: usize) {
+        self.frames
+            .with_label_values(&[kind.label()])
+            .inc_by(clients as u64);
+    }
+
+    pub(crate) fn left(&self, leave: Leave) {
+        self.leaves.with_label_values(&[leave.label()]).inc();
+    }
+
+    pub(crate) fn depth(&self, queue: Queue, depth: usize) {
+        self.queues
+            .with_label_values(&[queue.label()])
+            .set(depth as i64);
+    }
+
+    pub(crate) fn lag(&self, topic: &str, partition: i32, lag: i64) {
+        self.lag
+            .with_label_values(&[topic, &partition.to_string()])
+            .set(lag);
+    }
+
+    /// A partition that went elsewhere has no lag here.
+    pub(crate) fn forget_lag(&self, topic: &str, partition: i32) {
+        // It may never have had one.
+        let _ = self
+            .lag
+            .remove_label_values(&[topic, &partition.to_string()]);
+    }
+}
+
+struct Make<'r>(&'r Registry);
+
+impl Make<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: C,
+    ) -> prometheus::Result<C> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.register(Gauge::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+    ) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(buckets);
+        // A vector without labels starts at zero like the others.
+        let family = self.register(HistogramVec::new(options, &[])?)?;
+        family.get_metric_with_label_values::<&str>(&[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_labels_are_there_from_the_start() {
+        let registry = Registry::new();
+        let _metrics = Metrics::new(&registry).unwrap();
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        for line in [
+            "kafka_consumer_messages_consumed_total 0",
+            "kafka_consumer_processing_errors_total{reason=\"not_json\"} 0",
+            "kafka_consumer_processing_errors_total{reason=\"impossible_value\"} 0",
+            "kafka_consumer_processing_duration_seconds_bucket{le=\"0.001\"} 0",
+            "iot_websocket_closed_total{reason=\"slow\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What the consumer tells its clients: the JSON of the REST API and of the
+//! WebSocket. Times are milliseconds since the epoch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iot_core::message::Quality;
+use serde::Serialize;
+
+/// Who a device is: the same device id under another tenant is another device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub(crate) struct DeviceKey {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) project: Arc<str>,
+    pub(crate) device: Arc<str>,
+}
+
+/// Place of a device; a part that isn't known is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub(crate) struct Place {
+    pub(crate) building: Arc<str>,
+    pub(crate) floor: Arc<str>,
+    pub(crate) room: Arc<str>,
+}
+
+/// Newest value of one sensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Value {
+    pub(crate) value: f64,
+    pub(crate) unit: Option<Arc<str>>,
+    pub(crate) quality: Quality,
+    pub(crate) timestamp: i64,
+}
+
+/// Newest values of a device: all of them, or only those that changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Device {
+    #[serde(flatten)]
+    pub(crate) key: DeviceKey,
+    pub(crate) location: Option<Arc<Place>>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) timestamp: i64,
+    pub(crate) readings: BTreeMap<Arc<str>, Value>,
+}
+
+impl Device {
+    /// Takes over what is newer in `change`.
+    pub(crate) fn merge(&mut self, change: Device) {
+        if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {
+            self.timestamp = change.timestamp;
+            self.seq = change.seq;
+            self.location = change.location;
+        }
+        for (sensor, value) in change.readings {
+            match self.readings.get_mut(&sensor) {
+                Some(known) if known.timestamp > value.timestamp => {}
+                Some(known) => *known = value,
+                None => drop(self.readings.insert(sensor, value)),
+            }
+        }
+    }
+}
+
+/// Summary of the values of one sensor in `start <= time < end`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct WindowSummary {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) count: u64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) mean: f64,
+    /// Standard deviation of all values (not of a sample).
+    pub(crate) deviation: f64,
+    pub(crate) first: f64,
+    pub(crate) last: f64,
+    /// Whether the window can't change any more.
+    pub(crate) sealed: bool,
+}
+
+/// Windows of a device, by sensor, oldest first.
+pub(crate) type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    Warning,
+    Critical,
+}
+
+/// Whether an alert still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AlertStatus {
+    Raised,
+    Cleared,
+}
+
+/// What kind of detector raised an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AlertKind {
+    Threshold,
+}
+
+/// An alert with everything a client needs to show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Alert {
+    pub(crate) id: Arc<str>,
+    #[serde(flatten)]
+    pub(crate) key: DeviceKey,
+    pub(crate) location: Option<Arc<Place>>,
+    pub(crate) sensor: Arc<str>,
+    pub(crate) kind: AlertKind,
+    pub(crate) level: Level,
+    pub(crate) state: AlertStatus,
+    pub(crate) value: f64,
+    pub(crate) limit: f64,
+    pub(crate) message: String,
+    /// Time of the last change.
+    pub(crate) timestamp: i64,
+    pub(crate) raised_at: i64,
+    /// Readings folded into this alert.
+    pub(crate) count: u64,
+}
+
+/// The consumer at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Stats {
+    pub(crate) messages_total: u64,
+    pub(crate) messages_per_second: f64,
+    pub(crate) readings_total: u64,
+    pub(crate) dead_letters_total: u64,
+    pub(crate) alerts_active: usize,
+    pub(crate) devices: usize,
+    pub(crate) partitions: i64,
+    pub(crate) lag: i64,
+    pub(crate) clients: usize,
+    pub(crate) server_time: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(timestamp: i64, value: f64) -> Device {
+        let reading = Value {
+            value,
+            unit: None,
+            quality: Quality::Good,
+            timestamp,
+        };
+        Device {
+            key: DeviceKey {
+                tenant: "t".into(),
+                project: "p".into(),
+                device: "d".into(),
+            },
+            location: None,
+            seq: None,
+            timestamp,
+            readings: [("temperature".into(), reading)].into(),
+        }
+    }
+
+    #[test]
+    fn an_older_change_replaces_nothing() {
+        let mut newest = device(2_000, 2.0);
+        newest.merge(device(1_000, 1.0));
+        assert_eq!(newest, device(2_000, 2.0));
+        newest.merge(device(3_000, 3.0));
+        assert_eq!(newest, device(3_000, 3.0));
+    }
+
+    #[test]
+    fn a_device_is_flat_in_json() {
+        let json = serde_json::to_value(device(5, 1.5)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "tenant": "t", "project": "p", "device": "d", "location": null, "seq": null,
+                "timestamp": 5,
+                "readings": {"temperature":
+                    {"value": 1.5, "unit": null, "quality": "good", "timestamp": 5}},
+            })
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! The way of a message, top to bottom. One [`Pipeline`] per assigned partition;
+//! nothing else touches that partition's state.
+//!
+//! 1. parse the payload
+//! 2. identify whose it is
+//! 3. validate it
+//! 4. fold it into newest values, windows and alerts
+//! 5. push at once what changed to WebSocket clients
+//! 6. store the changes and the offset in one step: at 1,000 values or once a
+//!    second, and only after Kafka has confirmed the dead letters among them
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use iot_core::message::parse;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::dead_letter::Letter;
+use crate::fold::{Event, Fold, Folded};
+use crate::identify::{identify, topic_owner};
+use crate::kafka::context::Partition;
+use crate::kafka::group::Command;
+use crate::owner::Shared;
+use crate::record::{Batch, Record};
+use crate::refusal::Refusal;
+use crate::store::Conflict;
+use crate::validate::Validator;
+
+/// Values in one step of the store.
+const APPLY_VALUES: usize = 1_000;
+/// Longest time between two steps.
+pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
+/// Dead letters on their way at the same time, and their bytes.
+const LETTERS: usize = 64;
+const LETTER_BYTES: usize = 16 << 20;
+
+/// What became of a record.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// It is part of the state.
+    Folded(Folded),
+    /// It can't be used.
+    DeadLetter(Refusal),
+}
+
+/// Why the state in memory is not to be used any more.
+#[derive(Debug)]
+pub(crate) enum Stale {
+    /// Somebody else has applied to this partition.
+    Conflict(Conflict),
+    /// A dead letter may not have been written.
+    Letter,
+}
+
+/// The state of one partition and the way into it.
+pub(crate) struct Pipeline {
+    shared: Arc<Shared>,
+    partition: Partition,
+    validator: Validator,
+    fold: Fold,
+    /// Offset in the store.
+    applied: Option<i64>,
+    /// Next offset to process.
+    next: i64,
+    /// The same, for the lag.
+    position: Arc<AtomicI64>,
+    /// Something is processed but not stored.
+    ahead: bool,
+    letters: JoinSet<()>,
+    letter_bytes: usize,
+    pub(crate) apply_at: Instant,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        partition: Partition,
+        fold: Fold,
+        applied: Option<i64>,
+        next: i64,
+        position: Arc<AtomicI64>,
+    ) -> Self {
+        position.store(next, Ordering::Relaxed);
+        Self {
+            validator: Validator::new(&shared.config.validate),
+            shared,
+            partition,
+            fold,
+            applied,
+            next,
+            position,
+            ahead: false,
+            letters: JoinSet::new(),
+            letter_bytes: 0,
+            apply_at: Instant::now() + APPLY_EVERY,
+        }
+    }
+
+    pub(crate) fn fold(&self) -> &Fold {
+        &self.fold
+    }
+
+    /// Next offset to process.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// Takes a batch all the way.
+    ///
+    /// # Errors
+    /// The state has to be loaded again.
+    pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), Stale> {
+        let mut spent = Duration::ZERO;
+        let mut begun = Instant::now();
+        for record in batch.records() {
+            match self.step(&record) {
+                Outcome::Folded(folded) => self.count(folded),
+                Outcome::DeadLetter(refusal) => self.refuse(&record, &refusal),
+            }
+            self.next = record.offset() + 1;
+            self.ahead = true;
+            self.shared.metrics.consumed.inc();
+            let letters_full = self.letters.len() >= LETTERS || self.letter_bytes >= LETTER_BYTES;
+            if letters_full || self.fold.changed() >= APPLY_VALUES {
+                spent += begun.elapsed();
+                self.push().await;
+                self.apply().await?;
+                begun = Instant::now();
+            }
+        }
+        spent += begun.elapsed();
+        self.shared.metrics.processing.observe(spent.as_secs_f64());
+        self.position.store(self.next, Ordering::Relaxed);
+        self.push().await;
+        Ok(())
+    }
+
+    fn step(&mut self, record: &Record<'_>) -> Outcome {
+        match self.read(record) {
+            Ok(folded) => Outcome::Folded(folded),
+            Err(refusal) => Outcome::DeadLetter(refusal),
+        }
+    }
+
+    fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
+        let message = parse(record.payload().unwrap_or_default())?;
+        let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
+        self.validator.check(&message, record.timestamp())?;
+        self.fold.apply(&Event {
+            offset: record.offset(),
+            tenant,
+            project,
+            message: &message,
+        })
+    }
+
+    fn count(&self, folded: Folded) {
+        let metrics = &self.shared.metrics;
+        metrics.readings.inc_by(folded.readings);
+        metrics.stale.inc_by(folded.stale);
+        metrics.late.inc_by(folded.late);
+        metrics.duplicates.inc_by(u64::from(folded.duplicate));
+        metrics.alerts_raised.inc_by(folded.raised);
+        metrics.alerts_cleared.inc_by(folded.cleared);
+    }
+
+    fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
+        let (topic, partition) = (self.partition.0.as_str(), self.partition.1);
+        self.shared.metrics.refused(refusal);
+        tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
+        let letter = Letter::new((topic, partition), record, refusal);
+        self.letter_bytes += letter.bytes();
+        self.letters
+            .spawn(self.shared.dead_letters.clone().deliver(letter));
+    }
+
+    /// Tells WebSocket clients what changed.
+    async fn push(&mut self) {
+        let updates = self.fold.take_updates();
+        if !updates.devices.is_empty() || !updates.alerts.is_empty() {
+            self.shared.hub.update(&self.partition, updates).await;
+        }
+    }
+
+    /// Stores everything up to the offset reached.
+    ///
+    /// # Errors
+    /// It was not stored, and the state has to be loaded again.
+    pub(crate) async fn apply(&mut self) -> Result<(), Stale> {
+        self.apply_at = Instant::now() + APPLY_EVERY;
+        if !self.ahead {
+            return Ok(());
+        }
+        while let Some(written) = self.letters.join_next().await {
+            written.map_err(|_| Stale::Letter)?;
+        }
+        self.letter_bytes = 0;
+        let changes = self.fold.take_changes();
+        let metrics = &self.shared.metrics;
+        let (topic, partition) = &self.partition;
+        metrics.store_values.inc_by(changes.len() as u64);
+        let timer = metrics.store_apply.start_timer();
+        let store = &self.shared.store;
+        let step = store.apply((topic, *partition), self.applied, self.next, changes);
+        step.await.map_err(|conflict| {
+            metrics.store_conflicts.inc();
+            Stale::Conflict(conflict)
+        })?;
+        timer.observe_duration();
+        self.applied = Some(self.next);
+        self.ahead = false;
+        let command = Command::Commit {
+            partition: self.partition.clone(),
+            offset: self.next,
+        };
+        // Without the group's thread there is nobody to tell.
+        let _ = self.shared.commands.send(command).await;
+        Ok(())
+    }
+}

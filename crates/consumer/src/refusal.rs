@@ -1,0 +1,76 @@
+//! Why a message is not used.
+
+use iot_core::message::ParseError;
+
+/// Why a message goes to the dead-letter topic. [`reason`](Self::reason) is the
+/// label of metrics and the `dlq-reason` header; the text is for logs.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the payload can't be read")]
+    Unreadable(#[from] ParseError),
+    #[error("the payload names another tenant or project than its topic")]
+    ContradictsTopic,
+    #[error("tenant or project is not made of letters, digits, _ and - only")]
+    InvalidTenantOrProject,
+    #[error("the device id is too long or has control characters")]
+    InvalidDeviceId,
+    #[error("a sensor's name is too long or has control characters")]
+    InvalidSensor,
+    #[error("the location is too long or has control characters")]
+    InvalidLocation,
+    #[error("the value of {sensor} is impossible")]
+    ImpossibleValue { sensor: String },
+    #[error("the unit of {sensor} is not the one expected")]
+    UnexpectedUnit { sensor: String },
+    #[error("the timestamp is too far ahead of the record's")]
+    TimestampInFuture,
+    #[error("the timestamp is before the year 2000")]
+    TimestampImplausible,
+    #[error("the partition has as many devices as limits.devices allows")]
+    TooManyDevices,
+    #[error("the device has as many sensors as limits.sensors allows")]
+    TooManySensors,
+}
+
+impl Refusal {
+    /// Reasons besides those of [`ParseError`], so that counters start at zero.
+    pub(crate) const REASONS: &'static [&'static str] = &[
+        "contradicts_topic",
+        "invalid_tenant_or_project",
+        "invalid_device_id",
+        "invalid_sensor",
+        "invalid_location",
+        "impossible_value",
+        "unexpected_unit",
+        "timestamp_in_future",
+        "timestamp_implausible",
+        "too_many_devices",
+        "too_many_sensors",
+    ];
+
+    /// Short reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable(error) => error.reason(),
+            Self::ContradictsTopic => "contradicts_topic",
+            Self::InvalidTenantOrProject => "invalid_tenant_or_project",
+            Self::InvalidDeviceId => "invalid_device_id",
+            Self::InvalidSensor => "invalid_sensor",
+            Self::InvalidLocation => "invalid_location",
+            Self::ImpossibleValue { .. } => "impossible_value",
+            Self::UnexpectedUnit { .. } => "unexpected_unit",
+            Self::TimestampInFuture => "timestamp_in_future",
+            Self::TimestampImplausible => "timestamp_implausible",
+            Self::TooManyDevices => "too_many_devices",
+            Self::TooManySensors => "too_many_sensors",
+        }
+    }
+
+    /// The sensor that is to blame, for the `dlq-sensor` header.
+    pub(crate) fn sensor(&self) -> Option<&str> {
+        match self {
+            Self::ImpossibleValue { sensor } | Self::UnexpectedUnit { sensor } => Some(sensor),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a message must satisfy beyond its format. One impossible reading
+//! refuses the whole message: a device that reports it is not to be trusted
+//! with the others of the same moment, and the dead letter keeps them all.
+
+use iot_core::message::{DeviceMessage, Reading};
+use iot_core::sensor;
+
+use crate::config::ValidateConfig;
+use crate::refusal::Refusal;
+
+/// Before 2000-01-01 no such device existed; a clock that was never set, or
+/// seconds where milliseconds are meant, give such times.
+const EARLIEST: i64 = 946_684_800_000;
+/// Longest device id, in bytes.
+const MAX_DEVICE_ID: usize = 256;
+/// Longest name of a sensor, in bytes.
+const MAX_SENSOR: usize = 128;
+/// Longest name of a unit, in bytes.
+const MAX_UNIT: usize = 32;
+/// Longest part of a location, in bytes.
+const MAX_PLACE: usize = 128;
+
+/// The limits of one configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Validator {
+    max_future: i64,
+}
+
+impl Validator {
+    pub(crate) fn new(config: &ValidateConfig) -> Self {
+        Self {
+            max_future: i64::try_from(config.max_future.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Checks a message. Its time is compared with the time of its Kafka record
+    /// (milliseconds, if it has one) and never with a clock, so that reading the
+    /// log again decides the same.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub(crate) fn check(
+        &self,
+        message: &DeviceMessage<'_>,
+        recorded: Option<i64>,
+    ) -> Result<(), Refusal> {
+        check_text(&message.device_id, MAX_DEVICE_ID).map_err(|()| Refusal::InvalidDeviceId)?;
+        if message.timestamp < EARLIEST {
+            return Err(Refusal::TimestampImplausible);
+        }
+        if recorded.is_some_and(|at| message.timestamp > at.saturating_add(self.max_future)) {
+            return Err(Refusal::TimestampInFuture);
+        }
+        if let Some(place) = &message.location {
+            for part in [&place.building, &place.floor, &place.room] {
+                let valid = part.is_empty() || check_text(part, MAX_PLACE).is_ok();
+                valid.then_some(()).ok_or(Refusal::InvalidLocation)?;
+            }
+        }
+        message.readings.iter().try_for_each(check_reading)
+    }
+}
+
+fn check_reading(reading: &Reading<'_>) -> Result<(), Refusal> {
+    check_text(&reading.sensor, MAX_SENSOR).map_err(|()| Refusal::InvalidSensor)?;
+    if !reading.value.is_finite() {
+        return Err(impossible(reading));
+    }
+    let unit = reading.unit.as_deref();
+    if unit.is_some_and(|unit| check_text(unit, MAX_UNIT).is_err()) {
+        return Err(Refusal::UnexpectedUnit {
+            sensor: reading.sensor.clone().into_owned(),
+        });
+    }
+    let Some(known) = sensor::lookup(&reading.sensor) else {
+        return Ok(());
+    };
+    // A limit says nothing about a value in another unit.
+    if unit.is_some_and(|unit| unit != known.unit) {
+        return Err(Refusal::UnexpectedUnit {
+            sensor: known.name.into(),
+        });
+    }
+    if !known.physical.contains(&reading.value) {
+        return Err(impossible(reading));
+    }
+    Ok(())
+}
+
+fn impossible(reading: &Reading<'_>) -> Refusal {
+    Refusal::ImpossibleValue {
+        sensor: reading.sensor.clone().into_owned(),
+    }
+}
+
+fn check_text(text: &str, longest: usize) -> Result<(), ()> {
+    let valid = !text.is_empty() && text.len() <= longest && !text.chars().any(char::is_control);
+    valid.then_some(()).ok_or(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use iot_core::message::{Location, Quality};
+
+    use super::*;
+
+    const NOW: i64 = 1_767_225_600_000;
+
+    fn message() -> DeviceMessage<'static> {
+        DeviceMessage {
+            device_id: "d".into(),
+            tenant: None,
+            project: None,
+            seq: None,
+            timestamp: NOW,
+            location: None,
+            readings: vec![reading("temperature", 21.5)],
+        }
+    }
+
+    fn reading(sensor: &'static str, value: f64) -> Reading<'static> {
+        Reading {
+            sensor: sensor.into(),
+            value,
+            unit: None,
+            quality: Quality::Good,
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut DeviceMessage<'static>)) -> &'static str {
+        let mut message = message();
+        change(&mut message);
+        let validator = Validator::new(&ValidateConfig::default());
+        match validator.check(&message, Some(NOW)) {
+            Ok(()) => "",
+            Err(refusal) => refusal.reason(),
+        }
+    }
+
+    #[test]
+    fn a_plain_message_and_an_unknown_sensor_pass() {
+        assert_eq!(refused(|_| ()), "");
+        assert_eq!(
+            refused(|m| m.readings.push(reading("vibration", -1e12))),
+            ""
+        );
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        for (sensor, value) in [
+            ("temperature", 200.1),
+            ("temperature", -91.0),
+            ("humidity", 101.0),
+            ("switch", 2.0),
+            ("vibration", f64::NAN),
+            ("vibration", f64::INFINITY),
+        ] {
+            let reason = refused(|m| m.readings.push(reading(sensor, value)));
+            assert_eq!(reason, "impossible_value", "{sensor} {value}");
+        }
+        assert_eq!(refused(|m| m.readings[0].value = 200.0), "");
+    }
+
+    #[test]
+    fn the_clock_is_compared_with_the_record() {
+        assert_eq!(refused(|m| m.timestamp = NOW + 300_000), "");
+        assert_eq!(
+            refused(|m| m.timestamp = NOW + 300_001),
+            "timestamp_in_future"
+        );
+        assert_eq!(refused(|m| m.timestamp = i64::MAX), "timestamp_in_future");
+        assert_eq!(
+            refused(|m| m.timestamp = NOW / 1_000),
+            "timestamp_implausible"
+        );
+        assert_eq!(refused(|m| m.timestamp = i64::MIN), "timestamp_implausible");
+        let validator = Validator::new(&ValidateConfig::default());
+        assert_eq!(
+            validator.check(&message(), None),
+            Ok(()),
+            "a record without a time"
+        );
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let long = |n| Cow::Owned("x".repeat(n));
+        assert_eq!(refused(|m| m.device_id = long(256)), "");
+        assert_eq!(refused(|m| m.device_id = long(257)), "invalid_device_id");
+        assert_eq!(
+            refused(|m| m.device_id = "a\0b".into()),
+            "invalid_device_id"
+        );
+        assert_eq!(
+            refused(|m| m.readings[0].sensor = long(129)),
+            "invalid_sensor"
+        );
+        let place = |room| {
+            Some(Location {
+                room,
+                ..Location::default()
+            })
+        };
+        assert_eq!(refused(|m| m.location = place("r1".into())), "");
+        assert_eq!(
+            refused(|m| m.location = place(long(129))),
+            "invalid_location"
+        );
+    }
+
+    #[test]
+    fn a_standard_sensor_has_its_unit() {
+        assert_eq!(refused(|m| m.readings[0].unit = Some("celsius".into())), "");
+        assert_eq!(
+            refused(|m| m.readings[0].unit = Some("kelvin".into())),
+            "unexpected_unit"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! Bad input: each kind goes to the dead-letter topic with reason and origin,
+//! and everything around it arrives.
+
+use rdkafka::message::Message as _;
+use serde_json::{Value, json};
+
+use crate::service::{Kafka, Service, config, header, message, now, wait_for};
+
+/// What can be wrong with a message of `device-data`, and the reason it gets.
+fn bad_payloads() -> Vec<(&'static str, Vec<u8>)> {
+    let altered = |change: fn(&mut Value)| {
+        let mut message = message("bad", now(), "temperature", 20.0);
+        change(&mut message);
+        message.to_string().into_bytes()
+    };
+    let text = |json: &str| json.replace("NOW", &now().to_string()).into_bytes();
+    vec![
+        ("not_utf8", vec![b'{', 0xff, 0xfe, b'}']),
+        ("not_json", b"temperature=20".to_vec()),
+        (
+            "wrong_type",
+            altered(|m| m["timestamp"] = json!("yesterday")),
+        ),
+        (
+            "missing_device_id",
+            altered(|m| drop(m.as_object_mut().unwrap().remove("device_id"))),
+        ),
+        (
+            "missing_timestamp",
+            altered(|m| drop(m.as_object_mut().unwrap().remove("timestamp"))),
+        ),
+        ("no_readings", altered(|m| m["readings"] = json!([]))),
+        (
+            "not_json",
+            text(r#"{"device_id":"bad","timestamp":NOW,"readings":[{"sensor":"s","value":NaN}]}"#),
+        ),
+        (
+            "number_out_of_range",
+            text(
+                r#"{"device_id":"bad","timestamp":NOW,"readings":[{"sensor":"s","value":1e999}]}"#,
+            ),
+        ),
+        (
+            "impossible_value",
+            altered(|m| m["readings"][0]["value"] = json!(4_000)),
+        ),
+        (
+            "timestamp_in_future",
+            altered(|m| m["timestamp"] = json!(now() + 3_600_000)),
+        ),
+        (
+            "timestamp_implausible",
+            altered(|m| m["timestamp"] = json!(1_700_000_000)),
+        ),
+        (
+            "invalid_tenant_or_project",
+            altered(|m| m["tenant"] = json!("a.b")),
+        ),
+        (
+            "unexpected_unit",
+            altered(|m| m["readings"][0]["unit"] = json!("fahrenheit")),
+        ),
+        ("empty", Vec::new()),
+        ("not_json", vec![b'x'; 2 << 20]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_messages_are_dead_letters_and_the_others_arrive() {
+    let kafka = Kafka::new(&["device-data", "acme.plant"]);
+    let bad = bad_payloads();
+    for (number, (_, payload)) in bad.iter().enumerate() {
+        let good = message(&format!("good-{number}"), now(), "temperature", 20.0);
+        kafka.send("device-data", good).await;
+        kafka.send_bytes("device-data", payload).await;
+    }
+    let mut foreign = message("bad", now(), "temperature", 20.0);
+    foreign["tenant"] = json!("other");
+    kafka.send("acme.plant", foreign).await;
+    kafka
+        .send("acme.plant", message("bridged", now(), "temperature", 20.0))
+        .await;
+
+    let service = Service::start(config(&kafka.brokers())).await;
+    let total = 2 * bad.len() as u64 + 2;
+    service.wait_consumed(total).await;
+
+    let letters = kafka.read("iot.dead-letter", bad.len() + 1).await;
+    assert_eq!(letters.len(), bad.len() + 1);
+    for (number, (reason, payload)) in bad.iter().enumerate() {
+        let offset = (2 * number + 1).to_string();
+        let letter = letters.iter().find(|letter| {
+            header(letter, "dlq-topic").as_deref() == Some("device-data")
+                && header(letter, "dlq-offset").as_ref() == Some(&offset)
+        });
+        let letter = letter.unwrap_or_else(|| panic!("no dead letter for {reason}"));
+        assert_eq!(header(letter, "dlq-reason").as_deref(), Some(*reason));
+        assert_eq!(header(letter, "dlq-partition").as_deref(), Some("0"));
+        assert!(header(letter, "dlq-time").is_some());
+        assert_eq!(letter.payload().unwrap_or_default(), payload, "{reason}");
+        assert_eq!(letter.key(), Some(&b"key"[..]));
+        let counter = format!("kafka_consumer_processing_errors_total{{reason=\"{reason}\"}}");
+        assert!(service.metric(&counter).await.unwrap() >= 1.0, "{counter}");
+    }
+    let foreign = letters
+        .iter()
+        .find(|l| header(l, "dlq-topic").as_deref() == Some("acme.plant"));
+    assert_eq!(
+        header(foreign.unwrap(), "dlq-reason").as_deref(),
+        Some("contradicts_topic")
+    );
+
+    let (_, devices) = service.get("/api/v1/devices").await;
+    assert_eq!(devices["total"], bad.len() + 1);
+    let (status, bridged) = service.get("/api/v1/devices/acme/plant/bridged").await;
+    assert_eq!((status, &bridged["tenant"]), (200, &json!("acme")));
+    let (_, stats) = service.get("/api/v1/stats").await;
+    assert_eq!(stats["dead_letters_total"], bad.len() + 1);
+
+    // A topic that appears after the dead-letter topic is found by the pattern,
+    // so the dead-letter topic was looked at, too, and left alone.
+    kafka.create("acme.late", 1);
+    kafka
+        .send("acme.late", message("late", now(), "temperature", 20.0))
+        .await;
+    service.wait_consumed(total + 1).await;
+    assert_eq!(
+        service.metric("kafka_consumer_active_partitions").await,
+        Some(3.0)
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_devices_and_sensors_hold() {
+    let kafka = Kafka::new(&["device-data"]);
+    let mut settings = config(&kafka.brokers());
+    settings.limits.devices = 1;
+    settings.limits.sensors = 1;
+    let service = Service::start(settings).await;
+    kafka
+        .send("device-data", message("d1", now(), "a", 1.0))
+        .await;
+    kafka
+        .send("device-data", message("d1", now(), "b", 1.0))
+        .await;
+    kafka
+        .send("device-data", message("d2", now(), "a", 1.0))
+        .await;
+    kafka
+        .send("device-data", message("d1", now(), "a", 2.0))
+        .await;
+    service.wait_consumed(4).await;
+    let letters = kafka.read("iot.dead-letter", 2).await;
+    let mut reasons: Vec<_> = letters
+        .iter()
+        .filter_map(|l| header(l, "dlq-reason"))
+        .collect();
+    reasons.sort();
+    assert_eq!(reasons, ["too_many_devices", "too_many_sensors"]);
+    wait_for("the newest value", async || {
+        let (_, device) = service.get("/api/v1/devices/default/default/d1").await;
+        (device["readings"]["a"]["value"] == 2.0).then_some(())
+    })
+    .await;
+    service.stop().await;
+}

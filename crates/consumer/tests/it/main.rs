@@ -1,0 +1,11 @@
+//! The consumer from outside: through `run`, with a Kafka of its own for every
+//! test (librdkafka's mock cluster), or with a real one where a test says so.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod input;
+mod lifecycle;
+mod push;
+mod real;
+mod service;

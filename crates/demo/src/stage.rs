@@ -1,0 +1,146 @@
+//! Puts everything up in order, says where to look, and takes it down again.
+
+use anyhow::Result;
+use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_simulator::config::SinkKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::Args;
+use crate::brokers::{Kafka, Mqtt, PARTITIONS, listen};
+use crate::services::{self, Running};
+
+/// Topics that exist from the beginning. The simulator's tenants and projects,
+/// and the one that the visitor is invited to send to, need not wait until the
+/// consumer finds new topics.
+const TOPICS: &[(&str, u16)] = &[
+    ("device-data", PARTITIONS),
+    (DEAD_LETTER_TOPIC, 1),
+    ("acme.plant", 1),
+    ("acme.office", 1),
+    ("globex.plant", 1),
+    ("globex.office", 1),
+    ("demo.visitors", 1),
+];
+
+/// Runs the demo until Ctrl-C, SIGTERM, or the end of a part of it.
+pub(crate) async fn run(args: &Args) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    iot_service::cli::cancel_on_signal(shutdown.clone())?;
+    let page = listen(args.port, "--port").await?;
+    let page_address = page.local_addr()?;
+    let mqtt = Mqtt::start(args.mqtt_port).await?;
+    let kafka = Kafka::start(TOPICS.iter().copied())?;
+    let mut stage = Stage::put_up(args, page, &mqtt, &kafka.address(), &shutdown).await?;
+    if !shutdown.is_cancelled() {
+        announce(page_address.port(), &mqtt, &stage);
+    }
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        error = stage.ended() => Err(error),
+    };
+    println!("\nStopping ...");
+    stage.take_down().await.and(result)
+}
+
+/// All services, in the order of a message's way.
+struct Stage {
+    devices: Vec<Running>,
+    bridge: Running,
+    consumer: Running,
+}
+
+impl Stage {
+    /// Receivers first, so that nothing is sent before someone listens.
+    async fn put_up(
+        args: &Args,
+        page: tokio::net::TcpListener,
+        mqtt: &Mqtt,
+        kafka: &str,
+        shutdown: &CancellationToken,
+    ) -> Result<Self> {
+        let consumer = services::consumer(kafka);
+        let consumer = Running::start("consumer", Some(page), |listeners, stop| {
+            iot_consumer::run(consumer, listeners, stop)
+        });
+        let bridge = services::bridge(mqtt.v5, kafka);
+        let bridge = Running::start("bridge", None, |listeners, stop| {
+            iot_bridge::run(bridge, listeners, stop)
+        });
+        let (consumer, bridge) = (consumer.await?, bridge.await?);
+        tokio::select! {
+            ((), ()) = async { tokio::join!(consumer.ready(), bridge.ready()) } => {}
+            () = shutdown.cancelled() => {}
+        }
+        let half = args.devices / 2;
+        let fleets = [
+            (SinkKind::Mqtt, (0, half)),
+            (SinkKind::Kafka, (half, args.devices - half)),
+        ];
+        let mut devices = Vec::new();
+        for (sink, range) in fleets {
+            let rate = f64::from(args.rate) * f64::from(range.1) / f64::from(args.devices);
+            let fleet = services::fleet(sink, range, rate, mqtt.v5, kafka);
+            let running = Running::start("simulator", None, |listeners, stop| {
+                iot_simulator::run(fleet, listeners, stop)
+            });
+            devices.push(running.await?);
+        }
+        Ok(Self {
+            devices,
+            bridge,
+            consumer,
+        })
+    }
+
+    async fn ended(&mut self) -> anyhow::Error {
+        let [first, second] = self.devices.as_mut_slice() else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            error = first.ended() => error,
+            error = second.ended() => error,
+            error = self.bridge.ended() => error,
+            error = self.consumer.ended() => error,
+        }
+    }
+
+    /// Senders first, so that what they sent still arrives.
+    async fn take_down(self) -> Result<()> {
+        let mut result = Ok(());
+        for part in self.devices.into_iter().chain([self.bridge, self.consumer]) {
+            result = result.and(part.stop().await);
+        }
+        result
+    }
+}
+
+fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
+    let Stage {
+        devices,
+        bridge,
+        consumer,
+    } = stage;
+    let simulators: Vec<_> = devices
+        .iter()
+        .map(|part| format!("http://{}/metrics", part.ops))
+        .collect();
+    let payload = r#"{"device_id":"my-sensor","timestamp":'$(date +%s)'000,"readings":[{"sensor":"temperature","value":21.5}]}"#;
+    println!(
+        "
+  Open            http://127.0.0.1:{page}/
+
+  Be a device     mosquitto_pub -p {mqtt} -q 1 -t mtic/msg/client/realtime/demo/visitors -m '{payload}'
+
+  MQTT            mqtt://127.0.0.1:{mqtt} (3.1.1), mqtt://127.0.0.1:{mqtt5} (5)
+  Metrics         consumer   http://{consumer}/metrics
+                  bridge     http://{bridge}/metrics
+                  simulators {simulators}
+
+  Ctrl-C ends it.",
+        mqtt = mqtt.v4.port(),
+        mqtt5 = mqtt.v5.port(),
+        consumer = consumer.ops,
+        bridge = bridge.ops,
+        simulators = simulators.join("\n                             "),
+    );
+}

@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use iot_service::cli::{self, ConfigArgs, ConfigCommand};
+
+use crate::config::SimulatorConfig;
+
+/// A fleet of devices that sends to Kafka, to MQTT or to standard output.
+#[derive(Debug, Parser)]
+#[command(name = "iot-simulator", version, about)]
+pub struct Cli {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send messages (the default)
+    Run,
+    #[command(flatten)]
+    Config(ConfigCommand),
+}
+
+/// Shorter names of settings.
+#[derive(Debug, Clone, Default, Args)]
+struct RunArgs {
+    /// Number of devices [fleet.devices]
+    #[arg(long, value_name = "N", global = true)]
+    devices: Option<String>,
+    /// How often each device sends, such as 5s [fleet.interval]
+    #[arg(long, value_name = "D", global = true)]
+    interval: Option<String>,
+    /// Messages a second of the whole fleet instead, or max [fleet.rate]
+    #[arg(long, value_name = "N|max", global = true)]
+    rate: Option<String>,
+    /// End after so many messages [run.messages]
+    #[arg(long, value_name = "N", global = true)]
+    messages: Option<String>,
+    /// End after this time [run.duration]
+    #[arg(long, value_name = "D", global = true)]
+    duration: Option<String>,
+    /// kafka, mqtt or stdout [sink]
+    #[arg(long, value_name = "SINK", global = true)]
+    sink: Option<String>,
+    /// Seed of all values [fleet.seed]
+    #[arg(long, value_name = "N", global = true)]
+    seed: Option<String>,
+}
+
+impl RunArgs {
+    fn flags(&self) -> impl Iterator<Item = (String, String)> {
+        let flags = [
+            ("fleet.devices", &self.devices),
+            ("fleet.interval", &self.interval),
+            ("fleet.rate", &self.rate),
+            ("run.messages", &self.messages),
+            ("run.duration", &self.duration),
+            ("sink", &self.sink),
+            ("fleet.seed", &self.seed),
+        ];
+        flags
+            .into_iter()
+            .filter_map(|(path, value)| Some((path.to_owned(), value.clone()?)))
+    }
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        let sources = self.config.sources(self.run.flags().collect());
+        match self.command {
+            Some(Command::Config(command)) => command.execute::<SimulatorConfig>(&sources),
+            Some(Command::Run) | None => cli::run(sources, crate::run),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &str) -> Vec<(String, String)> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+        cli.run.flags().collect()
+    }
+
+    #[test]
+    fn run_is_the_default_command() {
+        let line = "iot-simulator --devices 5 --rate max --sink mqtt";
+        let with = "iot-simulator run --devices 5 --rate max --sink mqtt";
+        assert_eq!(flags(line), flags(with));
+        assert_eq!(flags(line)[0], ("fleet.devices".into(), "5".into()));
+    }
+
+    #[test]
+    fn every_option_is_a_setting() {
+        let line = "iot-simulator run --devices 1 --interval 1s --rate 5 --messages 9 \
+                    --duration 1m --sink stdout --seed 3";
+        let (sources, count) = (flags(line), 7);
+        assert_eq!(sources.len(), count);
+        let sources = iot_service::config::Sources {
+            flags: sources,
+            ..Default::default()
+        };
+        let config: SimulatorConfig = iot_service::config::load(&sources).unwrap();
+        assert_eq!((config.run.messages, config.fleet.seed), (9, 3));
+    }
+
+    #[test]
+    fn the_config_commands_are_there() {
+        for line in ["check-config", "config example", "check-config --devices 5"] {
+            let line = format!("iot-simulator {line}");
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(&line);
+            assert!(matches!(cli.command, Some(Command::Config(_))));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What types alone don't say about settings.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use iot_core::mqtt_url::MqttUrl;
+use iot_core::route;
+use iot_service::config::{ByteSize, HumanDuration, Problems};
+
+use super::{FleetConfig, KafkaConfig, MqttConfig, SensorsConfig, SimulatorConfig};
+use crate::sensors;
+
+/// Largest batch, bytes: what Kafka takes by default, with room for framing.
+const MAX_BATCH: u64 = 1_000_000;
+/// Packet identifiers of MQTT are 16 bits, 0 excluded.
+const MAX_IN_FLIGHT: usize = 65_535;
+/// Devices have numbers of six digits: ids sort like them.
+const MAX_NUMBER: u32 = 1_000_000;
+
+/// Adds every problem there is.
+pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
+    config.fleet.validate(problems);
+    config.sensors.validate(problems);
+    within(problems, "anomaly.rate", config.anomaly.rate, 0.1);
+    config.kafka.validate(problems);
+    config.mqtt.validate(problems);
+}
+
+impl FleetConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if !(1..=100_000).contains(&self.devices) {
+            problems.add("fleet.devices", "must be from 1 to 100000");
+        }
+        if self.first_device.saturating_add(self.devices) > MAX_NUMBER {
+            let message = format!("the last device must be below number {MAX_NUMBER}");
+            problems.add("fleet.first_device", message);
+        }
+        if *self.interval < Duration::from_millis(100) {
+            problems.add("fleet.interval", "must be at least 100ms");
+        }
+        if self.workers > 1_000 {
+            problems.add("fleet.workers", "must be at most 1000");
+        }
+        if !self.id_prefix.is_empty() && !route::is_name(&self.id_prefix) {
+            let message = "must be made of letters, digits, _ and - only";
+            problems.add("fleet.id_prefix", message);
+        }
+        for (path, names) in [
+            ("fleet.tenants", &self.tenants),
+            ("fleet.projects", &self.projects),
+        ] {
+            if names.is_empty() {
+                problems.add(path, "must not be empty");
+            }
+            for name in names.iter().filter(|name| !route::is_name(name)) {
+                let message = format!("{name:?} is not made of letters, digits, _ and - only");
+                problems.add(path, message);
+            }
+        }
+    }
+}
+
+impl SensorsConfig {
+    fn validate(&self, problems: &mut Problems) {
+        const PATH: &str = "sensors.enabled";
+        if self.enabled.is_empty() {
+            problems.add(PATH, "must not be empty");
+        }
+        let mut seen = HashSet::new();
+        for name in &self.enabled {
+            if sensors::find(name).is_none() {
+                let known: Vec<_> = sensors::PROFILES.iter().map(|p| p.name).collect();
+                let message = format!("there is no sensor {name:?}, only {}", known.join(", "));
+                problems.add(PATH, message);
+            }
+            if !seen.insert(name) {
+                problems.add(PATH, format!("{name:?} is there twice"));
+            }
+        }
+        within(problems, "sensors.trend_strength", self.trend_strength, 1.0);
+        within(problems, "sensors.variation", self.variation, 1.0);
+    }
+}
+
+impl KafkaConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if self.brokers.is_empty() {
+            problems.add("kafka.brokers", "must not be empty");
+        }
+        for broker in &self.brokers {
+            let port = broker.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) {
+                problems.add("kafka.brokers", format!("{broker:?} is not host:port"));
+            }
+        }
+        let topic = self.topic.as_bytes();
+        let legal = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
+        if topic.is_empty() || topic.len() > route::MAX_TOPIC_LENGTH || !topic.iter().all(legal) {
+            problems.add("kafka.topic", "is not a valid name of a Kafka topic");
+        }
+        if !(1..=10_000).contains(&self.partitions) {
+            problems.add("kafka.partitions", "must be from 1 to 10000");
+        }
+        if self.replication != -1 && self.replication < 1 {
+            let message = "must be at least 1, or -1 for the broker's default";
+            problems.add("kafka.replication", message);
+        }
+        if !matches!(self.acks.as_str(), "all" | "-1") {
+            let message = "must be all: the Kafka client of the simulator always waits for all \
+                           in-sync replicas, so 0 and 1 would promise a speed that isn't there";
+            problems.add("kafka.acks", message);
+        }
+        if !(1..=MAX_BATCH).contains(&self.batch_size.0) {
+            let message = format!("must be from 1 to {MAX_BATCH} bytes");
+            problems.add("kafka.batch_size", message);
+        }
+        if !(1..=100_000).contains(&self.batch_messages) {
+            problems.add("kafka.batch_messages", "must be from 1 to 100000");
+        }
+        at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
+        not_zero(problems, "kafka.request_timeout", self.request_timeout);
+    }
+}
+
+impl MqttConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if self.brokers.is_empty() {
+            problems.add("mqtt.brokers", "must not be empty");
+        }
+        for broker in &self.brokers {
+            match broker.parse::<MqttUrl>() {
+                Err(error) => problems.add("mqtt.brokers", format!("{broker:?}: {error}")),
+                Ok(url) if url.tls => {
+                    let message = format!("{broker:?}: the simulator has no TLS to MQTT brokers");
+                    problems.add("mqtt.brokers", message);
+                }
+                Ok(_) => {}
+            }
+        }
+        let wildcard = self.topic.contains(['+', '#', '\0']);
+        if self.topic.is_empty() || wildcard || self.topic.len() > 1_000 {
+            problems.add("mqtt.topic", "is not a topic that can be published to");
+        }
+        if !(1..=1_000).contains(&self.connections) {
+            problems.add("mqtt.connections", "must be from 1 to 1000");
+        }
+        if !(1..=MAX_IN_FLIGHT).contains(&self.in_flight) {
+            let message = format!("must be from 1 to {MAX_IN_FLIGHT}");
+            problems.add("mqtt.in_flight", message);
+        }
+        let seconds = self.keep_alive.as_secs();
+        if !(1..=65_535).contains(&seconds) {
+            problems.add("mqtt.keep_alive", "must be from 1s to 65535s");
+        }
+        at_least_a_batch(problems, "mqtt.buffer", self.buffer, ByteSize::kib(64));
+        not_zero(problems, "mqtt.request_timeout", self.request_timeout);
+    }
+}
+
+fn within(problems: &mut Problems, path: &str, value: f64, most: f64) {
+    if !(0.0..=most).contains(&value) {
+        problems.add(path, format!("must be from 0 to {most}"));
+    }
+}
+
+fn at_least_a_batch(problems: &mut Problems, path: &str, buffer: ByteSize, batch: ByteSize) {
+    if buffer < batch {
+        problems.add(
+            path,
+            format!("must be at least {batch}, the size of a batch"),
+        );
+    }
+}
+
+fn not_zero(problems: &mut Problems, path: &str, duration: HumanDuration) {
+    if duration.is_zero() {
+        problems.add(path, "must be more than 0s");
+    }
+}

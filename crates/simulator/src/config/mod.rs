@@ -1,0 +1,422 @@
+//! Settings of the simulator.
+
+mod check;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use iot_service::config::{
+    ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
+};
+use iot_service::logs::LogFormat;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::sensors;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulatorConfig {
+    /// Where messages go.
+    pub sink: SinkKind,
+    /// The devices and how often they send.
+    pub fleet: FleetConfig,
+    /// What the devices measure.
+    pub sensors: SensorsConfig,
+    /// Anomalies in what they measure.
+    pub anomaly: AnomalyConfig,
+    /// When to end.
+    pub run: RunConfig,
+    /// Sink `kafka`.
+    pub kafka: KafkaConfig,
+    /// Sink `mqtt`.
+    pub mqtt: MqttConfig,
+    /// How to stop.
+    pub shutdown: ShutdownConfig,
+    /// Logs.
+    #[serde(deserialize_with = "log_section")]
+    pub log: LogConfig,
+    /// Metrics and health.
+    pub ops: OpsConfig,
+}
+
+impl Default for SimulatorConfig {
+    fn default() -> Self {
+        Self {
+            sink: SinkKind::Kafka,
+            fleet: FleetConfig::default(),
+            sensors: SensorsConfig::default(),
+            anomaly: AnomalyConfig::default(),
+            run: RunConfig::default(),
+            kafka: KafkaConfig::default(),
+            mqtt: MqttConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            log: LogSection::default().into(),
+            ops: OpsConfig {
+                listen: "127.0.0.1:9101".into(),
+            },
+        }
+    }
+}
+
+/// Section `log` with the simulator's own default, which has to hold for a
+/// section that is given in part, too.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogSection {
+    level: String,
+    format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            // The Kafka client logs every attempt; the simulator says itself
+            // what changed.
+            level: "info,rskafka=off".into(),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+impl From<LogSection> for LogConfig {
+    fn from(LogSection { level, format }: LogSection) -> Self {
+        Self { level, format }
+    }
+}
+
+fn log_section<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogConfig, D::Error> {
+    LogSection::deserialize(deserializer).map(LogConfig::from)
+}
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// A Kafka topic.
+    Kafka,
+    /// An MQTT broker.
+    Mqtt,
+    /// One line of JSON each on standard output.
+    Stdout,
+}
+
+impl SinkKind {
+    /// Its name, as in the settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Mqtt => "mqtt",
+            Self::Stdout => "stdout",
+        }
+    }
+}
+
+/// Section `fleet`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FleetConfig {
+    /// Number of devices.
+    pub devices: u32,
+    /// Number of the first one. Several simulators with ranges that don't
+    /// overlap make one fleet.
+    pub first_device: u32,
+    /// Device ids are this and the number in six digits.
+    pub id_prefix: String,
+    /// How often each device sends.
+    pub interval: HumanDuration,
+    /// Messages a second of the whole fleet, instead of the interval.
+    pub rate: Rate,
+    /// Seed of all values.
+    pub seed: u64,
+    /// Tenants that devices are spread over.
+    pub tenants: Vec<String>,
+    /// Projects that the devices of each tenant are spread over.
+    pub projects: Vec<String>,
+    /// Tasks that make messages; 0 for one per CPU.
+    pub workers: u16,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self {
+            devices: 100,
+            first_device: 0,
+            id_prefix: "device-".into(),
+            interval: HumanDuration::from_secs(5),
+            rate: Rate::None,
+            seed: 1,
+            tenants: vec!["acme".into(), "globex".into()],
+            projects: vec!["plant".into(), "office".into()],
+            workers: 0,
+        }
+    }
+}
+
+impl FleetConfig {
+    /// How often each device sends, whichever setting says so. At full speed
+    /// it is still what the simulated time goes by.
+    #[must_use]
+    pub fn effective_interval(&self) -> Duration {
+        match self.rate {
+            Rate::PerSecond(rate) => Duration::try_from_secs_f64(f64::from(self.devices) / rate)
+                .unwrap_or(*self.interval)
+                .max(Duration::from_nanos(1)),
+            Rate::None | Rate::Max => *self.interval,
+        }
+    }
+}
+
+/// Messages a second of the whole fleet: `none` (the interval decides), a
+/// number, or `max` (as fast as the sink confirms).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// The interval decides.
+    None,
+    /// So many messages a second.
+    PerSecond(f64),
+    /// As fast as the sink confirms.
+    Max,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Max => f.write_str("max"),
+            Self::PerSecond(rate) => write!(f, "{rate}"),
+        }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "none" => Ok(Self::None),
+            "max" => Ok(Self::Max),
+            number => match number.parse::<f64>() {
+                Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self::PerSecond(rate)),
+                _ => Err(format!(
+                    "{text:?} is not \"none\", \"max\" or messages a second, above 0"
+                )),
+            },
+        }
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Section `sensors`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SensorsConfig {
+    /// Sensors of every device, in the order of the readings.
+    pub enabled: Vec<String>,
+    /// Whether values follow the time of day, the weather, the load.
+    pub trend_enabled: bool,
+    /// Factor on trends, 0 to 1.
+    pub trend_strength: f64,
+    /// Factor on the deviation of normal values, 0 to 1.
+    pub variation: f64,
+}
+
+impl Default for SensorsConfig {
+    fn default() -> Self {
+        let names = sensors::PROFILES.iter().map(|profile| profile.name);
+        Self {
+            enabled: names.map(str::to_owned).collect(),
+            trend_enabled: true,
+            trend_strength: 1.0,
+            variation: 1.0,
+        }
+    }
+}
+
+/// Section `anomaly`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnomalyConfig {
+    /// Probability that a reading is an anomaly, 0 to 0.1.
+    pub rate: f64,
+}
+
+impl Default for AnomalyConfig {
+    fn default() -> Self {
+        Self { rate: 0.001 }
+    }
+}
+
+/// Section `run`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// End after so many messages; 0 for no end.
+    pub messages: u64,
+    /// End after this time; 0 for no end.
+    pub duration: HumanDuration,
+}
+
+/// Section `kafka`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Bootstrap brokers, `host:port`.
+    pub brokers: Vec<String>,
+    /// Topic.
+    pub topic: String,
+    /// Partitions of the topic if it has to be created; those of an existing
+    /// topic are used as they are.
+    pub partitions: u16,
+    /// Replicas of the topic if it has to be created; -1 leaves it to the broker.
+    pub replication: i16,
+    /// `all` is the only choice.
+    pub acks: String,
+    /// How long a message waits for others to share a batch with.
+    pub linger: HumanDuration,
+    /// Bytes of a batch before compression.
+    pub batch_size: ByteSize,
+    /// Messages of a batch.
+    pub batch_messages: usize,
+    /// Compression of batches.
+    pub compression: CompressionKind,
+    /// Bytes that may wait for Kafka in all partitions; beyond it messages are
+    /// dropped and counted.
+    pub buffer: ByteSize,
+    /// Deadline of one request.
+    pub request_timeout: HumanDuration,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: vec!["localhost:9092".into()],
+            topic: "device-data".into(),
+            partitions: 10,
+            replication: -1,
+            acks: "all".into(),
+            linger: HumanDuration::from_millis(5),
+            batch_size: ByteSize::kib(256),
+            batch_messages: 1_000,
+            compression: CompressionKind::None,
+            buffer: ByteSize::mib(32),
+            request_timeout: HumanDuration::from_secs(10),
+        }
+    }
+}
+
+/// How batches are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionKind {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// Section `mqtt`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttConfig {
+    /// Brokers; the first one that answers is used.
+    pub brokers: Vec<String>,
+    /// Topic, with `{tenant}` and `{project}` in it.
+    pub topic: String,
+    /// Connections; a device always uses the same one.
+    pub connections: u16,
+    /// Client ids are this, a random part and the number of the connection.
+    pub client_id: String,
+    /// User name; empty for none.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+    /// Messages without acknowledgement in one connection.
+    pub in_flight: usize,
+    /// Keep-alive.
+    pub keep_alive: HumanDuration,
+    /// Bytes that may wait for the broker in all connections; beyond it
+    /// messages are dropped and counted.
+    pub buffer: ByteSize,
+    /// Deadline for connecting and for each answer of the broker.
+    pub request_timeout: HumanDuration,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            brokers: vec!["mqtt://localhost:1883".into()],
+            topic: "mtic/msg/client/realtime/{tenant}/{project}".into(),
+            connections: 4,
+            client_id: "iot-simulator".into(),
+            username: String::new(),
+            password: Secret::default(),
+            in_flight: 100,
+            keep_alive: HumanDuration::from_secs(60),
+            buffer: ByteSize::mib(32),
+            request_timeout: HumanDuration::from_secs(10),
+        }
+    }
+}
+
+/// Section `shutdown`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// Deadline for sending what waits when the simulator is told to stop.
+    pub flush: HumanDuration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self {
+            flush: HumanDuration::from_secs(10),
+        }
+    }
+}
+
+impl Settings for SimulatorConfig {
+    const SERVICE: &'static str = "iot-simulator";
+    const EXAMPLE: &'static str = include_str!("../../../../configs/simulator.yaml");
+    const ENV: &'static [(&'static str, &'static str)] = &[
+        ("KAFKA_BROKERS", "kafka.brokers"),
+        ("KAFKA_TOPIC", "kafka.topic"),
+        ("MQTT_URL", "mqtt.brokers"),
+    ];
+    const LIVE: &'static [&'static str] = &["anomaly.rate", "fleet.interval"];
+
+    fn validate(&self, problems: &mut Problems) {
+        check::all(self, problems);
+    }
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn ops(&self) -> &OpsConfig {
+        &self.ops
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use super::*;
+use iot_service::config::{Sources, load};
+
+fn problems(flags: &[(&str, &str)]) -> String {
+    let flags = flags.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+    let sources = Sources {
+        flags: flags.collect(),
+        ..Sources::default()
+    };
+    load::<SimulatorConfig>(&sources)
+        .expect_err("problems")
+        .to_string()
+}
+
+#[test]
+fn the_example_holds_the_defaults() {
+    iot_service::config::assert_example::<SimulatorConfig>();
+}
+
+#[test]
+fn every_limit_is_checked_and_all_problems_come_at_once() {
+    let wrong = [
+        ("fleet.devices", "100001"),
+        ("fleet.interval", "99ms"),
+        ("fleet.rate", "fast"),
+        ("fleet.workers", "1001"),
+        ("fleet.id_prefix", "a.b"),
+        ("fleet.tenants", "a.b"),
+        ("fleet.projects", ""),
+        ("sensors.enabled", "temperature,temperature,smell"),
+        ("sensors.trend_strength", "1.1"),
+        ("sensors.variation", "-0.1"),
+        ("anomaly.rate", "0.11"),
+        ("kafka.brokers", "somewhere"),
+        ("kafka.topic", "a/b"),
+        ("kafka.partitions", "0"),
+        ("kafka.replication", "0"),
+        ("kafka.acks", "1"),
+        ("kafka.batch_size", "1000001"),
+        ("kafka.batch_messages", "0"),
+        ("kafka.compression", "rar"),
+        ("kafka.buffer", "1 KiB"),
+        ("kafka.request_timeout", "0s"),
+        ("mqtt.brokers", "http://x,ssl://y"),
+        ("mqtt.topic", "a/+"),
+        ("mqtt.connections", "0"),
+        ("mqtt.in_flight", "65536"),
+        ("mqtt.keep_alive", "0s"),
+        ("mqtt.buffer", "1 KiB"),
+        ("mqtt.request_timeout", "0s"),
+    ];
+    let found = problems(&wrong);
+    for (path, _) in wrong {
+        assert!(
+            found.contains(&format!("{path} (")),
+            "{path} is not in:\n{found}"
+        );
+    }
+    // Both brokers and both wrong sensors are named.
+    assert!(
+        found.contains("has no TLS") && found.contains("\"smell\""),
+        "{found}"
+    );
+}
+
+#[test]
+fn the_last_device_has_a_limit() {
+    let found = problems(&[("fleet.first_device", "4294967295")]);
+    assert!(found.contains("fleet.first_device"), "{found}");
+}
+
+#[test]
+fn a_log_section_given_in_part_keeps_the_other_part() {
+    let sources = Sources {
+        flags: vec![("log.format".into(), "json".into())],
+        ..Sources::default()
+    };
+    let config: SimulatorConfig = load(&sources).unwrap();
+    assert_eq!(config.log.level, SimulatorConfig::default().log.level);
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn a_rate_replaces_the_interval() {
+    let mut fleet = FleetConfig::default();
+    assert_eq!(fleet.effective_interval(), Duration::from_secs(5));
+    fleet.rate = "500".parse().unwrap();
+    assert_eq!(fleet.effective_interval(), Duration::from_millis(200));
+    fleet.rate = "1e9".parse().unwrap();
+    assert!(fleet.effective_interval() > Duration::ZERO);
+    for text in ["0", "-1", "NaN", "inf", ""] {
+        assert!(text.parse::<Rate>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn both_names_of_all_replicas_are_taken() {
+    for acks in ["all", "-1"] {
+        let sources = Sources {
+            flags: vec![("kafka.acks".into(), acks.into())],
+            ..Sources::default()
+        };
+        assert!(load::<SimulatorConfig>(&sources).is_ok());
+    }
+}

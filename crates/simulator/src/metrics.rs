@@ -1,0 +1,191 @@
+//! What the simulator counts.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
+};
+
+use crate::config::SinkKind;
+
+/// Seconds, for what a network answers.
+const LATENCIES: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Why a message was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// The sink was slower than the fleet for too long.
+    BufferFull,
+    /// The sink refused it for good.
+    Refused,
+    /// It still waited when the shutdown's deadline passed.
+    Shutdown,
+    /// Nobody reads standard output any more.
+    OutputClosed,
+}
+
+impl Dropped {
+    const ALL: [Self; 4] = [
+        Self::BufferFull,
+        Self::Refused,
+        Self::Shutdown,
+        Self::OutputClosed,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::BufferFull => "buffer_full",
+            Self::Refused => "refused",
+            Self::Shutdown => "shutdown",
+            Self::OutputClosed => "output_closed",
+        }
+    }
+}
+
+/// The metrics of one simulator. Names begin with `kafka_producer_`, and with
+/// `mqtt_producer_` or `stdout_producer_` for the other sinks.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// Messages the sink confirmed.
+    pub messages: IntCounter,
+    /// Payload bytes of them.
+    pub bytes: IntCounter,
+    /// Batches the sink confirmed.
+    pub batches: IntCounter,
+    /// From handing a batch over until it is confirmed, retries included.
+    pub send_latency: Histogram,
+    /// Making the values of one message and encoding them.
+    pub serialization_latency: Histogram,
+    /// Attempts to send a batch that failed.
+    pub send_errors: IntCounter,
+    /// Attempts after the first.
+    pub retries: IntCounter,
+    /// How late messages were made, compared with their schedule.
+    pub lateness: Histogram,
+    /// Devices of the fleet.
+    pub devices: IntGauge,
+    /// Messages that wait or are under way.
+    pub queue_depth: IntGauge,
+    /// Partitions or connections that work.
+    pub active_connections: IntGauge,
+    dropped: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers everything, counters at zero.
+    ///
+    /// # Errors
+    /// When the registry has metrics of the same names already.
+    pub(crate) fn new(registry: &Registry, sink: SinkKind) -> prometheus::Result<Self> {
+        let register = Register {
+            registry,
+            prefix: format!("{}_producer", sink.name()),
+        };
+        let dropped = register.counters(
+            "dropped_messages_total",
+            "Messages that were not delivered, by reason.",
+            "reason",
+        )?;
+        for reason in Dropped::ALL {
+            dropped.with_label_values(&[reason.label()]);
+        }
+        Ok(Self {
+            messages: register.counter("messages_total", "Messages the sink confirmed.")?,
+            bytes: register.counter("bytes_total", "Payload bytes the sink confirmed.")?,
+            batches: register.counter("batches_total", "Batches the sink confirmed.")?,
+            send_latency: register.histogram(
+                "send_latency_seconds",
+                "From handing a batch over until it is confirmed, retries included.",
+                LATENCIES.to_vec(),
+            )?,
+            serialization_latency: register.histogram(
+                "serialization_latency_seconds",
+                "Making the values of one message and encoding them.",
+                exponential_buckets(1e-6, 2.0, 12)?,
+            )?,
+            send_errors: register.counter("send_errors_total", "Failed attempts to send.")?,
+            retries: register.counter("retries_total", "Attempts to send after the first.")?,
+            lateness: register.histogram(
+                "schedule_lateness_seconds",
+                "How late messages were made, compared with their schedule.",
+                LATENCIES.to_vec(),
+            )?,
+            devices: register.gauge("devices", "Devices of the fleet.")?,
+            queue_depth: register.gauge("queue_depth", "Messages that are not confirmed yet.")?,
+            active_connections: register
+                .gauge("active_connections", "Partitions or connections that work.")?,
+            dropped,
+        })
+    }
+
+    /// Counts messages that were not delivered.
+    pub(crate) fn dropped(&self, reason: Dropped, messages: usize) {
+        let counter = self.dropped.with_label_values(&[reason.label()]);
+        counter.inc_by(messages as u64);
+    }
+}
+
+struct Register<'r> {
+    registry: &'r Registry,
+    prefix: String,
+}
+
+impl Register<'_> {
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        Opts::new(format!("{}_{name}", self.prefix), help)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let counter = IntCounter::with_opts(self.opts(name, help))?;
+        self.registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        let counters = IntCounterVec::new(self.opts(name, help), &[label])?;
+        self.registry.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let gauge = IntGauge::with_opts(self.opts(name, help))?;
+        self.registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+    ) -> prometheus::Result<Histogram> {
+        let opts = HistogramOpts::from(self.opts(name, help)).buckets(buckets);
+        let histogram = Histogram::with_opts(opts)?;
+        self.registry.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_every_reason_start_at_zero() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry, SinkKind::Kafka).unwrap();
+        metrics.dropped(Dropped::Refused, 3);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        for line in [
+            r#"kafka_producer_dropped_messages_total{reason="buffer_full"} 0"#,
+            r#"kafka_producer_dropped_messages_total{reason="refused"} 3"#,
+            "kafka_producer_messages_total 0",
+            "kafka_producer_queue_depth 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

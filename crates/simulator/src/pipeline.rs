@@ -1,0 +1,262 @@
+//! The way of a message:
+//!
+//! ```text
+//! device -> lane (partition or connection) -> batch -> sink -> confirmed
+//! ```
+//!
+//! Workers make messages and collect them in batches (`worker`, `lane`); one
+//! task per lane sends them (`sink`). FNV-1a of the device id decides the lane,
+//! and with it the worker, so all messages of a device take one ordered way.
+
+use std::time::Duration;
+
+use iot_core::partition::partition_for;
+use iot_service::config::Live;
+use iot_service::health::Health;
+use iot_service::shutdown::Steps;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{SimulatorConfig, SinkKind};
+use crate::fleet::{Device, Habits};
+use crate::lane::{Lane, Limits};
+use crate::metrics::Metrics;
+use crate::schedule::quota;
+use crate::sink::{self, Ends, Links, Sink, kafka, mqtt, stdout};
+use crate::worker::{Member, Outlet, Stop, Worker};
+
+/// Deadline for ending sessions with a sink that has confirmed everything.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// One run of the fleet: until `shutdown`, or until it has sent what it should.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    /// Settings.
+    pub config: Live<SimulatorConfig>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Health.
+    pub health: Health,
+    /// Asks for the end.
+    pub shutdown: CancellationToken,
+}
+
+impl Pipeline {
+    /// Opens the sink and sends the fleet's messages to it.
+    ///
+    /// # Errors
+    /// A task of the pipeline panicked.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let config = self.config.current();
+        let component = self.health.component(config.sink.name());
+        match config.sink {
+            SinkKind::Kafka => {
+                let open = kafka::open(&config.kafka, &component);
+                match self.shutdown.run_until_cancelled(open).await {
+                    Some(lanes) => self.send(&config, component, lanes).await,
+                    None => Ok(()),
+                }
+            }
+            SinkKind::Mqtt => {
+                let open = mqtt::open(&config.mqtt, &component);
+                match self.shutdown.run_until_cancelled(open).await {
+                    Some(lanes) => self.send(&config, component, lanes).await,
+                    None => Ok(()),
+                }
+            }
+            SinkKind::Stdout => {
+                let lines = stdout::Lines::new(std::io::stdout());
+                self.send(&config, component, vec![lines]).await
+            }
+        }
+    }
+
+    async fn send<S: Sink>(
+        &self,
+        config: &SimulatorConfig,
+        component: iot_service::health::Component,
+        lanes: Vec<S>,
+    ) -> anyhow::Result<()> {
+        let links = Links::up(component, self.metrics.clone(), lanes.len());
+        let (workers, ends) = self.workers(config, lanes.len());
+        let stop = Stop {
+            generate: self.shutdown.child_token(),
+            abandon: CancellationToken::new(),
+        };
+        tracing::info!(
+            devices = config.fleet.devices,
+            lanes = lanes.len(),
+            workers = workers.len(),
+            interval = ?config.fleet.effective_interval(),
+            rate = %config.fleet.rate,
+            "sending"
+        );
+        let mut senders = JoinSet::new();
+        for (lane, (sink, ends)) in lanes.into_iter().zip(ends).enumerate() {
+            let link = links.link(lane);
+            senders.spawn(sink::run(sink, ends, link, self.metrics.clone()));
+        }
+        let mut makers = JoinSet::new();
+        for worker in workers {
+            makers.spawn(worker.run(stop.clone()));
+        }
+        self.finish(config, stop, makers, senders).await
+    }
+
+    /// Waits for the end, by itself or asked for, and goes through the
+    /// shutdown's steps.
+    async fn finish(
+        &self,
+        config: &SimulatorConfig,
+        stop: Stop,
+        mut makers: JoinSet<()>,
+        mut senders: JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let duration = *config.run.duration;
+        let over = async {
+            if duration.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(duration).await;
+            stop.generate.cancel();
+            std::future::pending::<()>().await;
+        };
+        // A panic in a sender would leave its worker waiting for ever.
+        tokio::select! {
+            result = all(&mut makers) => result?,
+            result = first_panic(&mut senders) => result?,
+            () = over => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        let steps = Steps::begin(&self.health);
+        let flushed = steps.step("flush", *config.shutdown.flush, all(&mut makers));
+        match flushed.await {
+            Some(result) => result?,
+            None => {
+                stop.abandon.cancel();
+                all(&mut makers).await?;
+                senders.abort_all();
+            }
+        }
+        steps.step("disconnect", GOODBYE, drain(&mut senders)).await;
+        Ok(())
+    }
+
+    /// The workers with their devices and lanes, and the other ends of the
+    /// lanes, in the order of the lanes.
+    pub(crate) fn workers(
+        &self,
+        config: &SimulatorConfig,
+        lanes: usize,
+    ) -> (Vec<Worker>, Vec<Ends>) {
+        let count = match usize::from(config.fleet.workers) {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+        .min(lanes);
+        let start = Instant::now();
+        let mut returns = Vec::with_capacity(count);
+        let mut workers: Vec<Worker> = (0..count)
+            .map(|_| {
+                let (sender, done) = mpsc::unbounded_channel();
+                returns.push(sender);
+                Worker {
+                    members: Vec::new(),
+                    outlets: Vec::new(),
+                    done,
+                    config: self.config.clone(),
+                    metrics: self.metrics.clone(),
+                    start,
+                }
+            })
+            .collect();
+        let limits = limits(config, lanes);
+        let ends = (0..lanes).map(|lane| {
+            let (sender, batches) = mpsc::channel(1);
+            workers[lane % count].outlets.push(Outlet {
+                lane: Lane::new(limits),
+                batches: sender,
+            });
+            Ends {
+                lane: lane / count,
+                batches,
+                done: returns[lane % count].clone(),
+            }
+        });
+        let ends = ends.collect();
+        for (lane, member) in members(config, lanes) {
+            workers[lane % count].members.push(Member {
+                lane: lane / count,
+                ..member
+            });
+        }
+        self.metrics.devices.set(i64::from(config.fleet.devices));
+        (workers, ends)
+    }
+}
+
+/// Every device and the lane it belongs to, in the order of the round.
+fn members(config: &SimulatorConfig, lanes: usize) -> impl Iterator<Item = (usize, Member)> {
+    let habits = Habits::new(config);
+    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
+    (0..config.fleet.devices).map(move |position| {
+        let device = Device::new(config, &habits, config.fleet.first_device + position);
+        let lane = partition_for(&device.identity.device_id, lanes) as usize;
+        let quota = match config.run.messages {
+            0 => u64::MAX,
+            total => quota(total, position, config.fleet.devices),
+        };
+        let member = Member {
+            device,
+            lane,
+            position,
+            quota,
+        };
+        (lane, member)
+    })
+}
+
+fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
+    let lanes = lanes.max(1);
+    match config.sink {
+        SinkKind::Kafka => Limits {
+            batch_bytes: config.kafka.batch_size.bytes(),
+            batch_messages: config.kafka.batch_messages,
+            linger: *config.kafka.linger,
+            buffer_bytes: (config.kafka.buffer.bytes() / lanes).max(1),
+        },
+        // A connection answers every message on its own: nothing is won by
+        // waiting for others, and a batch is what may be in flight.
+        SinkKind::Mqtt => Limits {
+            batch_bytes: usize::MAX,
+            batch_messages: config.mqtt.in_flight,
+            linger: Duration::ZERO,
+            buffer_bytes: (config.mqtt.buffer.bytes() / lanes).max(1),
+        },
+        SinkKind::Stdout => Limits {
+            batch_bytes: 64 * 1024,
+            batch_messages: usize::MAX,
+            linger: Duration::ZERO,
+            buffer_bytes: 1024 * 1024,
+        },
+    }
+}
+
+async fn all(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(result) = tasks.join_next().await {
+        result?;
+    }
+    Ok(())
+}
+
+/// Never ends while tasks merely end.
+async fn first_panic(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    all(tasks).await?;
+    std::future::pending().await
+}
+
+async fn drain(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,23 @@
+//! Relative humidity with seasons.
+
+use super::{Anomaly, Normal, Profile, wave};
+
+pub(super) const PROFILE: Profile = Profile {
+    name: "humidity",
+    unit: "percent",
+    normal: Normal::Gauss {
+        mean: 60.0,
+        deviation: 10.0,
+    },
+    bounds: (0.0, 100.0),
+    physical: (0.0, 100.0),
+    steps: 100.0,
+    trend,
+    anomaly: Anomaly::SpikeDown,
+};
+
+/// Dampest half a year after the start.
+fn trend(hours: f64) -> f64 {
+    const YEAR: f64 = 365.0 * 24.0;
+    wave(hours, YEAR, YEAR / 2.0, 5.0)
+}

@@ -1,0 +1,22 @@
+//! Air pressure with weather.
+
+use super::{Anomaly, Normal, Profile, wave};
+
+pub(super) const PROFILE: Profile = Profile {
+    name: "pressure",
+    unit: "hectopascal",
+    normal: Normal::Gauss {
+        mean: 1013.0,
+        deviation: 20.0,
+    },
+    bounds: (950.0, 1050.0),
+    physical: (300.0, 2000.0),
+    steps: 10.0,
+    trend,
+    anomaly: Anomaly::SpikeUp,
+};
+
+/// Highs and lows pass in four days.
+fn trend(hours: f64) -> f64 {
+    wave(hours, 96.0, 48.0, 6.0)
+}

@@ -1,0 +1,19 @@
+//! A switch, used more by day than by night.
+
+use super::{Anomaly, Normal, Profile, wave};
+
+pub(super) const PROFILE: Profile = Profile {
+    name: "switch",
+    unit: "state",
+    normal: Normal::Bernoulli { on: 0.8 },
+    bounds: (0.0, 1.0),
+    physical: (0.0, 1.0),
+    steps: 1.0,
+    trend,
+    anomaly: Anomaly::None,
+};
+
+/// A probability: 0.95 at 14 h, 0.65 at 2 h.
+fn trend(hours: f64) -> f64 {
+    wave(hours, 24.0, 14.0, 0.15)
+}

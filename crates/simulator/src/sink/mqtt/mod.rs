@@ -1,0 +1,238 @@
+//! Sink `mqtt`: one lane per connection, MQTT 5, QoS 1.
+//!
+//! A batch is published with the packet ids 1, 2, 3...; it is through when the
+//! broker acknowledged every one. After a broken connection exactly the
+//! unacknowledged ones are published again, in order, so nothing is lost and
+//! the first copies of a device's messages stay in order.
+
+mod connection;
+
+use std::sync::Arc;
+
+use iot_core::headers;
+use iot_core::mqtt_url::MqttUrl;
+use iot_service::Backoff;
+use iot_service::health::Component;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish, PublishProperties};
+use tokio::time::Instant;
+
+use self::connection::Connection;
+use super::{SendError, Sent, Sink};
+use crate::config::MqttConfig;
+use crate::fleet::Identity;
+use crate::lane::Batch;
+
+/// One connection and how far its batch got.
+#[derive(Debug)]
+pub(crate) struct Session {
+    config: Arc<MqttConfig>,
+    client_id: String,
+    connection: Option<Connection>,
+    backoff: Backoff,
+    retry_at: Instant,
+    answers: Vec<Option<Answer>>,
+}
+
+/// What the broker said to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Taken,
+    Refused,
+}
+
+/// Opens every connection. Tries until it works.
+pub(crate) async fn open(config: &MqttConfig, health: &Component) -> Vec<Session> {
+    let config = Arc::new(config.clone());
+    // A second simulator with the same client ids would take over the sessions.
+    let run: u32 = rand::random();
+    let mut sessions = Vec::with_capacity(usize::from(config.connections));
+    let mut backoff = super::backoff();
+    while sessions.len() < usize::from(config.connections) {
+        let client_id = format!("{}-{run:08x}-{}", config.client_id, sessions.len());
+        match connect(&config, &client_id).await {
+            Ok(connection) => {
+                backoff.reset();
+                sessions.push(Session {
+                    config: Arc::clone(&config),
+                    client_id,
+                    connection: Some(connection),
+                    backoff: super::backoff(),
+                    retry_at: Instant::now(),
+                    answers: Vec::new(),
+                });
+            }
+            Err(error) => {
+                health.not_ready(format!("{error:#}"));
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+    sessions
+}
+
+/// Connects to the first broker that answers.
+async fn connect(config: &MqttConfig, client_id: &str) -> anyhow::Result<Connection> {
+    let mut failures = Vec::new();
+    for broker in &config.brokers {
+        let attempt = async {
+            let url: MqttUrl = broker.parse()?;
+            Connection::open(&url, config, client_id).await
+        };
+        match attempt.await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => failures.push(format!("connecting to {broker}: {error:#}")),
+        }
+    }
+    anyhow::bail!(failures.join("; "))
+}
+
+impl Session {
+    async fn publish(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.config, &self.client_id).await?,
+        };
+        let connection = self.connection.insert(connection);
+        let window = connection.receive_maximum.min(self.config.in_flight);
+        let unanswered: Vec<usize> = (0..batch.len())
+            .filter(|index| self.answers[*index].is_none())
+            .collect();
+        let messages: Vec<_> = batch.messages().collect();
+        let mut waiting = unanswered.len();
+        let mut next = unanswered.into_iter();
+        let mut in_flight = 0;
+        while waiting > 0 {
+            for index in next.by_ref().take(window - in_flight) {
+                let (item, payload) = messages[index];
+                let topic = topic(&self.config.topic, &item.device);
+                let label = item.label.as_deref();
+                match connection.queue(&publish(index, topic, payload, label)?) {
+                    Ok(()) => in_flight += 1,
+                    // Larger than the broker takes; it would not get smaller.
+                    Err(_) => {
+                        self.answers[index] = Some(Answer::Refused);
+                        waiting -= 1;
+                    }
+                }
+            }
+            if in_flight == 0 {
+                continue;
+            }
+            connection.flush().await?;
+            let mut packet = Some(connection.read().await?);
+            while let Some(received) = packet {
+                if let Some((index, answer)) = acknowledged(&received) {
+                    match self.answers.get_mut(index) {
+                        Some(slot @ None) => *slot = Some(answer),
+                        _ => anyhow::bail!("the broker acknowledged a message it did not get"),
+                    }
+                    in_flight -= 1;
+                    waiting -= 1;
+                }
+                packet = connection.buffered()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Session {
+    fn begin(&mut self, batch: &Batch) {
+        self.answers.clear();
+        self.answers.resize(batch.len(), None);
+    }
+
+    async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
+        if let Err(error) = self.publish(batch).await {
+            self.connection = None;
+            return Err(SendError::Retry(format!("{error:#}")));
+        }
+        self.backoff.reset();
+        let refused = |answer: &&Option<Answer>| **answer == Some(Answer::Refused);
+        let refused = self.answers.iter().filter(refused).count();
+        if refused > 0 {
+            tracing::warn!(refused, "the MQTT broker refuses messages for good");
+        }
+        Ok(Sent { refused })
+    }
+
+    async fn idle(&mut self) {
+        match &mut self.connection {
+            Some(connection) => connection.wait().await,
+            None => tokio::time::sleep_until(self.retry_at).await,
+        }
+    }
+
+    async fn attend(&mut self) -> Result<(), SendError> {
+        let result = match &mut self.connection {
+            Some(connection) => connection.attend().await,
+            None => match connect(&self.config, &self.client_id).await {
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    self.backoff.reset();
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        result.map_err(|error| {
+            self.connection = None;
+            self.retry_at = Instant::now() + self.backoff.next_delay();
+            SendError::Retry(format!("{error:#}"))
+        })
+    }
+
+    async fn close(self) {
+        if let Some(connection) = self.connection {
+            connection.close().await;
+        }
+    }
+}
+
+fn topic(template: &str, device: &Identity) -> String {
+    template
+        .replace("{tenant}", &device.tenant)
+        .replace("{project}", &device.project)
+}
+
+fn publish(
+    index: usize,
+    topic: String,
+    payload: &[u8],
+    label: Option<&str>,
+) -> anyhow::Result<Packet> {
+    let labels = label.map(|label| (headers::LABEL.to_owned(), label.to_owned()));
+    let properties = PublishProperties {
+        content_type: Some(headers::APPLICATION_JSON.to_owned()),
+        user_properties: labels.into_iter().collect(),
+        ..PublishProperties::default()
+    };
+    let payload = payload.to_vec();
+    let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
+    // Packet id 0 is not allowed.
+    publish.pkid = u16::try_from(index + 1)?;
+    Ok(Packet::Publish(publish))
+}
+
+/// Which message of the batch a packet acknowledges, and how.
+fn acknowledged(packet: &Packet) -> Option<(usize, Answer)> {
+    let Packet::PubAck(ack) = packet else {
+        return None;
+    };
+    let answer = match ack.reason {
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
+        PubAckReason::UnspecifiedError
+        | PubAckReason::ImplementationSpecificError
+        | PubAckReason::NotAuthorized
+        | PubAckReason::TopicNameInvalid
+        | PubAckReason::PacketIdentifierInUse
+        | PubAckReason::QuotaExceeded
+        | PubAckReason::PayloadFormatInvalid => Answer::Refused,
+    };
+    // Id 0 becomes an index no batch has.
+    Some((usize::from(ack.pkid).wrapping_sub(1), answer))
+}
+
+#[cfg(test)]
+mod tests;

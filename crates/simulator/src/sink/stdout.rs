@@ -1,0 +1,47 @@
+//! Sink `stdout`: one line of JSON per message.
+
+use std::io::{ErrorKind, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{SendError, Sent, Sink};
+use crate::lane::Batch;
+
+/// Writes lines to an output that may block, such as a pipe.
+#[derive(Debug)]
+pub(crate) struct Lines<W>(Arc<Mutex<W>>);
+
+impl<W: Write + Send + 'static> Lines<W> {
+    /// Lines to `out`.
+    pub(crate) fn new(out: W) -> Self {
+        Self(Arc::new(Mutex::new(out)))
+    }
+}
+
+impl<W: Write + Send + 'static> Sink for Lines<W> {
+    async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
+        let mut lines = Vec::with_capacity(batch.payload_bytes() + batch.len());
+        for (_, payload) in batch.messages() {
+            lines.extend_from_slice(payload);
+            lines.push(b'\n');
+        }
+        let out = Arc::clone(&self.0);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.write_all(&lines)?;
+            out.flush()
+        })
+        .await;
+        match written {
+            Ok(Ok(())) => Ok(Sent::default()),
+            Ok(Err(error)) => {
+                // A part may be written, so trying again would repeat it.
+                if error.kind() != ErrorKind::BrokenPipe {
+                    tracing::error!(%error, "writing to standard output");
+                }
+                Err(SendError::Closed)
+            }
+            // The runtime is going away.
+            Err(_) => Err(SendError::Closed),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+
+use iot_service::health::Health;
+use prometheus::Registry;
+
+use super::stdout::Lines;
+use super::*;
+use crate::config::{FleetConfig, SinkKind};
+use crate::fleet::Identity;
+
+/// A batch of messages with these payloads, from devices 0, 1, 2...
+pub(super) fn batch(payloads: &[&str]) -> Batch {
+    let mut batch = Batch::default();
+    for (number, payload) in (0..).zip(payloads) {
+        let device = Arc::new(Identity::new(&FleetConfig::default(), number));
+        batch.push(device, 1_000, |out| {
+            out.extend_from_slice(payload.as_bytes());
+            payload
+                .contains("spike")
+                .then(|| "temperature=spike".into())
+        });
+    }
+    batch
+}
+
+fn metrics() -> Metrics {
+    Metrics::new(&Registry::new(), SinkKind::Kafka).unwrap()
+}
+
+/// Answers attempts with what it is given, and remembers the payloads.
+struct Script {
+    answers: Vec<Result<Sent, SendError>>,
+    begun: usize,
+    attempts: usize,
+}
+
+impl Sink for Script {
+    fn begin(&mut self, _: &Batch) {
+        self.begun += 1;
+    }
+
+    async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
+        self.attempts += 1;
+        self.answers.remove(0)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_tried_until_it_is_through() {
+    let (metrics, health) = (metrics(), Health::default());
+    let links = Links::up(health.component("kafka"), metrics.clone(), 2);
+    let mut link = links.link(1);
+    let broken = || Err(SendError::Retry("no answer".into()));
+    let mut sink = Script {
+        answers: vec![broken(), broken(), Ok(Sent { refused: 1 })],
+        begun: 0,
+        attempts: 0,
+    };
+    let batch = batch(&["abc", "de"]);
+    let outcome = deliver(&mut sink, &batch, &mut link, &metrics).await;
+    assert_eq!((outcome, sink.begun, sink.attempts), (Outcome::Sent, 1, 3));
+    assert_eq!((metrics.retries.get(), metrics.send_errors.get()), (2, 3));
+    assert_eq!((metrics.messages.get(), metrics.batches.get()), (1, 1));
+    assert_eq!(metrics.active_connections.get(), 2);
+}
+
+#[tokio::test]
+async fn one_lane_that_is_down_makes_the_sink_unready() {
+    let metrics = metrics();
+    let links = Links::up(Health::default().component("kafka"), metrics.clone(), 3);
+    let (mut one, mut other) = (links.link(0), links.link(1));
+    one.report(Err(SendError::Retry("gone".into())));
+    other.report(Err(SendError::Retry("gone too".into())));
+    assert_eq!(metrics.active_connections.get(), 1);
+    one.report(Ok(()));
+    other.report(Ok(()));
+    assert_eq!(metrics.active_connections.get(), 3);
+}
+
+/// An output that takes so many bytes before it breaks.
+struct Pipe {
+    seen: Arc<Mutex<Vec<u8>>>,
+    room: usize,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut seen = self.seen.lock().unwrap();
+        if seen.len() + bytes.len() > self.room {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        seen.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn lines_are_written_until_nobody_reads_them() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut lines = Lines::new(Pipe {
+        seen: Arc::clone(&seen),
+        room: 10,
+    });
+    let batch = batch(&["{1}", "{2}"]);
+    assert!(matches!(
+        lines.attempt(&batch).await,
+        Ok(Sent { refused: 0 })
+    ));
+    assert_eq!(*seen.lock().unwrap(), b"{1}\n{2}\n");
+    assert!(matches!(
+        lines.attempt(&batch).await,
+        Err(SendError::Closed)
+    ));
+}

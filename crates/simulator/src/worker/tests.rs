@@ -1,0 +1,259 @@
+use std::collections::HashMap;
+
+use iot_core::message::parse;
+use iot_core::partition::partition_for;
+use iot_service::config::ByteSize;
+use iot_service::health::Health;
+use prometheus::Registry;
+
+use super::*;
+use crate::pipeline::Pipeline;
+use crate::sink::Ends;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn config(change: impl FnOnce(&mut SimulatorConfig)) -> SimulatorConfig {
+    let mut config = SimulatorConfig::default();
+    config.fleet.devices = 4;
+    config.fleet.workers = 1;
+    change(&mut config);
+    config
+}
+
+/// The workers of a fleet, the ends of their lanes, and what is counted.
+fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Registry) {
+    let registry = Registry::new();
+    let pipeline = Pipeline {
+        metrics: Metrics::new(&registry, config.sink).unwrap(),
+        config: Live::fixed(config.clone()),
+        health: Health::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let (workers, ends) = pipeline.workers(&config, lanes);
+    (workers, ends, registry)
+}
+
+fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
+    let (mut workers, ends, registry) = workers(config, 1);
+    let worker = workers.remove(0);
+    let config = worker.config.current();
+    let state = State {
+        habits: Habits::new(&config),
+        interval: config.fleet.effective_interval(),
+        pace: worker.pace(&config),
+        depth: 0,
+    };
+    (worker, state, ends, registry)
+}
+
+fn stop() -> Stop {
+    Stop {
+        generate: CancellationToken::new(),
+        abandon: CancellationToken::new(),
+    }
+}
+
+fn dropped(registry: &Registry, reason: &str) -> f64 {
+    let families = registry.gather();
+    let mut metrics = families
+        .iter()
+        .filter(|family| family.name().ends_with("dropped_messages_total"))
+        .flat_map(|family| family.get_metric());
+    let metric = metrics.find(|m| m.get_label().iter().any(|l| l.value() == reason));
+    metric.expect(reason).get_counter().get_value()
+}
+
+/// Confirms everything, and hands out the payloads of each lane.
+async fn confirm_all(mut ends: Ends) -> Vec<Vec<u8>> {
+    let mut payloads = Vec::new();
+    while let Some(batch) = ends.batches.recv().await {
+        payloads.extend(batch.messages().map(|(_, payload)| payload.to_vec()));
+        let done = Done {
+            lane: ends.lane,
+            batch,
+            outcome: Outcome::Sent,
+        };
+        ends.done.send(done).unwrap();
+    }
+    payloads
+}
+
+/// Runs a fleet over several lanes to its end; the payloads of each lane.
+async fn run_fleet(config: SimulatorConfig, lanes: usize) -> Vec<Vec<Vec<u8>>> {
+    let (workers, ends, _) = workers(config, lanes);
+    let sinks: Vec<_> = ends
+        .into_iter()
+        .map(|e| tokio::spawn(confirm_all(e)))
+        .collect();
+    let makers: Vec<_> = workers
+        .into_iter()
+        .map(|w| tokio::spawn(w.run(stop())))
+        .collect();
+    for maker in makers {
+        maker.await.unwrap();
+    }
+    let mut payloads = Vec::new();
+    for sink in sinks {
+        payloads.push(sink.await.unwrap());
+    }
+    payloads
+}
+
+#[tokio::test]
+async fn devices_speak_when_they_are_due() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| {
+        c.fleet.interval = SECOND.into();
+    }));
+    let start = worker.start;
+    assert_eq!(
+        worker.make_due(&mut state, start),
+        After::Wait(start + SECOND / 4)
+    );
+    let now = start + SECOND + SECOND / 10;
+    assert_eq!(
+        worker.make_due(&mut state, now),
+        After::Wait(start + SECOND * 5 / 4)
+    );
+    assert_eq!(worker.waiting(), 5);
+    let seqs: Vec<u64> = worker.members.iter().map(|m| m.device.seq).collect();
+    assert_eq!(seqs, [2, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_late_worker_catches_up_and_keeps_the_schedule() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| {
+        c.fleet.interval = SECOND.into();
+    }));
+    let late = worker.start + 1_000 * SECOND;
+    while worker.make_due(&mut state, late) == After::Again {}
+    assert_eq!(worker.waiting(), 4_001);
+    assert_eq!(worker.metrics.lateness.get_sample_count(), 4_001);
+}
+
+#[tokio::test]
+async fn a_full_buffer_drops_counts_and_leaves_a_gap() {
+    let (mut worker, mut state, _ends, registry) = worker(config(|c| {
+        c.fleet.interval = SECOND.into();
+        c.kafka.buffer = ByteSize(1);
+    }));
+    worker.make_due(&mut state, worker.start + 2 * SECOND);
+    assert_eq!(worker.waiting(), 1);
+    assert_eq!(dropped(&registry, "buffer_full"), 8.0);
+    assert_eq!(
+        worker.members[0].device.seq, 3,
+        "numbers of dropped messages are used up"
+    );
+}
+
+#[tokio::test]
+async fn quotas_end_the_schedule() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| c.run.messages = 6));
+    let late = worker.start + 1_000 * SECOND;
+    assert_eq!(worker.make_due(&mut state, late), After::Finished);
+    let seqs: Vec<u64> = worker.members.iter().map(|m| m.device.seq).collect();
+    assert_eq!(seqs, [2, 2, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| {
+        c.fleet.interval = (3_600 * SECOND).into();
+    }));
+    worker.make_due(&mut state, Instant::now());
+    let changed = config(|c| {
+        c.fleet.interval = SECOND.into();
+        c.anomaly.rate = 0.05;
+    });
+    worker.adopt(&mut state, &changed);
+    assert_eq!(state.habits.conditions.anomaly_rate, 0.05);
+    let later = Instant::now() + 60 * SECOND;
+    worker.make_due(&mut state, later);
+    assert!(worker.waiting() > 100, "{}", worker.waiting());
+}
+
+#[tokio::test]
+async fn at_full_speed_every_device_sends_its_share_in_order_on_its_lane() {
+    let lanes = run_fleet(
+        config(|c| {
+            c.fleet.devices = 100;
+            c.fleet.workers = 3;
+            c.fleet.rate = Rate::Max;
+            c.run.messages = 5_050;
+        }),
+        10,
+    )
+    .await;
+    let mut seqs: HashMap<String, u64> = HashMap::new();
+    for (lane, payloads) in lanes.iter().enumerate() {
+        for payload in payloads {
+            let message = parse(payload).unwrap();
+            assert_eq!(partition_for(&message.device_id, 10) as usize, lane);
+            let next = seqs.entry(message.device_id.into_owned()).or_default();
+            assert_eq!(message.seq, Some(*next));
+            *next += 1;
+        }
+    }
+    assert_eq!(seqs.values().sum::<u64>(), 5_050);
+    assert!(seqs.values().all(|n| *n == 50 || *n == 51));
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_fleet_whatever_the_workers() {
+    let run = async |workers: u16, lanes: usize| {
+        let lanes = run_fleet(
+            config(|c| {
+                c.fleet.devices = 20;
+                c.fleet.workers = workers;
+                c.fleet.rate = Rate::Max;
+                c.anomaly.rate = 0.05;
+                c.run.messages = 1_000;
+            }),
+            lanes,
+        )
+        .await;
+        let mut said = HashMap::new();
+        for payload in lanes.concat() {
+            let message = parse(&payload).unwrap().into_owned();
+            said.insert((message.device_id, message.seq), message.readings);
+        }
+        said
+    };
+    let (one, other) = (run(1, 1).await, run(4, 10).await);
+    assert_eq!(one.len(), 1_000);
+    assert_eq!(one, other);
+}
+
+#[tokio::test]
+async fn what_no_one_confirms_is_counted_at_the_end() {
+    let (mut workers, ends, registry) = workers(config(|c| c.fleet.interval = SECOND.into()), 1);
+    let mut worker = workers.remove(0);
+    worker.start = Instant::now() - 10 * SECOND;
+    let depth = worker.metrics.queue_depth.clone();
+    let stop = stop();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    while depth.get() < 40 {
+        tokio::task::yield_now().await;
+    }
+    stop.generate.cancel();
+    stop.abandon.cancel();
+    running.await.unwrap();
+    assert!(dropped(&registry, "shutdown") >= 40.0);
+    assert_eq!(depth.get(), 0);
+    drop(ends);
+}
+
+#[tokio::test]
+async fn a_closed_output_ends_the_worker() {
+    let (mut workers, mut ends, registry) = workers(config(|c| c.fleet.rate = Rate::Max), 1);
+    let running = tokio::spawn(workers.remove(0).run(stop()));
+    let mut ends = ends.remove(0);
+    let batch = ends.batches.recv().await.expect("a batch");
+    let done = Done {
+        lane: 0,
+        batch,
+        outcome: Outcome::Closed,
+    };
+    ends.done.send(done).unwrap();
+    running.await.unwrap();
+    assert!(dropped(&registry, "output_closed") > 0.0);
+}

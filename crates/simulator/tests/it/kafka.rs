@@ -1,0 +1,241 @@
+//! Sink `kafka` against librdkafka's mock cluster, which speaks the protocol
+//! over sockets but can't create topics.
+
+use iot_simulator::config::{CompressionKind, Rate, SimulatorConfig, SinkKind};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::support::{Simulator, assert_complete, assert_ordered, fleet, read_topic, wait_for};
+
+const TOPIC: &str = "device-data";
+const PARTITIONS: u32 = 10;
+const SENT: &str = "kafka_producer_messages_total";
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, PARTITIONS as i32, 1).unwrap();
+    cluster
+}
+
+fn config(cluster: &Cluster, devices: u32, messages: u64) -> SimulatorConfig {
+    let mut config = fleet(SinkKind::Kafka, devices, messages);
+    config.kafka.brokers = vec![cluster.bootstrap_servers()];
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_is_in_order_in_the_partition_its_device_names() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 200, 5_000);
+    config.anomaly.rate = 0.1;
+    Simulator::start(config).await.ended().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    assert_eq!(arrived.len(), 5_000);
+    let counts = assert_complete(&arrived, PARTITIONS);
+    assert!(counts.len() == 200 && counts.values().all(|n| *n == 25));
+    let mut labelled = 0;
+    for record in &arrived {
+        assert_eq!(record.headers["content-type"], "application/json");
+        for label in record
+            .headers
+            .get("iot-label")
+            .iter()
+            .flat_map(|l| l.split(','))
+        {
+            let (sensor, kind) = label.split_once('=').unwrap();
+            assert_eq!(kind, "spike");
+            assert!(record.message.readings.iter().any(|r| r.sensor == sensor));
+            labelled += 1;
+        }
+    }
+    // Four of the five sensors have spikes: 2,000 of 20,000 readings.
+    assert!((1_700..2_300).contains(&labelled), "{labelled}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_reads_back() {
+    for compression in [
+        CompressionKind::None,
+        CompressionKind::Gzip,
+        CompressionKind::Snappy,
+        CompressionKind::Lz4,
+        CompressionKind::Zstd,
+    ] {
+        let cluster = cluster();
+        let mut config = config(&cluster, 20, 400);
+        config.kafka.compression = compression;
+        Simulator::start(config).await.ended().await;
+        let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+        assert_complete(&arrived, PARTITIONS);
+        assert_eq!(arrived.len(), 400, "{compression:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_batch_is_sent_again_before_the_next() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    config.kafka.batch_messages = 10;
+    let errors = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    ];
+    cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    let simulator = Simulator::start(config).await;
+    let retries = "kafka_producer_retries_total";
+    simulator
+        .wait_for_metric(retries, errors.len() as f64)
+        .await;
+    simulator.wait_for_metric(SENT, 1_000.0).await;
+    simulator.stop().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let counts = assert_ordered(&arrived, PARTITIONS);
+    let (least, most) = (
+        counts.values().min().unwrap(),
+        counts.values().max().unwrap(),
+    );
+    assert!(counts.len() == 50 && most - least <= 1, "{least} {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_kafka_refuses_for_good_does_not_stop_the_others() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 10, 0);
+    config.fleet.rate = Rate::PerSecond(500.0);
+    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+    cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    let simulator = Simulator::start(config).await;
+    let dropped = r#"kafka_producer_dropped_messages_total{reason="refused"}"#;
+    simulator.wait_for_metric(dropped, 1.0).await;
+    simulator.wait_for_metric(SENT, 100.0).await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_for_kafka_and_says_so() {
+    let cluster = cluster();
+    cluster.broker_down(-1).unwrap();
+    let simulator = Simulator::start(config(&cluster, 10, 100)).await;
+    wait_for("the reason", async || {
+        let trouble = simulator.trouble("kafka").await;
+        trouble.is_some_and(|reason| reason.contains("connecting to Kafka"))
+    })
+    .await;
+    cluster.broker_up(-1).unwrap();
+    simulator.ended().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    assert_eq!(arrived.len(), 100);
+    assert_complete(&arrived, PARTITIONS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stops_while_kafka_is_away() {
+    let cluster = cluster();
+    cluster.broker_down(-1).unwrap();
+    let simulator = Simulator::start(config(&cluster, 10, 100)).await;
+    wait_for("the attempt", async || {
+        simulator.trouble("kafka").await.is_some()
+    })
+    .await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_loses_nothing_that_fits_the_buffer() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    let simulator = Simulator::start(config).await;
+    simulator.wait_for_metric(SENT, 200.0).await;
+    cluster.broker_down(-1).unwrap();
+    wait_for("trouble", async || {
+        simulator.trouble("kafka").await.is_some()
+    })
+    .await;
+    simulator
+        .wait_for_metric("kafka_producer_queue_depth", 500.0)
+        .await;
+    cluster.broker_up(-1).unwrap();
+    wait_for("recovery", async || {
+        simulator.trouble("kafka").await.is_none()
+    })
+    .await;
+    simulator.wait_for_metric(SENT, 2_000.0).await;
+    simulator.stop().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let counts = assert_ordered(&arrived, PARTITIONS);
+    // Devices take turns, so without a loss they are within one message.
+    let (least, most) = (
+        counts.values().min().unwrap(),
+        counts.values().max().unwrap(),
+    );
+    assert!(most - least <= 1, "{least} {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_sends_what_was_made() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    // Nothing closes a batch but the end.
+    config.kafka.linger = std::time::Duration::from_secs(3_600).into();
+    let simulator = Simulator::start(config).await;
+    simulator
+        .wait_for_metric("kafka_producer_queue_depth", 300.0)
+        .await;
+    simulator.stop().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    assert!(arrived.len() >= 300, "{}", arrived.len());
+    let counts = assert_complete(&arrived, PARTITIONS);
+    let (least, most) = (
+        counts.values().min().unwrap(),
+        counts.values().max().unwrap(),
+    );
+    assert!(most - least <= 1, "{least} {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_can_not_be_created_is_waited_for() {
+    let cluster = MockCluster::new(1).unwrap();
+    let simulator = Simulator::start(config(&cluster, 10, 50)).await;
+    wait_for("the reason", async || {
+        let trouble = simulator.trouble("kafka").await;
+        trouble.is_some_and(|reason| reason.contains("creating topic device-data"))
+    })
+    .await;
+    cluster.create_topic(TOPIC, 3, 1).unwrap();
+    simulator.ended().await;
+    // The partitions it has count, not those it would have been created with.
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    assert_eq!(arrived.len(), 50);
+    assert_complete(&arrived, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_simulators_in_one_process_make_one_fleet() {
+    let cluster = cluster();
+    let one = config(&cluster, 30, 300);
+    let mut other = config(&cluster, 20, 200);
+    other.fleet.first_device = 30;
+    let (one, other) = (Simulator::start(one).await, Simulator::start(other).await);
+    one.ended().await;
+    other.ended().await;
+    let counts = assert_complete(&read_topic(&cluster.bootstrap_servers(), TOPIC), PARTITIONS);
+    assert!(counts.len() == 50 && counts.values().all(|n| *n == 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duration_ends_the_run() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 10, 0);
+    config.fleet.rate = Rate::PerSecond(200.0);
+    config.run.duration = std::time::Duration::from_millis(300).into();
+    Simulator::start(config).await.ended().await;
+    assert_complete(&read_topic(&cluster.bootstrap_servers(), TOPIC), PARTITIONS);
+}
