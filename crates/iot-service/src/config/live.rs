@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{join, load_given, tree};
+use super::load::{complete, join, load_given, tree};
 use super::{Problems, Settings, Sources};
 use crate::logs::LogControl;
 
@@ -131,9 +131,9 @@ fn adopt<S: Settings>(
         "",
         &mut diff,
     );
-    let settings: S = serde_json::from_value(taken.clone()).map_err(|error| {
+    let settings: S = complete(&taken, &tree(&S::default())).map_err(|error| {
         let mut problems = Problems::default();
-        problems.add("config", error.to_string());
+        problems.add(error.path().to_string(), error.inner().to_string());
         problems
     })?;
     let mut problems = Problems::default();
@@ -216,7 +216,10 @@ mod tests {
                 interval: HumanDuration::from_secs(3),
                 password: Secret::default(),
                 topic: "device-data".into(),
-                log: LogConfig::default(),
+                log: LogConfig {
+                    level: "warn".into(),
+                    ..LogConfig::default()
+                },
                 ops: OpsConfig {
                     listen: "127.0.0.1:0".into(),
                 },
@@ -325,6 +328,7 @@ mod tests {
             ("debug", running.log.format)
         );
         assert_eq!(diff.refused, ["log.format", "topic"]);
+        assert_eq!(running.log.level, "warn", "the service's own default");
         let (_, _, again) = adopt(&settings, &given, &sources).unwrap();
         assert_eq!(again.applied, Vec::<String>::new());
     }

@@ -197,7 +197,7 @@ fn unknown(key: &str, known: &Map<String, Value>) -> String {
 /// one more of them replaced by its default, so that all of them are reported.
 fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut Problems) -> S {
     loop {
-        let error = match serde_path_to_error::deserialize::<_, S>(&*given) {
+        let error = match complete(given, defaults) {
             Ok(settings) => return settings,
             Err(error) => error,
         };
@@ -210,6 +210,28 @@ fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut 
         if !reset(given, defaults, &path) {
             return S::default();
         }
+    }
+}
+
+/// Settings from what was given, over the service's own defaults: those of a
+/// section that services share are not the same in each.
+pub(super) fn complete<S: Settings>(
+    given: &Value,
+    defaults: &Value,
+) -> Result<S, serde_path_to_error::Error<serde_json::Error>> {
+    let mut whole = defaults.clone();
+    overlay(&mut whole, given);
+    serde_path_to_error::deserialize(&whole)
+}
+
+fn overlay(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (key, value) in over {
+                overlay(under.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over.clone(),
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use iot_service::config::{
     ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
-use iot_service::logs::LogFormat;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sensors;
@@ -35,7 +34,6 @@ pub struct SimulatorConfig {
     /// How to stop.
     pub shutdown: ShutdownConfig,
     /// Logs.
-    #[serde(deserialize_with = "log_section")]
     pub log: LogConfig,
     /// Metrics and health.
     pub ops: OpsConfig,
@@ -52,42 +50,17 @@ impl Default for SimulatorConfig {
             kafka: KafkaConfig::default(),
             mqtt: MqttConfig::default(),
             shutdown: ShutdownConfig::default(),
-            log: LogSection::default().into(),
+            log: LogConfig {
+                // The Kafka client logs every attempt; the simulator says
+                // itself what changed.
+                level: "info,rskafka=off".into(),
+                ..LogConfig::default()
+            },
             ops: OpsConfig {
                 listen: "127.0.0.1:9101".into(),
             },
         }
     }
-}
-
-/// Section `log` with the simulator's own default, which has to hold for a
-/// section that is given in part, too.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct LogSection {
-    level: String,
-    format: LogFormat,
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self {
-            // The Kafka client logs every attempt; the simulator says itself
-            // what changed.
-            level: "info,rskafka=off".into(),
-            format: LogFormat::default(),
-        }
-    }
-}
-
-impl From<LogSection> for LogConfig {
-    fn from(LogSection { level, format }: LogSection) -> Self {
-        Self { level, format }
-    }
-}
-
-fn log_section<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogConfig, D::Error> {
-    LogSection::deserialize(deserializer).map(LogConfig::from)
 }
 
 /// Where messages go.

@@ -77,7 +77,7 @@ fn a_log_section_given_in_part_keeps_the_other_part() {
     };
     let config: SimulatorConfig = load(&sources).unwrap();
     assert_eq!(config.log.level, SimulatorConfig::default().log.level);
-    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.format, iot_service::logs::LogFormat::Json);
 }
 
 #[test]
