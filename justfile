@@ -1,0 +1,53 @@
+# The commands of this project; `just` alone lists them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+[private]
+default:
+    @just --list --unsorted
+
+# The whole system in one process
+demo *args:
+    cargo run --release -p demo -- {{ args }}
+
+# All tests that need no services
+test:
+    cargo test --workspace
+
+# The tests against a real Kafka, Mosquitto and Redis
+e2e: stack-up
+    cargo build --workspace --bins
+    eval "$(scripts/stack env)"; cargo test --workspace -- --ignored
+
+# kill -9 of the bridge under load, for as long as one likes: just soak 100
+soak kills="20" rate="5000": stack-up
+    cargo build --workspace --bins
+    eval "$(scripts/stack env)"; KILLS={{ kills }} LEDGER_RATE={{ rate }} \
+        cargo test -p iot-ledger --test it -- --ignored --nocapture kill
+
+# What CI checks besides the tests
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+    shellcheck scripts/stack scripts/test-stack scripts/bench .ci/run
+
+# MQTT -> bridge -> Kafka as fast as it goes, beside what the broker alone does
+bench-bridge *args:
+    scripts/bench bridge {{ args }}
+
+# Simulator -> Kafka as fast as Kafka confirms
+bench-simulator *args:
+    scripts/bench simulator {{ args }}
+
+# Start Kafka, Mosquitto and Redis on this machine, without containers
+stack-up:
+    scripts/stack up
+
+# End them and delete their data
+stack-down:
+    scripts/stack down
+
+# Follow the logs of the stack
+logs:
+    eval "$(scripts/stack env)"; tail -n 20 -F "$STACK_DIR"/*.log
