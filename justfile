@@ -30,7 +30,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-    shellcheck scripts/stack scripts/test-stack scripts/bench .ci/run
+    shellcheck scripts/stack scripts/test-stack .ci/run
 
 # MQTT -> bridge -> Kafka as fast as it goes, beside what the broker alone does
 bench-bridge *args:

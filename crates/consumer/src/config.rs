@@ -1,6 +1,8 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::is_reserved;
@@ -9,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::kafka;
 use crate::store::Store;
+
+/// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
+/// busy (`max.poll.interval.ms`).
+const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(300);
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -287,6 +293,9 @@ impl KafkaConfig {
         if self.group.is_empty() {
             problems.add("kafka.group", "must not be empty");
         }
+        if !SESSION_TIMEOUT.contains(&*self.session_timeout) {
+            problems.add("kafka.session_timeout", "must be between 3s and 5m");
+        }
         for topic in self.topics.iter().filter(|topic| is_reserved(topic)) {
             problems.add(
                 "kafka.topics",
@@ -387,6 +396,7 @@ mod tests {
             ("dead_letter.topic", "letters"),
             ("limits.devices", "0"),
             ("kafka.topics", "iot.dead-letter"),
+            ("kafka.session_timeout", "1h"),
         ]);
         for expected in [
             "not supported yet",
@@ -394,6 +404,7 @@ mod tests {
             "dead_letter.topic",
             "limits.devices",
             "is reserved",
+            "between 3s and 5m",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }

@@ -16,7 +16,7 @@ use crate::kafka::group::{Command, Inbox};
 use crate::metrics::Metrics;
 use crate::model::{DeviceKey, Windows};
 use crate::pipeline::{Pipeline, Stale};
-use crate::store::Store;
+use crate::store::{Store, Stored};
 
 /// How long Kafka may take to say what a log holds.
 const WATERMARKS: Duration = Duration::from_secs(5);
@@ -118,11 +118,11 @@ struct Owner {
 }
 
 impl Owner {
-    /// Offset first, then the state, both as of one step of the store.
+    /// Offset and state, both as of one step of the store.
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
         let watermarks = self.watermarks().await?;
-        let stored = self.shared.store.load((topic, partition)).await;
+        let stored = self.stored(watermarks).await;
         let rules = FoldRules::new(&self.shared.config);
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
             .map_err(|error| self.unreadable(&error))?;
@@ -157,6 +157,29 @@ impl Owner {
             offset,
             self.inbox.position.clone(),
         ))
+    }
+
+    /// What the store holds. Of a partition it knows nothing of it keeps the
+    /// offset to begin at from now on: else `latest` would begin at the end once
+    /// more after a rebalance, and skip what came in between.
+    async fn stored(&self, watermarks: (i64, i64)) -> Stored {
+        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let store = &self.shared.store;
+        let stored = store.load((topic, partition)).await;
+        let from = self.shared.config.kafka.from;
+        let Begin::At { offset, .. } = begin(stored.offset, watermarks, from) else {
+            return stored;
+        };
+        if stored.offset.is_some() {
+            return stored;
+        }
+        if let Err(conflict) = store
+            .apply((topic, partition), None, offset, Vec::new())
+            .await
+        {
+            tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+        }
+        store.load((topic, partition)).await
     }
 
     /// What the log holds; asks until Kafka answers.
@@ -314,20 +337,25 @@ mod tests {
         owner: tokio::task::JoinHandle<()>,
     }
 
-    /// An owner of a partition that has offsets 0 to 9.
-    async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) -> Bench {
-        cluster.create_topic(TOPIC, 1, 1).unwrap();
-        let mut config = ConsumerConfig::default();
-        config.kafka.brokers = vec![cluster.bootstrap_servers()];
-        let client = crate::kafka::producer_config(&config.kafka);
+    /// Ten more records.
+    async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) {
+        let mut client = rdkafka::ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
         let producer: FutureProducer = client.create().unwrap();
         for _ in 0..10 {
             let record = FutureRecord::<(), str>::to(TOPIC).payload("x");
-            producer
-                .send(record, Duration::from_secs(30))
-                .await
-                .unwrap();
+            let sent = producer.send(record, Duration::from_secs(30)).await;
+            sent.map_err(|(error, _)| error).unwrap();
         }
+    }
+
+    /// An owner of a partition that has offsets 0 to 9.
+    async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        fill(cluster).await;
+        let mut config = ConsumerConfig::default();
+        config.kafka.brokers = vec![cluster.bootstrap_servers()];
+        config.kafka.from = from;
         let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
         let (health, stop) = (Health::default(), CancellationToken::new());
         let letters = health.component("dead_letter");
@@ -392,13 +420,13 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn after_a_conflict_the_state_is_loaded_again() {
         let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster).await;
+        let mut bench = bench(&cluster, From::Earliest).await;
         assert_eq!(bench.asked().await, "start 0 at 0");
         // Somebody else applies to the partition.
         bench
             .shared
             .store
-            .apply((TOPIC, 0), None, 5, Vec::new())
+            .apply((TOPIC, 0), Some(0), 5, Vec::new())
             .await
             .unwrap();
         bench.send(0, 0).await;
@@ -421,7 +449,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_reload_goes_back_to_what_is_stored_and_a_stop_stores() {
         let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster).await;
+        let mut bench = bench(&cluster, From::Earliest).await;
         assert_eq!(bench.asked().await, "start 0 at 0");
         bench.send(0, 0).await;
         assert_eq!(bench.asked().await, "commit 1");
@@ -453,5 +481,22 @@ mod tests {
         ] {
             assert_eq!(begin(stored, log, from), expected, "{stored:?} {from:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn latest_is_decided_once() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut bench = bench(&cluster, From::Latest).await;
+        assert_eq!(bench.asked().await, "start 0 at 10");
+        fill(&cluster).await;
+        bench.reload.notify_one();
+        assert_eq!(bench.asked().await, "hold 1");
+        assert_eq!(
+            bench.asked().await,
+            "start 1 at 10",
+            "what came since is not skipped"
+        );
+        bench.stop.cancel();
+        bench.owner.await.unwrap();
     }
 }

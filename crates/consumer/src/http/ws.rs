@@ -108,19 +108,14 @@ async fn attend(socket: WebSocket, subscription: Subscription) -> Leave {
         () = read(stream, &heard) => Leave::Client,
         told = dismissed => told.unwrap_or(Leave::Shutdown),
     };
-    let frame = match leave {
-        Leave::Slow => CloseFrame {
-            code: TOO_SLOW,
-            reason: Utf8Bytes::from_static("too slow"),
-        },
-        Leave::Silent => CloseFrame {
-            code: TOO_SLOW,
-            reason: Utf8Bytes::from_static("no answer"),
-        },
-        Leave::Shutdown | Leave::Client => CloseFrame {
-            code: close_code::AWAY,
-            reason: Utf8Bytes::from_static("stopping"),
-        },
+    let (code, reason) = match leave {
+        Leave::Slow => (TOO_SLOW, "too slow"),
+        Leave::Silent => (close_code::AWAY, "no answer"),
+        Leave::Shutdown | Leave::Client => (close_code::AWAY, "stopping"),
+    };
+    let frame = CloseFrame {
+        code,
+        reason: Utf8Bytes::from_static(reason),
     };
     // The client may be gone already, or read nothing: it is left either way.
     let _ = timeout(CLOSE, sink.send(Message::Close(Some(frame)))).await;

@@ -95,6 +95,7 @@ pub(crate) fn run(member: Member) -> anyhow::Result<()> {
         commits: HashMap::new(),
         committed_at: Instant::now(),
         joined: false,
+        unreachable: 0,
         logged: None,
     };
     let result = group.poll_until_stopped();
@@ -112,6 +113,8 @@ struct Group {
     commits: HashMap<Partition, i64>,
     committed_at: Instant,
     joined: bool,
+    /// Reports in a row without a connected broker.
+    unreachable: u32,
     logged: Option<(String, Instant)>,
 }
 
@@ -174,6 +177,12 @@ impl Group {
                 tracing::error!("an offset to be read is no longer in the log");
                 self.slots.reload_all();
             }
+            // Readiness says so, with the reason.
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve,
+            ) => {}
             error => self.log(error.to_string()),
         }
         Ok(())
@@ -201,6 +210,7 @@ impl Group {
                 };
                 self.member.metrics.rebalanced(kind);
                 tracing::info!(?partitions, lost, "partitions revoked");
+                self.joined &= !lost;
                 self.revoke(partitions);
             }
         }
@@ -377,8 +387,13 @@ impl Group {
     }
 
     fn report(&mut self, statistics: &Statistics) {
+        let membership = statistics.membership();
+        let unreachable = membership == Membership::NoBroker;
+        self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
         let health = &self.member.health;
-        match statistics.membership() {
+        match membership {
+            // A connection that is just being replaced is no news.
+            Membership::NoBroker if self.unreachable < 2 => {}
             Membership::NoBroker => {
                 let trouble = self.consumer.context().trouble();
                 let trouble = trouble.unwrap_or_else(|| "still connecting".into());

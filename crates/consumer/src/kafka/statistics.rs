@@ -66,7 +66,8 @@ impl Statistics {
         }
         match self.cgrp.as_ref().map(|group| group.join_state.as_str()) {
             Some("steady") => Membership::Steady,
-            Some("init") | None => Membership::NoTopic,
+            // It looks for topics time and again, and joins once it finds one.
+            Some("init" | "wait-metadata") | None => Membership::NoTopic,
             Some(state) => Membership::Joining(state.to_owned()),
         }
     }
@@ -104,7 +105,9 @@ mod tests {
             report("CONNECT", "steady").membership(),
             Membership::NoBroker
         );
-        assert_eq!(report("UP", "init").membership(), Membership::NoTopic);
+        for looking in ["init", "wait-metadata"] {
+            assert_eq!(report("UP", looking).membership(), Membership::NoTopic);
+        }
         assert_eq!(
             report("UP", "wait-sync").membership(),
             Membership::Joining("wait-sync".into())
