@@ -12,7 +12,7 @@ use iot_service::health::Component;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BridgeConfig;
@@ -23,8 +23,9 @@ use crate::metrics::{Metrics, Refusal};
 use crate::ring::{Ring, Seq};
 use crate::topics::{Created, Topics};
 
-/// How many verdicts are taken at once.
-const DELIVERIES: usize = 4096;
+/// How often verdicts are taken, and acknowledgements written. A wake-up and a
+/// write for each verdict would cost several times what the message itself does.
+const SETTLE_EVERY: Duration = Duration::from_millis(5);
 
 /// Everything that happens to a bridge besides MQTT.
 pub(crate) struct Events {
@@ -51,6 +52,7 @@ pub(crate) struct Pipeline {
     last_failure: Option<String>,
     dead_letters: Arc<str>,
     ticks: Interval,
+    settles: Interval,
     health: Components,
     metrics: Metrics,
 }
@@ -66,6 +68,8 @@ impl Pipeline {
         let dead_letters: Arc<str> = config.dead_letter.topic.as_str().into();
         topics.open_unrestricted(&dead_letters);
         health.delivery.ready();
+        let mut settles = interval(SETTLE_EVERY);
+        settles.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             config,
             link,
@@ -77,6 +81,7 @@ impl Pipeline {
             last_failure: None,
             dead_letters,
             ticks: interval(Duration::from_secs(1)),
+            settles,
             health,
             metrics,
         }
@@ -84,11 +89,10 @@ impl Pipeline {
 
     /// Carries messages until `shutdown`.
     pub(crate) async fn run(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        let mut deliveries = Vec::with_capacity(DELIVERIES);
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                result = self.step(&mut deliveries, true) => result?,
+                result = self.step(true) => result?,
             }
         }
         Ok(())
@@ -96,9 +100,8 @@ impl Pipeline {
 
     /// Takes no more messages and waits until Kafka has all that came before.
     pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
-        let mut deliveries = Vec::with_capacity(DELIVERIES);
         while self.ring.len() > 0 {
-            self.step(&mut deliveries, false).await?;
+            self.step(false).await?;
         }
         Ok(())
     }
@@ -114,19 +117,19 @@ impl Pipeline {
     }
 
     /// Waits for one event and does what follows from it. Cancel safe.
-    async fn step(&mut self, deliveries: &mut Vec<Delivery>, may_read: bool) -> anyhow::Result<()> {
+    async fn step(&mut self, may_read: bool) -> anyhow::Result<()> {
         let may_read = may_read && self.has_room();
         tokio::select! {
-            _ = self.events.deliveries.recv_many(deliveries, DELIVERIES) => {
-                for delivery in deliveries.drain(..) {
+            _ = self.settles.tick(), if self.ring.len() > 0 => {
+                while let Ok(delivery) = self.events.deliveries.try_recv() {
                     self.settle(delivery)?;
                 }
+                self.acknowledge();
             }
             Some(created) = self.events.created.recv() => self.created(&created)?,
             event = self.link.next(may_read) => self.on_link(event)?,
             _ = self.ticks.tick() => self.tick()?,
         }
-        self.acknowledge();
         self.metrics.in_flight.set(self.ring.len() as i64);
         self.metrics.in_flight_bytes.set(self.ring.bytes() as i64);
         Ok(())

@@ -1,0 +1,326 @@
+//! `iot-ledger verify-kafka`: reads topics from their start, or from a time on,
+//! and reports what became of a run.
+//!
+//! Records of aborted transactions would be counted: nothing here writes any,
+//! and rskafka does not tell them from the others.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use iot_core::headers;
+use iot_service::Backoff;
+use iot_service::config::HumanDuration;
+use rskafka::BackoffConfig;
+use rskafka::chrono::{DateTime, Utc};
+use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
+use rskafka::client::{Client, ClientBuilder};
+use rskafka::record::RecordAndOffset;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::payload;
+use crate::verify::{Entry, Place, Plan, Report, Tally};
+
+/// One call to Kafka; rskafka has no deadline of its own and retries for ever.
+const CALL: Duration = Duration::from_secs(15);
+const FETCH_BYTES: i32 = 4 * 1024 * 1024;
+const FETCH_WAIT_MS: i32 = 250;
+/// Fetches read ahead of the tally, over all partitions.
+const READ_AHEAD: usize = 16;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kafka brokers, separated by commas.
+    #[arg(
+        long,
+        env = "KAFKA_BROKERS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9092"
+    )]
+    brokers: Vec<String>,
+    /// Topics to read, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "tenant123.project456")]
+    topic: Vec<String>,
+    /// Name of the run, as given to or printed by publish.
+    #[arg(long, value_parser = payload::valid_run)]
+    run: String,
+    /// Connections the run was published with.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Messages the run was published with, over all connections.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Read only records written since so long ago; everything if not given.
+    #[arg(long)]
+    since: Option<HumanDuration>,
+    /// Stop waiting when, for so long, no further message of the run arrived.
+    #[arg(long, default_value = "60s")]
+    timeout: HumanDuration,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a partition's reader hands over.
+struct Batch {
+    topic: String,
+    partition: i32,
+    records: Vec<RecordAndOffset>,
+    /// Nothing further was in the partition.
+    at_end: bool,
+}
+
+/// The trouble that readers had last, by topic; told when the run is not complete.
+type Troubles = Arc<Mutex<HashMap<String, String>>>;
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plan = Plan {
+        run: args.run.clone(),
+        connections: args.connections,
+        messages: args.messages,
+    };
+    let since = args.since.and_then(time_ago);
+    let client = Arc::new(connect(&args.brokers, *args.timeout).await?);
+    let troubles = Troubles::default();
+    let (sender, batches) = mpsc::channel(READ_AHEAD);
+    let mut readers = JoinSet::new();
+    for topic in args.topic {
+        let topic = TopicReader {
+            client: client.clone(),
+            topic,
+            since,
+            sender: sender.clone(),
+            troubles: troubles.clone(),
+        };
+        readers.spawn(topic.read());
+    }
+    drop(sender);
+    let report = tally(Tally::new(plan), batches, *args.timeout).await;
+    readers.shutdown().await;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    if report.complete() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (topic, trouble) in &*troubles.lock().unwrap_or_else(PoisonError::into_inner) {
+        eprintln!("iot-ledger: topic {topic}: {trouble}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// `None` when that is before the epoch: then everything is since.
+fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
+    let since = Duration::from_micros(payload::now_us()).checked_sub(*ago)?;
+    DateTime::from_timestamp_millis(i64::try_from(since.as_millis()).ok()?)
+}
+
+async fn connect(brokers: &[String], patience: Duration) -> anyhow::Result<Client> {
+    // Failing calls are repeated here, where their error is seen.
+    let backoff = BackoffConfig {
+        max_backoff: Duration::from_secs(1),
+        ..BackoffConfig::default()
+    };
+    let client = ClientBuilder::new(brokers.to_vec())
+        .client_id("iot-ledger")
+        .backoff_config(backoff);
+    timeout(patience, client.build())
+        .await
+        .map_err(|_| anyhow!("no answer within {}", HumanDuration(patience)))
+        .and_then(|built| Ok(built?))
+        .with_context(|| format!("connecting to Kafka at {}", brokers.join(",")))
+}
+
+/// Feeds the tally until the run is there and every partition was read to its
+/// end (for the copies beyond the first), or nothing new came for `patience`.
+async fn tally(mut tally: Tally, mut batches: mpsc::Receiver<Batch>, patience: Duration) -> Report {
+    let mut at_end: HashMap<(String, i32), bool> = HashMap::new();
+    let mut progress = Instant::now();
+    while let Ok(Some(batch)) = timeout_at(progress + patience, batches.recv()).await {
+        let arrived = tally.arrived();
+        record(&mut tally, &batch);
+        at_end.insert((batch.topic, batch.partition), batch.at_end);
+        if tally.arrived() > arrived {
+            progress = Instant::now();
+        }
+        if tally.all_arrived() && at_end.values().all(|at_end| *at_end) {
+            break;
+        }
+    }
+    tally.report()
+}
+
+fn record(tally: &mut Tally, batch: &Batch) {
+    for RecordAndOffset { record, offset } in &batch.records {
+        let received = record.headers.get(headers::MQTT_RECEIVED_AT);
+        tally.record(Entry {
+            place: Place {
+                topic: &batch.topic,
+                partition: batch.partition,
+                offset: *offset,
+            },
+            value: record.value.as_deref().unwrap_or_default(),
+            timestamp_ms: record.timestamp.timestamp_millis(),
+            received_ms: received.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()),
+        });
+    }
+}
+
+/// Finds a topic's partitions and reads them all.
+struct TopicReader {
+    client: Arc<Client>,
+    topic: String,
+    since: Option<DateTime<Utc>>,
+    sender: mpsc::Sender<Batch>,
+    troubles: Troubles,
+}
+
+impl TopicReader {
+    async fn read(self) {
+        let partitions = self.partitions().await;
+        let readers = partitions
+            .into_iter()
+            .map(|partition| self.read_partition(partition));
+        futures::future::join_all(readers).await;
+    }
+
+    /// Waits for the topic to appear: it may only be created with its first message.
+    async fn partitions(&self) -> Vec<i32> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            if let Some(topics) = self.call(self.client.list_topics()).await {
+                let mut topics = topics.into_iter();
+                if let Some(topic) = topics.find(|topic| topic.name == self.topic) {
+                    return topic.partitions.into_iter().collect();
+                }
+                self.trouble("does not exist".to_owned());
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Reads on until the reader is stopped.
+    async fn read_partition(&self, partition: i32) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut next = None;
+        loop {
+            if self.follow(partition, &mut next).await.is_none() {
+                sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+
+    /// Reads from `next` on until a call fails; the caller tries again.
+    async fn follow(&self, partition: i32, next: &mut Option<i64>) -> Option<()> {
+        let unknown = UnknownTopicHandling::Retry;
+        let client = self
+            .client
+            .partition_client(&self.topic, partition, unknown);
+        let client = self.call(client).await?;
+        let mut offset = match *next {
+            Some(offset) => offset,
+            None => self.start(&client).await?,
+        };
+        loop {
+            let fetch = client.fetch_records(offset, 1..FETCH_BYTES, FETCH_WAIT_MS);
+            let (records, high_watermark) = self.call(fetch).await?;
+            offset = records.last().map_or(offset, |last| last.offset + 1);
+            *next = Some(offset);
+            let at_end = records.is_empty() || offset >= high_watermark;
+            let batch = Batch {
+                topic: self.topic.clone(),
+                partition,
+                records,
+                at_end,
+            };
+            self.sender.send(batch).await.ok()?;
+        }
+    }
+
+    async fn start(&self, client: &PartitionClient) -> Option<i64> {
+        let Some(since) = self.since else {
+            return self.call(client.get_offset(OffsetAt::Earliest)).await;
+        };
+        match self
+            .call(client.get_offset(OffsetAt::Timestamp(since)))
+            .await?
+        {
+            // Kafka's answer when every record is older.
+            -1 => self.call(client.get_offset(OffsetAt::Latest)).await,
+            offset => Some(offset),
+        }
+    }
+
+    /// One call with a deadline; a failure is kept for the report.
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = rskafka::client::error::Result<T>>,
+    ) -> Option<T> {
+        match timeout(CALL, call).await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                self.trouble(error.to_string());
+                None
+            }
+            Err(_) => {
+                self.trouble(format!("no answer within {}", HumanDuration(CALL)));
+                None
+            }
+        }
+    }
+
+    fn trouble(&self, what: String) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.insert(self.topic.clone(), what);
+    }
+}
+
+fn print(report: &Report) {
+    let verdict = if report.complete() {
+        "complete"
+    } else {
+        "NOT complete"
+    };
+    println!(
+        "run {}: {verdict}, {} of {} messages arrived",
+        report.run, report.arrived, report.expected
+    );
+    println!(
+        "  lost {}  duplicated {}  order regressions {}  corrupt {}  unplanned {}  (foreign records {})",
+        report.lost,
+        report.duplicated,
+        report.regressions,
+        report.corrupt,
+        report.unplanned,
+        report.foreign
+    );
+    if let Some(latency) = report.sent_to_received_ms {
+        println!("  sent -> received by the bridge (ms)  {latency}");
+    }
+    if let Some(latency) = report.sent_to_record_ms {
+        println!("  sent -> Kafka record timestamp (ms)  {latency}");
+    }
+    for missing in &report.missing {
+        println!(
+            "  missing: connection {}, messages {} to {}",
+            missing.conn, missing.first, missing.last
+        );
+    }
+    for example in &report.examples {
+        println!(
+            "  {}/{}@{}: {}",
+            example.topic, example.partition, example.offset, example.what
+        );
+    }
+    if report.unplanned > 0 {
+        println!(
+            "  there are messages beyond --connections and --messages: were those of the publishing given?"
+        );
+    }
+}

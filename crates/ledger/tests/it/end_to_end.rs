@@ -1,0 +1,92 @@
+//! Device -> MQTT -> bridge -> Kafka -> consumer -> browser, all of it real.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::time::timeout;
+use tokio_tungstenite::connect_async;
+
+use crate::support::{PATIENCE, Way, create_topic, setting, wait_for};
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn every_device_reaches_the_api_and_the_websocket() {
+    let devices = setting("FLEET_DEVICES", 10_000);
+    let way = Way::new("whole");
+    // The bridge would create it too; a consumer that subscribed before finds
+    // it only at its next look, some seconds later.
+    create_topic(&way.kafka_topic(), 3).await;
+    let (mut bridge, mut consumer) = (way.bridge(), way.consumer(&way.kafka_topic()));
+    bridge.ready().await;
+    consumer.ready().await;
+    let url = format!("ws://{}/ws", consumer.http);
+    let early = tokio::spawn(devices_seen(url.clone(), devices as usize));
+
+    let count = devices.to_string();
+    let once = ["--devices", &count, "--messages", &count, "--rate", "5000"];
+    let mut simulator = way.simulator("mqtt", "unused", &once);
+    assert_eq!(simulator.process.ended().await.code(), Some(0));
+
+    wait_for("all devices in the API", async || {
+        let list = consumer.api("/api/v1/devices?limit=1").await?;
+        if list["total"] == devices {
+            Ok(())
+        } else {
+            Err(format!("total {}", list["total"]))
+        }
+    })
+    .await;
+    // One client was there before the messages, the other finds their outcome.
+    for seen in [
+        early.await.unwrap(),
+        devices_seen(url, devices as usize).await,
+    ] {
+        assert_eq!(seen.len() as u64, devices);
+        assert!(
+            seen.iter()
+                .all(|(tenant, project, _)| (tenant, project) == (&way.tenant, &way.project))
+        );
+    }
+    let stats = consumer.api("/api/v1/stats").await.unwrap();
+    assert_eq!(
+        (&stats["devices"], &stats["dead_letters_total"]),
+        (&devices.into(), &0.into())
+    );
+    for service in [&mut bridge, &mut consumer] {
+        assert_eq!(service.process.stop().await, Some(0));
+    }
+}
+
+/// The devices of which a WebSocket client sees values, until it saw `enough`.
+async fn devices_seen(url: String, enough: usize) -> HashSet<(String, String, String)> {
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    let mut seen = HashSet::new();
+    let mut hello = false;
+    while seen.len() < enough {
+        let frame = timeout(PATIENCE, socket.next()).await;
+        let frame = frame.unwrap_or_else(|_| panic!("no frame, {} devices seen", seen.len()));
+        let frame: Value =
+            serde_json::from_str(frame.unwrap().unwrap().to_text().unwrap()).unwrap();
+        match frame["type"].as_str().unwrap() {
+            "hello" => hello = true,
+            "snapshot" | "readings" => {
+                assert!(hello, "the first frame is hello");
+                seen.extend(frame["devices"].as_array().unwrap().iter().map(identity));
+            }
+            _ => {}
+        }
+    }
+    let _ = timeout(Duration::from_secs(5), socket.close(None)).await;
+    seen
+}
+
+fn identity(device: &Value) -> (String, String, String) {
+    let text = |field: &str| device[field].as_str().unwrap().to_owned();
+    assert!(
+        !device["readings"].as_object().unwrap().is_empty(),
+        "{device}"
+    );
+    (text("tenant"), text("project"), text("device"))
+}

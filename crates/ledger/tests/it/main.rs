@@ -1,0 +1,13 @@
+//! The ledger, and the whole system, against a real Kafka and Mosquitto.
+//!
+//! Every test here needs `scripts/stack up` and runs the real binaries. Each
+//! uses names and ports of its own, so that all of them, and the whole suite
+//! twice, can run at once against one stack.
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+
+mod bridge;
+mod end_to_end;
+mod outage;
+mod support;
+mod termination;
+mod verify_kafka;

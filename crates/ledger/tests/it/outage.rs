@@ -1,0 +1,158 @@
+//! A service that is started while a broker is away says so, keeps trying, and
+//! works once the broker is there.
+
+use serde_json::Value;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::support::{Way, free_port, kafka_brokers, mqtt_url, read_topic, run, unique, wait_for};
+
+/// An address at which a broker of the stack can be made to appear.
+struct Door {
+    port: u16,
+    broker: String,
+}
+
+impl Door {
+    fn to(broker: String) -> Self {
+        Self {
+            port: free_port(),
+            broker,
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// From now on what connects here reaches the broker.
+    async fn open(&self) -> JoinHandle<()> {
+        let listener = TcpListener::bind(self.address()).await.unwrap();
+        let broker = self.broker.clone();
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let broker = broker.clone();
+                tokio::spawn(async move {
+                    if let Ok(mut there) = TcpStream::connect(broker).await {
+                        let _ = copy_bidirectional(&mut here, &mut there).await;
+                    }
+                });
+            }
+        })
+    }
+}
+
+/// A way whose brokers are not there yet.
+fn closed(test: &str) -> (Way, Door, Door) {
+    let mqtt = Door::to(mqtt_url().trim_start_matches("mqtt://").to_owned());
+    // Only the first contact goes through it; Kafka then names its own address.
+    let kafka = Door::to(kafka_brokers());
+    let mut way = Way::new(test);
+    way.mqtt_url = format!("mqtt://{}", mqtt.address());
+    way.kafka_brokers = kafka.address();
+    (way, mqtt, kafka)
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn the_bridge_without_mqtt_and_kafka() {
+    let (way, mqtt, kafka) = closed("latebridge");
+    let mut bridge = way.bridge();
+    bridge.not_ready_for(&["mqtt", "kafka"]).await;
+    let _mqtt = mqtt.open().await;
+    let _kafka = kafka.open().await;
+    bridge.ready().await;
+    let common = [
+        "--run",
+        &*way.tenant,
+        "--connections",
+        "1",
+        "--messages",
+        "100",
+    ];
+    let publish = [
+        "publish",
+        "--url",
+        &way.mqtt_url,
+        "--topic",
+        &way.mqtt_topic(),
+    ];
+    let verify = [
+        "verify-kafka",
+        "--brokers",
+        &kafka_brokers(),
+        "--topic",
+        &way.kafka_topic(),
+    ];
+    for command in [publish, verify] {
+        let outcome = run(&[&command[..], &common[..]].concat()).await;
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+    assert_eq!(bridge.process.stop().await, Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn the_simulator_without_kafka() {
+    let (way, _, kafka) = closed("latesimk");
+    let topic = unique("device-data");
+    let mut simulator = way.simulator("kafka", &topic, &["--devices", "10", "--interval", "200ms"]);
+    simulator.not_ready_for(&["kafka"]).await;
+    let _kafka = kafka.open().await;
+    simulator.ready().await;
+    simulator
+        .metric_reaches("kafka_producer_messages_total", 10.0)
+        .await;
+    assert!(read_topic(&topic, |_| ()).len() >= 10);
+    assert_eq!(simulator.process.stop().await, Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn the_simulator_without_mqtt() {
+    let (way, mqtt, _) = closed("latesimm");
+    let mut simulator = way.simulator(
+        "mqtt",
+        "unused",
+        &["--devices", "10", "--interval", "200ms"],
+    );
+    simulator.not_ready_for(&["mqtt"]).await;
+    let _mqtt = mqtt.open().await;
+    simulator.ready().await;
+    simulator
+        .metric_reaches("mqtt_producer_messages_total", 10.0)
+        .await;
+    assert_eq!(simulator.process.stop().await, Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn the_consumer_without_kafka() {
+    let (way, _, kafka) = closed("latecons");
+    let topic = unique("device-data");
+    let mut consumer = way.consumer(&topic);
+    consumer.not_ready_for(&["kafka"]).await;
+    let _kafka = kafka.open().await;
+    let direct = Way {
+        kafka_brokers: kafka_brokers(),
+        ..Way::new("latecons")
+    };
+    let mut simulator = direct.simulator(
+        "kafka",
+        &topic,
+        &["--devices", "10", "--messages", "10", "--rate", "max"],
+    );
+    assert_eq!(simulator.process.ended().await.code(), Some(0));
+    consumer.ready().await;
+    wait_for("the devices", async || {
+        let list: Value = consumer.api("/api/v1/devices").await?;
+        if list["total"] == 10 {
+            Ok(())
+        } else {
+            Err(list.to_string())
+        }
+    })
+    .await;
+    assert_eq!(consumer.process.stop().await, Some(0));
+}

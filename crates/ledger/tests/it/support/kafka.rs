@@ -1,0 +1,78 @@
+//! Kafka by rdkafka: another client than the ledger's own.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::util::Timeout;
+
+use super::{PATIENCE, kafka_brokers};
+
+fn config() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka_brokers());
+    config
+}
+
+pub(crate) async fn create_topic(topic: &str, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
+    let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let results = admin
+        .create_topics(&[topic], &AdminOptions::new())
+        .await
+        .unwrap();
+    results.into_iter().for_each(|result| {
+        result.unwrap();
+    });
+}
+
+/// Writes the records, in their order, to partition 0.
+pub(crate) async fn produce(topic: &str, records: &[Vec<u8>]) {
+    let producer: FutureProducer = config().create().unwrap();
+    for value in records {
+        let record = FutureRecord::<(), _>::to(topic).partition(0).payload(value);
+        producer
+            .send(record, Timeout::After(PATIENCE))
+            .await
+            .unwrap();
+    }
+}
+
+/// Takes what there is in a topic at this moment, partition after partition;
+/// nothing if there is no such topic.
+pub(crate) fn read_topic<T>(topic: &str, take: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
+    let consumer: BaseConsumer = config()
+        .set("group.id", "ledger-test-reader")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .create()
+        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+    let partitions = metadata.topics()[0].partitions().len() as i32;
+    let mut taken = Vec::new();
+    for partition in 0..partitions {
+        let (low, high) = consumer
+            .fetch_watermarks(topic, partition, PATIENCE)
+            .unwrap();
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(topic, partition, Offset::Offset(low))
+            .unwrap();
+        consumer.assign(&assignment).unwrap();
+        let mut next = low;
+        while next < high {
+            let message = consumer
+                .poll(Duration::from_secs(10))
+                .expect("no record came")
+                .unwrap();
+            next = message.offset() + 1;
+            taken.push(take(&message));
+        }
+    }
+    taken
+}

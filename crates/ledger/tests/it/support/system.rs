@@ -1,0 +1,188 @@
+//! The services, each started as the test's own: tenant, client id, group and
+//! ports that no other test has.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Process, free_port, kafka_brokers, mqtt_url, unique, wait_for};
+
+/// One test's way through the system.
+pub(crate) struct Way {
+    pub(crate) tenant: String,
+    pub(crate) project: String,
+    pub(crate) mqtt_url: String,
+    pub(crate) kafka_brokers: String,
+}
+
+/// A service, and where it answers.
+pub(crate) struct Service {
+    pub(crate) process: Process,
+    pub(crate) ops: String,
+    pub(crate) http: String,
+}
+
+impl Way {
+    /// Over the stack's own brokers.
+    pub(crate) fn new(test: &str) -> Self {
+        Self {
+            tenant: unique(test),
+            project: "project".to_owned(),
+            mqtt_url: mqtt_url(),
+            kafka_brokers: kafka_brokers(),
+        }
+    }
+
+    pub(crate) fn mqtt_topic(&self) -> String {
+        format!("mtic/msg/client/realtime/{}/{}", self.tenant, self.project)
+    }
+
+    /// Where the bridge puts what was published to [`Self::mqtt_topic`].
+    pub(crate) fn kafka_topic(&self) -> String {
+        format!("{}.{}", self.tenant, self.project)
+    }
+
+    /// Always the same session: started again, it carries on.
+    pub(crate) fn bridge(&self) -> Service {
+        let filter = format!("mtic/msg/client/realtime/{}/#", self.tenant);
+        let settings = [
+            ("mqtt.brokers", &*self.mqtt_url),
+            ("kafka.brokers", &self.kafka_brokers),
+            ("mqtt.client_id", &self.tenant),
+            ("mqtt.filters", &filter),
+        ];
+        Service::start("iot-bridge", &["run"], &settings)
+    }
+
+    pub(crate) fn consumer(&self, topic: &str) -> Service {
+        let http = format!("127.0.0.1:{}", free_port());
+        let settings = [
+            ("kafka.brokers", &*self.kafka_brokers),
+            ("kafka.topics", topic),
+            ("kafka.group", &self.tenant),
+            ("http.listen", &http),
+        ];
+        let mut consumer = Service::start("iot-consumer", &["run"], &settings);
+        consumer.http = http;
+        consumer
+    }
+
+    /// To Kafka, or to MQTT under this way's tenant and project.
+    pub(crate) fn simulator(&self, sink: &str, topic: &str, args: &[&str]) -> Service {
+        let settings = [
+            ("mqtt.brokers", &*self.mqtt_url),
+            ("kafka.brokers", &self.kafka_brokers),
+            ("kafka.topic", topic),
+            ("kafka.partitions", "4"),
+            ("fleet.tenants", &self.tenant),
+            ("fleet.projects", &self.project),
+        ];
+        Service::start(
+            "iot-simulator",
+            &[&["run", "--sink", sink], args].concat(),
+            &settings,
+        )
+    }
+}
+
+impl Service {
+    fn start(name: &str, args: &[&str], settings: &[(&str, &str)]) -> Self {
+        let ops = format!("127.0.0.1:{}", free_port());
+        let settings = [settings, &[("ops.listen", &*ops)]].concat();
+        Self {
+            process: Process::start(name, args, &settings),
+            ops,
+            http: String::new(),
+        }
+    }
+
+    /// Status and body of `/readyz`.
+    async fn readiness(&self) -> Result<(u16, String), String> {
+        get(&format!("http://{}/readyz", self.ops)).await
+    }
+
+    pub(crate) async fn ready(&mut self) {
+        wait_for("readiness", async || {
+            self.process.assert_running();
+            match self.readiness().await? {
+                (200, _) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until it says that it is not ready because of each of `components`.
+    pub(crate) async fn not_ready_for(&mut self, components: &[&str]) {
+        wait_for("the reasons for not being ready", async || {
+            self.process.assert_running();
+            let (status, body) = self.readiness().await?;
+            let json: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            let named = components.iter().all(|name| has_trouble(&json, name));
+            if status == 503 && named {
+                Ok(())
+            } else {
+                Err(format!("{status} {body}"))
+            }
+        })
+        .await;
+    }
+
+    /// Sum of a metric over its labels.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64, String> {
+        let (_, text) = get(&format!("http://{}/metrics", self.ops)).await?;
+        let samples = text.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+            let whole = labels.is_empty() || labels.starts_with('{');
+            whole.then(|| value.parse::<f64>().ok())?
+        });
+        let sum = samples.reduce(|sum, sample| sum + sample);
+        sum.ok_or_else(|| format!("there is no metric {name}"))
+    }
+
+    /// Waits until the metric grew by `more`.
+    pub(crate) async fn metric_grows(&mut self, name: &str, more: f64) {
+        let now = self.metric(name).await.unwrap();
+        self.metric_reaches(name, now + more).await;
+    }
+
+    /// Waits until the metric has reached `least`.
+    pub(crate) async fn metric_reaches(&mut self, name: &str, least: f64) {
+        wait_for(&format!("{name} to reach {least}"), async || {
+            self.process.assert_running();
+            let value = self.metric(name).await?;
+            if value >= least {
+                Ok(())
+            } else {
+                Err(format!("{value}"))
+            }
+        })
+        .await;
+    }
+
+    /// A path of the HTTP API, as JSON.
+    pub(crate) async fn api(&self, path: &str) -> Result<Value, String> {
+        let (status, body) = get(&format!("http://{}{path}", self.http)).await?;
+        if status != 200 {
+            return Err(format!("{status} {body}"));
+        }
+        serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))
+    }
+}
+
+/// Whether the component is named with a reason, other than that it only starts.
+fn has_trouble(readiness: &Value, component: &str) -> bool {
+    let reason = readiness["components"][component]["reason"].as_str();
+    reason.is_some_and(|reason| !reason.is_empty() && reason != "starting")
+}
+
+async fn get(url: &str) -> Result<(u16, String), String> {
+    let answer = async {
+        let response = reqwest::get(url).await?;
+        Ok::<_, reqwest::Error>((response.status().as_u16(), response.text().await?))
+    };
+    match tokio::time::timeout(Duration::from_secs(10), answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("{url}: no answer")),
+    }
+}
