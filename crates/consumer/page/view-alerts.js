@@ -13,10 +13,11 @@ function unitOf(store, alert) {
   return store.devices.get(deviceKey(alert))?.readings.get(alert.sensor)?.unit ?? usualUnit(alert.sensor);
 }
 
-/** `Temperature 61.2 °C, limit 50 °C`. */
+/** `Temperature 61.2 °C, limit 50 °C`, or `Temperature back at 30.5 °C, limit 50 °C`. */
 export function describeAlert(store, alert) {
   const unit = unitOf(store, alert);
-  return `${sensorLabel(alert.sensor)} ${formatReading(alert.value, unit)}, limit ${formatLimit(alert.limit, unit)}`;
+  const back = alert.state === 'cleared' ? 'back at ' : '';
+  return `${sensorLabel(alert.sensor)} ${back}${formatReading(alert.value, unit)}, limit ${formatLimit(alert.limit, unit)}`;
 }
 
 class AlertItem {

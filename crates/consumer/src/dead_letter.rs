@@ -10,7 +10,6 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
+use crate::kafka::context::Quiet;
 use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::refusal::Refusal;
@@ -39,7 +39,7 @@ const TRY: Duration = Duration::from_secs(30);
 /// Writes dead letters. Clones share one producer.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
-    producer: FutureProducer,
+    producer: FutureProducer<Quiet>,
     topic: Arc<str>,
     metrics: Arc<Metrics>,
     health: Component,
@@ -61,7 +61,8 @@ impl Letter {
         let time = Timestamp::now().as_millisecond().to_string();
         let (partition, offset) = (origin.1.to_string(), record.offset().to_string());
         let mut all = OwnedHeaders::new();
-        for (key, value) in record.headers() {
+        // Ours can't be set by a producer.
+        for (key, value) in record.headers().filter(|(key, _)| !key.starts_with("dlq-")) {
             all = all.insert(Header { key, value });
         }
         for (key, value) in [
@@ -139,7 +140,7 @@ impl DeadLetters {
             client.set(name, value);
         }
         let producer = client
-            .create()
+            .create_with_context(Quiet)
             .context("creating the producer of dead letters")?;
         health.ready();
         Ok(Self {
@@ -240,7 +241,7 @@ pub(crate) async fn create_topic(
 }
 
 async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> Result<(), KafkaError> {
-    let admin: AdminClient<DefaultClientContext> = kafka::producer_config(kafka).create()?;
+    let admin: AdminClient<Quiet> = kafka::producer_config(kafka).create_with_context(Quiet)?;
     let limit = MAX_RECORD.to_string();
     let topic = NewTopic::new(
         &config.topic,
@@ -261,10 +262,9 @@ async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> Result<()
 
 /// Whether trying again can't help.
 fn is_final(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
     matches!(
-        code,
-        Some(
+        error,
+        KafkaError::AdminOp(
             RDKafkaErrorCode::UnsupportedFeature
                 | RDKafkaErrorCode::UnsupportedVersion
                 | RDKafkaErrorCode::TopicAuthorizationFailed

@@ -1,5 +1,7 @@
 //! Puts everything up in order, says where to look, and takes it down again.
 
+use std::io::Write;
+
 use anyhow::Result;
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_simulator::config::SinkKind;
@@ -38,7 +40,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         () = shutdown.cancelled() => Ok(()),
         error = stage.ended() => Err(error),
     };
-    println!("\nStopping ...");
+    say("\nStopping ...");
     stage.take_down().await.and(result)
 }
 
@@ -114,6 +116,11 @@ impl Stage {
     }
 }
 
+/// Tells the visitor; nobody may be there to read it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
     let Stage {
         devices,
@@ -125,7 +132,7 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
         .map(|part| format!("http://{}/metrics", part.ops))
         .collect();
     let payload = r#"{"device_id":"my-sensor","timestamp":'$(date +%s)'000,"readings":[{"sensor":"temperature","value":21.5}]}"#;
-    println!(
+    say(&format!(
         "
   Open            http://127.0.0.1:{page}/
 
@@ -142,5 +149,5 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
         consumer = consumer.ops,
         bridge = bridge.ops,
         simulators = simulators.join("\n                             "),
-    );
+    ));
 }

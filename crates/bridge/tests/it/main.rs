@@ -6,6 +6,7 @@
 )]
 
 mod broker;
+mod cli;
 mod kafka;
 
 use std::net::SocketAddr;

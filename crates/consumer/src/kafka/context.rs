@@ -84,15 +84,24 @@ impl GroupContext {
     }
 }
 
+/// Context of the other clients. librdkafka repeats the same errors at every
+/// attempt; health and metrics say once what follows from them.
+#[derive(Debug, Clone)]
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka reports an error");
+    }
+}
+
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => tracing::debug!(facility, "librdkafka error: {message}"),
-            _ => tracing::debug!(facility, "librdkafka: {message}"),
-        }
+        Quiet.log(level, facility, message);
     }
 
     fn stats_raw(&self, json: &[u8]) {
