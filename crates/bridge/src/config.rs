@@ -220,6 +220,14 @@ impl Default for BridgeConfig {
 const OWNED: &[&str] = &[
     "acks",
     "bootstrap.servers",
+    "metadata.broker.list",
+    "compression.codec",
+    "compression.type",
+    "delivery.report.only.error",
+    "linger.ms",
+    "message.send.max.retries",
+    "queue.buffering.max.ms",
+    "transactional.id",
     "enable.idempotence",
     "message.max.bytes",
     "message.timeout.ms",
@@ -253,7 +261,7 @@ impl Settings for BridgeConfig {
             .keys()
             .filter(|name| OWNED.contains(&name.as_str()))
         {
-            let message = "is set by the bridge, because delivery rests on it";
+            let message = "has a setting of its own, or delivery rests on it";
             problems.add(format!("kafka.properties.{name}"), message);
         }
         if !(1..=8 << 20).contains(&self.kafka.max_message_bytes.0) {
@@ -325,11 +333,16 @@ impl MqttConfig {
         if !self.password.is_empty() && !self.password_file.is_empty() {
             problems.add("mqtt.password_file", "set either this or mqtt.password");
         }
+        let has_password = !self.password.is_empty() || !self.password_file.is_empty();
+        if self.username.is_empty() && has_password {
+            problems.add("mqtt.username", "is needed with a password");
+        }
         if u16::try_from(self.keep_alive.as_secs()).is_err() || self.keep_alive.as_secs() < 10 {
             problems.add("mqtt.keep_alive", "must be between 10s and 18h");
         }
-        if u32::try_from(self.session_expiry.as_secs()).is_err() {
-            problems.add("mqtt.session_expiry", "must be below 136 years");
+        if !(60..=u64::from(u32::MAX)).contains(&self.session_expiry.as_secs()) {
+            let message = "must be at least 1m: the broker drops messages with the session";
+            problems.add("mqtt.session_expiry", message);
         }
         if self.receive_maximum == 0 {
             problems.add("mqtt.receive_maximum", "must be at least 1");

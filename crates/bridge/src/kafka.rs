@@ -1,7 +1,5 @@
 //! The Kafka producer: hands records to librdkafka, and its verdicts back.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -251,7 +249,6 @@ fn producer(
         .set("queue.buffering.max.kbytes", "2097151")
         .set("linger.ms", config.linger.as_millis().to_string())
         .set("compression.type", config.compression.name());
-    extend(&mut client, &config.properties);
     client
         .create_with_context(verdicts)
         .context("creating the Kafka producer")
@@ -265,13 +262,10 @@ pub(crate) fn client(config: &KafkaConfig) -> ClientConfig {
         .set("client.id", "iot-bridge")
         .set("reconnect.backoff.max.ms", "2000")
         .set_log_level(RDKafkaLogLevel::Warning);
-    client
-}
-
-fn extend(client: &mut ClientConfig, properties: &BTreeMap<String, String>) {
-    for (name, value) in properties {
+    for (name, value) in &config.properties {
         client.set(name, value);
     }
+    client
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! parts that it is made of are `link` and `session` (MQTT), `ring` (what is
 //! on its way), `topics` and `kafka`.
 
+mod again;
 mod config;
 mod kafka;
 mod link;
@@ -70,10 +71,10 @@ pub async fn run(
     let (created, created_end) = mpsc::unbounded_channel();
     let (trouble, trouble_end) = watch::channel(None);
     let dead_letters: Arc<str> = config.dead_letter.topic.as_str().into();
-    let creator = Creator::new(admin.clone(), &config.topics, dead_letters.clone());
+    let creator = Creator::new(admin.clone(), &config.topics, dead_letters);
     let helpers = [
         tokio::spawn(creator.run(wanted_end, created)),
-        tokio::spawn(watch_kafka(admin, dead_letters, kafka_health, trouble_end)),
+        tokio::spawn(watch_kafka(admin, kafka_health, trouble_end)),
     ];
     let parts = (
         Link::new(&config.mqtt)?,
@@ -115,14 +116,13 @@ pub async fn run(
 /// Tells whether Kafka can be reached: at the start, and after it could not.
 async fn watch_kafka(
     admin: Arc<Admin>,
-    topic: Arc<str>,
     health: Component,
     mut trouble: watch::Receiver<Option<String>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
     loop {
         trouble.mark_unchanged();
-        match probe(admin.clone(), topic.clone()).await {
+        match probe(admin.clone()).await {
             Ok(()) => {
                 health.ready();
                 backoff.reset();
@@ -138,11 +138,12 @@ async fn watch_kafka(
     }
 }
 
-async fn probe(admin: Arc<Admin>, topic: Arc<str>) -> anyhow::Result<()> {
+async fn probe(admin: Arc<Admin>) -> anyhow::Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         admin
             .inner()
-            .fetch_metadata(Some(&topic), PROBE_DEADLINE)
+            // Not by the name of a topic: the broker might create it, its own way.
+            .fetch_metadata(None, PROBE_DEADLINE)
             .map(drop)
     });
     asked.await?.context("no Kafka broker answers")

@@ -9,12 +9,15 @@ use iot_service::Backoff;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::MqttConfig;
 use crate::session::{Session, SessionError, SessionEvent};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// A connection that lasted so long was a good one.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What happens on the way.
 #[derive(Debug)]
@@ -39,9 +42,10 @@ pub(crate) struct Link {
     brokers: Vec<MqttUrl>,
     current: usize,
     config: MqttConfig,
-    password: String,
     backoff: Backoff,
     state: State,
+    /// Since when messages come, on this connection.
+    subscribed: Option<Instant>,
     /// Counts connections, so that nothing of an older one is acknowledged on
     /// a newer one.
     connection: u32,
@@ -63,10 +67,10 @@ impl Link {
         let mut link = Self {
             brokers: brokers.context("reading mqtt.brokers")?,
             current: 0,
-            password: password(config)?,
             config: config.clone(),
             backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
             state: State::Closed,
+            subscribed: None,
             connection: 0,
         };
         link.connect_after(Duration::ZERO);
@@ -85,7 +89,7 @@ impl Link {
             State::Up(session) => match session.next(may_read).await {
                 Ok(SessionEvent::Publish(publish)) => return LinkEvent::Publish(publish),
                 Ok(SessionEvent::Subscribed) => {
-                    self.backoff.reset();
+                    self.subscribed = Some(Instant::now());
                     return LinkEvent::Subscribed;
                 }
                 Err(error) => error,
@@ -104,10 +108,15 @@ impl Link {
             },
             State::Closed => return std::future::pending().await,
         };
-        self.current = match self.state {
+        self.current = match self.subscribed.take() {
             // The preferred broker first, after a connection that worked.
-            State::Up(_) => 0,
-            _ => (self.current + 1) % self.brokers.len(),
+            Some(since) => {
+                if since.elapsed() > SETTLED {
+                    self.backoff.reset();
+                }
+                0
+            }
+            None => (self.current + 1) % self.brokers.len(),
         };
         let delay = self.backoff.next_delay();
         self.connect_after(delay);
@@ -142,9 +151,11 @@ impl Link {
 
     fn connect_after(&mut self, delay: Duration) {
         let broker = self.brokers[self.current].clone();
-        let (config, password) = (self.config.clone(), self.password.clone());
+        let config = self.config.clone();
         self.state = State::Connecting(tokio::spawn(async move {
             tokio::time::sleep(delay).await;
+            // Every time, because passwords are rotated.
+            let password = password(&config).map_err(SessionError::PasswordFile)?;
             Session::connect(broker, config, password).await
         }));
     }
@@ -158,11 +169,10 @@ impl Drop for Link {
     }
 }
 
-fn password(config: &MqttConfig) -> anyhow::Result<String> {
+fn password(config: &MqttConfig) -> std::io::Result<String> {
     if config.password_file.is_empty() {
         return Ok(config.password.expose().to_string());
     }
-    let text = std::fs::read_to_string(&config.password_file)
-        .with_context(|| format!("reading mqtt.password_file {}", config.password_file))?;
+    let text = std::fs::read_to_string(&config.password_file)?;
     Ok(text.trim_end_matches(['\r', '\n']).to_string())
 }

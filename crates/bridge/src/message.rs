@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use iot_core::headers;
+use iot_core::headers::{self, CONTENT_TYPE};
 use rdkafka::message::{Header, OwnedHeaders};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
+use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ const KEPT: usize = 64 * 1024;
 /// What a message occupies besides its topic and payload: the slot, and what
 /// librdkafka keeps with a record.
 const OVERHEAD: usize = 512;
+/// The same for a user property: two strings and a header.
+const PROPERTY: usize = 64;
 
 /// A message between its arrival and its acknowledgement.
 #[derive(Debug)]
@@ -58,7 +60,8 @@ impl Target {
 impl Message {
     /// The memory that it occupies, in bytes; librdkafka holds a copy.
     pub(crate) fn bytes(&self) -> usize {
-        2 * self.publish.payload.len() + self.publish.topic.len() + OVERHEAD
+        let properties = self.publish.properties.as_ref().map_or(0, properties_size);
+        2 * (self.publish.payload.len() + self.publish.topic.len() + properties) + OVERHEAD
     }
 
     pub(crate) fn qos(&self) -> QoS {
@@ -85,14 +88,18 @@ impl Message {
     pub(crate) fn headers(&self, origin: bool) -> OwnedHeaders {
         match &self.target {
             Target::Topic { .. } if !origin => OwnedHeaders::new(),
-            Target::Topic { .. } => self.origin(),
+            Target::Topic { .. } => self.properties(self.origin()),
             Target::DeadLetter {
                 reason,
                 detail,
                 cut,
                 ..
             } => {
-                let letter = self.origin();
+                // What a publisher adds may be all that makes it too large.
+                let letter = match cut {
+                    true => self.origin(),
+                    false => self.properties(self.origin()),
+                };
                 let letter = text(letter, headers::DLQ_REASON, reason.as_str());
                 let letter = text(letter, "dlq-detail", detail);
                 let letter = bytes(letter, headers::DLQ_TOPIC, &self.publish.topic);
@@ -108,11 +115,7 @@ impl Message {
 
     fn origin(&self) -> OwnedHeaders {
         let Publish {
-            topic,
-            qos,
-            retain,
-            properties,
-            ..
+            topic, qos, retain, ..
         } = &self.publish;
         let mut own = bytes(
             OwnedHeaders::new_with_capacity(8),
@@ -130,19 +133,36 @@ impl Message {
             headers::MQTT_RECEIVED_AT,
             &self.received_at.to_string(),
         );
-        if let Some(property) = properties {
-            if let Some(content_type) = &property.content_type {
-                own = text(own, headers::CONTENT_TYPE, content_type);
-            }
-            for (name, value) in &property.user_properties {
-                // Headers that the bridge vouches for can't be set by a publisher.
-                if !name.starts_with("mqtt-") && !name.starts_with("dlq-") {
-                    own = text(own, name, value);
-                }
-            }
-        }
         own
     }
+
+    /// Adds what the publisher says about its message.
+    fn properties(&self, mut headers: OwnedHeaders) -> OwnedHeaders {
+        let Some(properties) = &self.publish.properties else {
+            return headers;
+        };
+        if let Some(content_type) = &properties.content_type {
+            headers = text(headers, CONTENT_TYPE, content_type);
+        }
+        for (name, value) in &properties.user_properties {
+            // Headers that the bridge vouches for can't be set by a publisher.
+            if !name.starts_with("mqtt-") && !name.starts_with("dlq-") {
+                headers = text(headers, name, value);
+            }
+        }
+        headers
+    }
+}
+
+fn properties_size(properties: &PublishProperties) -> usize {
+    let user = properties.user_properties.iter();
+    let user: usize = user
+        .map(|(name, value)| name.len() + value.len() + PROPERTY)
+        .sum();
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    user + length(&properties.content_type)
+        + length(&properties.response_topic)
+        + properties.correlation_data.as_ref().map_or(0, Bytes::len)
 }
 
 fn cut_headers(letter: OwnedHeaders, payload: &Bytes) -> OwnedHeaders {
@@ -176,10 +196,8 @@ fn qos_text(qos: QoS) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::Headers;
-    use rumqttc::v5::mqttbytes::v5::PublishProperties;
-
     use super::*;
+    use rdkafka::message::Headers;
 
     fn message(payload: Vec<u8>, target: Target) -> Message {
         let properties = PublishProperties {
@@ -226,6 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_publisher_adds_counts_as_memory() {
+        let target = || Target::Topic {
+            topic: "t.p".into(),
+            key: None,
+        };
+        let mut large = message(Vec::new(), target());
+        let small = large.bytes();
+        let properties = large.publish.properties.get_or_insert_default();
+        properties
+            .user_properties
+            .push(("k".into(), "v".repeat(60_000)));
+        assert!(large.bytes() > small + 120_000);
+    }
+
+    #[test]
     fn a_dead_letter_that_is_too_large_keeps_its_beginning_and_its_hash() {
         let dead = |cut| Target::DeadLetter {
             topic: "iot.dead-letter".into(),
@@ -243,8 +276,13 @@ mod tests {
         assert_eq!(cut.payload().len(), KEPT);
         let headers = cut.headers(false);
         assert_eq!(header(&headers, "dlq-size"), Some("300000"));
-        let digest = header(&headers, "dlq-sha256").unwrap();
-        assert_eq!(digest.len(), 64);
-        assert!(digest.chars().all(|c| c.is_ascii_hexdigit()));
+        // printf abc%.0s {1..100000} | sha256sum
+        let digest = "a77aedfe2e4a7232ea628a71745a966224c4521d93134b993cde5b65ea2f6e3c";
+        assert_eq!(header(&headers, "dlq-sha256"), Some(digest));
+        assert_eq!(
+            header(&headers, "iot-label"),
+            None,
+            "properties may be what is too large"
+        );
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Refusal {
     TopicLimit,
     /// Kafka refuses the topic's name or settings.
     TopicRefused,
+    /// There is no such topic, and the bridge may not create it.
+    UnknownTopic,
     /// Kafka does not let the bridge write there.
     NotAuthorized,
     /// Larger than the configured limit, or than the topic takes.
@@ -37,6 +39,7 @@ impl Refusal {
             Self::TopicCollision => "topic_collision",
             Self::TopicLimit => "topic_limit",
             Self::TopicRefused => "topic_refused",
+            Self::UnknownTopic => "unknown_topic",
             Self::NotAuthorized => "not_authorized",
             Self::TooLarge => "too_large",
             Self::InvalidRecord => "invalid_record",
@@ -49,6 +52,7 @@ impl Refusal {
             Self::TopicCollision,
             Self::TopicLimit,
             Self::TopicRefused,
+            Self::UnknownTopic,
             Self::NotAuthorized,
             Self::TooLarge,
             Self::InvalidRecord,

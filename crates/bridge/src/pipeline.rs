@@ -3,7 +3,7 @@
 //! One task owns all of it. Whatever Kafka does, this task never waits for it:
 //! it waits for events only, and the broker's keep-alive goes on.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::again::Again;
 use crate::config::BridgeConfig;
 use crate::kafka::{DEAD_LETTER_MAX, Delivery, Failure, Kafka};
 use crate::link::{Link, LinkEvent};
 use crate::message::{Message, Target};
 use crate::metrics::{Metrics, Refusal};
 use crate::ring::{Ring, Seq};
-use crate::topics::{Created, Topics};
+use crate::topics::{Created, Outcome, Topics};
 
 /// How often verdicts are taken, and acknowledgements written. A wake-up and a
 /// write for each verdict would cost several times what the message itself does.
@@ -48,8 +49,13 @@ pub(crate) struct Pipeline {
     events: Events,
     ring: Ring<Message>,
     /// To be given to the producer again at the next tick.
-    again: BTreeSet<Seq>,
-    last_failure: Option<String>,
+    again: Again,
+    /// What Kafka said of a message that is not confirmed yet.
+    last_failure: Option<(Seq, String)>,
+    /// The producer has ended and everything has to be sent again.
+    ended: bool,
+    /// Brokers at which there was a session.
+    known_brokers: HashSet<String>,
     dead_letters: Arc<str>,
     ticks: Interval,
     settles: Interval,
@@ -77,8 +83,10 @@ impl Pipeline {
             topics,
             events,
             ring: Ring::new(),
-            again: BTreeSet::new(),
+            again: Again::default(),
             last_failure: None,
+            ended: false,
+            known_brokers: HashSet::new(),
             dead_letters,
             ticks: interval(Duration::from_secs(1)),
             settles,
@@ -130,6 +138,9 @@ impl Pipeline {
             event = self.link.next(may_read) => self.on_link(event)?,
             _ = self.ticks.tick() => self.tick()?,
         }
+        if self.ended {
+            self.restart()?;
+        }
         self.metrics.in_flight.set(self.ring.len() as i64);
         self.metrics.in_flight_bytes.set(self.ring.bytes() as i64);
         Ok(())
@@ -148,7 +159,9 @@ impl Pipeline {
             LinkEvent::Connected { broker, resumed } => {
                 tracing::info!(broker, resumed, "connected to the MQTT broker");
                 self.metrics.connections.inc();
-                if !resumed && self.link.connection() > 1 {
+                // Another broker never had one.
+                let known = !self.known_brokers.insert(broker.clone());
+                if !resumed && known {
                     self.metrics.sessions_lost.inc();
                     tracing::error!(
                         broker,
@@ -221,14 +234,23 @@ impl Pipeline {
         }
     }
 
-    /// Gives a message to the producer, once its topic is there.
+    /// Gives a message to the producer, once its topic is there, and not before
+    /// an older one of the same topic that has to be sent again.
     fn produce(&mut self, seq: Seq) -> anyhow::Result<()> {
         let Some(message) = self.ring.waiting(seq) else {
             return Ok(());
         };
-        if !self.topics.admit(message.target.topic(), seq) {
+        let topic = message.target.topic().clone();
+        if !self.topics.admit(&topic, seq) {
             return Ok(());
         }
+        if self.again.holds(&topic) {
+            self.again.insert(seq, &topic);
+            return Ok(());
+        }
+        let Some(message) = self.ring.waiting(seq) else {
+            return Ok(());
+        };
         match self.kafka.send(seq, message) {
             Ok(()) => Ok(()),
             Err(failure) => self.fail(seq, failure),
@@ -248,6 +270,7 @@ impl Pipeline {
                     self.metrics.write_latency.observe(latency.as_secs_f64());
                     self.metrics.produced.inc();
                     self.ring.confirm(seq);
+                    self.last_failure.take_if(|(failed, _)| *failed == seq);
                 }
                 Ok(())
             }
@@ -261,18 +284,18 @@ impl Pipeline {
             return Ok(());
         };
         let topic = message.target.topic().clone();
-        self.last_failure = Some(format!("{topic}: {failure:?}"));
+        self.last_failure = Some((seq, format!("{topic}: {failure:?}")));
         match failure {
             Failure::Retry(_) => {
-                self.again.insert(seq);
+                self.again.insert(seq, &topic);
                 Ok(())
             }
-            Failure::TopicGone => {
-                self.topics.gone(&topic);
-                // At the next tick, or when it is created, whichever is later.
-                self.again.insert(seq);
+            Failure::TopicGone if self.topics.gone(&topic) => {
+                // Waits for the topic, in its place among the others that do.
+                self.topics.admit(&topic, seq);
                 Ok(())
             }
+            Failure::TopicGone => self.dead_letter(seq, Refusal::UnknownTopic),
             Failure::Suspect(_) => {
                 self.metrics.retries.inc();
                 match self.kafka.send_alone(seq, message)? {
@@ -281,7 +304,10 @@ impl Pipeline {
                 }
             }
             Failure::Refused(refusal) => self.dead_letter(seq, refusal),
-            Failure::Fatal => self.restart(),
+            Failure::Fatal => {
+                self.ended = true;
+                Ok(())
+            }
         }
     }
 
@@ -294,8 +320,8 @@ impl Pipeline {
         };
         match &mut message.target {
             Target::DeadLetter { cut, .. } if refusal == Refusal::TooLarge && !*cut => *cut = true,
-            Target::DeadLetter { .. } => {
-                self.again.insert(seq);
+            Target::DeadLetter { topic, .. } => {
+                self.again.insert(seq, topic);
                 return Ok(());
             }
             Target::Topic { topic, .. } => {
@@ -313,20 +339,24 @@ impl Pipeline {
 
     /// A new producer: everything unconfirmed goes out again, in order.
     fn restart(&mut self) -> anyhow::Result<()> {
+        self.ended = false;
         self.kafka.restart()?;
-        self.again = self.ring.all_waiting().map(|(seq, _)| seq).collect();
+        self.again.take();
+        let waiting: Vec<Seq> = self.ring.all_waiting().map(|(seq, _)| seq).collect();
+        for seq in waiting {
+            self.metrics.retries.inc();
+            self.produce(seq)?;
+        }
         Ok(())
     }
 
     fn created(&mut self, created: &Created) -> anyhow::Result<()> {
         for seq in self.topics.created(created) {
-            if created.usable {
-                self.produce(seq)?;
-            } else {
-                self.dead_letter(seq, Refusal::TopicRefused)?;
+            match created.outcome {
+                Outcome::Ready | Outcome::NotAllowed => self.produce(seq)?,
+                Outcome::Refused => self.dead_letter(seq, Refusal::TopicRefused)?,
             }
         }
-        self.metrics.topics.set(self.topics.len() as i64);
         Ok(())
     }
 
@@ -349,7 +379,7 @@ impl Pipeline {
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
-        for seq in std::mem::take(&mut self.again) {
+        for seq in self.again.take() {
             self.metrics.retries.inc();
             self.produce(seq)?;
         }
@@ -360,17 +390,16 @@ impl Pipeline {
         let stalled = waits > *self.config.kafka.stalled_after;
         self.metrics.stalled.set(stalled.into());
         if stalled {
-            let why = self.last_failure.as_deref().unwrap_or("no answer");
+            let why = self.last_failure.as_ref();
+            let why = why.map_or("no answer from Kafka", |(_, why)| why.as_str());
             // Without the time it waits, so that the reason changes, and is logged, once.
-            self.health
-                .delivery
-                .not_ready(format!("stalled: Kafka confirms nothing ({why})"));
+            self.health.delivery.not_ready(format!(
+                "stalled: the oldest message waits for Kafka ({why})"
+            ));
         } else {
             self.health.delivery.ready();
         }
-        if self.ring.len() == 0 {
-            self.last_failure = None;
-        }
+        self.metrics.topics.set(self.topics.len() as i64);
         Ok(())
     }
 }

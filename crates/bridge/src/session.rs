@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use iot_core::mqtt_url::MqttUrl;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
-    Filter, Login, Packet, PingReq, PubAck, PubComp, PubRec, Publish, SubAck, Subscribe,
-    SubscribeReasonCode,
+    Filter, Login, Packet, PingReq, PubAck, PubComp, PubRec, Publish, RetainForwardRule, SubAck,
+    Subscribe, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{self, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +33,8 @@ const SUBSCRIBE_ID: u16 = 1;
 /// Why a connection ended or could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
+    #[error("reading mqtt.password_file: {0}")]
+    PasswordFile(std::io::Error),
     #[error("no answer within {} s", CONNECT_DEADLINE.as_secs())]
     ConnectTimeout,
     #[error("{0}")]
@@ -125,7 +127,7 @@ impl Session {
             output: BytesMut::new(),
             filters: config
                 .subscriptions()
-                .map(|path| Filter::new(path, qos))
+                .map(|path| subscription(path, qos))
                 .collect(),
             resumed: false,
             ticks,
@@ -251,7 +253,15 @@ impl Session {
         self.send(&Packet::Disconnect(goodbye))?;
         self.flush().await?;
         self.writer.shutdown().await?;
-        Ok(())
+        // To close with something unread would reset the connection, and the
+        // broker would lose the acknowledgements that it has not read.
+        loop {
+            self.input.clear();
+            self.input.reserve(READ_BUFFER);
+            if self.reader.read_buf(&mut self.input).await? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     fn keep_alive(&mut self, may_read: bool) -> Result<(), SessionError> {
@@ -294,6 +304,14 @@ impl Session {
             Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+fn subscription(path: String, qos: QoS) -> Filter {
+    Filter {
+        // Not at every connection: those messages were delivered already.
+        retain_forward_rule: RetainForwardRule::OnNewSubscribe,
+        ..Filter::new(path, qos)
     }
 }
 

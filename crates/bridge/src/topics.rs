@@ -29,8 +29,9 @@ pub(crate) struct Topics {
     max_per_tenant: usize,
     may_create: bool,
     states: HashMap<Arc<str>, State>,
-    /// Kafka refuses topics that differ only in `.` and `_`.
-    collisions: HashMap<String, Arc<str>>,
+    /// Topic and tenant by what Kafka compares: it refuses topics that differ
+    /// only in `.` and `_`.
+    collisions: HashMap<String, (Arc<str>, String)>,
     per_tenant: HashMap<String, usize>,
     // Never longer than the number of topics.
     wanted: mpsc::UnboundedSender<Arc<str>>,
@@ -38,9 +39,13 @@ pub(crate) struct Topics {
 
 #[derive(Debug)]
 enum State {
+    /// It is there.
     Ready,
+    /// It can't be created from here; whether it is there, its records tell.
+    Assumed,
     /// Being created; these messages wait for it.
     Creating(Vec<Seq>),
+    /// Kafka does not want it.
     Refused,
 }
 
@@ -48,8 +53,18 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Created {
     pub(crate) topic: Arc<str>,
-    /// Whether it can be written to, as far as is known.
-    pub(crate) usable: bool,
+    pub(crate) outcome: Outcome,
+}
+
+/// What came of a creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The topic is there.
+    Ready,
+    /// The bridge may not create it; it may be there all the same.
+    NotAllowed,
+    /// Kafka does not want it.
+    Refused,
 }
 
 impl Topics {
@@ -74,7 +89,7 @@ impl Topics {
         if let Some((topic, state)) = self.states.get_key_value(route.topic.as_str()) {
             return match state {
                 State::Refused => Err(Refusal::TopicRefused),
-                State::Ready | State::Creating(_) => Ok(topic.clone()),
+                State::Ready | State::Assumed | State::Creating(_) => Ok(topic.clone()),
             };
         }
         let collision_key = collision_key(&route.topic);
@@ -87,7 +102,9 @@ impl Topics {
         }
         *count += 1;
         let topic: Arc<str> = route.topic.as_str().into();
-        self.collisions.insert(collision_key, topic.clone());
+        let tenant = route.tenant.clone();
+        self.collisions
+            .insert(collision_key, (topic.clone(), tenant));
         self.create(topic.clone());
         Ok(topic)
     }
@@ -108,26 +125,38 @@ impl Topics {
                 false
             }
             // A refused topic fails again at the producer, which says why.
-            Some(State::Ready | State::Refused) | None => true,
+            Some(State::Ready | State::Assumed | State::Refused) | None => true,
         }
     }
 
-    /// A topic turned out to be gone: creates it again, if that is allowed.
-    /// Whether a record may be sent to it is for [`Self::admit`] to say.
-    pub(crate) fn gone(&mut self, topic: &Arc<str>) {
-        if !matches!(self.states.get(topic), Some(State::Creating(_))) {
-            tracing::warn!(topic = &**topic, "there is no such Kafka topic");
-            self.create(topic.clone());
+    /// Kafka says that there is no such topic: creates it again. `false` if the
+    /// bridge can't, so that there is no use in waiting for it.
+    pub(crate) fn gone(&mut self, topic: &Arc<str>) -> bool {
+        match self.states.get(topic) {
+            Some(State::Creating(_)) => true,
+            Some(State::Ready) => {
+                tracing::warn!(
+                    topic = &**topic,
+                    "the Kafka topic is gone: creating it again"
+                );
+                self.create(topic.clone());
+                true
+            }
+            Some(State::Assumed | State::Refused) | None => false,
         }
     }
 
     /// Takes the end of a creation; returns the messages that waited, in the
     /// order of their arrival.
     pub(crate) fn created(&mut self, created: &Created) -> Vec<Seq> {
-        let state = if created.usable {
-            State::Ready
-        } else {
-            State::Refused
+        let state = match created.outcome {
+            Outcome::Ready => State::Ready,
+            Outcome::NotAllowed => State::Assumed,
+            Outcome::Refused => {
+                // Another topic, which Kafka does have, may need the place.
+                self.forget(&created.topic);
+                State::Refused
+            }
         };
         match self.states.insert(created.topic.clone(), state) {
             Some(State::Creating(mut waiting)) => {
@@ -139,9 +168,17 @@ impl Topics {
         }
     }
 
+    fn forget(&mut self, topic: &Arc<str>) {
+        if let Some((_, tenant)) = self.collisions.remove(&collision_key(topic))
+            && let Some(count) = self.per_tenant.get_mut(&tenant)
+        {
+            *count -= 1;
+        }
+    }
+
     fn create(&mut self, topic: Arc<str>) {
         if !self.may_create {
-            self.states.insert(topic, State::Ready);
+            self.states.insert(topic, State::Assumed);
             return;
         }
         self.states
@@ -179,6 +216,8 @@ pub(crate) struct Creator {
     config: TopicsConfig,
     dead_letter: Arc<str>,
     backoff: Backoff,
+    /// What was said already of the topics at hand.
+    troubles: HashMap<Arc<str>, RDKafkaErrorCode>,
 }
 
 impl Creator {
@@ -188,6 +227,7 @@ impl Creator {
             config: config.clone(),
             dead_letter,
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            troubles: HashMap::new(),
         }
     }
 
@@ -201,42 +241,72 @@ impl Creator {
         while wanted.recv_many(&mut batch, BATCH).await > 0 {
             while !batch.is_empty() {
                 self.create(&mut batch, &created).await;
-                if !batch.is_empty() {
-                    tokio::time::sleep(self.backoff.next_delay()).await;
+                if batch.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(self.backoff.next_delay()).await;
+                // A topic that can't be created now must not keep others waiting.
+                while let Ok(topic) = wanted.try_recv() {
+                    batch.push(topic);
                 }
             }
             self.backoff.reset();
+            self.troubles.clear();
         }
     }
 
     /// Tries once; what has to be tried again stays in `batch`.
-    async fn create(&self, batch: &mut Vec<Arc<str>>, created: &mpsc::UnboundedSender<Created>) {
+    async fn create(
+        &mut self,
+        batch: &mut Vec<Arc<str>>,
+        created: &mpsc::UnboundedSender<Created>,
+    ) {
         let requests: Vec<NewTopic<'_>> = batch.iter().map(|topic| self.request(topic)).collect();
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_DEADLINE))
             .operation_timeout(Some(REQUEST_DEADLINE));
-        let outcomes: HashMap<String, RDKafkaErrorCode> =
+        let errors: HashMap<String, RDKafkaErrorCode> =
             match self.admin.create_topics(&requests, &options).await {
                 Ok(results) => results.into_iter().filter_map(Result::err).collect(),
                 Err(error) => {
-                    let code = error
-                        .rdkafka_error_code()
-                        .unwrap_or(RDKafkaErrorCode::Unknown);
-                    batch
-                        .iter()
-                        .map(|topic| (topic.to_string(), code))
-                        .collect()
+                    let code = match error {
+                        KafkaError::AdminOp(code) => code,
+                        _ => RDKafkaErrorCode::Unknown,
+                    };
+                    let failed = batch.iter().map(|topic| (topic.to_string(), code));
+                    failed.collect()
                 }
             };
         batch.retain(|topic| {
-            let Some(usable) = judge(topic, outcomes.get(&**topic)) else {
+            let Some(outcome) = self.judge(topic, errors.get(&**topic)) else {
                 return true;
             };
             let topic = topic.clone();
             // The bridge is gone: nobody waits any more.
-            let _ = created.send(Created { topic, usable });
+            let _ = created.send(Created { topic, outcome });
             false
         });
+    }
+
+    /// What came of it; `None` to try again. Says so once.
+    fn judge(&mut self, topic: &Arc<str>, error: Option<&RDKafkaErrorCode>) -> Option<Outcome> {
+        let outcome = outcome(error);
+        match (error, outcome) {
+            (None, _) => tracing::info!(topic = &**topic, "Kafka topic created"),
+            (Some(code), None) => {
+                if self.troubles.insert(topic.clone(), *code) != Some(*code) {
+                    tracing::warn!(topic = &**topic, %code, "the Kafka topic can't be created now, trying on");
+                }
+            }
+            (Some(code), Some(Outcome::NotAllowed)) => {
+                tracing::warn!(topic = &**topic, %code, "the Kafka topic can't be created from here");
+            }
+            (Some(code), Some(Outcome::Refused)) => {
+                tracing::error!(topic = &**topic, %code, "Kafka refuses the topic: its messages are dead letters");
+            }
+            (Some(_), Some(Outcome::Ready)) => {}
+        }
+        outcome
     }
 
     fn request<'a>(&self, topic: &'a Arc<str>) -> NewTopic<'a> {
@@ -254,40 +324,24 @@ impl Creator {
 const DEAD_LETTER_LIMIT: &str = "8454144";
 const _: () = assert!(DEAD_LETTER_MAX < 8_454_144);
 
-/// Whether the topic can be written to; `None` to try again.
-fn judge(topic: &str, error: Option<&RDKafkaErrorCode>) -> Option<bool> {
+/// What an answer to a request for creation means; `None` to try again.
+fn outcome(error: Option<&RDKafkaErrorCode>) -> Option<Outcome> {
     use RDKafkaErrorCode as Code;
     match error {
-        None => {
-            tracing::info!(topic, "Kafka topic created");
-            Some(true)
-        }
-        Some(Code::TopicAlreadyExists) => Some(true),
+        None | Some(Code::TopicAlreadyExists) => Some(Outcome::Ready),
         // The name collides with another topic, or is no name.
-        Some(Code::InvalidTopic) => {
-            tracing::error!(
-                topic,
-                "Kafka refuses the topic: its messages go to the dead-letter topic"
-            );
-            Some(false)
-        }
-        // It can't be created from here, but may be there, or appear with the first record.
+        Some(Code::InvalidTopic) => Some(Outcome::Refused),
         Some(
-            code @ (Code::UnsupportedVersion
+            Code::UnsupportedVersion
             | Code::UnsupportedFeature
             | Code::PolicyViolation
             | Code::TopicAuthorizationFailed
             | Code::ClusterAuthorizationFailed
+            | Code::InvalidConfig
             | Code::InvalidReplicationFactor
-            | Code::InvalidPartitions),
-        ) => {
-            tracing::warn!(topic, %code, "the Kafka topic can't be created from here, trying without");
-            Some(true)
-        }
-        Some(code) => {
-            tracing::debug!(topic, %code, "creating the Kafka topic failed, trying again");
-            None
-        }
+            | Code::InvalidPartitions,
+        ) => Some(Outcome::NotAllowed),
+        Some(_) => None,
     }
 }
 
@@ -322,11 +376,11 @@ mod tests {
         assert_eq!(wanted.try_recv().as_deref(), Ok("t.p"));
         let created = Created {
             topic: topic.clone(),
-            usable: true,
+            outcome: Outcome::Ready,
         };
         assert_eq!(topics.created(&created), [1, 2]);
         assert!(topics.admit(&topic, 3));
-        topics.gone(&topic);
+        assert!(topics.gone(&topic));
         for seq in [4, 3] {
             assert!(
                 !topics.admit(&topic, seq),
@@ -355,30 +409,44 @@ mod tests {
     }
 
     #[test]
-    fn what_kafka_refuses_is_refused_from_then_on() {
-        let (mut topics, _wanted) = topics(2);
-        let topic = topics.open(&route("t", "p")).unwrap();
+    fn what_kafka_refuses_is_refused_from_then_on_and_leaves_its_place() {
+        let (mut topics, _wanted) = topics(1);
+        let topic = topics.open(&route("a", "b_c")).unwrap();
         topics.created(&Created {
             topic,
-            usable: false,
+            outcome: Outcome::Refused,
         });
-        assert_eq!(topics.open(&route("t", "p")), Err(Refusal::TopicRefused));
+        assert_eq!(topics.open(&route("a", "b_c")), Err(Refusal::TopicRefused));
+        assert!(
+            topics.open(&route("a_b", "c")).is_ok(),
+            "the twin that Kafka has"
+        );
+        assert!(topics.open(&route("a", "d")).is_ok(), "the tenant's count");
+    }
+
+    #[test]
+    fn a_topic_that_may_not_be_created_is_not_waited_for() {
+        let (mut topics, _wanted) = topics(1);
+        let topic = topics.open(&route("t", "p")).unwrap();
+        topics.created(&Created {
+            topic: topic.clone(),
+            outcome: Outcome::NotAllowed,
+        });
+        assert!(topics.admit(&topic, 1), "it may be there all the same");
+        assert!(!topics.gone(&topic));
     }
 
     #[test]
     fn creation_goes_on_until_there_is_an_answer() {
-        assert_eq!(judge("t", None), Some(true));
-        assert_eq!(
-            judge("t", Some(&RDKafkaErrorCode::TopicAlreadyExists)),
-            Some(true)
-        );
-        assert_eq!(
-            judge("t", Some(&RDKafkaErrorCode::InvalidTopic)),
-            Some(false)
-        );
-        assert_eq!(
-            judge("t", Some(&RDKafkaErrorCode::BrokerTransportFailure)),
-            None
-        );
+        use RDKafkaErrorCode as Code;
+        for (error, expected) in [
+            (None, Some(Outcome::Ready)),
+            (Some(&Code::TopicAlreadyExists), Some(Outcome::Ready)),
+            (Some(&Code::InvalidTopic), Some(Outcome::Refused)),
+            (Some(&Code::PolicyViolation), Some(Outcome::NotAllowed)),
+            (Some(&Code::BrokerTransportFailure), None),
+        ] {
+            assert_eq!(outcome(error), expected, "{error:?}");
+        }
     }
 }

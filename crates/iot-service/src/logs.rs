@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -40,11 +40,18 @@ impl LogControl {
     }
 }
 
-/// Checks what `log.level` says.
+/// Checks what `log.level` says: a level, and `module=level` for some modules.
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, String> {
-    level
-        .parse()
-        .map_err(|_| format!("{level:?} is not a level (error, warn, info, debug, trace)"))
+    let refused = || format!("{level:?} is not a level (error, warn, info, debug, trace)");
+    // A bare word that is no level would name a module, and silence all others.
+    let has_level = |directive: &str| {
+        let level = directive.rsplit('=').next().unwrap_or_default();
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    if !level.split(',').map(str::trim).all(has_level) {
+        return Err(refused());
+    }
+    level.parse().map_err(|_| refused())
 }
 
 /// Sets the process's log subscriber. A second call in one process changes
@@ -68,4 +75,25 @@ pub fn init(config: &LogConfig) -> Option<LogControl> {
         .with(lines)
         .try_init();
     set.ok().map(|()| LogControl(handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_a_level_and_no_module() {
+        for level in [
+            "info",
+            "WARN",
+            "off",
+            "info,rskafka=off",
+            "warn,iot_bridge=debug",
+        ] {
+            assert!(parse_level(level).is_ok(), "{level}");
+        }
+        for level in ["warning", "", "loud", "iot_bridge", "info,iot_bridge=loud"] {
+            assert!(parse_level(level).is_err(), "{level}");
+        }
+    }
 }

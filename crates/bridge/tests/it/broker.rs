@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Connect, ConnectReturnCode, Packet, PingResp, PubRel, Publish, SubAck, Subscribe,
-    SubscribeReasonCode,
+    ConnAck, Connect, ConnectReturnCode, Packet, PingResp, PubRel, Publish, PublishProperties,
+    SubAck, Subscribe, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{self, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -100,6 +100,23 @@ impl Peer {
 
     pub(crate) async fn publish_at(&mut self, qos: QoS, pkid: u16, topic: &str, payload: &[u8]) {
         let mut publish = Publish::new(topic, qos, payload.to_vec(), None);
+        publish.pkid = pkid;
+        self.send(Packet::Publish(publish)).await;
+    }
+
+    pub(crate) async fn publish_with(
+        &mut self,
+        pkid: u16,
+        topic: &str,
+        payload: &[u8],
+        user_properties: Vec<(String, String)>,
+    ) {
+        let properties = PublishProperties {
+            user_properties,
+            ..PublishProperties::default()
+        };
+        let payload = payload.to_vec();
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
         publish.pkid = pkid;
         self.send(Packet::Publish(publish)).await;
     }

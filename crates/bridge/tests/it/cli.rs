@@ -34,7 +34,7 @@ fn the_effective_configuration_has_every_layer_and_no_secret() {
     let file = directory.path().join("bridge.yaml");
     std::fs::write(
         &file,
-        "kafka:\n  linger: 20ms\nmqtt:\n  password: hunter2\n",
+        "kafka:\n  linger: 20ms\nmqtt:\n  username: me\n  password: hunter2\n",
     )
     .unwrap();
     let checked = bridge(&["check-config", "--config", file.to_str().unwrap()])

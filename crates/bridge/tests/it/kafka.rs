@@ -8,6 +8,7 @@ use rdkafka::message::{Headers, Message, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::broker::DEADLINE;
 
@@ -51,15 +52,33 @@ impl Cluster {
         self.0.broker_up(-1).unwrap();
     }
 
+    pub(crate) fn refuse_next_batch_as_too_large(&self) {
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        self.0.request_errors(RDKafkaApiKey::Produce, &[error]);
+    }
+
     /// The first `count` records of partition 0.
     pub(crate) async fn read(&self, topic: &'static str, count: usize) -> Vec<Record> {
-        let brokers = self.brokers();
-        let read = tokio::task::spawn_blocking(move || read(&brokers, topic, count));
-        read.await.unwrap()
+        read_from(self.brokers(), topic.to_string(), count).await
     }
 }
 
-fn read(brokers: &str, topic: &str, count: usize) -> Vec<Record> {
+/// The first `count` records of partition 0 of a topic of any cluster.
+pub(crate) async fn read_from(brokers: String, topic: String, count: usize) -> Vec<Record> {
+    read_until(brokers, topic, move |records| records.len() >= count).await
+}
+
+/// The records of partition 0 of a topic up to where they are `enough`.
+pub(crate) async fn read_until(
+    brokers: String,
+    topic: String,
+    enough: impl Fn(&[Record]) -> bool + Send + 'static,
+) -> Vec<Record> {
+    let read = tokio::task::spawn_blocking(move || read(&brokers, &topic, enough));
+    read.await.unwrap()
+}
+
+fn read(brokers: &str, topic: &str, enough: impl Fn(&[Record]) -> bool) -> Vec<Record> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "test")
@@ -72,11 +91,11 @@ fn read(brokers: &str, topic: &str, count: usize) -> Vec<Record> {
         .unwrap();
     consumer.assign(&partitions).unwrap();
     let (mut records, begun) = (Vec::new(), Instant::now());
-    while records.len() < count {
+    while !enough(&records) {
+        let count = records.len();
         assert!(
             begun.elapsed() < DEADLINE,
-            "{} of {count} in {topic}",
-            records.len()
+            "only {count} records in {topic}"
         );
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else {
             continue;

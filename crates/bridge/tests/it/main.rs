@@ -8,6 +8,7 @@
 mod broker;
 mod cli;
 mod kafka;
+mod real;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -305,4 +306,82 @@ async fn a_stop_delivers_and_acknowledges_what_was_taken_then_says_goodbye() {
     assert!(matches!(peer.next().await, Packet::Disconnect(_)));
     stopped.await.unwrap();
     assert_eq!(cluster.read("tenant123.project456", 100).await.len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_publisher_adds_can_not_block_the_way() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    // More than a dead letter may be, in user properties alone.
+    let property = ("note".to_string(), "x".repeat(60_000));
+    peer.publish_with(1, TOPIC, b"heavy", vec![property; 150])
+        .await;
+    peer.publish(2, TOPIC, b"light").await;
+    assert_eq!(peer.acknowledgements(2).await, [1, 2]);
+    let letters = cluster.read("iot.dead-letter", 1).await;
+    assert_eq!(letters[0].payload, b"heavy");
+    assert_eq!(letters[0].header("dlq-reason"), Some("too_large"));
+    assert_eq!(letters[0].header("note"), None);
+    assert_eq!(
+        cluster.read("tenant123.project456", 1).await[0].payload,
+        b"light"
+    );
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_reset_the_connection_over_what_it_has_not_read() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.in_flight.messages = 1;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"1").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    cluster.down();
+    // The bridge reads some and leaves the rest in the socket.
+    for id in 2..=500 {
+        peer.publish(id, TOPIC, &[b'x'; 1000]).await;
+    }
+    bridge.says("/metrics", "bridge_paused 1").await;
+    cluster.up();
+    bridge.stop().await;
+    // A broker that still has messages to write would see the reset there, and
+    // never read the acknowledgements.
+    peer.publish(501, TOPIC, b"late").await;
+    let mut acknowledged = Vec::new();
+    let end = loop {
+        match peer.next().await {
+            Packet::PubAck(ack) => acknowledged.push(ack.pkid),
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Packet::Disconnect(_)), "{end:?}");
+    assert_eq!(acknowledged.first(), Some(&2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_kafka_refuses_in_a_batch_are_judged_alone() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    // The first batch is refused whatever is in it; each record alone is fine.
+    cluster.refuse_next_batch_as_too_large();
+    for id in 1..=5 {
+        peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
+    }
+    assert_eq!(peer.acknowledgements(5).await, [1, 2, 3, 4, 5]);
+    let mut arrived: Vec<_> = cluster.read("tenant123.project456", 5).await;
+    arrived.sort_by(|a, b| a.text().cmp(b.text()));
+    let arrived: Vec<_> = arrived.iter().map(|record| record.text()).collect();
+    assert_eq!(arrived, ["1", "2", "3", "4", "5"]);
+    assert!(
+        !bridge
+            .get("/metrics")
+            .await
+            .contains("kafka_retries_total 0")
+    );
+    bridge.stop().await;
 }

@@ -22,7 +22,7 @@ pub fn load<S: Settings>(sources: &Sources) -> Result<S, Problems> {
 pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), Problems> {
     let mut problems = Problems::default();
     let defaults = tree(&S::default());
-    let overrides = overrides::<S>(sources);
+    let overrides = overrides::<S>(sources, &defaults);
     let text = match &sources.file {
         None => String::new(),
         Some(path) => std::fs::read_to_string(path).unwrap_or_else(|error| {
@@ -78,7 +78,7 @@ struct Override {
 }
 
 /// Well-known variables, `IOT_...` variables, flags: the later wins.
-fn overrides<S: Settings>(sources: &Sources) -> Vec<Override> {
+fn overrides<S: Settings>(sources: &Sources, defaults: &Value) -> Vec<Override> {
     let known = sources.env.iter().filter_map(|(name, value)| {
         let (_, path) = ENV.iter().chain(S::ENV).find(|(known, _)| known == name)?;
         // A compose file passes an unset variable as an empty one.
@@ -90,6 +90,10 @@ fn overrides<S: Settings>(sources: &Sources) -> Vec<Override> {
     });
     let named = sources.env.iter().filter_map(|(name, value)| {
         let path = name.strip_prefix("IOT_")?.to_lowercase().replace("__", ".");
+        // Kubernetes gives every pod variables such as IOT_BRIDGE_SERVICE_HOST.
+        if !path.contains('.') && defaults.get(&path).is_none_or(Value::is_object) {
+            return None;
+        }
         Some(Override {
             path,
             value: value.clone(),
@@ -291,6 +295,12 @@ fn paths(tree: &Value) -> Vec<String> {
     out
 }
 
+/// Whether a property of a client, which no type of ours tells apart, is secret.
+fn is_secret(key: &str) -> bool {
+    let words = ["password", "secret", "jaas", ".pem"];
+    words.iter().any(|word| key.contains(word)) && !key.ends_with("_file")
+}
+
 /// Settings as YAML, secrets redacted.
 pub(crate) fn to_yaml<S: Settings>(settings: &S) -> String {
     fn write(section: &Map<String, Value>, indent: usize, out: &mut String) {
@@ -299,6 +309,9 @@ pub(crate) fn to_yaml<S: Settings>(settings: &S) -> String {
                 Some(inner) if !inner.is_empty() => {
                     out.push_str(&format!("{:indent$}{key}:\n", ""));
                     write(inner, indent + 2, out);
+                }
+                _ if is_secret(key) && value != "" => {
+                    out.push_str(&format!("{:indent$}{key}: \"[redacted]\"\n", ""));
                 }
                 // Every JSON value is a YAML value.
                 _ => out.push_str(&format!("{:indent$}{key}: {value}\n", "")),
@@ -476,6 +489,23 @@ mod tests {
         let properties = read(yaml, &[], &flags).unwrap().kafka.properties;
         assert_eq!(properties["queue.buffering.max.ms"], "5");
         assert_eq!(properties["fetch.wait.max.ms"], "10");
+    }
+
+    #[test]
+    fn variables_that_kubernetes_sets_for_its_services_are_no_settings() {
+        let links = [
+            ("IOT_BRIDGE_SERVICE_HOST", "10.0.0.1"),
+            ("IOT_KAFKA", "tcp://10.0.0.1:80"),
+            ("IOT_CONSUMER_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
+        ];
+        assert_eq!(read("", &links, &[]), Ok(Example::default()));
+    }
+
+    #[test]
+    fn secret_properties_of_a_client_are_redacted() {
+        let flags = [("kafka.properties.sasl.password", "hunter2")];
+        let yaml = to_yaml(&read("", &[], &flags).unwrap());
+        assert!(yaml.contains("sasl.password: \"[redacted]\""), "{yaml}");
     }
 
     #[test]

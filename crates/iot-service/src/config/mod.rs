@@ -93,8 +93,8 @@ pub struct HttpConfig {
 pub struct Sources {
     /// A YAML file.
     pub file: Option<PathBuf>,
-    /// Environment variables: the well-known ones and `IOT_SECTION__KEY` are
-    /// taken, others are ignored.
+    /// Environment variables: the well-known ones, `IOT_SECTION__KEY`, and
+    /// `IOT_KEY` for a setting outside of sections are taken, others ignored.
     pub env: Vec<(String, String)>,
     /// Dotted paths and values from the command line.
     pub flags: Vec<(String, String)>,

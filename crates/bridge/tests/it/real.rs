@@ -1,0 +1,117 @@
+//! What only a real Kafka does: topics that are missing, or deleted.
+
+use std::time::{Duration, SystemTime};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
+use crate::broker::Broker;
+use crate::kafka::{Record, read_from, read_until};
+use crate::{Bridge, TOPIC};
+
+fn brokers() -> String {
+    std::env::var("KAFKA_BROKERS")
+        .expect("KAFKA_BROKERS: run scripts/stack up, then scripts/stack env")
+}
+
+/// A tenant that no other test has.
+fn tenant(name: &str) -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    format!("{name}-{}-{}", std::process::id(), now.as_nanos())
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .create()
+        .unwrap()
+}
+
+async fn create(topic: &str) {
+    let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    let created = admin()
+        .create_topics([&topic], &AdminOptions::new())
+        .await
+        .unwrap();
+    created.into_iter().for_each(|result| drop(result.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn a_topic_that_is_missing_and_may_not_be_created_blocks_nobody() {
+    let (broker, tenant) = (Broker::start().await, tenant("missing"));
+    let dead_letters = format!("iot.dead-letter-{tenant}");
+    create(&dead_letters).await;
+    create(&format!("{tenant}.there")).await;
+    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+        config.dead_letter.topic = dead_letters.clone();
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let topic = |project| format!("mtic/msg/client/realtime/{tenant}/{project}");
+    for id in (1..=6).step_by(2) {
+        peer.publish(id, &topic("missing"), b"nowhere").await;
+        peer.publish(id + 1, &topic("there"), b"somewhere").await;
+    }
+    assert_eq!(peer.acknowledgements(6).await, [1, 2, 3, 4, 5, 6]);
+    let letters = read_from(brokers(), dead_letters, 3).await;
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.header("dlq-reason") == Some("unknown_topic"))
+    );
+    assert_eq!(
+        read_from(brokers(), format!("{tenant}.there"), 3)
+            .await
+            .len(),
+        3
+    );
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn a_topic_deleted_under_load_comes_back_and_order_is_kept() {
+    let (broker, tenant) = (Broker::start().await, tenant("deleted"));
+    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+        config.topics.create = true;
+        config.dead_letter.topic = format!("iot.dead-letter-{tenant}");
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let topic = TOPIC.replace("tenant123", &tenant);
+    let kafka_topic = format!("{tenant}.project456");
+    for id in 1..=50u16 {
+        peer.publish(id, &topic, id.to_string().as_bytes()).await;
+    }
+    assert_eq!(
+        peer.acknowledgements(50).await,
+        (1..=50).collect::<Vec<_>>()
+    );
+    let deleted = admin()
+        .delete_topics(&[&kafka_topic], &AdminOptions::new())
+        .await
+        .unwrap();
+    deleted.into_iter().for_each(|result| drop(result.unwrap()));
+    for id in 51..=300u16 {
+        peer.publish(id, &topic, id.to_string().as_bytes()).await;
+        // Over some time, so that some come before and some after it is gone.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let acknowledged = peer.acknowledgements(250).await;
+    assert_eq!(acknowledged, (51..=300).collect::<Vec<_>>());
+    // What was confirmed before the deletion took effect went with the topic.
+    let up_to_last = |records: &[Record]| records.last().is_some_and(|last| last.text() == "300");
+    let records = read_until(brokers(), kafka_topic, up_to_last).await;
+    let mut first_copies: Vec<u16> = Vec::new();
+    for number in records.iter().map(|record| record.text().parse().unwrap()) {
+        if !first_copies.contains(&number) {
+            first_copies.push(number);
+        }
+    }
+    assert!(first_copies.is_sorted(), "{first_copies:?}");
+    bridge.stop().await;
+}
