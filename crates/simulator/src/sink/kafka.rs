@@ -4,7 +4,8 @@
 //! reorders records inside a partition. So it is told to try once, every call
 //! has a deadline here, and batches come from the lanes. It is not idempotent:
 //! a request that got no answer is sent again on a new connection, and its
-//! records may then be in the topic twice.
+//! records may then be in the topic twice. Nor can it be kept from repeating a
+//! request that the broker took and throttled: a client quota multiplies records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
