@@ -16,14 +16,12 @@ test:
 
 # The tests against a real Kafka, Mosquitto and Redis
 e2e: stack-up
-    cargo build --workspace --bins
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored
 
 # kill -9 of the bridge under load, for as long as one likes: just soak 100
 soak kills="20" rate="5000": stack-up
-    cargo build --workspace --bins
     eval "$(scripts/stack env)"; KILLS={{ kills }} LEDGER_RATE={{ rate }} \
-        cargo test -p iot-ledger --test it -- --ignored --nocapture kill
+        cargo test --workspace --test it -- --ignored --nocapture killed_again
 
 # What CI checks besides the tests
 lint:
