@@ -212,8 +212,8 @@ impl Default for DeadLetterConfig {
 pub struct PushConfig {
     /// Shortest time between two frames of readings.
     pub interval: HumanDuration,
-    /// Frames that wait for one client; a client for which an alert finds no
-    /// room is disconnected.
+    /// Alerts that wait for one client; one that makes no room for a further one
+    /// is disconnected.
     pub queue: usize,
     /// WebSocket clients at the same time.
     pub clients: usize,
@@ -223,7 +223,7 @@ impl Default for PushConfig {
     fn default() -> Self {
         Self {
             interval: HumanDuration::from_millis(200),
-            queue: 1_024,
+            queue: 16_384,
             clients: 1_000,
         }
     }

@@ -11,7 +11,7 @@ use iot_service::health::Component;
 use jiff::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +24,13 @@ use crate::refusal::Refusal;
 
 /// Largest record that the topic takes when this service creates it.
 const MAX_RECORD: usize = 8 << 20;
-/// Room for key, headers and framing of a record.
+/// Room for the framing of a record and for what is added to it.
 const OVERHEAD: usize = 64 << 10;
-/// What is kept of a payload that is too large.
+/// What is kept of the payload and of the key of a record that is too large.
 const KEPT: usize = 64 << 10;
+const KEPT_KEY: usize = 1 << 10;
+/// Begin of the names of our headers.
+const DLQ: &str = "dlq-";
 /// Size of the original payload in bytes, where only its begin was kept.
 const DLQ_SIZE: &str = "dlq-size";
 /// The sensor that is to blame, where it is one.
@@ -53,6 +56,8 @@ pub(crate) struct Letter {
     /// Size of the payload before it was cut.
     size: usize,
     headers: OwnedHeaders,
+    /// Whether only a part was kept.
+    cut: bool,
 }
 
 impl Letter {
@@ -62,7 +67,7 @@ impl Letter {
         let (partition, offset) = (origin.1.to_string(), record.offset().to_string());
         let mut all = OwnedHeaders::new();
         // Ours can't be set by a producer.
-        for (key, value) in record.headers().filter(|(key, _)| !key.starts_with("dlq-")) {
+        for (key, value) in record.headers().filter(|(key, _)| !key.starts_with(DLQ)) {
             all = all.insert(Header { key, value });
         }
         for (key, value) in [
@@ -88,8 +93,9 @@ impl Letter {
             payload: record.payload().map(<[u8]>::to_vec),
             size: record.payload().map_or(0, <[u8]>::len),
             headers: all,
+            cut: false,
         };
-        if letter.size > MAX_RECORD - OVERHEAD {
+        if letter.bytes() > MAX_RECORD - OVERHEAD {
             letter.cut();
         }
         letter
@@ -97,26 +103,33 @@ impl Letter {
 
     /// Bytes it holds.
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len)
+        let headers = self
+            .headers
+            .iter()
+            .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len));
+        let parts = [&self.payload, &self.key].into_iter().flatten();
+        parts.map(Vec::len).chain(headers).sum()
     }
 
-    fn is_cut(&self) -> bool {
-        self.payload
-            .as_ref()
-            .is_some_and(|payload| payload.len() < self.size)
-    }
-
-    /// Keeps the begin of the payload only, and its size.
+    /// Keeps the begin of payload and key and our own headers only, and says how
+    /// large the payload was.
     fn cut(&mut self) {
+        self.cut = true;
         if let Some(payload) = &mut self.payload {
             payload.truncate(KEPT);
         }
-        let headers = std::mem::replace(&mut self.headers, OwnedHeaders::new());
+        if let Some(key) = &mut self.key {
+            key.truncate(KEPT_KEY);
+        }
         let size = self.size.to_string();
-        self.headers = headers.insert(Header {
+        let mut headers = OwnedHeaders::new().insert(Header {
             key: DLQ_SIZE,
             value: Some(&size),
         });
+        for Header { key, value } in self.headers.iter().filter(|h| h.key.starts_with(DLQ)) {
+            headers = headers.insert(Header { key, value });
+        }
+        self.headers = headers;
     }
 }
 
@@ -161,7 +174,7 @@ impl DeadLetters {
                 Ok(()) => break,
                 // The topic was created by others with a smaller limit.
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
-                    if letter.bytes() > KEPT && !letter.is_cut() =>
+                    if !letter.cut =>
                 {
                     letter.cut();
                 }
@@ -169,13 +182,13 @@ impl DeadLetters {
                     self.metrics.dead_letter_retries.inc();
                     self.health
                         .not_ready(format!("can't write to {}: {error}", self.topic));
-                    tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
+            tokio::time::sleep(backoff.next_delay()).await;
         }
         self.health.ready();
         self.metrics.dead_letters.inc();
-        if letter.is_cut() {
+        if letter.cut {
             self.metrics.dead_letters_cut.inc();
         }
     }
@@ -277,20 +290,46 @@ fn is_final(error: &KafkaError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::Headers;
+    use iot_service::health::Health;
+    use prometheus::Registry;
+    use rdkafka::Timestamp as Time;
+    use rdkafka::message::OwnedMessage;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::record::Batch;
     use crate::record::tests::message;
 
-    fn letter(payload: &[u8]) -> Letter {
+    fn letter_of(message: &OwnedMessage) -> Letter {
         let mut batch = Batch::new(0);
-        batch.push(&message(42, Some(payload)));
+        batch.push(message);
         let record = batch.records().next().unwrap();
         let refusal = Refusal::ImpossibleValue {
             sensor: "temperature".into(),
         };
         Letter::new(("device-data", 3), &record, &refusal)
+    }
+
+    fn letter(payload: &[u8]) -> Letter {
+        letter_of(&message(42, Some(payload)))
+    }
+
+    /// With a key, a payload, and a header.
+    fn special(key: usize, payload: usize, header: (&str, &str)) -> Letter {
+        let headers = OwnedHeaders::new().insert(Header {
+            key: header.0,
+            value: Some(header.1),
+        });
+        letter_of(&OwnedMessage::new(
+            Some(vec![b'p'; payload]),
+            Some(vec![b'k'; key]),
+            "device-data".into(),
+            Time::NotAvailable,
+            3,
+            42,
+            Some(headers),
+        ))
     }
 
     fn header(letter: &Letter, name: &str) -> Option<String> {
@@ -318,10 +357,52 @@ mod tests {
     }
 
     #[test]
-    fn of_a_huge_payload_the_begin_is_kept() {
-        let letter = letter(&vec![7; 9 << 20]);
-        assert_eq!(letter.bytes(), KEPT + b"key".len());
-        assert_eq!(header(&letter, DLQ_SIZE), Some((9 << 20).to_string()));
-        assert!(letter.is_cut());
+    fn a_producer_can_not_forge_our_headers() {
+        for name in ["dlq-topic", "dlq-size", "dlq-anything"] {
+            let letter = special(1, 1, (name, "forged"));
+            let forged = letter.headers.iter().any(|h| h.value == Some(b"forged"));
+            assert!(!forged, "{name}");
+            assert_eq!(header(&letter, "dlq-topic").as_deref(), Some("device-data"));
+        }
+    }
+
+    #[test]
+    fn of_a_huge_record_the_begin_is_kept() {
+        let payload = letter(&vec![7; 9 << 20]);
+        assert_eq!(payload.payload.as_ref().map(Vec::len), Some(KEPT));
+        assert_eq!(header(&payload, DLQ_SIZE), Some((9 << 20).to_string()));
+        let key = special(9 << 20, 5, ("a", "b"));
+        assert_eq!(key.key.as_ref().map(Vec::len), Some(KEPT_KEY));
+        assert_eq!(header(&key, DLQ_SIZE).as_deref(), Some("5"));
+        let headers = special(1, 5, ("a", &"x".repeat(9 << 20)));
+        assert_eq!(header(&headers, "a"), None);
+        for letter in [payload, key, headers] {
+            assert!(letter.cut && letter.bytes() < MAX_RECORD - OVERHEAD);
+            assert_eq!(header(&letter, "dlq-offset").as_deref(), Some("42"));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_letter_that_the_topic_refuses_is_cut_once_and_tried_again_later() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("iot.dead-letter", 1, 1).unwrap();
+        let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[too_large; 3]);
+        let kafka = KafkaConfig {
+            brokers: vec![cluster.bootstrap_servers()],
+            ..KafkaConfig::default()
+        };
+        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let health = Health::default().component("dead_letter");
+        let config = DeadLetterConfig::default();
+        let letters = DeadLetters::new(&kafka, &config, metrics.clone(), health).unwrap();
+        letters.deliver(letter(b"small")).await;
+        assert_eq!(metrics.dead_letters.get(), 1);
+        assert_eq!(metrics.dead_letters_cut.get(), 1);
+        assert_eq!(
+            metrics.dead_letter_retries.get(),
+            2,
+            "the first try was cut"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Whose message it is.
 
 use iot_core::message::DeviceMessage;
-use iot_core::route::is_name;
+use iot_core::route::{MAX_TOPIC_LENGTH, is_name};
 
 use crate::refusal::Refusal;
 
@@ -19,7 +19,7 @@ pub(crate) fn topic_owner(topic: &str) -> Option<(&str, &str)> {
 /// must not contradict; elsewhere those of the payload, else `default`.
 ///
 /// # Errors
-/// A contradiction, or a name that is not `[a-zA-Z0-9_-]+`.
+/// A contradiction, or a name that is not `[a-zA-Z0-9_-]+` or too long.
 pub(crate) fn identify<'m>(
     owner: Option<(&'m str, &'m str)>,
     message: &'m DeviceMessage<'_>,
@@ -37,13 +37,18 @@ pub(crate) fn identify<'m>(
         }
         None => {
             let names = (tenant.unwrap_or(DEFAULT), project.unwrap_or(DEFAULT));
-            if is_name(names.0) && is_name(names.1) {
+            if is_valid(names.0) && is_valid(names.1) {
                 Ok(names)
             } else {
                 Err(Refusal::InvalidTenantOrProject)
             }
         }
     }
+}
+
+/// No name of a bridged topic is longer than that topic can be, either.
+fn is_valid(name: &str) -> bool {
+    is_name(name) && name.len() <= MAX_TOPIC_LENGTH
 }
 
 #[cfg(test)]
@@ -89,7 +94,15 @@ mod tests {
             identified("a.b.c", r#","tenant":"acme""#),
             named("acme", "default")
         );
-        for bad in [r#","tenant":"a.b""#, r#","project":"""#] {
+        let long = |name: &str, length| format!(r#","{name}":"{}""#, "x".repeat(length));
+        let longest = long("project", 249);
+        assert!(identified("device-data", &longest).is_ok());
+        for bad in [
+            r#","tenant":"a.b""#,
+            r#","project":"""#,
+            &long("tenant", 250),
+            &long("project", 250),
+        ] {
             assert_eq!(
                 identified("device-data", bad),
                 Err(Refusal::InvalidTenantOrProject)

@@ -43,7 +43,44 @@ pub(crate) struct Device {
     pub(crate) readings: BTreeMap<Arc<str>, Value>,
 }
 
+/// About the bytes that names and numbers take around texts in JSON.
+const DEVICE_JSON: usize = 160;
+const PLACE_JSON: usize = 40;
+const VALUE_JSON: usize = 100;
+const ALERT_JSON: usize = 320;
+
+impl DeviceKey {
+    fn len(&self) -> usize {
+        self.tenant.len() + self.project.len() + self.device.len()
+    }
+}
+
+impl Place {
+    fn json_size(&self) -> usize {
+        PLACE_JSON + self.building.len() + self.floor.len() + self.room.len()
+    }
+}
+
+impl Alert {
+    /// About its size in JSON, in bytes.
+    pub(crate) fn json_size(&self) -> usize {
+        let place = self.location.as_ref().map_or(0, |place| place.json_size());
+        let texts = self.id.len() + self.sensor.len() + self.message.len();
+        ALERT_JSON + self.key.len() + place + texts
+    }
+}
+
 impl Device {
+    /// About its size in JSON, in bytes.
+    pub(crate) fn json_size(&self) -> usize {
+        let place = self.location.as_ref().map_or(0, |place| place.json_size());
+        let reading = |(sensor, value): (&Arc<str>, &Value)| {
+            VALUE_JSON + sensor.len() + value.unit.as_ref().map_or(0, |unit| unit.len())
+        };
+        let readings: usize = self.readings.iter().map(reading).sum();
+        DEVICE_JSON + self.key.len() + place + readings
+    }
+
     /// Takes over what is newer in `change`.
     pub(crate) fn merge(&mut self, change: Device) {
         if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {

@@ -95,11 +95,12 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
     while let Ok(mut pipeline) = owner.load().await {
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let hub = &owner.shared.hub;
+        let held = hub.held(&owner.inbox.partition, questions.clone());
         hub.owned(&owner.inbox.partition, pipeline.fold().all(), questions)
             .await;
         owner.start(&pipeline).await;
         let end = owner.work(&mut pipeline, asked).await;
-        owner.shared.hub.released(&owner.inbox.partition).await;
+        drop(held);
         match end {
             End::Stopped => return,
             End::Reload => owner.hold().await,

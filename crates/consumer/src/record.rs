@@ -2,6 +2,8 @@
 //! one buffer for all bytes, so that a record costs no allocation.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka::Message;
 use rdkafka::message::Headers;
@@ -14,6 +16,17 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     records: Vec<Entry>,
     headers: Vec<(Range<usize>, Option<Range<usize>>)>,
+    counted: Counted,
+}
+
+/// Records in a counter for as long as their batch is there.
+#[derive(Debug, Default)]
+struct Counted(usize, Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +82,17 @@ impl Batch {
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Counts its records in `counter` until it is dropped.
+    pub(crate) fn count_in(&mut self, counter: &Arc<AtomicUsize>) {
+        counter.fetch_add(self.len(), Ordering::Relaxed);
+        self.counted = Counted(self.len(), counter.clone());
+    }
+
+    /// Records that came since it was counted.
+    pub(crate) fn uncounted(&self) -> usize {
+        self.len() - self.counted.0
     }
 
     /// Bytes of keys, payloads and headers.
@@ -147,6 +171,20 @@ pub(crate) mod tests {
             offset,
             Some(headers),
         )
+    }
+
+    #[test]
+    fn is_counted_until_it_is_dropped() {
+        let counter = Arc::new(AtomicUsize::new(0));
+        let mut batch = Batch::new(0);
+        batch.push(&message(1, None));
+        batch.count_in(&counter);
+        batch.push(&message(2, None));
+        assert_eq!((counter.load(Ordering::Relaxed), batch.uncounted()), (1, 1));
+        batch.count_in(&counter);
+        assert_eq!((counter.load(Ordering::Relaxed), batch.uncounted()), (2, 0));
+        drop(batch);
+        assert_eq!(counter.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) enum Refusal {
     Unreadable(#[from] ParseError),
     #[error("the payload names another tenant or project than its topic")]
     ContradictsTopic,
-    #[error("tenant or project is not made of letters, digits, _ and - only")]
+    #[error("tenant or project is too long or not made of letters, digits, _ and - only")]
     InvalidTenantOrProject,
     #[error("the device id is too long or has control characters")]
     InvalidDeviceId,
@@ -22,7 +22,7 @@ pub(crate) enum Refusal {
     ImpossibleValue { sensor: String },
     #[error("the unit of {sensor} is not the one expected")]
     UnexpectedUnit { sensor: String },
-    #[error("the timestamp is too far ahead of the record's")]
+    #[error("the timestamp is too far ahead of the record's, or after the year 2099")]
     TimestampInFuture,
     #[error("the timestamp is before the year 2000")]
     TimestampImplausible,

@@ -11,6 +11,8 @@ use crate::refusal::Refusal;
 /// Before 2000-01-01 no such device existed; a clock that was never set, or
 /// seconds where milliseconds are meant, give such times.
 const EARLIEST: i64 = 946_684_800_000;
+/// The last moment of 2099: no later time is taken, whatever the record's is.
+const LATEST: i64 = 4_102_444_799_999;
 /// Longest device id, in bytes.
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.
@@ -34,8 +36,8 @@ impl Validator {
     }
 
     /// Checks a message. Its time is compared with the time of its Kafka record
-    /// (milliseconds, if it has one) and never with a clock, so that reading the
-    /// log again decides the same.
+    /// (milliseconds; with a fixed time if it has none) and never with a clock,
+    /// so that reading the log again decides the same.
     ///
     /// # Errors
     /// The first thing found wrong.
@@ -48,7 +50,9 @@ impl Validator {
         if message.timestamp < EARLIEST {
             return Err(Refusal::TimestampImplausible);
         }
-        if recorded.is_some_and(|at| message.timestamp > at.saturating_add(self.max_future)) {
+        let known = recorded.filter(|at| *at >= 0);
+        let latest = known.map_or(LATEST, |at| at.saturating_add(self.max_future).min(LATEST));
+        if message.timestamp > latest {
             return Err(Refusal::TimestampInFuture);
         }
         if let Some(place) = &message.location {
@@ -177,12 +181,27 @@ mod tests {
             "timestamp_implausible"
         );
         assert_eq!(refused(|m| m.timestamp = i64::MIN), "timestamp_implausible");
+    }
+
+    #[test]
+    fn without_a_time_of_the_record_there_is_a_fixed_bound() {
         let validator = Validator::new(&ValidateConfig::default());
-        assert_eq!(
-            validator.check(&message(), None),
-            Ok(()),
-            "a record without a time"
-        );
+        let check = |timestamp, recorded| {
+            let message = DeviceMessage {
+                timestamp,
+                ..message()
+            };
+            validator.check(&message, recorded)
+        };
+        for recorded in [None, Some(-1)] {
+            assert_eq!(check(NOW, recorded), Ok(()));
+            assert_eq!(check(LATEST, recorded), Ok(()));
+            for later in [LATEST + 1, i64::MAX] {
+                assert_eq!(check(later, recorded), Err(Refusal::TimestampInFuture));
+            }
+        }
+        let made_up = Some(i64::MAX);
+        assert_eq!(check(LATEST + 1, made_up), Err(Refusal::TimestampInFuture));
     }
 
     #[test]

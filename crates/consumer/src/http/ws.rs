@@ -11,11 +11,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::State;
-use crate::hub::clients::{Frame, Subscription};
+use crate::hub::clients::{FRAME_BYTES, Frame, Subscription};
+use crate::hub::outbox::Frames;
 use crate::metrics::Leave;
 use crate::model::{Alert, Device};
 
@@ -24,7 +24,7 @@ const PROTOCOL: u32 = 1;
 /// Devices in one frame of a snapshot.
 const SNAPSHOT_DEVICES: usize = 500;
 /// Written to the socket beyond this many bytes, and never more buffered than
-/// the second: the largest frame (2,000 devices of the usual size) and some.
+/// the second, which is many times the size of a frame.
 const WRITE_BUFFER: usize = 16 << 10;
 const MAX_WRITE_BUFFER: usize = 8 << 20;
 /// Clients say nothing in version 1.
@@ -162,7 +162,7 @@ async fn read(mut stream: impl Stream<Item = Result<Message, axum::Error>> + Unp
 async fn write(
     sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
     snapshot: (&[Arc<Device>], &[Alert]),
-    mut frames: mpsc::Receiver<Utf8Bytes>,
+    mut frames: Frames,
     heard: &Heard,
 ) -> Leave {
     for text in greeting(snapshot.0, snapshot.1) {
@@ -203,19 +203,39 @@ fn greeting<'g>(
         version: env!("CARGO_PKG_VERSION"),
         server_time: Timestamp::now().as_millisecond(),
     };
-    let count = devices.len().div_ceil(SNAPSHOT_DEVICES).max(1);
-    let chunks = (0..count).map(move |number| {
-        let start = number * SNAPSHOT_DEVICES;
-        let devices = &devices[start..devices.len().min(start + SNAPSHOT_DEVICES)];
-        let alerts = if number == 0 { alerts } else { &[] };
-        Frame::Snapshot {
-            devices,
-            alerts,
-            last: number + 1 == count,
-        }
-        .text()
+    let mut rest = Some((devices, alerts));
+    let pieces = std::iter::from_fn(move || {
+        let (devices, alerts) = rest.take()?;
+        let mut bytes = 0;
+        let alerts = split(alerts, usize::MAX, &mut bytes, Alert::json_size);
+        let device_size = |device: &Arc<Device>| device.json_size();
+        let devices = split(devices, SNAPSHOT_DEVICES, &mut bytes, device_size);
+        let last = devices.1.is_empty() && alerts.1.is_empty();
+        rest = (!last).then_some((devices.1, alerts.1));
+        let frame = Frame::Snapshot {
+            devices: devices.0,
+            alerts: alerts.0,
+            last,
+        };
+        Some(frame.text())
     });
-    std::iter::once(hello.text()).chain(chunks)
+    std::iter::once(hello.text()).chain(pieces)
+}
+
+/// As many as still go into a frame of `bytes`, and the rest.
+fn split<'a, T>(
+    all: &'a [T],
+    most: usize,
+    bytes: &mut usize,
+    size: impl Fn(&T) -> usize,
+) -> (&'a [T], &'a [T]) {
+    let fits = |one: &&T| {
+        let fits = *bytes < FRAME_BYTES;
+        *bytes += size(one);
+        fits
+    };
+    let count = all.iter().take(most).take_while(fits).count();
+    all.split_at(count)
 }
 
 async fn send(
@@ -290,6 +310,19 @@ mod tests {
             (&"hello".into(), &1.into())
         );
         assert_eq!(sizes, [(500, 1, false), (500, 0, false), (1, 0, true)]);
+        let many: Vec<_> = (0..5_000)
+            .map(|n| alert(&n.to_string(), n, AlertStatus::Raised))
+            .collect();
+        let (mut told, mut devices_told) = (0, 0);
+        for text in greeting(&devices, &many).skip(1) {
+            assert!(text.len() < FRAME_BYTES * 5 / 4, "{}", text.len());
+            let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+            let count = |name: &str| frame[name].as_array().unwrap().len();
+            told += count("alerts");
+            devices_told += count("devices");
+            assert_eq!(frame["last"], told == 5_000 && devices_told == 1_001);
+        }
+        assert_eq!((told, devices_told), (5_000, 1_001));
         assert_eq!(
             greeting(&[], &[]).count(),
             2,

@@ -61,7 +61,7 @@ impl Actor {
                 _ = stats.tick() => self.tick(),
                 () = sleep_until(self.flush_at), if waiting => self.flush(),
                 message = self.messages.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => self.take(message).await,
                     None => break,
                 },
             }
@@ -69,11 +69,11 @@ impl Actor {
         self.clients.dismiss_all();
     }
 
-    fn take(&mut self, message: Message) {
+    async fn take(&mut self, message: Message) {
         // Whoever asked may be gone by now: answers may fail.
         match message {
             Message::Update(partition, updates) => {
-                self.stream(&updates);
+                self.stream(&updates).await;
                 self.view.update(&partition, updates);
             }
             Message::Owned(partition, updates, questions) => {
@@ -83,12 +83,12 @@ impl Actor {
                     devices: updates.devices.clone(),
                     alerts: Vec::new(),
                 };
-                self.stream(&known);
+                self.stream(&known).await;
                 self.view.add(&partition, updates, questions);
             }
-            Message::Released(partition) => self.view.remove(&partition),
+            Message::Released(partition, owner) => self.view.release(&partition, &owner),
             Message::Subscribe(answer) => {
-                let devices = self.view.all().cloned().collect();
+                let devices = self.view.all().collect();
                 let alerts = self.view.alerts(Some(usize::MAX));
                 let subscription = self.clients.add(devices, alerts);
                 let id = subscription.as_ref().map(|subscription| subscription.id);
@@ -104,13 +104,11 @@ impl Actor {
         }
     }
 
-    fn stream(&mut self, updates: &Updates) {
+    async fn stream(&mut self, updates: &Updates) {
         if self.clients.len() == 0 {
             return;
         }
-        for alert in &updates.alerts {
-            self.clients.send_alert(alert);
-        }
+        self.clients.send_alerts(&updates.alerts).await;
         for device in &updates.devices {
             merge(&mut self.pending, device.clone());
         }
@@ -125,6 +123,7 @@ impl Actor {
     }
 
     fn tick(&mut self) {
+        self.clients.sweep();
         let (before, at) = self.counted;
         let now = self.metrics.consumed.get();
         let seconds = at.elapsed().as_secs_f64();

@@ -1,21 +1,31 @@
 //! WebSocket clients as the hub sees them. Each has a bounded queue of frames.
 //! Readings go to all as one frame, made once; for a client that is behind they
 //! are merged to the newest per device and sensor until it has caught up.
-//! Alerts are never merged or dropped: without room for one, the client goes.
+//! Alerts are never merged or dropped. When too many wait for a client, the hub
+//! waits for it for a moment: one that reads catches up, one that doesn't goes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
+use super::outbox::{Frames, Outbox, READINGS, outbox};
 use crate::config::PushConfig;
 use crate::metrics::{FrameKind, Leave, Metrics};
 use crate::model::{Alert, Device, DeviceKey, Stats};
 
-/// Devices in one frame of readings; further ones wait for the next frame.
-const FRAME_DEVICES: usize = 2_000;
+/// A frame ends with the device or alert that makes it this long, in bytes: far
+/// below what the socket buffers, and a browser doesn't stall on it.
+pub(crate) const FRAME_BYTES: usize = 256 << 10;
+/// How long the hub waits for a client with too many alerts waiting. Half of
+/// them have to go in that time.
+const GRACE: Duration = Duration::from_secs(1);
+/// Alerts that are handed out before others of the process get a turn.
+const ALERTS_AT_ONCE: usize = 256;
 
 /// Readings not sent yet, newest per device and sensor.
 pub(crate) type Pending = BTreeMap<DeviceKey, Device>;
@@ -32,7 +42,7 @@ pub(crate) struct Subscription {
     pub(crate) devices: Vec<Arc<Device>>,
     pub(crate) alerts: Vec<Alert>,
     /// Everything that changes after it.
-    pub(crate) frames: mpsc::Receiver<Utf8Bytes>,
+    pub(crate) frames: Frames,
     /// Told when the hub is done with the client.
     pub(crate) dismissed: oneshot::Receiver<Leave>,
 }
@@ -71,7 +81,7 @@ impl Frame<'_> {
 }
 
 struct Client {
-    frames: mpsc::Sender<Utf8Bytes>,
+    frames: Outbox,
     dismiss: oneshot::Sender<Leave>,
     behind: Pending,
 }
@@ -110,7 +120,7 @@ impl Clients {
         if self.clients.len() >= self.most {
             return None;
         }
-        let (sender, frames) = mpsc::channel(self.queue);
+        let (sender, frames) = outbox();
         let (dismiss, dismissed) = oneshot::channel();
         let id = ClientId(self.next);
         self.next += 1;
@@ -135,20 +145,33 @@ impl Clients {
         self.metrics.clients.set(self.clients.len() as i64);
     }
 
-    /// Sends `pending` to all, or keeps it for those that are behind.
+    /// Forgets clients that nobody serves any more, however that came.
+    pub(crate) fn sweep(&mut self) {
+        self.clients
+            .retain(|_, client| !client.frames.is_abandoned());
+        self.metrics.clients.set(self.clients.len() as i64);
+    }
+
+    /// Sends `pending` to all, or keeps it for those that are behind. What is
+    /// too much for the frames that may wait stays for the next time.
     pub(crate) fn send_readings(&mut self, pending: &mut Pending) {
-        let sent = take_frame(pending);
-        let mut made = None;
         let mut count = 0;
-        for client in self.clients.values_mut() {
-            if !client.behind.is_empty() || !client.has_room() {
-                for device in &sent {
-                    merge(&mut client.behind, device.clone());
-                }
-                continue;
+        for _ in 0..READINGS {
+            if pending.is_empty() {
+                break;
             }
-            let frame = made.get_or_insert_with(|| readings(&sent));
-            count += usize::from(client.frames.try_send(frame.clone()).is_ok());
+            let sent = take_frame(pending);
+            let mut made = None;
+            for client in self.clients.values_mut() {
+                if !client.behind.is_empty() || !client.frames.takes_readings() {
+                    for device in &sent {
+                        merge(&mut client.behind, device.clone());
+                    }
+                    continue;
+                }
+                let frame = made.get_or_insert_with(|| readings(&sent));
+                count += usize::from(client.frames.push(FrameKind::Readings, frame.clone()));
+            }
         }
         self.metrics.framed(FrameKind::Readings, count);
     }
@@ -157,9 +180,13 @@ impl Clients {
     pub(crate) fn catch_up(&mut self) {
         let mut count = 0;
         for client in self.clients.values_mut() {
-            if !client.behind.is_empty() && client.has_room() {
+            while !client.behind.is_empty() && client.frames.takes_readings() {
                 let frame = readings(&take_frame(&mut client.behind));
-                count += usize::from(client.frames.try_send(frame).is_ok());
+                if !client.frames.push(FrameKind::Readings, frame) {
+                    client.behind.clear();
+                    break;
+                }
+                count += 1;
             }
         }
         self.metrics.framed(FrameKind::Readings, count);
@@ -172,21 +199,40 @@ impl Clients {
             .any(|client| !client.behind.is_empty())
     }
 
-    /// Sends an alert to all; a client without room for it is dismissed.
-    pub(crate) fn send_alert(&mut self, alert: &Alert) {
-        if self.clients.is_empty() {
-            return;
+    /// Sends alerts to all, in order; a client that has no room for them and
+    /// makes none is dismissed.
+    pub(crate) async fn send_alerts(&mut self, alerts: &[Alert]) {
+        for (number, alert) in alerts.iter().enumerate() {
+            if self.clients.is_empty() {
+                return;
+            }
+            if number % ALERTS_AT_ONCE == ALERTS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            self.make_room().await;
+            let frame = Frame::Alert { alert }.text();
+            let clients = self.clients.values();
+            let sent = clients
+                .filter(|client| client.frames.push(FrameKind::Alert, frame.clone()))
+                .count();
+            self.metrics.framed(FrameKind::Alert, sent);
         }
-        let frame = Frame::Alert { alert }.text();
+    }
+
+    /// Waits for clients without room for an alert; together, so that any number
+    /// of them holds the others up once.
+    async fn make_room(&mut self) {
+        let deadline = Instant::now() + GRACE;
         let mut slow = Vec::new();
         for (id, client) in &self.clients {
-            // Closed: the client is leaving by itself.
-            if let Err(mpsc::error::TrySendError::Full(_)) = client.frames.try_send(frame.clone()) {
+            if client.frames.alerts() < self.queue {
+                continue;
+            }
+            let drained = client.frames.drained_to(self.queue / 2);
+            if timeout_at(deadline, drained).await.is_err() {
                 slow.push(*id);
             }
         }
-        self.metrics
-            .framed(FrameKind::Alert, self.clients.len() - slow.len());
         for id in slow {
             self.dismiss(id, Leave::Slow);
         }
@@ -198,9 +244,10 @@ impl Clients {
             return;
         }
         let frame = Frame::Stats { stats }.text();
-        let ready = self.clients.values().filter(|client| client.has_room());
-        let sent = ready
-            .filter(|client| client.frames.try_send(frame.clone()).is_ok())
+        let clients = self.clients.values();
+        let sent = clients
+            .filter(|client| client.frames.takes_stats())
+            .filter(|client| client.frames.push(FrameKind::Stats, frame.clone()))
             .count();
         self.metrics.framed(FrameKind::Stats, sent);
     }
@@ -209,7 +256,7 @@ impl Clients {
     pub(crate) fn waiting(&self) -> usize {
         self.clients
             .values()
-            .map(|client| self.queue - client.frames.capacity())
+            .map(|client| client.frames.len())
             .sum()
     }
 
@@ -230,13 +277,6 @@ impl Clients {
     }
 }
 
-impl Client {
-    /// Half of the queue is kept for alerts.
-    fn has_room(&self) -> bool {
-        self.frames.capacity() > self.frames.max_capacity() / 2
-    }
-}
-
 /// Merges a change into what is pending.
 pub(crate) fn merge(pending: &mut Pending, change: Device) {
     match pending.get_mut(&change.key) {
@@ -247,13 +287,12 @@ pub(crate) fn merge(pending: &mut Pending, change: Device) {
 
 /// Takes as much as one frame holds.
 fn take_frame(pending: &mut Pending) -> Vec<Device> {
-    if pending.len() <= FRAME_DEVICES {
-        return std::mem::take(pending).into_values().collect();
-    }
-    let mut taken = Vec::with_capacity(FRAME_DEVICES);
-    while taken.len() < FRAME_DEVICES
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    while bytes < FRAME_BYTES
         && let Some((_, device)) = pending.pop_first()
     {
+        bytes += device.json_size();
         taken.push(device);
     }
     taken
@@ -294,7 +333,7 @@ mod tests {
     }
 
     fn received(subscription: &mut Subscription) -> Option<Value> {
-        let frame = subscription.frames.try_recv().ok()?;
+        let frame = subscription.frames.try_recv()?;
         Some(serde_json::from_str(frame.as_str()).unwrap())
     }
 
@@ -312,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_client_that_is_behind_gets_merged_readings_later() {
-        let mut clients = clients(4);
+        let mut clients = clients(1_024);
         let mut slow = clients.add(Vec::new(), Vec::new()).unwrap();
         for value in 0..10 {
             clients.send_readings(&mut pending(&[("a", f64::from(value))]));
@@ -320,20 +359,30 @@ mod tests {
         assert!(clients.any_behind());
         clients.catch_up();
         assert!(clients.any_behind(), "there is no room yet");
-        while received(&mut slow).is_some() {}
+        let mut waited = 0;
+        while received(&mut slow).is_some() {
+            waited += 1;
+        }
+        assert_eq!(waited, READINGS, "few old readings wait");
         clients.catch_up();
         assert!(!clients.any_behind());
         let frame = received(&mut slow).unwrap();
         assert_eq!(frame["devices"][0]["readings"]["temperature"]["value"], 9.0);
     }
 
-    #[test]
-    fn a_client_without_room_for_an_alert_is_dismissed() {
+    fn alerts(numbers: std::ops::Range<i64>) -> Vec<Alert> {
+        numbers
+            .map(|number| alert(&number.to_string(), number, AlertStatus::Raised))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_makes_no_room_for_an_alert_is_dismissed() {
         let mut clients = clients(2);
         let mut slow = clients.add(Vec::new(), Vec::new()).unwrap();
         let mut quick = clients.add(Vec::new(), Vec::new()).unwrap();
-        for number in 0..3 {
-            clients.send_alert(&alert(&number.to_string(), number, AlertStatus::Raised));
+        for (number, one) in alerts(0..3).iter().enumerate() {
+            clients.send_alerts(std::slice::from_ref(one)).await;
             assert_eq!(
                 received(&mut quick).unwrap()["alert"]["id"],
                 number.to_string()
@@ -342,6 +391,26 @@ mod tests {
         assert_eq!(slow.dismissed.try_recv(), Ok(Leave::Slow));
         assert!(quick.dismissed.try_recv().is_err());
         assert_eq!(clients.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_gets_any_number_of_alerts() {
+        let mut clients = clients(64);
+        let mut reader = clients.add(Vec::new(), Vec::new()).unwrap();
+        let reading = tokio::spawn(async move {
+            let mut ids = Vec::new();
+            while ids.len() < 5_000 {
+                let frame = reader.frames.recv().await.expect("an alert");
+                let frame: Value = serde_json::from_str(frame.as_str()).unwrap();
+                ids.push(frame["alert"]["id"].as_str().unwrap().parse().unwrap());
+            }
+            ids
+        });
+        clients.send_alerts(&alerts(0..5_000)).await;
+        let ids: Vec<i64> = reading.await.unwrap();
+        assert!(ids.into_iter().eq(0..5_000), "all of them, in order");
+        clients.sweep();
+        assert_eq!(clients.len(), 0, "it left after the last one");
     }
 
     #[test]
@@ -355,12 +424,35 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_a_bounded_number_of_devices() {
+    fn clients_that_nobody_serves_free_their_places() {
+        let mut clients = clients(2);
+        drop(clients.add(Vec::new(), Vec::new()));
+        let _two = clients.add(Vec::new(), Vec::new());
+        clients.sweep();
+        assert_eq!(clients.len(), 1);
+        assert_eq!(clients.metrics.clients.get(), 1);
+        assert!(clients.add(Vec::new(), Vec::new()).is_some());
+    }
+
+    #[test]
+    fn a_frame_has_a_bounded_size() {
+        let mut clients = clients(2);
+        let mut one = clients.add(Vec::new(), Vec::new()).unwrap();
         let mut all = Pending::new();
-        for number in 0..2_500 {
+        for number in 0..10_000 {
             merge(&mut all, device("t", &format!("{number:05}"), 0, 0.0));
         }
-        assert_eq!(take_frame(&mut all).len(), FRAME_DEVICES);
-        assert_eq!(take_frame(&mut all).len(), 500);
+        let (mut devices, mut largest) = (0, 0);
+        while !all.is_empty() {
+            clients.send_readings(&mut all);
+            while let Some(frame) = one.frames.try_recv() {
+                largest = largest.max(frame.len());
+                let frame: Value = serde_json::from_str(frame.as_str()).unwrap();
+                devices += frame["devices"].as_array().unwrap().len();
+            }
+        }
+        assert_eq!(devices, 10_000);
+        assert!(largest < FRAME_BYTES * 5 / 4, "{largest}");
+        assert!(largest > FRAME_BYTES / 2, "{largest}");
     }
 }

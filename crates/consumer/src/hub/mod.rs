@@ -3,11 +3,14 @@
 
 mod actor;
 pub(crate) mod clients;
+pub(crate) mod outbox;
 pub(crate) mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -31,7 +34,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(crate) enum Message {
     Update(Arc<Partition>, Updates),
     Owned(Arc<Partition>, Updates, mpsc::Sender<Question>),
-    Released(Arc<Partition>),
+    Released(Arc<Partition>, mpsc::Sender<Question>),
     Subscribe(oneshot::Sender<Option<Subscription>>),
     Unsubscribe(ClientId),
     Devices(DeviceFilter, oneshot::Sender<(Vec<Arc<Device>>, usize)>),
@@ -48,6 +51,27 @@ pub(crate) type Known = (Arc<Device>, Option<mpsc::Sender<Question>>);
 #[derive(Debug, thiserror::Error)]
 #[error("not available now: partitions are changing hands, or the service is stopping")]
 pub(crate) struct Gone;
+
+/// A partition that the hub shows for its owner.
+pub(crate) struct Held {
+    hub: Hub,
+    partition: Arc<Partition>,
+    questions: mpsc::Sender<Question>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let released = Message::Released(self.partition.clone(), self.questions.clone());
+        // Without room it is told as soon as there is some; without a runtime
+        // there is no hub either.
+        if let Err(TrySendError::Full(released)) = self.hub.0.try_send(released)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let hub = self.hub.clone();
+            runtime.spawn(async move { hub.tell(released).await });
+        }
+    }
+}
 
 /// A handle to the hub.
 #[derive(Clone)]
@@ -86,10 +110,14 @@ impl Hub {
         .await;
     }
 
-    /// A partition is not this consumer's any more.
-    pub(crate) async fn released(&self, partition: &Partition) {
-        self.tell(Message::Released(Arc::new(partition.clone())))
-            .await;
+    /// What the owner with these questions knew goes with the returned value, even
+    /// if the owner is ended from outside.
+    pub(crate) fn held(&self, partition: &Partition, questions: mpsc::Sender<Question>) -> Held {
+        Held {
+            hub: self.clone(),
+            partition: Arc::new(partition.clone()),
+            questions,
+        }
     }
 
     /// A snapshot and everything that changes from then on; `None` if there are

@@ -54,11 +54,38 @@ pub(crate) struct View {
     owners: HashMap<Partition, mpsc::Sender<Question>>,
 }
 
+/// A device as each partition knows it that has messages of it: one, unless
+/// a producer's key changed or the topic got more partitions.
 #[derive(Debug)]
-struct Known {
+struct Known(Vec<Part>);
+
+#[derive(Debug)]
+struct Part {
     /// Shared with snapshots that are being sent.
     device: Arc<Device>,
     partition: Arc<Partition>,
+}
+
+impl Known {
+    /// The part with the newest message.
+    fn newest(&self) -> Option<&Part> {
+        self.0
+            .iter()
+            .max_by_key(|part| (part.device.timestamp, part.device.seq))
+    }
+
+    /// The newest of all parts.
+    fn device(&self) -> Option<Arc<Device>> {
+        if let [only] = &self.0[..] {
+            return Some(only.device.clone());
+        }
+        let mut parts = self.0.iter();
+        let mut device = (*parts.next()?.device).clone();
+        for part in parts {
+            device.merge((*part.device).clone());
+        }
+        Some(Arc::new(device))
+    }
 }
 
 #[derive(Debug)]
@@ -104,8 +131,10 @@ impl View {
         if self.owners.remove(partition).is_none() {
             return;
         }
-        self.devices
-            .retain(|_, known| *known.partition != *partition);
+        self.devices.retain(|_, known| {
+            known.0.retain(|part| *part.partition != *partition);
+            !known.0.is_empty()
+        });
         let active = &mut self.active;
         self.alerts.retain(|_, listed| {
             let stays = *listed.partition != *partition;
@@ -114,24 +143,34 @@ impl View {
         });
     }
 
+    /// Forgets a partition that its owner has let go; not if another owner has
+    /// taken it over meanwhile.
+    pub(crate) fn release(&mut self, partition: &Partition, owner: &mpsc::Sender<Question>) {
+        let current = self.owners.get(partition);
+        if current.is_some_and(|current| current.same_channel(owner)) {
+            self.remove(partition);
+        }
+    }
+
+    /// Takes in what changed in a partition.
     pub(crate) fn update(&mut self, partition: &Partition, updates: Updates) {
         let partition = Arc::new(partition.clone());
         for change in updates.devices {
-            match self.devices.get_mut(&change.key) {
-                Some(known) => {
-                    if known.partition != partition {
-                        known.partition = partition.clone();
-                    }
-                    Arc::make_mut(&mut known.device).merge(change);
-                }
-                None => {
-                    let key = change.key.clone();
-                    let known = Known {
-                        device: Arc::new(change),
-                        partition: partition.clone(),
-                    };
-                    self.devices.insert(key, known);
-                }
+            let Some(known) = self.devices.get_mut(&change.key) else {
+                let key = change.key.clone();
+                let part = Part {
+                    device: Arc::new(change),
+                    partition: partition.clone(),
+                };
+                self.devices.insert(key, Known(vec![part]));
+                continue;
+            };
+            match known.0.iter_mut().find(|p| p.partition == partition) {
+                Some(part) => Arc::make_mut(&mut part.device).merge(change),
+                None => known.0.push(Part {
+                    device: Arc::new(change),
+                    partition: partition.clone(),
+                }),
             }
         }
         for alert in updates.alerts {
@@ -161,11 +200,7 @@ impl View {
     pub(crate) fn find(&self, filter: &DeviceFilter) -> (Vec<Arc<Device>>, usize) {
         let limit = filter.limit.unwrap_or(DEVICES).min(MOST_DEVICES);
         let matching = || self.all().filter(|device| filter.takes(device));
-        let page = matching()
-            .skip(filter.offset)
-            .take(limit)
-            .cloned()
-            .collect();
+        let page = matching().skip(filter.offset).take(limit).collect();
         (page, matching().count())
     }
 
@@ -175,15 +210,13 @@ impl View {
         key: &DeviceKey,
     ) -> Option<(Arc<Device>, Option<mpsc::Sender<Question>>)> {
         let known = self.devices.get(key)?;
-        Some((
-            known.device.clone(),
-            self.owners.get(&*known.partition).cloned(),
-        ))
+        let owner = self.owners.get(&*known.newest()?.partition);
+        Some((known.device()?, owner.cloned()))
     }
 
     /// All devices.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Device>> {
-        self.devices.values().map(|known| &known.device)
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Device>> {
+        self.devices.values().filter_map(Known::device)
     }
 
     /// Alerts, those that changed last first.
@@ -353,6 +386,27 @@ pub(crate) mod tests {
             (found.timestamp, found.readings["temperature"].value),
             (5, 5.0)
         );
+        assert_eq!(view.devices(), 1);
+        let value = |view: &View| view.get(&key("t", "1")).unwrap().0.readings["temperature"].value;
+        view.update(&partition(1), devices(vec![device("t", "1", 6, 6.0)]));
+        assert_eq!(value(&view), 6.0);
+        view.remove(&partition(1));
+        assert_eq!(value(&view), 5.0, "what the other one knows stays");
+        view.remove(&partition(0));
+        assert_eq!(view.devices(), 0);
+    }
+
+    #[test]
+    fn a_late_release_takes_nothing_from_the_next_owner() {
+        let mut view = View::new(10);
+        let known = || devices(vec![device("t", "1", 0, 0.0)]);
+        let (before, after) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        view.add(&partition(0), known(), before.clone());
+        view.add(&partition(0), known(), after.clone());
+        view.release(&partition(0), &before);
+        assert_eq!(view.devices(), 1);
+        view.release(&partition(0), &after);
+        assert_eq!(view.devices(), 0);
     }
 
     #[test]

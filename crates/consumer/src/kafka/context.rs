@@ -134,10 +134,12 @@ impl ConsumerContext for GroupContext {
     ) {
         let assigns = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
+            // Not all of them are fetched; closing takes out those that are.
+            let nothing = TopicPartitionList::new();
             let done = if assigns {
-                consumer.incremental_assign(partitions)
+                consumer.incremental_assign(&nothing)
             } else {
-                consumer.incremental_unassign(partitions)
+                consumer.incremental_unassign(&nothing)
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "giving partitions back failed");

@@ -36,8 +36,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long owners may take to put their state away. Well below the default
 /// time that a group waits for a member in a rebalance (5 minutes).
 const RELEASE: Duration = Duration::from_secs(10);
-/// A seek is a request to a thread of the same process.
-const SEEK: Duration = Duration::from_secs(1);
+/// An assigned partition that is not read by then is worth a word.
+const STUCK: Duration = Duration::from_secs(10);
 /// The same error is logged this often at most.
 const REPEAT_LOG: Duration = Duration::from_secs(30);
 
@@ -107,8 +107,8 @@ struct Group {
     consumer: BaseConsumer<GroupContext>,
     member: Member,
     slots: Slots,
-    /// Starts that librdkafka was not ready for.
-    starting: Vec<(Partition, u64, i64)>,
+    /// Starts that could not be carried out yet.
+    starting: Vec<Start>,
     leaving: Vec<Leaving>,
     commits: HashMap<Partition, i64>,
     committed_at: Instant,
@@ -121,8 +121,19 @@ struct Group {
 /// Partitions whose owners put their state away before they are given back.
 struct Leaving {
     partitions: Vec<Partition>,
+    /// Those among them that are fetched.
+    fetched: Vec<Partition>,
     owners: Vec<tokio::task::JoinHandle<()>>,
     deadline: Instant,
+}
+
+/// A partition to be fetched from an offset on.
+struct Start {
+    partition: Partition,
+    generation: u64,
+    offset: i64,
+    /// Why it failed the last time.
+    error: Option<KafkaError>,
 }
 
 impl Group {
@@ -220,19 +231,17 @@ impl Group {
             .set(self.slots.len() as i64);
     }
 
-    /// Takes partitions on, paused until their owners have loaded the state.
+    /// Takes partitions on. The rebalance is answered with no partition at all:
+    /// each is fetched once its owner says where to begin. Any place named
+    /// before, such as the end, would have to be asked of Kafka, and the answer
+    /// may come after the owner's word and override it.
     fn assign(&mut self, partitions: Vec<Partition>) {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
         self.joined = true;
-        // The end is the one offset that is valid in any log, and nothing is
-        // fetched before the owner says where to begin.
-        let list = list(&partitions, Some(Offset::End));
-        if let Err(error) = self.consumer.incremental_assign(&list) {
+        let nothing = TopicPartitionList::new();
+        if let Err(error) = self.consumer.incremental_assign(&nothing) {
             self.log(format!("taking on partitions: {error}"));
-        }
-        if let Err(error) = self.consumer.pause(&list) {
-            self.log(format!("pausing new partitions: {error}"));
         }
         for partition in partitions {
             self.slots.add(partition, &self.member.start_owner);
@@ -240,14 +249,21 @@ impl Group {
     }
 
     fn revoke(&mut self, partitions: Vec<Partition>) {
-        let owners = partitions.iter().filter_map(|partition| {
+        let (mut fetched, mut owners) = (Vec::new(), Vec::new());
+        for partition in &partitions {
             self.member.metrics.forget_lag(&partition.0, partition.1);
-            self.slots.remove(partition).map(Slot::stop)
-        });
-        let owners = owners.collect();
+            let Some(slot) = self.slots.remove(partition) else {
+                continue;
+            };
+            if slot.is_fetched() {
+                fetched.push(partition.clone());
+            }
+            owners.push(slot.stop());
+        }
         let deadline = Instant::now() + RELEASE;
         self.leaving.push(Leaving {
             partitions,
+            fetched,
             owners,
             deadline,
         });
@@ -275,17 +291,25 @@ impl Group {
             // What owners said last comes before the partitions go.
             self.obey();
             self.commit_now();
-            let list = list(&leaving.partitions, None);
-            if let Err(error) = self.consumer.incremental_unassign(&list) {
-                self.log(format!("giving partitions back: {error}"));
+            self.give_back(&leaving.fetched);
+        }
+    }
+
+    /// Answers a rebalance that takes partitions away, which it needs even if
+    /// none of them was fetched.
+    fn give_back(&mut self, fetched: &[Partition]) {
+        if let Err(error) = self.consumer.incremental_unassign(&list(fetched)) {
+            self.log(format!("giving partitions back: {error}"));
+            let nothing = TopicPartitionList::new();
+            if let Err(error) = self.consumer.incremental_unassign(&nothing) {
+                self.log(format!("answering a rebalance: {error}"));
             }
         }
     }
 
     fn obey(&mut self) {
-        let retries = std::mem::take(&mut self.starting);
-        for (partition, generation, offset) in retries {
-            self.start(partition, generation, offset);
+        for start in std::mem::take(&mut self.starting) {
+            self.start(start);
         }
         while let Ok(command) = self.member.commands.try_recv() {
             match command {
@@ -293,16 +317,21 @@ impl Group {
                     partition,
                     generation,
                     offset,
-                } => {
-                    self.start(partition, generation, offset);
-                }
+                } => self.start(Start {
+                    partition,
+                    generation,
+                    offset,
+                    error: None,
+                }),
                 Command::Hold {
                     partition,
                     generation,
                 } => {
                     if let Some(slot) = self.slots.get(&partition.0, partition.1) {
                         slot.hold(generation);
-                        self.pause(&partition);
+                        if slot.is_fetched() {
+                            self.pause(&partition);
+                        }
                     }
                 }
                 Command::Commit { partition, offset } => {
@@ -312,38 +341,34 @@ impl Group {
         }
     }
 
-    fn start(&mut self, partition: Partition, generation: u64, offset: i64) {
-        let Some(slot) = self.slots.get(&partition.0, partition.1) else {
+    fn start(&mut self, mut start: Start) {
+        let Some(slot) = self.slots.get(&start.partition.0, start.partition.1) else {
             return;
         };
-        if slot.generation() != generation {
+        if slot.generation() != start.generation {
             return;
         }
-        // Messages queued before the seek are dropped by librdkafka.
-        let target = Offset::Offset(offset);
-        if let Err(error) = self.consumer.seek(&partition.0, partition.1, target, SEEK) {
-            tracing::debug!(?partition, %error, "can't seek yet");
-            self.starting.push((partition, generation, offset));
+        // Taking one out for a moment would pass as the answer to the rebalance
+        // that waits for owners.
+        if slot.is_fetched() && !self.leaving.is_empty() {
+            self.starting.push(start);
             return;
         }
-        slot.read();
-        self.resume(&partition);
+        if let Err(error) = fetch(&self.consumer, slot, &start) {
+            tracing::debug!(partition = ?start.partition, %error, "can't be read yet");
+            start.error = Some(error);
+            self.starting.push(start);
+        }
     }
 
     fn pause(&mut self, partition: &Partition) {
-        if let Err(error) = self
-            .consumer
-            .pause(&list(std::slice::from_ref(partition), None))
-        {
+        if let Err(error) = self.consumer.pause(&list(std::slice::from_ref(partition))) {
             self.log(format!("pausing {partition:?}: {error}"));
         }
     }
 
     fn resume(&mut self, partition: &Partition) {
-        if let Err(error) = self
-            .consumer
-            .resume(&list(std::slice::from_ref(partition), None))
-        {
+        if let Err(error) = self.consumer.resume(&list(std::slice::from_ref(partition))) {
             self.log(format!("resuming {partition:?}: {error}"));
         }
     }
@@ -420,20 +445,39 @@ impl Group {
     }
 
     fn reached(&self) {
-        self.member.health.ready();
         self.consumer.context().forget_trouble();
+        match self.slots.stuck(STUCK) {
+            None => self.member.health.ready(),
+            Some((topic, partition)) => {
+                let is_it = |start: &&Start| start.partition == (topic.to_owned(), partition);
+                let start = self.starting.iter().find(is_it);
+                let reason = start.and_then(|start| start.error.as_ref()).map_or_else(
+                    || "its state or the ends of its log are not known yet".to_owned(),
+                    ToString::to_string,
+                );
+                self.member.health.not_ready(format!(
+                    "{topic}, partition {partition} is not read: {reason}"
+                ));
+            }
+        }
     }
 
     /// Lets owners put their state away, tells Kafka, and leaves the group.
     fn leave(mut self) {
         let partitions = self.slots.partitions();
-        if let Err(error) = self.consumer.pause(&list(&partitions, None)) {
+        let (mut fetched, mut owners) = (Vec::new(), Vec::new());
+        for partition in partitions {
+            let Some(slot) = self.slots.remove(&partition) else {
+                continue;
+            };
+            if slot.is_fetched() {
+                fetched.push(partition);
+            }
+            owners.push(slot.stop());
+        }
+        if let Err(error) = self.consumer.pause(&list(&fetched)) {
             tracing::debug!(%error, "pausing before leaving failed");
         }
-        let owners = partitions
-            .iter()
-            .filter_map(|p| self.slots.remove(p).map(Slot::stop));
-        let owners: Vec<_> = owners.collect();
         let deadline = Instant::now() + RELEASE;
         let done = |owner: &tokio::task::JoinHandle<()>| owner.is_finished();
         while !owners.iter().all(done) && Instant::now() < deadline {
@@ -455,20 +499,41 @@ impl Group {
         // Dropping the consumer leaves the group.
     }
 
-    /// Lets a rebalance pass that nobody is there for any more.
+    /// Lets a rebalance pass that nobody is there for any more. What is still
+    /// fetched goes when the consumer closes.
     fn acknowledge(&self, rebalance: &Rebalance) {
+        let nothing = TopicPartitionList::new();
         let done = match rebalance {
-            Rebalance::Assign(partitions) => self
-                .consumer
-                .incremental_assign(&list(partitions, Some(Offset::End))),
-            Rebalance::Revoke { partitions, .. } => {
-                self.consumer.incremental_unassign(&list(partitions, None))
-            }
+            Rebalance::Assign(_) => self.consumer.incremental_assign(&nothing),
+            Rebalance::Revoke { .. } => self.consumer.incremental_unassign(&nothing),
         };
         if let Err(error) = done {
             tracing::debug!(%error, "a rebalance while leaving failed");
         }
     }
+}
+
+/// Fetches a partition from an offset on. One that is fetched already is taken
+/// out and in again, which drops what was fetched before, and works in whatever
+/// state an error has left it.
+fn fetch(
+    consumer: &BaseConsumer<GroupContext>,
+    slot: &mut Slot,
+    start: &Start,
+) -> Result<(), KafkaError> {
+    let (topic, partition) = &start.partition;
+    let mut at = TopicPartitionList::new();
+    at.add_partition_offset(topic, *partition, Offset::Offset(start.offset))?;
+    if slot.is_fetched() {
+        consumer.incremental_unassign(&list(std::slice::from_ref(&start.partition)))?;
+        slot.set_fetched(false);
+    }
+    consumer.incremental_assign(&at)?;
+    slot.set_fetched(true);
+    // A pause outlives the assignment.
+    consumer.resume(&at)?;
+    slot.read();
+    Ok(())
 }
 
 /// Puts a message into the batch for its owner; one that nobody waits for is
@@ -480,14 +545,10 @@ fn accept(slots: &mut Slots, message: &BorrowedMessage<'_>) {
     }
 }
 
-fn list(partitions: &[Partition], offset: Option<Offset>) -> TopicPartitionList {
+fn list(partitions: &[Partition]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition) in partitions {
-        let mut element = list.add_partition(topic, *partition);
-        if let Some(offset) = offset {
-            // Logical offsets are always representable.
-            let _ = element.set_offset(offset);
-        }
+        list.add_partition(topic, *partition);
     }
     list
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use iot_consumer::From;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::service::{Kafka, Service, config, message, now, wait_for};
+use crate::service::{Kafka, Service, config, message, now, wait_for, waiting_config};
 
 /// What the group has committed for `device-data`, partition 0.
 fn committed(kafka: &Kafka) -> Option<i64> {
@@ -130,5 +131,82 @@ async fn it_stops_while_kafka_is_down() {
         (service.readyz().await.0 == 503).then_some(())
     })
     .await;
+    service.stop().await;
+}
+
+/// Messages of devices `from` to `to`.
+fn messages(from: i64, to: i64) -> Vec<String> {
+    let begun = now() - 60_000;
+    (from..to)
+        .map(|n| message(&format!("d{n}"), begun + n, "temperature", 20.0).to_string())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_topic_is_read_from_its_begin_beside_a_quiet_one() {
+    let kafka = Kafka::new(&["device-data"]);
+    kafka.send_all("device-data", &messages(0, 10)).await;
+    let service = Service::start(waiting_config(&kafka.brokers())).await;
+    service.wait_consumed(10).await;
+    let mut total = 10;
+    for topic in ["acme.one", "acme.two", "acme.three"] {
+        kafka.create(topic, 2);
+        kafka.send_all(topic, &messages(0, 5_000)).await;
+        total += 5_000;
+        service.wait_consumed(total).await;
+    }
+    // The quiet one is still read, too.
+    kafka.send_all("device-data", &messages(10, 20)).await;
+    service.wait_consumed(total + 10).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offset_out_of_range_is_looked_up_and_reading_goes_on() {
+    let kafka = Kafka::new(&["device-data"]);
+    let service = Service::start(config(&kafka.brokers())).await;
+    let devices = async |count: i64| {
+        let arrived =
+            async || (service.get("/api/v1/devices").await.1["total"] == count).then_some(());
+        wait_for(&format!("{count} devices"), arrived).await;
+    };
+    kafka.send_all("device-data", &messages(0, 100)).await;
+    devices(100).await;
+    for round in 1..4 {
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
+        kafka.cluster.request_errors(RDKafkaApiKey::Fetch, &[error]);
+        kafka
+            .send_all("device-data", &messages(round * 100, round * 100 + 100))
+            .await;
+        devices(round * 100 + 100).await;
+    }
+    service.wait_ready().await;
+    assert_eq!(
+        service.metric("kafka_consumer_lost_records_total").await,
+        Some(0.0)
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_can_not_be_begun_is_said() {
+    let kafka = Kafka::new(&["device-data"]);
+    kafka.send_all("device-data", &messages(0, 1)).await;
+    let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 1_000];
+    kafka
+        .cluster
+        .request_errors(RDKafkaApiKey::ListOffsets, &refused);
+    let service = Service::start(config(&kafka.brokers())).await;
+    wait_for("the reason", async || {
+        let (status, report) = service.readyz().await;
+        let reason = report["components"]["kafka"]["reason"].as_str()?.to_owned();
+        (status == 503 && reason.contains("device-data, partition 0 is not read")).then_some(())
+    })
+    .await;
+    kafka
+        .cluster
+        .clear_request_errors(RDKafkaApiKey::ListOffsets);
+    service.wait_consumed(1).await;
+    service.wait_ready().await;
     service.stop().await;
 }

@@ -172,6 +172,41 @@ async fn a_client_that_does_not_read_is_closed_as_too_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_survives_a_backlog_of_alerts() {
+    // The mock cluster keeps 5 MiB of a partition. The real-stack test has more.
+    const MESSAGES: i64 = 20_000;
+    let kafka = Kafka::new(&["device-data"]);
+    // Every message changes an alert.
+    let begun = now() - 3_600_000;
+    for first in (0..MESSAGES).step_by(10_000) {
+        let messages: Vec<_> = (first..first + 10_000)
+            .map(|n| {
+                let value = if n % 2 == 0 { 60.0 } else { 20.0 };
+                message("d", begun + n, "temperature", value).to_string()
+            })
+            .collect();
+        kafka.send_all("device-data", &messages).await;
+    }
+    let mut settings = config(&kafka.brokers());
+    settings.push.queue = 256;
+    let service = Service::start(settings).await;
+    let mut client = service.connect().await;
+    // It comes while the backlog is read; the last change is told in any case.
+    let mut before = 0;
+    while before < begun + MESSAGES - 1 {
+        let alert = client.of_type("alert").await;
+        let timestamp = alert["alert"]["timestamp"].as_i64().unwrap();
+        assert!(
+            before == 0 || timestamp == before + 1,
+            "in order, without a gap"
+        );
+        before = timestamp;
+    }
+    service.wait_consumed(MESSAGES as u64).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_of_other_sites_may_not_connect() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;

@@ -12,7 +12,9 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::service::{DEADLINE, Service, config, header, message, now, producer, read, wait_for};
+use crate::service::{
+    DEADLINE, Service, header, message, now, producer, read, wait_for, waiting_config,
+};
 
 const PARTITIONS: &str = "kafka_consumer_active_partitions";
 
@@ -57,7 +59,7 @@ impl Real {
 
     /// Settings of a consumer that reads `topics` only.
     fn config(&self, topics: &[&str]) -> ConsumerConfig {
-        let mut config = config(&self.brokers);
+        let mut config = waiting_config(&self.brokers);
         config.kafka.topics = topics.iter().map(ToString::to_string).collect();
         config.kafka.group = self.run.clone();
         config.dead_letter.topic = format!("iot.{}", self.run);
@@ -208,6 +210,61 @@ async fn a_new_bridged_topic_is_found_and_its_bad_input_kept() {
     let letters = read(&kafka.brokers, &format!("iot.{}", kafka.run), 1, 1).await;
     assert_eq!(letters[0].payload(), Some(&huge[..]));
     assert_eq!(header(&letters[0], "dlq-topic"), Some(topic));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_new_topic_is_read_from_its_begin_beside_a_quiet_one() {
+    const MESSAGES: i32 = 5_000;
+    let kafka = Real::new("late");
+    let quiet = format!("{}.quiet", kafka.run);
+    kafka.create(&quiet, 2).await;
+    kafka.send_each(&quiet, 2, 0..1).await;
+    let settings = kafka.config(&[&format!("^{}\\.[a-z]+$", kafka.run)]);
+    let service = Service::start(settings).await;
+    service.wait_consumed(2).await;
+    let late = ["one", "two", "three"].map(|name| format!("{}.{name}", kafka.run));
+    for (number, topic) in (1..).zip(&late) {
+        kafka.create(topic, 2).await;
+        kafka.send_each(topic, 2, 0..MESSAGES).await;
+        service
+            .wait_consumed(2 + number * 2 * MESSAGES as u64)
+            .await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_client_that_reads_survives_a_backlog_of_alerts() {
+    const MESSAGES: i64 = 100_000;
+    let kafka = Real::new("alerts");
+    let topic = kafka.run.clone();
+    kafka.create(&topic, 1).await;
+    // Every message changes the alert of one device.
+    let begun = now() - 3_600_000;
+    for first in (0..MESSAGES).step_by(10_000) {
+        let sent = (first..first + 10_000).map(|number| {
+            let value = if number % 2 == 0 { 60.0 } else { 20.0 };
+            let payload = message("d", begun + number, "temperature", value).to_string();
+            let record = FutureRecord::<(), str>::to(&topic).partition(0);
+            let queued = kafka.producer.send_result(record.payload(&payload));
+            queued.map_err(|(error, _)| error).unwrap()
+        });
+        for sent in join_all(sent.collect::<Vec<_>>()).await {
+            sent.unwrap().map_err(|(error, _)| error).unwrap();
+        }
+    }
+    let service = Service::start(kafka.config(&[&topic])).await;
+    let mut client = service.connect().await;
+    let mut before = None;
+    while before != Some(begun + MESSAGES - 1) {
+        let alert = client.of_type("alert").await;
+        let timestamp = alert["alert"]["timestamp"].as_i64().unwrap();
+        assert!(before.is_none_or(|before| before + 1 == timestamp));
+        before = Some(timestamp);
+    }
     service.stop().await;
 }
 

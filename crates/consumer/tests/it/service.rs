@@ -160,15 +160,20 @@ pub(crate) fn header(message: &OwnedMessage, name: &str) -> Option<String> {
 
 /// Settings that suit a mock cluster.
 pub(crate) fn config(brokers: &str) -> ConsumerConfig {
+    let mut config = waiting_config(brokers);
+    // An empty fetch of the mock cluster sleeps the whole wait.
+    let properties = &mut config.kafka.properties;
+    properties.insert("fetch.wait.max.ms".into(), "10".into());
+    config
+}
+
+/// Settings that leave fetches as they are by default: with nothing new, one
+/// waits for half a second, and what else is asked of the broker waits behind.
+pub(crate) fn waiting_config(brokers: &str) -> ConsumerConfig {
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = brokers.split(',').map(Into::into).collect();
-    for (name, value) in [
-        // An empty fetch of the mock cluster sleeps the whole wait.
-        ("fetch.wait.max.ms", "10"),
-        ("topic.metadata.refresh.interval.ms", "500"),
-    ] {
-        config.kafka.properties.insert(name.into(), value.into());
-    }
+    let properties = &mut config.kafka.properties;
+    properties.insert("topic.metadata.refresh.interval.ms".into(), "500".into());
     config.push.interval = HumanDuration::from_millis(20);
     config
 }
@@ -261,10 +266,11 @@ impl Service {
         Client::connect(TcpStream::connect(self.http).await.unwrap(), self.http).await
     }
 
-    /// A client with a small receive buffer, so that it is soon behind.
+    /// A client with a small receive buffer, so that it is soon behind; not so
+    /// small that each packet of the loopback waits for an acknowledgement.
     pub(crate) async fn connect_small(&self) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4_096).unwrap();
+        socket.set_recv_buffer_size(256 << 10).unwrap();
         Client::connect(socket.connect(self.http).await.unwrap(), self.http).await
     }
 }

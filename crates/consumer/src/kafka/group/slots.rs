@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use iot_service::health::Component;
 use rdkafka::message::BorrowedMessage;
@@ -52,12 +53,18 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(super) struct Slot {
     phase: Phase,
+    /// When the phase began.
+    since: Instant,
+    /// Whether librdkafka fetches it.
+    fetched: bool,
     paused: bool,
     outbox: Batch,
     batches: mpsc::Sender<Batch>,
     stop: CancellationToken,
     reload: Arc<Notify>,
     position: Arc<AtomicI64>,
+    /// Records handed over and not processed yet.
+    queued: Arc<AtomicUsize>,
     owner: JoinHandle<()>,
 }
 
@@ -78,12 +85,23 @@ impl Slot {
     /// Nothing is taken until the owner has loaded.
     pub(super) fn hold(&mut self, generation: u64) {
         self.phase = Phase::Loading;
+        self.since = Instant::now();
         self.paused = false;
         self.outbox = Batch::new(generation);
     }
 
     pub(super) fn read(&mut self) {
         self.phase = Phase::Reading;
+        self.since = Instant::now();
+    }
+
+    /// Whether it is in librdkafka's assignment.
+    pub(super) fn is_fetched(&self) -> bool {
+        self.fetched
+    }
+
+    pub(super) fn set_fetched(&mut self, fetched: bool) {
+        self.fetched = fetched;
     }
 
     /// Asks the owner to end.
@@ -98,6 +116,7 @@ impl Slot {
             return true;
         }
         let next = Batch::new(self.outbox.generation);
+        self.outbox.count_in(&self.queued);
         match self
             .batches
             .try_send(std::mem::replace(&mut self.outbox, next))
@@ -138,12 +157,15 @@ impl Slots {
         };
         let slot = Slot {
             phase: Phase::Loading,
+            since: Instant::now(),
+            fetched: false,
             paused: false,
             outbox: Batch::new(0),
             batches: sender,
             stop,
             reload,
             position,
+            queued: Arc::default(),
             owner: start_owner(inbox),
         };
         self.0
@@ -179,6 +201,13 @@ impl Slots {
         }
     }
 
+    /// A partition that is not read for longer than that.
+    pub(super) fn stuck(&self, longest: Duration) -> Option<(&str, i32)> {
+        let stuck = |slot: &Slot| slot.phase == Phase::Loading && slot.since.elapsed() > longest;
+        let mut found = self.each().filter(|(.., slot)| stuck(slot));
+        found.next().map(|(topic, partition, _)| (topic, partition))
+    }
+
     /// Hands over what owners have room for.
     pub(super) fn deliver(&mut self) -> Flow {
         let mut flow = Flow::default();
@@ -207,9 +236,9 @@ impl Slots {
         self.each().filter(|(.., slot)| slot.paused).count()
     }
 
-    /// Records that wait for owners, those in channels as whole batches.
+    /// Records that wait for owners or are with them.
     pub(super) fn waiting(&self) -> usize {
-        let queued = |slot: &Slot| (CHANNEL - slot.batches.capacity()) * BATCH + slot.outbox.len();
+        let queued = |slot: &Slot| slot.queued.load(Ordering::Relaxed) + slot.outbox.uncounted();
         self.each().map(|(.., slot)| queued(slot)).sum()
     }
 
