@@ -7,7 +7,7 @@ use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_simulator::config::SinkKind;
 use tokio_util::sync::CancellationToken;
 
-use crate::Args;
+use crate::args::Args;
 use crate::brokers::{Kafka, Mqtt, PARTITIONS, listen};
 use crate::services::{self, Running};
 

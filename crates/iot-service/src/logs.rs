@@ -54,6 +54,14 @@ pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, String> {
     level.parse().map_err(|_| refused())
 }
 
+/// Takes a text that is a level, for the parser of a command line.
+///
+/// # Errors
+/// It is none.
+pub fn level(text: &str) -> Result<String, String> {
+    parse_level(text).map(|_| text.to_owned())
+}
+
 /// Sets the process's log subscriber. A second call in one process changes
 /// nothing, and says so with `None`.
 pub fn init(config: &LogConfig) -> Option<LogControl> {
