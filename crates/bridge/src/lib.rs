@@ -5,6 +5,7 @@
 //! on its way), `topics` and `kafka`.
 
 mod again;
+mod cli;
 mod config;
 mod kafka;
 mod link;
@@ -28,6 +29,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use cli::Cli;
 pub use config::{
     BridgeConfig, Compression, DeadLetterConfig, InFlightConfig, KafkaConfig, MqttConfig,
     TopicsConfig,
@@ -36,7 +38,6 @@ use kafka::Kafka;
 use link::Link;
 use metrics::Metrics;
 use pipeline::{Components, Events, Pipeline};
-pub use show::show_route;
 use topics::{Admin, Creator, Topics};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);

@@ -9,8 +9,7 @@ use crate::config::BridgeConfig;
 /// Prints the Kafka topic and key that messages of an MQTT topic get, or why
 /// they would go to the dead-letter topic. Exits with 2 for a bad
 /// configuration and 1 for a topic that is refused.
-#[must_use]
-pub fn show_route(sources: &Sources, mqtt_topic: &str) -> ExitCode {
+pub(crate) fn show_route(sources: &Sources, mqtt_topic: &str) -> ExitCode {
     let config = match config::load::<BridgeConfig>(sources) {
         Ok(config) => config,
         Err(problems) => {

@@ -1,0 +1,114 @@
+//! Section `mqtt`.
+
+use iot_core::mqtt_url::MqttUrl;
+use iot_service::config::{HumanDuration, Problems, Secret};
+use serde::{Deserialize, Serialize};
+
+/// Section `mqtt`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `mqtt://host:port`, the preferred broker first.
+    pub brokers: Vec<String>,
+    /// Topic filters to subscribe to.
+    pub filters: Vec<String>,
+    /// Quality of service of the subscription: 0, 1 or 2.
+    pub qos: u8,
+    /// Names the session at the broker: stable, and not used by anyone else.
+    pub client_id: String,
+    /// Shares the subscription among replicas, if not empty.
+    pub share_group: String,
+    /// User name, if not empty.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+    /// File that holds the password, instead of `password`.
+    pub password_file: String,
+    /// How long the broker waits for a sign of life.
+    pub keep_alive: HumanDuration,
+    /// How long the broker keeps the session, and what arrives for it, while
+    /// the bridge is away.
+    pub session_expiry: HumanDuration,
+    /// How many unacknowledged messages the broker may send.
+    pub receive_maximum: u16,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            brokers: vec!["mqtt://localhost:1883".into()],
+            filters: vec!["mtic/msg/client/realtime/+/#".into()],
+            qos: 1,
+            client_id: "iot-bridge".into(),
+            share_group: String::new(),
+            username: String::new(),
+            password: Secret::default(),
+            password_file: String::new(),
+            keep_alive: HumanDuration::from_secs(60),
+            session_expiry: HumanDuration::from_secs(24 * 3600),
+            receive_maximum: 2000,
+        }
+    }
+}
+
+impl MqttConfig {
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        if self.brokers.is_empty() {
+            problems.add("mqtt.brokers", "needs at least one mqtt://host:port");
+        }
+        for broker in &self.brokers {
+            match broker.parse::<MqttUrl>() {
+                Ok(url) if url.tls => {
+                    problems.add("mqtt.brokers", format!("{url}: TLS is not supported yet"));
+                }
+                Ok(_) => {}
+                // Without the text itself: a password may be in it.
+                Err(error) => problems.add("mqtt.brokers", error.to_string()),
+            }
+        }
+        if self.filters.is_empty() {
+            problems.add("mqtt.filters", "needs at least one topic filter");
+        }
+        for filter in &self.filters {
+            if !rumqttc::v5::mqttbytes::valid_filter(filter) {
+                problems.add("mqtt.filters", format!("{filter:?} is not a topic filter"));
+            }
+        }
+        if self.qos > 2 {
+            problems.add("mqtt.qos", "must be 0, 1 or 2");
+        }
+        if self.client_id.is_empty() {
+            problems.add("mqtt.client_id", "must not be empty: it names the session");
+        }
+        if self.share_group.contains(['/', '+', '#']) {
+            problems.add("mqtt.share_group", "must not contain /, + or #");
+        }
+        if !self.password.is_empty() && !self.password_file.is_empty() {
+            problems.add("mqtt.password_file", "set either this or mqtt.password");
+        }
+        let has_password = !self.password.is_empty() || !self.password_file.is_empty();
+        if self.username.is_empty() && has_password {
+            problems.add("mqtt.username", "is needed with a password");
+        }
+        if u16::try_from(self.keep_alive.as_secs()).is_err() || self.keep_alive.as_secs() < 10 {
+            problems.add("mqtt.keep_alive", "must be between 10s and 18h");
+        }
+        if !(60..=u64::from(u32::MAX)).contains(&self.session_expiry.as_secs()) {
+            let message = "must be at least 1m: the broker drops messages with the session";
+            problems.add("mqtt.session_expiry", message);
+        }
+        if self.receive_maximum == 0 {
+            problems.add("mqtt.receive_maximum", "must be at least 1");
+        }
+    }
+
+    /// The filters as they are subscribed to.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = String> {
+        self.filters
+            .iter()
+            .map(|filter| match self.share_group.as_str() {
+                "" => filter.clone(),
+                group => format!("$share/{group}/{filter}"),
+            })
+    }
+}
