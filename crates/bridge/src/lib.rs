@@ -7,14 +7,17 @@
 mod again;
 mod cli;
 mod config;
+mod deliveries;
 mod kafka;
 mod link;
 mod message;
 mod metrics;
 mod pipeline;
+mod redelivery;
 mod ring;
 mod session;
 mod show;
+mod tail;
 mod topics;
 
 use std::sync::Arc;

@@ -9,6 +9,10 @@ pub const MQTT_RETAIN: &str = "mqtt-retain";
 /// When the bridge received the message, milliseconds since the epoch, decimal.
 pub const MQTT_RECEIVED_AT: &str = "mqtt-received-at";
 
+/// Tells two deliveries of a message by MQTT from two messages: 34 bytes of
+/// which session, number, packet identifier and hash are made, big endian.
+pub const MQTT_DELIVERY: &str = "mqtt-delivery";
+
 /// Why a message is a dead letter: one of the short reasons such as
 /// [`ParseError::reason`](crate::message::ParseError::reason) or
 /// [`RouteError::reason`](crate::route::RouteError::reason).
@@ -33,3 +37,6 @@ pub const APPLICATION_JSON: &str = "application/json";
 
 /// Topic that takes every message no service could use.
 pub const DEAD_LETTER_TOPIC: &str = "iot.dead-letter";
+
+/// Topic in which every bridge notes how far it numbered its deliveries.
+pub const BRIDGE_SESSIONS_TOPIC: &str = "iot.bridge-sessions";
