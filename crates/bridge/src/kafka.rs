@@ -27,17 +27,22 @@ pub(crate) struct Delivery {
 }
 
 /// What to do about a record that Kafka did not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// Send it again.
+    #[error("{0}")]
     Retry(RDKafkaErrorCode),
     /// Its topic is gone: create it, then send again.
+    #[error("there is no such topic")]
     TopicGone,
     /// It, or another record in the same batch, was refused: send it alone.
+    #[error("a batch was refused: {}", .0.as_str())]
     Suspect(Refusal),
     /// It will never be taken.
+    #[error("refused: {}", .0.as_str())]
     Refused(Refusal),
     /// The producer can't go on.
+    #[error("the producer ended")]
     Fatal,
 }
 
@@ -158,25 +163,26 @@ impl Kafka {
         })
     }
 
-    /// Whether a verdict is of a producer that was replaced since.
-    pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
-        delivery.generation != self.generation
+    /// Counts producers: verdicts of an older one are out of date.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Hands a record over; its verdict comes later, unless it is known now.
-    pub(crate) fn send(&self, seq: Seq, message: &Message) -> Result<(), Failure> {
-        send(&self.batched, seq, message, self.config.headers, false)
+    pub(crate) fn send(&self, topic: &str, seq: Seq, message: &Message) -> Result<(), Failure> {
+        self.send_with(&self.batched, topic, seq, message)
     }
 
     /// The same in a batch of its own, so that the verdict is on it alone.
     pub(crate) fn send_alone(
         &mut self,
+        topic: &str,
         seq: Seq,
         message: &Message,
     ) -> anyhow::Result<Result<(), Failure>> {
-        let producer = match &mut self.alone {
+        let alone = match self.alone.take() {
             Some(producer) => producer,
-            none => {
+            None => {
                 let verdicts = Verdicts {
                     generation: self.generation,
                     alone: true,
@@ -187,10 +193,31 @@ impl Kafka {
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                none.insert(producer(&config, verdicts)?)
+                producer(&config, verdicts)?
             }
         };
-        Ok(send(producer, seq, message, self.config.headers, true))
+        let sent = self.send_with(&alone, topic, seq, message);
+        self.alone = Some(alone);
+        Ok(sent)
+    }
+
+    fn send_with(
+        &self,
+        producer: &ThreadedProducer<Verdicts>,
+        topic: &str,
+        seq: Seq,
+        message: &Message,
+    ) -> Result<(), Failure> {
+        let mut record = BaseRecord::with_opaque_to(topic, seq as usize)
+            .payload(message.payload())
+            .headers(message.headers(self.config.headers));
+        if let Some(key) = message.key() {
+            record = record.key(key);
+        }
+        let alone = producer.context().alone;
+        producer
+            .send(record)
+            .map_err(|(error, _)| failure(&error, alone))
     }
 
     /// Replaces the producer. Everything that is not confirmed has to be sent
@@ -212,24 +239,6 @@ impl Kafka {
     }
 }
 
-fn send(
-    producer: &ThreadedProducer<Verdicts>,
-    seq: Seq,
-    message: &Message,
-    headers: bool,
-    alone: bool,
-) -> Result<(), Failure> {
-    let mut record = BaseRecord::with_opaque_to(message.target.topic(), seq as usize)
-        .payload(message.payload())
-        .headers(message.headers(headers));
-    if let Some(key) = message.key() {
-        record = record.key(key);
-    }
-    producer
-        .send(record)
-        .map_err(|(error, _)| failure(&error, alone))
-}
-
 fn producer(
     config: &KafkaConfig,
     verdicts: Verdicts,
@@ -247,7 +256,9 @@ fn producer(
         // The ring bounds what is queued, well below these.
         .set("queue.buffering.max.messages", "10000000")
         .set("queue.buffering.max.kbytes", "2097151")
-        .set("linger.ms", config.linger.as_millis().to_string())
+        // The lots of the pipeline have lingered: just long enough for one to
+        // be handed over in whole.
+        .set("linger.ms", "0.5")
         .set("compression.type", config.compression.name());
     client
         .create_with_context(verdicts)

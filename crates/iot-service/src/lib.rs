@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod health;
 pub mod logs;
+pub mod metrics;
 pub mod ops;
 pub mod shutdown;
 
