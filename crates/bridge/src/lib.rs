@@ -6,6 +6,7 @@
 
 mod again;
 mod cli;
+mod client;
 mod config;
 mod kafka;
 mod link;
@@ -31,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    BridgeConfig, Compression, DeadLetterConfig, InFlightConfig, KafkaConfig, MqttConfig,
-    TopicsConfig,
+    Acks, BridgeConfig, Compression, DeadLetterConfig, DeliveryGuarantee, Idempotence,
+    InFlightConfig, KafkaConfig, MqttConfig, TopicsConfig,
 };
 use kafka::Kafka;
 use link::Link;
@@ -66,6 +67,7 @@ pub async fn run(
     let kafka_health = health.component("kafka");
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
 
+    client::warn_of_weaknesses(&config.kafka);
     let admin = topics::admin(&config.kafka)?;
     let (deliveries, deliveries_end) = mpsc::unbounded_channel();
     let (wanted, wanted_end) = mpsc::unbounded_channel();
@@ -133,7 +135,11 @@ async fn watch_kafka(
                 let reason = trouble.borrow().clone().unwrap_or_default();
                 health.not_ready(reason);
             }
-            Err(error) => health.not_ready(format!("{error:#}")),
+            Err(error) => {
+                // The producer's own attempts tell more, such as a refused login.
+                let why = trouble.borrow().clone();
+                health.not_ready(why.unwrap_or_else(|| format!("{error:#}")));
+            }
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }

@@ -8,7 +8,7 @@ use iot_core::route::RouteRules;
 use iot_service::config::{ByteSize, LogConfig, OpsConfig, Problems, Settings};
 use serde::{Deserialize, Serialize};
 
-pub use kafka::{Compression, KafkaConfig};
+pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
 pub use mqtt::MqttConfig;
 
 /// Everything that can be set.
