@@ -138,7 +138,8 @@ async fn watch_kafka(
             Err(error) => {
                 // The producer's own attempts tell more, such as a refused login.
                 let why = trouble.borrow().clone();
-                health.not_ready(why.unwrap_or_else(|| format!("{error:#}")));
+                let why = why.unwrap_or_else(|| format!("{:#}", error.root_cause()));
+                health.not_ready(format!("no Kafka broker answers: {why}"));
             }
         }
         tokio::time::sleep(backoff.next_delay()).await;
@@ -153,5 +154,5 @@ async fn probe(admin: Arc<Admin>) -> anyhow::Result<()> {
             .fetch_metadata(None, PROBE_DEADLINE)
             .map(drop)
     });
-    asked.await?.context("no Kafka broker answers")
+    Ok(asked.await??)
 }
