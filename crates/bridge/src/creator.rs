@@ -13,6 +13,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 
+use crate::client;
 use crate::config::{KafkaConfig, TopicsConfig};
 use crate::kafka::{self, DEAD_LETTER_MAX};
 
@@ -50,7 +51,7 @@ pub(crate) type Admin = AdminClient<Quiet>;
 
 /// An admin client for the cluster.
 pub(crate) fn admin(config: &KafkaConfig) -> anyhow::Result<Arc<Admin>> {
-    let admin = AdminClient::from_config_and_context(&kafka::client(config), Quiet);
+    let admin = AdminClient::from_config_and_context(&client::client(config)?, Quiet);
     Ok(Arc::new(admin.context("creating the Kafka admin client")?))
 }
 

@@ -2,11 +2,12 @@
 
 use anyhow::Context;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::{mpsc, watch};
 
+use crate::client;
 use crate::config::KafkaConfig;
 use crate::message::Message;
 use crate::metrics::Refusal;
@@ -14,8 +15,6 @@ use crate::ring::Seq;
 
 /// The largest record that a dead letter may be.
 pub(crate) const DEAD_LETTER_MAX: usize = 8 << 20;
-/// Room for key and headers beside a payload of the largest size.
-const RECORD_OVERHEAD: usize = 64 << 10;
 
 /// Kafka's verdict on a record.
 #[derive(Debug)]
@@ -86,9 +85,7 @@ impl ClientContext for Verdicts {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.trouble.send_replace(Some(reason.to_string()));
-        }
+        client::report(&self.trouble, &error, reason);
     }
 }
 
@@ -243,40 +240,9 @@ fn producer(
     config: &KafkaConfig,
     verdicts: Verdicts,
 ) -> anyhow::Result<ThreadedProducer<Verdicts>> {
-    let mut client = client(config);
-    client
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        // The ring keeps every message until Kafka has it: no record may expire.
-        .set("message.timeout.ms", "0")
-        .set(
-            "message.max.bytes",
-            (DEAD_LETTER_MAX + RECORD_OVERHEAD).to_string(),
-        )
-        // The ring bounds what is queued, well below these.
-        .set("queue.buffering.max.messages", "10000000")
-        .set("queue.buffering.max.kbytes", "2097151")
-        // The lots of the pipeline have lingered: just long enough for one to
-        // be handed over in whole.
-        .set("linger.ms", "0.5")
-        .set("compression.type", config.compression.name());
-    client
+    client::producer(config)?
         .create_with_context(verdicts)
         .context("creating the Kafka producer")
-}
-
-/// What every client of the bridge is configured with.
-pub(crate) fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", config.brokers.join(","))
-        .set("client.id", "iot-bridge")
-        .set("reconnect.backoff.max.ms", "2000")
-        .set_log_level(RDKafkaLogLevel::Warning);
-    for (name, value) in &config.properties {
-        client.set(name, value);
-    }
-    client
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `kafka`.
 
 mod cli;
+mod client;
 mod config;
 mod creator;
 mod deliveries;
@@ -36,8 +37,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    BridgeConfig, Compression, DeadLetterConfig, DedupeConfig, InFlightConfig, Isolation,
-    KafkaConfig, MetricsConfig, MqttConfig, Protocol, ShutdownMode, TopicsConfig,
+    Acks, BridgeConfig, Compression, DeadLetterConfig, DedupeConfig, DeliveryGuarantee,
+    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, Protocol,
+    ShutdownMode, TopicsConfig,
 };
 use creator::{Admin, Creator};
 use metrics::Metrics;
@@ -86,6 +88,7 @@ async fn serve(
     let kafka_health = health.component("kafka");
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
 
+    client::warn_of_weaknesses(&config.kafka);
     let admin = creator::admin(&config.kafka)?;
     let (wanted, wanted_end) = mpsc::unbounded_channel();
     let (trouble, trouble_end) = watch::channel(None);
@@ -130,7 +133,12 @@ async fn watch_kafka(
                 let reason = trouble.borrow().clone().unwrap_or_default();
                 health.not_ready(reason);
             }
-            Err(error) => health.not_ready(format!("{error:#}")),
+            Err(error) => {
+                // The producer's own attempts tell more, such as a refused login.
+                let why = trouble.borrow().clone();
+                let why = why.unwrap_or_else(|| format!("{:#}", error.root_cause()));
+                health.not_ready(format!("no Kafka broker answers: {why}"));
+            }
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }
@@ -144,5 +152,5 @@ async fn probe(admin: Arc<Admin>) -> anyhow::Result<()> {
             .fetch_metadata(None, PROBE_DEADLINE)
             .map(drop)
     });
-    asked.await?.context("no Kafka broker answers")
+    Ok(asked.await??)
 }

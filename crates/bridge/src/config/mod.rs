@@ -9,7 +9,7 @@ use iot_service::config::{ByteSize, HumanDuration, LogConfig, OpsConfig, Problem
 use serde::{Deserialize, Serialize};
 
 use crate::deliveries::MAX_IN_FLIGHT;
-pub use kafka::{Compression, KafkaConfig};
+pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
 pub use mqtt::{Isolation, MqttConfig, Protocol};
 
 /// Everything that can be set.
