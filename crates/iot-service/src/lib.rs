@@ -12,6 +12,7 @@ pub mod config;
 pub mod health;
 pub mod logs;
 pub mod ops;
+mod probe;
 pub mod shutdown;
 
 pub use backoff::Backoff;
