@@ -309,19 +309,28 @@ impl Creator {
         outcome
     }
 
-    fn request<'a>(&self, topic: &'a Arc<str>) -> NewTopic<'a> {
-        let replication = TopicReplication::Fixed(self.config.replication);
-        let request = NewTopic::new(topic, self.config.partitions, replication);
-        if *topic == self.dead_letter {
-            request.set("max.message.bytes", DEAD_LETTER_LIMIT)
-        } else {
-            request
-        }
+    fn request<'a>(&'a self, topic: &'a Arc<str>) -> NewTopic<'a> {
+        new_topic(topic, &self.config, &self.dead_letter)
     }
 }
 
+/// What the bridge asks Kafka for when it creates a topic.
+pub(crate) fn new_topic<'a>(
+    name: &'a str,
+    config: &'a TopicsConfig,
+    dead_letter: &str,
+) -> NewTopic<'a> {
+    let replication = TopicReplication::Fixed(config.replication);
+    let topic = NewTopic::new(name, config.partitions, replication);
+    if name == dead_letter {
+        return topic.set("max.message.bytes", DEAD_LETTER_LIMIT);
+    }
+    let configs = config.configs.iter();
+    configs.fold(topic, |topic, (name, value)| topic.set(name, value))
+}
+
 /// A little more than [`DEAD_LETTER_MAX`], for key and headers.
-const DEAD_LETTER_LIMIT: &str = "8454144";
+pub(crate) const DEAD_LETTER_LIMIT: &str = "8454144";
 const _: () = assert!(DEAD_LETTER_MAX < 8_454_144);
 
 /// What an answer to a request for creation means; `None` to try again.

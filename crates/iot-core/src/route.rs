@@ -152,8 +152,7 @@ impl RouteRules {
     /// give is reserved or one that Kafka refuses.
     pub fn route(&self, mqtt_topic: &str) -> Result<Route, RouteError> {
         let (tenant, project) = self.names(mqtt_topic)?;
-        let topic = self.topic.replace(TENANT, tenant).replace(PROJECT, project);
-        check_topic(&topic)?;
+        let topic = self.fill(tenant, project)?;
         let key = match self.key {
             RouteKey::Project => Some(project.to_owned()),
             RouteKey::MqttTopic => Some(mqtt_topic.to_owned()),
@@ -167,6 +166,59 @@ impl RouteRules {
         })
     }
 
+    /// The Kafka topic of a tenant's project.
+    ///
+    /// # Errors
+    /// The same as those of [`route`](Self::route).
+    pub fn kafka_topic(&self, tenant: &str, project: &str) -> Result<String, RouteError> {
+        check_names(tenant, project)?;
+        self.fill(tenant, project)
+    }
+
+    /// The tenant and project whose messages go to a Kafka topic; `None` if
+    /// these rules never name it. A name that the template leaves out is `None`.
+    #[must_use]
+    pub fn names_in<'t>(&self, kafka_topic: &'t str) -> Option<(Option<&'t str>, Option<&'t str>)> {
+        check_topic(kafka_topic).ok()?;
+        let whole = |name: &'t str| is_name(name).then_some(name);
+        let (tenant, project) = (self.topic.find(TENANT), self.topic.find(PROJECT));
+        match (tenant, project) {
+            (None, None) => (kafka_topic == self.topic).then_some((None, None)),
+            (Some(_), None) => {
+                let name = between(kafka_topic, self.topic.split_once(TENANT)?)?;
+                Some((Some(whole(name)?), None))
+            }
+            (None, Some(_)) => {
+                let name = between(kafka_topic, self.topic.split_once(PROJECT)?)?;
+                Some((None, Some(whole(name)?)))
+            }
+            (Some(tenant), Some(project)) => {
+                let tenant_first = tenant < project;
+                let (first, second) = if tenant_first {
+                    (TENANT, PROJECT)
+                } else {
+                    (PROJECT, TENANT)
+                };
+                let (begin, rest) = self.topic.split_once(first)?;
+                let (middle, end) = rest.split_once(second)?;
+                // Names have no dot and the middle has one: it fits in one place only.
+                let (one, other) = between(kafka_topic, (begin, end))?.split_once(middle)?;
+                let (one, other) = (Some(whole(one)?), Some(whole(other)?));
+                Some(if tenant_first {
+                    (one, other)
+                } else {
+                    (other, one)
+                })
+            }
+        }
+    }
+
+    fn fill(&self, tenant: &str, project: &str) -> Result<String, RouteError> {
+        let topic = self.topic.replace(TENANT, tenant).replace(PROJECT, project);
+        check_topic(&topic)?;
+        Ok(topic)
+    }
+
     fn names<'t>(&self, mqtt_topic: &'t str) -> Result<(&'t str, &'t str), RouteError> {
         let part = |index| {
             mqtt_topic
@@ -178,16 +230,7 @@ impl RouteRules {
                 })
         };
         let (tenant, project) = (part(self.tenant_part)?, part(self.project_part)?);
-        if !is_name(tenant) {
-            return Err(RouteError::InvalidTenant {
-                tenant: shown(tenant).into_owned(),
-            });
-        }
-        if !is_name(project) {
-            return Err(RouteError::InvalidProject {
-                project: shown(project).into_owned(),
-            });
-        }
+        check_names(tenant, project)?;
         Ok((tenant, project))
     }
 
@@ -243,6 +286,32 @@ pub fn collision_key(kafka_topic: &str) -> String {
     kafka_topic.replace('.', "_")
 }
 
+/// Whether Kafka takes `name` for a topic.
+#[must_use]
+pub fn is_kafka_topic(name: &str) -> bool {
+    name.len() <= MAX_TOPIC_LENGTH
+        && !matches!(name, "" | "." | "..")
+        && name.bytes().all(is_topic_byte)
+}
+
+fn check_names(tenant: &str, project: &str) -> Result<(), RouteError> {
+    if !is_name(tenant) {
+        return Err(RouteError::InvalidTenant {
+            tenant: shown(tenant).into_owned(),
+        });
+    }
+    if !is_name(project) {
+        return Err(RouteError::InvalidProject {
+            project: shown(project).into_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn between<'t>(text: &'t str, (begin, end): (&str, &str)) -> Option<&'t str> {
+    text.strip_prefix(begin)?.strip_suffix(end)
+}
+
 fn check_topic(topic: &str) -> Result<(), RouteError> {
     if topic.len() > MAX_TOPIC_LENGTH {
         return Err(RouteError::TooLong {
@@ -254,7 +323,7 @@ fn check_topic(topic: &str) -> Result<(), RouteError> {
             topic: topic.to_owned(),
         });
     }
-    if matches!(topic, "" | "." | "..") || !topic.bytes().all(is_topic_byte) {
+    if !is_kafka_topic(topic) {
         return Err(RouteError::InvalidTopic {
             topic: topic.to_owned(),
         });
@@ -514,6 +583,22 @@ mod tests {
     }
 
     #[test]
+    fn topics_that_no_route_leads_to_have_no_names() {
+        let rules = RouteRules::default();
+        for other in [
+            "plain",
+            "a.b.c",
+            ".b",
+            "a.",
+            "iot.dead-letter",
+            "__x.y",
+            "a b.c",
+        ] {
+            assert_eq!(rules.names_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn every_reason_is_listed() {
         for names in [
             "t",
@@ -534,6 +619,23 @@ mod tests {
                     prop_assert!(check_topic(&route.topic).is_ok());
                     prop_assert!(is_name(&route.tenant) && is_name(&route.project));
                 }
+            }
+        }
+
+        #[test]
+        fn a_topic_tells_the_names_it_was_made_of(
+            tenant in "[a-z_-]{1,4}", project in "[a-z_-]{1,4}", template in 0..5usize,
+        ) {
+            let template = ["{tenant}.{project}", "in.{project}-.-{tenant}.x", "all", "{tenant}", "p-{project}"][template];
+            let rules = RouteRules { topic: template.into(), ..RouteRules::default() };
+            // Some names make a topic that is reserved.
+            if let Ok(route) = rules.route(&topic(&format!("{tenant}/{project}"))) {
+                let expected = (
+                    template.contains(TENANT).then_some(tenant.as_str()),
+                    template.contains(PROJECT).then_some(project.as_str()),
+                );
+                prop_assert_eq!(rules.names_in(&route.topic), Some(expected));
+                prop_assert_eq!(rules.kafka_topic(&tenant, &project), Ok(route.topic));
             }
         }
 
