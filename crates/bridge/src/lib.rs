@@ -15,6 +15,7 @@ mod pipeline;
 mod ring;
 mod session;
 mod show;
+mod tools;
 mod topics;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod broker;
 mod cli;
 mod kafka;
 mod real;
+mod tools;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -10,13 +10,13 @@ use crate::broker::Broker;
 use crate::kafka::{Record, read_from, read_until};
 use crate::{Bridge, TOPIC};
 
-fn brokers() -> String {
+pub(crate) fn brokers() -> String {
     std::env::var("KAFKA_BROKERS")
         .expect("KAFKA_BROKERS: run scripts/stack up, then scripts/stack env")
 }
 
 /// A tenant that no other test has.
-fn tenant(name: &str) -> String {
+pub(crate) fn tenant(name: &str) -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap();
@@ -30,7 +30,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
         .unwrap()
 }
 
-async fn create(topic: &str) {
+pub(crate) async fn create(topic: &str) {
     let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     let created = admin()
         .create_topics([&topic], &AdminOptions::new())
