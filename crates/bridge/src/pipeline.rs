@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::again::Again;
 use crate::config::BridgeConfig;
 use crate::kafka::{DEAD_LETTER_MAX, Delivery, Failure, Kafka};
-use crate::link::{Link, LinkEvent};
 use crate::message::{Message, Target};
 use crate::metrics::{Metrics, Refusal};
+use crate::mqtt::{Link, LinkEvent, Oversize};
 use crate::ring::{Ring, Seq};
 use crate::topics::{Created, Outcome, Topics};
 
@@ -55,7 +55,7 @@ pub(crate) struct Pipeline {
     /// The producer has ended and everything has to be sent again.
     ended: bool,
     /// Brokers at which there was a session.
-    known_brokers: HashSet<String>,
+    known_brokers: HashSet<Arc<str>>,
     dead_letters: Arc<str>,
     ticks: Interval,
     settles: Interval,
@@ -116,7 +116,7 @@ impl Pipeline {
 
     /// Writes the last acknowledgements and says goodbye to the broker.
     pub(crate) async fn close(&mut self) {
-        self.link.close().await;
+        self.link.close(false).await;
     }
 
     /// How many messages are not acknowledged.
@@ -156,15 +156,18 @@ impl Pipeline {
     fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
         match event {
             LinkEvent::Publish(publish) => self.receive(publish)?,
-            LinkEvent::Connected { broker, resumed } => {
-                tracing::info!(broker, resumed, "connected to the MQTT broker");
+            LinkEvent::Oversize(oversize) => self.receive_cut(*oversize)?,
+            LinkEvent::Connected {
+                broker, resumed, ..
+            } => {
+                tracing::info!(%broker, resumed, "connected to the MQTT broker");
                 self.metrics.connections.inc();
                 // Another broker never had one.
-                let known = !self.known_brokers.insert(broker.clone());
+                let known = !self.known_brokers.insert(Arc::clone(&broker));
                 if !resumed && known {
                     self.metrics.sessions_lost.inc();
                     tracing::error!(
-                        broker,
+                        %broker,
                         "the broker lost the session: what it held for the bridge is gone"
                     );
                 }
@@ -173,6 +176,7 @@ impl Pipeline {
                 self.metrics.connected.set(1);
                 self.health.mqtt.ready();
             }
+            LinkEvent::Unsubscribed | LinkEvent::Pong => {}
             LinkEvent::Lost { broker, error } => {
                 self.metrics.connected.set(0);
                 self.health.mqtt.not_ready(format!("{broker}: {error}"));
@@ -190,9 +194,29 @@ impl Pipeline {
         if publish.dup {
             self.metrics.redelivered.inc();
         }
+        let target = self.route(&publish);
+        self.take(publish, target)
+    }
+
+    /// The dead letter of a message that was too large to be kept.
+    fn receive_cut(&mut self, oversize: Oversize) -> anyhow::Result<()> {
+        let Oversize {
+            publish,
+            size,
+            sha256,
+        } = oversize;
+        self.metrics.received.inc();
+        self.metrics.received_bytes.inc_by(size);
+        let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        let detail = format!("{size} bytes with SHA-256 {sha256}; this is the beginning");
+        let target = self.refuse(&publish, Refusal::TooLarge, detail);
+        self.take(publish, target)
+    }
+
+    fn take(&mut self, publish: Publish, target: Target) -> anyhow::Result<()> {
         let message = Message {
             connection: self.link.connection(),
-            target: self.route(&publish),
+            target,
             publish,
             received_at: now_millis(),
             since: Instant::now(),

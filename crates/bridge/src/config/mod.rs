@@ -11,7 +11,7 @@ use iot_service::config::{ByteSize, LogConfig, OpsConfig, Problems, Settings};
 use serde::{Deserialize, Serialize};
 
 pub use kafka::{Compression, KafkaConfig};
-pub use mqtt::MqttConfig;
+pub use mqtt::{MqttConfig, Protocol};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

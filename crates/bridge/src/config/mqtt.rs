@@ -1,8 +1,34 @@
 //! Section `mqtt`.
 
+use std::fmt;
+
 use iot_core::mqtt_url::MqttUrl;
 use iot_service::config::{HumanDuration, Problems, Secret};
 use serde::{Deserialize, Serialize};
+
+/// Texts have a length of two bytes (MQTT 5, section 1.5.4); `$share//` is part
+/// of a shared filter.
+const LONGEST_FILTER: usize = 65_535 - "$share//".len();
+
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V5 => "5",
+            Self::V311 => "3.1.1",
+        })
+    }
+}
 
 /// Section `mqtt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,6 +36,8 @@ use serde::{Deserialize, Serialize};
 pub struct MqttConfig {
     /// `mqtt://host:port`, the preferred broker first.
     pub brokers: Vec<String>,
+    /// The version that the brokers speak.
+    pub protocol: Protocol,
     /// Topic filters to subscribe to.
     pub filters: Vec<String>,
     /// Quality of service of the subscription: 0, 1 or 2.
@@ -37,6 +65,7 @@ impl Default for MqttConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["mqtt://localhost:1883".into()],
+            protocol: Protocol::V5,
             filters: vec!["mtic/msg/client/realtime/+/#".into()],
             qos: 1,
             client_id: "iot-bridge".into(),
@@ -72,6 +101,9 @@ impl MqttConfig {
         for filter in &self.filters {
             if !rumqttc::v5::mqttbytes::valid_filter(filter) {
                 problems.add("mqtt.filters", format!("{filter:?} is not a topic filter"));
+            }
+            if filter.len() + self.share_group.len() > LONGEST_FILTER {
+                problems.add("mqtt.filters", "a filter is longer than MQTT allows");
             }
         }
         if self.qos > 2 {

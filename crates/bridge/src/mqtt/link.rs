@@ -1,0 +1,361 @@
+//! The way to the MQTT brokers: connects to the first that answers, comes back
+//! after a loss, and moves on to the next when one does not answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use iot_core::mqtt_url::MqttUrl;
+use iot_service::Backoff;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::codec::Hello;
+use super::oversize::Oversize;
+use super::session::{Granted, Session, SessionError, SessionEvent};
+use crate::config::{MqttConfig, Protocol};
+
+const RECONNECT_FIRST: Duration = Duration::from_millis(200);
+const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// A connection that lasted so long was a good one.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What makes one session of several different from the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionPlan {
+    /// Names the session at the broker.
+    pub(crate) client_id: String,
+    /// What to subscribe to, `$share/...` included.
+    pub(crate) filters: Vec<String>,
+}
+
+/// What happens on the way.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// A connection is up, not subscribed yet.
+    Connected {
+        broker: Arc<str>,
+        /// Whether the broker still had the session.
+        resumed: bool,
+        granted: Granted,
+    },
+    /// The broker subscribed to all filters: messages will come. Also after
+    /// [`Link::set_filters`].
+    Subscribed,
+    /// The broker ended all subscriptions: what comes now was queued before.
+    Unsubscribed,
+    /// A message.
+    Publish(Publish),
+    /// A message too large to be kept. To be acknowledged like the others.
+    Oversize(Box<Oversize>),
+    /// The answer to [`Link::probe`].
+    Pong,
+    /// There is no connection; another attempt follows.
+    Lost {
+        broker: Arc<str>,
+        error: SessionError,
+    },
+}
+
+/// A connection, or the attempt to get one.
+#[derive(Debug)]
+pub(crate) struct Link {
+    brokers: Vec<Broker>,
+    current: usize,
+    config: MqttConfig,
+    plan: SessionPlan,
+    /// Filters that brokers may still have in the session.
+    gone: Vec<String>,
+    /// Whether all subscriptions are to end.
+    leaving: bool,
+    backoff: Backoff,
+    state: State,
+    /// Since when messages come, on this connection.
+    subscribed: Option<Instant>,
+    /// Counts connections, so that nothing of an older one is acknowledged on
+    /// a newer one.
+    connection: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Broker {
+    url: MqttUrl,
+    name: Arc<str>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits, then connects, in a task of its own: whoever waits for the link
+    /// may stop waiting without cutting the attempt short.
+    Connecting(JoinHandle<Result<Session, SessionError>>),
+    Up(Box<Session>),
+    Closed,
+}
+
+impl Link {
+    pub(crate) fn new(config: &MqttConfig, session: SessionPlan) -> anyhow::Result<Self> {
+        let brokers = config.brokers.iter().map(|broker| {
+            let url: MqttUrl = broker.parse()?;
+            let name = url.to_string().into();
+            Ok(Broker { url, name })
+        });
+        let brokers: anyhow::Result<Vec<Broker>> = brokers.collect();
+        let mut link = Self {
+            brokers: brokers.context("reading mqtt.brokers")?,
+            current: 0,
+            config: config.clone(),
+            plan: session,
+            gone: Vec::new(),
+            leaving: false,
+            backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
+            state: State::Closed,
+            subscribed: None,
+            connection: 0,
+        };
+        link.connect_after(Duration::ZERO);
+        Ok(link)
+    }
+
+    /// The number of the current connection, from 1.
+    pub(crate) fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    /// Waits for what happens next; with `may_read` off nothing is taken from
+    /// the broker, while acknowledgements and pings are still written. Cancel
+    /// safe.
+    pub(crate) async fn next(&mut self, may_read: bool) -> LinkEvent {
+        std::future::poll_fn(|cx| self.poll(cx, may_read)).await
+    }
+
+    /// What has arrived already: events that [`Self::next`] would give without
+    /// waiting or reading.
+    pub(crate) fn ready(&mut self) -> Option<LinkEvent> {
+        let State::Up(session) = &mut self.state else {
+            return None;
+        };
+        match session.ready() {
+            Ok(event) => event.map(|event| self.event(event)),
+            Err(error) => Some(self.lost(error)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<LinkEvent> {
+        let attempt = match &mut self.state {
+            State::Up(session) => {
+                return Poll::Ready(match ready!(session.poll(cx, may_read)) {
+                    Ok(event) => self.event(event),
+                    Err(error) => self.lost(error),
+                });
+            }
+            State::Connecting(attempt) => ready!(Pin::new(attempt).poll(cx)),
+            State::Closed => return Poll::Pending,
+        };
+        match attempt {
+            // The runtime is about to end.
+            Err(cancelled) if cancelled.is_cancelled() => {
+                self.state = State::Closed;
+                Poll::Pending
+            }
+            Ok(Ok(session)) => Poll::Ready(self.connected(session)),
+            Ok(Err(error)) => Poll::Ready(self.lost(error)),
+            Err(panic) => Poll::Ready(self.lost(panic.into())),
+        }
+    }
+
+    fn event(&mut self, event: SessionEvent) -> LinkEvent {
+        match event {
+            SessionEvent::Publish(publish) => LinkEvent::Publish(publish),
+            SessionEvent::Oversize(oversize) => LinkEvent::Oversize(oversize),
+            SessionEvent::Subscribed => {
+                self.subscribed.get_or_insert_with(Instant::now);
+                LinkEvent::Subscribed
+            }
+            SessionEvent::Unsubscribed => {
+                self.subscribed.get_or_insert_with(Instant::now);
+                LinkEvent::Unsubscribed
+            }
+            SessionEvent::Pong => LinkEvent::Pong,
+        }
+    }
+
+    fn connected(&mut self, mut session: Session) -> LinkEvent {
+        // Also on a resumed session: the filters may have changed since.
+        if self.leaving {
+            session.unsubscribe(&self.all_filters());
+        } else {
+            let gone = match session.resumed {
+                true => self.gone.as_slice(),
+                false => &[],
+            };
+            session.subscribe(&self.plan.filters, gone);
+        }
+        let event = LinkEvent::Connected {
+            broker: self.brokers[self.current].name.clone(),
+            resumed: session.resumed,
+            granted: session.granted.clone(),
+        };
+        self.state = State::Up(Box::new(session));
+        self.connection += 1;
+        event
+    }
+
+    fn lost(&mut self, error: SessionError) -> LinkEvent {
+        let broker = self.brokers[self.current].name.clone();
+        self.current = match self.subscribed.take() {
+            // The preferred broker first, after a connection that worked.
+            Some(since) => {
+                if since.elapsed() > SETTLED {
+                    self.backoff.reset();
+                }
+                0
+            }
+            None => (self.current + 1) % self.brokers.len(),
+        };
+        let delay = self.backoff.next_delay();
+        self.connect_after(delay);
+        LinkEvent::Lost { broker, error }
+    }
+
+    /// Queues the acknowledgement of a message; `false` if the connection that
+    /// brought it is gone, so that the broker will send it again.
+    pub(crate) fn acknowledge(&mut self, connection: u32, packet_id: u16, qos: QoS) -> bool {
+        match &mut self.state {
+            State::Up(session) if connection == self.connection => {
+                session.acknowledge(packet_id, qos);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Subscribes to what is new and unsubscribes from what is gone, on this
+    /// connection and on later ones.
+    pub(crate) fn set_filters(&mut self, filters: Vec<String>) {
+        let old = std::mem::replace(&mut self.plan.filters, filters);
+        let now = &self.plan.filters;
+        let new: Vec<_> = now.iter().filter(|f| !old.contains(f)).cloned().collect();
+        let gone: Vec<_> = old.into_iter().filter(|f| !now.contains(f)).collect();
+        self.gone.retain(|filter| !now.contains(filter));
+        self.gone.extend_from_slice(&gone);
+        if let State::Up(session) = &mut self.state
+            && !self.leaving
+        {
+            session.subscribe(&new, &gone);
+        }
+    }
+
+    /// Ends all subscriptions, on this connection and on later ones: what the
+    /// broker has queued still comes. [`LinkEvent::Unsubscribed`] is the answer.
+    pub(crate) fn leave(&mut self) {
+        self.leaving = true;
+        let filters = self.all_filters();
+        if let State::Up(session) = &mut self.state {
+            session.unsubscribe(&filters);
+        }
+    }
+
+    fn all_filters(&self) -> Vec<String> {
+        let all = self.plan.filters.iter().chain(&self.gone);
+        all.cloned().collect()
+    }
+
+    /// Asks the broker for a sign of life, which [`LinkEvent::Pong`] is. What
+    /// the broker could send before has come then. `false` if there is no
+    /// connection: there will be no answer, and none either when the
+    /// connection is lost meanwhile.
+    pub(crate) fn probe(&mut self) -> bool {
+        let State::Up(session) = &mut self.state else {
+            return false;
+        };
+        session.probe();
+        true
+    }
+
+    /// Writes what is queued and says goodbye. The broker keeps the session,
+    /// and what arrives for it, unless `end_session`.
+    pub(crate) async fn close(&mut self, end_session: bool) {
+        let state = std::mem::replace(&mut self.state, State::Closed);
+        match state {
+            State::Up(mut session) => {
+                if let Err(error) = session.disconnect(end_session).await {
+                    tracing::warn!(%error, "could not say goodbye to the MQTT broker");
+                }
+                if end_session && self.config.protocol == Protocol::V311 {
+                    self.forget().await;
+                }
+            }
+            State::Connecting(attempt) => {
+                attempt.abort();
+                if end_session {
+                    let client_id = &self.plan.client_id;
+                    tracing::warn!(client_id, "there is no connection to end the session on");
+                }
+            }
+            State::Closed => {}
+        }
+    }
+
+    /// With MQTT 3.1.1 a session ends when a client asks for a clean one.
+    async fn forget(&self) {
+        let Broker { url, name } = &self.brokers[self.current];
+        let ended = async {
+            let hello = hello(&self.config, &self.plan.client_id, true)?;
+            let mut session = Session::connect(url, &self.config, hello).await?;
+            session.disconnect(true).await
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(broker = %name, %error, "could not end the session at the MQTT broker");
+        }
+    }
+
+    fn connect_after(&mut self, delay: Duration) {
+        let url = self.brokers[self.current].url.clone();
+        let (config, client_id) = (self.config.clone(), self.plan.client_id.clone());
+        self.state = State::Connecting(tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let hello = hello(&config, &client_id, false)?;
+            Session::connect(&url, &config, hello).await
+        }));
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let State::Connecting(attempt) = &self.state {
+            attempt.abort();
+        }
+    }
+}
+
+/// Made for every connection, because passwords are rotated.
+fn hello(config: &MqttConfig, client_id: &str, clean: bool) -> Result<Hello, SessionError> {
+    let login = match config.username.is_empty() {
+        true => None,
+        false => {
+            let password = password(config).map_err(SessionError::PasswordFile)?;
+            Some((config.username.clone(), password))
+        }
+    };
+    // Values are in range: the configuration was validated.
+    Ok(Hello {
+        client_id: client_id.to_string(),
+        clean,
+        login,
+        keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        session_expiry: u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
+        receive_maximum: config.receive_maximum,
+    })
+}
+
+fn password(config: &MqttConfig) -> std::io::Result<String> {
+    if config.password_file.is_empty() {
+        return Ok(config.password.expose().to_string());
+    }
+    let text = std::fs::read_to_string(&config.password_file)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_string())
+}

@@ -1,0 +1,13 @@
+//! The MQTT side: a [`Link`] to the brokers, made of one [`session`] after the
+//! other, each of which speaks through a [`codec`].
+
+mod codec;
+mod link;
+mod oversize;
+mod session;
+mod subscriptions;
+
+pub(crate) use link::{Link, LinkEvent, SessionPlan};
+pub(crate) use oversize::Oversize;
+#[allow(unused_imports, reason = "the pipeline takes it up")]
+pub(crate) use session::Granted;
