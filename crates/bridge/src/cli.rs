@@ -8,6 +8,7 @@ use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 use crate::config::BridgeConfig;
 use crate::show::show_route;
+use crate::tools::preflight::Preflight;
 use crate::tools::{self, DeadLettersCommand, TopicsCommand};
 
 /// Carries messages from MQTT to Kafka, and loses none.
@@ -35,6 +36,8 @@ enum Command {
     /// Show what could not be delivered, and send it again
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Ask both brokers what they will do to this load; exits with 1 if there is a problem
+    Preflight(Preflight),
     /// Print completions for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -54,6 +57,7 @@ impl Cli {
             Command::Route { topic } => show_route(&sources, &topic),
             Command::Topics(command) => tools::run(&sources, command),
             Command::DeadLetters(command) => tools::run(&sources, command),
+            Command::Preflight(command) => tools::run(&sources, command),
             Command::Completions { shell } => {
                 let mut cli = Self::command();
                 clap_complete::generate(shell, &mut cli, "iot-bridge", &mut std::io::stdout());

@@ -90,6 +90,12 @@ pub(super) async fn topic_configs(
     Ok(found)
 }
 
+/// The settings of a broker; none if they may not be read.
+pub(super) async fn broker_configs(admin: &Admin, id: i32) -> anyhow::Result<Configs> {
+    let mut found = describe(admin, &[ResourceSpecifier::Broker(id)]).await?;
+    Ok(found.pop().map(|(_, configs)| configs).unwrap_or_default())
+}
+
 async fn describe(
     admin: &Admin,
     resources: &[ResourceSpecifier<'_>],

@@ -7,6 +7,7 @@
 mod cluster;
 mod dead_letters;
 mod letters;
+pub(crate) mod preflight;
 mod replay;
 mod time;
 mod topics;

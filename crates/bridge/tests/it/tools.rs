@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rumqttc::v5::mqttbytes::v5::Packet;
 
 use crate::cli::{bridge, text};
 use crate::kafka::{Cluster, read_from};
@@ -250,6 +251,84 @@ async fn topics_that_routing_could_have_made_are_listed() {
     assert_eq!(
         (&rows[1]["project"], &rows[1]["records"]),
         (&"topic".into(), &2.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_leaves_a_running_bridge_and_no_session_behind() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let mqtt = format!("mqtt.brokers=mqtt://{}", broker.address());
+    let arguments = ["preflight", "--set", &mqtt, "--set", "topics.create=false"];
+    let brokers = cluster.brokers();
+    let (printed, ()) = tokio::join!(says(&brokers, 0, &arguments), async {
+        let mut peer = broker.accept(false).await;
+        let connect = peer.connect.clone().unwrap();
+        assert_eq!(connect.client_id, "iot-bridge-preflight");
+        let Packet::Disconnect(goodbye) = peer.next().await else {
+            panic!("it subscribes, or does not say goodbye");
+        };
+        let expiry = goodbye.properties.unwrap().session_expiry_interval;
+        assert_eq!(expiry, Some(0), "the broker is to forget it");
+    });
+    assert!(printed.contains("0 problems"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_fails_when_nobody_answers() {
+    let nobody = Broker::start().await.address();
+    let mqtt = format!("mqtt.brokers=mqtt://{nobody}");
+    let printed = says(&nobody.to_string(), 1, &["preflight", "--set", &mqtt]).await;
+    for line in [
+        "PROBLEM  mqtt: brokers",
+        "PROBLEM  kafka: brokers",
+        "2 problems",
+    ] {
+        assert!(printed.contains(line), "{line} is not in:\n{printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn preflight_finds_nothing_wrong_with_the_stack_until_asked_for_too_much() {
+    let mqtt = std::env::var("MQTT_URL").expect("MQTT_URL: run scripts/stack up");
+    let dead_letter = format!("dead_letter.topic=iot.dead-letter-{}", tenant("preflight"));
+    let mqtt = format!("mqtt.brokers={mqtt}");
+    let preflight = async |code: i32, more: &[&str]| {
+        let mut arguments = vec!["preflight", "--json", "--set", &mqtt, "--set", &dead_letter];
+        arguments.extend(more);
+        let printed = says(&brokers(), code, &arguments).await;
+        let checks = printed
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        checks.collect::<Vec<serde_json::Value>>()
+    };
+    let status = |checks: &[serde_json::Value], name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("no {name} in {checks:#?}"));
+        check["status"].as_str().unwrap().to_string()
+    };
+    let checks = preflight(0, &[]).await;
+    for name in [
+        "mqtt: brokers",
+        "mqtt: session",
+        "kafka: brokers",
+        "kafka: creating topics",
+        "kafka: largest message",
+        "kafka: acks=all",
+        "kafka: dead-letter topic",
+    ] {
+        assert_eq!(status(&checks, name), "ok", "{checks:#?}");
+    }
+    let checks = preflight(1, &["--set", "topics.replication=9"]).await;
+    assert_eq!(status(&checks, "kafka: creating topics"), "problem");
+    let checks = preflight(1, &["--set", "topics.configs.no.such=1"]).await;
+    assert_eq!(status(&checks, "kafka: creating topics"), "problem");
+    let checks = preflight(0, &["--set", "kafka.max_message_bytes=8MiB"]).await;
+    assert_eq!(status(&checks, "kafka: largest message"), "warning");
+    let listed = says(&brokers(), 0, &["topics", "list", "--json"]).await;
+    assert!(
+        !listed.contains("iot-bridge-preflight"),
+        "it made a topic: {listed}"
     );
 }
 
