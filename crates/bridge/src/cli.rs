@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 use crate::config::BridgeConfig;
 use crate::show::show_route;
+use crate::tools::preflight::Preflight;
+use crate::tools::{self, DeadLettersCommand, TopicsCommand};
 
 /// Carries messages from MQTT to Kafka, and loses none.
 #[derive(Debug, Parser)]
@@ -30,6 +33,19 @@ enum Command {
         /// The MQTT topic
         topic: String,
     },
+    /// Create Kafka topics ahead, and list them
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Show what could not be delivered, and send it again
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Ask both brokers what they will do to this load; exits with 1 if there is a problem
+    Preflight(Preflight),
+    /// Print completions for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: Shell,
+    },
     #[command(flatten)]
     Config(ConfigCommand),
 }
@@ -43,6 +59,14 @@ impl Cli {
             Command::Run => cli::run(sources, crate::run),
             Command::Drain => cli::run(sources, crate::drain),
             Command::Route { topic } => show_route(&sources, &topic),
+            Command::Topics(command) => tools::run(&sources, command),
+            Command::DeadLetters(command) => tools::run(&sources, command),
+            Command::Preflight(command) => tools::run(&sources, command),
+            Command::Completions { shell } => {
+                let mut cli = Self::command();
+                clap_complete::generate(shell, &mut cli, "iot-bridge", &mut std::io::stdout());
+                ExitCode::SUCCESS
+            }
             Command::Config(command) => command.execute::<BridgeConfig>(&sources),
         }
     }

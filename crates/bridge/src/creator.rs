@@ -164,25 +164,33 @@ impl Creator {
         outcome
     }
 
-    fn request<'a>(&self, topic: &'a Arc<str>) -> NewTopic<'a> {
-        let replication = TopicReplication::Fixed(self.config.replication);
-        if **topic == *BRIDGE_SESSIONS_TOPIC {
-            let request = NewTopic::new(topic, 1, replication);
-            return SESSIONS_CONFIG
-                .iter()
-                .fold(request, |request, (name, value)| request.set(name, value));
-        }
-        let request = NewTopic::new(topic, self.config.partitions, replication);
-        if *topic == self.dead_letter {
-            request.set("max.message.bytes", DEAD_LETTER_LIMIT)
-        } else {
-            request
-        }
+    fn request<'a>(&'a self, topic: &'a Arc<str>) -> NewTopic<'a> {
+        new_topic(topic, &self.config, &self.dead_letter)
     }
 }
 
+/// What the bridge asks Kafka for when it creates a topic.
+pub(crate) fn new_topic<'a>(
+    name: &'a str,
+    config: &'a TopicsConfig,
+    dead_letter: &str,
+) -> NewTopic<'a> {
+    let replication = TopicReplication::Fixed(config.replication);
+    if name == BRIDGE_SESSIONS_TOPIC {
+        let topic = NewTopic::new(name, 1, replication);
+        let configs = SESSIONS_CONFIG.iter();
+        return configs.fold(topic, |topic, (name, value)| topic.set(name, value));
+    }
+    let topic = NewTopic::new(name, config.partitions, replication);
+    if name == dead_letter {
+        return topic.set("max.message.bytes", DEAD_LETTER_LIMIT);
+    }
+    let configs = config.configs.iter();
+    configs.fold(topic, |topic, (name, value)| topic.set(name, value))
+}
+
 /// A little more than [`DEAD_LETTER_MAX`], for key and headers.
-const DEAD_LETTER_LIMIT: &str = "8454144";
+pub(crate) const DEAD_LETTER_LIMIT: &str = "8454144";
 const _: () = assert!(DEAD_LETTER_MAX < 8_454_144);
 
 /// Only the last record of each session counts, and a start reads them all.

@@ -22,6 +22,7 @@ mod router;
 mod sessions;
 mod show;
 mod tail;
+mod tools;
 mod topics;
 
 use std::sync::Arc;

@@ -152,8 +152,7 @@ impl RouteRules {
     /// give is reserved or one that Kafka refuses.
     pub fn route(&self, mqtt_topic: &str) -> Result<Route, RouteError> {
         let (tenant, project) = self.names(mqtt_topic)?;
-        let topic = self.topic.replace(TENANT, tenant).replace(PROJECT, project);
-        check_topic(&topic)?;
+        let topic = self.fill(tenant, project)?;
         let key = match self.key {
             RouteKey::Project => Some(project.to_owned()),
             RouteKey::MqttTopic => Some(mqtt_topic.to_owned()),
@@ -167,6 +166,59 @@ impl RouteRules {
         })
     }
 
+    /// The Kafka topic of a tenant's project.
+    ///
+    /// # Errors
+    /// The same as those of [`route`](Self::route).
+    pub fn kafka_topic(&self, tenant: &str, project: &str) -> Result<String, RouteError> {
+        check_names(tenant, project)?;
+        self.fill(tenant, project)
+    }
+
+    /// The tenant and project whose messages go to a Kafka topic; `None` if
+    /// these rules never name it. A name that the template leaves out is `None`.
+    #[must_use]
+    pub fn names_in<'t>(&self, kafka_topic: &'t str) -> Option<(Option<&'t str>, Option<&'t str>)> {
+        check_topic(kafka_topic).ok()?;
+        let whole = |name: &'t str| is_name(name).then_some(name);
+        let (tenant, project) = (self.topic.find(TENANT), self.topic.find(PROJECT));
+        match (tenant, project) {
+            (None, None) => (kafka_topic == self.topic).then_some((None, None)),
+            (Some(_), None) => {
+                let name = between(kafka_topic, self.topic.split_once(TENANT)?)?;
+                Some((Some(whole(name)?), None))
+            }
+            (None, Some(_)) => {
+                let name = between(kafka_topic, self.topic.split_once(PROJECT)?)?;
+                Some((None, Some(whole(name)?)))
+            }
+            (Some(tenant), Some(project)) => {
+                let tenant_first = tenant < project;
+                let (first, second) = if tenant_first {
+                    (TENANT, PROJECT)
+                } else {
+                    (PROJECT, TENANT)
+                };
+                let (begin, rest) = self.topic.split_once(first)?;
+                let (middle, end) = rest.split_once(second)?;
+                // Names have no dot and the middle has one: it fits in one place only.
+                let (one, other) = between(kafka_topic, (begin, end))?.split_once(middle)?;
+                let (one, other) = (Some(whole(one)?), Some(whole(other)?));
+                Some(if tenant_first {
+                    (one, other)
+                } else {
+                    (other, one)
+                })
+            }
+        }
+    }
+
+    fn fill(&self, tenant: &str, project: &str) -> Result<String, RouteError> {
+        let topic = self.topic.replace(TENANT, tenant).replace(PROJECT, project);
+        check_topic(&topic)?;
+        Ok(topic)
+    }
+
     fn names<'t>(&self, mqtt_topic: &'t str) -> Result<(&'t str, &'t str), RouteError> {
         let part = |index| {
             mqtt_topic
@@ -178,16 +230,7 @@ impl RouteRules {
                 })
         };
         let (tenant, project) = (part(self.tenant_part)?, part(self.project_part)?);
-        if !is_name(tenant) {
-            return Err(RouteError::InvalidTenant {
-                tenant: shown(tenant).into_owned(),
-            });
-        }
-        if !is_name(project) {
-            return Err(RouteError::InvalidProject {
-                project: shown(project).into_owned(),
-            });
-        }
+        check_names(tenant, project)?;
         Ok((tenant, project))
     }
 
@@ -243,6 +286,32 @@ pub fn collision_key(kafka_topic: &str) -> String {
     kafka_topic.replace('.', "_")
 }
 
+/// Whether Kafka takes `name` for a topic.
+#[must_use]
+pub fn is_kafka_topic(name: &str) -> bool {
+    name.len() <= MAX_TOPIC_LENGTH
+        && !matches!(name, "" | "." | "..")
+        && name.bytes().all(is_topic_byte)
+}
+
+fn check_names(tenant: &str, project: &str) -> Result<(), RouteError> {
+    if !is_name(tenant) {
+        return Err(RouteError::InvalidTenant {
+            tenant: shown(tenant).into_owned(),
+        });
+    }
+    if !is_name(project) {
+        return Err(RouteError::InvalidProject {
+            project: shown(project).into_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn between<'t>(text: &'t str, (begin, end): (&str, &str)) -> Option<&'t str> {
+    text.strip_prefix(begin)?.strip_suffix(end)
+}
+
 fn check_topic(topic: &str) -> Result<(), RouteError> {
     if topic.len() > MAX_TOPIC_LENGTH {
         return Err(RouteError::TooLong {
@@ -254,7 +323,7 @@ fn check_topic(topic: &str) -> Result<(), RouteError> {
             topic: topic.to_owned(),
         });
     }
-    if matches!(topic, "" | "." | "..") || !topic.bytes().all(is_topic_byte) {
+    if !is_kafka_topic(topic) {
         return Err(RouteError::InvalidTopic {
             topic: topic.to_owned(),
         });
@@ -313,238 +382,4 @@ fn shown(name: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const GIVEN: &str = "mtic/msg/client/realtime/tenant123/project456";
-
-    fn topic(names: &str) -> String {
-        format!("mtic/msg/client/realtime/{names}")
-    }
-
-    fn reason(names: &str) -> &'static str {
-        RouteRules::default()
-            .route(&topic(names))
-            .expect_err(names)
-            .reason()
-    }
-
-    #[test]
-    fn routes_by_tenant_and_project() {
-        let route = RouteRules::default().route(GIVEN).unwrap();
-        assert_eq!(
-            route,
-            Route {
-                topic: "tenant123.project456".into(),
-                tenant: "tenant123".into(),
-                project: "project456".into(),
-                key: Some("project456".into()),
-            }
-        );
-    }
-
-    #[test]
-    fn parts_behind_the_project_do_not_matter() {
-        let route = RouteRules::default()
-            .route(&format!("{GIVEN}/a/b"))
-            .unwrap();
-        assert_eq!(route.topic, "tenant123.project456");
-    }
-
-    #[test]
-    fn parts_are_counted_with_empty_ones() {
-        assert_eq!(reason("/project"), "invalid_tenant");
-        let error = RouteRules::default()
-            .route("/a/b/c/d")
-            .expect_err("five parts");
-        assert_eq!(
-            error,
-            RouteError::TooFewParts {
-                found: 5,
-                needed: 6
-            }
-        );
-        assert!(RouteRules::default().route("/a/b/c/d/e").is_ok());
-    }
-
-    #[test]
-    fn positions_can_be_changed() {
-        let rules = RouteRules {
-            tenant_part: 1,
-            project_part: 0,
-            ..RouteRules::default()
-        };
-        assert_eq!(rules.route("plant/acme").unwrap().topic, "acme.plant");
-    }
-
-    #[test]
-    fn keys_can_be_changed() {
-        for (key, expected) in [
-            (RouteKey::Project, Some("project456")),
-            (RouteKey::MqttTopic, Some(GIVEN)),
-            (RouteKey::None, None),
-        ] {
-            let rules = RouteRules {
-                key,
-                ..RouteRules::default()
-            };
-            assert_eq!(rules.route(GIVEN).unwrap().key.as_deref(), expected);
-        }
-    }
-
-    #[test]
-    fn too_few_parts_are_refused() {
-        assert_eq!(reason("tenant123"), "too_few_parts");
-        let empty = RouteRules::default().route("").expect_err("empty");
-        assert_eq!(empty.reason(), "too_few_parts");
-    }
-
-    #[test]
-    fn names_are_letters_digits_dash_and_underscore() {
-        for bad in ["", "a.b", "a b", "ä", "a\u{0}", "a+", "$a", "a:b", "."] {
-            assert_eq!(reason(&format!("{bad}/p")), "invalid_tenant", "{bad:?}");
-            assert_eq!(reason(&format!("t/{bad}")), "invalid_project", "{bad:?}");
-        }
-        assert!(RouteRules::default().route(&topic("aZ_0-9/-_")).is_ok());
-    }
-
-    #[test]
-    fn a_topic_has_at_most_249_bytes() {
-        let longest = format!("t/{}", "p".repeat(247));
-        let route = RouteRules::default().route(&topic(&longest)).unwrap();
-        assert_eq!(route.topic.len(), MAX_TOPIC_LENGTH);
-        assert_eq!(reason(&format!("{longest}p")), "topic_too_long");
-    }
-
-    #[test]
-    fn reserved_topics_are_refused() {
-        assert_eq!(reason("iot/dead-letter"), "reserved_topic");
-        assert_eq!(reason("__consumer/offsets"), "reserved_topic");
-        let fixed = RouteRules {
-            topic: "{tenant}-{project}".into(),
-            ..RouteRules::default()
-        };
-        for names in ["device/aggregates", "alert/events"] {
-            let error = fixed.route(&topic(names)).expect_err(names);
-            assert_eq!(error.reason(), "reserved_topic");
-        }
-    }
-
-    #[test]
-    fn names_that_only_look_reserved_are_free() {
-        for names in ["iot2/x", "_x/y", "device-aggregates/x", "IOT/x"] {
-            assert!(
-                RouteRules::default().route(&topic(names)).is_ok(),
-                "{names}"
-            );
-        }
-    }
-
-    #[test]
-    fn topics_that_differ_in_dot_and_underscore_collide() {
-        assert_eq!(collision_key("a_b.c"), collision_key("a.b_c"));
-        assert_ne!(collision_key("a-b.c"), collision_key("a.b-c"));
-    }
-
-    #[test]
-    fn errors_repeat_only_the_start_of_a_long_name() {
-        let error = RouteRules::default()
-            .route(&topic(&format!("{}/p", "ü".repeat(10_000))))
-            .expect_err("not ASCII");
-        assert!(error.to_string().len() < 300);
-    }
-
-    #[test]
-    fn good_rules_have_no_problems() {
-        let templates = [
-            "{tenant}.{project}",
-            "in.{project}.of.{tenant}",
-            "all",
-            "{tenant}",
-        ];
-        for template in templates {
-            let rules = RouteRules {
-                topic: template.into(),
-                ..RouteRules::default()
-            };
-            assert_eq!(rules.validate(), [], "{template}");
-        }
-    }
-
-    #[test]
-    fn all_problems_are_named_with_their_field() {
-        let rules = RouteRules {
-            tenant_part: 70_000,
-            project_part: 70_000,
-            topic: "{tenant}/{project}".into(),
-            key: RouteKey::None,
-        };
-        let fields: Vec<_> = rules
-            .validate()
-            .into_iter()
-            .map(|(field, _)| field)
-            .collect();
-        assert_eq!(
-            fields,
-            ["tenant_part", "project_part", "project_part", "topic"]
-        );
-    }
-
-    #[test]
-    fn templates_that_mix_tenants_or_that_kafka_refuses_are_problems() {
-        let long = format!("{{tenant}}.{}", "x".repeat(248));
-        for template in [
-            "",
-            ".",
-            "..",
-            "{tenant}{project}",
-            "{tenant}-{project}",
-            "{tenant}.{tenant}",
-            "{tenant}.{device}",
-            "{tenant}.{project",
-            "a b",
-            "iot.{tenant}.{project}",
-            "__{tenant}",
-            "alert-events",
-            &long,
-        ] {
-            assert!(check_template(template).is_err(), "{template:?}");
-        }
-    }
-
-    #[test]
-    fn every_reason_is_listed() {
-        for names in [
-            "t",
-            ".t/p",
-            "t/.p",
-            "iot/x",
-            &format!("t/{}", "p".repeat(250)),
-        ] {
-            assert!(RouteError::REASONS.contains(&reason(names)));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics_and_only_gives_valid_topics(mqtt in ".{0,300}", names in "[a-z./_-]{0,20}") {
-            for candidate in [mqtt, topic(&names)] {
-                if let Ok(route) = RouteRules::default().route(&candidate) {
-                    prop_assert!(check_topic(&route.topic).is_ok());
-                    prop_assert!(is_name(&route.tenant) && is_name(&route.project));
-                }
-            }
-        }
-
-        #[test]
-        fn different_pairs_never_share_a_topic(
-            a in "[ab_-]{1,4}", b in "[ab_-]{1,4}", c in "[ab_-]{1,4}", d in "[ab_-]{1,4}",
-        ) {
-            let route = |t: &str, p: &str| RouteRules::default().route(&topic(&format!("{t}/{p}")));
-            if let (Ok(one), Ok(other)) = (route(&a, &b), route(&c, &d)) {
-                prop_assert_eq!(one.topic == other.topic, (a, b) == (c, d));
-            }
-        }
-    }
-}
+mod tests;

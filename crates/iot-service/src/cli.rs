@@ -1,6 +1,6 @@
-//! The command line that every service has: `run`, `check-config` and
-//! `config example` over the same sources, and the exit codes 0 (stopped on
-//! request), 2 (bad configuration) and 1 (anything else).
+//! The command line that every service has: `run`, `check-config`,
+//! `config example` and `health` over the same sources, and the exit codes 0
+//! (stopped on request), 2 (bad configuration) and 1 (anything else).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::Listeners;
-use crate::config::{self, Live, Problems, Settings, Sources};
-use crate::logs;
+use crate::config::{self, Live, OpsConfig, Problems, Settings, Sources};
+use crate::{logs, probe};
 
 /// Exit code for a bad configuration, the same as for bad arguments.
 const BAD_CONFIG: u8 = 2;
@@ -58,6 +58,12 @@ pub enum ConfigCommand {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigFile),
+    /// Ask the running service whether it is alive; exits with 1 if not
+    Health {
+        /// Ask whether it is ready instead
+        #[arg(long)]
+        ready: bool,
+    },
 }
 
 /// What `config` can do.
@@ -75,6 +81,10 @@ impl ConfigCommand {
             Self::Config(ConfigFile::Example) => print!("{}", S::EXAMPLE),
             Self::CheckConfig => match config::load::<S>(sources) {
                 Ok(settings) => print!("{}", config::to_yaml(&settings)),
+                Err(problems) => return refuse::<S>(&problems),
+            },
+            Self::Health { ready } => match config::load::<S>(sources) {
+                Ok(settings) => return health(settings.ops(), *ready),
                 Err(problems) => return refuse::<S>(&problems),
             },
         }
@@ -121,6 +131,25 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{} ends: {error:#}", S::SERVICE);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what the ops listener of the running service answers.
+fn health(ops: &OpsConfig, ready: bool) -> ExitCode {
+    let path = if ready { "/readyz" } else { "/livez" };
+    match probe::get(&ops.listen, path) {
+        Ok(answer) => {
+            println!("{}", answer.body);
+            if answer.ok {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("{} (ops.listen) does not answer: {error}", ops.listen);
             ExitCode::FAILURE
         }
     }

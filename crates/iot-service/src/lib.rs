@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod logs;
 pub mod metrics;
 pub mod ops;
+mod probe;
 pub mod shutdown;
 pub mod tls;
 

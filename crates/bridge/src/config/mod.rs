@@ -3,6 +3,8 @@
 mod kafka;
 mod mqtt;
 
+use std::collections::BTreeMap;
+
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::RouteRules;
 use iot_service::config::{ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
@@ -51,6 +53,9 @@ pub struct TopicsConfig {
     pub partitions: i32,
     /// Replicas of a new topic; -1 leaves it to the broker.
     pub replication: i32,
+    /// Settings of a new topic, by Kafka's names, such as `retention.ms`; not
+    /// of the dead-letter topic.
+    pub configs: BTreeMap<String, String>,
     /// How many topics one tenant may open through this bridge.
     pub max_per_tenant: usize,
 }
@@ -61,6 +66,7 @@ impl Default for TopicsConfig {
             create: true,
             partitions: -1,
             replication: -1,
+            configs: BTreeMap::new(),
             max_per_tenant: 1000,
         }
     }

@@ -9,5 +9,4 @@ mod subscriptions;
 
 pub(crate) use link::{Link, LinkEvent, SessionPlan};
 pub(crate) use oversize::{KEPT, Oversize};
-#[allow(unused_imports, reason = "the pipeline takes it up")]
 pub(crate) use session::Granted;

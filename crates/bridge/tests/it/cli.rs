@@ -4,13 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-fn bridge(arguments: &[&str]) -> Command {
+pub(crate) fn bridge(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iot-bridge"));
     command.env_clear().args(arguments);
     command
 }
 
-fn text(output: &Output) -> (String, String) {
+pub(crate) fn text(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr))
 }
@@ -93,6 +93,83 @@ fn a_route_is_shown_or_the_reason_why_not() {
     let bad = route("mtic/msg/client/realtime/iot/dead-letter");
     assert_eq!(bad.status.code(), Some(1));
     assert!(text(&bad).0.contains("reserved_topic"));
+}
+
+#[test]
+fn arguments_of_tools_that_make_no_sense_are_refused_with_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("topics.yaml");
+    std::fs::write(&file, "topics: [{name: x, partitons: 3}, {name: 'a b'}]\n").unwrap();
+    let file = file.to_str().unwrap();
+    for (arguments, problems) in [
+        (
+            vec!["topics", "create", "--file", file],
+            vec![
+                "topics[0].partitons",
+                "topics[1]: \"a b\" is not a Kafka topic",
+            ],
+        ),
+        (
+            vec!["topics", "create", "--file", "/nowhere"],
+            vec!["/nowhere: can't be read"],
+        ),
+        (vec!["topics", "create"], vec!["--file"]),
+        (
+            vec!["dead-letters", "list", "--from", "soon"],
+            vec!["\"soon\" is not a time"],
+        ),
+        (
+            vec!["dead-letters", "replay", "--to", "1h"],
+            vec!["write \"1h ago\""],
+        ),
+        (
+            vec!["dead-letters", "replay", "--from-offset", "12"],
+            vec!["\"12\" is not PARTITION:OFFSET"],
+        ),
+        (
+            vec!["dead-letters", "list", "--set", "kafka.lingr=1s"],
+            vec!["kafka.lingr (command line): unknown setting"],
+        ),
+    ] {
+        let refused = bridge(&arguments).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {refused:?}");
+        let (_, stderr) = text(&refused);
+        for problem in problems {
+            assert!(stderr.contains(problem), "{problem} is not in:\n{stderr}");
+        }
+    }
+}
+
+#[test]
+fn dead_letters_are_not_replayed_to_where_they_are() {
+    let refused = bridge(&["dead-letters", "replay", "--to-topic", "iot.dead-letter"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).1.contains("dead letters of dead letters"));
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = bridge(&["completions", shell]).output().unwrap();
+        assert_eq!(printed.status.code(), Some(0));
+        let script = text(&printed).0;
+        for word in ["dead-letters", "replay", "topics", "health"] {
+            assert!(script.contains(word), "{word} is not completed in {shell}");
+        }
+    }
+}
+
+#[test]
+fn health_is_what_the_running_service_says() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let set = format!("ops.listen={address}");
+    let asked = bridge(&["health", "--set", &set]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(text(&asked).1.contains(&address));
 }
 
 /// A process that is killed with the test.

@@ -44,6 +44,10 @@ impl Cluster {
         self.0.bootstrap_servers()
     }
 
+    pub(crate) fn create(&self, topic: &str, partitions: i32) {
+        self.0.create_topic(topic, partitions, 1).unwrap();
+    }
+
     pub(crate) fn down(&self) {
         self.0.broker_down(-1).unwrap();
     }

@@ -10,6 +10,7 @@ mod cli;
 mod kafka;
 mod real;
 mod secure;
+mod tools;
 
 use std::net::SocketAddr;
 use std::time::Duration;

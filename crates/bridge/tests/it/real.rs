@@ -34,7 +34,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
         .unwrap()
 }
 
-async fn create(topic: &str) {
+pub(crate) async fn create(topic: &str) {
     let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     let created = admin()
         .create_topics([&topic], &AdminOptions::new())

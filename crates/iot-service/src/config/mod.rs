@@ -7,6 +7,7 @@
 
 mod live;
 mod load;
+mod tree;
 mod types;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use live::Live;
 pub(crate) use live::watch;
 pub use load::{assert_example, load};
 pub(crate) use load::{load_given, to_yaml};
+pub use tree::{extract, parse_yaml, read_yaml};
 pub use types::{ByteSize, HumanDuration, Secret};
 
 use crate::logs::LogFormat;
@@ -124,7 +126,10 @@ impl Problems {
     }
 
     /// Ends a check: the value when there is no problem.
-    pub(crate) fn or<T>(self, value: T) -> Result<T, Problems> {
+    ///
+    /// # Errors
+    /// All problems, if there are any.
+    pub fn or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() {
             Ok(value)
         } else {

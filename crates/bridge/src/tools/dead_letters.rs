@@ -1,0 +1,267 @@
+//! `iot-bridge dead-letters`: shows what could not be delivered, and sends it
+//! again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use super::letters::{Letter, Letters, Origin, Start};
+use super::replay::{Replay, replay};
+use super::{Outcome, Tool, time};
+use crate::config::BridgeConfig;
+
+/// What `dead-letters` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List dead letters, the oldest first
+    List(List),
+    /// Send dead letters again, to where the routing leads now
+    ///
+    /// They stay in the dead-letter topic, for Kafka deletes no single record.
+    /// What is printed at the end says from which offsets to go on, so that
+    /// none is sent twice.
+    Replay(Replay),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which letters.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Filter {
+    /// Only those with this reason, such as too_large
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those given up at this time or later: 2026-11-21T10:00:00Z, "2h ago" or -2h
+    #[arg(long, value_name = "TIME", value_parser = time::parse_arg, allow_hyphen_values = true)]
+    from: Option<i64>,
+    /// Only those given up before this time
+    #[arg(long, value_name = "TIME", value_parser = time::parse_arg, allow_hyphen_values = true)]
+    to: Option<i64>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Only those of this partition of the dead-letter topic
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Begin at these offsets; other partitions begin where their log does
+    #[arg(long, value_name = "PARTITION:OFFSET,...", value_delimiter = ',', value_parser = position)]
+    from_offset: Vec<(i32, i64)>,
+}
+
+fn position(text: &str) -> Result<(i32, i64), String> {
+    let parsed = text.split_once(':').and_then(|(partition, offset)| {
+        let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+        (partition >= 0 && offset >= 0).then_some((partition, offset))
+    });
+    parsed.ok_or_else(|| format!("{text:?} is not PARTITION:OFFSET, such as 0:1200"))
+}
+
+impl Filter {
+    fn start(&self) -> Start {
+        Start {
+            partition: self.partition,
+            from: self.from_offset.iter().copied().collect(),
+        }
+    }
+
+    fn takes(&self, letter: &Letter) -> bool {
+        self.reason
+            .as_ref()
+            .is_none_or(|reason| *reason == letter.reason)
+            && self.from.is_none_or(|from| letter.time >= from)
+            && self.to.is_none_or(|to| letter.time < to)
+    }
+
+    /// Gives each letter that the filter takes to `each`, until the limit, the
+    /// end, or until `each` says `false`. Returns from which offsets to go on.
+    pub(super) fn read(
+        &self,
+        config: &BridgeConfig,
+        mut each: impl FnMut(Letter) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let Some(mut letters) = Letters::open(config, &self.start())? else {
+            eprintln!("there is no topic {}", config.dead_letter.topic);
+            return Ok(BTreeMap::new());
+        };
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        while left > 0
+            && let Some(letter) = letters.next()?
+        {
+            if self.takes(&letter) {
+                left -= 1;
+                if !each(letter)? {
+                    break;
+                }
+            }
+        }
+        Ok(letters.positions())
+    }
+}
+
+#[expect(private_interfaces, reason = "as in the trait")]
+impl Tool for DeadLettersCommand {
+    fn run(self, config: &BridgeConfig, runtime: &Runtime) -> anyhow::Result<Outcome> {
+        match self {
+            Self::List(command) => list(&command, config),
+            Self::Replay(command) => replay(&command, config, runtime),
+        }
+    }
+}
+
+fn list(command: &List, config: &BridgeConfig) -> anyhow::Result<Outcome> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut count = 0u64;
+    command.filter.read(config, |letter| {
+        count += 1;
+        if command.json {
+            writeln!(out, "{}", as_json(&letter))?;
+        } else {
+            writeln!(out, "{}", Line(&letter))?;
+        }
+        Ok(true)
+    })?;
+    out.flush()?;
+    if !command.json {
+        eprintln!("{count} dead letters");
+    }
+    Ok(Outcome::Done)
+}
+
+fn as_json(letter: &Letter) -> serde_json::Value {
+    let origin = match &letter.origin {
+        Origin::Mqtt { topic } => json!({ "mqtt_topic": topic }),
+        Origin::Kafka {
+            topic,
+            partition,
+            offset,
+        } => json!({ "kafka_topic": topic, "partition": partition, "offset": offset }),
+        Origin::Unknown => json!({}),
+    };
+    json!({
+        "time": time::show(letter.time),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "origin": origin,
+        "size": letter.size,
+        "cut": letter.cut,
+        "partition": letter.partition,
+        "offset": letter.offset,
+    })
+}
+
+/// A letter on one line. What came from outside can't steer the terminal.
+pub(super) struct Line<'a>(pub(super) &'a Letter);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = self.0;
+        let at = format!("{}:{}", letter.partition, letter.offset);
+        let size = format!("{}{}", letter.size, if letter.cut { " (cut)" } else { "" });
+        let (time, reason) = (time::show(letter.time), plain(&letter.reason));
+        write!(
+            f,
+            "{time}  {at:<10}  {reason:<20}  {size:>9}  {}",
+            letter.origin
+        )
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mqtt { topic } => f.write_str(&plain(topic)),
+            Self::Kafka {
+                topic,
+                partition,
+                offset,
+            } => write!(f, "kafka {} {partition}:{offset}", plain(topic)),
+            Self::Unknown => f.write_str("(unknown)"),
+        }
+    }
+}
+
+fn plain(text: &str) -> String {
+    text.chars().fold(String::new(), |mut plain, c| {
+        if c.is_control() {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+        plain
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::letters::tests::letter;
+    use super::*;
+
+    #[test]
+    fn filters_are_all_met_and_the_end_is_not_included() {
+        let mut letter = letter(&[("dlq-reason", "too_large")], b"x");
+        letter.time = 1000;
+        let takes = |filter: Filter| filter.takes(&letter);
+        assert!(takes(Filter::default()));
+        let reason = |reason: &str| Some(reason.to_string());
+        for (expected, filter) in [
+            (
+                true,
+                Filter {
+                    reason: reason("too_large"),
+                    from: Some(1000),
+                    to: Some(1001),
+                    ..Filter::default()
+                },
+            ),
+            (
+                false,
+                Filter {
+                    reason: reason("too_few_parts"),
+                    ..Filter::default()
+                },
+            ),
+            (
+                false,
+                Filter {
+                    from: Some(1001),
+                    ..Filter::default()
+                },
+            ),
+            (
+                false,
+                Filter {
+                    to: Some(1000),
+                    ..Filter::default()
+                },
+            ),
+        ] {
+            assert_eq!(takes(filter.clone()), expected, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn positions_are_partition_and_offset() {
+        assert_eq!(position("3:1200"), Ok((3, 1200)));
+        for text in ["", "3", "3:", ":4", "-1:4", "3:-4", "a:b"] {
+            assert!(position(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_with_control_characters_can_not_steer_the_terminal() {
+        let letter = letter(&[("dlq-topic", "a/\u{1b}[2J\nb")], b"x");
+        let line = Line(&letter).to_string();
+        assert!(line.ends_with("a/\\u{1b}[2J\\nb"), "{line}");
+    }
+}

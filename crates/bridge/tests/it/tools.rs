@@ -1,0 +1,449 @@
+//! The tools: topics and dead letters, on the mock cluster where that does, on
+//! a real Kafka where it does not.
+
+use std::process::Output;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rumqttc::v5::mqttbytes::v5::Packet;
+
+use crate::cli::{bridge, text};
+use crate::kafka::{Cluster, read_from};
+use crate::real::{brokers, create, tenant};
+use crate::{Bridge, TOPIC, broker::Broker};
+
+/// A dead letter as the bridge writes it.
+struct Letter<'a> {
+    partition: i32,
+    topic: &'a str,
+    reason: &'a str,
+    /// Milliseconds since the epoch.
+    time: i64,
+    payload: &'a str,
+    cut: bool,
+}
+
+const ROUTABLE: Letter<'_> = Letter {
+    partition: 0,
+    topic: TOPIC,
+    reason: "unknown_topic",
+    time: 1_700_000_000_000,
+    payload: "good",
+    cut: false,
+};
+
+fn write(brokers: &str, topic: &str, letters: &[Letter<'_>]) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    for letter in letters {
+        let time = letter.time.to_string();
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in [
+            ("mqtt-topic", letter.topic),
+            ("mqtt-qos", "1"),
+            ("note", "from the device"),
+            ("dlq-reason", letter.reason),
+            ("dlq-topic", letter.topic),
+            ("dlq-time", &time),
+        ] {
+            let value = Some(value);
+            headers = headers.insert(Header { key, value });
+        }
+        if letter.cut {
+            let value = Some("9000000");
+            headers = headers.insert(Header {
+                key: "dlq-size",
+                value,
+            });
+        }
+        let record = BaseRecord::<(), _>::to(topic)
+            .partition(letter.partition)
+            .headers(headers)
+            .payload(letter.payload);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+/// Runs a command to its end against a cluster.
+async fn run(brokers: &str, arguments: &[&str]) -> Output {
+    let mut command = bridge(arguments);
+    command.env("KAFKA_BROKERS", brokers);
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap());
+    ran.await.unwrap()
+}
+
+/// Runs a command and returns what it prints; it has to end with `code`.
+async fn says(brokers: &str, code: i32, arguments: &[&str]) -> String {
+    let output = run(brokers, arguments).await;
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{arguments:?}: {output:?}"
+    );
+    text(&output).0
+}
+
+/// What a replay prints behind `label`.
+fn figure<'a>(printed: &'a str, label: &str) -> &'a str {
+    let line = printed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(label));
+    line.unwrap_or_else(|| panic!("no {label:?} in:\n{printed}"))
+        .trim()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_in_the_order_of_time_and_filtered() {
+    let cluster = Cluster::start();
+    cluster.create("letters", 3);
+    let letters: Vec<_> = (0..9)
+        .map(|number| Letter {
+            // Not in the order of time over the partitions.
+            partition: (number * 2) % 3,
+            topic: "a/b",
+            reason: if number < 4 {
+                "too_few_parts"
+            } else {
+                "too_large"
+            },
+            time: 1_700_000_000_000 + i64::from(number) * 1000,
+            payload: "bad",
+            cut: number == 8,
+        })
+        .collect();
+    write(&cluster.brokers(), "letters", &letters);
+    let list = async |more: &[&str]| {
+        let mut arguments = vec!["dead-letters", "list", "--set", "dead_letter.topic=letters"];
+        arguments.extend(more);
+        let printed = says(&cluster.brokers(), 0, &arguments).await;
+        printed.lines().map(str::to_string).collect::<Vec<_>>()
+    };
+    let all = list(&[]).await;
+    let times: Vec<&str> = all.iter().map(|line| &line[..24]).collect();
+    assert_eq!(times.len(), 9);
+    assert!(times.is_sorted(), "{times:#?}");
+    assert!(all[0].starts_with("2023-11-14T22:13:20.000Z"), "{}", all[0]);
+    assert!(all[8].contains("9000000 (cut)"), "{}", all[8]);
+    assert_eq!(list(&["--reason", "too_few_parts"]).await, all[..4]);
+    assert_eq!(list(&["--limit", "2"]).await, all[..2]);
+    let (from, to) = ("2023-11-14T22:13:22Z", "2023-11-14T22:13:25Z");
+    assert_eq!(list(&["--from", from, "--to", to]).await, all[2..5]);
+    assert_eq!(list(&["--from", "-1h"]).await, [""; 0]);
+    let second = list(&["--partition", "2", "--from-offset", "2:1"]).await;
+    assert_eq!(second, [all[4].clone(), all[7].clone()]);
+    let first: serde_json::Value = serde_json::from_str(&list(&["--json"]).await[0]).unwrap();
+    assert_eq!(first["origin"]["mqtt_topic"], "a/b");
+    assert_eq!(first["reason"], "too_few_parts");
+    assert_eq!(first["size"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_have_a_place_now_go_there_and_the_others_stay() {
+    let cluster = Cluster::start();
+    let brokers = cluster.brokers();
+    let bad = Letter {
+        topic: "a/b",
+        ..ROUTABLE
+    };
+    let cut = Letter {
+        cut: true,
+        ..ROUTABLE
+    };
+    write(&brokers, "iot.dead-letter", &[ROUTABLE, bad, cut, ROUTABLE]);
+    let replay = async |more: &[&str]| {
+        let mut arguments = vec!["dead-letters", "replay", "--set", "topics.create=false"];
+        arguments.extend(more);
+        says(&brokers, 0, &arguments).await
+    };
+    let planned = replay(&["--dry-run"]).await;
+    assert_eq!(figure(&planned, "would be replayed:"), "2");
+    assert!(planned.contains("-> tenant123.project456"), "{planned}");
+
+    let printed = replay(&[]).await;
+    assert_eq!(
+        figure(&printed, "replayed:"),
+        "2",
+        "the dry run sent nothing"
+    );
+    assert_eq!(figure(&printed, "skipped, payload was cut:"), "1");
+    assert_eq!(figure(&printed, "skipped, still not routable:"), "1");
+    assert_eq!(figure(&printed, "too_few_parts:"), "1");
+    assert_eq!(figure(&printed, "failed:"), "0");
+    let records = cluster.read("tenant123.project456", 2).await;
+    for record in &records {
+        assert_eq!(record.text(), "good");
+        assert_eq!(record.key.as_deref(), Some("project456"));
+        assert_eq!(record.header("mqtt-topic"), Some(TOPIC));
+        assert_eq!(record.header("note"), Some("from the device"));
+        assert_eq!(record.header("dlq-reason"), None);
+    }
+
+    let behind = figure(&printed, "to go on behind these: --from-offset");
+    assert_eq!(behind, "0:4");
+    let again = replay(&["--from-offset", behind]).await;
+    assert_eq!(figure(&again, "replayed:"), "0", "none is sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_fails_says_which_and_ends_with_1() {
+    let cluster = Cluster::start();
+    let brokers = cluster.brokers();
+    write(&brokers, "iot.dead-letter", &[ROUTABLE, ROUTABLE, ROUTABLE]);
+    cluster.refuse_next_batch_as_too_large();
+    let arguments = ["dead-letters", "replay", "--set", "topics.create=false"];
+    let printed = says(&brokers, 1, &arguments).await;
+    assert!(
+        printed.contains("failed: 0:0 -> tenant123.project456"),
+        "{printed}"
+    );
+    assert_eq!(
+        figure(&printed, "replayed:"),
+        "2",
+        "the others are not held up"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_say_when_there_is_no_kafka_or_no_dead_letter_topic() {
+    let cluster = Cluster::start();
+    let arguments = ["dead-letters", "list", "--set", "dead_letter.topic=none"];
+    let output = run(&cluster.brokers(), &arguments).await;
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).1.contains("there is no topic none"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_routing_could_have_made_are_listed() {
+    let cluster = Cluster::start();
+    cluster.create("other.topic", 2);
+    cluster.create("not-routed", 1);
+    write(&cluster.brokers(), "other.topic", &[ROUTABLE, ROUTABLE]);
+    let all = says(&cluster.brokers(), 0, &["topics", "list"]).await;
+    let line = |topic: &str| -> Vec<&str> {
+        let line = all.lines().find(|line| line.starts_with(topic));
+        line.unwrap_or_else(|| panic!("no {topic} in:\n{all}"))
+            .split_whitespace()
+            .collect()
+    };
+    assert_eq!(line("other.topic"), ["other.topic", "2", "1", "2"]);
+    assert_eq!(
+        line("tenant123.project456"),
+        ["tenant123.project456", "1", "1", "0"]
+    );
+    assert_eq!(line("iot.dead-letter")[4..], ["(dead", "letters)"]);
+    assert!(!all.contains("not-routed"), "{all}");
+    let arguments = ["topics", "list", "--tenant", "other", "--json"];
+    let of_one = says(&cluster.brokers(), 0, &arguments).await;
+    let rows: Vec<serde_json::Value> = of_one
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let topics: Vec<_> = rows
+        .iter()
+        .map(|row| row["topic"].as_str().unwrap())
+        .collect();
+    assert_eq!(topics, ["iot.dead-letter", "other.topic"]);
+    assert_eq!(
+        (&rows[1]["project"], &rows[1]["records"]),
+        (&"topic".into(), &2.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_leaves_a_running_bridge_and_no_session_behind() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let mqtt = format!("mqtt.brokers=mqtt://{}", broker.address());
+    let arguments = ["preflight", "--set", &mqtt, "--set", "topics.create=false"];
+    let brokers = cluster.brokers();
+    let (printed, ()) = tokio::join!(says(&brokers, 0, &arguments), async {
+        let mut peer = broker.accept(false).await;
+        let connect = peer.connect.clone().unwrap();
+        assert_eq!(connect.client_id, "iot-bridge-preflight");
+        let Packet::Disconnect(goodbye) = peer.next().await else {
+            panic!("it subscribes, or does not say goodbye");
+        };
+        let expiry = goodbye.properties.unwrap().session_expiry_interval;
+        assert_eq!(expiry, Some(0), "the broker is to forget it");
+    });
+    assert!(printed.contains("0 problems"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_fails_when_nobody_answers() {
+    let nobody = Broker::start().await.address();
+    let mqtt = format!("mqtt.brokers=mqtt://{nobody}");
+    let printed = says(&nobody.to_string(), 1, &["preflight", "--set", &mqtt]).await;
+    for line in [
+        "PROBLEM  mqtt: brokers",
+        "PROBLEM  kafka: brokers",
+        "2 problems",
+    ] {
+        assert!(printed.contains(line), "{line} is not in:\n{printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn preflight_finds_nothing_wrong_with_the_stack_until_asked_for_too_much() {
+    let mqtt = std::env::var("MQTT_URL").expect("MQTT_URL: run scripts/stack up");
+    let dead_letter = format!("dead_letter.topic=iot.dead-letter-{}", tenant("preflight"));
+    let mqtt = format!("mqtt.brokers={mqtt}");
+    let preflight = async |code: i32, more: &[&str]| {
+        let mut arguments = vec!["preflight", "--json", "--set", &mqtt, "--set", &dead_letter];
+        arguments.extend(more);
+        let printed = says(&brokers(), code, &arguments).await;
+        let checks = printed
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        checks.collect::<Vec<serde_json::Value>>()
+    };
+    let status = |checks: &[serde_json::Value], name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("no {name} in {checks:#?}"));
+        check["status"].as_str().unwrap().to_string()
+    };
+    let checks = preflight(0, &[]).await;
+    for name in [
+        "mqtt: brokers",
+        "mqtt: session",
+        "kafka: brokers",
+        "kafka: creating topics",
+        "kafka: largest message",
+        "kafka: acks=all",
+        "kafka: dead-letter topic",
+    ] {
+        assert_eq!(status(&checks, name), "ok", "{checks:#?}");
+    }
+    let checks = preflight(1, &["--set", "topics.replication=9"]).await;
+    assert_eq!(status(&checks, "kafka: creating topics"), "problem");
+    let checks = preflight(1, &["--set", "topics.configs.no.such=1"]).await;
+    assert_eq!(status(&checks, "kafka: creating topics"), "problem");
+    let checks = preflight(0, &["--set", "kafka.max_message_bytes=8MiB"]).await;
+    assert_eq!(status(&checks, "kafka: largest message"), "warning");
+    let listed = says(&brokers(), 0, &["topics", "list", "--json"]).await;
+    assert!(
+        !listed.contains("iot-bridge-preflight"),
+        "it made a topic: {listed}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn topics_are_created_once_and_differences_are_said() {
+    let tenant = tenant("ahead");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("topics.yaml");
+    let write = |text: &str| std::fs::write(&file, text.replace("TENANT", &tenant)).unwrap();
+    write(
+        "defaults: {replication: 1, configs: {retention.ms: 3600000}}\n\
+         topics: [{tenant: TENANT, project: p, partitions: 3}, {name: TENANT.q, partitions: 1}]\n",
+    );
+    let create = async |code: i32, more: &[&str]| {
+        let mut arguments = vec!["topics", "create", "--file", file.to_str().unwrap()];
+        arguments.extend(more);
+        let printed = says(&brokers(), code, &arguments).await;
+        printed.replace(&tenant, "TENANT")
+    };
+    let both = |state: &str| format!("TENANT.p: {state}\nTENANT.q: {state}\n");
+    assert_eq!(create(0, &["--dry-run"]).await, both("would be created"));
+    assert_eq!(
+        create(0, &[]).await,
+        both("created"),
+        "the dry run made none"
+    );
+    assert_eq!(create(0, &[]).await, both("exists"));
+    let listed = says(&brokers(), 0, &["topics", "list", "--tenant", &tenant]).await;
+    let listed = listed.replace(&tenant, "TENANT");
+    let row = listed
+        .lines()
+        .find(|line| line.starts_with("TENANT.p"))
+        .unwrap();
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>(),
+        ["TENANT.p", "3", "1", "0"]
+    );
+
+    write(
+        "topics:\n- {name: TENANT.p, partitions: 4, configs: {retention.ms: -1}}\n\
+         - {name: TENANT_q}\n- {name: TENANT.r, replication: 9}\n\
+         - {name: TENANT.s, configs: {no.such: 1}}\n",
+    );
+    let printed = create(1, &[]).await;
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(
+        lines[0],
+        "TENANT.p: exists but differs: partitions asked 4, there 3; retention.ms asked -1, there 3600000"
+    );
+    assert_eq!(
+        lines[1],
+        "TENANT_q: refused: TENANT.q exists, and to Kafka . and _ are the same"
+    );
+    assert!(
+        lines[2].contains("must not be above the number of brokers"),
+        "{printed}"
+    );
+    assert!(lines[3].contains("is not one of Kafka's"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn what_a_bridge_gave_up_is_found_and_sent_to_a_topic_made_for_it() {
+    let (broker, tenant) = (Broker::start().await, tenant("replay"));
+    let dead_letters = format!("iot.dead-letter-{tenant}");
+    create(&dead_letters).await;
+    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+        config.dead_letter.topic = dead_letters.clone();
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    // Too short for the rules of this bridge.
+    for id in 1..=20u16 {
+        peer.publish(id, &format!("plant/{tenant}"), id.to_string().as_bytes())
+            .await;
+    }
+    assert_eq!(
+        peer.acknowledgements(20).await,
+        (1..=20).collect::<Vec<_>>()
+    );
+    bridge.stop().await;
+
+    let setting = format!("dead_letter.topic={dead_letters}");
+    let run = async |more: &[&str]| {
+        let mut arguments = vec!["dead-letters"];
+        arguments.extend(more);
+        arguments.extend([
+            "--set",
+            &setting,
+            "--reason",
+            "too_few_parts",
+            "--from",
+            "1h ago",
+        ]);
+        says(&brokers(), 0, &arguments).await
+    };
+    assert_eq!(run(&["list"]).await.lines().count(), 20);
+    assert_eq!(figure(&run(&["replay"]).await, "too_few_parts:"), "20");
+    let rules = [
+        "replay",
+        "--set",
+        "route.tenant_part=1",
+        "--set",
+        "route.project_part=0",
+    ];
+    let printed = run(&rules).await;
+    assert_eq!(figure(&printed, "replayed:"), "20", "{printed}");
+    assert_eq!(figure(&printed, "failed:"), "0");
+    let records = read_from(brokers(), format!("{tenant}.plant"), 20).await;
+    let payloads: Vec<_> = records
+        .iter()
+        .map(|record| record.text().to_string())
+        .collect();
+    let expected: Vec<_> = (1..=20).map(|id| id.to_string()).collect();
+    assert_eq!(payloads, expected);
+    assert_eq!(records[0].key.as_deref(), Some("plant"));
+}

@@ -1,0 +1,104 @@
+//! YAML files that are not a service's settings, such as lists for its tools.
+
+use std::path::Path;
+
+use config::{Config, File, FileFormat};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Problems;
+use super::load::join;
+
+/// Reads a YAML file whose root is a section.
+///
+/// # Errors
+/// It can't be read, or is not YAML.
+pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
+    let problem = |message: String| {
+        let mut problems = Problems::default();
+        problems.add(path.display().to_string(), message);
+        problems
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| problem(format!("can't be read: {error}")))?;
+    parse_yaml(&text).map_err(problem)
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// It is not YAML.
+pub fn parse_yaml(text: &str) -> Result<Value, String> {
+    Config::builder()
+        .add_source(File::from_str(text, FileFormat::Yaml))
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| error.to_string())
+}
+
+/// Makes a `T` of what stands at `path`, or adds what is wrong with it.
+pub fn extract<T: DeserializeOwned>(
+    value: &Value,
+    path: &str,
+    problems: &mut Problems,
+) -> Option<T> {
+    match serde_path_to_error::deserialize(value) {
+        Ok(extracted) => Some(extracted),
+        Err(error) => {
+            let below = error.path().to_string();
+            let path = match (path, below.as_str()) {
+                (path, ".") => path.to_string(),
+                (path, below) => join(path, below),
+            };
+            problems.add(path, error.inner().to_string());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Entry {
+        name: String,
+        #[serde(default)]
+        limits: BTreeMap<String, u32>,
+    }
+
+    #[test]
+    fn problems_are_named_with_their_path() {
+        let text = "good: {name: a, limits: {max.bytes: 1}}\n\
+                    type: {name: a, limits: {max.bytes: many}}\n\
+                    key: {name: a, limts: {}}\n";
+        let tree = parse_yaml(text).unwrap();
+        let mut problems = Problems::default();
+        let good: Option<Entry> = extract(&tree["good"], "good", &mut problems);
+        assert_eq!(good.unwrap().limits["max.bytes"], 1);
+        for path in ["type", "key"] {
+            assert_eq!(extract::<Entry>(&tree[path], path, &mut problems), None);
+        }
+        let problems = problems.to_string();
+        assert!(
+            problems.contains("type.limits.max.bytes: invalid type"),
+            "{problems}"
+        );
+        assert!(problems.contains("key.limts: unknown field"), "{problems}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let problems = read_yaml(Path::new("/nowhere/topics.yaml")).unwrap_err();
+        assert!(
+            problems
+                .to_string()
+                .starts_with("/nowhere/topics.yaml: can't be read")
+        );
+    }
+}
