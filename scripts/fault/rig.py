@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Generous: the machine may be busy with other things.
 DEADLINE = 240
 PREFIX = "mtic/msg/client/realtime"
+# A topic of the bridge's own.
+SESSIONS = "iot.bridge-sessions"
 
 
 class Failed(Exception):
@@ -159,6 +161,11 @@ transaction.state.log.replication.factor=1
     def end(self):
         """In order: the other broker takes over at once."""
         end(self.process, 60)
+
+    def spare(self, *names):
+        """Keeps these topics on the first broker, whatever happens to this one."""
+        for name in (*names, SESSIONS):
+            self.rig.topics("--create", "--if-not-exists", "--topic", name, "--replica-assignment", "1")
 
     def topic(self, name):
         """A topic with a replica on either broker, led by the first."""

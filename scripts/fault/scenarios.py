@@ -63,6 +63,7 @@ class Trial:
         self.bridges, self.loads = [], []
         # Whether the broker forgot the session while the bridge was away.
         self.session_lost = False
+        self.skipped = False
 
     # -- the parts
 
@@ -99,6 +100,7 @@ class Trial:
             self.row.problems.append(problem)
 
     def skip(self, why):
+        self.skipped = True
         self.note(f"skipped: {why}")
 
     def recovery(self, load, ended=None, delivered=True):
@@ -136,6 +138,8 @@ class Trial:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        if self.rig.second:
+            self.rig.second.end()
         self.rig.stack("up")
 
 
@@ -349,13 +353,13 @@ def poison_in_batch(trial):
 def dead_letters_blocked(trial):
     second = trial.rig.second_broker()
     second.topic(trial.dead_letters)
-    trial.rig.topics("--create", "--topic", trial.topic, "--replica-assignment", "1")
+    second.spare(trial.topic)
     bridge = trial.bridge()
     load = trial.load()
     trial.load(project="not.valid", kind="bad-", rate=max(1, trial.form.rate // 100), topics=[trial.dead_letters])
     second.end()
     bridge.stalled()
-    trial.note(f"readiness: {bridge.readiness()[1].strip()}"[:160])
+    trial.note("readiness says stalled")
     time.sleep(trial.form.down / 3)
     second.start()
     trial.recovery(load)
@@ -370,8 +374,7 @@ def tenant_blocked(trial):
     blocked, flowing = trial.tenant + "a", trial.tenant + "b"
     second = trial.rig.second_broker()
     second.topic(f"{blocked}.p")
-    for topic in (f"{flowing}.p", trial.dead_letters):
-        trial.rig.topics("--create", "--topic", topic, "--replica-assignment", "1")
+    second.spare(f"{flowing}.p", trial.dead_letters)
     filters = f"{PREFIX}/{blocked}/#,{PREFIX}/{flowing}/#"
     bridge = trial.bridge(mqtt__isolation="filter", mqtt__filters=filters)
     held = trial.load(tenant=blocked, rate=trial.form.rate // 2)
