@@ -45,6 +45,7 @@ pub use config::{
 use creator::{Admin, Creator};
 use metrics::Metrics;
 use sessions::{Purpose, Shared};
+use tools::preflight;
 
 const OPS_DEADLINE: Duration = Duration::from_secs(2);
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
@@ -97,7 +98,12 @@ async fn serve(
     let creator = Creator::new(admin.clone(), &config.topics, dead_letters);
     let helpers = [
         tokio::spawn(creator.run(wanted_end)),
-        tokio::spawn(watch_kafka(admin, kafka_health, trouble_end)),
+        tokio::spawn(watch_kafka(
+            admin,
+            config.clone(),
+            kafka_health,
+            trouble_end,
+        )),
     ];
     let shared = Shared {
         config: live,
@@ -118,16 +124,21 @@ async fn serve(
 /// Tells whether Kafka can be reached: at the start, and after it could not.
 async fn watch_kafka(
     admin: Arc<Admin>,
+    config: Arc<BridgeConfig>,
     health: Component,
     mut trouble: watch::Receiver<Option<String>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+    let mut checked = false;
     loop {
         trouble.mark_unchanged();
         match probe(admin.clone()).await {
             Ok(()) => {
                 health.ready();
                 backoff.reset();
+                if !std::mem::replace(&mut checked, true) {
+                    preflight::warn(&preflight::kafka_checks(&admin, &config).await);
+                }
                 if trouble.changed().await.is_err() {
                     return;
                 }

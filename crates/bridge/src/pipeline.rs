@@ -32,6 +32,7 @@ use crate::pace::Pace;
 use crate::redelivery::{Answer, Redelivery};
 use crate::ring::{Ring, Seq};
 use crate::router::Router;
+use crate::tools::preflight;
 use crate::topics::{TopicId, Topics};
 use leave::Leaving;
 
@@ -243,8 +244,15 @@ impl Pipeline {
                 self.receive(publish, Some(Cut { size, sha256 }))?;
             }
             LinkEvent::Connected {
-                broker, resumed, ..
-            } => self.connected(broker, resumed),
+                broker,
+                resumed,
+                granted,
+            } => {
+                if !self.known_brokers.contains(&broker) {
+                    preflight::warn(&preflight::mqtt_checks(&granted, &self.config.mqtt));
+                }
+                self.connected(broker, resumed);
+            }
             LinkEvent::Subscribed => {
                 self.gauges.connected.set(1);
                 self.health.mqtt.ready();

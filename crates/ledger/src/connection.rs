@@ -6,6 +6,8 @@
 //! first copies of a connection's messages therefore reach the broker in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -89,6 +91,8 @@ pub(crate) struct Job {
     pub(crate) run: String,
     pub(crate) conn: u32,
     pub(crate) messages: u64,
+    /// Fewer messages than that, once somebody lowers it.
+    pub(crate) limit: Arc<AtomicU64>,
     pub(crate) payload_size: usize,
     /// Unacknowledged messages at a time; the broker may lower it.
     pub(crate) window: u16,
@@ -302,11 +306,17 @@ impl Publisher {
     }
 
     fn done(&self) -> bool {
-        self.next == self.job.messages && self.waiting.is_empty()
+        self.next >= self.messages() && self.waiting.is_empty()
     }
 
     fn has_room(&self, window: usize) -> bool {
-        self.next < self.job.messages && self.waiting.len() < window
+        self.next < self.messages() && self.waiting.len() < window
+    }
+
+    fn messages(&self) -> u64 {
+        self.job
+            .messages
+            .min(self.job.limit.load(Ordering::Relaxed))
     }
 
     fn next_due(&self) -> Option<Instant> {

@@ -35,6 +35,7 @@ impl Broker {
             run: RUN.to_owned(),
             conn: 7,
             messages,
+            limit: Arc::new(AtomicU64::new(u64::MAX)),
             payload_size: 300,
             window,
             pace: Pace::Max,
@@ -170,6 +171,22 @@ async fn sends_everything_once_and_in_order() {
     );
     assert_eq!(outcome.ack_latency.percentiles().unwrap().count, 70_000);
     assert_eq!(outcome.error, None);
+}
+
+#[tokio::test]
+async fn a_lowered_limit_ends_it_once_all_is_acknowledged() {
+    let broker = Broker::new().await;
+    let job = broker.job(1000, 2);
+    let limit = job.limit.clone();
+    let publishing = tokio::spawn(publish(job));
+    let mut peer = broker.accept(None).await;
+    let (first, second) = (peer.message().await, peer.message().await);
+    limit.store(3, Ordering::Relaxed);
+    peer.ack(first.0, PubAckReason::Success).await;
+    peer.ack(second.0, PubAckReason::Success).await;
+    assert_eq!(peer.ack_all().await, [2]);
+    let outcome = publishing.await.unwrap();
+    assert_eq!((outcome.published, outcome.acked), (3, 3));
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@
 //! and rskafka does not tell them from the others.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,6 +67,10 @@ pub(crate) struct Args {
     /// Stop waiting when, for so long, no further message of the run arrived.
     #[arg(long, default_value = "60s")]
     timeout: HumanDuration,
+    /// Write what arrived to this file: a line "CONNECTION FIRST LAST" for each
+    /// stretch of messages without a gap.
+    #[arg(long)]
+    found: Option<PathBuf>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -103,8 +110,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         readers.spawn(topic.read());
     }
     drop(sender);
-    let report = tally(Tally::new(plan), batches, *args.timeout).await;
+    let mut tally = Tally::new(plan);
+    fill(&mut tally, batches, *args.timeout).await;
     readers.shutdown().await;
+    if let Some(path) = &args.found {
+        write_found(&tally, path).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let report = tally.report();
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -148,12 +160,12 @@ async fn connect(
 
 /// Feeds the tally until the run is there and every partition was read to its
 /// end (for the copies beyond the first), or nothing new came for `patience`.
-async fn tally(mut tally: Tally, mut batches: mpsc::Receiver<Batch>, patience: Duration) -> Report {
+async fn fill(tally: &mut Tally, mut batches: mpsc::Receiver<Batch>, patience: Duration) {
     let mut at_end: HashMap<(String, i32), bool> = HashMap::new();
     let mut progress = Instant::now();
     while let Ok(Some(batch)) = timeout_at(progress + patience, batches.recv()).await {
         let arrived = tally.arrived();
-        record(&mut tally, &batch);
+        record(tally, &batch);
         at_end.insert((batch.topic, batch.partition), batch.at_end);
         if tally.arrived() > arrived {
             progress = Instant::now();
@@ -162,7 +174,14 @@ async fn tally(mut tally: Tally, mut batches: mpsc::Receiver<Batch>, patience: D
             break;
         }
     }
-    tally.report()
+}
+
+fn write_found(tally: &Tally, path: &Path) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for (conn, first, last) in tally.found() {
+        writeln!(file, "{conn} {first} {last}")?;
+    }
+    file.flush()
 }
 
 fn record(tally: &mut Tally, batch: &Batch) {

@@ -1,7 +1,10 @@
 //! `iot-ledger publish`: a run of numbered messages over several connections.
 
+use std::io;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +15,15 @@ use iot_core::mqtt_url::{MqttUrl, MqttUrlError};
 use iot_service::config::HumanDuration;
 use rumqttc::v5::mqttbytes::v5::Login;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::connection::{self, Job, Outcome, Pace};
 use crate::histogram::{Histogram, Percentiles};
 use crate::payload;
 use crate::verify::Plan;
+
+const STOP_AHEAD: Duration = Duration::from_millis(200);
 
 /// Messages a second over all connections, or as fast as they are acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +70,8 @@ pub(crate) struct Args {
     /// time that a message carries is the time it was due.
     #[arg(long, default_value = "max")]
     rate: Rate,
-    /// Messages over all connections.
+    /// Messages over all connections. At a rate, SIGTERM ends the run early: the
+    /// summary says how many messages it was.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
     /// Exact size of each payload in bytes.
@@ -136,13 +143,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             .exit();
     }
     let start = Instant::now();
-    let jobs = jobs(&args, &run, start);
+    let limit = Arc::new(AtomicU64::new(u64::MAX));
+    let jobs = jobs(&args, &run, start, &limit);
+    let stop = match args.rate {
+        Rate::Max => None,
+        Rate::PerSecond(rate) => Some(tokio::spawn(stop_early(
+            limit.clone(),
+            start,
+            rate / f64::from(args.connections),
+        ))),
+    };
     let outcomes = join_all(
         jobs.into_iter()
             .map(|job| tokio::spawn(connection::publish(job))),
     );
     let outcomes = outcomes.await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let summary = Summary::new(&args, run, &outcomes, start.elapsed());
+    if let Some(stop) = stop {
+        stop.abort();
+    }
+    let messages = planned(args.messages, args.connections, &limit);
+    let summary = Summary::new(&args, run, messages, &outcomes, start.elapsed());
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -156,7 +176,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn jobs(args: &Args, run: &str, start: Instant) -> Vec<Job> {
+/// On SIGTERM lowers `limit` to what is due by then, the same for every connection.
+/// `rate`: of each.
+async fn stop_early(limit: Arc<AtomicU64>, start: Instant, rate: f64) -> io::Result<()> {
+    let mut stop = signal(SignalKind::terminate())?;
+    stop.recv().await;
+    // A little later than now, so that no connection has sent more already.
+    let at = start.elapsed() + STOP_AHEAD;
+    limit.store((at.as_secs_f64() * rate) as u64 + 1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The messages of the whole run, which a stop may have made fewer.
+fn planned(messages: u64, connections: u32, limit: &AtomicU64) -> u64 {
+    let most = limit
+        .load(Ordering::Relaxed)
+        .saturating_mul(connections.into());
+    messages.min(most)
+}
+
+fn jobs(args: &Args, run: &str, start: Instant, limit: &Arc<AtomicU64>) -> Vec<Job> {
     let plan = Plan {
         run: run.to_owned(),
         connections: args.connections,
@@ -181,6 +220,7 @@ fn jobs(args: &Args, run: &str, start: Instant) -> Vec<Job> {
             run: run.to_owned(),
             conn,
             messages: plan.of(conn),
+            limit: limit.clone(),
             payload_size: args.payload_size,
             window: args.window,
             pace: pace(conn),
@@ -190,7 +230,14 @@ fn jobs(args: &Args, run: &str, start: Instant) -> Vec<Job> {
 }
 
 impl Summary {
-    fn new(args: &Args, run: String, outcomes: &[Outcome], elapsed: Duration) -> Self {
+    /// `messages`: how many there were to send.
+    fn new(
+        args: &Args,
+        run: String,
+        messages: u64,
+        outcomes: &[Outcome],
+        elapsed: Duration,
+    ) -> Self {
         let sum = |field: fn(&Outcome) -> u64| outcomes.iter().map(field).sum::<u64>();
         let mut latency = Histogram::default();
         outcomes
@@ -200,10 +247,10 @@ impl Summary {
         Self {
             run,
             connections: args.connections,
-            messages: args.messages,
+            messages,
             published: sum(|o| o.published),
             acked,
-            unacked: args.messages - acked - refused,
+            unacked: messages - acked - refused,
             resent: sum(|o| o.resent),
             refused,
             unmatched: sum(|o| o.unmatched),
@@ -262,6 +309,15 @@ mod tests {
         for text in ["", "0", "-1", "inf", "NaN", "fast"] {
             assert!(text.parse::<Rate>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_stop_leaves_the_plan_of_a_run() {
+        let planned = |limit| planned(1002, 4, &AtomicU64::new(limit));
+        assert_eq!(planned(u64::MAX), 1002);
+        assert_eq!(planned(10), 40, "all connections to the same number");
+        assert_eq!(planned(250), 1000);
+        assert_eq!(planned(251), 1002, "never more than was planned");
     }
 
     #[test]

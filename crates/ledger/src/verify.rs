@@ -81,11 +81,16 @@ impl Conn {
 
     /// The ranges that did not arrive, first to last included.
     fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.ranges(false)
+    }
+
+    /// The ranges that arrived, or did not, first to last included.
+    fn ranges(&self, arrived: bool) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let first = (next..self.expected).find(|seq| !self.has(*seq))?;
+            let first = (next..self.expected).find(|seq| self.has(*seq) == arrived)?;
             let end = (first..self.expected)
-                .find(|seq| self.has(*seq))
+                .find(|seq| self.has(*seq) != arrived)
                 .unwrap_or(self.expected);
             next = end;
             Some((first, end - 1))
@@ -276,6 +281,14 @@ impl Tally {
     /// Whether nothing is missing any more.
     pub(crate) fn all_arrived(&self) -> bool {
         self.arrived == self.plan.messages
+    }
+
+    /// The ranges that arrived, first to last included, by connection.
+    pub(crate) fn found(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+        (0u32..).zip(&self.conns).flat_map(|(conn, state)| {
+            let ranges = state.ranges(true);
+            ranges.map(move |(first, last)| (conn, first, last))
+        })
     }
 
     pub(crate) fn report(&self) -> Report {

@@ -201,5 +201,13 @@ proptest! {
             let gaps: Vec<u64> = (0..40).filter(|seq| !firsts.contains(&(conn, *seq))).collect();
             prop_assert_eq!(named, gaps);
         }
+
+        // And the ranges that arrived are exactly the first copies.
+        let found: Vec<(u32, u64)> = tally
+            .found()
+            .flat_map(|(conn, first, last)| (first..=last).map(move |seq| (conn, seq)))
+            .collect();
+        firsts.sort_unstable();
+        prop_assert_eq!(found, firsts);
     }
 }

@@ -77,7 +77,8 @@ fn packet(stream: &mut impl std::io::Read) -> (u8, Vec<u8>) {
     (first, body)
 }
 
-/// Writes `records` to a new topic and verifies `run_name` there.
+/// Writes `records` to a new topic and verifies `run_name` there; the report
+/// has, as `found`, the text of the file that names what arrived.
 async fn verify(
     run_name: &str,
     messages: usize,
@@ -87,6 +88,7 @@ async fn verify(
     create_topic(&topic, 2).await;
     produce(&topic, records).await;
     let (brokers, total) = (kafka_brokers(), messages.to_string());
+    let found = tempfile::NamedTempFile::new().unwrap();
     let verified = run(&[
         "verify-kafka",
         "--brokers",
@@ -101,10 +103,14 @@ async fn verify(
         &total,
         "--timeout",
         "3s",
+        "--found",
+        &found.path().display().to_string(),
         "--json",
     ])
     .await;
-    (verified.code, verified.json())
+    let mut report = verified.json();
+    report["found"] = std::fs::read_to_string(found.path()).unwrap().into();
+    (verified.code, report)
 }
 
 #[tokio::test]
@@ -140,6 +146,7 @@ async fn a_gap_fails_and_is_named() {
     let missing =
         json!([{"conn": 0, "first": 20, "last": 22}, {"conn": 0, "first": 49, "last": 49}]);
     assert_eq!(report["missing"], missing);
+    assert_eq!(report["found"], "0 0 19\n0 23 48\n");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! `iot-bridge preflight`: asks both sides what they will do to this load, and
 //! says of each trouble what to change. A bridge that starts warns of the same.
 
-pub(crate) mod kafka;
-pub(crate) mod mqtt;
+mod kafka;
+mod mqtt;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -14,6 +14,22 @@ use tokio::runtime::Runtime;
 use super::{Outcome, Tool};
 use crate::config::BridgeConfig;
 use crate::creator;
+
+pub(crate) use kafka::kafka_checks;
+pub(crate) use mqtt::mqtt_checks;
+
+/// Says what is not as it should be.
+pub(crate) fn warn(checks: &[Check]) {
+    for check in checks.iter().filter(|check| check.status != Status::Ok) {
+        let Check {
+            name,
+            found,
+            advice,
+            ..
+        } = check;
+        tracing::warn!(check = name, found, advice, "preflight");
+    }
+}
 
 /// How good or bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -102,7 +118,7 @@ impl Tool for Preflight {
 
 async fn checks(config: &BridgeConfig) -> anyhow::Result<Vec<Check>> {
     let admin = creator::admin(&config.kafka)?;
-    let (mqtt, kafka) = tokio::join!(mqtt::ask(&config.mqtt), kafka::kafka_checks(&admin, config));
+    let (mqtt, kafka) = tokio::join!(mqtt::ask(&config.mqtt), kafka_checks(&admin, config));
     Ok(mqtt.into_iter().chain(kafka).collect())
 }
 
