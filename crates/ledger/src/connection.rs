@@ -29,10 +29,10 @@ use crate::histogram::Histogram;
 use crate::payload::{self, Mark};
 
 /// To connect and be greeted.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-const PING_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(5);
 /// A broker that is silent for so long, pings included, is gone.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Bytes gathered before a write; more only grows the latency.
 const WRITE_CHUNK: usize = 64 * 1024;
 /// Packet identifiers are 1 to 65,535.
@@ -248,49 +248,16 @@ impl Publisher {
             window,
             ..
         } = &self.job;
-        let mut stream = TcpStream::connect((url.host.as_str(), url.port))
-            .await
-            .with_context(|| format!("connecting to {url}"))?;
-        stream.set_nodelay(true).context("setting TCP_NODELAY")?;
         let connect = Connect {
             keep_alive: DEAD_AFTER.as_secs() as u16,
             client_id: format!("ledger-{run}-{conn}"),
             clean_start: true,
             properties: None,
         };
-        write(&Packet::Connect(connect, None, login.clone()), output)?;
-        stream
-            .write_all_buf(output)
-            .await
-            .context("writing to the broker")?;
-        let greeting = loop {
-            match read(input)? {
-                Some(packet) => break packet,
-                None if stream
-                    .read_buf(input)
-                    .await
-                    .context("reading from the broker")?
-                    == 0 =>
-                {
-                    bail!("the broker closed the connection");
-                }
-                None => {}
-            }
-        };
-        match greeting {
-            Packet::ConnAck(ConnAck {
-                code: ConnectReturnCode::Success,
-                properties,
-                ..
-            }) => {
-                let maximum = properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX);
-                Ok((stream, usize::from(maximum.min(*window))))
-            }
-            Packet::ConnAck(refusal) => {
-                bail!("the broker refused the connection: {:?}", refusal.code)
-            }
-            other => bail!("the broker greeted with {other:?}"),
-        }
+        let (stream, ack) = greet(url, connect, login.clone(), input, output).await?;
+        let maximum = ack.properties.and_then(|p| p.receive_max);
+        let maximum = maximum.unwrap_or(u16::MAX).min(*window);
+        Ok((stream, usize::from(maximum)))
     }
 
     /// On a new connection: what is unacknowledged goes out first, numbered anew.
@@ -424,6 +391,46 @@ impl Publisher {
     }
 }
 
+/// Connects to the broker and waits until it accepts; without a deadline.
+pub(crate) async fn greet(
+    url: &MqttUrl,
+    connect: Connect,
+    login: Option<Login>,
+    input: &mut BytesMut,
+    output: &mut BytesMut,
+) -> anyhow::Result<(TcpStream, ConnAck)> {
+    let mut stream = TcpStream::connect((url.host.as_str(), url.port))
+        .await
+        .with_context(|| format!("connecting to {url}"))?;
+    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+    write(&Packet::Connect(connect, None, login), output)?;
+    stream
+        .write_all_buf(output)
+        .await
+        .context("writing to the broker")?;
+    let greeting = loop {
+        match read(input)? {
+            Some(packet) => break packet,
+            None if stream
+                .read_buf(input)
+                .await
+                .context("reading from the broker")?
+                == 0 =>
+            {
+                bail!("the broker closed the connection");
+            }
+            None => {}
+        }
+    };
+    match greeting {
+        Packet::ConnAck(ack) if ack.code == ConnectReturnCode::Success => Ok((stream, ack)),
+        Packet::ConnAck(refusal) => {
+            bail!("the broker refused the connection: {:?}", refusal.code)
+        }
+        other => bail!("the broker greeted with {other:?}"),
+    }
+}
+
 /// At once when there is no such time.
 async fn wait_until(time: Option<Instant>) {
     if let Some(time) = time {
@@ -431,7 +438,7 @@ async fn wait_until(time: Option<Instant>) {
     }
 }
 
-fn write(packet: &Packet, output: &mut BytesMut) -> anyhow::Result<()> {
+pub(crate) fn write(packet: &Packet, output: &mut BytesMut) -> anyhow::Result<()> {
     packet
         .write(output, None)
         .map(drop)
@@ -439,7 +446,7 @@ fn write(packet: &Packet, output: &mut BytesMut) -> anyhow::Result<()> {
 }
 
 /// The next packet, if it is there as a whole.
-fn read(input: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
+pub(crate) fn read(input: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
     match Packet::read(input, None) {
         Ok(packet) => Ok(Some(packet)),
         Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),

@@ -6,6 +6,7 @@ mod kafka;
 mod payload;
 mod publish;
 mod security;
+mod subscribe;
 mod verify;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ use clap::Parser;
 enum Command {
     /// Publish a run of messages over MQTT 5 with QoS 1.
     Publish(publish::Args),
+    /// Subscribe with MQTT 5 and QoS 1, take messages and throw them away.
+    Subscribe(subscribe::Args),
     /// Read Kafka and report what of a run was lost, doubled, reordered or changed.
     VerifyKafka(kafka::Args),
 }
@@ -29,6 +32,7 @@ enum Command {
 async fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Publish(args) => publish::run(args).await,
+        Command::Subscribe(args) => subscribe::run(args).await,
         Command::VerifyKafka(args) => kafka::run(args).await,
     };
     outcome.unwrap_or_else(|error| {

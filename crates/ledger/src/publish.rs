@@ -44,11 +44,12 @@ impl FromStr for Rate {
     }
 }
 
+/// Where to connect to.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Broker to publish to.
+pub(crate) struct Broker {
+    /// Broker to connect to.
     #[arg(long, env = "MQTT_URL", default_value = "mqtt://127.0.0.1:1883", value_parser = plain_url)]
-    url: MqttUrl,
+    pub(crate) url: MqttUrl,
     /// User to log in as, with the password in MQTT_PASSWORD.
     #[arg(long, default_value = "")]
     username: String,
@@ -60,6 +61,28 @@ pub(crate) struct Args {
         hide_env_values = true
     )]
     password: String,
+}
+
+impl Broker {
+    #[cfg(test)]
+    pub(crate) fn of(url: MqttUrl) -> Self {
+        let (username, password) = Default::default();
+        Self {
+            url,
+            username,
+            password,
+        }
+    }
+
+    pub(crate) fn login(&self) -> Option<Login> {
+        (!self.username.is_empty()).then(|| Login::new(&self.username, &self.password))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    broker: Broker,
     /// Topic to publish to.
     #[arg(long, default_value = "mtic/msg/client/realtime/tenant123/project456", value_parser = valid_topic)]
     topic: String,
@@ -211,10 +234,10 @@ fn jobs(args: &Args, run: &str, start: Instant, limit: &Arc<AtomicU64>) -> Vec<J
             step: f64::from(args.connections) / rate,
         },
     };
-    let login = (!args.username.is_empty()).then(|| Login::new(&args.username, &args.password));
+    let login = args.broker.login();
     (0..args.connections)
         .map(|conn| Job {
-            url: args.url.clone(),
+            url: args.broker.url.clone(),
             login: login.clone(),
             topic: Bytes::from(args.topic.clone()),
             run: run.to_owned(),

@@ -1,0 +1,46 @@
+"""What has to be reached, and whether it was."""
+
+import operator
+
+AT_LEAST, AT_MOST, ABOVE, BELOW = "at least", "at most", "above", "below"
+HOLDS = {AT_LEAST: operator.ge, AT_MOST: operator.le, ABOVE: operator.gt, BELOW: operator.lt}
+
+# (case, measured value, how it compares, goal, what it is)
+GOALS = [
+    ("small", "ratio", AT_LEAST, 0.8, "200 B: of the best bare subscriber in the same round"),
+    ("small", "times_mq-bridge", ABOVE, 1.0, "200 B: times mq-bridge in the same round"),
+    ("small", "cpu_us", AT_MOST, 7, "200 B: CPU us a message"),
+    ("small", "peak_mb", AT_MOST, 32, "200 B: peak memory in MB"),
+    ("small", "lost", AT_MOST, 0, "200 B: lost"),
+    ("small", "duplicated", AT_MOST, 0, "200 B: duplicated"),
+    ("large", "ratio", AT_LEAST, 0.8, "5 KB: of the best bare subscriber in the same round"),
+    ("large", "peak_mb", AT_MOST, 32, "5 KB: peak memory in MB"),
+    ("large", "lost", AT_MOST, 0, "5 KB: lost"),
+    ("sessions", "ratio", AT_LEAST, 0.8, "four sessions at rumqttd: of four bare subscribers"),
+    ("sessions", "lost", AT_MOST, 0, "four sessions at rumqttd: lost"),
+    ("steady", "cores", AT_MOST, 0.15, "1,000 msg/s of 5 KB: cores"),
+    ("steady", "lost", AT_MOST, 0, "1,000 msg/s of 5 KB: lost"),
+    ("open_loop", "confirmed_p95_ms", BELOW, 20, "5,000 msg/s: receive to confirmed, P95 in ms"),
+    ("open_loop", "lost", AT_MOST, 0, "5,000 msg/s: lost"),
+    ("outage", "peak_mb", AT_MOST, 48, "Kafka away: peak memory in MB"),
+    ("outage", "lost", AT_MOST, 0, "Kafka away: lost"),
+    ("start", "seconds", BELOW, 1, "start to subscribed in s"),
+    ("size", "mb", AT_MOST, 15, "stripped static binary in MB"),
+]
+
+
+def check(results):
+    """Prints each goal with what was measured; 1 when one was missed, else 0."""
+    print("\ngoals")
+    missed = 0
+    for case, key, comparison, goal, what in GOALS:
+        measured = (results.get(case) or {}).get(key)
+        if measured is None:
+            verdict = "not measured"
+        elif HOLDS[comparison](measured, goal):
+            verdict = "met"
+        else:
+            verdict = "MISSED"
+            missed += 1
+        print(f"  {verdict:12} {what}: {measured if measured is not None else '-'} ({comparison} {goal})")
+    return 1 if missed else 0
