@@ -9,6 +9,7 @@ use std::time::Duration;
 use iot_service::config::{
     ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
+use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sensors;
@@ -314,6 +315,8 @@ pub enum CompressionKind {
 pub struct MqttConfig {
     /// Brokers; the first one that answers is used.
     pub brokers: Vec<String>,
+    /// Certificates, for brokers with TLS.
+    pub tls: TlsConfig,
     /// Topic, with `{tenant}` and `{project}` in it.
     pub topic: String,
     /// Connections; a device always uses the same one.
@@ -339,6 +342,7 @@ impl Default for MqttConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["mqtt://localhost:1883".into()],
+            tls: TlsConfig::default(),
             topic: "mtic/msg/client/realtime/{tenant}/{project}".into(),
             connections: 4,
             client_id: "iot-simulator".into(),
