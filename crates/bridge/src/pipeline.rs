@@ -176,7 +176,7 @@ impl Pipeline {
                 self.metrics.connected.set(1);
                 self.health.mqtt.ready();
             }
-            LinkEvent::Unsubscribed | LinkEvent::Pong => {}
+            LinkEvent::Unsubscribed | LinkEvent::Pong | LinkEvent::PreferredBack => {}
             LinkEvent::Lost { broker, error } => {
                 self.metrics.connected.set(0);
                 self.health.mqtt.not_ready(format!("{broker}: {error}"));

@@ -5,10 +5,12 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+#[allow(dead_code, reason = "the tests of the link use the rest")]
 mod broker;
 mod cli;
 mod kafka;
 mod real;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
