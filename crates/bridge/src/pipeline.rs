@@ -79,6 +79,8 @@ pub(crate) struct Pipeline {
     /// The producer has ended and everything has to be sent again.
     ended: bool,
     leaving: Option<Leaving>,
+    /// A better broker is back: nothing is read until the ring is empty.
+    returning: bool,
     /// Brokers at which there was a session.
     known_brokers: HashSet<Arc<str>>,
     now: Now,
@@ -149,6 +151,7 @@ impl Pipeline {
             last_failure: None,
             ended: false,
             leaving: None,
+            returning: false,
             known_brokers: HashSet::new(),
             now: Now::get(),
             beats,
@@ -214,6 +217,10 @@ impl Pipeline {
         self.settle_all()?;
         self.produce_due()?;
         self.acknowledge();
+        if self.returning && self.ring.len() == 0 {
+            self.returning = false;
+            self.link.switch_back();
+        }
         self.gauges.in_flight.set(self.ring.len() as i64);
         self.gauges.in_flight_bytes.set(self.ring.bytes() as i64);
         self.pace.set_busy(self.ring.len() > 0);
@@ -225,7 +232,7 @@ impl Pipeline {
     fn may_read(&self) -> bool {
         let may_read = self.config.mqtt.qos == 0 || self.has_room();
         self.gauges.paused.set((!may_read).into());
-        may_read && !self.redelivery.is_restoring()
+        may_read && !self.redelivery.is_restoring() && !self.returning
     }
 
     fn has_room(&self) -> bool {
@@ -259,9 +266,14 @@ impl Pipeline {
             }
             LinkEvent::Unsubscribed => self.unsubscribed(),
             LinkEvent::Pong => self.ponged(),
+            LinkEvent::PreferredBack => {
+                tracing::info!("a preferred MQTT broker is back");
+                self.returning = true;
+            }
             LinkEvent::Lost { broker, error } => {
                 self.gauges.connected.set(0);
                 self.health.mqtt.not_ready(format!("{broker}: {error}"));
+                self.returning = false;
                 self.connection_lost();
             }
         }

@@ -1,5 +1,6 @@
 //! What every service does alike: layered configuration with hot reload, logs,
-//! the ops endpoints, health, back-off, and an ordered shutdown.
+//! the ops endpoints, health, back-off, connections to MQTT brokers, and an
+//! ordered shutdown.
 //!
 //! A service is one function, `run(config, listeners, shutdown)`. Its binary
 //! hands that function to [`cli::run`]; tests and the demo call it directly
@@ -13,6 +14,7 @@ pub mod health;
 pub mod kafka;
 pub mod logs;
 pub mod metrics;
+pub mod mqtt;
 pub mod ops;
 mod probe;
 pub mod shutdown;

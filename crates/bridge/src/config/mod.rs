@@ -240,6 +240,8 @@ impl Settings for BridgeConfig {
 
 #[cfg(test)]
 mod tests {
+    use iot_service::config::HumanDuration;
+
     use super::*;
 
     #[test]
@@ -257,7 +259,9 @@ mod tests {
     #[test]
     fn problems_are_named_all_at_once() {
         let mut config = BridgeConfig::default();
-        config.mqtt.brokers = vec!["http://x".into(), "ssl://x".into()];
+        config.mqtt.brokers = vec!["http://x".into()];
+        config.mqtt.fail_back = HumanDuration::from_millis(1);
+        config.mqtt.tls.ca_file = "/missing.pem".into();
         config.mqtt.filters = vec!["a/#/b".into()];
         config.mqtt.qos = 3;
         config.kafka.properties.insert("acks".into(), "0".into());
@@ -266,6 +270,9 @@ mod tests {
         let problems = problems.to_string();
         for path in [
             "mqtt.brokers",
+            "mqtt.fail_back",
+            "mqtt.tls: ",
+            "mqtt.tls.ca_file: /missing.pem: No such file",
             "mqtt.filters",
             "mqtt.qos",
             "kafka.properties.acks",

@@ -5,6 +5,7 @@ use std::fmt;
 use iot_core::mqtt_url::MqttUrl;
 use iot_core::partition::fnv1a_32;
 use iot_service::config::{HumanDuration, Problems, Secret};
+use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::mqtt::SessionPlan;
@@ -55,8 +56,14 @@ const MAX_SESSIONS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttConfig {
-    /// `mqtt://host:port`, the preferred broker first.
+    /// `mqtt://host:port`, or `mqtts://host:port` with TLS, the preferred
+    /// broker first.
     pub brokers: Vec<String>,
+    /// While connected to another broker than the first: how often to see
+    /// whether one before it is back. Zero stays until the connection is lost.
+    pub fail_back: HumanDuration,
+    /// Certificates, for brokers with TLS.
+    pub tls: TlsConfig,
     /// The version that the brokers speak.
     pub protocol: Protocol,
     /// Topic filters to subscribe to; `{tenant}` in one stands for each of
@@ -91,6 +98,8 @@ impl Default for MqttConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["mqtt://localhost:1883".into()],
+            fail_back: HumanDuration::default(),
+            tls: TlsConfig::default(),
             protocol: Protocol::V5,
             filters: vec!["mtic/msg/client/realtime/+/#".into()],
             tenants: Vec::new(),
@@ -114,14 +123,14 @@ impl MqttConfig {
             problems.add("mqtt.brokers", "needs at least one mqtt://host:port");
         }
         for broker in &self.brokers {
-            match broker.parse::<MqttUrl>() {
-                Ok(url) if url.tls => {
-                    problems.add("mqtt.brokers", format!("{url}: TLS is not supported yet"));
-                }
-                Ok(_) => {}
+            if let Err(error) = broker.parse::<MqttUrl>() {
                 // Without the text itself: a password may be in it.
-                Err(error) => problems.add("mqtt.brokers", error.to_string()),
+                problems.add("mqtt.brokers", error.to_string());
             }
+        }
+        self.tls.validate(&self.brokers, problems);
+        if !self.fail_back.is_zero() && self.fail_back.as_secs() < 1 {
+            problems.add("mqtt.fail_back", "must be 0s or at least 1s");
         }
         if self.filters.is_empty() {
             problems.add("mqtt.filters", "needs at least one topic filter");

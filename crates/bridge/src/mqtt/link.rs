@@ -9,20 +9,24 @@ use std::time::Duration;
 use anyhow::Context as _;
 use iot_core::mqtt_url::MqttUrl;
 use iot_service::Backoff;
+use iot_service::mqtt::{MqttStream, TlsConfig};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::codec::Hello;
 use super::oversize::Oversize;
-use super::session::{Granted, Session, SessionError, SessionEvent};
+use super::session::{CONNECT_DEADLINE, Granted, Session, SessionError, SessionEvent};
 use crate::config::{MqttConfig, Protocol};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 /// A connection that lasted so long was a good one.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// To leave one broker for another.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What makes one session of several different from the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,9 @@ pub(crate) enum LinkEvent {
     Oversize(Box<Oversize>),
     /// The answer to [`Link::probe`].
     Pong,
+    /// A broker that comes before the current one is back. Nothing follows
+    /// from it but what the owner decides: see [`Link::switch_back`].
+    PreferredBack,
     /// There is no connection; another attempt follows.
     Lost {
         broker: Arc<str>,
@@ -74,6 +81,10 @@ pub(crate) struct Link {
     leaving: bool,
     backoff: Backoff,
     state: State,
+    /// Sees whether a broker before the current one is back.
+    scout: Option<JoinHandle<usize>>,
+    /// The one that is.
+    back: Option<usize>,
     /// Since when messages come, on this connection.
     subscribed: Option<Instant>,
     /// Counts connections, so that nothing of an older one is acknowledged on
@@ -113,6 +124,8 @@ impl Link {
             leaving: false,
             backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
             state: State::Closed,
+            scout: None,
+            back: None,
             subscribed: None,
             connection: 0,
         };
@@ -147,10 +160,11 @@ impl Link {
     fn poll(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<LinkEvent> {
         let attempt = match &mut self.state {
             State::Up(session) => {
-                return Poll::Ready(match ready!(session.poll(cx, may_read)) {
-                    Ok(event) => self.event(event),
-                    Err(error) => self.lost(error),
-                });
+                return match session.poll(cx, may_read) {
+                    Poll::Ready(Ok(event)) => Poll::Ready(self.event(event)),
+                    Poll::Ready(Err(error)) => Poll::Ready(self.lost(error)),
+                    Poll::Pending => self.poll_scout(cx),
+                };
             }
             State::Connecting(attempt) => ready!(Pin::new(attempt).poll(cx)),
             State::Closed => return Poll::Pending,
@@ -164,6 +178,24 @@ impl Link {
             Ok(Ok(session)) => Poll::Ready(self.connected(session)),
             Ok(Err(error)) => Poll::Ready(self.lost(error)),
             Err(panic) => Poll::Ready(self.lost(panic.into())),
+        }
+    }
+
+    fn poll_scout(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
+        let Some(scout) = &mut self.scout else {
+            return Poll::Pending;
+        };
+        let found = ready!(Pin::new(scout).poll(cx));
+        self.scout = None;
+        match found {
+            Ok(broker) => {
+                self.back = Some(broker);
+                Poll::Ready(LinkEvent::PreferredBack)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no longer looking for the preferred MQTT broker");
+                Poll::Pending
+            }
         }
     }
 
@@ -201,11 +233,29 @@ impl Link {
         };
         self.state = State::Up(Box::new(session));
         self.connection += 1;
+        self.send_scout();
         event
+    }
+
+    fn send_scout(&mut self) {
+        let before = &self.brokers[..self.current];
+        let every = *self.config.fail_back;
+        if !before.is_empty() && !every.is_zero() {
+            let (before, tls) = (before.to_vec(), self.config.tls.clone());
+            self.scout = Some(tokio::spawn(look_for(before, tls, every)));
+        }
+    }
+
+    fn recall_scout(&mut self) {
+        self.back = None;
+        if let Some(scout) = self.scout.take() {
+            scout.abort();
+        }
     }
 
     fn lost(&mut self, error: SessionError) -> LinkEvent {
         let broker = self.brokers[self.current].name.clone();
+        self.recall_scout();
         self.current = match self.subscribed.take() {
             // The preferred broker first, after a connection that worked.
             Some(since) => {
@@ -219,6 +269,30 @@ impl Link {
         let delay = self.backoff.next_delay();
         self.connect_after(delay);
         LinkEvent::Lost { broker, error }
+    }
+
+    /// Leaves the current broker for the one that [`LinkEvent::PreferredBack`]
+    /// told of. What is not acknowledged by now comes again only when this
+    /// broker is used again: drain first.
+    pub(crate) fn switch_back(&mut self) {
+        let Some(broker) = self.back else {
+            return;
+        };
+        self.recall_scout();
+        let State::Up(mut session) = std::mem::replace(&mut self.state, State::Closed) else {
+            return;
+        };
+        self.current = broker;
+        self.subscribed = None;
+        let connect = self.attempt();
+        self.state = State::Connecting(tokio::spawn(async move {
+            match timeout(GOODBYE_DEADLINE, session.disconnect(false)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "leaving an MQTT broker"),
+                Err(_) => tracing::warn!("leaving an MQTT broker took too long"),
+            }
+            connect.await
+        }));
     }
 
     /// Queues the acknowledgement of a message; `false` if the connection that
@@ -279,6 +353,7 @@ impl Link {
     /// Writes what is queued and says goodbye. The broker keeps the session,
     /// and what arrives for it, unless `end_session`.
     pub(crate) async fn close(&mut self, end_session: bool) {
+        self.recall_scout();
         let state = std::mem::replace(&mut self.state, State::Closed);
         match state {
             State::Up(mut session) => {
@@ -314,18 +389,42 @@ impl Link {
     }
 
     fn connect_after(&mut self, delay: Duration) {
-        let url = self.brokers[self.current].url.clone();
-        let (config, client_id) = (self.config.clone(), self.plan.client_id.clone());
+        let connect = self.attempt();
         self.state = State::Connecting(tokio::spawn(async move {
             tokio::time::sleep(delay).await;
+            connect.await
+        }));
+    }
+
+    fn attempt(&self) -> impl Future<Output = Result<Session, SessionError>> + use<> {
+        let url = self.brokers[self.current].url.clone();
+        let (config, client_id) = (self.config.clone(), self.plan.client_id.clone());
+        async move {
             let hello = hello(&config, &client_id, false)?;
             Session::connect(&url, &config, hello).await
-        }));
+        }
+    }
+}
+
+/// Tries brokers until one answers, as far as TLS goes; its index. More would
+/// open a session there.
+async fn look_for(brokers: Vec<Broker>, tls: TlsConfig, every: Duration) -> usize {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (index, broker) in brokers.iter().enumerate() {
+            match MqttStream::connect(&broker.url, &tls, CONNECT_DEADLINE).await {
+                Ok(_) => return index,
+                Err(error) => tracing::debug!(broker = %broker.name, %error, "is not back"),
+            }
+        }
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.recall_scout();
         if let State::Connecting(attempt) = &self.state {
             attempt.abort();
         }
@@ -359,3 +458,7 @@ fn password(config: &MqttConfig) -> std::io::Result<String> {
     let text = std::fs::read_to_string(&config.password_file)?;
     Ok(text.trim_end_matches(['\r', '\n']).to_string())
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use iot_core::mqtt_url::MqttUrl;
+use iot_service::mqtt::{ConnectError, MqttStream};
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, DisconnectReasonCode, Publish, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{self, QoS};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::codec::{Hello, Malformed, Packet, Reader, Writer};
@@ -23,7 +23,7 @@ use super::subscriptions::{Refused, Settled, Subscriptions};
 use crate::config::{MqttConfig, Protocol};
 
 /// From the TCP handshake to CONNACK.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// A broker that leaves a ping unanswered for so long is gone.
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,6 +40,8 @@ pub(crate) enum SessionError {
     PasswordFile(std::io::Error),
     #[error("no answer within {} s", CONNECT_DEADLINE.as_secs())]
     ConnectTimeout,
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("the broker closed the connection")]
@@ -143,7 +145,7 @@ impl From<&ConnAck> for Granted {
 
 /// An established connection.
 #[derive(Debug)]
-pub(super) struct Session<S = TcpStream> {
+pub(super) struct Session<S = MqttStream> {
     stream: S,
     reader: Reader,
     writer: Writer,
@@ -175,8 +177,7 @@ impl Session {
         hello: Hello,
     ) -> Result<Self, SessionError> {
         let connected = async {
-            let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await?;
-            stream.set_nodelay(true)?;
+            let stream = MqttStream::connect(broker, &config.tls, CONNECT_DEADLINE).await?;
             Self::establish(stream, config, hello).await
         };
         let connected = timeout(CONNECT_DEADLINE, connected).await;
@@ -442,3 +443,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

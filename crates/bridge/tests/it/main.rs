@@ -5,11 +5,13 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+#[allow(dead_code, reason = "the tests of the link use the rest")]
 mod broker;
 mod cli;
 mod kafka;
 mod real;
 mod secure;
+mod tls;
 mod tools;
 
 use std::net::SocketAddr;

@@ -123,15 +123,11 @@ impl MqttConfig {
             problems.add("mqtt.brokers", "must not be empty");
         }
         for broker in &self.brokers {
-            match broker.parse::<MqttUrl>() {
-                Err(error) => problems.add("mqtt.brokers", format!("{broker:?}: {error}")),
-                Ok(url) if url.tls => {
-                    let message = format!("{broker:?}: the simulator has no TLS to MQTT brokers");
-                    problems.add("mqtt.brokers", message);
-                }
-                Ok(_) => {}
+            if let Err(error) = broker.parse::<MqttUrl>() {
+                problems.add("mqtt.brokers", format!("{broker:?}: {error}"));
             }
         }
+        self.tls.validate(&self.brokers, problems);
         let wildcard = self.topic.contains(['+', '#', '\0']);
         if self.topic.is_empty() || wildcard || self.topic.len() > 1_000 {
             problems.add("mqtt.topic", "is not a topic that can be published to");

@@ -10,6 +10,7 @@ use iot_service::config::{
     ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
 use iot_service::kafka::KafkaSecurity;
+use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sensors;
@@ -318,6 +319,8 @@ pub enum CompressionKind {
 pub struct MqttConfig {
     /// Brokers; the first one that answers is used.
     pub brokers: Vec<String>,
+    /// Certificates, for brokers with TLS.
+    pub tls: TlsConfig,
     /// Topic, with `{tenant}` and `{project}` in it.
     pub topic: String,
     /// Connections; a device always uses the same one.
@@ -343,6 +346,7 @@ impl Default for MqttConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["mqtt://localhost:1883".into()],
+            tls: TlsConfig::default(),
             topic: "mtic/msg/client/realtime/{tenant}/{project}".into(),
             connections: 4,
             client_id: "iot-simulator".into(),

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::BytesMut;
 use iot_core::mqtt_url::MqttUrl;
+use iot_service::mqtt::MqttStream;
 use rumqttc::v5::mqttbytes::Error as CodecError;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, Login, Packet, PingReq,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::config::MqttConfig;
@@ -26,7 +26,9 @@ const MAX_INCOMING: u32 = 64 * 1024;
 pub(super) struct Connection {
     /// Messages without acknowledgement that the broker allows.
     pub receive_maximum: usize,
-    stream: TcpStream,
+    stream: MqttStream,
+    /// What a read brought that nobody asked for.
+    unasked: Option<std::io::Result<usize>>,
     inbox: BytesMut,
     outbox: BytesMut,
     max_packet: Option<u32>,
@@ -45,12 +47,11 @@ impl Connection {
         client_id: &str,
     ) -> anyhow::Result<Self> {
         let deadline = *config.request_timeout;
-        let address = (url.host.as_str(), url.port);
-        let stream = in_time(deadline, async { Ok(TcpStream::connect(address).await?) }).await?;
-        stream.set_nodelay(true)?;
+        let stream = MqttStream::connect(url, &config.tls, deadline).await?;
         let mut connection = Self {
             receive_maximum: usize::from(u16::MAX),
             stream,
+            unasked: None,
             inbox: BytesMut::with_capacity(4 * 1024),
             outbox: BytesMut::with_capacity(64 * 1024),
             max_packet: None,
@@ -101,7 +102,10 @@ impl Connection {
         if self.outbox.is_empty() {
             return Ok(());
         }
-        let write = async { Ok(self.stream.write_all(&self.outbox).await?) };
+        let write = async {
+            self.stream.write_all(&self.outbox).await?;
+            Ok(self.stream.flush().await?)
+        };
         in_time(self.deadline, write).await?;
         self.outbox.clear();
         self.last_sent = Instant::now();
@@ -131,28 +135,28 @@ impl Connection {
         decode(&mut self.inbox)
     }
 
-    /// Waits until there is something to read, or silence has lasted too long.
+    /// Waits until something was read, or silence has lasted too long.
     pub(super) async fn wait(&mut self) {
         let silence = match self.pinged {
             Some(pinged) => pinged + self.deadline,
             None => self.ping_at(),
         };
         tokio::select! {
-            _ = self.stream.readable() => {}
+            read = self.stream.read_buf(&mut self.inbox) => self.unasked = Some(read),
             () = tokio::time::sleep_until(silence) => {}
         }
     }
 
-    /// Reads what is there without having been asked for, and pings.
+    /// Looks at what came without having been asked for, and pings.
     pub(super) async fn attend(&mut self) -> anyhow::Result<()> {
-        match self.stream.try_read_buf(&mut self.inbox) {
-            Ok(0) => bail!("the broker closed the connection"),
-            Ok(_) => {
+        match self.unasked.take() {
+            Some(Ok(0)) => bail!("the broker closed the connection"),
+            Some(Ok(_)) => {
                 while decode(&mut self.inbox)?.is_some() {}
                 self.pinged = None;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("reading from the broker"),
+            Some(Err(error)) => return Err(error).context("reading from the broker"),
+            None => {}
         }
         let now = Instant::now();
         match self.pinged {

@@ -1,0 +1,256 @@
+//! Section `mqtt.tls`: who is trusted, and who the client is.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use iot_core::mqtt_url::MqttUrl;
+use serde::{Deserialize, Serialize};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
+};
+
+use crate::config::Problems;
+
+/// Section `mqtt.tls`, for brokers whose address begins with `mqtts://`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the CA certificates to trust; those of the system if empty.
+    pub ca_file: String,
+    /// PEM file with the client's certificate, if it needs one.
+    pub cert_file: String,
+    /// PEM file with the key of that certificate.
+    pub key_file: String,
+    /// The name that the broker's certificate must have, if not its address.
+    pub server_name: String,
+}
+
+/// Why TLS can't be used as it is set.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing, or holds something else.
+    #[error("{setting}: {file}: {reason}")]
+    File {
+        /// Path of the setting.
+        setting: &'static str,
+        /// What it is set to.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No CA to trust.
+    #[error(
+        "this system has no CA certificates: set mqtt.tls.ca_file, or install them \
+         (package ca-certificates)"
+    )]
+    NoRoots,
+    /// Not a DNS name or address.
+    #[error("{0:?} is no name that a certificate can have: set mqtt.tls.server_name")]
+    Name(String),
+    /// rustls does not take the certificates.
+    #[error("mqtt.tls: {0}")]
+    Refused(#[from] Error),
+    /// The task that reads the files ended.
+    #[error("reading certificates: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl TlsConfig {
+    /// Adds every problem, missing files included.
+    pub fn validate(&self, brokers: &[String], problems: &mut Problems) {
+        if *self == Self::default() {
+            return;
+        }
+        let is_tls = |broker: &String| broker.parse().is_ok_and(|url: MqttUrl| url.tls);
+        if !brokers.iter().any(is_tls) {
+            let message = "is set, but no address in mqtt.brokers begins with mqtts://: \
+                           nothing would be encrypted";
+            problems.add("mqtt.tls", message);
+        }
+        for (this, other, path) in [
+            (&self.cert_file, &self.key_file, "mqtt.tls.key_file"),
+            (&self.key_file, &self.cert_file, "mqtt.tls.cert_file"),
+        ] {
+            if !this.is_empty() && other.is_empty() {
+                problems.add(path, "is needed: a certificate and its key go together");
+            }
+        }
+        for result in [
+            self.authorities().map(drop),
+            self.identity().map(drop),
+            self.name("").map(drop),
+        ] {
+            match result {
+                Err(TlsError::File {
+                    setting,
+                    file,
+                    reason,
+                }) => problems.add(setting, format!("{file}: {reason}")),
+                Err(error @ TlsError::Name(_)) if !self.server_name.is_empty() => {
+                    problems.add("mqtt.tls.server_name", error.to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What is needed to connect to `host`.
+    pub(super) async fn connector(
+        &self,
+        host: &str,
+    ) -> Result<(TlsConnector, ServerName<'static>), TlsError> {
+        let name = self.name(host)?;
+        let own = self.clone();
+        let config = tokio::task::spawn_blocking(move || own.client()).await??;
+        Ok((TlsConnector::from(Arc::new(config)), name))
+    }
+
+    fn name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
+        let name = match self.server_name.as_str() {
+            "" => host,
+            name => name,
+        };
+        ServerName::try_from(name.to_string()).map_err(|_| TlsError::Name(name.to_string()))
+    }
+
+    fn client(&self) -> Result<ClientConfig, TlsError> {
+        let mut roots = RootCertStore::empty();
+        match self.authorities()? {
+            Some(certificates) => {
+                for certificate in certificates {
+                    roots.add(certificate)?;
+                }
+            }
+            None => {
+                let found = rustls_native_certs::load_native_certs();
+                // Systems have one or the other odd certificate.
+                let (taken, _) = roots.add_parsable_certificates(found.certs);
+                if taken == 0 {
+                    return Err(TlsError::NoRoots);
+                }
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        Ok(match self.identity()? {
+            Some((certificates, key)) => builder.with_client_auth_cert(certificates, key)?,
+            None => builder.with_no_client_auth(),
+        })
+    }
+
+    fn authorities(&self) -> Result<Option<Vec<CertificateDer<'static>>>, TlsError> {
+        match self.ca_file.as_str() {
+            "" => Ok(None),
+            file => certificates("mqtt.tls.ca_file", file).map(Some),
+        }
+    }
+
+    fn identity(
+        &self,
+    ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TlsError> {
+        if self.cert_file.is_empty() || self.key_file.is_empty() {
+            return Ok(None);
+        }
+        let certificates = certificates("mqtt.tls.cert_file", &self.cert_file)?;
+        let (setting, file) = ("mqtt.tls.key_file", self.key_file.as_str());
+        let key = PrivateKeyDer::from_pem_file(Path::new(file));
+        let key = key.map_err(|error| unusable(setting, file, "private key", &error))?;
+        Ok(Some((certificates, key)))
+    }
+}
+
+fn certificates(
+    setting: &'static str,
+    file: &str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unusable = |error| unusable(setting, file, "certificate", &error);
+    let found = CertificateDer::pem_file_iter(Path::new(file)).map_err(unusable)?;
+    let found: Result<Vec<_>, _> = found.collect();
+    match found.map_err(unusable)? {
+        none if none.is_empty() => Err(unusable(pem::Error::NoItemsFound)),
+        found => Ok(found),
+    }
+}
+
+fn unusable(setting: &'static str, file: &str, wanted: &str, error: &pem::Error) -> TlsError {
+    let reason = match error {
+        pem::Error::NoItemsFound => format!("there is no {wanted} in it (PEM)"),
+        pem::Error::Io(error) => error.to_string(),
+        error => format!("{error:?}"),
+    };
+    TlsError::File {
+        setting,
+        file: file.to_string(),
+        reason,
+    }
+}
+
+/// Says what to do about an error of TLS; others stay as they are.
+pub(super) fn explain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(text) = inner.and_then(explanation) else {
+        return error;
+    };
+    io::Error::new(error.kind(), text)
+}
+
+fn explanation(error: &Error) -> Option<String> {
+    let advice = match error {
+        // A bad signature: another CA has the name of the trusted one.
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            "the broker's certificate is signed by a CA that is not trusted: \
+             set mqtt.tls.ca_file to the certificate of that CA"
+        }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        }) => {
+            return Some(format!(
+                "the broker's certificate is not for {} but for {}: use a name of the \
+                 certificate in mqtt.brokers, or set mqtt.tls.server_name to one",
+                expected.to_str(),
+                presented.join(", ")
+            ));
+        }
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the broker's certificate has expired, or this system's clock is wrong",
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the broker's certificate is not valid yet, or this system's clock is wrong",
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "the broker shows the certificate of a CA: it needs one of its own, signed by that CA"
+        }
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the broker wants a certificate from its clients: \
+             set mqtt.tls.cert_file and mqtt.tls.key_file"
+        }
+        Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::DecryptError,
+        ) => {
+            return Some(format!(
+                "the broker does not accept the certificate in mqtt.tls.cert_file ({error})"
+            ));
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the broker does not speak TLS at this port"
+        }
+        _ => return None,
+    };
+    Some(advice.to_string())
+}
