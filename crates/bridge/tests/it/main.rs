@@ -7,6 +7,7 @@
 
 mod broker;
 mod cli;
+mod delivery;
 mod kafka;
 mod real;
 mod secure;
