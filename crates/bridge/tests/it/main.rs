@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "the tests of the link use the rest")]
 mod broker;
 mod cli;
+mod delivery;
 mod kafka;
 mod real;
 mod secure;
