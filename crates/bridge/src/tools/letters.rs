@@ -117,6 +117,8 @@ pub(super) struct Start {
 pub(super) struct Letters {
     consumer: Arc<BaseConsumer<Quiet>>,
     lanes: Vec<Lane>,
+    /// The partition that gave the last letter.
+    last: i32,
 }
 
 /// One partition.
@@ -161,7 +163,11 @@ impl Letters {
             })
         });
         let lanes = lanes.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Some(Self { consumer, lanes }))
+        Ok(Some(Self {
+            consumer,
+            lanes,
+            last: -1,
+        }))
     }
 
     /// The oldest letter that was not given yet. Letters of a partition keep
@@ -170,12 +176,17 @@ impl Letters {
         for index in 0..self.lanes.len() {
             self.fill(index)?;
         }
+        let last = self.last;
         let heads = self.lanes.iter_mut().filter(|lane| lane.head.is_some());
         let first = heads.min_by_key(|lane| {
             let time = lane.head.as_ref().map(|letter| letter.time);
-            (time, lane.partition)
+            // Producers stay with a partition for a while: of the same
+            // millisecond first what follows in it.
+            (time, lane.partition != last, lane.partition)
         });
-        Ok(first.and_then(|lane| lane.head.take()))
+        let letter = first.and_then(|lane| lane.head.take());
+        self.last = letter.as_ref().map_or(last, |letter| letter.partition);
+        Ok(letter)
     }
 
     /// For each partition the first offset that was not given yet.
@@ -293,6 +304,7 @@ fn consumer(config: &BridgeConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
         // The default waits a second whenever the queue was full.
         .set("fetch.queue.backoff.ms", "5")
         // A partition's share of memory; a larger letter still comes, alone.
+        .set("queued.min.messages", "1000")
         .set("queued.max.messages.kbytes", "1024")
         .set("fetch.message.max.bytes", "1048576");
     client

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use iot_core::headers::MQTT_DELIVERY;
 use iot_core::route::{Route, collision_key};
 use rdkafka::admin::AdminOptions;
 use rdkafka::client::ClientContext;
@@ -107,12 +108,13 @@ fn routed(route: Route) -> Target {
     }
 }
 
-/// The headers that the letter came with, without what made it a dead letter.
+/// The headers that the letter came with, without what made it a dead letter,
+/// and without the mark of its delivery by MQTT, for this is none.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let own = letter
         .headers
         .iter()
-        .filter(|header| !header.key.starts_with("dlq-"));
+        .filter(|header| !header.key.starts_with("dlq-") && header.key != MQTT_DELIVERY);
     own.fold(OwnedHeaders::new(), OwnedHeaders::insert)
 }
 
@@ -526,7 +528,12 @@ mod tests {
     #[test]
     fn headers_lose_only_what_made_it_a_dead_letter() {
         let letter = letter(
-            &[("mqtt-qos", "1"), ("dlq-reason", "x"), ("note", "n")],
+            &[
+                ("mqtt-qos", "1"),
+                (MQTT_DELIVERY, "x"),
+                ("dlq-reason", "x"),
+                ("note", "n"),
+            ],
             b"",
         );
         let headers = headers(&letter);

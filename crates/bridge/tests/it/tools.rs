@@ -270,7 +270,7 @@ async fn preflight_leaves_a_running_bridge_and_no_session_behind() {
         let expiry = goodbye.properties.unwrap().session_expiry_interval;
         assert_eq!(expiry, Some(0), "the broker is to forget it");
     });
-    assert!(printed.contains("0 problems"), "{printed}");
+    assert!(printed.contains("problems: 0"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,7 +281,7 @@ async fn preflight_fails_when_nobody_answers() {
     for line in [
         "PROBLEM  mqtt: brokers",
         "PROBLEM  kafka: brokers",
-        "2 problems",
+        "problems: 2",
     ] {
         assert!(printed.contains(line), "{line} is not in:\n{printed}");
     }

@@ -143,7 +143,7 @@ fn table(out: &mut impl Write, checks: &[Check]) -> io::Result<()> {
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     writeln!(
         out,
-        "{} problems, {} warnings",
+        "problems: {}, warnings: {}",
         count(Status::Problem),
         count(Status::Warning)
     )
@@ -178,7 +178,7 @@ mod tests {
             "ok       kafka: brokers  1\n\
              PROBLEM  mqtt: session   not kept\n\
              \x20                        -> allow it\n\
-             1 problems, 0 warnings\n"
+             problems: 1, warnings: 0\n"
         );
     }
 }
