@@ -22,6 +22,9 @@ pub struct Cli {
 enum Command {
     /// Run until SIGTERM or Ctrl-C (the default)
     Run,
+    /// Carry what the broker holds for this bridge to Kafka and end its MQTT
+    /// session: before a replica goes for good
+    Drain,
     /// Show where messages of an MQTT topic would go
     Route {
         /// The MQTT topic
@@ -38,6 +41,7 @@ impl Cli {
         let sources = self.config.sources(Vec::new());
         match self.command.unwrap_or(Command::Run) {
             Command::Run => cli::run(sources, crate::run),
+            Command::Drain => cli::run(sources, crate::drain),
             Command::Route { topic } => show_route(&sources, &topic),
             Command::Config(command) => command.execute::<BridgeConfig>(&sources),
         }

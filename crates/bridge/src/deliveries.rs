@@ -240,7 +240,7 @@ impl Deliveries {
     }
 
     /// What the checkpoint before the message just received says.
-    pub(crate) fn checkpoint(&self, packet_id: u16, oldest_at: i64) -> Checkpoint {
+    pub(crate) fn checkpoint(&self, packet_id: u16) -> Checkpoint {
         let number = match self.position {
             Position::At { number, .. } => number - 1,
             Position::Near { .. } | Position::Start => 0,
@@ -250,7 +250,7 @@ impl Deliveries {
             session: self.session,
             number,
             packet_id,
-            oldest_at,
+            oldest_at: 0,
         }
     }
 

@@ -69,7 +69,7 @@ impl World {
             return;
         }
         if receipt.checkpoint {
-            let checkpoint = Some(self.deliveries.checkpoint(id, 0));
+            let checkpoint = Some(self.deliveries.checkpoint(id));
             self.push(Slot {
                 truth: None,
                 checkpoint,

@@ -2,11 +2,12 @@
 
 use anyhow::Context;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::{mpsc, watch};
 
+use crate::client;
 use crate::config::KafkaConfig;
 use crate::message::Message;
 use crate::metrics::Refusal;
@@ -14,8 +15,6 @@ use crate::ring::Seq;
 
 /// The largest record that a dead letter may be.
 pub(crate) const DEAD_LETTER_MAX: usize = 8 << 20;
-/// Room for key and headers beside a payload of the largest size.
-const RECORD_OVERHEAD: usize = 64 << 10;
 
 /// Kafka's verdict on a record.
 #[derive(Debug)]
@@ -27,17 +26,22 @@ pub(crate) struct Delivery {
 }
 
 /// What to do about a record that Kafka did not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// Send it again.
+    #[error("{0}")]
     Retry(RDKafkaErrorCode),
     /// Its topic is gone: create it, then send again.
+    #[error("there is no such topic")]
     TopicGone,
     /// It, or another record in the same batch, was refused: send it alone.
+    #[error("a batch was refused: {}", .0.as_str())]
     Suspect(Refusal),
     /// It will never be taken.
+    #[error("refused: {}", .0.as_str())]
     Refused(Refusal),
     /// The producer can't go on.
+    #[error("the producer ended")]
     Fatal,
 }
 
@@ -81,9 +85,7 @@ impl ClientContext for Verdicts {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.trouble.send_replace(Some(reason.to_string()));
-        }
+        client::report(&self.trouble, &error, reason);
     }
 }
 
@@ -158,25 +160,26 @@ impl Kafka {
         })
     }
 
-    /// Whether a verdict is of a producer that was replaced since.
-    pub(crate) fn is_stale(&self, delivery: &Delivery) -> bool {
-        delivery.generation != self.generation
+    /// Counts producers: verdicts of an older one are out of date.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Hands a record over; its verdict comes later, unless it is known now.
-    pub(crate) fn send(&self, seq: Seq, message: &Message) -> Result<(), Failure> {
-        send(&self.batched, seq, message, self.config.headers, false)
+    pub(crate) fn send(&self, topic: &str, seq: Seq, message: &Message) -> Result<(), Failure> {
+        self.send_with(&self.batched, topic, seq, message)
     }
 
     /// The same in a batch of its own, so that the verdict is on it alone.
     pub(crate) fn send_alone(
         &mut self,
+        topic: &str,
         seq: Seq,
         message: &Message,
     ) -> anyhow::Result<Result<(), Failure>> {
-        let producer = match &mut self.alone {
+        let alone = match self.alone.take() {
             Some(producer) => producer,
-            none => {
+            None => {
                 let verdicts = Verdicts {
                     generation: self.generation,
                     alone: true,
@@ -187,10 +190,31 @@ impl Kafka {
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                none.insert(producer(&config, verdicts)?)
+                producer(&config, verdicts)?
             }
         };
-        Ok(send(producer, seq, message, self.config.headers, true))
+        let sent = self.send_with(&alone, topic, seq, message);
+        self.alone = Some(alone);
+        Ok(sent)
+    }
+
+    fn send_with(
+        &self,
+        producer: &ThreadedProducer<Verdicts>,
+        topic: &str,
+        seq: Seq,
+        message: &Message,
+    ) -> Result<(), Failure> {
+        let mut record = BaseRecord::with_opaque_to(topic, seq as usize)
+            .payload(message.payload())
+            .headers(message.headers(self.config.headers));
+        if let Some(key) = message.key() {
+            record = record.key(key);
+        }
+        let alone = producer.context().alone;
+        producer
+            .send(record)
+            .map_err(|(error, _)| failure(&error, alone))
     }
 
     /// Replaces the producer. Everything that is not confirmed has to be sent
@@ -212,60 +236,13 @@ impl Kafka {
     }
 }
 
-fn send(
-    producer: &ThreadedProducer<Verdicts>,
-    seq: Seq,
-    message: &Message,
-    headers: bool,
-    alone: bool,
-) -> Result<(), Failure> {
-    let mut record = BaseRecord::with_opaque_to(message.target.topic(), seq as usize)
-        .payload(message.payload())
-        .headers(message.headers(headers));
-    if let Some(key) = message.key() {
-        record = record.key(key);
-    }
-    producer
-        .send(record)
-        .map_err(|(error, _)| failure(&error, alone))
-}
-
 fn producer(
     config: &KafkaConfig,
     verdicts: Verdicts,
 ) -> anyhow::Result<ThreadedProducer<Verdicts>> {
-    let mut client = client(config);
-    client
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        // The ring keeps every message until Kafka has it: no record may expire.
-        .set("message.timeout.ms", "0")
-        .set(
-            "message.max.bytes",
-            (DEAD_LETTER_MAX + RECORD_OVERHEAD).to_string(),
-        )
-        // The ring bounds what is queued, well below these.
-        .set("queue.buffering.max.messages", "10000000")
-        .set("queue.buffering.max.kbytes", "2097151")
-        .set("linger.ms", config.linger.as_millis().to_string())
-        .set("compression.type", config.compression.name());
-    client
+    client::producer(config)?
         .create_with_context(verdicts)
         .context("creating the Kafka producer")
-}
-
-/// What every client of the bridge is configured with.
-pub(crate) fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", config.brokers.join(","))
-        .set("client.id", "iot-bridge")
-        .set("reconnect.backoff.max.ms", "2000")
-        .set_log_level(RDKafkaLogLevel::Warning);
-    for (name, value) in &config.properties {
-        client.set(name, value);
-    }
-    client
 }
 
 #[cfg(test)]

@@ -4,18 +4,22 @@
 //! parts that it is made of are `mqtt`, `ring` (what is on its way), `topics` and
 //! `kafka`.
 
-mod again;
 mod cli;
+mod client;
 mod config;
+mod creator;
 mod deliveries;
 mod kafka;
 mod message;
+mod message_ids;
 mod metrics;
-#[allow(dead_code, reason = "the pipeline takes up what is new, bit by bit")]
 mod mqtt;
+mod pace;
 mod pipeline;
 mod redelivery;
 mod ring;
+mod router;
+mod sessions;
 mod show;
 mod tail;
 mod topics;
@@ -26,7 +30,6 @@ use std::time::Duration;
 use anyhow::Context;
 use iot_service::config::Live;
 use iot_service::health::{Component, Health};
-use iot_service::shutdown::Steps;
 use iot_service::{Backoff, Listeners, ops};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -34,17 +37,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    BridgeConfig, Compression, DeadLetterConfig, InFlightConfig, KafkaConfig, MqttConfig, Protocol,
-    TopicsConfig,
+    Acks, BridgeConfig, Compression, DeadLetterConfig, DedupeConfig, DeliveryGuarantee,
+    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, Protocol,
+    ShutdownMode, TopicsConfig,
 };
-use kafka::Kafka;
+use creator::{Admin, Creator};
 use metrics::Metrics;
-use mqtt::{Link, SessionPlan};
-use pipeline::{Components, Events, Pipeline};
-use topics::{Admin, Creator, Topics};
+use sessions::{Purpose, Shared};
 
-const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
-const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
+const OPS_DEADLINE: Duration = Duration::from_secs(2);
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs the bridge until `shutdown`, then until everything it has taken is in
@@ -58,67 +59,59 @@ pub async fn run(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = (*config.current()).clone();
+    serve(config, listeners, shutdown, Purpose::Carry).await
+}
+
+/// Ends the subscriptions, carries what the broker still holds for the
+/// sessions of this bridge to Kafka, and ends the sessions.
+///
+/// # Errors
+/// When it can't be started.
+pub async fn drain(
+    config: Live<BridgeConfig>,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    serve(config, listeners, shutdown, Purpose::Drain).await
+}
+
+async fn serve(
+    live: Live<BridgeConfig>,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+    purpose: Purpose,
+) -> anyhow::Result<()> {
+    let config = live.current();
     let (registry, health, ops_stop) =
         (Registry::new(), Health::default(), CancellationToken::new());
     let metrics = Metrics::new(&registry).context("registering metrics")?;
-    let components = Components {
-        mqtt: health.component("mqtt"),
-        delivery: health.component("delivery"),
-    };
     let kafka_health = health.component("kafka");
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
 
-    let admin = topics::admin(&config.kafka)?;
-    let (deliveries, deliveries_end) = mpsc::unbounded_channel();
+    client::warn_of_weaknesses(&config.kafka);
+    let admin = creator::admin(&config.kafka)?;
     let (wanted, wanted_end) = mpsc::unbounded_channel();
-    let (created, created_end) = mpsc::unbounded_channel();
     let (trouble, trouble_end) = watch::channel(None);
     let dead_letters: Arc<str> = config.dead_letter.topic.as_str().into();
     let creator = Creator::new(admin.clone(), &config.topics, dead_letters);
     let helpers = [
-        tokio::spawn(creator.run(wanted_end, created)),
+        tokio::spawn(creator.run(wanted_end)),
         tokio::spawn(watch_kafka(admin, kafka_health, trouble_end)),
     ];
-    let session = SessionPlan {
-        client_id: config.mqtt.client_id.clone(),
-        filters: config.mqtt.subscriptions().collect(),
+    let shared = Shared {
+        config: live,
+        health,
+        metrics,
+        wanted,
+        trouble,
     };
-    let parts = (
-        Link::new(&config.mqtt, session)?,
-        Kafka::new(&config.kafka, deliveries, trouble)?,
-        Topics::new(&config.topics, wanted),
-    );
-    let events = Events {
-        deliveries: deliveries_end,
-        created: created_end,
-    };
-    let mut pipeline = Pipeline::new(config, parts, events, components, metrics);
-
-    let result = pipeline.run(&shutdown).await;
-
-    let steps = Steps::begin(&health);
-    steps
-        .step("flush to kafka", DRAIN_DEADLINE, pipeline.drain())
-        .await
-        .transpose()?;
-    if pipeline.in_flight() > 0 {
-        tracing::warn!(
-            messages = pipeline.in_flight(),
-            "not confirmed by Kafka in time: the MQTT broker keeps them and sends them again"
-        );
-    }
-    steps
-        .step("leave the mqtt broker", GOODBYE_DEADLINE, pipeline.close())
-        .await;
+    let steps = sessions::run(shared, purpose, shutdown).await;
     for helper in &helpers {
         helper.abort();
     }
     ops_stop.cancel();
-    steps
-        .step("end the ops server", GOODBYE_DEADLINE, ops)
-        .await;
-    result
+    steps?.step("end the ops server", OPS_DEADLINE, ops).await;
+    Ok(())
 }
 
 /// Tells whether Kafka can be reached: at the start, and after it could not.
@@ -140,7 +133,12 @@ async fn watch_kafka(
                 let reason = trouble.borrow().clone().unwrap_or_default();
                 health.not_ready(reason);
             }
-            Err(error) => health.not_ready(format!("{error:#}")),
+            Err(error) => {
+                // The producer's own attempts tell more, such as a refused login.
+                let why = trouble.borrow().clone();
+                let why = why.unwrap_or_else(|| format!("{:#}", error.root_cause()));
+                health.not_ready(format!("no Kafka broker answers: {why}"));
+            }
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }
@@ -154,5 +152,5 @@ async fn probe(admin: Arc<Admin>) -> anyhow::Result<()> {
             .fetch_metadata(None, PROBE_DEADLINE)
             .map(drop)
     });
-    asked.await?.context("no Kafka broker answers")
+    Ok(asked.await??)
 }

@@ -10,11 +10,11 @@ use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use crate::deliveries::Fingerprint;
 use crate::metrics::Refusal;
+use crate::mqtt::KEPT;
+use crate::topics::TopicId;
 
-/// What a dead letter keeps of a payload that is too large even for the
-/// dead-letter topic.
-const KEPT: usize = 64 * 1024;
 /// What a message occupies besides its topic and payload: the slot, and what
 /// librdkafka keeps with a record.
 const OVERHEAD: usize = 512;
@@ -31,33 +31,68 @@ pub(crate) struct Message {
     pub(crate) received_at: i64,
     pub(crate) since: Instant,
     pub(crate) target: Target,
+    /// Size and SHA-256 of a payload of which only the beginning is here.
+    pub(crate) cut: Option<Cut>,
+    /// Which delivery it is, where that can be told.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// An earlier process may have written it: the log has to be asked.
+    pub(crate) asks_log: bool,
+}
+
+/// What is left of a payload whose end was thrown away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) sha256: [u8; 32],
 }
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Topic {
-        topic: Arc<str>,
-        key: Option<String>,
+        topic: TopicId,
+        key: Option<Arc<str>>,
     },
     DeadLetter {
-        topic: Arc<str>,
+        topic: TopicId,
         reason: Refusal,
         detail: String,
-        /// Whether only the beginning of the payload is kept.
-        cut: bool,
     },
+    /// No message of MQTT, but where the numbering of deliveries stands.
+    Checkpoint { topic: TopicId, key: Arc<str> },
 }
 
 impl Target {
-    pub(crate) fn topic(&self) -> &Arc<str> {
+    pub(crate) fn topic(&self) -> TopicId {
         match self {
-            Self::Topic { topic, .. } | Self::DeadLetter { topic, .. } => topic,
+            Self::Topic { topic, .. }
+            | Self::DeadLetter { topic, .. }
+            | Self::Checkpoint { topic, .. } => *topic,
         }
     }
 }
 
 impl Message {
+    /// A note of the bridge's own: nothing of it is acknowledged.
+    pub(crate) fn checkpoint(
+        topic: TopicId,
+        key: Arc<str>,
+        payload: Vec<u8>,
+        received_at: i64,
+    ) -> Self {
+        Self {
+            connection: 0,
+            publish: Publish::new("", QoS::AtMostOnce, payload, None),
+            received_at,
+            since: Instant::now(),
+            target: Target::Checkpoint { topic, key },
+            cut: None,
+            fingerprint: None,
+            asks_log: false,
+        }
+    }
+
     /// The memory that it occupies, in bytes; librdkafka holds a copy.
     pub(crate) fn bytes(&self) -> usize {
         let properties = self.publish.properties.as_ref().map_or(0, properties_size);
@@ -68,47 +103,55 @@ impl Message {
         self.publish.qos
     }
 
+    pub(crate) fn is_checkpoint(&self) -> bool {
+        matches!(self.target, Target::Checkpoint { .. })
+    }
+
     pub(crate) fn key(&self) -> Option<&str> {
         match &self.target {
             Target::Topic { key, .. } => key.as_deref(),
+            Target::Checkpoint { key, .. } => Some(key),
             Target::DeadLetter { .. } => None,
         }
     }
 
     pub(crate) fn payload(&self) -> &[u8] {
-        let payload = &self.publish.payload;
-        match self.target {
-            Target::DeadLetter { cut: true, .. } => &payload[..payload.len().min(KEPT)],
-            _ => payload,
+        &self.publish.payload
+    }
+
+    /// Throws away all but the beginning of the payload; `false` if that was
+    /// done before.
+    pub(crate) fn cut(&mut self) -> bool {
+        if self.cut.is_some() {
+            return false;
         }
+        let payload = &mut self.publish.payload;
+        self.cut = Some(Cut {
+            size: payload.len() as u64,
+            sha256: Sha256::digest(&payload).into(),
+        });
+        // A copy, so that the memory of the whole is free.
+        *payload = Bytes::copy_from_slice(&payload[..payload.len().min(KEPT)]);
+        true
     }
 
     /// The headers of its record. With `origin` off a routed message has none;
     /// a dead letter always says where it came from.
     pub(crate) fn headers(&self, origin: bool) -> OwnedHeaders {
         match &self.target {
-            Target::Topic { .. } if !origin => OwnedHeaders::new(),
+            Target::Checkpoint { .. } => OwnedHeaders::new_with_capacity(0),
+            Target::Topic { .. } if !origin => OwnedHeaders::new_with_capacity(0),
             Target::Topic { .. } => self.properties(self.origin()),
-            Target::DeadLetter {
-                reason,
-                detail,
-                cut,
-                ..
-            } => {
+            Target::DeadLetter { reason, detail, .. } => {
                 // What a publisher adds may be all that makes it too large.
-                let letter = match cut {
-                    true => self.origin(),
-                    false => self.properties(self.origin()),
+                let letter = match &self.cut {
+                    Some(cut) => cut.headers(self.origin()),
+                    None => self.properties(self.origin()),
                 };
                 let letter = text(letter, headers::DLQ_REASON, reason.as_str());
                 let letter = text(letter, "dlq-detail", detail);
                 let letter = bytes(letter, headers::DLQ_TOPIC, &self.publish.topic);
-                let letter = text(letter, headers::DLQ_TIME, &self.received_at.to_string());
-                if *cut {
-                    cut_headers(letter, &self.publish.payload)
-                } else {
-                    letter
-                }
+                text(letter, headers::DLQ_TIME, &self.received_at.to_string())
             }
         }
     }
@@ -133,7 +176,10 @@ impl Message {
             headers::MQTT_RECEIVED_AT,
             &self.received_at.to_string(),
         );
-        own
+        match &self.fingerprint {
+            Some(fingerprint) => bytes(own, headers::MQTT_DELIVERY, &fingerprint.to_bytes()),
+            None => own,
+        }
     }
 
     /// Adds what the publisher says about its message.
@@ -165,14 +211,17 @@ fn properties_size(properties: &PublishProperties) -> usize {
         + properties.correlation_data.as_ref().map_or(0, Bytes::len)
 }
 
-fn cut_headers(letter: OwnedHeaders, payload: &Bytes) -> OwnedHeaders {
-    let digest: String = Sha256::digest(payload)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let letter = text(letter, "dlq-cut", "true");
-    let letter = text(letter, "dlq-size", &payload.len().to_string());
-    text(letter, "dlq-sha256", &digest)
+impl Cut {
+    fn headers(&self, letter: OwnedHeaders) -> OwnedHeaders {
+        let digest: String = self
+            .sha256
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let letter = text(letter, "dlq-cut", "true");
+        let letter = text(letter, "dlq-size", &self.size.to_string());
+        text(letter, "dlq-sha256", &digest)
+    }
 }
 
 fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
@@ -213,6 +262,9 @@ mod tests {
             received_at: 1_700_000_000_123,
             since: Instant::now(),
             target,
+            cut: None,
+            fingerprint: None,
+            asks_log: false,
         }
     }
 
@@ -228,7 +280,7 @@ mod tests {
     #[test]
     fn a_routed_message_says_where_it_came_from() {
         let target = Target::Topic {
-            topic: "t.p".into(),
+            topic: TopicId::of(0),
             key: Some("p".into()),
         };
         let message = message(b"x".to_vec(), target);
@@ -246,7 +298,7 @@ mod tests {
     #[test]
     fn what_a_publisher_adds_counts_as_memory() {
         let target = || Target::Topic {
-            topic: "t.p".into(),
+            topic: TopicId::of(0),
             key: None,
         };
         let mut large = message(Vec::new(), target());
@@ -260,19 +312,19 @@ mod tests {
 
     #[test]
     fn a_dead_letter_that_is_too_large_keeps_its_beginning_and_its_hash() {
-        let dead = |cut| Target::DeadLetter {
-            topic: "iot.dead-letter".into(),
+        let dead = || Target::DeadLetter {
+            topic: TopicId::of(0),
             reason: Refusal::TooLarge,
             detail: "too large".into(),
-            cut,
         };
-        let whole = message(vec![7; 100_000], dead(false));
+        let whole = message(vec![7; 100_000], dead());
         assert_eq!(whole.payload().len(), 100_000);
         assert_eq!(
             header(&whole.headers(false), "dlq-reason"),
             Some("too_large")
         );
-        let cut = message(b"abc".repeat(100_000), dead(true));
+        let mut cut = message(b"abc".repeat(100_000), dead());
+        assert!(cut.cut() && !cut.cut());
         assert_eq!(cut.payload().len(), KEPT);
         let headers = cut.headers(false);
         assert_eq!(header(&headers, "dlq-size"), Some("300000"));

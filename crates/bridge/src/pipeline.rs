@@ -1,13 +1,18 @@
-//! The way of a message: receive -> route -> produce -> confirm -> acknowledge.
+//! The way of a message: receive -> route -> queue -> produce -> confirm ->
+//! acknowledge.
 //!
 //! One task owns all of it. Whatever Kafka does, this task never waits for it:
 //! it waits for events only, and the broker's keep-alive goes on.
+
+mod failures;
+mod leave;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use iot_core::route::{Route, RouteError};
+use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use iot_service::config::Live;
 use iot_service::health::Component;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
@@ -15,91 +20,153 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::again::Again;
 use crate::config::BridgeConfig;
-use crate::kafka::{DEAD_LETTER_MAX, Delivery, Failure, Kafka};
-use crate::message::{Message, Target};
-use crate::metrics::{Metrics, Refusal};
-use crate::mqtt::{Link, LinkEvent, Oversize};
+use crate::creator::{Created, Wanted};
+use crate::deliveries::{self, Known};
+use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
+use crate::message::{Cut, Message, Target};
+use crate::message_ids::MessageIds;
+use crate::metrics::{Metrics, Refusal, SessionGauges};
+use crate::mqtt::{Link, LinkEvent, Oversize, SessionPlan};
+use crate::pace::Pace;
+use crate::redelivery::{Answer, Redelivery};
 use crate::ring::{Ring, Seq};
-use crate::topics::{Created, Outcome, Topics};
+use crate::router::Router;
+use crate::topics::{TopicId, Topics};
+use leave::Leaving;
 
-/// How often verdicts are taken, and acknowledgements written. A wake-up and a
-/// write for each verdict would cost several times what the message itself does.
-const SETTLE_EVERY: Duration = Duration::from_millis(5);
+/// How often verdicts are taken, lots handed to Kafka and acknowledgements
+/// written while messages are on their way.
+const BEAT: Duration = Duration::from_millis(2);
 
-/// Everything that happens to a bridge besides MQTT.
-pub(crate) struct Events {
-    pub(crate) deliveries: mpsc::UnboundedReceiver<Delivery>,
-    pub(crate) created: mpsc::UnboundedReceiver<Created>,
-}
-
-/// The health of the way.
+/// The health of one session.
 pub(crate) struct Components {
     pub(crate) mqtt: Component,
     pub(crate) delivery: Component,
 }
 
-/// The owner of everything on its way.
+/// What a session is made of, besides its configuration.
+pub(crate) struct Parts {
+    pub(crate) plan: SessionPlan,
+    pub(crate) kafka: Kafka,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<Delivery>,
+    pub(crate) wanted: mpsc::UnboundedSender<Wanted>,
+    pub(crate) health: Components,
+    pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
+}
+
+/// The owner of everything on its way in one MQTT session.
 pub(crate) struct Pipeline {
-    config: BridgeConfig,
+    live: Live<BridgeConfig>,
+    config: Arc<BridgeConfig>,
+    limits: Limits,
+    client_id: Arc<str>,
     link: Link,
     kafka: Kafka,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    router: Router,
     topics: Topics,
-    events: Events,
+    created: mpsc::UnboundedReceiver<Created>,
+    redelivery: Redelivery,
+    message_ids: Option<MessageIds>,
     ring: Ring<Message>,
-    /// To be given to the producer again at the next tick.
-    again: Again,
+    dead_letters: TopicId,
+    checkpoints: TopicId,
     /// What Kafka said of a message that is not confirmed yet.
     last_failure: Option<(Seq, String)>,
     /// The producer has ended and everything has to be sent again.
     ended: bool,
+    leaving: Option<Leaving>,
     /// Brokers at which there was a session.
     known_brokers: HashSet<Arc<str>>,
-    dead_letters: Arc<str>,
+    now: Now,
+    beats: Interval,
     ticks: Interval,
-    settles: Interval,
     health: Components,
     metrics: Metrics,
+    gauges: SessionGauges,
+    pace: Pace,
+}
+
+/// What one session may have on its way.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    messages: usize,
+    bytes: usize,
+}
+
+/// The time, looked up once for all that is read at once.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    instant: Instant,
+    /// Milliseconds since the epoch.
+    millis: i64,
+}
+
+impl Now {
+    fn get() -> Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            instant: Instant::now(),
+            millis: since_epoch.map_or(0, |elapsed| elapsed.as_millis() as i64),
+        }
+    }
 }
 
 impl Pipeline {
-    pub(crate) fn new(
-        config: BridgeConfig,
-        (link, kafka, mut topics): (Link, Kafka, Topics),
-        events: Events,
-        health: Components,
-        metrics: Metrics,
-    ) -> Self {
-        let dead_letters: Arc<str> = config.dead_letter.topic.as_str().into();
-        topics.open_unrestricted(&dead_letters);
-        health.delivery.ready();
-        let mut settles = interval(SETTLE_EVERY);
-        settles.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            config,
-            link,
-            kafka,
+    pub(crate) fn new(live: Live<BridgeConfig>, parts: Parts) -> anyhow::Result<Self> {
+        let config = live.current();
+        let client_id: Arc<str> = parts.plan.client_id.as_str().into();
+        let (created_end, created) = mpsc::unbounded_channel();
+        let (create, max) = (config.topics.create, config.topics.max_per_tenant);
+        let mut topics = Topics::new(max, create, parts.wanted, created_end);
+        let letters: Arc<str> = config.dead_letter.topic.as_str().into();
+        let dead_letters = topics.open_own(&letters);
+        let recognise = config.dedupe.redeliveries && config.kafka.headers;
+        let checkpoints = match recognise {
+            true => topics.open_own(&BRIDGE_SESSIONS_TOPIC.into()),
+            // Never written to.
+            false => dead_letters,
+        };
+        parts.health.delivery.ready();
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            limits: limits(&config),
+            link: Link::new(&config.mqtt, parts.plan)?,
+            kafka: parts.kafka,
+            deliveries: parts.deliveries,
+            router: Router::new(config.route.clone(), config.metrics.tenants),
             topics,
-            events,
+            created,
+            redelivery: Redelivery::new(&config.kafka, &client_id, letters, recognise),
+            message_ids: MessageIds::new(&config.dedupe),
             ring: Ring::new(),
-            again: Again::default(),
+            dead_letters,
+            checkpoints,
             last_failure: None,
             ended: false,
+            leaving: None,
             known_brokers: HashSet::new(),
-            dead_letters,
+            now: Now::get(),
+            beats,
             ticks: interval(Duration::from_secs(1)),
-            settles,
-            health,
-            metrics,
-        }
+            health: parts.health,
+            gauges: parts.metrics.session(&client_id),
+            metrics: parts.metrics,
+            pace: parts.pace,
+            client_id,
+            config,
+            live,
+        })
     }
 
-    /// Carries messages until `shutdown`.
-    pub(crate) async fn run(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        while !shutdown.is_cancelled() {
+    /// Carries messages until `stop`.
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
             tokio::select! {
-                () = shutdown.cancelled() => {}
+                () = stop.cancelled() => {}
                 result = self.step(true) => result?,
             }
         }
@@ -107,16 +174,18 @@ impl Pipeline {
     }
 
     /// Takes no more messages and waits until Kafka has all that came before.
-    pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn flush(&mut self) -> anyhow::Result<()> {
         while self.ring.len() > 0 {
             self.step(false).await?;
         }
         Ok(())
     }
 
-    /// Writes the last acknowledgements and says goodbye to the broker.
+    /// Writes the last acknowledgements and says goodbye to the broker, which
+    /// keeps the session unless it was left.
     pub(crate) async fn close(&mut self) {
-        self.link.close(false).await;
+        self.link.close(self.has_left()).await;
+        self.pace.set_busy(false);
     }
 
     /// How many messages are not acknowledged.
@@ -124,264 +193,318 @@ impl Pipeline {
         self.ring.len()
     }
 
-    /// Waits for one event and does what follows from it. Cancel safe.
+    /// Waits for something to happen and does what follows. Cancel safe.
     async fn step(&mut self, may_read: bool) -> anyhow::Result<()> {
-        let may_read = may_read && self.has_room();
+        let may_read = may_read && self.may_read();
         tokio::select! {
-            _ = self.settles.tick(), if self.ring.len() > 0 => {
-                while let Ok(delivery) = self.events.deliveries.try_recv() {
-                    self.settle(delivery)?;
+            event = self.link.next(may_read) => {
+                self.now = Now::get();
+                self.on_link(event)?;
+                while self.may_read() && let Some(event) = self.link.ready() {
+                    self.on_link(event)?;
                 }
-                self.acknowledge();
             }
-            Some(created) = self.events.created.recv() => self.created(&created)?,
-            event = self.link.next(may_read) => self.on_link(event)?,
-            _ = self.ticks.tick() => self.tick()?,
+            _ = self.beats.tick(), if self.ring.len() > 0 => self.now = Now::get(),
+            Some(created) = self.created.recv() => self.created(&created)?,
+            answer = self.redelivery.next() => self.answered(answer),
+            () = self.live.changed() => self.reload(),
+            _ = self.ticks.tick() => self.tick(),
         }
-        if self.ended {
-            self.restart()?;
-        }
-        self.metrics.in_flight.set(self.ring.len() as i64);
-        self.metrics.in_flight_bytes.set(self.ring.bytes() as i64);
+        self.settle_all()?;
+        self.produce_due()?;
+        self.acknowledge();
+        self.gauges.in_flight.set(self.ring.len() as i64);
+        self.gauges.in_flight_bytes.set(self.ring.bytes() as i64);
+        self.pace.set_busy(self.ring.len() > 0);
         Ok(())
     }
 
+    /// Whether messages may be taken from the broker. At QoS 0 they always are,
+    /// because it would drop them without a word.
+    fn may_read(&self) -> bool {
+        let may_read = self.config.mqtt.qos == 0 || self.has_room();
+        self.gauges.paused.set((!may_read).into());
+        may_read && !self.redelivery.is_restoring()
+    }
+
     fn has_room(&self) -> bool {
-        let limits = &self.config.in_flight;
-        let room = self.ring.len() < limits.messages && self.ring.bytes() < limits.bytes.bytes();
-        self.metrics.paused.set((!room).into());
-        room
+        self.ring.len() < self.limits.messages && self.ring.bytes() < self.limits.bytes
     }
 
     fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
         match event {
-            LinkEvent::Publish(publish) => self.receive(publish)?,
-            LinkEvent::Oversize(oversize) => self.receive_cut(*oversize)?,
+            LinkEvent::Publish(publish) => self.receive(publish, None)?,
+            LinkEvent::Oversize(oversize) => {
+                let Oversize {
+                    publish,
+                    size,
+                    sha256,
+                } = *oversize;
+                self.receive(publish, Some(Cut { size, sha256 }))?;
+            }
             LinkEvent::Connected {
                 broker, resumed, ..
-            } => {
-                tracing::info!(%broker, resumed, "connected to the MQTT broker");
-                self.metrics.connections.inc();
-                // Another broker never had one.
-                let known = !self.known_brokers.insert(Arc::clone(&broker));
-                if !resumed && known {
-                    self.metrics.sessions_lost.inc();
-                    tracing::error!(
-                        %broker,
-                        "the broker lost the session: what it held for the bridge is gone"
-                    );
-                }
-            }
+            } => self.connected(broker, resumed),
             LinkEvent::Subscribed => {
-                self.metrics.connected.set(1);
+                self.gauges.connected.set(1);
                 self.health.mqtt.ready();
             }
-            LinkEvent::Unsubscribed | LinkEvent::Pong => {}
+            LinkEvent::Unsubscribed => self.unsubscribed(),
+            LinkEvent::Pong => self.ponged(),
             LinkEvent::Lost { broker, error } => {
-                self.metrics.connected.set(0);
+                self.gauges.connected.set(0);
                 self.health.mqtt.not_ready(format!("{broker}: {error}"));
+                self.connection_lost();
             }
         }
         Ok(())
     }
 
-    /// receive -> route -> produce
-    fn receive(&mut self, publish: Publish) -> anyhow::Result<()> {
+    fn connected(&mut self, broker: Arc<str>, resumed: bool) {
+        tracing::info!(%broker, resumed, client_id = &*self.client_id, "connected to the MQTT broker");
+        self.metrics.connections.inc();
+        self.redelivery.connected(&broker, resumed);
+        // Another broker never had one.
+        let known = self.known_brokers.contains(&broker);
+        if !resumed && known {
+            self.metrics.sessions_lost.inc();
+            tracing::error!(
+                %broker,
+                "the broker lost the session: what it held for the bridge is gone"
+            );
+        }
+        self.known_brokers.insert(broker);
+    }
+
+    /// receive -> route. `cut`: only the beginning of the payload is there.
+    fn receive(&mut self, publish: Publish, cut: Option<Cut>) -> anyhow::Result<()> {
+        let size = cut
+            .as_ref()
+            .map_or(publish.payload.len() as u64, |cut| cut.size);
         self.metrics.received.inc();
-        self.metrics
-            .received_bytes
-            .inc_by(publish.payload.len() as u64);
+        self.metrics.received_bytes.inc_by(size);
+        self.received_while_leaving();
         if publish.dup {
             self.metrics.redelivered.inc();
         }
-        let target = self.route(&publish);
-        self.take(publish, target)
-    }
-
-    /// The dead letter of a message that was too large to be kept.
-    fn receive_cut(&mut self, oversize: Oversize) -> anyhow::Result<()> {
-        let Oversize {
-            publish,
-            size,
-            sha256,
-        } = oversize;
-        self.metrics.received.inc();
-        self.metrics.received_bytes.inc_by(size);
-        let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        let detail = format!("{size} bytes with SHA-256 {sha256}; this is the beginning");
-        let target = self.refuse(&publish, Refusal::TooLarge, detail);
-        self.take(publish, target)
-    }
-
-    fn take(&mut self, publish: Publish, target: Target) -> anyhow::Result<()> {
-        let message = Message {
+        if publish.qos == QoS::AtMostOnce && !self.has_room() {
+            self.metrics.dropped.inc();
+            return Ok(());
+        }
+        let mut message = Message {
             connection: self.link.connection(),
-            target,
-            publish,
-            received_at: now_millis(),
-            since: Instant::now(),
-        };
-        let bytes = message.bytes();
-        let seq = self.ring.push(message, bytes);
-        self.produce(seq)
-    }
-
-    fn route(&mut self, publish: &Publish) -> Target {
-        let limit = self.config.kafka.max_message_bytes.bytes();
-        let Ok(mqtt_topic) = std::str::from_utf8(&publish.topic) else {
-            return self.refuse(publish, Refusal::TopicNotUtf8, String::new());
-        };
-        if publish.payload.len() > limit {
-            let detail = format!("{} bytes, the limit is {limit}", publish.payload.len());
-            return self.refuse(publish, Refusal::TooLarge, detail);
-        }
-        match self.config.route.route(mqtt_topic) {
-            Ok(route) => match self.topics.open(&route) {
-                Ok(topic) => {
-                    let Route { key, .. } = route;
-                    Target::Topic { topic, key }
-                }
-                Err(refusal) => self.refuse(publish, refusal, route.topic),
+            target: Target::DeadLetter {
+                topic: self.dead_letters,
+                reason: Refusal::TooLarge,
+                detail: String::new(),
             },
-            Err(error) => self.refuse(publish, refusal(&error), error.to_string()),
-        }
-    }
-
-    /// The dead letter that a message becomes; counted here, once.
-    fn refuse(&self, publish: &Publish, reason: Refusal, detail: String) -> Target {
-        self.metrics.refused(reason);
-        Target::DeadLetter {
-            topic: self.dead_letters.clone(),
-            reason,
-            detail,
-            cut: publish.payload.len() > DEAD_LETTER_MAX,
-        }
-    }
-
-    /// Gives a message to the producer, once its topic is there, and not before
-    /// an older one of the same topic that has to be sent again.
-    fn produce(&mut self, seq: Seq) -> anyhow::Result<()> {
-        let Some(message) = self.ring.waiting(seq) else {
-            return Ok(());
+            publish,
+            received_at: self.now.millis,
+            since: self.now.instant,
+            cut,
+            fingerprint: None,
+            asks_log: false,
         };
-        let topic = message.target.topic().clone();
-        if !self.topics.admit(&topic, seq) {
+        if message.qos() == QoS::AtMostOnce {
+            self.route(&mut message, size);
+            self.queue(message);
             return Ok(());
         }
-        if self.again.holds(&topic) {
-            self.again.insert(seq, &topic);
-            return Ok(());
-        }
-        let Some(message) = self.ring.waiting(seq) else {
-            return Ok(());
-        };
-        match self.kafka.send(seq, message) {
-            Ok(()) => Ok(()),
-            Err(failure) => self.fail(seq, failure),
-        }
+        self.recognise(message, size)
     }
 
-    /// produce -> confirm
-    fn settle(&mut self, delivery: Delivery) -> anyhow::Result<()> {
-        if self.kafka.is_stale(&delivery) {
-            return Ok(());
-        }
-        let Delivery { seq, result, .. } = delivery;
-        match result {
-            Ok(()) => {
-                if let Some(message) = self.ring.waiting(seq) {
-                    let latency = message.since.elapsed();
-                    self.metrics.write_latency.observe(latency.as_secs_f64());
-                    self.metrics.produced.inc();
-                    self.ring.confirm(seq);
-                    self.last_failure.take_if(|(failed, _)| *failed == seq);
-                }
-                Ok(())
-            }
-            Err(failure) => self.fail(seq, failure),
-        }
-    }
-
-    /// What follows when Kafka did not take a record.
-    fn fail(&mut self, seq: Seq, failure: Failure) -> anyhow::Result<()> {
-        let Some(message) = self.ring.waiting(seq) else {
-            return Ok(());
-        };
-        let topic = message.target.topic().clone();
-        self.last_failure = Some((seq, format!("{topic}: {failure:?}")));
-        match failure {
-            Failure::Retry(_) => {
-                self.again.insert(seq, &topic);
-                Ok(())
-            }
-            Failure::TopicGone if self.topics.gone(&topic) => {
-                // Waits for the topic, in its place among the others that do.
-                self.topics.admit(&topic, seq);
-                Ok(())
-            }
-            Failure::TopicGone => self.dead_letter(seq, Refusal::UnknownTopic),
-            Failure::Suspect(_) => {
-                self.metrics.retries.inc();
-                match self.kafka.send_alone(seq, message)? {
-                    Ok(()) => Ok(()),
-                    Err(failure) => self.fail(seq, failure),
-                }
-            }
-            Failure::Refused(refusal) => self.dead_letter(seq, refusal),
-            Failure::Fatal => {
-                self.ended = true;
-                Ok(())
-            }
-        }
-    }
-
-    /// Turns a message that Kafka refuses for good into a dead letter. A dead
-    /// letter that is refused as too large loses most of its payload; refused
-    /// for another reason it is tried again, for nobody else can keep it.
-    fn dead_letter(&mut self, seq: Seq, refusal: Refusal) -> anyhow::Result<()> {
-        let Some(message) = self.ring.waiting(seq) else {
-            return Ok(());
-        };
-        match &mut message.target {
-            Target::DeadLetter { cut, .. } if refusal == Refusal::TooLarge && !*cut => *cut = true,
-            Target::DeadLetter { topic, .. } => {
-                self.again.insert(seq, topic);
+    /// Delivers what is new, and acknowledges what is not.
+    fn recognise(&mut self, mut message: Message, size: u64) -> anyhow::Result<()> {
+        let publish = &message.publish;
+        let hash = deliveries::hash(&publish.topic, &publish.payload);
+        let packet_id = publish.pkid;
+        let mut checkpoint = None;
+        if let Some(deliveries) = self.redelivery.deliveries() {
+            let receipt = deliveries.receive(packet_id, publish.dup, hash);
+            if let Known::Pushed(seq) = receipt.known {
+                self.metrics.deduplicated.in_flight.inc();
+                self.adopt(seq, message);
                 return Ok(());
             }
-            Target::Topic { topic, .. } => {
-                self.metrics.refused(refusal);
-                message.target = Target::DeadLetter {
-                    detail: topic.to_string(),
-                    topic: self.dead_letters.clone(),
-                    reason: refusal,
-                    cut: false,
-                };
+            if receipt.checkpoint {
+                checkpoint = Some(deliveries.checkpoint(packet_id));
             }
+            message.fingerprint = receipt.fingerprint;
+            message.asks_log = receipt.known == Known::AskLog;
         }
-        self.produce(seq)
-    }
-
-    /// A new producer: everything unconfirmed goes out again, in order.
-    fn restart(&mut self) -> anyhow::Result<()> {
-        self.ended = false;
-        self.kafka.restart()?;
-        self.again.take();
-        let waiting: Vec<Seq> = self.ring.all_waiting().map(|(seq, _)| seq).collect();
-        for seq in waiting {
-            self.metrics.retries.inc();
-            self.produce(seq)?;
+        if let Some(mut checkpoint) = checkpoint {
+            let oldest = self.ring.oldest().map(|oldest| oldest.received_at);
+            let here = oldest.unwrap_or(self.now.millis);
+            checkpoint.oldest_at = self.redelivery.oldest_at(self.ring.first(), here);
+            let payload = serde_json::to_vec(&checkpoint)?;
+            let note = Message::checkpoint(
+                self.checkpoints,
+                self.client_id.clone(),
+                payload,
+                self.now.millis,
+            );
+            self.queue(note);
+        }
+        self.route(&mut message, size);
+        let known = match (&mut self.message_ids, &message.target) {
+            (Some(ids), Target::Topic { topic, .. }) if !message.asks_log => {
+                ids.is_known(*topic, &message.publish.payload, self.now.instant)
+            }
+            _ => false,
+        };
+        let seq = if known {
+            self.metrics.deduplicated.message_id.inc();
+            self.acknowledge_only(message)
+        } else {
+            self.queue(message)
+        };
+        if let Some(deliveries) = self.redelivery.deliveries() {
+            deliveries.pushed(hash, seq);
         }
         Ok(())
     }
 
-    fn created(&mut self, created: &Created) -> anyhow::Result<()> {
-        for seq in self.topics.created(created) {
-            match created.outcome {
-                Outcome::Ready | Outcome::NotAllowed => self.produce(seq)?,
-                Outcome::Refused => self.dead_letter(seq, Refusal::TopicRefused)?,
+    /// Fills in where a message of `size` bytes goes.
+    fn route(&mut self, message: &mut Message, size: u64) {
+        let limit = self.config.kafka.max_message_bytes.0;
+        let routed = if size > limit || message.cut.is_some() {
+            let detail = format!("{size} bytes, the limit is {limit}");
+            Err((Refusal::TooLarge, detail))
+        } else {
+            let topics = &mut self.topics;
+            self.router
+                .route(&message.publish.topic, topics, &self.metrics)
+        };
+        message.target = match routed {
+            Ok(way) => {
+                way.tenant.inc();
+                let (topic, key) = (way.topic, way.key);
+                Target::Topic { topic, key }
+            }
+            Err((reason, detail)) => {
+                self.metrics.refused(reason);
+                if size > DEAD_LETTER_MAX as u64 {
+                    message.cut();
+                }
+                let topic = self.dead_letters;
+                Target::DeadLetter {
+                    topic,
+                    reason,
+                    detail,
+                }
+            }
+        };
+    }
+
+    /// route -> queue: into the ring, and behind earlier ones for its topic.
+    fn queue(&mut self, message: Message) -> Seq {
+        let (topic, asks_log) = (message.target.topic(), message.asks_log);
+        let due = message.since + *self.config.kafka.linger;
+        let bytes = message.bytes();
+        let seq = self.ring.push(message, bytes);
+        self.topics.enqueue(topic, seq, due);
+        if asks_log {
+            self.redelivery.asks(seq);
+            if self.topics.ask_log(topic) {
+                self.redelivery.ask_about(self.topics.name(topic).clone());
+            }
+        }
+        seq
+    }
+
+    /// Takes a message that Kafka has already: it is acknowledged in its turn.
+    fn acknowledge_only(&mut self, mut message: Message) -> Seq {
+        message.publish.payload = bytes::Bytes::new();
+        let bytes = message.bytes();
+        let seq = self.ring.push(message, bytes);
+        self.ring.confirm(seq);
+        seq
+    }
+
+    /// A message came again: its acknowledgement goes to this connection.
+    fn adopt(&mut self, seq: Seq, message: Message) {
+        match self.ring.get_mut(seq) {
+            Some(earlier) => earlier.connection = message.connection,
+            None => drop(self.acknowledge_only(message)),
+        }
+    }
+
+    /// queue -> produce: the lots whose time has come.
+    fn produce_due(&mut self) -> anyhow::Result<()> {
+        while let Some((topic, lot)) = self.topics.next_lot(self.now.instant) {
+            let mut lot = lot.into_iter();
+            while let Some(seq) = lot.next() {
+                if !self.produce(topic, seq)? {
+                    // The others must not overtake it.
+                    for later in lot.by_ref() {
+                        self.topics.put_back(topic, later, self.now.instant);
+                    }
+                }
+            }
+            if self.ended {
+                self.restart()?;
             }
         }
         Ok(())
+    }
+
+    /// `false` if Kafka's client did not take it.
+    fn produce(&mut self, topic: TopicId, seq: Seq) -> anyhow::Result<bool> {
+        let Some(message) = self.ring.waiting(seq) else {
+            return Ok(true);
+        };
+        if std::mem::take(&mut message.asks_log)
+            && let Some(print) = &message.fingerprint
+            && self.redelivery.is_written(print)
+        {
+            self.metrics.deduplicated.in_log.inc();
+            self.ring.confirm(seq);
+            return Ok(true);
+        }
+        self.topics.given(topic);
+        let sent = self.kafka.send(self.topics.name(topic), seq, message);
+        match sent {
+            Ok(()) => Ok(true),
+            Err(failure) => self.failed(seq, failure).map(|()| false),
+        }
+    }
+
+    /// produce -> confirm: the verdicts that have come.
+    fn settle_all(&mut self) -> anyhow::Result<()> {
+        while let Ok(Delivery {
+            generation,
+            seq,
+            result,
+        }) = self.deliveries.try_recv()
+        {
+            if generation != self.kafka.generation() {
+                continue;
+            }
+            match result {
+                Ok(()) => self.confirmed(seq),
+                Err(failure) => self.failed(seq, failure)?,
+            }
+        }
+        if self.ended {
+            self.restart()?;
+        }
+        Ok(())
+    }
+
+    fn confirmed(&mut self, seq: Seq) {
+        let Some(message) = self.ring.waiting(seq) else {
+            return;
+        };
+        self.topics.settled(message.target.topic());
+        if message.is_checkpoint() {
+            self.redelivery.checkpointed();
+        } else {
+            let latency = self.now.instant.saturating_duration_since(message.since);
+            self.metrics.write_latency.observe(latency.as_secs_f64());
+            self.metrics.produced.inc();
+        }
+        self.ring.confirm(seq);
+        self.last_failure.take_if(|(failed, _)| *failed == seq);
     }
 
     /// confirm -> acknowledge: whatever is confirmed up to the first that is not.
@@ -390,11 +513,8 @@ impl Pipeline {
             if message.qos() == QoS::AtMostOnce {
                 continue;
             }
-            let packet_id = message.publish.pkid;
-            if self
-                .link
-                .acknowledge(message.connection, packet_id, message.qos())
-            {
+            let (connection, packet_id) = (message.connection, message.publish.pkid);
+            if self.link.acknowledge(connection, packet_id, message.qos()) {
                 self.metrics.acknowledged.inc();
             } else {
                 self.metrics.not_acknowledged.inc();
@@ -402,17 +522,15 @@ impl Pipeline {
         }
     }
 
-    fn tick(&mut self) -> anyhow::Result<()> {
-        for seq in self.again.take() {
-            self.metrics.retries.inc();
-            self.produce(seq)?;
-        }
-        let waits = self
-            .ring
-            .oldest()
-            .map_or(Duration::ZERO, |oldest| oldest.since.elapsed());
+    /// What has to be looked at once a second.
+    fn tick(&mut self) {
+        self.now = Now::get();
+        let oldest = self.ring.oldest().map(|oldest| oldest.since);
+        let waits = oldest.map_or(Duration::ZERO, |since| since.elapsed());
         let stalled = waits > *self.config.kafka.stalled_after;
-        self.metrics.stalled.set(stalled.into());
+        self.gauges.oldest.set(waits.as_secs_f64());
+        self.gauges.stalled.set(stalled.into());
+        self.gauges.topics.set(self.topics.len() as i64);
         if stalled {
             let why = self.last_failure.as_ref();
             let why = why.map_or("no answer from Kafka", |(_, why)| why.as_str());
@@ -423,16 +541,50 @@ impl Pipeline {
         } else {
             self.health.delivery.ready();
         }
-        self.metrics.topics.set(self.topics.len() as i64);
-        Ok(())
+        if self.ring.len() == 0 {
+            self.redelivery.forget_log();
+        }
+        self.redelivery.tick();
+        self.probe_when_empty();
+    }
+
+    /// Takes over what may change while running.
+    fn reload(&mut self) {
+        self.config = self.live.current();
+        self.limits = limits(&self.config);
+        self.topics
+            .set_max_per_tenant(self.config.topics.max_per_tenant);
+        let plans = self.config.mqtt.sessions();
+        let plan = plans
+            .into_iter()
+            .find(|plan| *plan.client_id == *self.client_id);
+        match plan {
+            Some(plan) => self.link.set_filters(plan.filters),
+            None => tracing::warn!(
+                client_id = &*self.client_id,
+                "the filters make other sessions now: restart to apply that"
+            ),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Checkpoint(restored) => self.redelivery.restored(restored),
+            Answer::Tail { topics, found } => {
+                self.redelivery.read(found);
+                for topic in topics {
+                    self.topics.log_read(&topic);
+                }
+            }
+        }
     }
 }
 
-fn refusal(error: &RouteError) -> Refusal {
-    Refusal::Route(error.reason())
-}
-
-fn now_millis() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |elapsed| elapsed.as_millis() as i64)
+/// The share of one session.
+fn limits(config: &BridgeConfig) -> Limits {
+    let sessions = config.mqtt.sessions().len().max(1);
+    Limits {
+        messages: config.in_flight.messages,
+        bytes: config.in_flight.bytes.bytes() / sessions,
+    }
 }

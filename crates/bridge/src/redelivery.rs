@@ -14,8 +14,12 @@ use tokio::sync::mpsc;
 
 use crate::config::KafkaConfig;
 use crate::deliveries::{Checkpoint, Deliveries, Fingerprint};
+use crate::metrics::Refusal;
 use crate::ring::Seq;
 use crate::tail;
+
+/// How many seconds a checkpoint is good for, if messages come.
+const CHECKPOINT_TICKS: u64 = 5;
 
 /// Answers from Kafka's log.
 #[derive(Debug)]
@@ -44,24 +48,21 @@ pub(crate) struct Redelivery {
     dead_letters: Arc<str>,
     deliveries: Option<Deliveries>,
     restoring: bool,
+    /// Kafka has a checkpoint of this session, of this process or another.
+    checkpointed: bool,
+    ticks: u64,
     /// The connection that came up meanwhile: broker, and whether it resumed.
     waiting_connection: Option<(Arc<str>, bool)>,
     /// Records of unacknowledged messages are not older.
     since: i64,
-    topics: HashMap<Arc<str>, Reading>,
+    last_asking: Option<Seq>,
     found: HashMap<u64, u128>,
     wanted: HashSet<Arc<str>>,
+    asked_dead_letters: bool,
     reading: bool,
     answers: mpsc::UnboundedReceiver<Answer>,
     // One answer to each question, and few questions.
     answer: mpsc::UnboundedSender<Answer>,
-}
-
-#[derive(Debug)]
-enum Reading {
-    /// These messages wait for it.
-    Under(Vec<Seq>),
-    Done,
 }
 
 impl Redelivery {
@@ -82,9 +83,12 @@ impl Redelivery {
             dead_letters,
             deliveries: None,
             restoring: enabled,
+            checkpointed: false,
+            ticks: 0,
             waiting_connection: None,
             since: 0,
-            topics: HashMap::new(),
+            last_asking: None,
+            asked_dead_letters: false,
             found: HashMap::new(),
             wanted: HashSet::new(),
             reading: false,
@@ -103,9 +107,35 @@ impl Redelivery {
         self.deliveries.as_mut()
     }
 
-    /// No checkpoint can be written: nothing is recognised from now on.
-    pub(crate) fn give_up(&mut self) {
+    /// A checkpoint was refused for good. If none was ever written, nothing is
+    /// recognised from now on. Otherwise `false`: a later start would go by an
+    /// old one, so this one has to be written.
+    pub(crate) fn give_up(&mut self, refusal: Refusal) -> bool {
+        if self.checkpointed {
+            return false;
+        }
+        tracing::warn!(
+            topic = BRIDGE_SESSIONS_TOPIC,
+            reason = refusal.as_str(),
+            "checkpoints can't be written: what MQTT delivers again after a crash is written again"
+        );
         self.deliveries = None;
+        true
+    }
+
+    /// A checkpoint is in Kafka.
+    pub(crate) fn checkpointed(&mut self) {
+        self.checkpointed = true;
+    }
+
+    /// Once a second: a checkpoint now and then, so that a start has little to read.
+    pub(crate) fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(CHECKPOINT_TICKS)
+            && let Some(deliveries) = &mut self.deliveries
+        {
+            deliveries.want_checkpoint();
+        }
     }
 
     pub(crate) fn connected(&mut self, broker: &Arc<str>, resumed: bool) {
@@ -137,6 +167,7 @@ impl Redelivery {
                 return;
             }
         };
+        self.checkpointed = checkpoint.is_some();
         self.since = checkpoint.as_ref().map_or(0, |last| last.oldest_at);
         let mut deliveries = Deliveries::new(checkpoint);
         if let Some((broker, resumed)) = self.waiting_connection.take() {
@@ -145,27 +176,24 @@ impl Redelivery {
         self.deliveries = Some(deliveries);
     }
 
-    /// Whether a message may go on to its topic. If not, because the topic's
-    /// log is being read, `seq` waits and is given back by [`Self::read`].
-    pub(crate) fn admit(&mut self, topic: &Arc<str>, seq: Seq, asks: bool) -> bool {
-        if self.topics.is_empty() && !asks {
-            return true;
+    /// A message of the ring may have been written by an earlier process.
+    pub(crate) fn asks(&mut self, seq: Seq) {
+        self.last_asking = Some(seq);
+    }
+
+    /// Since when the records of the messages in the ring can be: as long as
+    /// `first`, the oldest, may be of an earlier process, longer than `here`.
+    pub(crate) fn oldest_at(&self, first: Seq, here: i64) -> i64 {
+        match self.last_asking {
+            Some(last) if first <= last => here.min(self.since),
+            _ => here,
         }
-        match self.topics.get_mut(topic) {
-            Some(Reading::Done) => true,
-            Some(Reading::Under(waiting)) => {
-                waiting.push(seq);
-                false
-            }
-            None if asks => {
-                let reading = Reading::Under(vec![seq]);
-                self.topics.insert(topic.clone(), reading);
-                self.wanted.insert(topic.clone());
-                self.ask();
-                false
-            }
-            None => true,
-        }
+    }
+
+    /// Wants to know what was written to a topic; [`Answer::Tail`] tells.
+    pub(crate) fn ask_about(&mut self, topic: Arc<str>) {
+        self.wanted.insert(topic);
+        self.ask();
     }
 
     /// Whether Kafka has the delivery. Each one is found once.
@@ -173,32 +201,16 @@ impl Redelivery {
         self.found.remove(&print.number) == Some(print.hash)
     }
 
-    /// Takes what was read; returns the messages that waited, in their order.
-    pub(crate) fn read(
-        &mut self,
-        topics: &HashSet<Arc<str>>,
-        found: HashMap<u64, u128>,
-    ) -> Vec<Seq> {
+    /// Takes what was read.
+    pub(crate) fn read(&mut self, found: HashMap<u64, u128>) {
         self.reading = false;
         self.found.extend(found);
-        let mut waited = Vec::new();
-        for topic in topics {
-            if let Some(Reading::Under(waiting)) = self.topics.insert(topic.clone(), Reading::Done)
-            {
-                waited.extend(waiting);
-            }
-        }
         self.ask();
-        waited.sort_unstable();
-        waited.dedup();
-        waited
     }
 
-    /// Forgets what was read, once nothing of an earlier process can come again.
-    pub(crate) fn end_lookups(&mut self) {
-        let under = |reading: &Reading| matches!(reading, Reading::Under(_));
-        if !self.topics.is_empty() && !self.topics.values().any(under) {
-            self.topics = HashMap::new();
+    /// Nothing waits for an answer any more.
+    pub(crate) fn forget_log(&mut self) {
+        if !self.reading && self.wanted.is_empty() {
             self.found = HashMap::new();
         }
     }
@@ -213,8 +225,9 @@ impl Redelivery {
         }
         self.reading = true;
         let mut topics = std::mem::take(&mut self.wanted);
-        if !self.topics.contains_key(&self.dead_letters) {
+        if !self.asked_dead_letters {
             // Any message may have become a dead letter.
+            self.asked_dead_letters = true;
             topics.insert(self.dead_letters.clone());
         }
         let (kafka, answer) = (self.kafka.clone(), self.answer.clone());

@@ -52,6 +52,12 @@ impl<T> Ring<T> {
         (!slot.confirmed).then_some(&mut slot.item)
     }
 
+    /// The item, if it is still in the ring.
+    pub(crate) fn get_mut(&mut self, seq: Seq) -> Option<&mut T> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.slots.get_mut(index).map(|slot| &mut slot.item)
+    }
+
     /// All items not confirmed yet, oldest first.
     pub(crate) fn all_waiting(&self) -> impl Iterator<Item = (Seq, &T)> {
         let slots = (self.first..).zip(&self.slots);
@@ -76,6 +82,11 @@ impl<T> Ring<T> {
         self.first += 1;
         self.bytes -= slot.bytes;
         Some(slot.item)
+    }
+
+    /// The oldest item, or the next one if there is none.
+    pub(crate) fn first(&self) -> Seq {
+        self.first
     }
 
     /// The oldest item: after [`Self::pop`] found nothing, it is not confirmed.

@@ -14,9 +14,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::client;
 use crate::config::KafkaConfig;
 use crate::deliveries::Fingerprint;
-use crate::kafka;
 use crate::redelivery::Restored;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ fn fingerprint(message: &BorrowedMessage<'_>) -> Option<Fingerprint> {
 }
 
 fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
-    let mut client = kafka::client(config);
+    let mut client = client::client(config)?;
     client
         // Asked for by the client; nothing is ever committed.
         .set("group.id", "iot-bridge-tail")

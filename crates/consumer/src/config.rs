@@ -7,6 +7,8 @@ use std::time::Duration;
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::is_reserved;
 use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
+use iot_service::kafka::{Client, KafkaSecurity, LIBRDKAFKA_PROPERTIES, check_brokers};
+use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::kafka;
@@ -70,6 +72,8 @@ impl Default for ConsumerConfig {
 pub struct KafkaConfig {
     /// `host:port` of brokers to begin with.
     pub brokers: Vec<String>,
+    /// Encryption and login.
+    pub security: KafkaSecurity,
     /// Topics to read: names, and patterns that begin with `^`.
     pub topics: Vec<String>,
     /// Consumer group.
@@ -86,6 +90,7 @@ impl Default for KafkaConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["127.0.0.1:9092".into()],
+            security: KafkaSecurity::default(),
             topics: vec![
                 "device-data".into(),
                 r"^[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]+$".into(),
@@ -284,9 +289,13 @@ impl Settings for ConsumerConfig {
 
 impl KafkaConfig {
     fn validate(&self, problems: &mut Problems) {
-        if self.brokers.is_empty() {
-            problems.add("kafka.brokers", "needs at least one host:port");
-        }
+        check_brokers(&self.brokers, problems);
+        let librdkafka = if cfg!(feature = "tls") {
+            Client::Complete
+        } else {
+            Client::WithoutOpenssl
+        };
+        self.security.validate(librdkafka, problems);
         if self.topics.is_empty() {
             problems.add("kafka.topics", "needs at least one topic");
         }
@@ -303,7 +312,8 @@ impl KafkaConfig {
             );
         }
         let own = self.properties.keys().filter_map(|name| {
-            let (_, setting) = kafka::OWN_PROPERTIES.iter().find(|(own, _)| own == name)?;
+            let mut all = kafka::OWN_PROPERTIES.iter().chain(LIBRDKAFKA_PROPERTIES);
+            let (_, setting) = all.find(|(own, _)| own == name)?;
             Some((name, setting))
         });
         for (name, reason) in own {
@@ -312,8 +322,10 @@ impl KafkaConfig {
                 format!("can't be set: {reason}"),
             );
         }
-        if let Err(error) = kafka::consumer_config(self).create_native_config() {
-            problems.add("kafka.properties", error.to_string());
+        for (name, value) in &self.properties {
+            if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
+                problems.add(format!("kafka.properties.{name}"), error.to_string());
+            }
         }
     }
 }
@@ -385,7 +397,25 @@ mod tests {
     #[test]
     fn an_unknown_property_of_librdkafka_is_named() {
         let found = problems(&[("kafka.properties.fetch.wiat.max.ms", "10")]);
-        assert!(found.contains("fetch.wiat.max.ms"), "{found}");
+        let path = "kafka.properties.fetch.wiat.max.ms (command line): ";
+        assert!(found.starts_with(path), "{found}");
+    }
+
+    #[test]
+    fn security_is_checked_and_its_properties_are_settings() {
+        let found = problems(&[
+            ("kafka.security.username", "me"),
+            ("kafka.properties.sasl.password", "hunter2"),
+        ]);
+        assert!(
+            found.contains("kafka.security.username (command line): has no effect"),
+            "{found}"
+        );
+        assert!(
+            found.contains("can't be set: use kafka.security.password"),
+            "{found}"
+        );
+        assert!(!found.contains("hunter2"), "{found}");
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl DeadLetters {
         metrics: Arc<Metrics>,
         health: Component,
     ) -> anyhow::Result<Self> {
-        let mut client = kafka::producer_config(kafka);
+        let mut client = kafka::producer_config(kafka)?;
         for (name, value) in [
             ("client.id", "iot-consumer-dead-letter"),
             ("acks", "all"),
@@ -253,8 +253,8 @@ pub(crate) async fn create_topic(
     }
 }
 
-async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> Result<(), KafkaError> {
-    let admin: AdminClient<Quiet> = kafka::producer_config(kafka).create_with_context(Quiet)?;
+async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> anyhow::Result<()> {
+    let admin: AdminClient<Quiet> = kafka::producer_config(kafka)?.create_with_context(Quiet)?;
     let limit = MAX_RECORD.to_string();
     let topic = NewTopic::new(
         &config.topic,
@@ -267,24 +267,24 @@ async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> Result<()
         match result {
             Ok(name) => tracing::info!(topic = name, "created the dead-letter topic"),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+            Err((_, code)) => return Err(KafkaError::AdminOp(code).into()),
         }
     }
     Ok(())
 }
 
 /// Whether trying again can't help.
-fn is_final(error: &KafkaError) -> bool {
+fn is_final(error: &anyhow::Error) -> bool {
     matches!(
-        error,
-        KafkaError::AdminOp(
+        error.downcast_ref(),
+        Some(KafkaError::AdminOp(
             RDKafkaErrorCode::UnsupportedFeature
                 | RDKafkaErrorCode::UnsupportedVersion
                 | RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
                 | RDKafkaErrorCode::InvalidReplicationFactor
                 | RDKafkaErrorCode::PolicyViolation
-        )
+        ))
     )
 }
 

@@ -12,7 +12,7 @@ pub struct Health(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     stopping: bool,
-    components: Vec<(&'static str, State)>,
+    components: Vec<(Arc<str>, State)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,12 +41,13 @@ impl Report {
 
 impl Health {
     /// Adds a component, not ready until it says so.
-    pub fn component(&self, name: &'static str) -> Component {
+    pub fn component(&self, name: impl Into<Arc<str>>) -> Component {
+        let name = name.into();
         let mut inner = self.lock();
         let index = inner.components.len();
         inner
             .components
-            .push((name, State::NotReady("starting".into())));
+            .push((name.clone(), State::NotReady("starting".into())));
         Component {
             health: self.clone(),
             name,
@@ -79,7 +80,7 @@ impl Health {
         let inner = self.lock();
         let components = inner.components.iter().map(|(name, state)| {
             let state = serde_json::to_value(state).unwrap_or_default();
-            ((*name).to_string(), state)
+            (name.to_string(), state)
         });
         Report {
             ok: ok(&inner),
@@ -98,7 +99,7 @@ impl Health {
 #[derive(Debug, Clone)]
 pub struct Component {
     health: Health,
-    name: &'static str,
+    name: Arc<str>,
     index: usize,
 }
 
@@ -106,7 +107,7 @@ impl Component {
     /// The component does its work.
     pub fn ready(&self) {
         if self.set(State::Ready) {
-            tracing::info!(component = self.name, "ready");
+            tracing::info!(component = &*self.name, "ready");
         }
     }
 
@@ -114,7 +115,7 @@ impl Component {
     pub fn not_ready(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(State::NotReady(reason.clone())) {
-            tracing::warn!(component = self.name, reason, "not ready");
+            tracing::warn!(component = &*self.name, reason, "not ready");
         }
     }
 
@@ -122,7 +123,7 @@ impl Component {
     pub fn failed(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(State::Failed(reason.clone())) {
-            tracing::error!(component = self.name, reason, "failed");
+            tracing::error!(component = &*self.name, reason, "failed");
         }
     }
 

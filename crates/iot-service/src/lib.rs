@@ -10,9 +10,12 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod health;
+pub mod kafka;
 pub mod logs;
+pub mod metrics;
 pub mod ops;
 pub mod shutdown;
+pub mod tls;
 
 pub use backoff::Backoff;
 

@@ -16,6 +16,7 @@ use anyhow::{Context, anyhow};
 use iot_core::headers;
 use iot_service::Backoff;
 use iot_service::config::HumanDuration;
+use iot_service::kafka::KafkaSecurity;
 use rskafka::BackoffConfig;
 use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::payload;
+use crate::security::SecurityArgs;
 use crate::verify::{Entry, Place, Plan, Report, Tally};
 
 /// One call to Kafka; rskafka has no deadline of its own and retries for ever.
@@ -45,6 +47,8 @@ pub(crate) struct Args {
         default_value = "127.0.0.1:9092"
     )]
     brokers: Vec<String>,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Topics to read, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "tenant123.project456")]
     topic: Vec<String>,
@@ -91,7 +95,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         messages: args.messages,
     };
     let since = args.since.and_then(time_ago);
-    let client = Arc::new(connect(&args.brokers, *args.timeout).await?);
+    let client = Arc::new(connect(&args.brokers, &args.security.checked(), *args.timeout).await?);
     let troubles = Troubles::default();
     let (sender, batches) = mpsc::channel(READ_AHEAD);
     let mut readers = JoinSet::new();
@@ -133,7 +137,11 @@ fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(i64::try_from(since.as_millis()).ok()?)
 }
 
-async fn connect(brokers: &[String], patience: Duration) -> anyhow::Result<Client> {
+async fn connect(
+    brokers: &[String],
+    security: &KafkaSecurity,
+    patience: Duration,
+) -> anyhow::Result<Client> {
     // Failing calls are repeated here, where their error is seen.
     let backoff = BackoffConfig {
         max_backoff: Duration::from_secs(1),
@@ -142,6 +150,7 @@ async fn connect(brokers: &[String], patience: Duration) -> anyhow::Result<Clien
     let client = ClientBuilder::new(brokers.to_vec())
         .client_id("iot-ledger")
         .backoff_config(backoff);
+    let client = security.secure(client)?;
     timeout(patience, client.build())
         .await
         .map_err(|_| anyhow!("no answer within {}", HumanDuration(patience)))

@@ -5,6 +5,7 @@ mod histogram;
 mod kafka;
 mod payload;
 mod publish;
+mod security;
 mod verify;
 
 use std::process::ExitCode;

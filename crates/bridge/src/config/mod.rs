@@ -5,11 +5,12 @@ mod mqtt;
 
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::RouteRules;
-use iot_service::config::{ByteSize, LogConfig, OpsConfig, Problems, Settings};
+use iot_service::config::{ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
 use serde::{Deserialize, Serialize};
 
-pub use kafka::{Compression, KafkaConfig};
-pub use mqtt::{MqttConfig, Protocol};
+use crate::deliveries::MAX_IN_FLIGHT;
+pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
+pub use mqtt::{Isolation, MqttConfig, Protocol};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,12 @@ pub struct BridgeConfig {
     pub in_flight: InFlightConfig,
     /// Where messages go that can't be routed.
     pub dead_letter: DeadLetterConfig,
+    /// What counts as the same message twice.
+    pub dedupe: DedupeConfig,
+    /// What becomes of the MQTT sessions when the bridge stops.
+    pub shutdown: ShutdownMode,
+    /// What is counted.
+    pub metrics: MetricsConfig,
     /// Logs.
     pub log: LogConfig,
     /// Metrics and health.
@@ -94,6 +101,57 @@ impl Default for DeadLetterConfig {
     }
 }
 
+/// Section `dedupe`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DedupeConfig {
+    /// Whether what MQTT delivers again is recognised. Needs `kafka.headers`.
+    pub redeliveries: bool,
+    /// Field of JSON payloads that names a message, such as `messageId`; empty
+    /// for none.
+    pub field: String,
+    /// How long a name is remembered.
+    pub window: HumanDuration,
+    /// How many names are remembered in each session.
+    pub max_ids: usize,
+}
+
+impl Default for DedupeConfig {
+    fn default() -> Self {
+        Self {
+            redeliveries: true,
+            field: String::new(),
+            window: HumanDuration::from_secs(600),
+            max_ids: 100_000,
+        }
+    }
+}
+
+/// What becomes of the MQTT sessions when the bridge stops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownMode {
+    /// The broker keeps them, and what arrives meanwhile.
+    #[default]
+    KeepSession,
+    /// They are emptied and ended: nobody comes back for them.
+    Drain,
+}
+
+/// Section `metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// How many tenants are counted by name; the others together.
+    pub tenants: usize,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { tenants: 50 }
+    }
+}
+
 impl Default for BridgeConfig {
     fn default() -> Self {
         Self {
@@ -103,6 +161,9 @@ impl Default for BridgeConfig {
             topics: TopicsConfig::default(),
             in_flight: InFlightConfig::default(),
             dead_letter: DeadLetterConfig::default(),
+            dedupe: DedupeConfig::default(),
+            shutdown: ShutdownMode::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
             ops: OpsConfig {
                 listen: "127.0.0.1:9100".into(),
@@ -118,7 +179,15 @@ impl Settings for BridgeConfig {
         ("KAFKA_BROKERS", "kafka.brokers"),
         ("MQTT_URL", "mqtt.brokers"),
     ];
-    const LIVE: &'static [&'static str] = &[];
+    const LIVE: &'static [&'static str] = &[
+        "mqtt.filters",
+        "mqtt.tenants",
+        "in_flight",
+        "topics.max_per_tenant",
+        "kafka.max_message_bytes",
+        "kafka.stalled_after",
+        "shutdown",
+    ];
 
     fn validate(&self, problems: &mut Problems) {
         self.mqtt.validate(problems);
@@ -137,11 +206,17 @@ impl Settings for BridgeConfig {
         if self.topics.max_per_tenant == 0 {
             problems.add("topics.max_per_tenant", "must be at least 1");
         }
-        if self.in_flight.messages == 0 {
-            problems.add("in_flight.messages", "must be at least 1");
+        if !(1..=MAX_IN_FLIGHT).contains(&self.in_flight.messages) {
+            let message = format!("must be between 1 and {MAX_IN_FLIGHT}");
+            problems.add("in_flight.messages", message);
         }
-        if self.in_flight.bytes < ByteSize::mib(1) {
-            problems.add("in_flight.bytes", "must be at least 1 MiB");
+        let sessions = self.mqtt.sessions().len().max(1);
+        if self.in_flight.bytes.bytes() / sessions < 1 << 20 {
+            let message = format!("must be at least 1 MiB for each of {sessions} sessions");
+            problems.add("in_flight.bytes", message);
+        }
+        if self.dedupe.max_ids == 0 {
+            problems.add("dedupe.max_ids", "must be at least 1");
         }
         if self.dead_letter.topic.is_empty() {
             problems.add("dead_letter.topic", "must not be empty");

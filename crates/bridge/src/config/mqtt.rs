@@ -3,8 +3,11 @@
 use std::fmt;
 
 use iot_core::mqtt_url::MqttUrl;
+use iot_core::partition::fnv1a_32;
 use iot_service::config::{HumanDuration, Problems, Secret};
 use serde::{Deserialize, Serialize};
+
+use crate::mqtt::SessionPlan;
 
 /// Texts have a length of two bytes (MQTT 5, section 1.5.4); `$share//` is part
 /// of a shared filter.
@@ -30,6 +33,24 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// What has an MQTT session of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// One session carries everything.
+    #[default]
+    None,
+    /// Each filter.
+    Filter,
+    /// Each of `mqtt.tenants`.
+    Tenant,
+}
+
+/// Stands for each of `mqtt.tenants` in a filter.
+const TENANT: &str = "{tenant}";
+/// Each session has a Kafka producer, and its threads.
+const MAX_SESSIONS: usize = 64;
+
 /// Section `mqtt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,8 +59,13 @@ pub struct MqttConfig {
     pub brokers: Vec<String>,
     /// The version that the brokers speak.
     pub protocol: Protocol,
-    /// Topic filters to subscribe to.
+    /// Topic filters to subscribe to; `{tenant}` in one stands for each of
+    /// `tenants`.
     pub filters: Vec<String>,
+    /// The tenants that `{tenant}` stands for.
+    pub tenants: Vec<String>,
+    /// What has an MQTT session of its own, so that it can't hold up others.
+    pub isolation: Isolation,
     /// Quality of service of the subscription: 0, 1 or 2.
     pub qos: u8,
     /// Names the session at the broker: stable, and not used by anyone else.
@@ -67,6 +93,8 @@ impl Default for MqttConfig {
             brokers: vec!["mqtt://localhost:1883".into()],
             protocol: Protocol::V5,
             filters: vec!["mtic/msg/client/realtime/+/#".into()],
+            tenants: Vec::new(),
+            isolation: Isolation::None,
             qos: 1,
             client_id: "iot-bridge".into(),
             share_group: String::new(),
@@ -106,6 +134,7 @@ impl MqttConfig {
                 problems.add("mqtt.filters", "a filter is longer than MQTT allows");
             }
         }
+        self.validate_sessions(problems);
         if self.qos > 2 {
             problems.add("mqtt.qos", "must be 0, 1 or 2");
         }
@@ -134,13 +163,186 @@ impl MqttConfig {
         }
     }
 
-    /// The filters as they are subscribed to.
-    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = String> {
-        self.filters
-            .iter()
-            .map(|filter| match self.share_group.as_str() {
-                "" => filter.clone(),
+    /// The sessions that the filters make, each with the filters as they are
+    /// subscribed to.
+    pub(crate) fn sessions(&self) -> Vec<SessionPlan> {
+        let mut sessions: Vec<SessionPlan> = Vec::new();
+        for (tenant, filter) in self.expanded() {
+            let client_id = match (self.isolation, tenant) {
+                (Isolation::None, _) => self.client_id.clone(),
+                // Stable, wherever the filter stands in the list.
+                (Isolation::Filter, _) => {
+                    format!("{}-{:08x}", self.client_id, fnv1a_32(filter.as_bytes()))
+                }
+                (Isolation::Tenant, Some(tenant)) => format!("{}-{tenant}", self.client_id),
+                (Isolation::Tenant, None) => format!("{}-others", self.client_id),
+            };
+            let filter = match self.share_group.as_str() {
+                "" => filter,
                 group => format!("$share/{group}/{filter}"),
-            })
+            };
+            match sessions.iter_mut().find(|plan| plan.client_id == client_id) {
+                Some(plan) => plan.filters.push(filter),
+                None => sessions.push(SessionPlan {
+                    client_id,
+                    filters: vec![filter],
+                }),
+            }
+        }
+        sessions
+    }
+
+    /// Filters with their tenant, where they name one.
+    fn expanded(&self) -> Vec<(Option<&str>, String)> {
+        let mut expanded = Vec::new();
+        for filter in &self.filters {
+            if filter.contains(TENANT) {
+                let tenants = self.tenants.iter();
+                expanded.extend(
+                    tenants.map(|tenant| (Some(tenant.as_str()), filter.replace(TENANT, tenant))),
+                );
+            } else {
+                expanded.push((None, filter.clone()));
+            }
+        }
+        expanded
+    }
+
+    fn validate_sessions(&self, problems: &mut Problems) {
+        let names_tenants = self.filters.iter().any(|filter| filter.contains(TENANT));
+        if names_tenants == self.tenants.is_empty() {
+            let message =
+                "belongs together with {tenant} in mqtt.filters: there is only one of them";
+            problems.add("mqtt.tenants", message);
+        }
+        if self.tenants.iter().any(|tenant| !is_name(tenant)) {
+            problems.add(
+                "mqtt.tenants",
+                "a tenant is made of letters, digits, _ and - only",
+            );
+        }
+        if self.isolation == Isolation::Tenant && self.tenants.is_empty() {
+            let message = "tenant needs mqtt.tenants, and {tenant} in mqtt.filters";
+            problems.add("mqtt.isolation", message);
+        }
+        let sessions = self.sessions().len();
+        if sessions > MAX_SESSIONS {
+            let message = format!("makes {sessions} sessions, {MAX_SESSIONS} are the most");
+            problems.add("mqtt.isolation", message);
+        }
+        if self.isolation == Isolation::None {
+            return;
+        }
+        let filters = self.expanded();
+        for (index, (_, filter)) in filters.iter().enumerate() {
+            let others = filters[index + 1..].iter();
+            for (_, other) in others.filter(|(_, other)| overlap(filter, other)) {
+                let message = format!(
+                    "{filter:?} and {other:?} overlap: with mqtt.isolation their messages would come twice"
+                );
+                problems.add("mqtt.filters", message);
+            }
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !text.is_empty() && text.chars().all(allowed)
+}
+
+/// Whether some topic matches both filters (MQTT 5, section 4.7.1).
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) => return true,
+            // `a/#` matches `a` itself too.
+            (Some("#"), _) | (_, Some("#")) => return true,
+            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(filters: &[&str], tenants: &[&str], isolation: Isolation) -> MqttConfig {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        MqttConfig {
+            filters: texts(filters),
+            tenants: texts(tenants),
+            isolation,
+            ..MqttConfig::default()
+        }
+    }
+
+    fn ids(config: &MqttConfig) -> Vec<(String, usize)> {
+        let sessions = config.sessions().into_iter();
+        sessions
+            .map(|plan| (plan.client_id, plan.filters.len()))
+            .collect()
+    }
+
+    #[test]
+    fn sessions_follow_the_isolation() {
+        let filters = ["m/{tenant}/#", "n/{tenant}/#", "o/#"];
+        let of = |isolation| config(&filters, &["a", "b"], isolation);
+        assert_eq!(ids(&of(Isolation::None)), [("iot-bridge".into(), 5)]);
+        assert_eq!(
+            ids(&of(Isolation::Tenant)),
+            [
+                ("iot-bridge-a".into(), 2),
+                ("iot-bridge-b".into(), 2),
+                ("iot-bridge-others".into(), 1)
+            ]
+        );
+        let by_filter = ids(&of(Isolation::Filter));
+        assert_eq!(by_filter.len(), 5);
+        let mut turned = of(Isolation::Filter);
+        turned.filters.reverse();
+        assert!(by_filter.iter().all(|id| ids(&turned).contains(id)));
+    }
+
+    #[test]
+    fn filters_that_share_topics_overlap() {
+        for (one, other, expected) in [
+            ("a/b", "a/b", true),
+            ("a/+", "a/b", true),
+            ("a/#", "a", true),
+            ("a/#", "b/#", false),
+            ("a/+/c", "a/b/d", false),
+            ("a/+/c", "+/b/#", true),
+            ("a/b", "a/b/c", false),
+        ] {
+            assert_eq!(overlap(one, other), expected, "{one} {other}");
+            assert_eq!(overlap(other, one), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn sessions_that_would_share_messages_or_lack_tenants_are_refused() {
+        for (config, expected) in [
+            (config(&["a/#", "a/b"], &[], Isolation::Filter), "overlap"),
+            (
+                config(&["a/{tenant}/#"], &[], Isolation::None),
+                "mqtt.tenants",
+            ),
+            (config(&["a/#"], &["x"], Isolation::None), "mqtt.tenants"),
+            (config(&["a/#"], &[], Isolation::Tenant), "mqtt.isolation"),
+            (
+                config(&["a/{tenant}"], &["x/y"], Isolation::Tenant),
+                "letters",
+            ),
+        ] {
+            let mut problems = Problems::default();
+            config.validate(&mut problems);
+            assert!(problems.to_string().contains(expected), "{problems}");
+        }
+        let mut problems = Problems::default();
+        config(&["a/#", "a/b"], &[], Isolation::None).validate(&mut problems);
+        assert!(problems.is_empty(), "{problems}");
     }
 }

@@ -8,6 +8,6 @@ mod session;
 mod subscriptions;
 
 pub(crate) use link::{Link, LinkEvent, SessionPlan};
-pub(crate) use oversize::Oversize;
+pub(crate) use oversize::{KEPT, Oversize};
 #[allow(unused_imports, reason = "the pipeline takes it up")]
 pub(crate) use session::Granted;

@@ -41,6 +41,9 @@ fn the_effective_configuration_has_every_layer_and_no_secret() {
         .args(["--set", "mqtt.qos=2"])
         .env("KAFKA_BROKERS", "kafka-1:9092,kafka-2:9092")
         .env("IOT_MQTT__CLIENT_ID", "bridge-7")
+        .env("IOT_KAFKA__SECURITY__PROTOCOL", "SASL_PLAINTEXT")
+        .env("IOT_KAFKA__SECURITY__USERNAME", "me")
+        .env("IOT_KAFKA__SECURITY__PASSWORD", "hunter2")
         .output()
         .unwrap();
     let (stdout, _) = text(&checked);
@@ -50,6 +53,7 @@ fn the_effective_configuration_has_every_layer_and_no_secret() {
         "brokers: [\"kafka-1:9092\",\"kafka-2:9092\"]",
         "client_id: \"bridge-7\"",
         "password: \"[redacted]\"",
+        "protocol: \"sasl_plaintext\"",
     ] {
         assert!(stdout.contains(line), "{line} is not in:\n{stdout}");
     }

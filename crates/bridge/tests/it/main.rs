@@ -9,6 +9,7 @@ mod broker;
 mod cli;
 mod kafka;
 mod real;
+mod secure;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -78,6 +79,11 @@ impl Bridge {
     }
 }
 
+/// A line of `/metrics` about the only session.
+fn gauge(name: &str, value: u32) -> String {
+    format!(r#"{name}{{session="iot-bridge"}} {value}"#)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_arrives_untouched_and_is_acknowledged() {
     let (broker, cluster) = (Broker::start().await, Cluster::start());
@@ -103,7 +109,7 @@ async fn a_message_arrives_untouched_and_is_acknowledged() {
     let metrics = bridge.get("/metrics").await;
     for line in [
         "mqtt_messages_received_total 1",
-        "mqtt_connection_status 1",
+        &gauge("mqtt_connection_status", 1),
         "kafka_messages_produced_total 1",
         "kafka_write_latency_seconds_count 1",
     ] {
@@ -186,8 +192,8 @@ async fn nothing_is_acknowledged_while_kafka_is_down() {
         peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
     }
     bridge.says("/readyz", "stalled").await;
-    bridge.says("/metrics", "bridge_stalled 1").await;
-    bridge.says("/metrics", "bridge_paused 1").await;
+    bridge.says("/metrics", &gauge("bridge_stalled", 1)).await;
+    bridge.says("/metrics", &gauge("bridge_paused", 1)).await;
     // Longer than an unanswered ping may last: the bridge does not read now,
     // and must not take that for a dead broker.
     peer.only_pings(3).await;
@@ -212,13 +218,16 @@ async fn what_an_old_connection_brought_is_never_acknowledged_on_a_new_one() {
     for id in [2, 3, 4] {
         peer.publish(id, TOPIC, b"old").await;
     }
-    bridge.says("/metrics", "bridge_in_flight_messages 3").await;
+    let in_flight = gauge("bridge_in_flight_messages", 3);
+    bridge.says("/metrics", &in_flight).await;
     drop(peer);
 
     // The broker has other messages under the same identifiers now.
     let mut peer = broker.accept_subscribed(true).await;
     peer.publish(3, TOPIC, b"new").await;
-    bridge.says("/metrics", "bridge_in_flight_messages 4").await;
+    bridge
+        .says("/metrics", "mqtt_messages_received_total 5")
+        .await;
     cluster.up();
     assert_eq!(peer.acknowledgements(1).await, [3]);
     bridge.says("/metrics", "mqtt_unacknowledged_total 3").await;
@@ -345,7 +354,7 @@ async fn a_stop_does_not_reset_the_connection_over_what_it_has_not_read() {
     for id in 2..=500 {
         peer.publish(id, TOPIC, &[b'x'; 1000]).await;
     }
-    bridge.says("/metrics", "bridge_paused 1").await;
+    bridge.says("/metrics", &gauge("bridge_paused", 1)).await;
     cluster.up();
     bridge.stop().await;
     // A broker that still has messages to write would see the reset there, and

@@ -10,13 +10,17 @@ use crate::broker::Broker;
 use crate::kafka::{Record, read_from, read_until};
 use crate::{Bridge, TOPIC};
 
-fn brokers() -> String {
-    std::env::var("KAFKA_BROKERS")
-        .expect("KAFKA_BROKERS: run scripts/stack up, then scripts/stack env")
+pub(crate) fn environment(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name}: run scripts/stack up, then scripts/stack env"))
+}
+
+pub(crate) fn brokers() -> String {
+    environment("KAFKA_BROKERS")
 }
 
 /// A tenant that no other test has.
-fn tenant(name: &str) -> String {
+pub(crate) fn tenant(name: &str) -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap();

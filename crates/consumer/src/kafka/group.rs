@@ -79,7 +79,7 @@ pub(crate) struct Member {
 /// The consumer can't be created, or ends for good.
 pub(crate) fn run(member: Member) -> anyhow::Result<()> {
     let context = GroupContext::new(member.metrics.clone());
-    let consumer: BaseConsumer<GroupContext> = consumer_config(&member.config)
+    let consumer: BaseConsumer<GroupContext> = consumer_config(&member.config)?
         .create_with_context(context)
         .context("creating the consumer")?;
     let topics: Vec<&str> = member.config.topics.iter().map(String::as_str).collect();

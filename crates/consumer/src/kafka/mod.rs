@@ -42,7 +42,10 @@ pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
 ];
 
 /// Configuration of the group member.
-pub(crate) fn consumer_config(kafka: &KafkaConfig) -> ClientConfig {
+///
+/// # Errors
+/// The password file can't be read.
+pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
     for (name, value) in [
         ("client.id", "iot-consumer"),
@@ -76,7 +79,15 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> ClientConfig {
     ] {
         config.set(name, value);
     }
-    config
+    secure(config, kafka)
+}
+
+/// Adds encryption and login.
+fn secure(mut config: ClientConfig, kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
+    for (name, value) in kafka.security.librdkafka_properties()? {
+        config.set(name, value);
+    }
+    Ok(config)
 }
 
 /// Properties that mean something to every kind of client, such as those for
@@ -96,11 +107,14 @@ fn is_common(name: &str) -> bool {
 }
 
 /// Configuration of the producer of dead letters.
-pub(crate) fn producer_config(kafka: &KafkaConfig) -> ClientConfig {
+///
+/// # Errors
+/// The password file can't be read.
+pub(crate) fn producer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
     for (name, value) in kafka.properties.iter().filter(|(name, _)| is_common(name)) {
         config.set(name, value);
     }
     config.set("bootstrap.servers", kafka.brokers.join(","));
-    config
+    secure(config, kafka)
 }

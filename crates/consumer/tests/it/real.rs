@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use iot_consumer::ConsumerConfig;
+use iot_service::kafka::SecurityProtocol;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::Message as _;
@@ -127,6 +128,29 @@ async fn consumers_share_partitions_and_take_over() {
     first.wait_consumed(84).await;
     assert_eq!(devices(&first).await, 84);
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_login_with_a_password_reads_and_writes_dead_letters() {
+    let kafka = Real::new("login");
+    let topic = kafka.run.clone();
+    kafka.create(&topic, 1).await;
+    kafka.send_each(&topic, 1, 0..10).await;
+    kafka.send(&topic, 0, b"no message").await;
+    let environment = |name: &str| std::env::var(name).unwrap();
+    let mut config = kafka.config(&[&topic]);
+    let letters = config.dead_letter.topic.clone();
+    config.kafka.brokers = vec![environment("KAFKA_SASL_BROKERS")];
+    config.kafka.security.protocol = SecurityProtocol::SaslPlaintext;
+    config.kafka.security.username = environment("KAFKA_USERNAME");
+    config.kafka.security.password = environment("KAFKA_PASSWORD").as_str().into();
+    let service = Service::start(config).await;
+    service.wait_consumed(11).await;
+    assert_eq!(devices(&service).await, 10);
+    let letters = read(&kafka.brokers, &letters, 1, 1).await;
+    assert_eq!(letters[0].payload(), Some(&b"no message"[..]));
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

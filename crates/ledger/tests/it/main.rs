@@ -8,6 +8,7 @@
 mod bridge;
 mod end_to_end;
 mod outage;
+mod secure;
 mod support;
 mod termination;
 mod verify_kafka;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use iot_core::mqtt_url::MqttUrl;
 use iot_core::route;
 use iot_service::config::{ByteSize, HumanDuration, Problems};
+use iot_service::kafka::{Client, check_brokers};
 
 use super::{FleetConfig, KafkaConfig, MqttConfig, SensorsConfig, SimulatorConfig};
 use crate::sensors;
@@ -84,15 +85,9 @@ impl SensorsConfig {
 
 impl KafkaConfig {
     fn validate(&self, problems: &mut Problems) {
-        if self.brokers.is_empty() {
-            problems.add("kafka.brokers", "must not be empty");
-        }
-        for broker in &self.brokers {
-            let port = broker.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) {
-                problems.add("kafka.brokers", format!("{broker:?} is not host:port"));
-            }
-        }
+        check_brokers(&self.brokers, problems);
+        // rskafka brings its own TLS and SCRAM.
+        self.security.validate(Client::Complete, problems);
         let topic = self.topic.as_bytes();
         let legal = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
         if topic.is_empty() || topic.len() > route::MAX_TOPIC_LENGTH || !topic.iter().all(legal) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use iot_service::config::{
     ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
+use iot_service::kafka::KafkaSecurity;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sensors;
@@ -250,6 +251,8 @@ pub struct RunConfig {
 pub struct KafkaConfig {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
+    /// Encryption and login.
+    pub security: KafkaSecurity,
     /// Topic.
     pub topic: String,
     /// Partitions of the topic if it has to be created; those of an existing
@@ -278,6 +281,7 @@ impl Default for KafkaConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["localhost:9092".into()],
+            security: KafkaSecurity::default(),
             topic: "device-data".into(),
             partitions: 10,
             replication: -1,

@@ -70,6 +70,8 @@ async fn connect(config: &KafkaConfig) -> anyhow::Result<Client> {
     let builder = ClientBuilder::new(config.brokers.clone())
         .client_id("iot-simulator")
         .backoff_config(once);
+    // Reads the password file each time: a new password is used at the next try.
+    let builder = config.security.secure(builder)?;
     within(config, builder.build())
         .await
         .with_context(|| format!("connecting to Kafka at {}", config.brokers.join(", ")))

@@ -2,11 +2,12 @@
 //! `cargo test -- --ignored` in the environment that it prints.
 
 use iot_core::mqtt_url::MqttUrl;
+use iot_service::kafka::{SaslMechanism, SecurityProtocol};
 use iot_simulator::config::{CompressionKind, Rate, SinkKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::mqtt::{assert_heard, subscribe};
-use crate::support::{Simulator, assert_complete, fleet, read_topic};
+use crate::support::{Simulator, assert_complete, fleet, read_topic, wait_for};
 
 fn environment(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/stack up"))
@@ -30,6 +31,71 @@ async fn kafka_gets_a_missing_topic_and_every_message_in_order() {
     let arrived = read_topic(&brokers, &topic);
     assert_eq!(arrived.len(), 20_000);
     assert_complete(&arrived, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn kafka_takes_a_login_and_a_certificate() {
+    use SecurityProtocol::{SaslPlaintext, SaslSsl, Ssl};
+    for (listener, protocol, mechanism) in [
+        ("KAFKA_SASL_BROKERS", SaslPlaintext, SaslMechanism::Plain),
+        (
+            "KAFKA_SASL_TLS_BROKERS",
+            SaslSsl,
+            SaslMechanism::ScramSha256,
+        ),
+        (
+            "KAFKA_SASL_TLS_BROKERS",
+            SaslSsl,
+            SaslMechanism::ScramSha512,
+        ),
+        ("KAFKA_TLS_BROKERS", Ssl, SaslMechanism::Plain),
+    ] {
+        let mut config = fleet(SinkKind::Kafka, 10, 100);
+        config.kafka.brokers = vec![environment(listener)];
+        config.kafka.topic = fresh("simulator-secure");
+        let security = &mut config.kafka.security;
+        security.protocol = protocol;
+        security.mechanism = mechanism;
+        if protocol.sasl() {
+            security.username = environment("KAFKA_USERNAME");
+            security.password = environment("KAFKA_PASSWORD").as_str().into();
+        } else {
+            security.cert_file = environment("KAFKA_CERT_FILE");
+            security.key_file = environment("KAFKA_KEY_FILE");
+        }
+        if protocol.tls() {
+            security.ca_file = environment("KAFKA_CERT_FILE");
+        }
+        let topic = config.kafka.topic.clone();
+        Simulator::start(config).await.ended().await;
+        let arrived = read_topic(&environment("KAFKA_BROKERS"), &topic);
+        assert_eq!(arrived.len(), 100, "{protocol} with {mechanism}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn a_wrong_password_is_told_and_a_new_one_is_taken() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "wrong\n").unwrap();
+    let mut config = fleet(SinkKind::Kafka, 10, 100);
+    config.kafka.brokers = vec![environment("KAFKA_SASL_BROKERS")];
+    config.kafka.topic = fresh("simulator-secure");
+    config.kafka.security.protocol = SecurityProtocol::SaslPlaintext;
+    config.kafka.security.username = environment("KAFKA_USERNAME");
+    config.kafka.security.password_file = file.path().to_str().unwrap().into();
+    let topic = config.kafka.topic.clone();
+    let simulator = Simulator::start(config).await;
+    wait_for("the refusal of the login", async || {
+        let trouble = simulator.trouble("kafka").await;
+        trouble.is_some_and(|trouble| trouble.contains("Sasl"))
+    })
+    .await;
+    std::fs::write(file.path(), environment("KAFKA_PASSWORD")).unwrap();
+    simulator.ended().await;
+    let arrived = read_topic(&environment("KAFKA_BROKERS"), &topic);
+    assert_eq!(arrived.len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ pub(crate) use system::{Service, Way};
 /// Long enough for a busy machine; what is waited for usually takes a second.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn stack(variable: &str) -> String {
+pub(crate) fn stack(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set: start the stack and take its variables first: scripts/stack up; eval \"$(scripts/stack env)\"")
     })

@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use super::*;
+
+struct Fixture {
+    topics: Topics,
+    wanted: mpsc::UnboundedReceiver<Wanted>,
+    now: Instant,
+}
+
+impl Fixture {
+    fn new(max_per_tenant: usize) -> Self {
+        let (wanted_end, wanted) = mpsc::unbounded_channel();
+        let (created, _) = mpsc::unbounded_channel();
+        Self {
+            topics: Topics::new(max_per_tenant, true, wanted_end, created),
+            wanted,
+            now: Instant::now() + Duration::from_secs(1),
+        }
+    }
+
+    fn open(&mut self, tenant: &str, project: &str) -> Result<TopicId, Refusal> {
+        self.topics.open(&Route {
+            topic: format!("{tenant}.{project}"),
+            tenant: tenant.into(),
+            project: project.into(),
+            key: None,
+        })
+    }
+
+    fn created(&mut self, id: TopicId, outcome: Outcome) -> VecDeque<Seq> {
+        let topic = self.topics.name(id).clone();
+        self.topics.created(&Created { topic, outcome })
+    }
+
+    fn lot(&mut self) -> Vec<Seq> {
+        let lot = self.topics.next_lot(self.now);
+        lot.map(|(_, seqs)| seqs.into()).unwrap_or_default()
+    }
+}
+
+#[test]
+fn messages_wait_for_a_new_topic_in_their_order() {
+    let mut fixture = Fixture::new(10);
+    let id = fixture.open("t", "p").unwrap();
+    let (now, wanted) = (fixture.now, fixture.wanted.try_recv().unwrap());
+    assert_eq!(&*wanted.topic, "t.p");
+    for seq in [1, 2] {
+        fixture.topics.enqueue(id, seq, now);
+    }
+    assert!(fixture.lot().is_empty());
+    fixture.created(id, Outcome::Ready);
+    assert_eq!(fixture.lot(), [1, 2]);
+    assert!(fixture.topics.gone(id));
+    for seq in [4, 3] {
+        fixture.topics.put_back(id, seq, now);
+    }
+    assert!(
+        fixture.lot().is_empty(),
+        "must wait until it is there again"
+    );
+    fixture.created(id, Outcome::Ready);
+    assert_eq!(fixture.lot(), [3, 4]);
+}
+
+#[test]
+fn the_next_lot_waits_for_the_one_before_and_what_failed_comes_first() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    fixture.created(id, Outcome::Ready);
+    fixture.topics.enqueue(id, 1, now);
+    fixture.topics.enqueue(id, 2, now);
+    assert_eq!(fixture.lot(), [1, 2]);
+    fixture.topics.given(id);
+    fixture.topics.given(id);
+    fixture.topics.enqueue(id, 3, now);
+    fixture.topics.settled(id);
+    assert!(fixture.lot().is_empty());
+    fixture.topics.settled(id);
+    fixture.topics.put_back(id, 2, now);
+    assert_eq!(fixture.lot(), [2, 3]);
+}
+
+#[test]
+fn a_lot_waits_for_its_time_and_for_the_log() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    fixture.created(id, Outcome::Ready);
+    fixture
+        .topics
+        .enqueue(id, 1, now + Duration::from_millis(10));
+    assert!(fixture.lot().is_empty());
+    fixture.now += Duration::from_millis(10);
+    assert!(fixture.topics.ask_log(id) && !fixture.topics.ask_log(id));
+    assert!(fixture.lot().is_empty());
+    fixture.topics.log_read("t.p");
+    assert_eq!(fixture.lot(), [1]);
+    assert!(!fixture.topics.ask_log(id), "it is read once");
+}
+
+#[test]
+fn colliding_names_and_too_many_topics_are_refused() {
+    let mut fixture = Fixture::new(2);
+    let first = fixture.open("a_b", "c").unwrap();
+    assert_eq!(fixture.open("a", "b_c"), Err(Refusal::TopicCollision));
+    assert_eq!(fixture.open("a_b", "c"), Ok(first), "the first one stays");
+    assert!(fixture.open("t", "1").is_ok());
+    assert!(fixture.open("t", "2").is_ok());
+    assert_eq!(fixture.open("t", "3"), Err(Refusal::TopicLimit));
+    assert!(fixture.open("u", "3").is_ok(), "another tenant");
+}
+
+#[test]
+fn what_kafka_refuses_is_refused_from_then_on_and_leaves_its_place() {
+    let mut fixture = Fixture::new(1);
+    let (id, now) = (fixture.open("a", "b_c").unwrap(), fixture.now);
+    fixture.topics.enqueue(id, 1, now);
+    assert_eq!(fixture.created(id, Outcome::Refused), [1]);
+    assert!(fixture.lot().is_empty());
+    assert_eq!(fixture.open("a", "b_c"), Err(Refusal::TopicRefused));
+    assert!(fixture.open("a_b", "c").is_ok(), "the twin that Kafka has");
+    assert!(fixture.open("a", "d").is_ok(), "the tenant's count");
+}
+
+#[test]
+fn a_topic_that_may_not_be_created_is_not_waited_for() {
+    let mut fixture = Fixture::new(1);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    fixture.topics.enqueue(id, 1, now);
+    fixture.created(id, Outcome::NotAllowed);
+    assert_eq!(fixture.lot(), [1], "it may be there all the same");
+    assert!(!fixture.topics.gone(id));
+}

@@ -1,0 +1,466 @@
+//! What the services have in common as clients of Kafka: section
+//! `kafka.security`, the same in each of them, whichever Kafka client it uses.
+
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::config::{Problems, Secret};
+use crate::tls;
+
+/// Section `kafka.security`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaSecurity {
+    /// Whether connections are encrypted, and whether the client logs in.
+    pub protocol: SecurityProtocol,
+    /// How the client logs in.
+    pub mechanism: SaslMechanism,
+    /// Who logs in.
+    pub username: String,
+    /// The password of the login.
+    pub password: Secret,
+    /// File that holds the password, instead of `password`.
+    pub password_file: String,
+    /// PEM file with the certificates to trust; empty for those of the system.
+    pub ca_file: String,
+    /// PEM file with the client's own certificate, if it has one.
+    pub cert_file: String,
+    /// PEM file with the key of the client's certificate.
+    pub key_file: String,
+}
+
+/// A setting that is one of some names; upper and lower case are the same.
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal $(| $alias:literal)*,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub enum $type {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $name,)* })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                $(if [$name $(, $alias)*].iter().any(|name| name.eq_ignore_ascii_case(text)) {
+                    return Ok(Self::$variant);
+                })*
+                Err(format!("{text:?} is none of {}", [$($name),*].join(", ")))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+names! {
+    /// How a client talks to a listener of Kafka, by Kafka's own names.
+    SecurityProtocol {
+        /// Neither encrypted nor with a login.
+        #[default]
+        Plaintext = "plaintext",
+        /// Encrypted (TLS).
+        Ssl = "ssl" | "tls",
+        /// With a login.
+        SaslPlaintext = "sasl_plaintext",
+        /// Encrypted (TLS), with a login.
+        SaslSsl = "sasl_ssl" | "sasl_tls",
+    }
+}
+
+names! {
+    /// How a password is shown to Kafka, by the names of SASL.
+    SaslMechanism {
+        /// As it is.
+        #[default]
+        Plain = "PLAIN",
+        /// By a challenge, RFC 7677.
+        ScramSha256 = "SCRAM-SHA-256",
+        /// The same with the longer hash.
+        ScramSha512 = "SCRAM-SHA-512",
+    }
+}
+
+impl SecurityProtocol {
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    /// Whether the client logs in.
+    #[must_use]
+    pub fn sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+/// What a Kafka client can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Everything.
+    Complete,
+    /// librdkafka in a build without OpenSSL: neither TLS nor SCRAM.
+    WithoutOpenssl,
+}
+
+/// Adds a problem for each text that is not `host:port`, and one if there is
+/// none at all.
+pub fn check_brokers(brokers: &[String], problems: &mut Problems) {
+    if brokers.is_empty() {
+        problems.add("kafka.brokers", "needs at least one host:port");
+    }
+    for broker in brokers {
+        let is_valid = broker
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && matches!(port.parse::<u16>(), Ok(1..)));
+        if !is_valid {
+            problems.add("kafka.brokers", format!("{broker:?} is not host:port"));
+        }
+    }
+}
+
+impl KafkaSecurity {
+    /// Adds every problem of the section: what `client` can't do, what would
+    /// have no effect, what is missing, and files that can't be used.
+    pub fn validate(&self, client: Client, problems: &mut Problems) {
+        let mut add = |name: &str, message: &str| {
+            problems.add(format!("kafka.security.{name}"), message);
+        };
+        if client == Client::WithoutOpenssl {
+            const BUILD: &str = "this build has no TLS and no SCRAM to Kafka: \
+                                 build it with --features tls";
+            if self.protocol.tls() {
+                add("protocol", BUILD);
+            } else if self.mechanism != SaslMechanism::Plain {
+                add("mechanism", BUILD);
+            }
+        }
+        self.check_login(&mut add);
+        self.check_files(&mut add);
+    }
+
+    fn check_login(&self, add: &mut impl FnMut(&str, &str)) {
+        let given = [
+            ("mechanism", self.mechanism != SaslMechanism::default()),
+            ("username", !self.username.is_empty()),
+            ("password", !self.password.is_empty()),
+            ("password_file", !self.password_file.is_empty()),
+        ];
+        if !self.protocol.sasl() {
+            for (name, _) in given.iter().filter(|(_, given)| *given) {
+                add(
+                    name,
+                    "has no effect unless protocol is sasl_plaintext or sasl_ssl",
+                );
+            }
+            return;
+        }
+        if self.username.is_empty() {
+            add("username", "is needed to log in");
+        }
+        match (self.password.is_empty(), self.password_file.is_empty()) {
+            (true, true) => add("password", "is needed to log in, or password_file"),
+            (false, false) => add("password_file", "set either this or password"),
+            (true, false) => match self.password() {
+                Ok(password) if password.is_empty() => add("password_file", "is empty"),
+                Ok(_) => {}
+                Err(error) => add("password_file", &format!("can't be read: {error}")),
+            },
+            (false, true) => {}
+        }
+    }
+
+    fn check_files(&self, add: &mut impl FnMut(&str, &str)) {
+        let files = [
+            ("ca_file", &self.ca_file),
+            ("cert_file", &self.cert_file),
+            ("key_file", &self.key_file),
+        ];
+        if !self.protocol.tls() {
+            for (name, _) in files.iter().filter(|(_, file)| !file.is_empty()) {
+                add(name, "has no effect unless protocol is ssl or sasl_ssl");
+            }
+            return;
+        }
+        match (self.cert_file.is_empty(), self.key_file.is_empty()) {
+            (true, false) => add("cert_file", "is needed with key_file"),
+            (false, true) => add("key_file", "is needed with cert_file"),
+            _ => {
+                if let Err(error) = tls::client_config(&self.ca_file, "", "") {
+                    add("ca_file", &format!("{error:#}"));
+                } else if let Err(error) = self.tls_config() {
+                    add("cert_file", &format!("{error:#}"));
+                }
+            }
+        }
+    }
+
+    /// The password, from its file if it has one: read anew each time.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    fn password(&self) -> std::io::Result<String> {
+        if self.password_file.is_empty() {
+            return Ok(self.password.expose().to_owned());
+        }
+        let text = fs::read_to_string(&self.password_file)?;
+        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    fn tls_config(&self) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+        tls::client_config(&self.ca_file, &self.cert_file, &self.key_file)
+    }
+
+    /// Names and values of librdkafka's properties.
+    ///
+    /// # Errors
+    /// The password file can't be read.
+    pub fn librdkafka_properties(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut properties = vec![("security.protocol", self.protocol.to_string())];
+        if self.protocol.sasl() {
+            properties.push(("sasl.mechanisms", self.mechanism.to_string()));
+            properties.push(("sasl.username", self.username.clone()));
+            properties.push(("sasl.password", self.login_password()?));
+        }
+        if self.protocol.tls() {
+            let ca = match self.ca_file.as_str() {
+                // Looks where the distributions keep the system's.
+                "" => "probe",
+                file => file,
+            };
+            properties.push(("ssl.ca.location", ca.to_owned()));
+        }
+        if !self.cert_file.is_empty() {
+            properties.push(("ssl.certificate.location", self.cert_file.clone()));
+            properties.push(("ssl.key.location", self.key_file.clone()));
+        }
+        Ok(properties)
+    }
+
+    fn login_password(&self) -> anyhow::Result<String> {
+        self.password()
+            .with_context(|| format!("reading the password of Kafka in {}", self.password_file))
+    }
+
+    /// Makes a client of rskafka use TLS and log in.
+    ///
+    /// # Errors
+    /// A file can't be read or used.
+    #[cfg(feature = "rskafka")]
+    pub fn secure(
+        &self,
+        mut client: rskafka::client::ClientBuilder,
+    ) -> anyhow::Result<rskafka::client::ClientBuilder> {
+        use rskafka::client::{Credentials, SaslConfig};
+        if self.protocol.tls() {
+            client = client.tls_config(self.tls_config()?);
+        }
+        if self.protocol.sasl() {
+            let login = Credentials::new(self.username.clone(), self.login_password()?);
+            client = client.sasl_config(match self.mechanism {
+                SaslMechanism::Plain => SaslConfig::Plain(login),
+                SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(login),
+                SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(login),
+            });
+        }
+        Ok(client)
+    }
+}
+
+/// Properties of librdkafka that have a setting in `kafka.security`, which is
+/// the second of each pair.
+pub const LIBRDKAFKA_PROPERTIES: &[(&str, &str)] = &[
+    ("security.protocol", "use kafka.security.protocol"),
+    ("sasl.mechanism", "use kafka.security.mechanism"),
+    ("sasl.mechanisms", "use kafka.security.mechanism"),
+    ("sasl.username", "use kafka.security.username"),
+    ("sasl.password", "use kafka.security.password"),
+    ("ssl.ca.location", "use kafka.security.ca_file"),
+    ("ssl.certificate.location", "use kafka.security.cert_file"),
+    ("ssl.key.location", "use kafka.security.key_file"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(client: Client, change: impl FnOnce(&mut KafkaSecurity)) -> String {
+        let mut security = KafkaSecurity::default();
+        change(&mut security);
+        let mut problems = Problems::default();
+        security.validate(client, &mut problems);
+        problems.to_string()
+    }
+
+    fn login(security: &mut KafkaSecurity) {
+        security.protocol = SecurityProtocol::SaslPlaintext;
+        security.username = "bridge".into();
+        security.password = "hunter2".into();
+    }
+
+    #[test]
+    fn the_defaults_and_a_login_need_no_openssl() {
+        assert_eq!(problems(Client::WithoutOpenssl, |_| {}), "");
+        assert_eq!(problems(Client::WithoutOpenssl, login), "");
+    }
+
+    #[test]
+    fn what_needs_openssl_is_refused_without_it() {
+        let scram = |security: &mut KafkaSecurity| {
+            login(security);
+            security.mechanism = SaslMechanism::ScramSha256;
+        };
+        let found = problems(Client::WithoutOpenssl, scram);
+        assert!(
+            found.starts_with("kafka.security.mechanism: this build has no TLS"),
+            "{found}"
+        );
+        assert_eq!(problems(Client::Complete, scram), "");
+        let found = problems(Client::WithoutOpenssl, |s| {
+            s.protocol = SecurityProtocol::Ssl
+        });
+        assert!(
+            found.contains("kafka.security.protocol: this build has no TLS"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn what_has_no_effect_is_refused() {
+        let found = problems(Client::Complete, |security| {
+            login(security);
+            security.protocol = SecurityProtocol::Plaintext;
+            security.mechanism = SaslMechanism::ScramSha512;
+            security.password_file = "/nowhere".into();
+            security.ca_file = "/nowhere".into();
+        });
+        for name in [
+            "mechanism",
+            "username",
+            "password",
+            "password_file",
+            "ca_file",
+        ] {
+            let line = format!("kafka.security.{name}: has no effect");
+            assert!(found.contains(&line), "{line} is not in:\n{found}");
+        }
+    }
+
+    #[test]
+    fn a_login_needs_a_name_and_one_password() {
+        let found = problems(Client::Complete, |s| {
+            s.protocol = SecurityProtocol::SaslPlaintext
+        });
+        assert!(
+            found.contains("kafka.security.username: is needed"),
+            "{found}"
+        );
+        assert!(
+            found.contains("kafka.security.password: is needed"),
+            "{found}"
+        );
+        let found = problems(Client::Complete, |security| {
+            login(security);
+            security.password_file = "/nowhere/password".into();
+        });
+        assert_eq!(
+            found,
+            "kafka.security.password_file: set either this or password"
+        );
+        let found = problems(Client::Complete, |security| {
+            login(security);
+            security.password = Secret::default();
+            security.password_file = "/nowhere/password".into();
+        });
+        assert!(
+            found.starts_with("kafka.security.password_file: can't be read"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn certificates_are_looked_at() {
+        let found = problems(Client::Complete, |security| {
+            security.protocol = SecurityProtocol::Ssl;
+            security.ca_file = "/nowhere/ca.pem".into();
+        });
+        assert!(
+            found.starts_with("kafka.security.ca_file: reading"),
+            "{found}"
+        );
+        let found = problems(Client::Complete, |security| {
+            security.protocol = SecurityProtocol::Ssl;
+            security.cert_file = "/nowhere/cert.pem".into();
+        });
+        assert_eq!(found, "kafka.security.key_file: is needed with cert_file");
+    }
+
+    #[test]
+    fn the_password_file_is_read_without_its_line_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "hunter2\n").unwrap();
+        let mut security = KafkaSecurity::default();
+        login(&mut security);
+        security.password = Secret::default();
+        security.password_file = file.path().to_str().unwrap().into();
+        let properties = security.librdkafka_properties().unwrap();
+        assert!(
+            properties.contains(&("sasl.password", "hunter2".into())),
+            "{properties:?}"
+        );
+        assert!(properties.contains(&("security.protocol", "sasl_plaintext".into())));
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_printed_in_one() {
+        for (text, printed) in [
+            ("SASL_SSL", "sasl_ssl"),
+            ("tls", "ssl"),
+            ("plaintext", "plaintext"),
+        ] {
+            assert_eq!(
+                text.parse::<SecurityProtocol>().unwrap().to_string(),
+                printed
+            );
+        }
+        assert_eq!("scram-sha-512".parse(), Ok(SaslMechanism::ScramSha512));
+        assert!("GSSAPI".parse::<SaslMechanism>().is_err());
+    }
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        let mut problems = Problems::default();
+        check_brokers(&["kafka:9092".into(), "[::1]:9092".into()], &mut problems);
+        assert!(problems.is_empty(), "{problems}");
+        for broker in ["kafka", "kafka:0", ":9092", "kafka:http"] {
+            let mut problems = Problems::default();
+            check_brokers(&[broker.into()], &mut problems);
+            assert!(
+                problems.to_string().contains("is not host:port"),
+                "{broker}"
+            );
+        }
+    }
+}

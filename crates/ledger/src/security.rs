@@ -1,0 +1,68 @@
+//! How the ledger reaches a Kafka that asks who is there: the settings of
+//! `kafka.security`, by the variables that the services read too.
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use iot_service::config::{Problems, Secret};
+use iot_service::kafka::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SecurityArgs {
+    /// Kafka's listener: plaintext, ssl (TLS), sasl_plaintext or sasl_ssl.
+    #[arg(
+        long,
+        env = "IOT_KAFKA__SECURITY__PROTOCOL",
+        default_value = "plaintext"
+    )]
+    security_protocol: SecurityProtocol,
+    /// Kind of login: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+    #[arg(long, env = "IOT_KAFKA__SECURITY__MECHANISM", default_value = "PLAIN")]
+    sasl_mechanism: SaslMechanism,
+    /// Who logs in.
+    #[arg(long, env = "IOT_KAFKA__SECURITY__USERNAME", default_value = "")]
+    username: String,
+    /// Password of the login; on the command line others can see it.
+    #[arg(
+        long,
+        env = "IOT_KAFKA__SECURITY__PASSWORD",
+        default_value = "",
+        hide_env_values = true
+    )]
+    password: Secret,
+    /// File that holds the password.
+    #[arg(long, env = "IOT_KAFKA__SECURITY__PASSWORD_FILE", default_value = "")]
+    password_file: String,
+    /// Certificates to trust (PEM), if not those of the system.
+    #[arg(long, env = "IOT_KAFKA__SECURITY__CA_FILE", default_value = "")]
+    ca_file: String,
+    /// The client's own certificate (PEM).
+    #[arg(long, env = "IOT_KAFKA__SECURITY__CERT_FILE", default_value = "")]
+    cert_file: String,
+    /// The key of the client's certificate (PEM).
+    #[arg(long, env = "IOT_KAFKA__SECURITY__KEY_FILE", default_value = "")]
+    key_file: String,
+}
+
+impl SecurityArgs {
+    /// The settings; ends the process if they are not valid.
+    pub(crate) fn checked(self) -> KafkaSecurity {
+        let security = KafkaSecurity {
+            protocol: self.security_protocol,
+            mechanism: self.sasl_mechanism,
+            username: self.username,
+            password: self.password,
+            password_file: self.password_file,
+            ca_file: self.ca_file,
+            cert_file: self.cert_file,
+            key_file: self.key_file,
+        };
+        let mut problems = Problems::default();
+        security.validate(Client::Complete, &mut problems);
+        if !problems.is_empty() {
+            crate::Command::command()
+                .error(ErrorKind::ValueValidation, problems)
+                .exit();
+        }
+        security
+    }
+}
