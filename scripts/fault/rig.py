@@ -85,7 +85,9 @@ class Rig:
     def kafka_command(self, *command):
         arguments = pathlib.Path(f"/proc/{self.pid('kafka')}/cmdline").read_bytes().decode().split("\0")
         classpath = arguments[arguments.index("-cp") + 1]
-        return ["java", "-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, *command]
+        # Flags for a short life: starting is most of what these do.
+        return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+                "-cp", classpath, *command]
 
     def kafka_tool(self, *command):
         ran = subprocess.run(self.kafka_command(*command), capture_output=True, text=True, timeout=DEADLINE)

@@ -138,8 +138,6 @@ class Trial:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        if self.rig.second:
-            self.rig.second.end()
         self.rig.stack("up")
 
 
@@ -305,6 +303,7 @@ def kafka_cut_for_good(trial):
 
 
 # ----------------------------------------------------- topics and dead letters
+# The last two start a second broker, which then stays: nothing may come after them.
 
 
 @fault("topic-deleted", "Kafka topic deleted while it is written to")
