@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BIN = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+MUSL = "x86_64-unknown-linux-musl"
+STATIC = BIN.parent / MUSL / "release/iot-bridge"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "iot-bench"
 DEADLINE = 300
 # CPU that a process uses just after the last message is in Kafka, for its
@@ -25,6 +28,22 @@ SETTLE = 1.0
 def build():
     """The release binaries."""
     subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
+
+
+def build_static():
+    """The bridge without any shared library."""
+    subprocess.run(["cargo", "build", "--release", "--target", MUSL, "-p", "iot-bridge"], cwd=ROOT, check=True)
+
+
+def why_not_static():
+    """Why the static binary can't be built here; nothing if it can."""
+    command = ["rustup", "target", "list", "--installed"]
+    installed = subprocess.run(command, check=False, capture_output=True, text=True)
+    if MUSL not in installed.stdout:
+        return f"not static: rustup target add {MUSL}"
+    if not shutil.which("musl-gcc"):
+        return "not static: there is no musl-gcc (Debian: musl-tools)"
+    return None
 
 
 @contextlib.contextmanager
@@ -91,6 +110,8 @@ def running(process):
 class Bridge(Process):
     """iot-bridge with the settings given, beside the defaults."""
 
+    binary = BIN / "iot-bridge"
+
     def __init__(self, tenant, directory, **settings):
         self.port = free_port()
         config = {
@@ -111,7 +132,7 @@ class Bridge(Process):
         others = {"MQTT_URL", "KAFKA_BROKERS"}
         environment = {name: value for name, value in os.environ.items() if name not in others}
         self.name = "iot-bridge"
-        self.popen = subprocess.Popen([BIN / "iot-bridge", "run", "--config", path], env=environment)
+        self.popen = subprocess.Popen([self.binary, "run", "--config", path], env=environment)
 
     def ready(self):
         """Waits until it is subscribed and sees Kafka."""

@@ -51,7 +51,7 @@ class MqBridge:
     def command(directory, tenant, kafka_topic):
         """How to start it."""
         host, port = common.mqtt_address()
-        options = {"acks": "all", "enable.idempotence": "true", "linger.ms": "1", "compression.type": "snappy"}
+        options = {"acks": "all", "enable.idempotence": "true", "linger.ms": "10", "compression.type": "snappy"}
         route = {
             "input": {"mqtt": {
                 "url": f"tcp://{host}:{port}", "topic": f"mtic/msg/client/realtime/{tenant}/#", "qos": 1,

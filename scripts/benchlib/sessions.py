@@ -38,7 +38,7 @@ max_inflight_count = 100
 
 def measure(args, _peers, directory):
     """Medians of all rounds."""
-    example = subprocess.run([common.BIN / "iot-bridge", "config", "example"], check=True, capture_output=True, text=True)
+    example = subprocess.run([Bridge.binary, "config", "example"], check=True, capture_output=True, text=True)
     if "isolation:" not in example.stdout:
         print("\nsessions\n  skipped: this bridge has one session only", flush=True)
         return None

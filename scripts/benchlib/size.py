@@ -1,41 +1,24 @@
 """The stripped binary, static if this machine can build it so."""
 
-import os
 import pathlib
-import shutil
 import subprocess
 import tempfile
 
 from . import common
 
-TARGET = "x86_64-unknown-linux-musl"
-STATIC = ["cargo", "build", "--release", "--target", TARGET, "-p", "iot-bridge"]
-
 
 def measure(args, _peers, _directory):
     """Its size; of the static one, or of the dynamic one and why."""
-    why = why_not()
+    why = common.why_not_static()
     if why is None and not args.no_build:
-        subprocess.run(STATIC, cwd=common.ROOT, check=True)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", common.ROOT / "target"))
-    static = target / TARGET / "release/iot-bridge"
-    kind, binary = ("static", static) if why is None and static.exists() else ("glibc", common.BIN / "iot-bridge")
-    result = {f"{kind}_mb": stripped(binary)}
+        common.build_static()
+    if why is None and not common.STATIC.exists():
+        why = "the static one is not built"
+    binary = common.BIN / "iot-bridge" if why else common.STATIC
+    megabytes = stripped(binary)
+    print(f"\nsize\n  {binary}: {megabytes} MB{f' ({why})' if why else ''}", flush=True)
     # The goal is about the static one.
-    if kind == "static":
-        result["mb"] = result["static_mb"]
-    print(f"\nsize\n  {binary}: {result[f'{kind}_mb']} MB{f' ({why})' if why else ''}", flush=True)
-    return result
-
-
-def why_not():
-    """Why the static binary can't be built here; nothing if it can."""
-    installed = subprocess.run(["rustup", "target", "list", "--installed"], check=False, capture_output=True, text=True)
-    if TARGET not in installed.stdout:
-        return f"not static: rustup target add {TARGET}"
-    if not shutil.which("musl-gcc"):
-        return "not static: there is no musl-gcc (Debian: musl-tools)"
-    return None
+    return {"glibc_mb": megabytes} if why else {"mb": megabytes}
 
 
 def stripped(binary):
