@@ -196,6 +196,14 @@ impl Peer {
         self.send(Packet::Publish(publish)).await;
     }
 
+    /// The same message, delivered again.
+    pub(crate) async fn publish_again(&mut self, pkid: u16, topic: &str, payload: &[u8]) {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.to_vec(), None);
+        publish.pkid = pkid;
+        publish.dup = true;
+        self.send(Packet::Publish(publish)).await;
+    }
+
     pub(crate) async fn publish_with(
         &mut self,
         pkid: u16,

@@ -61,6 +61,15 @@ impl Cluster {
         self.0.request_errors(RDKafkaApiKey::Produce, &[error]);
     }
 
+    /// From now on a topic takes nothing, for the time being.
+    pub(crate) fn refuse_topic(&self, topic: &str, refuse: bool) {
+        let error = match refuse {
+            true => RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            false => RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+        };
+        self.0.topic_error(topic, error).unwrap();
+    }
+
     /// The first `count` records of partition 0.
     pub(crate) async fn read(&self, topic: &'static str, count: usize) -> Vec<Record> {
         read_from(self.brokers(), topic.to_string(), count).await

@@ -5,6 +5,7 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod again;
 #[allow(dead_code, reason = "the tests of the link use the rest")]
 mod broker;
 mod cli;
@@ -12,10 +13,12 @@ mod delivery;
 mod kafka;
 mod real;
 mod secure;
+mod sessions;
 mod tls;
 mod tools;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use iot_bridge::BridgeConfig;
@@ -24,6 +27,7 @@ use iot_service::config::{HumanDuration, Live};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -41,26 +45,40 @@ struct Bridge {
 
 impl Bridge {
     async fn start(mqtt: SocketAddr, kafka: &str, adjust: impl FnOnce(&mut BridgeConfig)) -> Self {
-        let mut config = BridgeConfig::default();
-        config.mqtt.brokers = vec![format!("mqtt://{mqtt}")];
-        config.kafka.brokers = vec![kafka.to_string()];
-        // The mock cluster has no requests for that.
-        config.topics.create = false;
-        adjust(&mut config);
-        let ops = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_live(settings(mqtt, kafka, adjust).1).await
+    }
+
+    async fn start_live(live: Live<BridgeConfig>) -> Self {
+        let (ops, stop) = (ops().await, CancellationToken::new());
         let address = ops.local_addr().unwrap();
         let listeners = Listeners { ops, http: None };
-        let stop = CancellationToken::new();
-        let run = iot_bridge::run(Live::fixed(config), listeners, stop.clone());
         Self {
             ops: address,
+            task: tokio::spawn(iot_bridge::run(live, listeners, stop.clone())),
             stop,
-            task: tokio::spawn(run),
+        }
+    }
+
+    /// One that empties its session and ends.
+    async fn drain(mqtt: SocketAddr, kafka: &str, adjust: impl FnOnce(&mut BridgeConfig)) -> Self {
+        let live = settings(mqtt, kafka, adjust).1;
+        let (ops, stop) = (ops().await, CancellationToken::new());
+        let address = ops.local_addr().unwrap();
+        let listeners = Listeners { ops, http: None };
+        Self {
+            ops: address,
+            task: tokio::spawn(iot_bridge::drain(live, listeners, stop.clone())),
+            stop,
         }
     }
 
     async fn stop(self) {
         self.stop.cancel();
+        self.ends().await;
+    }
+
+    /// Waits for its end, which must be a clean one.
+    async fn ends(self) {
         let ended = timeout(DEADLINE, self.task).await.expect("an end");
         ended.unwrap().expect("a clean end");
     }
@@ -81,6 +99,26 @@ impl Bridge {
             panic!("{path} never says {text}, but:\n{}", self.get(path).await);
         }
     }
+}
+
+/// Settings of a bridge between two brokers, and the means to change them.
+fn settings(
+    mqtt: SocketAddr,
+    kafka: &str,
+    adjust: impl FnOnce(&mut BridgeConfig),
+) -> (watch::Sender<Arc<BridgeConfig>>, Live<BridgeConfig>) {
+    let mut config = BridgeConfig::default();
+    config.mqtt.brokers = vec![format!("mqtt://{mqtt}")];
+    config.kafka.brokers = vec![kafka.to_string()];
+    // The mock cluster has no requests for that.
+    config.topics.create = false;
+    adjust(&mut config);
+    let (sender, receiver) = watch::channel(Arc::new(config));
+    (sender, Live::of(receiver))
+}
+
+async fn ops() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
 /// A line of `/metrics` about the only session.

@@ -32,6 +32,11 @@ impl<S> Live<S> {
         Self(watch::channel(Arc::new(settings)).1)
     }
 
+    /// Settings that whoever holds the sender changes.
+    pub fn of(settings: watch::Receiver<Arc<S>>) -> Self {
+        Self(settings)
+    }
+
     /// The settings as they are now.
     pub fn current(&self) -> Arc<S> {
         self.0.borrow().clone()

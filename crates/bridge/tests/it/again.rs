@@ -1,0 +1,186 @@
+//! What comes twice is written once, where that can be known.
+
+use iot_service::config::HumanDuration;
+use rumqttc::v5::mqttbytes::QoS;
+
+use crate::broker::Broker;
+use crate::kafka::{Cluster, read_until};
+use crate::real::{brokers, tenant};
+use crate::{Bridge, TOPIC, gauge};
+
+const KAFKA_TOPIC: &str = "tenant123.project456";
+
+fn deduplicated(by: &str, count: u32) -> String {
+    format!(r#"bridge_deduplicated_messages_total{{by="{by}"}} {count}"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_when_the_connection_is_cut_is_written_once() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"1").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    cluster.down();
+    for id in [2, 3, 4] {
+        peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
+    }
+    let on_their_way = gauge("bridge_in_flight_messages", 3);
+    bridge.says("/metrics", &on_their_way).await;
+    drop(peer);
+
+    let mut peer = broker.accept_subscribed(true).await;
+    // The first acknowledgement was lost with the connection.
+    for id in [1, 2, 3, 4] {
+        peer.publish_again(id, TOPIC, id.to_string().as_bytes())
+            .await;
+    }
+    peer.publish(5, TOPIC, b"5").await;
+    bridge.says("/metrics", &deduplicated("in_flight", 4)).await;
+    cluster.up();
+    let mut acknowledged = peer.acknowledgements(5).await;
+    // The first one was taken in again, behind those on their way.
+    acknowledged.sort_unstable();
+    assert_eq!(acknowledged, [1, 2, 3, 4, 5]);
+    let records = cluster.read(KAFKA_TOPIC, 5).await;
+    let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
+    assert_eq!(texts, ["1", "2", "3", "4", "5"]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_message_under_a_known_identifier_is_written() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"one").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    drop(peer);
+    let mut peer = broker.accept_subscribed(true).await;
+    peer.publish_again(1, TOPIC, b"another").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    drop(peer);
+    // A session that the broker has lost, whose identifiers start anew.
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"another").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    assert_eq!(cluster.read(KAFKA_TOPIC, 3).await.len(), 3);
+    bridge.says("/metrics", &deduplicated("in_flight", 0)).await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_messages_with_the_same_name_the_first_is_written() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.dedupe.field = "messageId".into();
+        config.dedupe.window = HumanDuration::from_secs(600);
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let named = [
+        r#"{"messageId":"a","v":1}"#,
+        r#"{"messageId":"a","v":2}"#,
+        "no name",
+        "no name",
+        r#"{"messageId":"b"}"#,
+    ];
+    for (id, payload) in (1..).zip(named) {
+        peer.publish(id, TOPIC, payload.as_bytes()).await;
+    }
+    assert_eq!(peer.acknowledgements(5).await, [1, 2, 3, 4, 5]);
+    let records = cluster.read(KAFKA_TOPIC, 4).await;
+    let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
+    assert_eq!(texts, [named[0], named[2], named[3], named[4]]);
+    bridge
+        .says("/metrics", &deduplicated("message_id", 1))
+        .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_quality_of_service_0_what_is_too_much_is_dropped_and_counted() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.mqtt.qos = 0;
+        config.in_flight.messages = 10;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    bridge.says("/readyz", r#""ok":true"#).await;
+    cluster.down();
+    for number in 0..25 {
+        let payload = format!("{number}");
+        peer.publish_at(QoS::AtMostOnce, 0, TOPIC, payload.as_bytes())
+            .await;
+    }
+    bridge
+        .says("/metrics", "bridge_dropped_messages_total 15")
+        .await;
+    cluster.up();
+    let records = cluster.read(KAFKA_TOPIC, 10).await;
+    assert_eq!(records[9].text(), "9");
+    bridge.stop().await;
+}
+
+/// All records of the only project, once the last one is there.
+async fn written(tenant: &str, last: &'static str) -> Vec<String> {
+    let topic = format!("{tenant}.project456");
+    let records = read_until(brokers(), topic, move |records| {
+        records.last().is_some_and(|record| record.text() == last)
+    });
+    let records = records.await;
+    records.iter().map(|r| r.text().to_owned()).collect()
+}
+
+/// A bridge writes 1 to 20, its acknowledgements of the last ten are lost, and
+/// the next bridge gets these again, from a broker that kept the session or not.
+async fn twice(name: &str, kept: bool) -> Vec<String> {
+    let (broker, tenant) = (Broker::start().await, tenant(name));
+    let topic = TOPIC.replace("tenant123", &tenant);
+    let kafka = brokers();
+    let start = || {
+        Bridge::start(broker.address(), &kafka, |config| {
+            config.topics.create = true;
+            config.mqtt.client_id = tenant.clone();
+            config.dead_letter.topic = format!("iot.dead-letter-{tenant}");
+        })
+    };
+    let bridge = start().await;
+    let mut peer = broker.accept_subscribed(false).await;
+    for id in 1..=20u16 {
+        peer.publish(id, &topic, id.to_string().as_bytes()).await;
+    }
+    peer.acknowledgements(20).await;
+    // What has been written has nothing to do at its end: like a crash.
+    bridge.stop().await;
+    let bridge = start().await;
+    let mut peer = broker.accept_subscribed(kept).await;
+    for id in 11..=20u16 {
+        peer.publish_again(id, &topic, id.to_string().as_bytes())
+            .await;
+    }
+    peer.publish(21, &topic, b"21").await;
+    assert_eq!(
+        peer.acknowledgements(11).await,
+        (11..=21).collect::<Vec<_>>()
+    );
+    let records = written(&tenant, "21").await;
+    let by_log = if kept { 10 } else { 0 };
+    bridge.says("/metrics", &deduplicated("log", by_log)).await;
+    bridge.stop().await;
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn what_an_earlier_process_wrote_is_only_acknowledged() {
+    let once: Vec<_> = (1..=21).map(|number| number.to_string()).collect();
+    assert_eq!(twice("again", true).await, once);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn without_the_session_nothing_is_taken_for_written() {
+    assert_eq!(twice("anew", false).await.len(), 31);
+}
