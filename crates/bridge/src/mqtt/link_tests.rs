@@ -151,6 +151,26 @@ async fn what_has_arrived_is_ready_without_waiting() {
 }
 
 #[tokio::test]
+async fn the_subscription_is_told_before_the_messages_behind_it() {
+    let broker = Scripted::start().await;
+    let mut link = Link::new(&config(&[&broker]), plan(&["a/#"])).unwrap();
+    let (_peer, mut events) = during(&mut link, async {
+        let mut peer = broker.accept(false).await;
+        let id = peer.subscription().await.pkid as u8;
+        let suback = [0x90, 4, 0, id, 0, 1];
+        let publish = [0x30, 4, 0, 1, b'a', 0];
+        peer.send_bytes(&[&suback[..], &publish].concat()).await;
+        peer
+    })
+    .await;
+    while events.len() < 3 {
+        events.push(next(&mut link).await);
+    }
+    assert!(matches!(events[1], LinkEvent::Subscribed), "{events:?}");
+    assert!(matches!(events[2], LinkEvent::Publish(_)), "{events:?}");
+}
+
+#[tokio::test]
 async fn nothing_is_read_while_it_may_not_and_acknowledgements_go_out() {
     let broker = Scripted::start().await;
     let (mut link, mut peer) = up(&broker, &config(&[&broker]), &["a/#"]).await;

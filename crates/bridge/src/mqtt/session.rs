@@ -281,12 +281,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// The next event among what has been read already.
     pub(super) fn ready(&mut self) -> Result<Option<SessionEvent>, SessionError> {
-        while let Some(packet) = self.reader.read(&mut self.input)? {
+        loop {
+            // Before what came behind the answer.
+            if let Some(settled) = self.subscriptions.settled() {
+                return Ok(Some(settled.into()));
+            }
+            let Some(packet) = self.reader.read(&mut self.input)? else {
+                return Ok(None);
+            };
             if let Some(event) = self.handle(packet)? {
                 return Ok(Some(event));
             }
         }
-        Ok(self.subscriptions.settled().map(SessionEvent::from))
     }
 
     /// Waits for the next event, meanwhile writing what is to be sent and
