@@ -127,6 +127,10 @@ def bridge(directory, url, names, messages):
 def publish_all(run, url, names, share):
     """A publisher for each session."""
     return [
-        subprocess.Popen(publisher(run, topic(name), share, 200, connections=1, url=url), stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            # As much in flight as rumqttd takes from a connection.
+            [*publisher(run, topic(name), share, 200, connections=1, url=url), "--window", "100"],
+            stdout=subprocess.DEVNULL,
+        )
         for name in names
     ]
