@@ -132,7 +132,7 @@ def start(_args, _peers, directory):
     for _ in range(STARTS):
         began = time.monotonic()
         with running(Bridge("start", directory)) as bridge:
-            wait_for(lambda: bridge.metric("mqtt_connection_status") == 1, every=0.002)
+            wait_for(lambda: bridge.metric("mqtt_connection_status") >= 1, every=0.002)
             took.append(time.monotonic() - began)
     return told("start", {"seconds": round(statistics.median(took), 3)})
 

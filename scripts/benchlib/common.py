@@ -143,9 +143,9 @@ class Bridge(Process):
         return fetch(self.port, "metrics") or ""
 
     def metric(self, name):
-        """One number without labels; 0 when it is not there."""
-        found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        """The sum of a metric over its labels; 0 when it is not there."""
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", self.metrics(), re.MULTILINE)
+        return sum(map(float, found))
 
     def acknowledged(self, messages):
         """Waits until so many messages are acknowledged to MQTT."""
