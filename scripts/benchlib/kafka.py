@@ -10,6 +10,8 @@ import socket
 import struct
 
 LIST_OFFSETS, CREATE_TOPICS = 2, 19
+# UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER
+NO_LEADER_YET = (3, 5, 6)
 LATEST = -1
 
 
@@ -39,10 +41,12 @@ class Kafka:
             raise KafkaError(f"creating the topic {topic}: error {error}")
 
     def end(self, topic):
-        """How many records the topic has; it has one partition."""
+        """How many records the topic has; it has one partition. A new one has no leader yet."""
         body = struct.pack(">ii", -1, 1) + text(topic) + struct.pack(">iiq", 1, 0, LATEST)
         answer = self.request(LIST_OFFSETS, 1, body)
         error, _, offset = struct.unpack_from(">hqq", answer, 4 + 2 + len(topic) + 4 + 4)
+        if error in NO_LEADER_YET:
+            return 0
         if error:
             raise KafkaError(f"the end of {topic}: error {error}")
         return offset

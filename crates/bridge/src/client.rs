@@ -75,6 +75,9 @@ fn produce(config: &KafkaConfig, client: &mut ClientConfig) {
         .set("compression.type", config.compression.name())
         .set("request.timeout.ms", millis(*config.request_timeout))
         .set("message.max.bytes", largest.to_string())
+        // The bridge creates its topics before it writes to them: one that is
+        // not there was deleted.
+        .set("topic.metadata.propagation.max.ms", "5000")
         // The ring bounds what is queued, well below these.
         .set("queue.buffering.max.messages", "10000000")
         .set("queue.buffering.max.kbytes", "2097151");

@@ -206,7 +206,7 @@ impl Kafka {
         message: &Message,
     ) -> Result<(), Failure> {
         let mut record = BaseRecord::with_opaque_to(topic, seq as usize)
-            .payload(message.payload())
+            .payload(&*message.payload)
             .headers(message.headers(self.config.headers));
         if let Some(key) = message.key() {
             record = record.key(key);

@@ -20,24 +20,37 @@ use crate::topics::TopicId;
 const OVERHEAD: usize = 512;
 /// The same for a user property: two strings and a header.
 const PROPERTY: usize = 64;
+/// What a record has besides payload, topic and properties: names and values of
+/// headers, key, lengths.
+const HEADERS: usize = 200;
 
 /// A message between its arrival and its acknowledgement.
 #[derive(Debug)]
 pub(crate) struct Message {
     /// The connection that brought it.
     pub(crate) connection: u32,
-    pub(crate) publish: Publish,
+    pub(crate) packet_id: u16,
+    pub(crate) qos: QoS,
+    retain: bool,
+    /// The MQTT topic.
+    pub(crate) topic: Bytes,
+    pub(crate) payload: Bytes,
+    /// What the publisher says about it, if anything.
+    properties: Option<Box<PublishProperties>>,
     /// Milliseconds since the epoch.
     pub(crate) received_at: i64,
     pub(crate) since: Instant,
     pub(crate) target: Target,
     /// Size and SHA-256 of a payload of which only the beginning is here.
-    pub(crate) cut: Option<Cut>,
+    pub(crate) cut: Option<Box<Cut>>,
     /// Which delivery it is, where that can be told.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// An earlier process may have written it: the log has to be asked.
     pub(crate) asks_log: bool,
 }
+
+// There are thousands of them.
+const _: () = assert!(size_of::<Message>() <= 256);
 
 /// What is left of a payload whose end was thrown away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,14 +69,28 @@ pub(crate) enum Target {
     },
     DeadLetter {
         topic: TopicId,
-        reason: Refusal,
-        detail: String,
+        why: Box<Why>,
     },
     /// No message of MQTT, but where the numbering of deliveries stands.
-    Checkpoint { topic: TopicId, key: Arc<str> },
+    Checkpoint {
+        topic: TopicId,
+        key: Arc<str>,
+    },
+}
+
+/// Why a message is a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Why {
+    pub(crate) reason: Refusal,
+    pub(crate) detail: String,
 }
 
 impl Target {
+    pub(crate) fn dead_letter(topic: TopicId, reason: Refusal, detail: String) -> Self {
+        let why = Box::new(Why { reason, detail });
+        Self::DeadLetter { topic, why }
+    }
+
     pub(crate) fn topic(&self) -> TopicId {
         match self {
             Self::Topic { topic, .. }
@@ -74,6 +101,40 @@ impl Target {
 }
 
 impl Message {
+    /// A message that arrives at `since` (`received_at`, in milliseconds since
+    /// the epoch) for `target`.
+    pub(crate) fn new(
+        publish: Publish,
+        connection: u32,
+        (since, received_at): (Instant, i64),
+        target: Target,
+    ) -> Self {
+        let Publish {
+            qos,
+            retain,
+            topic,
+            pkid: packet_id,
+            payload,
+            properties,
+            ..
+        } = publish;
+        Self {
+            connection,
+            packet_id,
+            qos,
+            retain,
+            topic,
+            payload,
+            properties: properties.filter(says_something).map(Box::new),
+            received_at,
+            since,
+            target,
+            cut: None,
+            fingerprint: None,
+            asks_log: false,
+        }
+    }
+
     /// A note of the bridge's own: nothing of it is acknowledged.
     pub(crate) fn checkpoint(
         topic: TopicId,
@@ -81,26 +142,21 @@ impl Message {
         payload: Vec<u8>,
         received_at: i64,
     ) -> Self {
-        Self {
-            connection: 0,
-            publish: Publish::new("", QoS::AtMostOnce, payload, None),
-            received_at,
-            since: Instant::now(),
-            target: Target::Checkpoint { topic, key },
-            cut: None,
-            fingerprint: None,
-            asks_log: false,
-        }
+        let publish = Publish::new("", QoS::AtMostOnce, payload, None);
+        let target = Target::Checkpoint { topic, key };
+        Self::new(publish, 0, (Instant::now(), received_at), target)
     }
 
     /// The memory that it occupies, in bytes; librdkafka holds a copy.
     pub(crate) fn bytes(&self) -> usize {
-        let properties = self.publish.properties.as_ref().map_or(0, properties_size);
-        2 * (self.publish.payload.len() + self.publish.topic.len() + properties) + OVERHEAD
+        let properties = self.properties.as_deref().map_or(0, properties_size);
+        2 * (self.payload.len() + self.topic.len() + properties) + OVERHEAD
     }
 
-    pub(crate) fn qos(&self) -> QoS {
-        self.publish.qos
+    /// About how large its record is, in bytes.
+    pub(crate) fn record_size(&self) -> usize {
+        let properties = self.properties.as_deref().map_or(0, properties_size);
+        self.payload.len() + self.topic.len() + properties + HEADERS
     }
 
     pub(crate) fn is_checkpoint(&self) -> bool {
@@ -115,21 +171,17 @@ impl Message {
         }
     }
 
-    pub(crate) fn payload(&self) -> &[u8] {
-        &self.publish.payload
-    }
-
     /// Throws away all but the beginning of the payload; `false` if that was
     /// done before.
     pub(crate) fn cut(&mut self) -> bool {
         if self.cut.is_some() {
             return false;
         }
-        let payload = &mut self.publish.payload;
-        self.cut = Some(Cut {
+        let payload = &mut self.payload;
+        self.cut = Some(Box::new(Cut {
             size: payload.len() as u64,
             sha256: Sha256::digest(&payload).into(),
-        });
+        }));
         // A copy, so that the memory of the whole is free.
         *payload = Bytes::copy_from_slice(&payload[..payload.len().min(KEPT)]);
         true
@@ -142,34 +194,31 @@ impl Message {
             Target::Checkpoint { .. } => OwnedHeaders::new_with_capacity(0),
             Target::Topic { .. } if !origin => OwnedHeaders::new_with_capacity(0),
             Target::Topic { .. } => self.properties(self.origin()),
-            Target::DeadLetter { reason, detail, .. } => {
+            Target::DeadLetter { why, .. } => {
                 // What a publisher adds may be all that makes it too large.
                 let letter = match &self.cut {
                     Some(cut) => cut.headers(self.origin()),
                     None => self.properties(self.origin()),
                 };
-                let letter = text(letter, headers::DLQ_REASON, reason.as_str());
-                let letter = text(letter, "dlq-detail", detail);
-                let letter = bytes(letter, headers::DLQ_TOPIC, &self.publish.topic);
+                let letter = text(letter, headers::DLQ_REASON, why.reason.as_str());
+                let letter = text(letter, "dlq-detail", &why.detail);
+                let letter = bytes(letter, headers::DLQ_TOPIC, &self.topic);
                 text(letter, headers::DLQ_TIME, &self.received_at.to_string())
             }
         }
     }
 
     fn origin(&self) -> OwnedHeaders {
-        let Publish {
-            topic, qos, retain, ..
-        } = &self.publish;
         let mut own = bytes(
             OwnedHeaders::new_with_capacity(8),
             headers::MQTT_TOPIC,
-            topic,
+            &self.topic,
         );
-        own = text(own, headers::MQTT_QOS, qos_text(*qos));
+        own = text(own, headers::MQTT_QOS, qos_text(self.qos));
         own = text(
             own,
             headers::MQTT_RETAIN,
-            if *retain { "true" } else { "false" },
+            if self.retain { "true" } else { "false" },
         );
         own = text(
             own,
@@ -184,7 +233,7 @@ impl Message {
 
     /// Adds what the publisher says about its message.
     fn properties(&self, mut headers: OwnedHeaders) -> OwnedHeaders {
-        let Some(properties) = &self.publish.properties else {
+        let Some(properties) = &self.properties else {
             return headers;
         };
         if let Some(content_type) = &properties.content_type {
@@ -200,15 +249,17 @@ impl Message {
     }
 }
 
+/// Whether anything of it is carried over.
+fn says_something(properties: &PublishProperties) -> bool {
+    properties.content_type.is_some() || !properties.user_properties.is_empty()
+}
+
 fn properties_size(properties: &PublishProperties) -> usize {
     let user = properties.user_properties.iter();
     let user: usize = user
         .map(|(name, value)| name.len() + value.len() + PROPERTY)
         .sum();
-    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    user + length(&properties.content_type)
-        + length(&properties.response_topic)
-        + properties.correlation_data.as_ref().map_or(0, Bytes::len)
+    user + properties.content_type.as_ref().map_or(0, String::len)
 }
 
 impl Cut {
@@ -256,16 +307,8 @@ mod tests {
             ],
             ..PublishProperties::default()
         };
-        Message {
-            connection: 1,
-            publish: Publish::new("a/b", QoS::AtLeastOnce, payload, Some(properties)),
-            received_at: 1_700_000_000_123,
-            since: Instant::now(),
-            target,
-            cut: None,
-            fingerprint: None,
-            asks_log: false,
-        }
+        let publish = Publish::new("a/b", QoS::AtLeastOnce, payload, Some(properties));
+        Message::new(publish, 1, (Instant::now(), 1_700_000_000_123), target)
     }
 
     fn header<'a>(headers: &'a OwnedHeaders, key: &str) -> Option<&'a str> {
@@ -292,7 +335,7 @@ mod tests {
         assert_eq!(header(&headers, "iot-label"), Some("temperature=spike"));
         assert_eq!(header(&headers, "dlq-reason"), None);
         assert_eq!(message.headers(false).count(), 0);
-        assert_eq!(message.payload(), b"x");
+        assert_eq!(&*message.payload, b"x");
     }
 
     #[test]
@@ -303,7 +346,7 @@ mod tests {
         };
         let mut large = message(Vec::new(), target());
         let small = large.bytes();
-        let properties = large.publish.properties.get_or_insert_default();
+        let properties = large.properties.get_or_insert_default();
         properties
             .user_properties
             .push(("k".into(), "v".repeat(60_000)));
@@ -312,20 +355,19 @@ mod tests {
 
     #[test]
     fn a_dead_letter_that_is_too_large_keeps_its_beginning_and_its_hash() {
-        let dead = || Target::DeadLetter {
-            topic: TopicId::of(0),
-            reason: Refusal::TooLarge,
-            detail: "too large".into(),
+        let dead = || {
+            let detail = "too large".into();
+            Target::dead_letter(TopicId::of(0), Refusal::TooLarge, detail)
         };
         let whole = message(vec![7; 100_000], dead());
-        assert_eq!(whole.payload().len(), 100_000);
+        assert_eq!(whole.payload.len(), 100_000);
         assert_eq!(
             header(&whole.headers(false), "dlq-reason"),
             Some("too_large")
         );
         let mut cut = message(b"abc".repeat(100_000), dead());
         assert!(cut.cut() && !cut.cut());
-        assert_eq!(cut.payload().len(), KEPT);
+        assert_eq!(cut.payload.len(), KEPT);
         let headers = cut.headers(false);
         assert_eq!(header(&headers, "dlq-size"), Some("300000"));
         // printf abc%.0s {1..100000} | sha256sum

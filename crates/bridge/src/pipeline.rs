@@ -40,6 +40,9 @@ use leave::Leaving;
 /// written while messages are on their way.
 const BEAT: Duration = Duration::from_millis(2);
 
+/// How many batches a lot may fill.
+const LOT_BATCHES: usize = 4;
+
 /// The health of one session.
 pub(crate) struct Components {
     pub(crate) mqtt: Component,
@@ -311,36 +314,29 @@ impl Pipeline {
             self.metrics.dropped.inc();
             return Ok(());
         }
-        let mut message = Message {
-            connection: self.link.connection(),
-            target: Target::DeadLetter {
-                topic: self.dead_letters,
-                reason: Refusal::TooLarge,
-                detail: String::new(),
-            },
-            publish,
-            received_at: self.now.millis,
-            since: self.now.instant,
-            cut,
-            fingerprint: None,
-            asks_log: false,
-        };
-        if message.qos() == QoS::AtMostOnce {
+        let dup = publish.dup;
+        let unrouted = Target::dead_letter(self.dead_letters, Refusal::TooLarge, String::new());
+        let now = (self.now.instant, self.now.millis);
+        let mut message = Message::new(publish, self.link.connection(), now, unrouted);
+        message.cut = cut.map(Box::new);
+        if message.qos == QoS::AtMostOnce {
             self.route(&mut message, size);
             self.queue(message);
             return Ok(());
         }
-        self.recognise(message, size)
+        self.recognise(message, size, dup)
     }
 
     /// Delivers what is new, and acknowledges what is not.
-    fn recognise(&mut self, mut message: Message, size: u64) -> anyhow::Result<()> {
-        let publish = &message.publish;
-        let hash = deliveries::hash(&publish.topic, &publish.payload);
-        let packet_id = publish.pkid;
+    fn recognise(&mut self, mut message: Message, size: u64, dup: bool) -> anyhow::Result<()> {
+        let hash = match &message.cut {
+            Some(cut) => deliveries::hash(&message.topic, &cut.sha256),
+            None => deliveries::hash(&message.topic, &message.payload),
+        };
+        let packet_id = message.packet_id;
         let mut checkpoint = None;
         if let Some(deliveries) = self.redelivery.deliveries() {
-            let receipt = deliveries.receive(packet_id, publish.dup, hash);
+            let receipt = deliveries.receive(packet_id, dup, hash);
             if let Known::Pushed(seq) = receipt.known {
                 self.metrics.deduplicated.in_flight.inc();
                 self.adopt(seq, message);
@@ -368,7 +364,7 @@ impl Pipeline {
         self.route(&mut message, size);
         let known = match (&mut self.message_ids, &message.target) {
             (Some(ids), Target::Topic { topic, .. }) if !message.asks_log => {
-                ids.is_known(*topic, &message.publish.payload, self.now.instant)
+                ids.is_known(*topic, &message.payload, self.now.instant)
             }
             _ => false,
         };
@@ -392,8 +388,7 @@ impl Pipeline {
             Err((Refusal::TooLarge, detail))
         } else {
             let topics = &mut self.topics;
-            self.router
-                .route(&message.publish.topic, topics, &self.metrics)
+            self.router.route(&message.topic, topics, &self.metrics)
         };
         message.target = match routed {
             Ok(way) => {
@@ -406,12 +401,7 @@ impl Pipeline {
                 if size > DEAD_LETTER_MAX as u64 {
                     message.cut();
                 }
-                let topic = self.dead_letters;
-                Target::DeadLetter {
-                    topic,
-                    reason,
-                    detail,
-                }
+                Target::dead_letter(self.dead_letters, reason, detail)
             }
         };
     }
@@ -419,10 +409,11 @@ impl Pipeline {
     /// route -> queue: into the ring, and behind earlier ones for its topic.
     fn queue(&mut self, message: Message) -> Seq {
         let (topic, asks_log) = (message.target.topic(), message.asks_log);
-        let due = message.since + *self.config.kafka.linger;
+        let since = message.since;
         let bytes = message.bytes();
         let seq = self.ring.push(message, bytes);
-        self.topics.enqueue(topic, seq, due);
+        let linger = *self.config.kafka.linger;
+        self.topics.enqueue(topic, seq, since, linger);
         if asks_log {
             self.redelivery.asks(seq);
             if self.topics.ask_log(topic) {
@@ -434,7 +425,7 @@ impl Pipeline {
 
     /// Takes a message that Kafka has already: it is acknowledged in its turn.
     fn acknowledge_only(&mut self, mut message: Message) -> Seq {
-        message.publish.payload = bytes::Bytes::new();
+        message.payload = bytes::Bytes::new();
         let bytes = message.bytes();
         let seq = self.ring.push(message, bytes);
         self.ring.confirm(seq);
@@ -451,16 +442,27 @@ impl Pipeline {
 
     /// queue -> produce: the lots whose time has come.
     fn produce_due(&mut self) -> anyhow::Result<()> {
-        while let Some((topic, lot)) = self.topics.next_lot(self.now.instant) {
-            let mut lot = lot.into_iter();
-            while let Some(seq) = lot.next() {
+        while let Some((topic, mut lot)) = self.topics.next_lot(self.now.instant) {
+            // What waits in librdkafka for an earlier request costs a core.
+            let most = LOT_BATCHES * self.config.kafka.batch_size.bytes();
+            let mut room = most;
+            while let Some(seq) = lot.pop_front() {
+                let size = self
+                    .ring
+                    .waiting(seq)
+                    .map_or(0, |message| message.record_size());
+                let fits = size <= room || room == most;
+                room = room.saturating_sub(size);
+                if !fits {
+                    lot.push_front(seq);
+                    break;
+                }
                 if !self.produce(topic, seq)? {
                     // The others must not overtake it.
-                    for later in lot.by_ref() {
-                        self.topics.put_back(topic, later, self.now.instant);
-                    }
+                    break;
                 }
             }
+            self.topics.put_back_rest(topic, lot);
             if self.ended {
                 self.restart()?;
             }
@@ -530,11 +532,11 @@ impl Pipeline {
     /// confirm -> acknowledge: whatever is confirmed up to the first that is not.
     fn acknowledge(&mut self) {
         while let Some(message) = self.ring.pop() {
-            if message.qos() == QoS::AtMostOnce {
+            if message.qos == QoS::AtMostOnce {
                 continue;
             }
-            let (connection, packet_id) = (message.connection, message.publish.pkid);
-            if self.link.acknowledge(connection, packet_id, message.qos()) {
+            let (connection, packet_id) = (message.connection, message.packet_id);
+            if self.link.acknowledge(connection, packet_id, message.qos) {
                 self.metrics.acknowledged.inc();
             } else {
                 self.metrics.not_acknowledged.inc();

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use iot_core::route::{Route, collision_key};
 use tokio::sync::mpsc;
@@ -61,6 +62,10 @@ struct Topic {
     queue: VecDeque<Seq>,
     /// Nothing of the queue is given to the producer before.
     not_before: Instant,
+    /// The first of the queue waits for others until then ..
+    lingers_until: Instant,
+    /// .. or until none has come for a while.
+    idle_from: Instant,
     /// Records that the producer has.
     outstanding: usize,
 }
@@ -153,13 +158,15 @@ impl Topics {
         }
     }
 
-    /// Appends a message that may be given to the producer from `due` on.
-    pub(crate) fn enqueue(&mut self, id: TopicId, seq: Seq, due: Instant) {
+    /// Appends a message that came at `now`, and waits for others for up to
+    /// `linger`: less if none comes for a quarter of that.
+    pub(crate) fn enqueue(&mut self, id: TopicId, seq: Seq, now: Instant, linger: Duration) {
         let topic = &mut self.topics[id.0];
         if topic.queue.is_empty() {
-            topic.not_before = due;
+            topic.lingers_until = now + linger;
             self.waiting.push(id);
         }
+        topic.idle_from = now + linger / 4;
         topic.queue.push_back(seq);
     }
 
@@ -202,6 +209,21 @@ impl Topics {
         let index = self.waiting.iter().position(due)?;
         let id = self.waiting.swap_remove(index);
         Some((id, std::mem::take(&mut topics[id.0].queue)))
+    }
+
+    /// Puts the end of a lot back before what has come since.
+    pub(crate) fn put_back_rest(&mut self, id: TopicId, mut rest: VecDeque<Seq>) {
+        let topic = &mut self.topics[id.0];
+        if rest.is_empty() {
+            return;
+        }
+        if topic.queue.is_empty() {
+            self.waiting.push(id);
+        }
+        // What failed of the lot meanwhile is there already, and comes first.
+        rest.extend(&topic.queue);
+        rest.make_contiguous().sort_unstable();
+        topic.queue = rest;
     }
 
     /// Whether the topic's log has to be asked first. Its messages wait until
@@ -263,7 +285,7 @@ impl Topics {
     }
 
     fn add(&mut self, name: Arc<str>, tenant: Option<String>) -> TopicId {
-        let id = TopicId(self.topics.len());
+        let (id, now) = (TopicId(self.topics.len()), Instant::now());
         self.ids.insert(name.clone(), id);
         self.topics.push(Topic {
             name,
@@ -271,7 +293,9 @@ impl Topics {
             state: State::Assumed,
             log: Log::Unread,
             queue: VecDeque::new(),
-            not_before: Instant::now(),
+            not_before: now,
+            lingers_until: now,
+            idle_from: now,
             outstanding: 0,
         });
         if self.may_create {
@@ -297,6 +321,7 @@ impl Topic {
             && self.log != Log::BeingRead
             && self.outstanding == 0
             && self.not_before <= now
+            && (self.lingers_until <= now || self.idle_from <= now)
     }
 }
 

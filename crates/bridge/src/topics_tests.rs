@@ -46,7 +46,7 @@ fn messages_wait_for_a_new_topic_in_their_order() {
     let (now, wanted) = (fixture.now, fixture.wanted.try_recv().unwrap());
     assert_eq!(&*wanted.topic, "t.p");
     for seq in [1, 2] {
-        fixture.topics.enqueue(id, seq, now);
+        fixture.topics.enqueue(id, seq, now, Duration::ZERO);
     }
     assert!(fixture.lot().is_empty());
     fixture.created(id, Outcome::Ready);
@@ -68,12 +68,12 @@ fn the_next_lot_waits_for_the_one_before_and_what_failed_comes_first() {
     let mut fixture = Fixture::new(10);
     let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
     fixture.created(id, Outcome::Ready);
-    fixture.topics.enqueue(id, 1, now);
-    fixture.topics.enqueue(id, 2, now);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
+    fixture.topics.enqueue(id, 2, now, Duration::ZERO);
     assert_eq!(fixture.lot(), [1, 2]);
     fixture.topics.given(id);
     fixture.topics.given(id);
-    fixture.topics.enqueue(id, 3, now);
+    fixture.topics.enqueue(id, 3, now, Duration::ZERO);
     fixture.topics.settled(id);
     assert!(fixture.lot().is_empty());
     fixture.topics.settled(id);
@@ -82,15 +82,56 @@ fn the_next_lot_waits_for_the_one_before_and_what_failed_comes_first() {
 }
 
 #[test]
-fn a_lot_waits_for_its_time_and_for_the_log() {
+fn the_rest_of_a_lot_comes_before_what_came_later() {
     let mut fixture = Fixture::new(10);
     let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
     fixture.created(id, Outcome::Ready);
-    fixture
-        .topics
-        .enqueue(id, 1, now + Duration::from_millis(10));
+    for seq in 1..=4 {
+        fixture.topics.enqueue(id, seq, now, Duration::ZERO);
+    }
+    let (_, mut lot) = fixture.topics.next_lot(now).unwrap();
+    assert_eq!(lot.pop_front(), Some(1));
+    assert_eq!(lot.pop_front(), Some(2));
+    // The second one was not taken.
+    let later = now + Duration::from_secs(1);
+    fixture.topics.put_back(id, 2, later);
+    fixture.topics.put_back_rest(id, lot);
+    fixture.topics.enqueue(id, 5, now, Duration::ZERO);
+    assert!(fixture.lot().is_empty(), "not before it is tried again");
+    fixture.now = later;
+    assert_eq!(fixture.lot(), [2, 3, 4, 5]);
     assert!(fixture.lot().is_empty());
-    fixture.now += Duration::from_millis(10);
+}
+
+#[test]
+fn a_lot_waits_for_others_for_so_long_as_they_come() {
+    let mut fixture = Fixture::new(10);
+    let (id, begin, linger) = (
+        fixture.open("t", "p").unwrap(),
+        fixture.now,
+        Duration::from_millis(20),
+    );
+    fixture.created(id, Outcome::Ready);
+    for (seq, millis) in [(1, 0), (2, 4), (3, 8), (4, 12), (5, 16), (6, 20)] {
+        fixture.now = begin + Duration::from_millis(millis);
+        assert!(seq == 6 || fixture.lot().is_empty(), "at {millis} ms");
+        let now = fixture.now;
+        fixture.topics.enqueue(id, seq, now, linger);
+    }
+    assert_eq!(fixture.lot(), [1, 2, 3, 4, 5, 6], "20 ms are over");
+    let now = fixture.now;
+    fixture.topics.enqueue(id, 7, now, linger);
+    assert!(fixture.lot().is_empty());
+    fixture.now += Duration::from_millis(5);
+    assert_eq!(fixture.lot(), [7], "no other came for a quarter of it");
+}
+
+#[test]
+fn a_lot_waits_for_the_log() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    fixture.created(id, Outcome::Ready);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
     assert!(fixture.topics.ask_log(id) && !fixture.topics.ask_log(id));
     assert!(fixture.lot().is_empty());
     fixture.topics.log_read("t.p");
@@ -114,7 +155,7 @@ fn colliding_names_and_too_many_topics_are_refused() {
 fn what_kafka_refuses_is_refused_from_then_on_and_leaves_its_place() {
     let mut fixture = Fixture::new(1);
     let (id, now) = (fixture.open("a", "b_c").unwrap(), fixture.now);
-    fixture.topics.enqueue(id, 1, now);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
     assert_eq!(fixture.created(id, Outcome::Refused), [1]);
     assert!(fixture.lot().is_empty());
     assert_eq!(fixture.open("a", "b_c"), Err(Refusal::TopicRefused));
@@ -126,7 +167,7 @@ fn what_kafka_refuses_is_refused_from_then_on_and_leaves_its_place() {
 fn a_topic_that_may_not_be_created_is_not_waited_for() {
     let mut fixture = Fixture::new(1);
     let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
-    fixture.topics.enqueue(id, 1, now);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
     fixture.created(id, Outcome::NotAllowed);
     assert_eq!(fixture.lot(), [1], "it may be there all the same");
     assert!(!fixture.topics.gone(id));

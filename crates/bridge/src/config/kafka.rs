@@ -181,6 +181,10 @@ const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("queue.buffering.max.messages", "use in_flight.messages"),
     ("queue.buffering.max.kbytes", "use in_flight.bytes"),
     ("allow.auto.create.topics", "use topics.create"),
+    (
+        "topic.metadata.propagation.max.ms",
+        "the bridge creates topics before it writes to them",
+    ),
     ("log_level", "use log.level"),
     ("log.queue", "the bridge's log needs it as it is"),
     ("enabled_events", "the bridge's callbacks need it as it is"),

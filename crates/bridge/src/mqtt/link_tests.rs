@@ -49,15 +49,6 @@ async fn next(link: &mut Link) -> LinkEvent {
     event.expect("an event")
 }
 
-async fn expect_subscribed(link: &mut Link) {
-    let connected = next(link).await;
-    assert!(
-        matches!(connected, LinkEvent::Connected { .. }),
-        "{connected:?}"
-    );
-    assert!(matches!(next(link).await, LinkEvent::Subscribed));
-}
-
 /// A link that is up, and its peer.
 async fn up(broker: &Scripted, config: &MqttConfig, filters: &[&str]) -> (Link, broker::Peer) {
     let mut link = Link::new(config, plan(filters)).unwrap();

@@ -29,7 +29,9 @@ impl Pipeline {
             }
             Failure::TopicGone if self.topics.gone(topic) => {
                 self.metrics.retries.inc();
-                self.topics.put_back(topic, seq, self.now.instant);
+                // A deletion takes a moment, in which it can't be created.
+                let due = self.now.instant + RETRY_AFTER;
+                self.topics.put_back(topic, seq, due);
             }
             Failure::TopicGone => self.dead_letter(seq, Refusal::UnknownTopic),
             Failure::Suspect(_) => return self.send_alone(seq),
@@ -68,11 +70,7 @@ impl Pipeline {
             Target::Topic { topic, .. } => {
                 self.metrics.refused(refusal);
                 let detail = self.topics.name(*topic).to_string();
-                message.target = Target::DeadLetter {
-                    topic: self.dead_letters,
-                    reason: refusal,
-                    detail,
-                };
+                message.target = Target::dead_letter(self.dead_letters, refusal, detail);
                 // Behind other dead letters, which it may have come before.
                 self.topics
                     .put_back(self.dead_letters, seq, self.now.instant);
