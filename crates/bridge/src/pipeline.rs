@@ -135,7 +135,13 @@ impl Pipeline {
             // Never written to.
             false => dead_letters,
         };
-        parts.health.delivery.ready();
+        match recognise {
+            true => parts
+                .health
+                .delivery
+                .not_ready("reading from Kafka where the last process ended"),
+            false => parts.health.delivery.ready(),
+        }
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -560,7 +566,7 @@ impl Pipeline {
             self.health.delivery.not_ready(format!(
                 "stalled: the oldest message waits for Kafka ({why})"
             ));
-        } else {
+        } else if !self.redelivery.is_restoring() {
             self.health.delivery.ready();
         }
         if self.ring.len() == 0 {
@@ -591,7 +597,10 @@ impl Pipeline {
 
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Checkpoint(restored) => self.redelivery.restored(restored),
+            Answer::Checkpoint(restored) => {
+                self.redelivery.restored(restored);
+                self.health.delivery.ready();
+            }
             Answer::Tail { topics, found } => {
                 self.redelivery.read(found);
                 for topic in topics {

@@ -32,16 +32,19 @@ const CLOCK_SLACK_MS: i64 = 2_000;
 pub(crate) fn checkpoint(config: &KafkaConfig, client_id: &str) -> anyhow::Result<Restored> {
     let topic = BRIDGE_SESSIONS_TOPIC;
     let consumer = consumer(config)?;
-    let spans = match spans(&consumer, topic, None) {
-        Err(error) if is_denied(&error) => return Ok(Restored::Denied),
-        spans => spans?,
-    };
     let mut last = None;
-    read(&consumer, topic, &spans, |message| {
-        if message.key() == Some(client_id.as_bytes()) {
-            last = message.payload().map(<[u8]>::to_vec);
-        }
-    })?;
+    let read = spans(&consumer, topic, None).and_then(|spans| {
+        read(&consumer, topic, &spans, |message| {
+            if message.key() == Some(client_id.as_bytes()) {
+                last = message.payload().map(<[u8]>::to_vec);
+            }
+        })
+    });
+    match read {
+        // Whoever may write to a topic sees it, and may still not read it.
+        Err(error) if is_denied(&error) => return Ok(Restored::Denied),
+        read => read?,
+    }
     let Some(json) = last else {
         return Ok(Restored::Last(None));
     };

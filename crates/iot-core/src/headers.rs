@@ -17,13 +17,14 @@ pub const MQTT_DELIVERY: &str = "mqtt-delivery";
 /// [`ParseError::reason`](crate::message::ParseError::reason) or
 /// [`RouteError::reason`](crate::route::RouteError::reason).
 pub const DLQ_REASON: &str = "dlq-reason";
-/// Kafka topic the dead letter was read from.
+/// Kafka topic the dead letter was read from, or the MQTT topic it came from.
 pub const DLQ_TOPIC: &str = "dlq-topic";
 /// Partition the dead letter was read from, decimal.
 pub const DLQ_PARTITION: &str = "dlq-partition";
 /// Offset the dead letter was read from, decimal.
 pub const DLQ_OFFSET: &str = "dlq-offset";
-/// When the message was given up, milliseconds since the epoch, decimal.
+/// When the message was received, or given up, milliseconds since the epoch,
+/// decimal.
 pub const DLQ_TIME: &str = "dlq-time";
 
 /// True label of a simulated anomaly, such as `temperature=spike`; several are
