@@ -403,7 +403,7 @@ mod tests {
             security.ca_file = "/nowhere/ca.pem".into();
         });
         assert!(
-            found.starts_with("kafka.security.ca_file: reading"),
+            found.starts_with("kafka.security.ca_file: /nowhere/ca.pem: No such file"),
             "{found}"
         );
         let found = problems(Client::Complete, |security| {
