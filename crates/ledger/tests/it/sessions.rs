@@ -52,7 +52,8 @@ async fn a_replica_that_drains_under_load_leaves_everything_to_the_other() {
     let stop = async {
         leaving.metric_reaches(RECEIVED, rate as f64 / 2.0).await;
         assert_eq!(leaving.process.stop().await, Some(0));
-        staying.metric_grows(RECEIVED, rate as f64).await;
+        // On a slow machine the load may be over by now.
+        staying.metric_reaches(RECEIVED, rate as f64).await;
     };
     let (published, ()) = tokio::join!(load, stop);
     assert_eq!(published.code, Some(0), "{published:?}");
