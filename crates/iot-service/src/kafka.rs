@@ -4,13 +4,12 @@
 use std::fmt;
 use std::fs;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::{Problems, Secret};
-use crate::tls;
+use crate::tls::{self, FileError};
 
 /// Section `kafka.security`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -208,10 +207,9 @@ impl KafkaSecurity {
             (true, false) => add("cert_file", "is needed with key_file"),
             (false, true) => add("key_file", "is needed with cert_file"),
             _ => {
-                if let Err(error) = tls::client_config(&self.ca_file, "", "") {
-                    add("ca_file", &format!("{error:#}"));
-                } else if let Err(error) = self.tls_config() {
-                    add("cert_file", &format!("{error:#}"));
+                let problems = tls::file_problems(&self.ca_file, &self.cert_file, &self.key_file);
+                for FileError { setting, problem } in problems {
+                    add(setting, &problem);
                 }
             }
         }
@@ -227,10 +225,6 @@ impl KafkaSecurity {
         }
         let text = fs::read_to_string(&self.password_file)?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-    }
-
-    fn tls_config(&self) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-        tls::client_config(&self.ca_file, &self.cert_file, &self.key_file)
     }
 
     /// Names and values of librdkafka's properties.
@@ -275,7 +269,9 @@ impl KafkaSecurity {
     ) -> anyhow::Result<rskafka::client::ClientBuilder> {
         use rskafka::client::{Credentials, SaslConfig};
         if self.protocol.tls() {
-            client = client.tls_config(self.tls_config()?);
+            let tls = tls::client_config(&self.ca_file, &self.cert_file, &self.key_file)
+                .map_err(|error| anyhow::anyhow!("kafka.security.{error}"))?;
+            client = client.tls_config(tls);
         }
         if self.protocol.sasl() {
             let login = Credentials::new(self.username.clone(), self.login_password()?);
@@ -407,7 +403,7 @@ mod tests {
             security.ca_file = "/nowhere/ca.pem".into();
         });
         assert!(
-            found.starts_with("kafka.security.ca_file: reading"),
+            found.starts_with("kafka.security.ca_file: /nowhere/ca.pem: No such file"),
             "{found}"
         );
         let found = problems(Client::Complete, |security| {

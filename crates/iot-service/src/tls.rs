@@ -3,10 +3,42 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Which setting can't be used, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct FileError {
+    /// `ca_file`, `cert_file` or `key_file`, as they are called in every section.
+    pub setting: &'static str,
+    /// What is wrong, with the name of the file.
+    pub problem: String,
+}
+
+impl FileError {
+    fn new(setting: &'static str, file: &str, reason: impl std::fmt::Display) -> Self {
+        let problem = format!("{file}: {reason}");
+        Self { setting, problem }
+    }
+
+    fn pem(setting: &'static str, file: &str, error: &pem::Error) -> Self {
+        let wanted = match setting {
+            "key_file" => "private key",
+            _ => "certificate",
+        };
+        match error {
+            pem::Error::NoItemsFound => {
+                Self::new(setting, file, format!("there is no {wanted} in it (PEM)"))
+            }
+            pem::Error::Io(error) => Self::new(setting, file, error),
+            error => Self::new(setting, file, format!("{error:?}")),
+        }
+    }
+}
 
 /// A configuration that trusts the certificates of `ca_file` (those of the
 /// system if it is empty), and shows the certificate chain of `cert_file`, with
@@ -18,51 +50,80 @@ pub fn client_config(
     ca_file: &str,
     cert_file: &str,
     key_file: &str,
-) -> anyhow::Result<Arc<ClientConfig>> {
+) -> Result<Arc<ClientConfig>, FileError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .context("choosing the versions of TLS")?
+        .expect("ring has the cipher suites of the default versions")
         .with_root_certificates(roots(ca_file)?);
     let config = if cert_file.is_empty() {
         builder.with_no_client_auth()
     } else {
-        let key = PrivateKeyDer::from_pem_file(Path::new(key_file))
-            .with_context(|| format!("reading the private key in {key_file}"))?;
+        let (certificates, key) = identity(cert_file, key_file)?;
         builder
-            .with_client_auth_cert(certificates(cert_file)?, key)
-            .with_context(|| format!("using the certificate in {cert_file}"))?
+            .with_client_auth_cert(certificates, key)
+            .map_err(|error| FileError::new("cert_file", cert_file, error))?
     };
     Ok(Arc::new(config))
 }
 
-fn roots(ca_file: &str) -> anyhow::Result<RootCertStore> {
+/// What [`client_config`] would refuse, all of it: of the certificates to trust
+/// and of the client's own.
+#[must_use]
+pub fn file_problems(ca_file: &str, cert_file: &str, key_file: &str) -> Vec<FileError> {
+    let authorities = roots(ca_file).map(drop);
+    // Whether its key fits shows only once there is a configuration.
+    let own = match &authorities {
+        _ if cert_file.is_empty() => Ok(()),
+        Ok(()) => client_config(ca_file, cert_file, key_file).map(drop),
+        Err(_) => identity(cert_file, key_file).map(drop),
+    };
+    let results = [authorities, own];
+    results.into_iter().filter_map(Result::err).collect()
+}
+
+fn roots(ca_file: &str) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     if ca_file.is_empty() {
         let system = rustls_native_certs::load_native_certs();
+        // Systems have one or the other odd certificate.
         roots.add_parsable_certificates(system.certs);
-        anyhow::ensure!(
-            !roots.is_empty(),
-            "the system has no certificates to trust: give a ca_file"
-        );
+        if roots.is_empty() {
+            let problem = "this system has no CA certificates: give a file, or install them \
+                           (package ca-certificates)";
+            return Err(FileError {
+                setting: "ca_file",
+                problem: problem.to_owned(),
+            });
+        }
         return Ok(roots);
     }
-    for certificate in certificates(ca_file)? {
+    for certificate in certificates("ca_file", ca_file)? {
         roots
             .add(certificate)
-            .with_context(|| format!("using a certificate in {ca_file}"))?;
+            .map_err(|error| FileError::new("ca_file", ca_file, error))?;
     }
     Ok(roots)
 }
 
-fn certificates(file: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(Path::new(file))?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().with_context(|| format!("reading the certificates in {file}"))?;
-    anyhow::ensure!(
-        !certificates.is_empty(),
-        "there is no certificate in {file}"
-    );
-    Ok(certificates)
+fn identity(cert_file: &str, key_file: &str) -> Result<Identity, FileError> {
+    let certificates = certificates("cert_file", cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(Path::new(key_file))
+        .map_err(|error| FileError::pem("key_file", key_file, &error))?;
+    Ok((certificates, key))
+}
+
+fn certificates(
+    setting: &'static str,
+    file: &str,
+) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let unusable = |error| FileError::pem(setting, file, &error);
+    let found = CertificateDer::pem_file_iter(Path::new(file)).map_err(unusable)?;
+    let found: Result<Vec<_>, _> = found.collect();
+    match found.map_err(unusable)? {
+        none if none.is_empty() => Err(unusable(pem::Error::NoItemsFound)),
+        found => Ok(found),
+    }
 }
 
 #[cfg(test)]
@@ -70,16 +131,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_no_use_is_named() {
+    fn a_file_that_is_no_use_is_named_with_its_setting() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("empty.pem");
         std::fs::write(&file, "nothing\n").unwrap();
         let file = file.to_str().unwrap();
         let missing = "/nowhere/ca.pem";
-        for (ca, expected) in [(file, "no certificate in"), (missing, "reading")] {
-            let error = client_config(ca, "", "").unwrap_err();
-            let error = format!("{error:#}");
-            assert!(error.contains(expected) && error.contains(ca), "{error}");
+        for (ca, expected) in [(file, "there is no certificate"), (missing, "No such file")] {
+            let error = client_config(ca, "", "").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("ca_file: {ca}: ")), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
+        let problems = file_problems(missing, file, file);
+        let settings: Vec<_> = problems.iter().map(|problem| problem.setting).collect();
+        assert_eq!(settings, ["ca_file", "cert_file"]);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_a_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let [one, other] = [(), ()].map(|()| rcgen::generate_simple_self_signed([]).unwrap());
+        std::fs::write(path("cert.pem"), one.cert.pem()).unwrap();
+        std::fs::write(path("own.pem"), one.signing_key.serialize_pem()).unwrap();
+        std::fs::write(path("other.pem"), other.signing_key.serialize_pem()).unwrap();
+        let (cert, own, other) = (path("cert.pem"), path("own.pem"), path("other.pem"));
+        assert!(file_problems(&cert, &cert, &own).is_empty());
+        let problems = file_problems(&cert, &cert, &other);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].setting, "cert_file");
     }
 }

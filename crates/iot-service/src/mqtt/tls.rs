@@ -1,20 +1,15 @@
 //! Section `mqtt.tls`: who is trusted, and who the client is.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
 
 use iot_core::mqtt_url::MqttUrl;
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
-};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 use crate::config::Problems;
+use crate::tls::{self, FileError};
 
 /// Section `mqtt.tls`, for brokers whose address begins with `mqtts://`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,28 +28,12 @@ pub struct TlsConfig {
 /// Why TLS can't be used as it is set.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is missing, or holds something else.
-    #[error("{setting}: {file}: {reason}")]
-    File {
-        /// Path of the setting.
-        setting: &'static str,
-        /// What it is set to.
-        file: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// No CA to trust.
-    #[error(
-        "this system has no CA certificates: set mqtt.tls.ca_file, or install them \
-         (package ca-certificates)"
-    )]
-    NoRoots,
+    /// A file is missing or holds something else, or the system has none.
+    #[error("mqtt.tls.{0}")]
+    File(#[from] FileError),
     /// Not a DNS name or address.
     #[error("{0:?} is no name that a certificate can have: set mqtt.tls.server_name")]
     Name(String),
-    /// rustls does not take the certificates.
-    #[error("mqtt.tls: {0}")]
-    Refused(#[from] Error),
     /// The task that reads the files ended.
     #[error("reading certificates: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -80,22 +59,19 @@ impl TlsConfig {
                 problems.add(path, "is needed: a certificate and its key go together");
             }
         }
-        for result in [
-            self.authorities().map(drop),
-            self.identity().map(drop),
-            self.name("").map(drop),
-        ] {
-            match result {
-                Err(TlsError::File {
-                    setting,
-                    file,
-                    reason,
-                }) => problems.add(setting, format!("{file}: {reason}")),
-                Err(error @ TlsError::Name(_)) if !self.server_name.is_empty() => {
-                    problems.add("mqtt.tls.server_name", error.to_string());
-                }
-                _ => {}
-            }
+        // One without the other is a problem of its own.
+        let (cert_file, key_file) = match self.key_file.as_str() {
+            "" => ("", ""),
+            key_file => (self.cert_file.as_str(), key_file),
+        };
+        for FileError { setting, problem } in tls::file_problems(&self.ca_file, cert_file, key_file)
+        {
+            problems.add(format!("mqtt.tls.{setting}"), problem);
+        }
+        if !self.server_name.is_empty()
+            && let Err(error) = self.name("")
+        {
+            problems.add("mqtt.tls.server_name", error.to_string());
         }
     }
 
@@ -106,8 +82,9 @@ impl TlsConfig {
     ) -> Result<(TlsConnector, ServerName<'static>), TlsError> {
         let name = self.name(host)?;
         let own = self.clone();
-        let config = tokio::task::spawn_blocking(move || own.client()).await??;
-        Ok((TlsConnector::from(Arc::new(config)), name))
+        let read = move || tls::client_config(&own.ca_file, &own.cert_file, &own.key_file);
+        let config = tokio::task::spawn_blocking(read).await??;
+        Ok((TlsConnector::from(config), name))
     }
 
     fn name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
@@ -116,78 +93,6 @@ impl TlsConfig {
             name => name,
         };
         ServerName::try_from(name.to_string()).map_err(|_| TlsError::Name(name.to_string()))
-    }
-
-    fn client(&self) -> Result<ClientConfig, TlsError> {
-        let mut roots = RootCertStore::empty();
-        match self.authorities()? {
-            Some(certificates) => {
-                for certificate in certificates {
-                    roots.add(certificate)?;
-                }
-            }
-            None => {
-                let found = rustls_native_certs::load_native_certs();
-                // Systems have one or the other odd certificate.
-                let (taken, _) = roots.add_parsable_certificates(found.certs);
-                if taken == 0 {
-                    return Err(TlsError::NoRoots);
-                }
-            }
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        Ok(match self.identity()? {
-            Some((certificates, key)) => builder.with_client_auth_cert(certificates, key)?,
-            None => builder.with_no_client_auth(),
-        })
-    }
-
-    fn authorities(&self) -> Result<Option<Vec<CertificateDer<'static>>>, TlsError> {
-        match self.ca_file.as_str() {
-            "" => Ok(None),
-            file => certificates("mqtt.tls.ca_file", file).map(Some),
-        }
-    }
-
-    fn identity(
-        &self,
-    ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TlsError> {
-        if self.cert_file.is_empty() || self.key_file.is_empty() {
-            return Ok(None);
-        }
-        let certificates = certificates("mqtt.tls.cert_file", &self.cert_file)?;
-        let (setting, file) = ("mqtt.tls.key_file", self.key_file.as_str());
-        let key = PrivateKeyDer::from_pem_file(Path::new(file));
-        let key = key.map_err(|error| unusable(setting, file, "private key", &error))?;
-        Ok(Some((certificates, key)))
-    }
-}
-
-fn certificates(
-    setting: &'static str,
-    file: &str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unusable = |error| unusable(setting, file, "certificate", &error);
-    let found = CertificateDer::pem_file_iter(Path::new(file)).map_err(unusable)?;
-    let found: Result<Vec<_>, _> = found.collect();
-    match found.map_err(unusable)? {
-        none if none.is_empty() => Err(unusable(pem::Error::NoItemsFound)),
-        found => Ok(found),
-    }
-}
-
-fn unusable(setting: &'static str, file: &str, wanted: &str, error: &pem::Error) -> TlsError {
-    let reason = match error {
-        pem::Error::NoItemsFound => format!("there is no {wanted} in it (PEM)"),
-        pem::Error::Io(error) => error.to_string(),
-        error => format!("{error:?}"),
-    };
-    TlsError::File {
-        setting,
-        file: file.to_string(),
-        reason,
     }
 }
 

@@ -9,6 +9,7 @@ mod bridge;
 mod end_to_end;
 mod outage;
 mod secure;
+mod sessions;
 mod support;
 mod termination;
 mod verify_kafka;

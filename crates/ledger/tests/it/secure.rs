@@ -1,6 +1,7 @@
-//! `verify-kafka` of a Kafka that asks who is there.
+//! Brokers that ask who is there, or say who they are.
 
-use crate::support::{create_topic, run, stack, unique};
+use crate::bridge::{PRODUCED, publish, verify as verify_bridge};
+use crate::support::{Way, create_topic, read_topic, run, stack, unique};
 
 /// What the ledger says of an empty topic behind the listener with TLS and login.
 async fn verify(password: &str) -> (Option<i32>, String) {
@@ -52,4 +53,49 @@ async fn settings_that_contradict_each_other_are_bad_arguments() {
     let refused = run(&["verify-kafka", "--run", "x", "--username", "me"]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(format!("{refused:?}").contains("kafka.security.username: has no effect"));
+}
+
+/// The stack's Mosquitto has a certificate that only its own authority vouches for.
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn bridge_and_simulator_reach_mosquitto_with_tls() {
+    let mut way = Way::new("mqtts");
+    way.settings = vec![
+        ("mqtt.brokers", stack("MQTT_TLS_URL")),
+        ("mqtt.tls.ca_file", stack("MQTT_CA_FILE")),
+    ];
+    let mut bridge = way.bridge();
+    bridge.ready().await;
+    // The ledger itself speaks in the clear.
+    let published = publish(&way, 5000, 5000).await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+    verify_bridge(&way, 5000).await;
+
+    let own = Way {
+        project: "simulated".to_owned(),
+        tenant: way.tenant.clone(),
+        mqtt_url: way.mqtt_url.clone(),
+        kafka_brokers: way.kafka_brokers.clone(),
+        settings: way.settings.clone(),
+    };
+    let once = ["--devices", "10", "--messages", "1000", "--rate", "max"];
+    let mut simulator = own.simulator("mqtt", "unused", &once);
+    assert_eq!(simulator.process.ended().await.code(), Some(0));
+    bridge.metric_reaches(PRODUCED, 6000.0).await;
+    assert_eq!(read_topic(&own.kafka_topic(), |_| ()).len(), 1000);
+    assert_eq!(bridge.process.stop().await, Some(0));
+}
+
+/// Without the authority's certificate there is no connection, and the reason
+/// says which setting is missing.
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_mosquitto_that_is_not_trusted_is_not_used() {
+    let mut way = Way::new("mqttsno");
+    way.settings = vec![("mqtt.brokers", stack("MQTT_TLS_URL"))];
+    let mut bridge = way.bridge();
+    bridge
+        .not_ready_because(&[("mqtt", "mqtt.tls.ca_file")])
+        .await;
+    assert_eq!(bridge.process.stop().await, Some(0));
 }

@@ -13,6 +13,8 @@ pub(crate) struct Way {
     pub(crate) project: String,
     pub(crate) mqtt_url: String,
     pub(crate) kafka_brokers: String,
+    /// Further settings of the bridge and the simulator; they come last.
+    pub(crate) settings: Vec<(&'static str, String)>,
 }
 
 /// A service, and where it answers.
@@ -30,6 +32,7 @@ impl Way {
             project: "project".to_owned(),
             mqtt_url: mqtt_url(),
             kafka_brokers: kafka_brokers(),
+            settings: Vec::new(),
         }
     }
 
@@ -44,14 +47,19 @@ impl Way {
 
     /// Always the same session: started again, it carries on.
     pub(crate) fn bridge(&self) -> Service {
+        self.bridge_as(&self.tenant, "run")
+    }
+
+    /// A bridge whose session has this name: `run` it, or `drain` that session.
+    pub(crate) fn bridge_as(&self, client_id: &str, command: &str) -> Service {
         let filter = format!("mtic/msg/client/realtime/{}/#", self.tenant);
-        let settings = [
+        let settings = self.with_further(&[
             ("mqtt.brokers", &*self.mqtt_url),
             ("kafka.brokers", &self.kafka_brokers),
-            ("mqtt.client_id", &self.tenant),
+            ("mqtt.client_id", client_id),
             ("mqtt.filters", &filter),
-        ];
-        Service::start("iot-bridge", &["run"], &settings)
+        ]);
+        Service::start("iot-bridge", &[command], &settings)
     }
 
     pub(crate) fn consumer(&self, topic: &str) -> Service {
@@ -69,19 +77,24 @@ impl Way {
 
     /// To Kafka, or to MQTT under this way's tenant and project.
     pub(crate) fn simulator(&self, sink: &str, topic: &str, args: &[&str]) -> Service {
-        let settings = [
+        let settings = self.with_further(&[
             ("mqtt.brokers", &*self.mqtt_url),
             ("kafka.brokers", &self.kafka_brokers),
             ("kafka.topic", topic),
             ("kafka.partitions", "4"),
             ("fleet.tenants", &self.tenant),
             ("fleet.projects", &self.project),
-        ];
+        ]);
         Service::start(
             "iot-simulator",
             &[&["run", "--sink", sink], args].concat(),
             &settings,
         )
+    }
+
+    fn with_further<'a>(&'a self, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let further = self.settings.iter().map(|(key, value)| (*key, &**value));
+        settings.iter().copied().chain(further).collect()
     }
 }
 
@@ -114,11 +127,20 @@ impl Service {
 
     /// Waits until it says that it is not ready because of each of `components`.
     pub(crate) async fn not_ready_for(&mut self, components: &[&str]) {
+        let components: Vec<_> = components.iter().map(|name| (*name, "")).collect();
+        self.not_ready_because(&components).await;
+    }
+
+    /// Waits until it says that it is not ready because of each of these
+    /// components, with a reason in which there is this text.
+    pub(crate) async fn not_ready_because(&mut self, components: &[(&str, &str)]) {
         wait_for("the reasons for not being ready", async || {
             self.process.assert_running();
             let (status, body) = self.readiness().await?;
             let json: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
-            let named = components.iter().all(|name| has_trouble(&json, name));
+            let named = components
+                .iter()
+                .all(|(name, text)| has_trouble(&json, name, text));
             if status == 503 && named {
                 Ok(())
             } else {
@@ -170,10 +192,11 @@ impl Service {
     }
 }
 
-/// Whether the component is named with a reason, other than that it only starts.
-fn has_trouble(readiness: &Value, component: &str) -> bool {
+/// Whether the component is named with a reason that has this text in it, other
+/// than that it only starts.
+fn has_trouble(readiness: &Value, component: &str, text: &str) -> bool {
     let reason = readiness["components"][component]["reason"].as_str();
-    reason.is_some_and(|reason| !reason.is_empty() && reason != "starting")
+    reason.is_some_and(|reason| !reason.is_empty() && reason != "starting" && reason.contains(text))
 }
 
 async fn get(url: &str) -> Result<(u16, String), String> {
