@@ -11,6 +11,12 @@
 //! message, so that nothing after it is acknowledged before it is confirmed.
 //! After a crash the last checkpoint is therefore less than a round away.
 //!
+//! All that rests on a broker that counts its identifiers up. One that takes the
+//! lowest free one, or as many as it may have on their way, uses an identifier
+//! again as soon as it is acknowledged. So what was acknowledged is recognised
+//! only at a broker that has counted further than its window: see
+//! [`Deliveries::new`].
+//!
 //! In doubt a message counts as new: it may come twice, and is never lost.
 
 use std::collections::VecDeque;
@@ -87,6 +93,9 @@ pub(crate) struct Checkpoint {
     pub(crate) number: u64,
     /// .. and its identifier.
     pub(crate) packet_id: u16,
+    /// Whether the broker is known to count identifiers up.
+    #[serde(default)]
+    pub(crate) counts_up: bool,
     /// When the oldest message that was not acknowledged came, milliseconds
     /// since the epoch: records of unacknowledged messages are not older.
     pub(crate) oldest_at: i64,
@@ -95,7 +104,7 @@ pub(crate) struct Checkpoint {
 /// What a delivery is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Receipt {
-    /// None when deliveries can't be told apart.
+    /// None when it can't be told from other deliveries.
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) known: Known,
     /// A checkpoint has to go before it.
@@ -122,8 +131,14 @@ pub(crate) struct Deliveries {
     position: Position,
     /// The last ones, newest last: up to the one before `position`.
     recent: VecDeque<(u128, Seq)>,
+    /// The broker counts identifiers up, as far as can be seen ..
+    counts_up: bool,
+    /// .. which a numbering of this length shows.
+    proof: u64,
     /// Everything on this connection so far was marked as delivered again.
     redelivering: bool,
+    /// The number of the last one that was: they come in their order.
+    last_again: u64,
     /// Nothing new has come since an earlier process ended.
     inherited: bool,
     next_checkpoint: u64,
@@ -143,24 +158,32 @@ enum Position {
 
 impl Deliveries {
     /// Continues where `checkpoint` says that an earlier process was, if the
-    /// broker turns out to have kept that session.
-    pub(crate) fn new(checkpoint: Option<Checkpoint>) -> Self {
+    /// broker turns out to have kept that session. `window`: how many messages
+    /// the broker may have on their way; identifiers that have counted further
+    /// are no places in it.
+    pub(crate) fn new(checkpoint: Option<Checkpoint>, window: u16) -> Self {
         let mut deliveries = Self {
             broker: String::new(),
             session: 0,
             position: Position::Start,
             recent: VecDeque::new(),
+            counts_up: false,
+            proof: u64::from(window) + 1,
             redelivering: false,
+            last_again: 0,
             inherited: false,
             next_checkpoint: 0,
             breaks: 0,
         };
-        if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.session != 0) {
+        // Nothing can be recognised by a numbering that shows nothing.
+        let usable = |checkpoint: &Checkpoint| checkpoint.session != 0 && checkpoint.counts_up;
+        if let Some(checkpoint) = checkpoint.filter(usable) {
             let Checkpoint {
                 number, packet_id, ..
             } = checkpoint;
             deliveries.broker = checkpoint.broker;
             deliveries.session = checkpoint.session;
+            deliveries.counts_up = true;
             deliveries.position = Position::Near { number, packet_id };
             deliveries.inherited = true;
         }
@@ -174,16 +197,26 @@ impl Deliveries {
 
     /// A connection begins; `resumed`: the broker kept the session.
     pub(crate) fn connected(&mut self, broker: &str, resumed: bool) {
-        self.redelivering = resumed && self.broker == broker;
+        let same = self.broker == broker;
+        self.last_again = 0;
+        self.redelivering = resumed && same;
         if !self.redelivering {
             self.breaks = 0;
+            self.counts_up &= same;
             self.begin();
             broker.clone_into(&mut self.broker);
         }
     }
 
-    /// A message with an identifier arrives.
-    pub(crate) fn receive(&mut self, packet_id: u16, dup: bool, hash: u128) -> Receipt {
+    /// A message with an identifier arrives. What was pushed before
+    /// `unacknowledged` has been acknowledged.
+    pub(crate) fn receive(
+        &mut self,
+        packet_id: u16,
+        dup: bool,
+        hash: u128,
+        unacknowledged: Seq,
+    ) -> Receipt {
         if !dup {
             if matches!(self.position, Position::Near { .. }) {
                 // Nothing was left unacknowledged: no need for the old numbering.
@@ -195,13 +228,28 @@ impl Deliveries {
         if self.redelivering
             && let Some((number, seq)) = self.find(packet_id, hash)
         {
+            if seq >= unacknowledged || self.counts_up {
+                self.last_again = number;
+                return Receipt {
+                    fingerprint: Some(self.fingerprint(number, packet_id, hash)),
+                    known: Known::Pushed(seq),
+                    checkpoint: false,
+                };
+            }
+            // The identifier was free: perhaps it is another message.
             return Receipt {
-                fingerprint: Some(self.fingerprint(number, packet_id, hash)),
-                known: Known::Pushed(seq),
+                fingerprint: None,
+                known: Known::No,
                 checkpoint: false,
             };
         }
         let number = self.place(packet_id);
+        self.last_again = number;
+        if number >= self.proof && !self.counts_up {
+            self.counts_up = true;
+            // So that a start knows it too.
+            self.next_checkpoint = 0;
+        }
         let checkpoint = number >= self.next_checkpoint;
         if checkpoint {
             self.next_checkpoint = number + CHECKPOINT_EVERY;
@@ -213,7 +261,7 @@ impl Deliveries {
         let numbered = self.session != 0;
         Receipt {
             fingerprint: numbered.then(|| self.fingerprint(number, packet_id, hash)),
-            known: match dup && self.redelivering && self.inherited && numbered {
+            known: match dup && self.redelivering && self.inherited && self.counts_up {
                 true => Known::AskLog,
                 false => Known::No,
             },
@@ -221,11 +269,9 @@ impl Deliveries {
         }
     }
 
-    /// The message of the last receipt, if it was not known, is in the ring.
+    /// The message of the last receipt, which has a fingerprint and was not
+    /// known, is in the ring.
     pub(crate) fn pushed(&mut self, hash: u128, seq: Seq) {
-        if self.session == 0 {
-            return;
-        }
         if self.recent.len() == MAX_IN_FLIGHT {
             self.recent.pop_front();
         }
@@ -250,6 +296,7 @@ impl Deliveries {
             session: self.session,
             number,
             packet_id,
+            counts_up: self.counts_up,
             oldest_at: 0,
         }
     }
@@ -266,7 +313,8 @@ impl Deliveries {
         let behind = forward(packet_id, next);
         let index = self.recent.len().checked_sub(behind as usize)?;
         let (known, seq) = self.recent.get(index)?;
-        (*known == hash).then_some((number - behind, *seq))
+        let number = number - behind;
+        (*known == hash && number > self.last_again).then_some((number, *seq))
     }
 
     /// The number of a message that did not come before.
@@ -297,10 +345,13 @@ impl Deliveries {
 
     /// Identifiers did not count up: what they meant so far is over.
     fn break_off(&mut self) {
-        if let Position::At { number, .. } = self.position
-            && number > FORGIVE_AFTER
-        {
-            self.breaks = 0;
+        self.counts_up = false;
+        if let Position::At { number, .. } = self.position {
+            // So far it counted before: only further shows that it counts up.
+            self.proof = self.proof.max(number).min(ROUND);
+            if number > FORGIVE_AFTER {
+                self.breaks = 0;
+            }
         }
         self.breaks += 1;
         if self.session == 0 {

@@ -6,7 +6,7 @@ use super::*;
 
 const BROKER: &str = "mqtt://broker:1883";
 /// As many as a broker may have sent without an acknowledgement.
-const WINDOW: usize = 2_000;
+const WINDOW: u16 = 2_000;
 
 /// Which message a delivery is, as only the test knows.
 type Truth = u64;
@@ -34,9 +34,9 @@ struct Slot {
 
 impl World {
     fn new(next_id: u16) -> Self {
-        let mut deliveries = Deliveries::new(None);
+        let mut deliveries = Deliveries::new(None, WINDOW);
         deliveries.connected(BROKER, false);
-        Self {
+        let mut world = Self {
             next_id,
             next_truth: 0,
             unacknowledged: VecDeque::new(),
@@ -47,12 +47,15 @@ impl World {
             log: HashMap::new(),
             written: HashMap::new(),
             checkpoint: None,
-        }
+        };
+        // Until it has shown that it counts up.
+        world.flow(usize::from(WINDOW) + 1_000);
+        world
     }
 
     /// The broker sends new messages, as many as its window has room for.
     fn publish(&mut self, count: usize) {
-        for _ in 0..count.min(WINDOW - self.unacknowledged.len()) {
+        for _ in 0..count.min(usize::from(WINDOW) - self.unacknowledged.len()) {
             let (id, truth) = (self.next_id, self.next_truth);
             self.next_id = following(id);
             self.next_truth += 1;
@@ -63,7 +66,7 @@ impl World {
 
     /// All messages look the same: only their numbers tell them apart.
     fn receive(&mut self, id: u16, dup: bool, truth: Truth) {
-        let receipt = self.deliveries.receive(id, dup, 7);
+        let receipt = self.deliveries.receive(id, dup, 7, self.first_seq);
         if let Known::Pushed(seq) = receipt.known {
             assert_eq!(self.pushed[seq as usize], truth, "taken for another one");
             return;
@@ -89,7 +92,9 @@ impl World {
             checkpoint: None,
             confirmed: found.is_some(),
         });
-        self.deliveries.pushed(7, seq);
+        if receipt.fingerprint.is_some() {
+            self.deliveries.pushed(7, seq);
+        }
     }
 
     fn push(&mut self, slot: Slot) -> Seq {
@@ -146,7 +151,7 @@ impl World {
         self.ring.clear();
         self.pushed.clear();
         self.first_seq = 0;
-        self.deliveries = Deliveries::new(self.checkpoint.clone());
+        self.deliveries = Deliveries::new(self.checkpoint.clone(), WINDOW);
         self.reconnect();
     }
 
@@ -261,16 +266,16 @@ fn topic_and_payload_are_kept_apart() {
 
 #[test]
 fn another_session_or_broker_starts_over() {
-    let mut deliveries = Deliveries::new(None);
+    let mut deliveries = Deliveries::new(None, WINDOW);
     deliveries.connected(BROKER, false);
     let first = deliveries.session();
     assert!(
-        deliveries.receive(5, false, 1).checkpoint,
+        deliveries.receive(5, false, 1, 0).checkpoint,
         "a checkpoint before the first"
     );
     deliveries.pushed(1, 0);
     deliveries.connected("mqtt://backup:1883", true);
-    assert_eq!(deliveries.receive(5, true, 1).known, Known::No);
+    assert_eq!(deliveries.receive(5, true, 1, 0).known, Known::No);
     assert_ne!(deliveries.session(), first);
     let second = deliveries.session();
     deliveries.connected("mqtt://backup:1883", false);
@@ -279,15 +284,55 @@ fn another_session_or_broker_starts_over() {
 
 #[test]
 fn identifiers_that_never_count_up_are_given_up_on() {
-    let mut deliveries = Deliveries::new(None);
+    let mut deliveries = Deliveries::new(None, WINDOW);
     deliveries.connected(BROKER, false);
     let mut checkpoints = 0;
     for id in [9, 3, 7, 1, 8, 2, 6, 4] {
-        let receipt = deliveries.receive(id, false, 1);
+        let receipt = deliveries.receive(id, false, 1, 0);
         checkpoints += usize::from(receipt.checkpoint);
     }
     assert_eq!(deliveries.session(), 0);
-    assert_eq!(deliveries.receive(5, false, 1).fingerprint, None);
+    assert_eq!(deliveries.receive(5, false, 1, 0).fingerprint, None);
     // One for each numbering, and one that says that there is none any more.
     assert_eq!(checkpoints, 5);
+}
+
+/// A broker that takes the lowest identifier that is free.
+#[test]
+fn an_identifier_that_is_free_again_may_be_another_message() {
+    let mut deliveries = Deliveries::new(None, WINDOW);
+    deliveries.connected(BROKER, false);
+    deliveries.receive(1, false, 7, 0);
+    deliveries.pushed(7, 1);
+    // Written and acknowledged. The next message, which looks the same, was cut
+    // off on its way.
+    deliveries.connected(BROKER, true);
+    assert_eq!(deliveries.receive(1, true, 7, 2).known, Known::No);
+}
+
+/// A broker whose identifiers are places in a window.
+#[test]
+fn identifiers_that_come_round_early_lose_nothing() {
+    for round in [WINDOW, WINDOW * 5] {
+        let mut deliveries = Deliveries::new(None, WINDOW);
+        deliveries.connected(BROKER, false);
+        let mut seq = 0;
+        for turn in 0..5 {
+            for id in 1..=round {
+                if turn == 4 && id == round {
+                    break;
+                }
+                let known = deliveries.receive(id, false, 7, seq).known;
+                assert_eq!(known, Known::No);
+                deliveries.pushed(7, seq);
+                seq += 1;
+            }
+        }
+        // All of that is acknowledged; the next three are cut off on their way.
+        deliveries.connected(BROKER, true);
+        for id in [round, 1, 2] {
+            let known = deliveries.receive(id, true, 7, seq).known;
+            assert_eq!(known, Known::No, "{id} of {round} was never received");
+        }
+    }
 }

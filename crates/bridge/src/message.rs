@@ -182,9 +182,18 @@ impl Message {
             size: payload.len() as u64,
             sha256: Sha256::digest(&payload).into(),
         }));
-        // A copy, so that the memory of the whole is free.
+        // Copies, so that the memory of the whole is free.
         *payload = Bytes::copy_from_slice(&payload[..payload.len().min(KEPT)]);
+        self.topic = Bytes::copy_from_slice(&self.topic);
         true
+    }
+
+    /// Throws away all but what its acknowledgement needs.
+    pub(crate) fn empty(&mut self) {
+        self.payload = Bytes::new();
+        // It shares the payload's memory.
+        self.topic = Bytes::new();
+        self.properties = None;
     }
 
     /// The headers of its record. With `origin` off a routed message has none;

@@ -40,9 +40,6 @@ use leave::Leaving;
 /// written while messages are on their way.
 const BEAT: Duration = Duration::from_millis(2);
 
-/// How many batches a lot may fill.
-const LOT_BATCHES: usize = 4;
-
 /// The health of one session.
 pub(crate) struct Components {
     pub(crate) mqtt: Component,
@@ -152,7 +149,7 @@ impl Pipeline {
             router: Router::new(config.route.clone(), config.metrics.tenants),
             topics,
             created,
-            redelivery: Redelivery::new(&config.kafka, &client_id, letters, recognise),
+            redelivery: Redelivery::new(&config, &client_id, letters, recognise),
             message_ids: MessageIds::new(&config.dedupe),
             ring: Ring::new(),
             dead_letters,
@@ -275,6 +272,8 @@ impl Pipeline {
             }
             LinkEvent::Unsubscribed => self.unsubscribed(),
             LinkEvent::Pong => self.ponged(),
+            // A session that is being left is left first.
+            LinkEvent::PreferredBack if self.leaving.is_some() => {}
             LinkEvent::PreferredBack => {
                 tracing::info!("a preferred MQTT broker is back");
                 self.returning = true;
@@ -342,7 +341,7 @@ impl Pipeline {
         let packet_id = message.packet_id;
         let mut checkpoint = None;
         if let Some(deliveries) = self.redelivery.deliveries() {
-            let receipt = deliveries.receive(packet_id, dup, hash);
+            let receipt = deliveries.receive(packet_id, dup, hash, self.ring.first());
             if let Known::Pushed(seq) = receipt.known {
                 self.metrics.deduplicated.in_flight.inc();
                 self.adopt(seq, message);
@@ -367,6 +366,7 @@ impl Pipeline {
             );
             self.queue(note);
         }
+        let numbered = message.fingerprint.is_some();
         self.route(&mut message, size);
         let known = match (&mut self.message_ids, &message.target) {
             (Some(ids), Target::Topic { topic, .. }) if !message.asks_log => {
@@ -380,7 +380,7 @@ impl Pipeline {
         } else {
             self.queue(message)
         };
-        if let Some(deliveries) = self.redelivery.deliveries() {
+        if numbered && let Some(deliveries) = self.redelivery.deliveries() {
             deliveries.pushed(hash, seq);
         }
         Ok(())
@@ -431,7 +431,7 @@ impl Pipeline {
 
     /// Takes a message that Kafka has already: it is acknowledged in its turn.
     fn acknowledge_only(&mut self, mut message: Message) -> Seq {
-        message.payload = bytes::Bytes::new();
+        message.empty();
         let bytes = message.bytes();
         let seq = self.ring.push(message, bytes);
         self.ring.confirm(seq);
@@ -449,8 +449,9 @@ impl Pipeline {
     /// queue -> produce: the lots whose time has come.
     fn produce_due(&mut self) -> anyhow::Result<()> {
         while let Some((topic, mut lot)) = self.topics.next_lot(self.now.instant) {
-            // What waits in librdkafka for an earlier request costs a core.
-            let most = LOT_BATCHES * self.config.kafka.batch_size.bytes();
+            // No more than one request: what waits in librdkafka behind another
+            // one costs a core, and would overtake what that one is refused for.
+            let most = self.config.kafka.batch_size.bytes();
             let mut room = most;
             while let Some(seq) = lot.pop_front() {
                 let size = self

@@ -12,7 +12,7 @@ use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
 use iot_service::Backoff;
 use tokio::sync::mpsc;
 
-use crate::config::KafkaConfig;
+use crate::config::{BridgeConfig, KafkaConfig};
 use crate::deliveries::{Checkpoint, Deliveries, Fingerprint};
 use crate::metrics::Refusal;
 use crate::ring::Seq;
@@ -29,7 +29,7 @@ pub(crate) enum Answer {
     /// What was written to some topics.
     Tail {
         topics: HashSet<Arc<str>>,
-        found: HashMap<u64, u128>,
+        found: HashMap<(u64, u64), u128>,
     },
 }
 
@@ -45,6 +45,8 @@ pub(crate) enum Restored {
 /// The memory of one session's deliveries.
 pub(crate) struct Redelivery {
     kafka: KafkaConfig,
+    /// How many messages the broker may have on their way.
+    window: u16,
     dead_letters: Arc<str>,
     deliveries: Option<Deliveries>,
     restoring: bool,
@@ -56,7 +58,7 @@ pub(crate) struct Redelivery {
     /// Records of unacknowledged messages are not older.
     since: i64,
     last_asking: Option<Seq>,
-    found: HashMap<u64, u128>,
+    found: HashMap<(u64, u64), u128>,
     wanted: HashSet<Arc<str>>,
     asked_dead_letters: bool,
     reading: bool,
@@ -69,17 +71,19 @@ impl Redelivery {
     /// Begins to read the last checkpoint of `client_id`; without `enabled`
     /// deliveries are not told apart.
     pub(crate) fn new(
-        kafka: &KafkaConfig,
+        config: &BridgeConfig,
         client_id: &str,
         dead_letters: Arc<str>,
         enabled: bool,
     ) -> Self {
+        let kafka = &config.kafka;
         let (answer, answers) = mpsc::unbounded_channel();
         if enabled {
             tokio::spawn(restore(kafka.clone(), client_id.into(), answer.clone()));
         }
         Self {
             kafka: kafka.clone(),
+            window: config.mqtt.receive_maximum,
             dead_letters,
             deliveries: None,
             restoring: enabled,
@@ -169,7 +173,7 @@ impl Redelivery {
         };
         self.checkpointed = checkpoint.is_some();
         self.since = checkpoint.as_ref().map_or(0, |last| last.oldest_at);
-        let mut deliveries = Deliveries::new(checkpoint);
+        let mut deliveries = Deliveries::new(checkpoint, self.window);
         if let Some((broker, resumed)) = self.waiting_connection.take() {
             deliveries.connected(&broker, resumed);
         }
@@ -198,11 +202,11 @@ impl Redelivery {
 
     /// Whether Kafka has the delivery. Each one is found once.
     pub(crate) fn is_written(&mut self, print: &Fingerprint) -> bool {
-        self.found.remove(&print.number) == Some(print.hash)
+        self.found.remove(&(print.session, print.number)) == Some(print.hash)
     }
 
     /// Takes what was read.
-    pub(crate) fn read(&mut self, found: HashMap<u64, u128>) {
+    pub(crate) fn read(&mut self, found: HashMap<(u64, u64), u128>) {
         self.reading = false;
         self.found.extend(found);
         self.ask();
@@ -249,6 +253,7 @@ impl Redelivery {
 /// Reads the last checkpoint, as soon as Kafka answers.
 async fn restore(kafka: KafkaConfig, client_id: String, answer: mpsc::UnboundedSender<Answer>) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut said = String::new();
     let restored = loop {
         let (kafka, client_id) = (kafka.clone(), client_id.clone());
         let read = tokio::task::spawn_blocking(move || tail::checkpoint(&kafka, &client_id));
@@ -256,7 +261,10 @@ async fn restore(kafka: KafkaConfig, client_id: String, answer: mpsc::UnboundedS
             Ok(Ok(restored)) => break restored,
             Ok(Err(error)) => {
                 let error = format!("{error:#}");
-                tracing::debug!(error, "the last checkpoint can't be read yet");
+                if error != said {
+                    tracing::warn!(error, "the last checkpoint can't be read yet");
+                }
+                said = error;
             }
             // The runtime ends.
             Err(_) => return,

@@ -61,7 +61,7 @@ fn is_denied(error: &anyhow::Error) -> bool {
         == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
-/// The hashes, by number, of the deliveries of `session` in `topics` that were
+/// The hashes, by session and number, of the deliveries of `session` in `topics` that were
 /// written since a time, in milliseconds since the epoch.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ pub(crate) fn deliveries(
     topics: &HashSet<Arc<str>>,
     session: u64,
     since: i64,
-) -> anyhow::Result<HashMap<u64, u128>> {
+) -> anyhow::Result<HashMap<(u64, u64), u128>> {
     let consumer = consumer(config)?;
     let mut found = HashMap::new();
     for topic in topics {
@@ -79,7 +79,7 @@ pub(crate) fn deliveries(
         read(&consumer, topic, &spans, |message| {
             let print = fingerprint(message);
             if let Some(print) = print.filter(|print| print.session == session) {
-                found.insert(print.number, print.hash);
+                found.insert((print.session, print.number), print.hash);
             }
         })?;
     }
@@ -209,12 +209,14 @@ fn read(
     Ok(())
 }
 
-/// What librdkafka itself gets over.
+/// What librdkafka itself gets over, or needs not.
 fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::BrokerTransportFailure
+            // Of the group that is named and never joined.
+            RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::NotLeaderForPartition

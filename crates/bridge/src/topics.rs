@@ -177,7 +177,7 @@ impl Topics {
         if topic.queue.is_empty() {
             self.waiting.push(id);
         }
-        topic.not_before = due;
+        topic.not_before = topic.not_before.max(due);
         if let Err(place) = topic.queue.binary_search(&seq) {
             topic.queue.insert(place, seq);
         }
@@ -195,9 +195,10 @@ impl Topics {
     }
 
     /// The producer is another one, and has nothing.
-    pub(crate) fn producer_restarted(&mut self) {
+    pub(crate) fn producer_restarted(&mut self, now: Instant) {
         for topic in &mut self.topics {
             topic.outstanding = 0;
+            topic.not_before = now;
         }
     }
 

@@ -112,7 +112,7 @@ impl Default for MqttConfig {
             password_file: String::new(),
             keep_alive: HumanDuration::from_secs(60),
             session_expiry: HumanDuration::from_secs(24 * 3600),
-            receive_maximum: 5000,
+            receive_maximum: 4000,
         }
     }
 }

@@ -95,7 +95,7 @@ impl Pipeline {
     pub(super) fn restart(&mut self) -> anyhow::Result<()> {
         self.ended = false;
         self.kafka.restart()?;
-        self.topics.producer_restarted();
+        self.topics.producer_restarted(self.now.instant);
         for (seq, message) in self.ring.all_waiting() {
             self.metrics.retries.inc();
             let topic = message.target.topic();

@@ -22,6 +22,7 @@ impl Pipeline {
     /// this session, and Kafka all of it.
     pub(crate) async fn leave(&mut self) -> anyhow::Result<()> {
         self.leaving = Some(Leaving::Unsubscribing);
+        self.returning = false;
         self.link.leave();
         while !self.has_left() {
             self.step(true).await?;
