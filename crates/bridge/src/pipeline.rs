@@ -6,6 +6,7 @@
 
 mod failures;
 mod leave;
+mod recognise;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,14 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::BridgeConfig;
 use crate::creator::{Created, Wanted};
-use crate::deliveries::{self, Known};
 use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
 use crate::message::{Cut, Message, Target};
 use crate::message_ids::MessageIds;
 use crate::metrics::{Metrics, Refusal, SessionGauges};
 use crate::mqtt::{Link, LinkEvent, Oversize, SessionPlan};
 use crate::pace::Pace;
-use crate::redelivery::{Answer, Redelivery};
+use crate::redelivery::Redelivery;
 use crate::ring::{Ring, Seq};
 use crate::router::Router;
 use crate::tools::preflight;
@@ -332,60 +332,6 @@ impl Pipeline {
         self.recognise(message, size, dup)
     }
 
-    /// Delivers what is new, and acknowledges what is not.
-    fn recognise(&mut self, mut message: Message, size: u64, dup: bool) -> anyhow::Result<()> {
-        let hash = match &message.cut {
-            Some(cut) => deliveries::hash(&message.topic, &cut.sha256),
-            None => deliveries::hash(&message.topic, &message.payload),
-        };
-        let packet_id = message.packet_id;
-        let mut checkpoint = None;
-        if let Some(deliveries) = self.redelivery.deliveries() {
-            let receipt = deliveries.receive(packet_id, dup, hash, self.ring.first());
-            if let Known::Pushed(seq) = receipt.known {
-                self.metrics.deduplicated.in_flight.inc();
-                self.adopt(seq, message);
-                return Ok(());
-            }
-            if receipt.checkpoint {
-                checkpoint = Some(deliveries.checkpoint(packet_id));
-            }
-            message.fingerprint = receipt.fingerprint;
-            message.asks_log = receipt.known == Known::AskLog;
-        }
-        if let Some(mut checkpoint) = checkpoint {
-            let oldest = self.ring.oldest().map(|oldest| oldest.received_at);
-            let here = oldest.unwrap_or(self.now.millis);
-            checkpoint.oldest_at = self.redelivery.oldest_at(self.ring.first(), here);
-            let payload = serde_json::to_vec(&checkpoint)?;
-            let note = Message::checkpoint(
-                self.checkpoints,
-                self.client_id.clone(),
-                payload,
-                self.now.millis,
-            );
-            self.queue(note);
-        }
-        let numbered = message.fingerprint.is_some();
-        self.route(&mut message, size);
-        let known = match (&mut self.message_ids, &message.target) {
-            (Some(ids), Target::Topic { topic, .. }) if !message.asks_log => {
-                ids.is_known(*topic, &message.payload, self.now.instant)
-            }
-            _ => false,
-        };
-        let seq = if known {
-            self.metrics.deduplicated.message_id.inc();
-            self.acknowledge_only(message)
-        } else {
-            self.queue(message)
-        };
-        if numbered && let Some(deliveries) = self.redelivery.deliveries() {
-            deliveries.pushed(hash, seq);
-        }
-        Ok(())
-    }
-
     /// Fills in where a message of `size` bytes goes.
     fn route(&mut self, message: &mut Message, size: u64) {
         let limit = self.config.kafka.max_message_bytes.0;
@@ -427,23 +373,6 @@ impl Pipeline {
             }
         }
         seq
-    }
-
-    /// Takes a message that Kafka has already: it is acknowledged in its turn.
-    fn acknowledge_only(&mut self, mut message: Message) -> Seq {
-        message.empty();
-        let bytes = message.bytes();
-        let seq = self.ring.push(message, bytes);
-        self.ring.confirm(seq);
-        seq
-    }
-
-    /// A message came again: its acknowledgement goes to this connection.
-    fn adopt(&mut self, seq: Seq, message: Message) {
-        match self.ring.get_mut(seq) {
-            Some(earlier) => earlier.connection = message.connection,
-            None => drop(self.acknowledge_only(message)),
-        }
     }
 
     /// queue -> produce: the lots whose time has come.
@@ -593,21 +522,6 @@ impl Pipeline {
                 client_id = &*self.client_id,
                 "the filters make other sessions now: restart to apply that"
             ),
-        }
-    }
-
-    fn answered(&mut self, answer: Answer) {
-        match answer {
-            Answer::Checkpoint(restored) => {
-                self.redelivery.restored(restored);
-                self.health.delivery.ready();
-            }
-            Answer::Tail { topics, found } => {
-                self.redelivery.read(found);
-                for topic in topics {
-                    self.topics.log_read(&topic);
-                }
-            }
         }
     }
 }
