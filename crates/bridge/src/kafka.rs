@@ -1,5 +1,8 @@
 //! The Kafka producer: hands records to librdkafka, and its verdicts back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::Context;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -11,6 +14,7 @@ use crate::client;
 use crate::config::KafkaConfig;
 use crate::message::Message;
 use crate::metrics::Refusal;
+use crate::pace::Alarm;
 use crate::ring::Seq;
 
 /// The largest record that a dead letter may be.
@@ -76,6 +80,9 @@ pub(crate) struct Verdicts {
     alone: bool,
     // Never longer than the ring is: every record in it is there once.
     deliveries: mpsc::UnboundedSender<Delivery>,
+    /// Records that the producer has.
+    outstanding: AtomicUsize,
+    settled: Arc<Alarm>,
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -103,6 +110,9 @@ impl ProducerContext for Verdicts {
             seq: seq as Seq,
             result,
         });
+        if self.outstanding.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.settled.ring();
+        }
     }
 }
 
@@ -131,6 +141,7 @@ pub(crate) struct Kafka {
     config: KafkaConfig,
     generation: u32,
     deliveries: mpsc::UnboundedSender<Delivery>,
+    settled: Arc<Alarm>,
     trouble: watch::Sender<Option<String>>,
     batched: ThreadedProducer<Verdicts>,
     /// Puts every record into a batch of its own; made when first needed.
@@ -138,16 +149,20 @@ pub(crate) struct Kafka {
 }
 
 impl Kafka {
+    /// `settled` rings when there is a verdict on everything that was sent,
     /// `trouble` is told when no broker can be reached.
     pub(crate) fn new(
         config: &KafkaConfig,
         deliveries: mpsc::UnboundedSender<Delivery>,
+        settled: Arc<Alarm>,
         trouble: watch::Sender<Option<String>>,
     ) -> anyhow::Result<Self> {
         let verdicts = Verdicts {
             generation: 0,
             alone: false,
             deliveries: deliveries.clone(),
+            outstanding: AtomicUsize::new(0),
+            settled: settled.clone(),
             trouble: trouble.clone(),
         };
         Ok(Self {
@@ -156,8 +171,21 @@ impl Kafka {
             config: config.clone(),
             generation: 0,
             deliveries,
+            settled,
             trouble,
         })
+    }
+
+    /// `alone`: for records in batches of their own.
+    fn verdicts(&self, alone: bool) -> Verdicts {
+        Verdicts {
+            generation: self.generation,
+            alone,
+            deliveries: self.deliveries.clone(),
+            outstanding: AtomicUsize::new(0),
+            settled: self.settled.clone(),
+            trouble: self.trouble.clone(),
+        }
     }
 
     /// Counts producers: verdicts of an older one are out of date.
@@ -180,17 +208,11 @@ impl Kafka {
         let alone = match self.alone.take() {
             Some(producer) => producer,
             None => {
-                let verdicts = Verdicts {
-                    generation: self.generation,
-                    alone: true,
-                    deliveries: self.deliveries.clone(),
-                    trouble: self.trouble.clone(),
-                };
                 let mut config = self.config.clone();
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                producer(&config, verdicts)?
+                producer(&config, self.verdicts(true))?
             }
         };
         let sent = self.send_with(&alone, topic, seq, message);
@@ -211,10 +233,13 @@ impl Kafka {
         if let Some(key) = message.key() {
             record = record.key(key);
         }
-        let alone = producer.context().alone;
-        producer
-            .send(record)
-            .map_err(|(error, _)| failure(&error, alone))
+        let verdicts = producer.context();
+        // Before it is sent: the verdict may be here first.
+        verdicts.outstanding.fetch_add(1, Ordering::Relaxed);
+        producer.send(record).map_err(|(error, _)| {
+            verdicts.outstanding.fetch_sub(1, Ordering::Relaxed);
+            failure(&error, verdicts.alone)
+        })
     }
 
     /// Replaces the producer. Everything that is not confirmed has to be sent
@@ -225,13 +250,7 @@ impl Kafka {
         }
         self.generation += 1;
         self.alone = None;
-        let verdicts = Verdicts {
-            generation: self.generation,
-            alone: false,
-            deliveries: self.deliveries.clone(),
-            trouble: self.trouble.clone(),
-        };
-        self.batched = producer(&self.config, verdicts)?;
+        self.batched = producer(&self.config, self.verdicts(false))?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod creator;
 mod deliveries;
 mod kafka;
+mod lockstep;
 mod message;
 mod message_ids;
 mod metrics;

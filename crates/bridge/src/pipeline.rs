@@ -18,17 +18,18 @@ use iot_service::health::Component;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BridgeConfig;
 use crate::creator::{Created, Wanted};
 use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
+use crate::lockstep::Lockstep;
 use crate::message::{Cut, Message, Target};
 use crate::message_ids::MessageIds;
 use crate::metrics::{Metrics, Refusal, SessionGauges};
 use crate::mqtt::{Link, LinkEvent, Oversize, SessionPlan};
-use crate::pace::Pace;
+use crate::pace::{Alarm, Pace};
 use crate::redelivery::Redelivery;
 use crate::ring::{Ring, Seq};
 use crate::router::Router;
@@ -36,8 +37,8 @@ use crate::tools::preflight;
 use crate::topics::{TopicId, Topics};
 use leave::Leaving;
 
-/// How often verdicts are taken, lots handed to Kafka and acknowledgements
-/// written while messages are on their way.
+/// How often verdicts are taken while those on several topics are awaited: an
+/// alarm rings only when all are there.
 const BEAT: Duration = Duration::from_millis(2);
 
 /// The health of one session.
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) plan: SessionPlan,
     pub(crate) kafka: Kafka,
     pub(crate) deliveries: mpsc::UnboundedReceiver<Delivery>,
+    /// Rings when all that Kafka was given is settled.
+    pub(crate) settled: Arc<Alarm>,
     pub(crate) wanted: mpsc::UnboundedSender<Wanted>,
     pub(crate) health: Components,
     pub(crate) metrics: Metrics,
@@ -66,12 +69,14 @@ pub(crate) struct Pipeline {
     link: Link,
     kafka: Kafka,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
+    settled: Arc<Alarm>,
     router: Router,
     topics: Topics,
     created: mpsc::UnboundedReceiver<Created>,
     redelivery: Redelivery,
     message_ids: Option<MessageIds>,
     ring: Ring<Message>,
+    lockstep: Lockstep,
     dead_letters: TopicId,
     checkpoints: TopicId,
     /// What Kafka said of a message that is not confirmed yet.
@@ -146,12 +151,14 @@ impl Pipeline {
             link: Link::new(&config.mqtt, parts.plan)?,
             kafka: parts.kafka,
             deliveries: parts.deliveries,
+            settled: parts.settled,
             router: Router::new(config.route.clone(), config.metrics.tenants),
             topics,
             created,
             redelivery: Redelivery::new(&config, &client_id, letters, recognise),
             message_ids: MessageIds::new(&config.dedupe),
             ring: Ring::new(),
+            lockstep: Lockstep::default(),
             dead_letters,
             checkpoints,
             last_failure: None,
@@ -195,7 +202,6 @@ impl Pipeline {
     /// keeps the session unless it was left.
     pub(crate) async fn close(&mut self) {
         self.link.close(self.has_left()).await;
-        self.pace.set_busy(false);
     }
 
     /// How many messages are not acknowledged.
@@ -206,6 +212,8 @@ impl Pipeline {
     /// Waits for something to happen and does what follows. Cancel safe.
     async fn step(&mut self, may_read: bool) -> anyhow::Result<()> {
         let may_read = may_read && self.may_read();
+        let due = self.topics.next_due();
+        let several = self.topics.at_producer() > 1;
         tokio::select! {
             event = self.link.next(may_read) => {
                 self.now = Now::get();
@@ -214,7 +222,9 @@ impl Pipeline {
                     self.on_link(event)?;
                 }
             }
-            _ = self.beats.tick(), if self.ring.len() > 0 => self.now = Now::get(),
+            () = self.settled.rung() => self.now = Now::get(),
+            () = wait_until(due) => self.now = Now::get(),
+            _ = self.beats.tick(), if several => self.now = Now::get(),
             Some(created) = self.created.recv() => self.created(&created)?,
             answer = self.redelivery.next() => self.answered(answer),
             () = self.live.changed() => self.reload(),
@@ -229,7 +239,7 @@ impl Pipeline {
         }
         self.gauges.in_flight.set(self.ring.len() as i64);
         self.gauges.in_flight_bytes.set(self.ring.bytes() as i64);
-        self.pace.set_busy(self.ring.len() > 0);
+        self.pace.rest(self.now.instant);
         Ok(())
     }
 
@@ -312,6 +322,8 @@ impl Pipeline {
         self.metrics.received.inc();
         self.metrics.received_bytes.inc_by(size);
         self.received_while_leaving();
+        self.pace.received(self.now.instant);
+        self.lockstep.received(self.now.instant);
         if publish.dup {
             self.metrics.redelivered.inc();
         }
@@ -377,7 +389,8 @@ impl Pipeline {
 
     /// queue -> produce: the lots whose time has come.
     fn produce_due(&mut self) -> anyhow::Result<()> {
-        while let Some((topic, mut lot)) = self.topics.next_lot(self.now.instant) {
+        let last = self.lockstep.is_likely() || !self.has_room();
+        while let Some((topic, mut lot)) = self.topics.next_lot(self.now.instant, last) {
             // No more than one request: what waits in librdkafka behind another
             // one costs a core, and would overtake what that one is refused for.
             let most = self.config.kafka.batch_size.bytes();
@@ -477,6 +490,9 @@ impl Pipeline {
             } else {
                 self.metrics.not_acknowledged.inc();
             }
+            if self.ring.len() == 0 {
+                self.lockstep.all_acknowledged(self.now.instant);
+            }
         }
     }
 
@@ -523,6 +539,13 @@ impl Pipeline {
                 "the filters make other sessions now: restart to apply that"
             ),
         }
+    }
+}
+
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{BridgeConfig, ShutdownMode};
 use crate::creator::Wanted;
 use crate::kafka::Kafka;
 use crate::metrics::Metrics;
-use crate::pace::{self, Pace};
+use crate::pace::{self, Alarm, Pace};
 use crate::pipeline::{Components, Parts, Pipeline};
 
 const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
@@ -135,10 +135,13 @@ fn pipelines(shared: &Shared, busy: &Arc<AtomicUsize>) -> anyhow::Result<Vec<Pip
             delivery: component("delivery"),
         };
         let (verdicts, deliveries) = mpsc::unbounded_channel();
+        let settled = Arc::new(Alarm::new());
+        let trouble = shared.trouble.clone();
         let parts = Parts {
-            kafka: Kafka::new(&config.kafka, verdicts, shared.trouble.clone())?,
+            kafka: Kafka::new(&config.kafka, verdicts, settled.clone(), trouble)?,
             plan,
             deliveries,
+            settled,
             wanted: shared.wanted.clone(),
             health,
             metrics: shared.metrics.clone(),

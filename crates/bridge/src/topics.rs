@@ -46,6 +46,8 @@ pub(crate) struct Topics {
     per_tenant: HashMap<String, usize>,
     /// Topics for which messages wait.
     waiting: Vec<TopicId>,
+    /// How many topics the producer has records of.
+    at_producer: usize,
     // Never longer than the number of topics.
     wanted: mpsc::UnboundedSender<Wanted>,
     created: mpsc::UnboundedSender<Created>,
@@ -105,6 +107,7 @@ impl Topics {
             collisions: HashMap::new(),
             per_tenant: HashMap::new(),
             waiting: Vec::new(),
+            at_producer: 0,
             wanted,
             created,
         }
@@ -185,17 +188,26 @@ impl Topics {
 
     /// The producer has been given a message of the topic.
     pub(crate) fn given(&mut self, id: TopicId) {
-        self.topics[id.0].outstanding += 1;
+        let outstanding = &mut self.topics[id.0].outstanding;
+        self.at_producer += usize::from(*outstanding == 0);
+        *outstanding += 1;
     }
 
     /// The producer has said what became of a message of the topic.
     pub(crate) fn settled(&mut self, id: TopicId) {
         let outstanding = &mut self.topics[id.0].outstanding;
+        self.at_producer -= usize::from(*outstanding == 1);
         *outstanding = outstanding.saturating_sub(1);
+    }
+
+    /// How many topics the producer has messages of.
+    pub(crate) fn at_producer(&self) -> usize {
+        self.at_producer
     }
 
     /// The producer is another one, and has nothing.
     pub(crate) fn producer_restarted(&mut self, now: Instant) {
+        self.at_producer = 0;
         for topic in &mut self.topics {
             topic.outstanding = 0;
             topic.not_before = now;
@@ -203,13 +215,23 @@ impl Topics {
     }
 
     /// The next lot of messages to be given to the producer at `now`, all of
-    /// one topic.
-    pub(crate) fn next_lot(&mut self, now: Instant) -> Option<(TopicId, VecDeque<Seq>)> {
+    /// one topic. `last`: no others come, so none waits for them.
+    pub(crate) fn next_lot(
+        &mut self,
+        now: Instant,
+        last: bool,
+    ) -> Option<(TopicId, VecDeque<Seq>)> {
         let topics = &mut self.topics;
-        let due = |id: &TopicId| topics[id.0].is_due(now);
+        let due = |id: &TopicId| topics[id.0].is_due(now, last);
         let index = self.waiting.iter().position(due)?;
         let id = self.waiting.swap_remove(index);
         Some((id, std::mem::take(&mut topics[id.0].queue)))
+    }
+
+    /// When the next lot will be due, unless something else happens before.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let due = |id: &TopicId| self.topics[id.0].due();
+        self.waiting.iter().filter_map(due).min()
     }
 
     /// Puts the end of a lot back before what has come since.
@@ -317,12 +339,21 @@ impl Topics {
 }
 
 impl Topic {
-    fn is_due(&self, now: Instant) -> bool {
-        self.state != State::Creating
-            && self.log != Log::BeingRead
-            && self.outstanding == 0
-            && self.not_before <= now
-            && (self.lingers_until <= now || self.idle_from <= now)
+    /// Whether the queue waits for time alone to pass.
+    fn is_free(&self) -> bool {
+        self.state != State::Creating && self.log != Log::BeingRead && self.outstanding == 0
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let lingers_until = self.lingers_until.min(self.idle_from);
+        self.is_free().then(|| self.not_before.max(lingers_until))
+    }
+
+    fn is_due(&self, now: Instant, last: bool) -> bool {
+        match last {
+            true => self.is_free() && self.not_before <= now,
+            false => self.due().is_some_and(|due| due <= now),
+        }
     }
 }
 

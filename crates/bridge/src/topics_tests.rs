@@ -34,7 +34,7 @@ impl Fixture {
     }
 
     fn lot(&mut self) -> Vec<Seq> {
-        let lot = self.topics.next_lot(self.now);
+        let lot = self.topics.next_lot(self.now, false);
         lot.map(|(_, seqs)| seqs.into()).unwrap_or_default()
     }
 }
@@ -89,7 +89,7 @@ fn the_rest_of_a_lot_comes_before_what_came_later() {
     for seq in 1..=4 {
         fixture.topics.enqueue(id, seq, now, Duration::ZERO);
     }
-    let (_, mut lot) = fixture.topics.next_lot(now).unwrap();
+    let (_, mut lot) = fixture.topics.next_lot(now, false).unwrap();
     assert_eq!(lot.pop_front(), Some(1));
     assert_eq!(lot.pop_front(), Some(2));
     // The second one was not taken.
@@ -124,6 +124,9 @@ fn a_lot_waits_for_others_for_so_long_as_they_come() {
     assert!(fixture.lot().is_empty());
     fixture.now += Duration::from_millis(5);
     assert_eq!(fixture.lot(), [7], "no other came for a quarter of it");
+    fixture.topics.enqueue(id, 8, fixture.now, linger);
+    let lot = fixture.topics.next_lot(fixture.now, true);
+    assert_eq!(lot.unwrap().1, [8], "no other will come");
 }
 
 #[test]
