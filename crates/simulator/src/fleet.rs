@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use rand_pcg::Pcg32;
+use serde::Serialize;
 
 use crate::config::{FleetConfig, SimulatorConfig};
-use crate::sensors::{self, Conditions, Profile};
+use crate::sensors::anomaly::{Episode, Kind, Odds};
+use crate::sensors::{self, Conditions, Moment, Profile, State};
 
 /// Devices in a room, rooms on a floor, floors of a building.
 const ROOM: u32 = 10;
@@ -50,11 +52,25 @@ impl Identity {
     }
 }
 
+impl Identity {
+    fn truth(&self, profile: &Profile, episode: Episode) -> Truth {
+        Truth {
+            tenant: self.tenant.clone(),
+            project: self.project.clone(),
+            device: self.device_id.clone(),
+            sensor: profile.name,
+            kind: episode.kind,
+            from: episode.from,
+            to: episode.to,
+        }
+    }
+}
+
 /// What all devices of a fleet have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
-    /// The sensors every device has.
-    pub profiles: Vec<&'static Profile>,
+    /// The sensors every device has, and how likely they fail.
+    pub sensors: Vec<(&'static Profile, Odds)>,
     /// How their values come about.
     pub conditions: Conditions,
 }
@@ -64,9 +80,14 @@ impl Habits {
     pub(crate) fn new(config: &SimulatorConfig) -> Self {
         let names = config.sensors.enabled.iter();
         Self {
-            profiles: names.filter_map(|name| sensors::find(name)).collect(),
+            sensors: names
+                .filter_map(|name| sensors::find(name))
+                .map(|profile| {
+                    let odds = Odds::new(&config.anomaly, profile.anomalies());
+                    (profile, odds)
+                })
+                .collect(),
             conditions: Conditions {
-                anomaly_rate: config.anomaly.rate,
                 trend: if config.sensors.trend_enabled {
                     config.sensors.trend_strength
                 } else {
@@ -86,7 +107,29 @@ pub(crate) struct Device {
     /// Number of the next message.
     pub seq: u64,
     rng: Pcg32,
-    states: Box<[f64]>,
+    states: Box<[State]>,
+}
+
+/// What a device had to say.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Said {
+    /// Nothing: all its sensors have dropped out.
+    Nothing,
+    /// A message, and the true labels of what is anomalous in it.
+    Message(Option<String>),
+}
+
+/// An anomaly from its first reading to its last: a line of the truth file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Truth {
+    tenant: String,
+    project: String,
+    device: String,
+    sensor: &'static str,
+    kind: Kind,
+    /// Milliseconds since the epoch.
+    from: i64,
+    to: i64,
 }
 
 impl Device {
@@ -96,8 +139,8 @@ impl Device {
         let number64 = u64::from(number);
         let seed = scramble(config.fleet.seed ^ scramble(number64));
         let mut rng = Pcg32::new(seed, number64);
-        let profiles = habits.profiles.iter();
-        let states = profiles.map(|profile| profile.first_state(&mut rng));
+        let sensors = habits.sensors.iter();
+        let states = sensors.map(|(profile, _)| profile.first_state(&mut rng));
         Self {
             identity: Arc::new(Identity::new(&config.fleet, number)),
             seq: 0,
@@ -106,35 +149,42 @@ impl Device {
         }
     }
 
-    /// Measures, and appends the next message to `out` as JSON. `timestamp` is
-    /// in milliseconds since the epoch, `elapsed` the simulated time in hours.
-    /// Returns the true labels of what is anomalous in it.
+    /// Measures, and appends the next message to `out` as JSON. Anomalies that
+    /// are over go to `truths`.
     pub(crate) fn speak(
         &mut self,
         habits: &Habits,
-        timestamp: i64,
-        elapsed: f64,
+        at: Moment,
         out: &mut Vec<u8>,
-    ) -> Option<String> {
+        truths: &mut Vec<Truth>,
+    ) -> Said {
         let mut labels: Option<String> = None;
-        let mut readings = Vec::with_capacity(habits.profiles.len());
-        for (profile, state) in habits.profiles.iter().zip(&mut self.states) {
-            let sample = profile.sample(state, elapsed, &habits.conditions, &mut self.rng);
-            if let Some(label) = sample.label {
+        let mut readings = Vec::with_capacity(habits.sensors.len());
+        for ((profile, odds), state) in habits.sensors.iter().zip(&mut self.states) {
+            let sample = profile.sample(state, at, &habits.conditions, odds, &mut self.rng);
+            if let Some(kind) = sample.anomaly {
                 let labels = labels.get_or_insert_default();
                 if !labels.is_empty() {
                     labels.push(',');
                 }
                 labels.push_str(profile.name);
                 labels.push('=');
-                labels.push_str(label);
+                labels.push_str(kind.label());
             }
-            readings.push(Reading {
-                sensor: Cow::Borrowed(profile.name),
-                value: sample.value,
-                unit: Some(Cow::Borrowed(profile.unit)),
-                quality: Quality::Good,
-            });
+            if let Some(episode) = sample.ended {
+                truths.push(self.identity.truth(profile, episode));
+            }
+            if let Some(value) = sample.value {
+                readings.push(Reading {
+                    sensor: Cow::Borrowed(profile.name),
+                    value,
+                    unit: Some(Cow::Borrowed(profile.unit)),
+                    quality: Quality::Good,
+                });
+            }
+        }
+        if readings.is_empty() {
+            return Said::Nothing;
         }
         let who = &*self.identity;
         DeviceMessage {
@@ -142,7 +192,7 @@ impl Device {
             tenant: Some(Cow::Borrowed(&who.tenant)),
             project: Some(Cow::Borrowed(&who.project)),
             seq: Some(self.seq),
-            timestamp,
+            timestamp: at.timestamp,
             location: Some(Location {
                 building: Cow::Borrowed(&who.location.building),
                 floor: Cow::Borrowed(&who.location.floor),
@@ -152,7 +202,15 @@ impl Device {
         }
         .write_json(out);
         self.seq += 1;
-        labels
+        Said::Message(labels)
+    }
+
+    /// The anomalies that are not over.
+    pub(crate) fn unfinished(&self, habits: &Habits) -> impl Iterator<Item = Truth> {
+        let sensors = habits.sensors.iter().zip(&self.states);
+        sensors.filter_map(|((profile, _), state)| {
+            Some(self.identity.truth(profile, state.episode?))
+        })
     }
 }
 
@@ -168,6 +226,7 @@ fn scramble(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KindWeights;
     use std::collections::HashSet;
 
     fn config(seed: u64) -> SimulatorConfig {
@@ -176,14 +235,18 @@ mod tests {
         config
     }
 
+    fn at(timestamp: i64, elapsed: f64) -> Moment {
+        Moment { timestamp, elapsed }
+    }
+
     fn stream(config: &SimulatorConfig, number: u32, count: usize) -> Vec<String> {
         let habits = Habits::new(config);
         let mut device = Device::new(config, &habits, number);
         (0..count)
             .map(|n| {
                 let mut out = Vec::new();
-                let label = device.speak(&habits, 1_000, n as f64, &mut out);
-                format!("{} {label:?}", String::from_utf8(out).unwrap())
+                let said = device.speak(&habits, at(1_000, n as f64), &mut out, &mut Vec::new());
+                format!("{} {said:?}", String::from_utf8(out).unwrap())
             })
             .collect()
     }
@@ -210,8 +273,14 @@ mod tests {
     #[test]
     fn neighbouring_devices_are_not_correlated() {
         let habits = Habits::new(&config(1));
-        let state = |number| Device::new(&config(1), &habits, number).states[0];
-        let pairs: Vec<(f64, f64)> = (0..20_000).map(|n| (state(n), state(n + 1))).collect();
+        let device = |number| Device::new(&config(1), &habits, number);
+        let value = |number: u32| {
+            let mut out = Vec::new();
+            device(number).speak(&habits, at(0, 0.0), &mut out, &mut Vec::new());
+            let message = iot_core::message::parse(&out).unwrap();
+            (message.readings[0].value - 24.0) / 5.0
+        };
+        let pairs: Vec<(f64, f64)> = (0..20_000).map(|n| (value(n), value(n + 1))).collect();
         let product = pairs.iter().map(|(a, b)| a * b).sum::<f64>() / pairs.len() as f64;
         assert!(product.abs() < 0.03, "{product}");
     }
@@ -222,9 +291,10 @@ mod tests {
         let habits = Habits::new(&config);
         let mut device = Device::new(&config, &habits, 257);
         let mut out = Vec::new();
-        device.speak(&habits, 1_767_225_600_123, 0.0, &mut out);
-        out.clear();
-        device.speak(&habits, 1_767_225_601_123, 0.0, &mut out);
+        for timestamp in [1_767_225_600_123, 1_767_225_601_123] {
+            out.clear();
+            device.speak(&habits, at(timestamp, 0.0), &mut out, &mut Vec::new());
+        }
         let message = iot_core::message::parse(&out).unwrap();
         assert_eq!(message.device_id, "device-000257");
         assert_eq!(
@@ -245,10 +315,43 @@ mod tests {
     #[test]
     fn labels_name_every_anomaly_of_a_message() {
         let mut config = config(1);
-        config.anomaly.rate = 1.0;
-        let labels = stream(&config, 0, 1).remove(0);
-        let expected = "temperature=spike,humidity=spike,pressure=spike,current=spike";
-        assert!(labels.ends_with(&format!("Some({expected:?})")), "{labels}");
+        config.anomaly.rate = 0.999;
+        config.anomaly.kinds = KindWeights {
+            stuck: 0.0,
+            drift: 0.0,
+            dropout: 0.0,
+            ..KindWeights::default()
+        };
+        let said = stream(&config, 0, 1).remove(0);
+        let expected = "temperature=spike,humidity=spike,pressure=spike,switch=toggling,current=spike";
+        assert!(said.ends_with(&format!("Message(Some({expected:?}))")), "{said}");
+    }
+
+    #[test]
+    fn a_device_whose_sensors_have_all_dropped_out_says_nothing() {
+        let mut config = config(1);
+        config.sensors.enabled = vec!["temperature".into()];
+        config.anomaly.rate = 0.999;
+        config.anomaly.readings = 5;
+        config.anomaly.kinds = KindWeights {
+            spike: 0.0,
+            stuck: 0.0,
+            drift: 0.0,
+            ..KindWeights::default()
+        };
+        let habits = Habits::new(&config);
+        let mut device = Device::new(&config, &habits, 0);
+        let (mut out, mut truths) = (Vec::new(), Vec::new());
+        for n in 0..5 {
+            let said = device.speak(&habits, at(1_000 * n, 0.0), &mut out, &mut truths);
+            assert_eq!((said, out.len(), device.seq), (Said::Nothing, 0, 0));
+        }
+        let truth = serde_json::to_string(&truths).unwrap();
+        assert_eq!(
+            truth,
+            r#"[{"tenant":"acme","project":"plant","device":"device-000000","sensor":"temperature","kind":"dropout","from":0,"to":4000}]"#
+        );
+        assert_eq!(device.unfinished(&habits).count(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::Identity;
+use crate::fleet::{Identity, Said};
 
 /// What a record costs beside its payload: key, headers, framing. Bytes.
 const OVERHEAD: usize = 96;
@@ -55,20 +55,23 @@ impl Batch {
         })
     }
 
-    /// Adds a message whose payload `write` appends.
+    /// Adds the message whose payload `write` appends; `false` if there is none.
     pub(crate) fn push(
         &mut self,
         device: Arc<Identity>,
         timestamp: i64,
-        write: impl FnOnce(&mut Vec<u8>) -> Option<String>,
-    ) {
-        let label = write(&mut self.bytes);
+        write: impl FnOnce(&mut Vec<u8>) -> Said,
+    ) -> bool {
+        let Said::Message(label) = write(&mut self.bytes) else {
+            return false;
+        };
         self.items.push(Item {
             device,
             label,
             timestamp,
             end: self.bytes.len(),
         });
+        true
     }
 
     fn cost(&self) -> usize {
@@ -150,9 +153,11 @@ impl Lane {
         now: Instant,
         device: Arc<Identity>,
         timestamp: i64,
-        write: impl FnOnce(&mut Vec<u8>) -> Option<String>,
+        write: impl FnOnce(&mut Vec<u8>) -> Said,
     ) {
-        self.open.push(device, timestamp, write);
+        if !self.open.push(device, timestamp, write) {
+            return;
+        }
         self.opened.get_or_insert(now);
         let last = self.open.last_cost();
         self.bytes += last;
@@ -235,7 +240,7 @@ mod tests {
         let device = Arc::new(Identity::new(&FleetConfig::default(), 0));
         lane.push(now, device, 0, |out| {
             out.extend_from_slice(payload.as_bytes());
-            None
+            Said::Message(None)
         });
     }
 

@@ -12,6 +12,7 @@ mod pipeline;
 mod schedule;
 mod sensors;
 mod sink;
+mod truth;
 mod worker;
 
 use anyhow::Context;

@@ -8,8 +8,10 @@
 //! task per lane sends them (`sink`). FNV-1a of the device id decides the lane,
 //! and with it the worker, so all messages of a device take one ordered way.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use iot_core::partition::partition_for;
 use iot_service::config::Live;
 use iot_service::health::Health;
@@ -25,6 +27,7 @@ use crate::lane::{Lane, Limits};
 use crate::metrics::Metrics;
 use crate::schedule::quota;
 use crate::sink::{self, Ends, Links, Sink, kafka, mqtt, stdout};
+use crate::truth::{self, Truths};
 use crate::worker::{Member, Outlet, Stop, Worker};
 
 /// Deadline for ending sessions with a sink that has confirmed everything.
@@ -47,28 +50,43 @@ impl Pipeline {
     /// Opens the sink and sends the fleet's messages to it.
     ///
     /// # Errors
-    /// A task of the pipeline panicked.
+    /// A task of the pipeline panicked, or the truth file can't be written.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let config = self.config.current();
+        let path = Path::new(&config.anomaly.truth_file);
+        if path.as_os_str().is_empty() {
+            return self.open_sink(&config, None).await;
+        }
+        let (truths, writer) = truth::create(path)?;
+        let sent = self.open_sink(&config, Some(truths)).await;
+        let written = tokio::task::spawn_blocking(|| writer.finish()).await;
+        sent.and(written.context("the task of the truth file died")?)
+    }
+
+    async fn open_sink(
+        &self,
+        config: &SimulatorConfig,
+        truths: Option<Truths>,
+    ) -> anyhow::Result<()> {
         let component = self.health.component(config.sink.name());
         match config.sink {
             SinkKind::Kafka => {
                 let open = kafka::open(&config.kafka, &component);
                 match self.shutdown.run_until_cancelled(open).await {
-                    Some(lanes) => self.send(&config, component, lanes).await,
+                    Some(lanes) => self.send(config, component, lanes, truths).await,
                     None => Ok(()),
                 }
             }
             SinkKind::Mqtt => {
                 let open = mqtt::open(&config.mqtt, &component);
                 match self.shutdown.run_until_cancelled(open).await {
-                    Some(lanes) => self.send(&config, component, lanes).await,
+                    Some(lanes) => self.send(config, component, lanes, truths).await,
                     None => Ok(()),
                 }
             }
             SinkKind::Stdout => {
                 let lines = stdout::Lines::new(std::io::stdout());
-                self.send(&config, component, vec![lines]).await
+                self.send(config, component, vec![lines], truths).await
             }
         }
     }
@@ -78,9 +96,12 @@ impl Pipeline {
         config: &SimulatorConfig,
         component: iot_service::health::Component,
         lanes: Vec<S>,
+        truths: Option<Truths>,
     ) -> anyhow::Result<()> {
         let links = Links::up(component, self.metrics.clone(), lanes.len());
-        let (workers, ends) = self.workers(config, lanes.len());
+        let (workers, ends) = self.workers(config, lanes.len(), truths.as_ref());
+        // It ends with the last worker.
+        drop(truths);
         let stop = Stop {
             generate: self.shutdown.child_token(),
             abandon: CancellationToken::new(),
@@ -150,6 +171,7 @@ impl Pipeline {
         &self,
         config: &SimulatorConfig,
         lanes: usize,
+        truths: Option<&Truths>,
     ) -> (Vec<Worker>, Vec<Ends>) {
         let count = match usize::from(config.fleet.workers) {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -168,6 +190,7 @@ impl Pipeline {
                     done,
                     config: self.config.clone(),
                     metrics: self.metrics.clone(),
+                    truths: truths.cloned(),
                     start,
                 }
             })

@@ -10,11 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Rate, SimulatorConfig};
-use crate::fleet::{Device, Habits};
+use crate::fleet::{Device, Habits, Truth};
 use crate::lane::{Batch, Lane};
 use crate::metrics::{Dropped, Metrics};
 use crate::schedule::Schedule;
+use crate::sensors::Moment;
 use crate::sink::{Done, Outcome};
+use crate::truth::Truths;
 
 /// Messages made before looking at anything else.
 const TURN: usize = 256;
@@ -63,6 +65,8 @@ pub(crate) struct Worker {
     pub config: Live<SimulatorConfig>,
     /// Metrics.
     pub metrics: Metrics,
+    /// Where anomalies that are over are told, if anybody wants to know.
+    pub truths: Option<Truths>,
     /// When the whole fleet starts.
     pub start: Instant,
 }
@@ -104,8 +108,14 @@ impl Worker {
             interval: config.fleet.effective_interval(),
             pace: self.pace(&config),
             depth: 0,
+            truths: Vec::new(),
         };
-        if self.make(&mut state, &stop.generate).await.is_continue() {
+        let made = self.make(&mut state, &stop.generate).await;
+        let devices = self.members.iter().map(|member| &member.device);
+        let unfinished = devices.flat_map(|device| device.unfinished(&state.habits));
+        state.truths.extend(unfinished);
+        self.tell(&mut state);
+        if made.is_continue() {
             self.flush(&mut state, &stop.abandon).await;
         }
         self.report_depth(&mut state, 0);
@@ -138,6 +148,7 @@ impl Worker {
                 Pace::Unbounded { .. } => self.make_for_room(state, now),
             };
             self.dispatch(now);
+            self.tell(state);
             self.report_depth(state, self.waiting());
             let until = match after {
                 After::Finished => break,
@@ -173,6 +184,16 @@ impl Worker {
         }
     }
 
+    /// Passes on which anomalies are over.
+    fn tell(&self, state: &mut State) {
+        for truth in state.truths.drain(..) {
+            if let Some(truths) = &self.truths {
+                // The writer is gone if the file failed, and has kept the error.
+                let _ = truths.send(truth);
+            }
+        }
+    }
+
     /// Makes the messages that are due, in a full lane only counts them.
     fn make_due(&mut self, state: &mut State, now: Instant) -> After {
         let timestamp = now_ms();
@@ -195,16 +216,15 @@ impl Worker {
             schedule.advance();
             self.metrics.lateness.observe((now - due).as_secs_f64());
             let elapsed = hours(due.saturating_duration_since(self.start));
+            let at = Moment { timestamp, elapsed };
             let lane = &mut self.outlets[member.lane].lane;
             if lane.has_room() {
-                speak(
-                    member,
-                    lane,
-                    &state.habits,
-                    (timestamp, elapsed),
-                    now,
-                    &self.metrics,
-                );
+                let mut speaking = Speaking {
+                    habits: &state.habits,
+                    truths: &mut state.truths,
+                    metrics: &self.metrics,
+                };
+                speaking.speak(member, lane, at, now);
             } else {
                 // The number is used up: the gap shows the loss downstream.
                 member.device.seq += 1;
@@ -233,15 +253,13 @@ impl Worker {
                 if lane.is_ahead() {
                     break;
                 }
-                let simulated = state.interval.as_secs_f64() * member.device.seq as f64 / 3600.0;
-                speak(
-                    member,
-                    lane,
-                    &state.habits,
-                    (timestamp, simulated),
-                    now,
-                    &self.metrics,
-                );
+                let elapsed = state.interval.as_secs_f64() * member.device.seq as f64 / 3600.0;
+                let mut speaking = Speaking {
+                    habits: &state.habits,
+                    truths: &mut state.truths,
+                    metrics: &self.metrics,
+                };
+                speaking.speak(member, lane, Moment { timestamp, elapsed }, now);
                 *next = (*next + 1) % turns.len();
                 made += 1;
             }
@@ -333,23 +351,27 @@ struct State {
     pace: Pace,
     /// What this worker last added to the queue depth.
     depth: i64,
+    /// Anomalies that are over and not told yet.
+    truths: Vec<Truth>,
 }
 
-fn speak(
-    member: &mut Member,
-    lane: &mut Lane,
-    habits: &Habits,
-    (timestamp, elapsed): (i64, f64),
-    now: Instant,
-    metrics: &Metrics,
-) {
-    let begun = Instant::now();
-    let identity = std::sync::Arc::clone(&member.device.identity);
-    lane.push(now, identity, timestamp, |out| {
-        member.device.speak(habits, timestamp, elapsed, out)
-    });
-    let took = begun.elapsed().as_secs_f64();
-    metrics.serialization_latency.observe(took);
+/// What it takes for a device to speak.
+struct Speaking<'w> {
+    habits: &'w Habits,
+    truths: &'w mut Vec<Truth>,
+    metrics: &'w Metrics,
+}
+
+impl Speaking<'_> {
+    fn speak(&mut self, member: &mut Member, lane: &mut Lane, at: Moment, now: Instant) {
+        let begun = Instant::now();
+        let identity = std::sync::Arc::clone(&member.device.identity);
+        lane.push(now, identity, at.timestamp, |out| {
+            member.device.speak(self.habits, at, out, self.truths)
+        });
+        let took = begun.elapsed().as_secs_f64();
+        self.metrics.serialization_latency.observe(took);
+    }
 }
 
 fn hours(duration: Duration) -> f64 {

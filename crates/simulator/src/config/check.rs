@@ -8,7 +8,9 @@ use iot_core::route;
 use iot_service::config::{ByteSize, HumanDuration, Problems};
 use iot_service::kafka::{Client, check_brokers};
 
-use super::{FleetConfig, KafkaConfig, MqttConfig, SensorsConfig, SimulatorConfig};
+use super::{
+    AnomalyConfig, FleetConfig, KafkaConfig, KindWeights, MqttConfig, SensorsConfig, SimulatorConfig,
+};
 use crate::sensors;
 
 /// Largest batch, bytes: what Kafka takes by default, with room for framing.
@@ -22,7 +24,7 @@ const MAX_NUMBER: u32 = 1_000_000;
 pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.fleet.validate(problems);
     config.sensors.validate(problems);
-    within(problems, "anomaly.rate", config.anomaly.rate, 0.1);
+    config.anomaly.validate(problems);
     config.kafka.validate(problems);
     config.mqtt.validate(problems);
 }
@@ -80,6 +82,31 @@ impl SensorsConfig {
         }
         within(problems, "sensors.trend_strength", self.trend_strength, 1.0);
         within(problems, "sensors.variation", self.variation, 1.0);
+    }
+}
+
+impl AnomalyConfig {
+    fn validate(&self, problems: &mut Problems) {
+        within(problems, "anomaly.rate", self.rate, 0.1);
+        let KindWeights {
+            spike,
+            stuck,
+            drift,
+            dropout,
+            toggling,
+        } = self.kinds;
+        for (path, weight) in [
+            ("anomaly.kinds.spike", spike),
+            ("anomaly.kinds.stuck", stuck),
+            ("anomaly.kinds.drift", drift),
+            ("anomaly.kinds.dropout", dropout),
+            ("anomaly.kinds.toggling", toggling),
+        ] {
+            within(problems, path, weight, 1_000.0);
+        }
+        if !(2..=100_000).contains(&self.readings) {
+            problems.add("anomaly.readings", "must be from 2 to 100000");
+        }
     }
 }
 

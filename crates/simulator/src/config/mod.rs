@@ -14,6 +14,7 @@ use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sensors;
+use crate::sensors::anomaly::Kind;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -226,13 +227,65 @@ impl Default for SensorsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnomalyConfig {
-    /// Probability that a reading is an anomaly, 0 to 0.1.
+    /// Share of all readings that are anomalous, 0 to 0.1.
     pub rate: f64,
+    /// How that share is divided among the kinds that a sensor can have.
+    pub kinds: KindWeights,
+    /// How many readings an anomaly lasts that is no spike.
+    pub readings: u32,
+    /// File to which every anomaly is written; empty for none.
+    pub truth_file: String,
 }
 
 impl Default for AnomalyConfig {
     fn default() -> Self {
-        Self { rate: 0.001 }
+        Self {
+            rate: 0.001,
+            kinds: KindWeights::default(),
+            readings: 20,
+            truth_file: String::new(),
+        }
+    }
+}
+
+impl AnomalyConfig {
+    pub(crate) fn weight(&self, kind: Kind) -> f64 {
+        let kinds = &self.kinds;
+        match kind {
+            Kind::Spike => kinds.spike,
+            Kind::Stuck => kinds.stuck,
+            Kind::Drift => kinds.drift,
+            Kind::Dropout => kinds.dropout,
+            Kind::Toggling => kinds.toggling,
+        }
+    }
+}
+
+/// Section `anomaly.kinds`: weights, 0 for never.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KindWeights {
+    /// One value jumps away.
+    pub spike: f64,
+    /// The value stays as it was.
+    pub stuck: f64,
+    /// The value moves away, a little more with each reading.
+    pub drift: f64,
+    /// There are no readings.
+    pub dropout: f64,
+    /// A switch changes with each reading.
+    pub toggling: f64,
+}
+
+impl Default for KindWeights {
+    fn default() -> Self {
+        Self {
+            spike: 1.0,
+            stuck: 1.0,
+            drift: 1.0,
+            dropout: 1.0,
+            toggling: 1.0,
+        }
     }
 }
 
@@ -384,7 +437,12 @@ impl Settings for SimulatorConfig {
         ("KAFKA_TOPIC", "kafka.topic"),
         ("MQTT_URL", "mqtt.brokers"),
     ];
-    const LIVE: &'static [&'static str] = &["anomaly.rate", "fleet.interval"];
+    const LIVE: &'static [&'static str] = &[
+        "anomaly.rate",
+        "anomaly.kinds",
+        "anomaly.readings",
+        "fleet.interval",
+    ];
 
     fn validate(&self, problems: &mut Problems) {
         check::all(self, problems);

@@ -1,6 +1,6 @@
 //! Electric current, with the load of a working day.
 
-use super::{Anomaly, Normal, Profile, wave};
+use super::{Normal, Profile, Spike, wave};
 
 pub(super) const PROFILE: Profile = Profile {
     name: "current",
@@ -13,7 +13,7 @@ pub(super) const PROFILE: Profile = Profile {
     physical: (0.0, 100.0),
     steps: 1000.0,
     trend,
-    anomaly: Anomaly::SpikeUp,
+    spike: Spike::Up,
 };
 
 /// Highest load at 13 h.

@@ -1,6 +1,6 @@
 //! Relative humidity with seasons.
 
-use super::{Anomaly, Normal, Profile, wave};
+use super::{Normal, Profile, Spike, wave};
 
 pub(super) const PROFILE: Profile = Profile {
     name: "humidity",
@@ -13,7 +13,7 @@ pub(super) const PROFILE: Profile = Profile {
     physical: (0.0, 100.0),
     steps: 100.0,
     trend,
-    anomaly: Anomaly::SpikeDown,
+    spike: Spike::Down,
 };
 
 /// Dampest half a year after the start.

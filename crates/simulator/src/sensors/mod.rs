@@ -6,6 +6,7 @@
 //! to the bounds of normal values; only then, now and then, an anomaly, which
 //! is meant to stick out and so is bounded by physics alone.
 
+pub(crate) mod anomaly;
 mod current;
 mod humidity;
 mod pressure;
@@ -14,6 +15,8 @@ mod temperature;
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
+
+use self::anomaly::{Episode, Kind, Odds};
 
 /// Every sensor there is.
 pub(crate) const PROFILES: &[Profile] = &[
@@ -28,8 +31,10 @@ pub(crate) const PROFILES: &[Profile] = &[
 const SMOOTHING: f64 = 0.7;
 /// The hour of the day at which the simulated time starts.
 const FIRST_HOUR: f64 = 8.0;
-/// An anomalous value is this many times the normal one, at least and at most.
+/// A spike is this many times the normal value, at least and at most.
 const SPIKE: (f64, f64) = (2.0, 5.0);
+/// How far a drift gets, in deviations of normal values.
+const DRIFT: f64 = 6.0;
 
 /// One kind of sensor.
 #[derive(Debug, Clone)]
@@ -49,8 +54,8 @@ pub(crate) struct Profile {
     /// What is added to the mean (or to the probability) at an hour of
     /// simulated time; hour 0 is midnight of the first day.
     pub trend: fn(hours: f64) -> f64,
-    /// What an anomaly looks like.
-    pub anomaly: Anomaly,
+    /// What a spike looks like.
+    pub spike: Spike,
 }
 
 /// How normal values are distributed.
@@ -70,13 +75,13 @@ pub(crate) enum Normal {
     },
 }
 
-/// What an anomaly of a sensor looks like.
+/// What a spike of a sensor looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Anomaly {
+pub(crate) enum Spike {
     /// The value jumps up.
-    SpikeUp,
+    Up,
     /// The value falls: where the alert is for too little.
-    SpikeDown,
+    Down,
     /// There is none: no switch is five times on.
     None,
 }
@@ -84,21 +89,41 @@ pub(crate) enum Anomaly {
 /// The settings all sensors share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Conditions {
-    /// Probability that a reading is an anomaly.
-    pub anomaly_rate: f64,
     /// Factor on trends, 0 for none.
     pub trend: f64,
     /// Factor on deviations.
     pub variation: f64,
 }
 
-/// A value, and whether it is an anomaly.
+/// Where a sensor of a device is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct State {
+    /// The smoothed deviation from the mean, or the state of a switch.
+    smooth: f64,
+    /// The last value reported that was no spike.
+    last: f64,
+    /// What is wrong with it.
+    pub(crate) episode: Option<Episode>,
+}
+
+/// A reading, and whether it is an anomaly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
-    /// Value in the unit of the sensor.
-    pub value: f64,
-    /// The true label of an anomaly, such as `spike`.
-    pub label: Option<&'static str>,
+    /// Value in the unit of the sensor; none while it has dropped out.
+    pub value: Option<f64>,
+    /// The kind of its anomaly.
+    pub anomaly: Option<Kind>,
+    /// The anomaly that is over with this reading.
+    pub ended: Option<Episode>,
+}
+
+/// When a reading is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Moment {
+    /// Milliseconds since the epoch.
+    pub timestamp: i64,
+    /// Simulated time since the start, hours.
+    pub elapsed: f64,
 }
 
 /// The profile of that name.
@@ -107,79 +132,153 @@ pub(crate) fn find(name: &str) -> Option<&'static Profile> {
 }
 
 impl Profile {
-    /// The smoothed state of a new device, drawn from the distribution the
-    /// process settles in, so that the first values are as good as later ones.
-    pub(crate) fn first_state(&self, rng: &mut impl Rng) -> f64 {
+    /// The kinds of anomalies that it can have.
+    pub(crate) fn anomalies(&self) -> &'static [Kind] {
         match self.normal {
-            Normal::Gauss { .. } => rng.sample(StandardNormal),
-            Normal::Bernoulli { on } => f64::from(rng.random::<f64>() < on),
+            Normal::Gauss { .. } => &[Kind::Spike, Kind::Stuck, Kind::Drift, Kind::Dropout],
+            Normal::Bernoulli { .. } => &[Kind::Toggling, Kind::Dropout],
         }
     }
 
-    /// The next value. `elapsed` is the simulated time since the start, hours.
+    /// The state of a new device, drawn from the distribution the process
+    /// settles in, so that the first values are as good as later ones.
+    pub(crate) fn first_state(&self, rng: &mut impl Rng) -> State {
+        let (smooth, last) = match self.normal {
+            Normal::Gauss { mean, deviation } => {
+                let smooth: f64 = rng.sample(StandardNormal);
+                (smooth, mean + deviation * smooth)
+            }
+            Normal::Bernoulli { on } => {
+                let state = f64::from(rng.random::<f64>() < on);
+                (state, state)
+            }
+        };
+        State {
+            smooth,
+            last: self.rounded(last.clamp(self.bounds.0, self.bounds.1)),
+            episode: None,
+        }
+    }
+
+    /// The next reading.
     pub(crate) fn sample(
         &self,
-        state: &mut f64,
+        state: &mut State,
+        at: Moment,
+        conditions: &Conditions,
+        odds: &Odds,
+        rng: &mut impl Rng,
+    ) -> Sample {
+        let normal = self.normal(state, at.elapsed, conditions, rng);
+        // Drawn whether or not there is an anomaly, so that the rate doesn't
+        // change which values come after it.
+        let (chance, size): (f64, f64) = (rng.random(), rng.random());
+        if state.episode.is_none() {
+            state.episode = odds.draw(chance).map(|(kind, readings)| Episode {
+                kind,
+                from: at.timestamp,
+                to: at.timestamp,
+                readings,
+                done: 0,
+                up: size < 0.5,
+            });
+        }
+        let Some(episode) = &mut state.episode else {
+            state.last = self.rounded(normal);
+            return Sample {
+                value: Some(state.last),
+                anomaly: None,
+                ended: None,
+            };
+        };
+        episode.done += 1;
+        episode.to = at.timestamp;
+        let (kind, episode) = (episode.kind, *episode);
+        let value = self.anomalous(&episode, normal, state.last, size);
+        let value = value.map(|value| self.rounded(value));
+        if kind != Kind::Spike {
+            state.last = value.unwrap_or(state.last);
+        }
+        Sample {
+            value,
+            anomaly: Some(kind),
+            ended: state.episode.take_if(|episode| episode.is_over()),
+        }
+    }
+
+    /// The next normal value.
+    fn normal(
+        &self,
+        state: &mut State,
         elapsed: f64,
         conditions: &Conditions,
         rng: &mut impl Rng,
-    ) -> Sample {
+    ) -> f64 {
         let trend = if conditions.trend > 0.0 {
             conditions.trend * (self.trend)(FIRST_HOUR + elapsed)
         } else {
             0.0
         };
-        let normal = match self.normal {
+        let value = match self.normal {
             Normal::Gauss { mean, deviation } => {
                 // Scaling the innovation keeps the deviation at 1; plain
                 // smoothing of 0.7 and 0.3 would shrink it to 0.42.
                 let innovation: f64 = rng.sample(StandardNormal);
-                *state = SMOOTHING * *state + (1.0 - SMOOTHING * SMOOTHING).sqrt() * innovation;
-                mean + deviation * conditions.variation * *state + trend
+                state.smooth =
+                    SMOOTHING * state.smooth + (1.0 - SMOOTHING * SMOOTHING).sqrt() * innovation;
+                mean + deviation * conditions.variation * state.smooth + trend
             }
             Normal::Bernoulli { on } => {
                 // The same correlation for two states: keep the old one with
                 // this probability, else draw anew.
                 let (keep, draw): (f64, f64) = (rng.random(), rng.random());
                 if keep >= SMOOTHING {
-                    *state = f64::from(draw < on + trend);
+                    state.smooth = f64::from(draw < on + trend);
                 }
-                *state
+                state.smooth
             }
         };
-        let normal = normal.clamp(self.bounds.0, self.bounds.1);
-        // Drawn whether or not there is an anomaly, so that the rate doesn't
-        // change which values come after it.
-        let (chance, size): (f64, f64) = (rng.random(), rng.random());
-        let anomaly = chance < conditions.anomaly_rate;
-        match self.anomalous(normal, size).filter(|_| anomaly) {
-            Some(value) => Sample {
-                value: self.rounded(value),
-                label: Some("spike"),
-            },
-            None => Sample {
-                value: self.rounded(normal),
-                label: None,
-            },
+        value.clamp(self.bounds.0, self.bounds.1)
+    }
+
+    /// What is read in place of `normal` after `last`; `size` is in 0..1.
+    fn anomalous(&self, episode: &Episode, normal: f64, last: f64, size: f64) -> Option<f64> {
+        match episode.kind {
+            Kind::Spike => Some(self.spiked(normal, size)),
+            Kind::Stuck => Some(last),
+            Kind::Drift => {
+                let part = f64::from(episode.done) / f64::from(episode.readings);
+                let away = DRIFT * part * self.deviation();
+                let away = if episode.up { away } else { -away };
+                Some((normal + away).clamp(self.physical.0, self.physical.1))
+            }
+            Kind::Dropout => None,
+            Kind::Toggling => Some(1.0 - last),
         }
     }
 
-    /// The anomaly in place of `normal`; `size` is in 0..1.
-    fn anomalous(&self, normal: f64, size: f64) -> Option<f64> {
+    fn spiked(&self, normal: f64, size: f64) -> f64 {
         let factor = SPIKE.0 + (SPIKE.1 - SPIKE.0) * size;
         let mean = match self.normal {
             Normal::Gauss { mean, .. } => mean,
             Normal::Bernoulli { on } => on,
         };
-        match self.anomaly {
+        match self.spike {
             // From a value below the mean a spike might not stick out.
-            Anomaly::SpikeUp => {
+            Spike::Up => {
                 let base = normal.max(mean);
                 let most = (base * SPIKE.1).min(self.physical.1);
-                Some(base + (most - base) * (factor - 1.0) / (SPIKE.1 - 1.0))
+                base + (most - base) * (factor - 1.0) / (SPIKE.1 - 1.0)
             }
-            Anomaly::SpikeDown => Some((normal.min(mean) / factor).max(self.physical.0)),
-            Anomaly::None => None,
+            Spike::Down => (normal.min(mean) / factor).max(self.physical.0),
+            Spike::None => normal,
+        }
+    }
+
+    fn deviation(&self) -> f64 {
+        match self.normal {
+            Normal::Gauss { deviation, .. } => deviation,
+            Normal::Bernoulli { .. } => 1.0,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Air pressure with weather.
 
-use super::{Anomaly, Normal, Profile, wave};
+use super::{Normal, Profile, Spike, wave};
 
 pub(super) const PROFILE: Profile = Profile {
     name: "pressure",
@@ -13,7 +13,7 @@ pub(super) const PROFILE: Profile = Profile {
     physical: (300.0, 2000.0),
     steps: 10.0,
     trend,
-    anomaly: Anomaly::SpikeUp,
+    spike: Spike::Up,
 };
 
 /// Highs and lows pass in four days.

@@ -1,6 +1,6 @@
 //! A switch, used more by day than by night.
 
-use super::{Anomaly, Normal, Profile, wave};
+use super::{Normal, Profile, Spike, wave};
 
 pub(super) const PROFILE: Profile = Profile {
     name: "switch",
@@ -10,7 +10,7 @@ pub(super) const PROFILE: Profile = Profile {
     physical: (0.0, 1.0),
     steps: 1.0,
     trend,
-    anomaly: Anomaly::None,
+    spike: Spike::None,
 };
 
 /// A probability: 0.95 at 14 h, 0.65 at 2 h.

@@ -1,6 +1,6 @@
 //! Air temperature with a day and a night.
 
-use super::{Anomaly, Normal, Profile, wave};
+use super::{Normal, Profile, Spike, wave};
 
 pub(super) const PROFILE: Profile = Profile {
     name: "temperature",
@@ -13,7 +13,7 @@ pub(super) const PROFILE: Profile = Profile {
     physical: (-90.0, 200.0),
     steps: 100.0,
     trend,
-    anomaly: Anomaly::SpikeUp,
+    spike: Spike::Up,
 };
 
 /// Warmest in the afternoon.

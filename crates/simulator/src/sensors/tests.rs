@@ -1,26 +1,54 @@
 use rand_pcg::Pcg32;
 
 use super::*;
+use crate::config::AnomalyConfig;
 
 const PLAIN: Conditions = Conditions {
-    anomaly_rate: 0.0,
     trend: 0.0,
     variation: 1.0,
 };
+const NEVER: f64 = 0.0;
 
-fn samples(name: &str, conditions: &Conditions, count: usize) -> Vec<Sample> {
+fn at(elapsed: f64) -> Moment {
+    Moment {
+        timestamp: 0,
+        elapsed,
+    }
+}
+
+/// Readings one millisecond apart.
+fn samples(name: &str, conditions: &Conditions, rate: f64, count: usize) -> Vec<Sample> {
     let profile = find(name).expect(name);
+    let config = AnomalyConfig {
+        rate,
+        ..AnomalyConfig::default()
+    };
+    let odds = Odds::new(&config, profile.anomalies());
     let mut rng = Pcg32::new(7, 11);
     let mut state = profile.first_state(&mut rng);
     (0..count)
-        .map(|_| profile.sample(&mut state, 0.0, conditions, &mut rng))
+        .map(|n| {
+            let at = Moment {
+                timestamp: n as i64,
+                elapsed: 0.0,
+            };
+            profile.sample(&mut state, at, conditions, &odds, &mut rng)
+        })
         .collect()
 }
 
 fn values(name: &str, conditions: &Conditions, count: usize) -> Vec<f64> {
-    samples(name, conditions, count)
+    samples(name, conditions, NEVER, count)
         .iter()
-        .map(|sample| sample.value)
+        .map(|sample| sample.value.unwrap())
+        .collect()
+}
+
+/// The readings of every anomaly of a kind.
+fn episodes(samples: &[Sample], kind: Kind) -> Vec<&[Sample]> {
+    let ends = samples.iter().filter_map(|sample| sample.ended);
+    let ends = ends.filter(|episode| episode.kind == kind);
+    ends.map(|episode| &samples[episode.from as usize..=episode.to as usize])
         .collect()
 }
 
@@ -109,24 +137,34 @@ fn a_switch_is_on_four_times_out_of_five() {
 }
 
 #[test]
-fn anomalies_come_at_their_rate_stick_out_and_are_labelled() {
-    let conditions = Conditions {
-        anomaly_rate: 0.05,
-        ..PLAIN
-    };
+fn anomalies_come_at_their_rate_and_are_labelled() {
+    const RATE: f64 = 0.1;
     for profile in PROFILES {
-        let samples = samples(profile.name, &conditions, 100_000);
-        let spikes: Vec<f64> = samples
-            .iter()
-            .filter(|sample| sample.label == Some("spike"))
-            .map(|sample| sample.value)
-            .collect();
-        let rate = spikes.len() as f64 / samples.len() as f64;
-        if profile.anomaly == Anomaly::None {
-            assert!(spikes.is_empty());
-            continue;
+        let samples = samples(profile.name, &PLAIN, RATE, 400_000);
+        let share = |kind| {
+            let of_kind = samples.iter().filter(|sample| sample.anomaly == Some(kind));
+            of_kind.count() as f64 / samples.len() as f64
+        };
+        let possible = profile.anomalies();
+        for kind in possible {
+            let (share, asked) = (share(*kind), RATE / possible.len() as f64);
+            assert!(
+                (share / asked - 1.0).abs() < 0.1,
+                "{} {kind:?}: {share}",
+                profile.name
+            );
         }
-        assert!((rate - 0.05).abs() < 0.005, "{}: {rate}", profile.name);
+        let all: f64 = possible.iter().map(|kind| share(*kind)).sum();
+        assert!((all / RATE - 1.0).abs() < 0.05, "{}: {all}", profile.name);
+    }
+}
+
+#[test]
+fn spikes_stick_out() {
+    for profile in PROFILES.iter().filter(|p| p.spike != Spike::None) {
+        let samples = samples(profile.name, &PLAIN, 0.1, 100_000);
+        let spikes = samples.iter().filter(|s| s.anomaly == Some(Kind::Spike));
+        let spikes: Vec<f64> = spikes.filter_map(|sample| sample.value).collect();
         let (least, most) = profile.physical;
         assert!(spikes.iter().all(|v| (least..=most).contains(v)));
         let alert = iot_core::sensor::lookup(profile.name).and_then(|s| s.alert);
@@ -136,26 +174,63 @@ fn anomalies_come_at_their_rate_stick_out_and_are_labelled() {
 }
 
 #[test]
+fn what_is_stuck_stays_as_it_was() {
+    let samples = samples("temperature", &PLAIN, 0.1, 100_000);
+    let stuck = episodes(&samples, Kind::Stuck);
+    assert!(stuck.len() > 50);
+    for readings in stuck {
+        let values: Vec<_> = readings.iter().map(|reading| reading.value).collect();
+        assert_eq!(values.len(), 20);
+        assert!(values.iter().all(|value| *value == values[0]));
+    }
+}
+
+#[test]
+fn a_drift_moves_away_until_its_end() {
+    let samples = samples("pressure", &PLAIN, 0.1, 100_000);
+    let mut ups = 0;
+    let drifts = episodes(&samples, Kind::Drift);
+    for readings in &drifts {
+        let values: Vec<_> = readings.iter().filter_map(|r| r.value).collect();
+        let half = values.len() / 2;
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        // Three deviations of 20 hPa on average, which the readings scatter by.
+        ups += usize::from(mean(&values[half..]) > mean(&values[..half]));
+        let away = (values[values.len() - 1] - 1013.0).abs();
+        assert!(away > 40.0, "{values:?}");
+    }
+    let share = ups as f64 / drifts.len() as f64;
+    assert!((0.3..0.7).contains(&share), "{share} of them go up");
+}
+
+#[test]
+fn a_dropout_has_no_readings_and_a_switch_toggles() {
+    let samples = samples("switch", &PLAIN, 0.1, 100_000);
+    for readings in episodes(&samples, Kind::Dropout) {
+        assert!(readings.iter().all(|reading| reading.value.is_none()));
+    }
+    let toggling = episodes(&samples, Kind::Toggling);
+    assert!(toggling.len() > 50);
+    for readings in toggling {
+        let changes = readings.windows(2).all(|two| two[0].value != two[1].value);
+        assert!(changes && readings.len() == 20);
+    }
+}
+
+#[test]
 fn a_spike_is_two_to_five_times_the_value() {
     let profile = find("current").unwrap();
-    assert_eq!(profile.anomalous(3.0, 0.0), Some(6.0));
-    assert_eq!(profile.anomalous(3.0, 1.0), Some(15.0));
-    assert_eq!(find("humidity").unwrap().anomalous(50.0, 1.0), Some(10.0));
-    assert_eq!(
-        find("pressure").unwrap().anomalous(1013.0, 1.0),
-        Some(2000.0)
-    );
+    assert_eq!(profile.spiked(3.0, 0.0), 6.0);
+    assert_eq!(profile.spiked(3.0, 1.0), 15.0);
+    assert_eq!(find("humidity").unwrap().spiked(50.0, 1.0), 10.0);
+    assert_eq!(find("pressure").unwrap().spiked(1013.0, 1.0), 2000.0);
 }
 
 #[test]
 fn the_anomaly_rate_does_not_change_the_values_around() {
-    let often = Conditions {
-        anomaly_rate: 0.1,
-        ..PLAIN
-    };
-    let plain = samples("temperature", &PLAIN, 1_000);
-    for (with, without) in samples("temperature", &often, 1_000).iter().zip(plain) {
-        assert!(with.label.is_some() || *with == without);
+    let plain = samples("temperature", &PLAIN, NEVER, 1_000);
+    for (with, without) in samples("temperature", &PLAIN, 0.1, 1_000).iter().zip(plain) {
+        assert!(with.anomaly.is_some() || *with == without);
     }
 }
 
@@ -167,16 +242,20 @@ fn a_trend_moves_the_mean() {
     };
     let profile = find("temperature").unwrap();
     let mut rng = Pcg32::new(1, 1);
-    let mut at = |hour: f64| {
-        let mut state = 0.0;
+    let config = AnomalyConfig {
+        rate: NEVER,
+        ..AnomalyConfig::default()
+    };
+    let odds = Odds::new(&config, profile.anomalies());
+    let mut mean_at = |hour: f64| {
+        let mut state = profile.first_state(&mut rng);
         let values: Vec<f64> = (0..20_000)
-            .map(|_| {
-                profile
-                    .sample(&mut state, hour - FIRST_HOUR, &conditions, &mut rng)
-                    .value
+            .filter_map(|_| {
+                let at = at(hour - FIRST_HOUR);
+                profile.sample(&mut state, at, &conditions, &odds, &mut rng).value
             })
             .collect();
         mean_and_deviation(&values).0
     };
-    assert!((at(15.0) - 28.0).abs() < 0.5 && (at(27.0) - 22.0).abs() < 0.5);
+    assert!((mean_at(15.0) - 28.0).abs() < 0.5 && (mean_at(27.0) - 22.0).abs() < 0.5);
 }

@@ -29,7 +29,7 @@ fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Re
         health: Health::default(),
         shutdown: CancellationToken::new(),
     };
-    let (workers, ends) = pipeline.workers(&config, lanes);
+    let (workers, ends) = pipeline.workers(&config, lanes, None);
     (workers, ends, registry)
 }
 
@@ -42,6 +42,7 @@ fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
         interval: config.fleet.effective_interval(),
         pace: worker.pace(&config),
         depth: 0,
+        truths: Vec::new(),
     };
     (worker, state, ends, registry)
 }
