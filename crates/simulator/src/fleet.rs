@@ -208,9 +208,8 @@ impl Device {
     /// The anomalies that are not over.
     pub(crate) fn unfinished(&self, habits: &Habits) -> impl Iterator<Item = Truth> {
         let sensors = habits.sensors.iter().zip(&self.states);
-        sensors.filter_map(|((profile, _), state)| {
-            Some(self.identity.truth(profile, state.episode?))
-        })
+        sensors
+            .filter_map(|((profile, _), state)| Some(self.identity.truth(profile, state.episode?)))
     }
 }
 
@@ -323,8 +322,12 @@ mod tests {
             ..KindWeights::default()
         };
         let said = stream(&config, 0, 1).remove(0);
-        let expected = "temperature=spike,humidity=spike,pressure=spike,switch=toggling,current=spike";
-        assert!(said.ends_with(&format!("Message(Some({expected:?}))")), "{said}");
+        let expected =
+            "temperature=spike,humidity=spike,pressure=spike,switch=toggling,current=spike";
+        assert!(
+            said.ends_with(&format!("Message(Some({expected:?}))")),
+            "{said}"
+        );
     }
 
     #[test]

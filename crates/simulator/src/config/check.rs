@@ -9,7 +9,8 @@ use iot_service::config::{ByteSize, HumanDuration, Problems};
 use iot_service::kafka::{Client, check_brokers};
 
 use super::{
-    AnomalyConfig, FleetConfig, KafkaConfig, KindWeights, MqttConfig, SensorsConfig, SimulatorConfig,
+    AnomalyConfig, FleetConfig, KafkaConfig, KindWeights, MqttConfig, SensorsConfig,
+    SimulatorConfig,
 };
 use crate::sensors;
 

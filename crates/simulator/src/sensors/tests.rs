@@ -252,7 +252,9 @@ fn a_trend_moves_the_mean() {
         let values: Vec<f64> = (0..20_000)
             .filter_map(|_| {
                 let at = at(hour - FIRST_HOUR);
-                profile.sample(&mut state, at, &conditions, &odds, &mut rng).value
+                profile
+                    .sample(&mut state, at, &conditions, &odds, &mut rng)
+                    .value
             })
             .collect();
         mean_and_deviation(&values).0

@@ -7,7 +7,7 @@ use prometheus::Registry;
 use super::stdout::Lines;
 use super::*;
 use crate::config::{FleetConfig, SinkKind};
-use crate::fleet::Identity;
+use crate::fleet::{Identity, Said};
 
 /// A batch of messages with these payloads, from devices 0, 1, 2...
 pub(super) fn batch(payloads: &[&str]) -> Batch {
@@ -16,9 +16,8 @@ pub(super) fn batch(payloads: &[&str]) -> Batch {
         let device = Arc::new(Identity::new(&FleetConfig::default(), number));
         batch.push(device, 1_000, |out| {
             out.extend_from_slice(payload.as_bytes());
-            payload
-                .contains("spike")
-                .then(|| "temperature=spike".into())
+            let spike = payload.contains("spike");
+            Said::Message(spike.then(|| "temperature=spike".into()))
         });
     }
     batch

@@ -1,6 +1,9 @@
 //! Sink `kafka` against librdkafka's mock cluster, which speaks the protocol
 //! over sockets but can't create topics.
 
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
 use iot_simulator::config::{CompressionKind, Rate, SimulatorConfig, SinkKind};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -30,12 +33,16 @@ fn config(cluster: &Cluster, devices: u32, messages: u64) -> SimulatorConfig {
 async fn every_message_is_in_order_in_the_partition_its_device_names() {
     let cluster = cluster();
     let mut config = config(&cluster, 200, 5_000);
+    let truth = tempfile::NamedTempFile::new().unwrap();
     config.anomaly.rate = 0.1;
+    config.anomaly.readings = 2;
+    config.anomaly.truth_file = truth.path().to_str().unwrap().into();
     Simulator::start(config).await.ended().await;
     let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
     assert_eq!(arrived.len(), 5_000);
     let counts = assert_complete(&arrived, PARTITIONS);
     assert!(counts.len() == 200 && counts.values().all(|n| *n == 25));
+    let truths = read_truths(truth.path());
     let mut labelled = 0;
     for record in &arrived {
         assert_eq!(record.headers["content-type"], "application/json");
@@ -46,13 +53,53 @@ async fn every_message_is_in_order_in_the_partition_its_device_names() {
             .flat_map(|l| l.split(','))
         {
             let (sensor, kind) = label.split_once('=').unwrap();
-            assert_eq!(kind, "spike");
-            assert!(record.message.readings.iter().any(|r| r.sensor == sensor));
+            let is_there = record.message.readings.iter().any(|r| r.sensor == sensor);
+            assert_eq!(is_there, kind != "dropout");
+            let device = (record.message.device_id.to_string(), sensor.to_owned());
+            let at = record.message.timestamp;
+            let told = truths[&device]
+                .iter()
+                .any(|truth| truth.kind == kind && (truth.from..=truth.to).contains(&at));
+            assert!(told, "{device:?} {kind} at {at} is not in the truth file");
             labelled += 1;
         }
     }
-    // Four of the five sensors have spikes: 2,000 of 20,000 readings.
-    assert!((1_700..2_300).contains(&labelled), "{labelled}");
+    // Of 25,000 readings, a few less because all sensors start sound.
+    assert!((2_100..2_800).contains(&labelled), "{labelled}");
+    let kinds: HashSet<_> = truths.values().flatten().map(|t| t.kind.as_str()).collect();
+    assert_eq!(kinds.len(), 5, "{kinds:?}");
+}
+
+#[derive(serde::Deserialize)]
+struct Truth {
+    device: String,
+    sensor: String,
+    kind: String,
+    from: i64,
+    to: i64,
+}
+
+/// The anomalies of a truth file by device and sensor.
+fn read_truths(path: &Path) -> HashMap<(String, String), Vec<Truth>> {
+    let mut truths: HashMap<_, Vec<_>> = HashMap::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let truth: Truth = serde_json::from_str(line).unwrap();
+        let key = (truth.device.clone(), truth.sensor.clone());
+        truths.entry(key).or_default().push(truth);
+    }
+    truths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truth_file_on_a_full_disk_is_an_error_at_the_end() {
+    let cluster = cluster();
+    let mut config = config(&cluster, 20, 1_000);
+    config.anomaly.rate = 0.1;
+    config.anomaly.truth_file = "/dev/full".into();
+    let error = Simulator::start(config).await.failed().await;
+    assert!(error.contains("anomaly.truth_file /dev/full"), "{error}");
+    assert!(error.contains("No space left"), "{error}");
+    assert_eq!(read_topic(&cluster.bootstrap_servers(), TOPIC).len(), 1_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

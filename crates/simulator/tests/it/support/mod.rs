@@ -47,6 +47,12 @@ impl Simulator {
         ended.expect("an end").unwrap().unwrap();
     }
 
+    /// Waits until it ends with an error.
+    pub(crate) async fn failed(self) -> String {
+        let ended = tokio::time::timeout(DEADLINE, self.task).await;
+        format!("{:#}", ended.expect("an end").unwrap().unwrap_err())
+    }
+
     /// Tells it to stop and waits for that.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
