@@ -74,16 +74,42 @@ impl Failure {
     }
 }
 
+/// Where producers report to.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    // Never longer than the ring is: every record in it is there once.
+    pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
+    /// Rings when a producer has nothing that is not settled.
+    pub(crate) settled: Arc<Alarm>,
+    /// Told when no broker can be reached.
+    pub(crate) trouble: watch::Sender<Option<String>>,
+}
+
 /// Receives what librdkafka has to say, on its own thread.
 pub(crate) struct Verdicts {
     generation: u32,
     alone: bool,
-    // Never longer than the ring is: every record in it is there once.
-    deliveries: mpsc::UnboundedSender<Delivery>,
     /// Records that the producer has.
     outstanding: AtomicUsize,
-    settled: Arc<Alarm>,
-    trouble: watch::Sender<Option<String>>,
+    reports: Reports,
+}
+
+impl Verdicts {
+    fn new(reports: &Reports, generation: u32, alone: bool) -> Self {
+        Self {
+            generation,
+            alone,
+            outstanding: AtomicUsize::new(0),
+            reports: reports.clone(),
+        }
+    }
+
+    /// The producer has one less.
+    fn settled(&self) {
+        if self.outstanding.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.reports.settled.ring();
+        }
+    }
 }
 
 impl ClientContext for Verdicts {
@@ -92,7 +118,7 @@ impl ClientContext for Verdicts {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::report(&self.trouble, &error, reason);
+        client::report(&self.reports.trouble, &error, reason);
     }
 }
 
@@ -105,14 +131,12 @@ impl ProducerContext for Verdicts {
             Err((error, _)) => Err(failure(error, self.alone)),
         };
         // The receiver is gone only after the ring is.
-        let _ = self.deliveries.send(Delivery {
+        let _ = self.reports.deliveries.send(Delivery {
             generation: self.generation,
             seq: seq as Seq,
             result,
         });
-        if self.outstanding.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.settled.ring();
-        }
+        self.settled();
     }
 }
 
@@ -140,52 +164,21 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 pub(crate) struct Kafka {
     config: KafkaConfig,
     generation: u32,
-    deliveries: mpsc::UnboundedSender<Delivery>,
-    settled: Arc<Alarm>,
-    trouble: watch::Sender<Option<String>>,
+    reports: Reports,
     batched: ThreadedProducer<Verdicts>,
     /// Puts every record into a batch of its own; made when first needed.
     alone: Option<ThreadedProducer<Verdicts>>,
 }
 
 impl Kafka {
-    /// `settled` rings when there is a verdict on everything that was sent,
-    /// `trouble` is told when no broker can be reached.
-    pub(crate) fn new(
-        config: &KafkaConfig,
-        deliveries: mpsc::UnboundedSender<Delivery>,
-        settled: Arc<Alarm>,
-        trouble: watch::Sender<Option<String>>,
-    ) -> anyhow::Result<Self> {
-        let verdicts = Verdicts {
-            generation: 0,
-            alone: false,
-            deliveries: deliveries.clone(),
-            outstanding: AtomicUsize::new(0),
-            settled: settled.clone(),
-            trouble: trouble.clone(),
-        };
+    pub(crate) fn new(config: &KafkaConfig, reports: Reports) -> anyhow::Result<Self> {
         Ok(Self {
-            batched: producer(config, verdicts)?,
+            batched: producer(config, Verdicts::new(&reports, 0, false))?,
             alone: None,
             config: config.clone(),
             generation: 0,
-            deliveries,
-            settled,
-            trouble,
+            reports,
         })
-    }
-
-    /// `alone`: for records in batches of their own.
-    fn verdicts(&self, alone: bool) -> Verdicts {
-        Verdicts {
-            generation: self.generation,
-            alone,
-            deliveries: self.deliveries.clone(),
-            outstanding: AtomicUsize::new(0),
-            settled: self.settled.clone(),
-            trouble: self.trouble.clone(),
-        }
     }
 
     /// Counts producers: verdicts of an older one are out of date.
@@ -212,7 +205,7 @@ impl Kafka {
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                producer(&config, self.verdicts(true))?
+                producer(&config, Verdicts::new(&self.reports, self.generation, true))?
             }
         };
         let sent = self.send_with(&alone, topic, seq, message);
@@ -237,7 +230,7 @@ impl Kafka {
         // Before it is sent: the verdict may be here first.
         verdicts.outstanding.fetch_add(1, Ordering::Relaxed);
         producer.send(record).map_err(|(error, _)| {
-            verdicts.outstanding.fetch_sub(1, Ordering::Relaxed);
+            verdicts.settled();
             failure(&error, verdicts.alone)
         })
     }
@@ -250,7 +243,8 @@ impl Kafka {
         }
         self.generation += 1;
         self.alone = None;
-        self.batched = producer(&self.config, self.verdicts(false))?;
+        let verdicts = Verdicts::new(&self.reports, self.generation, false);
+        self.batched = producer(&self.config, verdicts)?;
         Ok(())
     }
 }

@@ -8,39 +8,51 @@ use tokio::time::Instant;
 
 /// What comes so soon after an acknowledgement is taken for its answer.
 const ANSWER: Duration = Duration::from_millis(2);
-/// So many answers in a row are no coincidence ..
-const ANSWERS: u64 = 3;
-/// .. unless they are about as long as chance has it.
-const MESSAGES: u64 = 8;
+/// So many answers, with nothing else between them, are no coincidence ..
+const ANSWERS: u32 = 3;
+/// .. if each has so many messages: fewer can be there by chance where
+/// messages come now and then.
+const MESSAGES: u32 = 8;
+/// Only the last answers count: with more, each counts half.
+const REMEMBERED: u32 = 32;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lockstep {
     acknowledged_at: Option<Instant>,
+    /// Whether something has come since.
+    answered: bool,
     /// Answers in a row, and the messages in them.
-    answers: u64,
-    messages: u64,
+    answers: u32,
+    messages: u32,
 }
 
 impl Lockstep {
-    /// Everything that had come is acknowledged.
-    pub(crate) fn all_acknowledged(&mut self, now: Instant) {
+    /// Something is acknowledged.
+    pub(crate) fn acknowledged(&mut self, now: Instant) {
         self.acknowledged_at = Some(now);
+        self.answered = false;
     }
 
     /// A message has come.
     pub(crate) fn received(&mut self, now: Instant) {
-        self.messages += 1;
-        let Some(at) = self.acknowledged_at.take() else {
-            return;
-        };
-        self.answers += 1;
-        if now.saturating_duration_since(at) >= ANSWER {
+        let since = |at| now.saturating_duration_since(at);
+        let is_answer = self.acknowledged_at.is_some_and(|at| since(at) < ANSWER);
+        if !is_answer {
             (self.answers, self.messages) = (0, 0);
+            return;
         }
+        if !self.answered {
+            self.answered = true;
+            self.answers += 1;
+            if self.answers > REMEMBERED {
+                (self.answers, self.messages) = (self.answers / 2, self.messages / 2);
+            }
+        }
+        self.messages = self.messages.saturating_add(1);
     }
 
     pub(crate) fn is_likely(&self) -> bool {
-        self.answers >= ANSWERS && self.messages >= MESSAGES * self.answers
+        self.answers >= ANSWERS && self.messages / self.answers >= MESSAGES
     }
 }
 
@@ -48,11 +60,12 @@ impl Lockstep {
 mod tests {
     use super::*;
 
-    /// After each round of messages everything is acknowledged.
-    fn rounds(rounds: &[(u64, usize)]) -> Vec<bool> {
-        let (mut lockstep, mut now) = (Lockstep::default(), Instant::now());
+    /// What comes so many milliseconds after each acknowledgement: whether it
+    /// was likely at the end of each round.
+    fn rounds(lockstep: &mut Lockstep, rounds: &[(u64, usize)]) -> Vec<bool> {
+        let mut now = Instant::now();
         let mut round = |(after_millis, messages): &(u64, usize)| {
-            lockstep.all_acknowledged(now);
+            lockstep.acknowledged(now);
             now += Duration::from_millis(*after_millis);
             for _ in 0..*messages {
                 lockstep.received(now);
@@ -64,12 +77,31 @@ mod tests {
 
     #[test]
     fn several_long_answers_in_a_row_make_it_likely() {
-        let likely = rounds(&[(1, 50), (1, 50), (5, 50), (1, 99), (1, 1), (1, 99), (5, 1)]);
+        let comes = [(1, 50), (1, 50), (5, 50), (1, 99), (1, 1), (1, 99), (5, 1)];
+        let likely = rounds(&mut Lockstep::default(), &comes);
         assert_eq!(likely, [false, false, false, false, false, true, false]);
     }
 
     #[test]
     fn single_messages_come_by_chance() {
-        assert_eq!(rounds(&[(1, 1); 100]), [false; 100]);
+        let mut lockstep = Lockstep::default();
+        assert_eq!(rounds(&mut lockstep, &[(1, 1); 100]), [false; 100]);
+    }
+
+    #[test]
+    fn long_answers_of_long_ago_do_not_count() {
+        let mut lockstep = Lockstep::default();
+        rounds(&mut lockstep, &[(1, 5_000); 100]);
+        assert!(lockstep.is_likely());
+        rounds(&mut lockstep, &[(1, 1); 400]);
+        assert!(!lockstep.is_likely());
+    }
+
+    #[test]
+    fn messages_that_go_on_coming_disprove_it() {
+        let mut lockstep = Lockstep::default();
+        rounds(&mut lockstep, &[(1, 50); 10]);
+        lockstep.received(Instant::now() + Duration::from_secs(1));
+        assert!(!lockstep.is_likely());
     }
 }

@@ -18,7 +18,7 @@ use iot_service::health::Component;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BridgeConfig;
@@ -37,9 +37,11 @@ use crate::tools::preflight;
 use crate::topics::{TopicId, Topics};
 use leave::Leaving;
 
-/// How often verdicts are taken while those on several topics are awaited: an
-/// alarm rings only when all are there.
+/// How often verdicts are looked for, for the alarm rings only when all are
+/// there: while those on several topics are awaited ..
 const BEAT: Duration = Duration::from_millis(2);
+/// .. and on one, for a part of it may be late.
+const SLOW_BEAT: Duration = Duration::from_millis(20);
 
 /// The health of one session.
 pub(crate) struct Components {
@@ -89,7 +91,6 @@ pub(crate) struct Pipeline {
     /// Brokers at which there was a session.
     known_brokers: HashSet<Arc<str>>,
     now: Now,
-    beats: Interval,
     ticks: Interval,
     health: Components,
     metrics: Metrics,
@@ -144,8 +145,6 @@ impl Pipeline {
                 .not_ready("reading from Kafka where the last process ended"),
             false => parts.health.delivery.ready(),
         }
-        let mut beats = interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             limits: limits(&config),
             link: Link::new(&config.mqtt, parts.plan)?,
@@ -167,7 +166,6 @@ impl Pipeline {
             returning: false,
             known_brokers: HashSet::new(),
             now: Now::get(),
-            beats,
             ticks: interval(Duration::from_secs(1)),
             health: parts.health,
             gauges: parts.metrics.session(&client_id),
@@ -212,8 +210,7 @@ impl Pipeline {
     /// Waits for something to happen and does what follows. Cancel safe.
     async fn step(&mut self, may_read: bool) -> anyhow::Result<()> {
         let may_read = may_read && self.may_read();
-        let due = self.topics.next_due();
-        let several = self.topics.at_producer() > 1;
+        let (due, beat) = (self.topics.next_due(), self.next_beat());
         tokio::select! {
             event = self.link.next(may_read) => {
                 self.now = Now::get();
@@ -224,10 +221,19 @@ impl Pipeline {
             }
             () = self.settled.rung() => self.now = Now::get(),
             () = wait_until(due) => self.now = Now::get(),
-            _ = self.beats.tick(), if several => self.now = Now::get(),
-            Some(created) = self.created.recv() => self.created(&created)?,
-            answer = self.redelivery.next() => self.answered(answer),
-            () = self.live.changed() => self.reload(),
+            () = wait_until(beat) => self.now = Now::get(),
+            Some(created) = self.created.recv() => {
+                self.now = Now::get();
+                self.created(&created)?;
+            }
+            answer = self.redelivery.next() => {
+                self.now = Now::get();
+                self.answered(answer);
+            }
+            () = self.live.changed() => {
+                self.now = Now::get();
+                self.reload();
+            }
             _ = self.ticks.tick() => self.tick(),
         }
         self.settle_all()?;
@@ -241,6 +247,14 @@ impl Pipeline {
         self.gauges.in_flight_bytes.set(self.ring.bytes() as i64);
         self.pace.rest(self.now.instant);
         Ok(())
+    }
+
+    fn next_beat(&self) -> Option<Instant> {
+        match self.topics.at_producer() {
+            0 => None,
+            1 => Some(self.now.instant + SLOW_BEAT),
+            _ => Some(self.now.instant + BEAT),
+        }
     }
 
     /// Whether messages may be taken from the broker. At QoS 0 they always are,
@@ -484,14 +498,12 @@ impl Pipeline {
             if message.qos == QoS::AtMostOnce {
                 continue;
             }
+            self.lockstep.acknowledged(self.now.instant);
             let (connection, packet_id) = (message.connection, message.packet_id);
             if self.link.acknowledge(connection, packet_id, message.qos) {
                 self.metrics.acknowledged.inc();
             } else {
                 self.metrics.not_acknowledged.inc();
-            }
-            if self.ring.len() == 0 {
-                self.lockstep.all_acknowledged(self.now.instant);
             }
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{BridgeConfig, ShutdownMode};
 use crate::creator::Wanted;
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, Reports};
 use crate::metrics::Metrics;
 use crate::pace::{self, Alarm, Pace};
 use crate::pipeline::{Components, Parts, Pipeline};
@@ -136,9 +136,13 @@ fn pipelines(shared: &Shared, busy: &Arc<AtomicUsize>) -> anyhow::Result<Vec<Pip
         };
         let (verdicts, deliveries) = mpsc::unbounded_channel();
         let settled = Arc::new(Alarm::new());
-        let trouble = shared.trouble.clone();
+        let reports = Reports {
+            deliveries: verdicts,
+            settled: settled.clone(),
+            trouble: shared.trouble.clone(),
+        };
         let parts = Parts {
-            kafka: Kafka::new(&config.kafka, verdicts, settled.clone(), trouble)?,
+            kafka: Kafka::new(&config.kafka, reports)?,
             plan,
             deliveries,
             settled,

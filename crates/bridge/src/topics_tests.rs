@@ -130,6 +130,32 @@ fn a_lot_waits_for_others_for_so_long_as_they_come() {
 }
 
 #[test]
+fn the_next_lot_is_due_when_time_alone_is_missing() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    let millis = |millis| now + Duration::from_millis(millis);
+    let linger = Duration::from_millis(20);
+    fixture.topics.enqueue(id, 1, now, linger);
+    assert_eq!(
+        fixture.topics.next_due(),
+        None,
+        "its topic is being created"
+    );
+    fixture.created(id, Outcome::Ready);
+    assert_eq!(fixture.topics.next_due(), Some(millis(5)));
+    fixture.topics.enqueue(id, 2, millis(17), linger);
+    assert_eq!(fixture.topics.next_due(), Some(millis(20)));
+
+    fixture.topics.given(id);
+    assert_eq!(fixture.topics.next_due(), None, "a lot is outstanding");
+    assert_eq!(fixture.topics.at_producer(), 1);
+    fixture.topics.put_back(id, 3, millis(1_000));
+    fixture.topics.settled(id);
+    assert_eq!(fixture.topics.next_due(), Some(millis(1_000)));
+    assert_eq!(fixture.topics.at_producer(), 0);
+}
+
+#[test]
 fn a_lot_waits_for_the_log() {
     let mut fixture = Fixture::new(10);
     let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
