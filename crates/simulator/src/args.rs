@@ -45,7 +45,10 @@ struct RunArgs {
     /// End after this time [run.duration]
     #[arg(long, value_name = "D", global = true)]
     duration: Option<String>,
-    /// kafka, mqtt or stdout [sink]
+    /// Play only part I of N of the fleet, I from 0 [fleet.shard]
+    #[arg(long, value_name = "I/N", global = true)]
+    shard: Option<String>,
+    /// kafka, mqtt, stdout, file or null [sink]
     #[arg(long, value_name = "SINK", global = true)]
     sink: Option<String>,
     /// Seed of all values [fleet.seed]
@@ -61,6 +64,7 @@ impl RunArgs {
             ("fleet.rate", &self.rate),
             ("run.messages", &self.messages),
             ("run.duration", &self.duration),
+            ("fleet.shard", &self.shard),
             ("sink", &self.sink),
             ("fleet.seed", &self.seed),
         ];
@@ -102,8 +106,8 @@ mod tests {
     #[test]
     fn every_option_is_a_setting() {
         let line = "iot-simulator run --devices 1 --interval 1s --rate 5 --messages 9 \
-                    --duration 1m --sink stdout --seed 3";
-        let (sources, count) = (flags(line), 7);
+                    --duration 1m --sink stdout --seed 3 --shard 1/3";
+        let (sources, count) = (flags(line), 8);
         assert_eq!(sources.len(), count);
         let sources = iot_service::config::Sources {
             flags: sources,

@@ -26,7 +26,8 @@ use crate::fleet::{Device, Habits};
 use crate::lane::{Lane, Limits};
 use crate::metrics::Metrics;
 use crate::schedule::quota;
-use crate::sink::{self, Ends, Links, Sink, kafka, mqtt, stdout};
+use crate::sink::null::Null;
+use crate::sink::{self, Ends, Links, Sink, file, kafka, mqtt, stdout};
 use crate::truth::{self, Truths};
 use crate::worker::{Member, Outlet, Stop, Worker};
 
@@ -87,6 +88,15 @@ impl Pipeline {
             SinkKind::Stdout => {
                 let lines = stdout::Lines::new(std::io::stdout());
                 self.send(config, component, vec![lines], truths).await
+            }
+            SinkKind::File => {
+                let file = file::open(Path::new(&config.file.path))?;
+                self.send(config, component, vec![file], truths).await
+            }
+            SinkKind::Null => {
+                // As many as there are workers: nothing goes on behind them.
+                let lanes = (0..workers(config)).map(|_| Null).collect();
+                self.send(config, component, lanes, truths).await
             }
         }
     }
@@ -173,11 +183,7 @@ impl Pipeline {
         lanes: usize,
         truths: Option<&Truths>,
     ) -> (Vec<Worker>, Vec<Ends>) {
-        let count = match usize::from(config.fleet.workers) {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            count => count,
-        }
-        .min(lanes);
+        let count = workers(config).min(lanes);
         let start = Instant::now();
         let mut returns = Vec::with_capacity(count);
         let mut workers: Vec<Worker> = (0..count)
@@ -215,16 +221,28 @@ impl Pipeline {
                 ..member
             });
         }
-        self.metrics.devices.set(i64::from(config.fleet.devices));
+        let devices: usize = workers.iter().map(|worker| worker.members.len()).sum();
+        self.metrics.devices.set(devices as i64);
         (workers, ends)
     }
 }
 
-/// Every device and the lane it belongs to, in the order of the round.
+/// How many workers there may be.
+fn workers(config: &SimulatorConfig) -> usize {
+    match usize::from(config.fleet.workers) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
+/// Every device of this shard and the lane it belongs to, in the order of the
+/// whole fleet's round.
 fn members(config: &SimulatorConfig, lanes: usize) -> impl Iterator<Item = (usize, Member)> {
     let habits = Habits::new(config);
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-    (0..config.fleet.devices).map(move |position| {
+    let shard = config.fleet.shard;
+    let positions = (0..config.fleet.devices).filter(move |position| shard.has(*position));
+    positions.map(move |position| {
         let device = Device::new(config, &habits, config.fleet.first_device + position);
         let lane = partition_for(&device.identity.device_id, lanes) as usize;
         let quota = match config.run.messages {
@@ -258,7 +276,7 @@ fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
             linger: Duration::ZERO,
             buffer_bytes: (config.mqtt.buffer.bytes() / lanes).max(1),
         },
-        SinkKind::Stdout => Limits {
+        SinkKind::Stdout | SinkKind::File | SinkKind::Null => Limits {
             batch_bytes: 64 * 1024,
             batch_messages: usize::MAX,
             linger: Duration::ZERO,

@@ -10,7 +10,7 @@ use iot_service::kafka::{Client, check_brokers};
 
 use super::{
     AnomalyConfig, FleetConfig, KafkaConfig, KindWeights, MqttConfig, SensorsConfig,
-    SimulatorConfig,
+    SimulatorConfig, SinkKind,
 };
 use crate::sensors;
 
@@ -28,6 +28,9 @@ pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.anomaly.validate(problems);
     config.kafka.validate(problems);
     config.mqtt.validate(problems);
+    if config.sink == SinkKind::File && config.file.path.is_empty() {
+        problems.add("file.path", "is needed for sink: file");
+    }
 }
 
 impl FleetConfig {

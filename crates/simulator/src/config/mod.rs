@@ -34,6 +34,8 @@ pub struct SimulatorConfig {
     pub kafka: KafkaConfig,
     /// Sink `mqtt`.
     pub mqtt: MqttConfig,
+    /// Sink `file`.
+    pub file: FileConfig,
     /// How to stop.
     pub shutdown: ShutdownConfig,
     /// Logs.
@@ -52,6 +54,7 @@ impl Default for SimulatorConfig {
             run: RunConfig::default(),
             kafka: KafkaConfig::default(),
             mqtt: MqttConfig::default(),
+            file: FileConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig {
                 // The Kafka client logs every attempt; the simulator says
@@ -76,6 +79,10 @@ pub enum SinkKind {
     Mqtt,
     /// One line of JSON each on standard output.
     Stdout,
+    /// One line of JSON each at the end of a file.
+    File,
+    /// Nowhere.
+    Null,
 }
 
 impl SinkKind {
@@ -86,6 +93,8 @@ impl SinkKind {
             Self::Kafka => "kafka",
             Self::Mqtt => "mqtt",
             Self::Stdout => "stdout",
+            Self::File => "file",
+            Self::Null => "null",
         }
     }
 }
@@ -99,6 +108,8 @@ pub struct FleetConfig {
     /// Number of the first one. Several simulators with ranges that don't
     /// overlap make one fleet.
     pub first_device: u32,
+    /// Which of the devices this simulator plays.
+    pub shard: Shard,
     /// Device ids are this and the number in six digits.
     pub id_prefix: String,
     /// How often each device sends.
@@ -120,6 +131,7 @@ impl Default for FleetConfig {
         Self {
             devices: 100,
             first_device: 0,
+            shard: Shard::default(),
             id_prefix: "device-".into(),
             interval: HumanDuration::from_secs(5),
             rate: Rate::None,
@@ -142,6 +154,61 @@ impl FleetConfig {
                 .max(Duration::from_nanos(1)),
             Rate::None | Rate::Max => *self.interval,
         }
+    }
+}
+
+/// One of several simulators that play a fleet together: `I/N`, I from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    index: u32,
+    count: u32,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { index: 0, count: 1 }
+    }
+}
+
+impl Shard {
+    /// Whether this simulator plays the device in this place of the fleet.
+    #[must_use]
+    pub fn has(self, position: u32) -> bool {
+        position % self.count == self.index
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.trim().split_once('/');
+        let numbers = parts.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index, count)) if index < count => Ok(Self { index, count }),
+            _ => Err(format!(
+                "{text:?} is not I/N with I from 0 to N-1, such as 0/3, 1/3 and 2/3"
+            )),
+        }
+    }
+}
+
+impl Serialize for Shard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shard {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -411,6 +478,14 @@ impl Default for MqttConfig {
             request_timeout: HumanDuration::from_secs(10),
         }
     }
+}
+
+/// Section `file`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FileConfig {
+    /// File to append to.
+    pub path: String,
 }
 
 /// Section `shutdown`.

@@ -24,6 +24,7 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
         ("fleet.interval", "99ms"),
         ("fleet.rate", "fast"),
         ("fleet.workers", "1001"),
+        ("fleet.shard", "3/3"),
         ("fleet.id_prefix", "a.b"),
         ("fleet.tenants", "a.b"),
         ("fleet.projects", ""),
@@ -31,6 +32,8 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
         ("sensors.trend_strength", "1.1"),
         ("sensors.variation", "-0.1"),
         ("anomaly.rate", "0.11"),
+        ("anomaly.kinds.spike", "-1"),
+        ("anomaly.readings", "1"),
         ("kafka.brokers", "somewhere"),
         ("kafka.topic", "a/b"),
         ("kafka.partitions", "0"),
@@ -63,6 +66,12 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
         "{found}"
     );
     assert!(found.contains("\"smell\""), "{found}");
+}
+
+#[test]
+fn the_sink_file_needs_one() {
+    let found = problems(&[("sink", "file")]);
+    assert!(found.contains("file.path"), "{found}");
 }
 
 #[test]

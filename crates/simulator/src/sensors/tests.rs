@@ -261,3 +261,125 @@ fn a_trend_moves_the_mean() {
     };
     assert!((mean_at(15.0) - 28.0).abs() < 0.5 && (mean_at(27.0) - 22.0).abs() < 0.5);
 }
+
+/// The distribution function of N(0, 1): Abramowitz and Stegun, 7.1.26, to
+/// 1.5e-7.
+fn normal_below(z: f64) -> f64 {
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let tail = [
+        1.061_405_429,
+        -1.453_152_027,
+        1.421_413_741,
+        -0.284_496_736,
+        0.254_829_592,
+    ]
+    .iter()
+    .fold(0.0, |sum, coefficient| (sum + coefficient) * t)
+        * (-x * x).exp();
+    if z > 0.0 {
+        1.0 - tail / 2.0
+    } else {
+        tail / 2.0
+    }
+}
+
+/// Kolmogorov and Smirnov's distance of values from the normal distribution
+/// that is clipped to bounds, where it has all that lies beyond.
+fn distance(values: &mut [f64], profile: &Profile) -> f64 {
+    let Normal::Gauss { mean, deviation } = profile.normal else {
+        panic!("{} is not normal", profile.name);
+    };
+    values.sort_by(f64::total_cmp);
+    let count = values.len() as f64;
+    let (least, most) = profile.bounds;
+    let mut distance: f64 = 0.0;
+    for (index, value) in values.iter().enumerate() {
+        if (least..most).contains(value) && *value > least {
+            let expected = normal_below((value - mean) / deviation);
+            let (below, up_to) = (index as f64 / count, (index + 1) as f64 / count);
+            distance = distance.max(expected - below).max(up_to - expected);
+        }
+    }
+    distance
+}
+
+#[test]
+fn normal_values_are_distributed_as_the_table_says() {
+    for name in ["temperature", "humidity", "pressure", "current"] {
+        let profile = find(name).unwrap();
+        let values = values(name, &PLAIN, 400_000);
+        // So far apart that the smoothing does not tie them together.
+        let mut apart: Vec<f64> = values.into_iter().step_by(20).collect();
+        // One run in a thousand of truly normal values is further off. Values
+        // are rounded: half a step, of at most 0.4 by the deviation, on top.
+        let rounding = 0.4 * 0.5 / profile.steps / profile.deviation();
+        let limit = 1.95 / (apart.len() as f64).sqrt() + rounding;
+        let distance = distance(&mut apart, profile);
+        assert!(distance < limit, "{name}: {distance}, {limit} at most");
+    }
+}
+
+#[test]
+fn the_test_of_the_distribution_sees_a_shrunken_one() {
+    let profile = find("temperature").unwrap();
+    let shrunken = Conditions {
+        variation: 0.9,
+        ..PLAIN
+    };
+    let values = values("temperature", &shrunken, 400_000);
+    let mut apart: Vec<f64> = values.into_iter().step_by(20).collect();
+    assert!(distance(&mut apart, profile) > 0.02);
+}
+
+#[test]
+fn trends_have_their_periods() {
+    const PERIODS: usize = 16;
+    const IN_A_PERIOD: usize = 64;
+    let conditions = Conditions {
+        trend: 1.0,
+        ..PLAIN
+    };
+    for (name, hours) in [
+        ("temperature", 24.0),
+        ("humidity", 365.0 * 24.0),
+        ("pressure", 96.0),
+        ("switch", 24.0),
+        ("current", 24.0),
+    ] {
+        let profile = find(name).unwrap();
+        let odds = Odds::new(&AnomalyConfig::default(), &[]);
+        let mut rng = Pcg32::new(3, 5);
+        let mut state = profile.first_state(&mut rng);
+        let count = PERIODS * IN_A_PERIOD;
+        let values: Vec<f64> = (0..count)
+            .map(|n| {
+                let at = at(hours * n as f64 / IN_A_PERIOD as f64);
+                // Several readings at a time, which smooths what is chance.
+                let readings = (0..50).filter_map(|_| {
+                    profile
+                        .sample(&mut state, at, &conditions, &odds, &mut rng)
+                        .value
+                });
+                readings.sum::<f64>() / 50.0
+            })
+            .collect();
+        // How much there is of a wave that comes so often.
+        let power = |times: usize| {
+            let turn = std::f64::consts::TAU * times as f64 / count as f64;
+            let (mut re, mut im) = (0.0, 0.0);
+            for (n, value) in values.iter().enumerate() {
+                re += value * (turn * n as f64).cos();
+                im += value * (turn * n as f64).sin();
+            }
+            re.hypot(im)
+        };
+        let others = (1..count / 2).filter(|times| *times != PERIODS).map(power);
+        let next = others.fold(0.0, f64::max);
+        assert!(
+            power(PERIODS) > 4.0 * next,
+            "{name}: {} {next}",
+            power(PERIODS)
+        );
+    }
+}

@@ -1,8 +1,10 @@
 //! The way out: one task per lane that sends a batch, retries it until it is
 //! confirmed, and only then takes the next. So order is held whatever happens.
 
+pub(crate) mod file;
 pub(crate) mod kafka;
 pub(crate) mod mqtt;
+pub(crate) mod null;
 pub(crate) mod stdout;
 
 use std::future::Future;

@@ -17,13 +17,19 @@ impl<W: Write + Send + 'static> Lines<W> {
     }
 }
 
+/// The payloads of a batch, a line each.
+pub(super) fn lines(batch: &Batch) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(batch.payload_bytes() + batch.len());
+    for (_, payload) in batch.messages() {
+        lines.extend_from_slice(payload);
+        lines.push(b'\n');
+    }
+    lines
+}
+
 impl<W: Write + Send + 'static> Sink for Lines<W> {
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
-        let mut lines = Vec::with_capacity(batch.payload_bytes() + batch.len());
-        for (_, payload) in batch.messages() {
-            lines.extend_from_slice(payload);
-            lines.push(b'\n');
-        }
+        let lines = lines(batch);
         let out = Arc::clone(&self.0);
         let written = tokio::task::spawn_blocking(move || {
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,67 @@
+//! Sinks `file` and `null`, and shards of a fleet.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use iot_core::message::parse;
+use iot_simulator::config::{Rate, SinkKind};
+
+use crate::support::{Simulator, fleet, wait_for};
+
+/// What a fleet, or one shard of it, writes: payloads by device, without times.
+async fn written(shard: &str) -> HashMap<String, Vec<String>> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut config = fleet(SinkKind::File, 50, 1_000);
+    config.fleet.shard = shard.parse().unwrap();
+    config.file.path = file.path().to_str().unwrap().into();
+    Simulator::start(config).await.ended().await;
+    let mut devices: HashMap<_, Vec<_>> = HashMap::new();
+    for line in std::fs::read_to_string(file.path()).unwrap().lines() {
+        let message = parse(line.as_bytes()).unwrap();
+        let said = format!("{:?} {:?}", message.seq, message.readings);
+        let device = message.device_id.to_string();
+        devices.entry(device).or_default().push(said);
+    }
+    devices
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_make_the_same_fleet_together() {
+    let whole = written("0/1").await;
+    assert!(whole.len() == 50 && whole.values().all(|said| said.len() == 20));
+    let mut together = HashMap::new();
+    for shard in ["0/3", "1/3", "2/3"] {
+        let part = written(shard).await;
+        assert!((16..=17).contains(&part.len()), "{shard}: {}", part.len());
+        for (device, said) in part {
+            assert!(together.insert(device, said).is_none(), "in two shards");
+        }
+    }
+    assert_eq!(together, whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_counted_and_ends_nothing() {
+    let mut config = fleet(SinkKind::File, 50, 0);
+    config.fleet.rate = Rate::PerSecond(5_000.0);
+    config.file.path = "/dev/full".into();
+    config.shutdown.flush = Duration::from_millis(500).into();
+    let simulator = Simulator::start(config).await;
+    wait_for("the reason", async || {
+        let trouble = simulator.trouble("file").await.unwrap_or_default();
+        trouble.contains("/dev/full: No space left on device")
+    })
+    .await;
+    let dropped = r#"file_producer_dropped_messages_total{reason="buffer_full"}"#;
+    simulator.wait_for_metric(dropped, 1.0).await;
+    assert_eq!(simulator.metric("file_producer_messages_total").await, 0.0);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_can_not_be_opened_ends_the_run() {
+    let mut config = fleet(SinkKind::File, 1, 1);
+    config.file.path = "/missing/out.ndjson".into();
+    let error = Simulator::start(config).await.failed().await;
+    assert!(error.contains("file.path /missing/out.ndjson"), "{error}");
+}
