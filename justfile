@@ -18,7 +18,7 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored
 
-# Every fault that the bridge must survive, as docs/reliability.md has them: about half an hour
+# Every fault that the bridge must survive, as docs/reliability.md has them: about a quarter of an hour
 soak *args:
     cargo build --release --workspace --bins
     scripts/faults --release {{ args }}
