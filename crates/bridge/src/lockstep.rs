@@ -51,8 +51,13 @@ impl Lockstep {
         self.messages = self.messages.saturating_add(1);
     }
 
+    /// Whether what came last looks like an answer.
+    pub(crate) fn is_possible(&self) -> bool {
+        self.answers > 0 && self.messages / self.answers >= MESSAGES
+    }
+
     pub(crate) fn is_likely(&self) -> bool {
-        self.answers >= ANSWERS && self.messages / self.answers >= MESSAGES
+        self.is_possible() && self.answers >= ANSWERS
     }
 }
 

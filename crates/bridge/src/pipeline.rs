@@ -245,8 +245,17 @@ impl Pipeline {
         }
         self.gauges.in_flight.set(self.ring.len() as i64);
         self.gauges.in_flight_bytes.set(self.ring.bytes() as i64);
-        self.pace.rest(self.now.instant);
+        self.rest();
         Ok(())
+    }
+
+    /// Lets messages gather until there is something else to do, unless the
+    /// broker may be waiting for acknowledgements.
+    fn rest(&self) {
+        let due = self.topics.next_due().into_iter();
+        let due = due.chain(self.next_beat()).min();
+        let due = due.filter(|_| !self.lockstep.is_possible());
+        self.pace.rest(self.now.instant, due);
     }
 
     fn next_beat(&self) -> Option<Instant> {

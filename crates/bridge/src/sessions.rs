@@ -1,7 +1,6 @@
 //! The MQTT sessions of a bridge, all on one thread of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -56,10 +55,9 @@ pub(crate) async fn run(
     let thread = std::thread::Builder::new().name("sessions".into());
     thread
         .spawn(move || {
-            let busy = Arc::new(AtomicUsize::new(0));
-            let runtime = pace::runtime(busy.clone()).context("starting a runtime");
+            let runtime = pace::runtime().context("starting a runtime");
             let result = runtime.and_then(|runtime| {
-                let result = runtime.block_on(carry(shared, purpose, busy, stop));
+                let result = runtime.block_on(carry(shared, purpose, stop));
                 // A thread that reads from Kafka must not hold up the end.
                 runtime.shutdown_background();
                 result
@@ -74,10 +72,9 @@ pub(crate) async fn run(
 async fn carry(
     shared: Shared,
     purpose: Purpose,
-    busy: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) -> anyhow::Result<Arc<Steps>> {
-    let pipelines = pipelines(&shared, &busy)?;
+    let pipelines = pipelines(&shared)?;
     let mut running = JoinSet::new();
     // One that fails ends them all.
     let stop = stop.child_token();
@@ -119,7 +116,7 @@ async fn carry(
     failure.map_or(Ok(steps), Err)
 }
 
-fn pipelines(shared: &Shared, busy: &Arc<AtomicUsize>) -> anyhow::Result<Vec<Pipeline>> {
+fn pipelines(shared: &Shared) -> anyhow::Result<Vec<Pipeline>> {
     let config = shared.config.current();
     let plans = config.mqtt.sessions();
     let alone = plans.len() == 1;
@@ -149,7 +146,7 @@ fn pipelines(shared: &Shared, busy: &Arc<AtomicUsize>) -> anyhow::Result<Vec<Pip
             wanted: shared.wanted.clone(),
             health,
             metrics: shared.metrics.clone(),
-            pace: Pace::new(busy.clone()),
+            pace: Pace::new(),
         };
         Pipeline::new(shared.config.clone(), parts)
     });

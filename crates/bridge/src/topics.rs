@@ -64,10 +64,8 @@ struct Topic {
     queue: VecDeque<Seq>,
     /// Nothing of the queue is given to the producer before.
     not_before: Instant,
-    /// The first of the queue waits for others until then ..
+    /// The first of the queue waits for others until then.
     lingers_until: Instant,
-    /// .. or until none has come for a while.
-    idle_from: Instant,
     /// Records that the producer has.
     outstanding: usize,
 }
@@ -161,15 +159,14 @@ impl Topics {
         }
     }
 
-    /// Appends a message that came at `now`, and waits for others for up to
-    /// `linger`: less if none comes for a quarter of that.
+    /// Appends a message that came at `now`; the first waits for others for
+    /// `linger`.
     pub(crate) fn enqueue(&mut self, id: TopicId, seq: Seq, now: Instant, linger: Duration) {
         let topic = &mut self.topics[id.0];
         if topic.queue.is_empty() {
             topic.lingers_until = now + linger;
             self.waiting.push(id);
         }
-        topic.idle_from = now + linger / 4;
         topic.queue.push_back(seq);
     }
 
@@ -318,7 +315,6 @@ impl Topics {
             queue: VecDeque::new(),
             not_before: now,
             lingers_until: now,
-            idle_from: now,
             outstanding: 0,
         });
         if self.may_create {
@@ -345,8 +341,8 @@ impl Topic {
     }
 
     fn due(&self) -> Option<Instant> {
-        let lingers_until = self.lingers_until.min(self.idle_from);
-        self.is_free().then(|| self.not_before.max(lingers_until))
+        self.is_free()
+            .then(|| self.not_before.max(self.lingers_until))
     }
 
     fn is_due(&self, now: Instant, last: bool) -> bool {
