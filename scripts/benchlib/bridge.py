@@ -15,7 +15,7 @@ from .common import Bridge, publish, publisher, running, topic, verify, wait_for
 from .kafka import KafkaError, connected
 from .peers import PEERS
 
-STEADY = {"rate": 1_000, "payload": 5_000, "seconds": 30}
+STEADY = {"rates": (100, 200, 500, 1_000, 5_000), "payload": 5_000, "seconds": 15}
 OPEN_LOOP = {"rate": 5_000, "payload": 400, "seconds": 20}
 OUTAGE = {"rate": 5_000, "payload": 400, "before": 5, "after": 15}
 STARTS = 5
@@ -60,18 +60,25 @@ def large(args, peers, directory):
 
 
 def steady(_args, _peers, directory):
-    """CPU at a steady load of large messages."""
-    rate, payload, seconds = STEADY.values()
+    """CPU at steady loads of large messages."""
+    rates, payload, seconds = STEADY.values()
+    result, sent = {"lost": 0}, 0
     with running(Bridge("steady", directory)) as bridge:
         bridge.ready()
-        before, _ = bridge.usage()
-        began = time.monotonic()
-        publish("s", topic("steady"), rate * seconds, payload, rate)
-        bridge.acknowledged(rate * seconds)
-        cpu, peak = bridge.usage()
-        took = time.monotonic() - began
-    result = {"cores": round((cpu - before) / took, 3), "peak_mb": megabytes(peak)}
-    return told("steady", result | losses(verify("s", "steady.p", rate * seconds)))
+        # Not the first messages: the topic is created for them.
+        for rate, warms_up in ((rates[-1], True), *((rate, False) for rate in rates)):
+            before, _ = bridge.usage()
+            began = time.monotonic()
+            run, messages = f"s{rate}{'w' * warms_up}", rate * (2 if warms_up else seconds)
+            publish(run, topic("steady"), messages, payload, rate)
+            sent += messages
+            bridge.acknowledged(sent)
+            cpu, peak = bridge.usage()
+            took = time.monotonic() - began
+            result["lost"] += verify(run, "steady.p", messages)["lost"]
+            if not warms_up:
+                result |= {f"cores_{rate}": round((cpu - before) / took, 3), "peak_mb": megabytes(peak)}
+    return told("steady", result)
 
 
 def open_loop(_args, _peers, directory):
