@@ -35,6 +35,8 @@ pub const LABEL: &str = "iot-label";
 pub const CONTENT_TYPE: &str = "content-type";
 /// Value of [`CONTENT_TYPE`] for JSON.
 pub const APPLICATION_JSON: &str = "application/json";
+/// The same for Protobuf.
+pub const APPLICATION_PROTOBUF: &str = "application/protobuf";
 
 /// Topic that takes every message no service could use.
 pub const DEAD_LETTER_TOPIC: &str = "iot.dead-letter";

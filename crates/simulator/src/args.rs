@@ -54,10 +54,18 @@ struct RunArgs {
     /// Seed of all values [fleet.seed]
     #[arg(long, value_name = "N", global = true)]
     seed: Option<String>,
+    /// End with 1 if a figure of the run is so, such as drops>0; several with
+    /// commas [run.fail_when]
+    #[arg(long, value_name = "CONDITION", global = true)]
+    fail_when: Option<String>,
+    /// Print the figures at the end, as JSON [run.json]
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 impl RunArgs {
     fn flags(&self) -> impl Iterator<Item = (String, String)> {
+        let json = self.json.then(|| "true".to_owned());
         let flags = [
             ("fleet.devices", &self.devices),
             ("fleet.interval", &self.interval),
@@ -67,10 +75,13 @@ impl RunArgs {
             ("fleet.shard", &self.shard),
             ("sink", &self.sink),
             ("fleet.seed", &self.seed),
+            ("run.fail_when", &self.fail_when),
+            ("run.json", &json),
         ];
         flags
+            .map(|(path, value)| Some((path.to_owned(), value.clone()?)))
             .into_iter()
-            .filter_map(|(path, value)| Some((path.to_owned(), value.clone()?)))
+            .flatten()
     }
 }
 
@@ -106,8 +117,9 @@ mod tests {
     #[test]
     fn every_option_is_a_setting() {
         let line = "iot-simulator run --devices 1 --interval 1s --rate 5 --messages 9 \
-                    --duration 1m --sink stdout --seed 3 --shard 1/3";
-        let (sources, count) = (flags(line), 8);
+                    --duration 1m --sink null --seed 3 --shard 1/3 --json \
+                    --fail-when drops>0,errors>9";
+        let (sources, count) = (flags(line), 10);
         assert_eq!(sources.len(), count);
         let sources = iot_service::config::Sources {
             flags: sources,
@@ -115,6 +127,7 @@ mod tests {
         };
         let config: SimulatorConfig = iot_service::config::load(&sources).unwrap();
         assert_eq!((config.run.messages, config.fleet.seed), (9, 3));
+        assert_eq!((config.run.fail_when.len(), config.run.json), (2, true));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use rand_pcg::Pcg32;
 use serde::Serialize;
 
-use crate::config::{FleetConfig, SimulatorConfig};
+use crate::config::{FleetConfig, Format, SimulatorConfig};
 use crate::sensors::anomaly::{Episode, Kind, Odds};
 use crate::sensors::{self, Conditions, Moment, Profile, State};
 
@@ -73,6 +73,8 @@ pub(crate) struct Habits {
     pub sensors: Vec<(&'static Profile, Odds)>,
     /// How their values come about.
     pub conditions: Conditions,
+    /// How they say it.
+    pub format: Format,
 }
 
 impl Habits {
@@ -95,6 +97,7 @@ impl Habits {
                 },
                 variation: config.sensors.variation,
             },
+            format: config.format,
         }
     }
 }
@@ -149,7 +152,7 @@ impl Device {
         }
     }
 
-    /// Measures, and appends the next message to `out` as JSON. Anomalies that
+    /// Measures, and appends the next message to `out`. Anomalies that
     /// are over go to `truths`.
     pub(crate) fn speak(
         &mut self,
@@ -187,7 +190,7 @@ impl Device {
             return Said::Nothing;
         }
         let who = &*self.identity;
-        DeviceMessage {
+        let message = DeviceMessage {
             device_id: Cow::Borrowed(&who.device_id),
             tenant: Some(Cow::Borrowed(&who.tenant)),
             project: Some(Cow::Borrowed(&who.project)),
@@ -199,8 +202,11 @@ impl Device {
                 room: Cow::Borrowed(&who.location.room),
             }),
             readings,
+        };
+        match habits.format {
+            Format::Json => message.write_json(out),
+            Format::Protobuf => message.write_protobuf(out),
         }
-        .write_json(out);
         self.seq += 1;
         Said::Message(labels)
     }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod config;
+mod figures;
 mod fleet;
 mod lane;
 mod metrics;
@@ -12,6 +13,7 @@ mod pipeline;
 mod schedule;
 mod sensors;
 mod sink;
+mod status;
 mod truth;
 mod worker;
 
@@ -30,8 +32,8 @@ use crate::pipeline::Pipeline;
 /// `run.messages` or `run.duration` ask for.
 ///
 /// # Errors
-/// A part of the simulator failed for good. A sink that is away is none: it is
-/// tried again until it is there.
+/// A part of the simulator failed for good, or a condition of `run.fail_when`
+/// holds. A sink that is away is none: it is tried again until it is there.
 pub async fn run(
     config: Live<SimulatorConfig>,
     listeners: Listeners,

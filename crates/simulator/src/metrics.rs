@@ -9,7 +9,8 @@ use crate::config::SinkKind;
 
 /// Seconds, for what a network answers.
 const LATENCIES: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
 /// Why a message was not delivered.
@@ -26,14 +27,15 @@ pub(crate) enum Dropped {
 }
 
 impl Dropped {
-    const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 4] = [
         Self::BufferFull,
         Self::Refused,
         Self::Shutdown,
         Self::OutputClosed,
     ];
 
-    fn label(self) -> &'static str {
+    /// Its name in labels.
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::BufferFull => "buffer_full",
             Self::Refused => "refused",
@@ -61,6 +63,8 @@ pub(crate) struct Metrics {
     pub send_errors: IntCounter,
     /// Attempts after the first.
     pub retries: IntCounter,
+    /// Messages sent again although they may have arrived.
+    pub possible_duplicates: IntCounter,
     /// How late messages were made, compared with their schedule.
     pub lateness: Histogram,
     /// Devices of the fleet.
@@ -106,6 +110,10 @@ impl Metrics {
             )?,
             send_errors: register.counter("send_errors_total", "Failed attempts to send.")?,
             retries: register.counter("retries_total", "Attempts to send after the first.")?,
+            possible_duplicates: register.counter(
+                "possible_duplicates_total",
+                "Messages sent again although they may have arrived: there was no answer.",
+            )?,
             lateness: register.histogram(
                 "schedule_lateness_seconds",
                 "How late messages were made, compared with their schedule.",
@@ -123,6 +131,11 @@ impl Metrics {
     pub(crate) fn dropped(&self, reason: Dropped, messages: usize) {
         let counter = self.dropped.with_label_values(&[reason.label()]);
         counter.inc_by(messages as u64);
+    }
+
+    /// How many were not delivered for that reason.
+    pub(crate) fn drops(&self, reason: Dropped) -> u64 {
+        self.dropped.with_label_values(&[reason.label()]).get()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::schedule::quota;
 use crate::sink::null::Null;
 use crate::sink::{self, Ends, Links, Sink, file, kafka, mqtt, stdout};
+use crate::status::Watch;
 use crate::truth::{self, Truths};
 use crate::worker::{Member, Outlet, Stop, Worker};
 
@@ -72,14 +73,14 @@ impl Pipeline {
         let component = self.health.component(config.sink.name());
         match config.sink {
             SinkKind::Kafka => {
-                let open = kafka::open(&config.kafka, &component);
+                let open = kafka::open(&config.kafka, config.format.media_type(), &component);
                 match self.shutdown.run_until_cancelled(open).await {
                     Some(lanes) => self.send(config, component, lanes, truths).await,
                     None => Ok(()),
                 }
             }
             SinkKind::Mqtt => {
-                let open = mqtt::open(&config.mqtt, &component);
+                let open = mqtt::open(&config.mqtt, config.format.media_type(), &component);
                 match self.shutdown.run_until_cancelled(open).await {
                     Some(lanes) => self.send(config, component, lanes, truths).await,
                     None => Ok(()),
@@ -129,11 +130,16 @@ impl Pipeline {
             let link = links.link(lane);
             senders.spawn(sink::run(sink, ends, link, self.metrics.clone()));
         }
+        let watch = Watch::start(self.metrics.clone(), config.run.clone());
         let mut makers = JoinSet::new();
         for worker in workers {
             makers.spawn(worker.run(stop.clone()));
         }
-        self.finish(config, stop, makers, senders).await
+        tokio::select! {
+            never = watch.tell() => match never {},
+            result = self.finish(config, stop, makers, senders) => result?,
+        }
+        watch.end()
     }
 
     /// Waits for the end, by itself or asked for, and goes through the

@@ -23,6 +23,15 @@ pub enum ParseError {
         /// What the JSON parser found, with line and column.
         detail: String,
     },
+    /// Not a `DeviceMessage` of the `.proto`.
+    #[error("the payload is not Protobuf: {detail}")]
+    NotProtobuf {
+        /// What the parser found.
+        detail: String,
+    },
+    /// A value is infinite or not a number, which only Protobuf can say.
+    #[error("the value of a reading is not finite")]
+    NotFinite,
     /// A number that no 64-bit float can hold, such as `1e999`.
     #[error("a number is out of range: {detail}")]
     NumberOutOfRange {
@@ -87,6 +96,7 @@ impl ParseError {
         "empty",
         "not_utf8",
         "not_json",
+        "not_protobuf",
         "number_out_of_range",
         "wrong_type",
         "not_a_number",
@@ -110,9 +120,10 @@ impl ParseError {
             Self::Empty => "empty",
             Self::NotUtf8 { .. } => "not_utf8",
             Self::NotJson { .. } => "not_json",
+            Self::NotProtobuf { .. } => "not_protobuf",
             Self::NumberOutOfRange { .. } => "number_out_of_range",
             Self::WrongType { .. } => "wrong_type",
-            Self::NotANumber { .. } => "not_a_number",
+            Self::NotANumber { .. } | Self::NotFinite => "not_a_number",
             Self::MissingField { field } => match *field {
                 "device_id" => "missing_device_id",
                 "timestamp" => "missing_timestamp",

@@ -12,10 +12,11 @@
 //! `tenant`, `project`, `seq`, `location`, `unit` and `quality` may be absent or
 //! null; unknown fields are ignored. [`parse`] also reads the older flat format
 //! `{"deviceId": "d1", "timestamp": 1767225600.5, "temperature": 21.5, "humidity": 60}`
-//! with its time in seconds.
+//! with its time in seconds. [`parse_protobuf`] reads the same as Protobuf.
 
 mod error;
 mod parse;
+mod protobuf;
 
 use std::borrow::Cow;
 
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 pub use error::{JsonKind, ParseError};
 pub use parse::parse;
+pub use protobuf::parse_protobuf;
 
 /// Readings of one device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

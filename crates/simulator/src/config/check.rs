@@ -9,7 +9,7 @@ use iot_service::config::{ByteSize, HumanDuration, Problems};
 use iot_service::kafka::{Client, check_brokers};
 
 use super::{
-    AnomalyConfig, FleetConfig, KafkaConfig, KindWeights, MqttConfig, SensorsConfig,
+    AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, MqttConfig, SensorsConfig,
     SimulatorConfig, SinkKind,
 };
 use crate::sensors;
@@ -28,6 +28,12 @@ pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.anomaly.validate(problems);
     config.kafka.validate(problems);
     config.mqtt.validate(problems);
+    if matches!(config.sink, SinkKind::File | SinkKind::Stdout) && config.format != Format::Json {
+        problems.add("format", "must be json: stdout and file are lines of text");
+    }
+    if config.sink == SinkKind::Stdout && config.run.json {
+        problems.add("run.json", "standard output has the messages: see the log");
+    }
     if config.sink == SinkKind::File && config.file.path.is_empty() {
         problems.add("file.path", "is needed for sink: file");
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use iot_core::headers;
 use iot_service::config::{
     ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
@@ -13,6 +14,7 @@ use iot_service::kafka::KafkaSecurity;
 use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::figures::Condition;
 use crate::sensors;
 use crate::sensors::anomaly::Kind;
 
@@ -22,6 +24,8 @@ use crate::sensors::anomaly::Kind;
 pub struct SimulatorConfig {
     /// Where messages go.
     pub sink: SinkKind,
+    /// What they look like.
+    pub format: Format,
     /// The devices and how often they send.
     pub fleet: FleetConfig,
     /// What the devices measure.
@@ -48,6 +52,7 @@ impl Default for SimulatorConfig {
     fn default() -> Self {
         Self {
             sink: SinkKind::Kafka,
+            format: Format::Json,
             fleet: FleetConfig::default(),
             sensors: SensorsConfig::default(),
             anomaly: AnomalyConfig::default(),
@@ -95,6 +100,25 @@ impl SinkKind {
             Self::Stdout => "stdout",
             Self::File => "file",
             Self::Null => "null",
+        }
+    }
+}
+
+/// What messages look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON.
+    Json,
+    /// Protobuf.
+    Protobuf,
+}
+
+impl Format {
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => headers::APPLICATION_JSON,
+            Self::Protobuf => headers::APPLICATION_PROTOBUF,
         }
     }
 }
@@ -364,6 +388,11 @@ pub struct RunConfig {
     pub messages: u64,
     /// End after this time; 0 for no end.
     pub duration: HumanDuration,
+    /// Conditions on the run's figures, such as `drops>0`. If one holds at the
+    /// end, the run has failed.
+    pub fail_when: Vec<Condition>,
+    /// Whether the figures go to standard output at the end, as JSON.
+    pub json: bool,
 }
 
 /// Section `kafka`.

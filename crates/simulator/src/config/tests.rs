@@ -69,9 +69,12 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
 }
 
 #[test]
-fn the_sink_file_needs_one() {
-    let found = problems(&[("sink", "file")]);
-    assert!(found.contains("file.path"), "{found}");
+fn the_sink_file_needs_one_and_has_lines_of_text() {
+    let found = problems(&[("sink", "file"), ("format", "protobuf")]);
+    assert!(
+        found.contains("file.path") && found.contains("format ("),
+        "{found}"
+    );
 }
 
 #[test]

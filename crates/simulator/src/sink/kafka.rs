@@ -28,16 +28,22 @@ use crate::lane::Batch;
 #[derive(Debug)]
 pub(crate) struct Partition {
     config: KafkaConfig,
+    /// Of the payloads.
+    media_type: &'static str,
     partition: i32,
     client: Option<PartitionClient>,
 }
 
 /// Connects to Kafka, creates the topic if there is none, and opens every
 /// partition. Tries until it works.
-pub(crate) async fn open(config: &KafkaConfig, health: &Component) -> Vec<Partition> {
+pub(crate) async fn open(
+    config: &KafkaConfig,
+    media_type: &'static str,
+    health: &Component,
+) -> Vec<Partition> {
     let mut backoff = super::backoff();
     loop {
-        match try_open(config).await {
+        match try_open(config, media_type).await {
             Ok(partitions) => return partitions,
             Err(error) => health.not_ready(format!("{error:#}")),
         }
@@ -45,7 +51,10 @@ pub(crate) async fn open(config: &KafkaConfig, health: &Component) -> Vec<Partit
     }
 }
 
-async fn try_open(config: &KafkaConfig) -> anyhow::Result<Vec<Partition>> {
+async fn try_open(
+    config: &KafkaConfig,
+    media_type: &'static str,
+) -> anyhow::Result<Vec<Partition>> {
     let client = connect(config).await?;
     let partitions = ensure_topic(&client, config).await?;
     let mut opened = Vec::with_capacity(partitions.len());
@@ -53,6 +62,7 @@ async fn try_open(config: &KafkaConfig) -> anyhow::Result<Vec<Partition>> {
         let client = partition_client(&client, config, partition).await?;
         opened.push(Partition {
             config: config.clone(),
+            media_type,
             partition,
             client: Some(client),
         });
@@ -179,21 +189,24 @@ impl Partition {
         Ok(self.client.insert(client))
     }
 
-    async fn produce(&mut self, batch: &Batch) -> anyhow::Result<()> {
+    /// `Err` if there is no connection; the result of the request if there is.
+    async fn produce(&mut self, batch: &Batch) -> anyhow::Result<anyhow::Result<()>> {
         let config = self.config.clone();
         let compression = compression(config.compression);
+        let records = records(batch, self.media_type);
         let client = self.client().await?;
-        within(&config, client.produce(records(batch), compression))
-            .await
-            .with_context(|| format!("writing to topic {}", config.topic))?;
-        Ok(())
+        let produced = within(&config, client.produce(records, compression)).await;
+        let context = || format!("writing to topic {}", config.topic);
+        Ok(produced.map(drop).with_context(context))
     }
 }
 
 impl Sink for Partition {
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
-        let Err(error) = self.produce(batch).await else {
-            return Ok(Sent::default());
+        let error = match self.produce(batch).await {
+            Ok(Ok(())) => return Ok(Sent::default()),
+            Ok(Err(error)) => error,
+            Err(error) => return Err(SendError::Retry(format!("{error:#}"))),
         };
         if [ProtocolError::MessageTooLarge, ProtocolError::InvalidRecord]
             .into_iter()
@@ -210,7 +223,24 @@ impl Sink for Partition {
         }
         // What is wrong may be the connection itself, even if it looks alive.
         self.client = None;
-        Err(SendError::Retry(format!("{error:#}")))
+        let why = format!("{error:#}");
+        if may_be_written(&error) {
+            let messages = batch.len();
+            return Err(SendError::Unanswered { messages, why });
+        }
+        Err(SendError::Retry(why))
+    }
+}
+
+/// Whether Kafka may have written what it did not confirm.
+fn may_be_written(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(Error::ServerError { protocol_error, .. }) => matches!(
+            protocol_error,
+            ProtocolError::RequestTimedOut | ProtocolError::NotEnoughReplicasAfterAppend
+        ),
+        // The connection broke, or there was no answer in time.
+        _ => true,
     }
 }
 
@@ -224,13 +254,13 @@ fn compression(kind: CompressionKind) -> Compression {
     }
 }
 
-fn records(batch: &Batch) -> Vec<Record> {
+fn records(batch: &Batch, media_type: &str) -> Vec<Record> {
     batch
         .messages()
         .map(|(item, payload)| {
-            let json = headers::APPLICATION_JSON.as_bytes().to_vec();
+            let media_type = media_type.as_bytes().to_vec();
             let mut record_headers = BTreeMap::new();
-            record_headers.insert(headers::CONTENT_TYPE.to_owned(), json);
+            record_headers.insert(headers::CONTENT_TYPE.to_owned(), media_type);
             if let Some(label) = &item.label {
                 record_headers.insert(headers::LABEL.to_owned(), label.clone().into_bytes());
             }

@@ -72,6 +72,15 @@ pub(crate) enum SendError {
     /// It is worth another attempt.
     #[error("{0}")]
     Retry(String),
+    /// The same, but so many messages of it got no answer. They may have
+    /// arrived, and another attempt doubles them.
+    #[error("{why}")]
+    Unanswered {
+        /// How many.
+        messages: usize,
+        /// What happened instead.
+        why: String,
+    },
     /// Nobody is there any more, and nobody will be.
     #[error("the output is closed")]
     Closed,
@@ -153,6 +162,9 @@ async fn deliver<S: Sink>(
             Err(SendError::Closed) => return Outcome::Closed,
             Err(error) => {
                 metrics.send_errors.inc();
+                if let SendError::Unanswered { messages, .. } = error {
+                    metrics.possible_duplicates.inc_by(messages as u64);
+                }
                 link.report(Err(error));
                 tokio::time::sleep(backoff.next_delay()).await;
                 metrics.retries.inc();

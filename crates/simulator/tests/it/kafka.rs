@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use iot_simulator::config::{CompressionKind, Rate, SimulatorConfig, SinkKind};
+use iot_simulator::config::{CompressionKind, Format, Rate, SimulatorConfig, SinkKind};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -68,6 +68,27 @@ async fn every_message_is_in_order_in_the_partition_its_device_names() {
     assert!((2_100..2_800).contains(&labelled), "{labelled}");
     let kinds: HashSet<_> = truths.values().flatten().map(|t| t.kind.as_str()).collect();
     assert_eq!(kinds.len(), 5, "{kinds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_formats_say_the_same() {
+    let mut said = Vec::new();
+    for format in [Format::Json, Format::Protobuf] {
+        let cluster = cluster();
+        let mut config = config(&cluster, 20, 400);
+        config.format = format;
+        Simulator::start(config).await.ended().await;
+        let mut arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+        assert_complete(&arrived, PARTITIONS);
+        arrived.sort_by_key(|record| (record.key.clone(), record.message.seq));
+        let messages = arrived.into_iter().map(|mut record| {
+            record.message.timestamp = 0;
+            record.message
+        });
+        said.push(messages.collect::<Vec<_>>());
+    }
+    assert_eq!(said[0].len(), 400);
+    assert_eq!(said[0], said[1]);
 }
 
 #[derive(serde::Deserialize)]

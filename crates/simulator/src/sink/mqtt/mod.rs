@@ -27,11 +27,15 @@ use crate::lane::Batch;
 #[derive(Debug)]
 pub(crate) struct Session {
     config: Arc<MqttConfig>,
+    /// Of the payloads.
+    media_type: &'static str,
     client_id: String,
     connection: Option<Connection>,
     backoff: Backoff,
     retry_at: Instant,
     answers: Vec<Option<Answer>>,
+    /// Messages without an answer in this connection.
+    in_flight: usize,
 }
 
 /// What the broker said to a message.
@@ -42,7 +46,11 @@ enum Answer {
 }
 
 /// Opens every connection. Tries until it works.
-pub(crate) async fn open(config: &MqttConfig, health: &Component) -> Vec<Session> {
+pub(crate) async fn open(
+    config: &MqttConfig,
+    media_type: &'static str,
+    health: &Component,
+) -> Vec<Session> {
     let config = Arc::new(config.clone());
     // A second simulator with the same client ids would take over the sessions.
     let run: u32 = rand::random();
@@ -55,11 +63,13 @@ pub(crate) async fn open(config: &MqttConfig, health: &Component) -> Vec<Session
                 backoff.reset();
                 sessions.push(Session {
                     config: Arc::clone(&config),
+                    media_type,
                     client_id,
                     connection: Some(connection),
                     backoff: super::backoff(),
                     retry_at: Instant::now(),
                     answers: Vec::new(),
+                    in_flight: 0,
                 });
             }
             Err(error) => {
@@ -101,14 +111,13 @@ impl Session {
         let messages: Vec<_> = batch.messages().collect();
         let mut waiting = unanswered.len();
         let mut next = unanswered.into_iter();
-        let mut in_flight = 0;
         while waiting > 0 {
-            for index in next.by_ref().take(window - in_flight) {
+            for index in next.by_ref().take(window - self.in_flight) {
                 let (item, payload) = messages[index];
                 let topic = topic(&self.config.topic, &item.device);
                 let label = item.label.as_deref();
-                match connection.queue(&publish(index, topic, payload, label)?) {
-                    Ok(()) => in_flight += 1,
+                match connection.queue(&publish(index, topic, payload, label, self.media_type)?) {
+                    Ok(()) => self.in_flight += 1,
                     // Larger than the broker takes; it would not get smaller.
                     Err(_) => {
                         self.answers[index] = Some(Answer::Refused);
@@ -116,7 +125,7 @@ impl Session {
                     }
                 }
             }
-            if in_flight == 0 {
+            if self.in_flight == 0 {
                 continue;
             }
             connection.flush().await?;
@@ -127,7 +136,7 @@ impl Session {
                         Some(slot @ None) => *slot = Some(answer),
                         _ => anyhow::bail!("the broker acknowledged a message it did not get"),
                     }
-                    in_flight -= 1;
+                    self.in_flight -= 1;
                     waiting -= 1;
                 }
                 packet = connection.buffered()?;
@@ -144,9 +153,14 @@ impl Sink for Session {
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
+        self.in_flight = 0;
         if let Err(error) = self.publish(batch).await {
             self.connection = None;
-            return Err(SendError::Retry(format!("{error:#}")));
+            let why = format!("{error:#}");
+            return Err(match self.in_flight {
+                0 => SendError::Retry(why),
+                messages => SendError::Unanswered { messages, why },
+            });
         }
         self.backoff.reset();
         let refused = |answer: &&Option<Answer>| **answer == Some(Answer::Refused);
@@ -201,10 +215,11 @@ fn publish(
     topic: String,
     payload: &[u8],
     label: Option<&str>,
+    media_type: &str,
 ) -> anyhow::Result<Packet> {
     let labels = label.map(|label| (headers::LABEL.to_owned(), label.to_owned()));
     let properties = PublishProperties {
-        content_type: Some(headers::APPLICATION_JSON.to_owned()),
+        content_type: Some(media_type.to_owned()),
         user_properties: labels.into_iter().collect(),
         ..PublishProperties::default()
     };

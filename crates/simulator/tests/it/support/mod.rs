@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use iot_core::message::{DeviceMessage, parse};
+use iot_core::message::{DeviceMessage, parse, parse_protobuf};
 use iot_core::partition::partition_for;
 use iot_service::Listeners;
 use iot_service::config::Live;
@@ -155,13 +155,18 @@ pub(crate) fn read_topic(brokers: &str, topic: &str) -> Vec<Arrived> {
             .headers()
             .into_iter()
             .flat_map(|headers| headers.iter());
+        let headers: BTreeMap<_, _> = headers
+            .map(|h| (h.key.to_owned(), text(h.value.unwrap())))
+            .collect();
+        let payload = record.payload().unwrap();
         arrived.push(Arrived {
             partition: record.partition(),
             key: text(record.key().unwrap()),
-            headers: headers
-                .map(|h| (h.key.to_owned(), text(h.value.unwrap())))
-                .collect(),
-            message: parse(record.payload().unwrap()).unwrap().into_owned(),
+            message: match headers["content-type"].as_str() {
+                "application/protobuf" => parse_protobuf(payload).unwrap(),
+                _ => parse(payload).unwrap().into_owned(),
+            },
+            headers,
         });
     }
     arrived

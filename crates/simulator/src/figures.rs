@@ -1,0 +1,340 @@
+//! What a run comes to: figures with names, told while it goes on and at its
+//! end, and conditions on them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use prometheus::Histogram;
+use prometheus::core::Metric;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::metrics::{Dropped, Metrics};
+
+/// What the metrics were at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    messages: u64,
+    bytes: u64,
+    batches: u64,
+    errors: u64,
+    retries: u64,
+    possible_duplicates: u64,
+    drops: [u64; Dropped::ALL.len()],
+    send: Distribution,
+    late: Distribution,
+}
+
+impl Snapshot {
+    pub(crate) fn take(metrics: &Metrics) -> Self {
+        Self {
+            messages: metrics.messages.get(),
+            bytes: metrics.bytes.get(),
+            batches: metrics.batches.get(),
+            errors: metrics.send_errors.get(),
+            retries: metrics.retries.get(),
+            possible_duplicates: metrics.possible_duplicates.get(),
+            drops: Dropped::ALL.map(|reason| metrics.drops(reason)),
+            send: Distribution::of(&metrics.send_latency),
+            late: Distribution::of(&metrics.lateness),
+        }
+    }
+}
+
+/// How many observations there were up to each bound, in seconds.
+#[derive(Debug, Clone, Default)]
+struct Distribution(Vec<(f64, u64)>);
+
+impl Distribution {
+    fn of(histogram: &Histogram) -> Self {
+        let metric = histogram.metric();
+        let histogram = metric.get_histogram();
+        let buckets = histogram.get_bucket().iter();
+        let buckets = buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
+        let all = (f64::INFINITY, histogram.get_sample_count());
+        Self(buckets.chain([all]).collect())
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let mut buckets = self.0.clone();
+        for ((_, count), (_, before)) in buckets.iter_mut().zip(&before.0) {
+            *count = count.saturating_sub(*before);
+        }
+        Self(buckets)
+    }
+
+    /// In milliseconds, linear between the bounds of a bucket as Prometheus does
+    /// it; of what is beyond the last bound, that. None of nothing.
+    fn quantile(&self, q: f64) -> Option<f64> {
+        let (_, all) = self.0.last().filter(|(_, all)| *all > 0)?;
+        let rank = q * *all as f64;
+        let (mut low, mut below) = (0.0, 0);
+        for (bound, count) in &self.0 {
+            if *count as f64 >= rank {
+                let within = (rank - below as f64) / (count - below).max(1) as f64;
+                let high = if bound.is_finite() { *bound } else { low };
+                return Some(1e3 * (low + (high - low) * within));
+            }
+            (low, below) = (*bound, *count);
+        }
+        None
+    }
+}
+
+/// The figures of some time. Their names are the product's interface.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Figures {
+    seconds: f64,
+    /// That the sink confirmed.
+    messages: u64,
+    /// Messages a second.
+    rate: f64,
+    bytes: u64,
+    batches: u64,
+    /// Attempts that failed.
+    errors: u64,
+    retries: u64,
+    possible_duplicates: u64,
+    drops: u64,
+    /// `drops_buffer_full` and so on.
+    #[serde(flatten)]
+    drops_by_reason: BTreeMap<String, u64>,
+    /// From handing over a batch until it is confirmed.
+    send_p50_ms: Option<f64>,
+    send_p95_ms: Option<f64>,
+    send_p99_ms: Option<f64>,
+    /// From when a message was due until it was made.
+    late_p50_ms: Option<f64>,
+    late_p95_ms: Option<f64>,
+    late_p99_ms: Option<f64>,
+}
+
+impl Figures {
+    /// Those of the time that passed between two moments.
+    pub(crate) fn between(before: &Snapshot, after: &Snapshot, passed: Duration) -> Self {
+        let count = |of: fn(&Snapshot) -> u64| of(after) - of(before);
+        let drops = after.drops.iter().zip(before.drops).map(|(a, b)| a - b);
+        let reasons = Dropped::ALL.map(|reason| format!("drops_{}", reason.label()));
+        let (send, late) = (
+            after.send.since(&before.send),
+            after.late.since(&before.late),
+        );
+        let (seconds, messages) = (passed.as_secs_f64(), count(|at| at.messages));
+        Self {
+            seconds,
+            messages,
+            rate: messages as f64 / seconds.max(1e-9),
+            bytes: count(|at| at.bytes),
+            batches: count(|at| at.batches),
+            errors: count(|at| at.errors),
+            retries: count(|at| at.retries),
+            possible_duplicates: count(|at| at.possible_duplicates),
+            drops: drops.clone().sum(),
+            drops_by_reason: reasons.into_iter().zip(drops).collect(),
+            send_p50_ms: send.quantile(0.5),
+            send_p95_ms: send.quantile(0.95),
+            send_p99_ms: send.quantile(0.99),
+            late_p50_ms: late.quantile(0.5),
+            late_p95_ms: late.quantile(0.95),
+            late_p99_ms: late.quantile(0.99),
+        }
+    }
+
+    /// All of them, by name.
+    pub(crate) fn by_name(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(figures)) => figures,
+            // Numbers under names are an object.
+            _ => Map::new(),
+        }
+    }
+
+    /// Messages that need nothing more.
+    pub(crate) fn done(&self) -> u64 {
+        self.messages + self.drops
+    }
+
+    /// The names that there are.
+    fn names() -> Vec<String> {
+        let nothing = Snapshot::default();
+        let figures = Self::between(&nothing, &nothing, Duration::ZERO);
+        figures
+            .by_name()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// One line for a terminal.
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} msg/s", self.rate)?;
+        let quantiles = [
+            ("send", self.send_p50_ms, self.send_p99_ms),
+            ("late", self.late_p50_ms, self.late_p99_ms),
+        ];
+        for (what, p50, p99) in quantiles {
+            if let (Some(p50), Some(p99)) = (p50, p99) {
+                write!(f, " | {what} P50 {p50:.1} P99 {p99:.1} ms")?;
+            }
+        }
+        write!(f, " | {} errors, {} drops", self.errors, self.drops)
+    }
+}
+
+/// A condition on a figure, such as `drops>0`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Condition {
+    name: String,
+    comparison: Comparison,
+    limit: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    AtLeast,
+    AtMost,
+    Above,
+    Below,
+}
+
+impl Comparison {
+    /// The longer ones first: the others are parts of them.
+    const ALL: [(&'static str, Self); 4] = [
+        (">=", Self::AtLeast),
+        ("<=", Self::AtMost),
+        (">", Self::Above),
+        ("<", Self::Below),
+    ];
+
+    fn sign(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, comparison)| *comparison == self);
+        found.map_or("", |(sign, _)| sign)
+    }
+}
+
+impl Condition {
+    /// What the figure is, if the condition holds. One that there is none of,
+    /// as of latencies when nothing was sent, meets no condition.
+    pub(crate) fn holds(&self, figures: &Figures) -> Option<f64> {
+        let figure = figures.by_name().get(&self.name)?.as_f64()?;
+        let holds = match self.comparison {
+            Comparison::AtLeast => figure >= self.limit,
+            Comparison::AtMost => figure <= self.limit,
+            Comparison::Above => figure > self.limit,
+            Comparison::Below => figure < self.limit,
+        };
+        holds.then_some(figure)
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", self.name, self.comparison.sign(), self.limit)
+    }
+}
+
+impl From<Condition> for String {
+    fn from(condition: Condition) -> Self {
+        condition.to_string()
+    }
+}
+
+impl TryFrom<String> for Condition {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Comparison::ALL.iter().find_map(|(sign, comparison)| {
+            let (name, limit) = text.split_once(sign)?;
+            Some((name.trim(), *comparison, limit.trim()))
+        });
+        let Some((name, comparison, limit)) = found else {
+            return Err(format!("{text:?} is not a condition such as drops>0"));
+        };
+        let names = Figures::names();
+        if !names.iter().any(|known| known == name) {
+            return Err(format!("{name:?} is none of {}", names.join(", ")));
+        }
+        match limit.parse() {
+            Ok(limit) => Ok(Self {
+                name: name.into(),
+                comparison,
+                limit,
+            }),
+            Err(_) => Err(format!("{limit:?} is not a number")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(messages: u64, drops: u64) -> Figures {
+        let mut after = Snapshot {
+            messages,
+            ..Snapshot::default()
+        };
+        after.drops[0] = drops;
+        Figures::between(&Snapshot::default(), &after, Duration::from_secs(4))
+    }
+
+    #[test]
+    fn conditions_hold_or_not() {
+        let holds = |condition: &str| {
+            let condition: Condition = condition.parse().unwrap();
+            assert_eq!(condition.to_string().parse(), Ok(condition.clone()));
+            condition.holds(&figures(1_000, 7))
+        };
+        assert_eq!(holds("drops>0"), Some(7.0));
+        assert_eq!(holds("drops_buffer_full >= 7"), Some(7.0));
+        assert_eq!(holds("drops_refused>0"), None);
+        assert_eq!(holds("rate<250"), None);
+        assert_eq!(holds("rate<=250"), Some(250.0));
+        assert_eq!(holds("send_p99_ms>0"), None, "nothing was sent");
+    }
+
+    #[test]
+    fn what_is_no_condition_is_told() {
+        let error = |text: &str| text.parse::<Condition>().unwrap_err();
+        assert_eq!(
+            error("drops"),
+            "\"drops\" is not a condition such as drops>0"
+        );
+        assert_eq!(error("drops>none"), "\"none\" is not a number");
+        let unknown = error("losses>0");
+        assert!(unknown.starts_with("\"losses\" is none of "), "{unknown}");
+        assert!(unknown.contains("drops_buffer_full, "), "{unknown}");
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_time_between() {
+        let at = |counts: [u64; 3]| {
+            Distribution(vec![
+                (0.01, counts[0]),
+                (0.02, counts[1]),
+                (f64::INFINITY, counts[2]),
+            ])
+        };
+        let passed = at([5, 105, 110]).since(&at([5, 5, 10]));
+        assert_eq!(passed.quantile(0.5), Some(15.0));
+        assert_eq!(
+            at([0, 0, 10]).quantile(0.5),
+            Some(20.0),
+            "beyond the last bound"
+        );
+        assert_eq!(at([0, 0, 0]).quantile(0.5), None);
+    }
+}

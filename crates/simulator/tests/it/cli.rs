@@ -1,0 +1,100 @@
+//! The binary, as a script uses it.
+
+use std::process::{Command, Output};
+
+fn simulator(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .args(["--set", "ops.listen=127.0.0.1:0"])
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const RUN: [&str; 7] = [
+    "run",
+    "--sink",
+    "null",
+    "--rate",
+    "max",
+    "--messages",
+    "1000",
+];
+
+#[test]
+fn the_figures_of_a_run_are_one_line_of_json() {
+    let output = simulator(
+        &[
+            &RUN[..],
+            &["--json", "--fail-when", "drops>0,messages<1000"],
+        ]
+        .concat(),
+    );
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (name, expected) in [
+        ("messages", 1_000),
+        ("drops", 0),
+        ("drops_refused", 0),
+        ("errors", 0),
+    ] {
+        assert_eq!(figures[name], expected, "{name} of {figures}");
+    }
+    assert!(figures["send_p99_ms"].as_f64().unwrap() >= 0.0, "{figures}");
+}
+
+#[test]
+fn a_run_fails_when_a_condition_holds() {
+    let output = simulator(&[&RUN[..], &["--fail-when", "drops>0,messages>=1000"]].concat());
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("messages>=1000 holds (it is 1000)"), "{log}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_dozen_mistakes_are_reported_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("simulator.yaml");
+    let mistakes = [
+        (
+            "fleet.devices",
+            "fleet: {devices: 100001, interval: 99ms, shard: 3/3, rate: fast, workers: 1001}",
+        ),
+        (
+            "sensors.enabled",
+            "sensors: {enabled: [smell], variation: 1.1, trend_strength: -1}",
+        ),
+        ("anomaly.rate", "anomaly: {rate: 0.11}"),
+        (
+            "kafka.compression",
+            "kafka: {compression: rar, acks: 1, batch_messages: 0, colour: red}",
+        ),
+    ];
+    let yaml: Vec<_> = mistakes.iter().map(|(_, yaml)| *yaml).collect();
+    std::fs::write(&file, yaml.join("\n")).unwrap();
+    let output = simulator(&["check-config", "--config", file.to_str().unwrap()]);
+    let report = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{report}");
+    for path in [
+        "fleet.devices",
+        "fleet.interval",
+        "fleet.shard",
+        "fleet.rate",
+        "fleet.workers",
+        "sensors.enabled",
+        "sensors.variation",
+        "sensors.trend_strength",
+        "anomaly.rate",
+        "kafka.compression",
+        "kafka.acks",
+        "kafka.batch_messages",
+        "kafka.colour",
+    ] {
+        assert!(report.contains(path), "{path} is not in\n{report}");
+    }
+}
