@@ -75,12 +75,17 @@ impl Distribution {
             if *count as f64 >= rank {
                 let within = (rank - below as f64) / (count - below).max(1) as f64;
                 let high = if bound.is_finite() { *bound } else { low };
-                return Some(1e3 * (low + (high - low) * within));
+                return Some(rounded(1e3 * (low + (high - low) * within)));
             }
             (low, below) = (*bound, *count);
         }
         None
     }
+}
+
+/// To three decimals.
+fn rounded(figure: f64) -> f64 {
+    (figure * 1e3).round() / 1e3
 }
 
 /// The figures of some time. Their names are the product's interface.
@@ -123,9 +128,9 @@ impl Figures {
         );
         let (seconds, messages) = (passed.as_secs_f64(), count(|at| at.messages));
         Self {
-            seconds,
+            seconds: rounded(seconds),
             messages,
-            rate: messages as f64 / seconds.max(1e-9),
+            rate: rounded(messages as f64 / seconds.max(1e-9)),
             bytes: count(|at| at.bytes),
             batches: count(|at| at.batches),
             errors: count(|at| at.errors),

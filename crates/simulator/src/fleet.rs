@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use rand_pcg::Pcg32;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{FleetConfig, Format, SimulatorConfig};
 use crate::sensors::anomaly::{Episode, Kind, Odds};
@@ -40,7 +41,7 @@ impl Identity {
         let tenant = index % fleet.tenants.len();
         let project = index / fleet.tenants.len() % fleet.projects.len();
         Self {
-            device_id: format!("{}{number:06}", fleet.id_prefix),
+            device_id: device_id(fleet, number),
             tenant: fleet.tenants[tenant].clone(),
             project: fleet.projects[project].clone(),
             location: Location {
@@ -50,6 +51,11 @@ impl Identity {
             },
         }
     }
+}
+
+/// The id of the device of that number.
+pub(crate) fn device_id(fleet: &FleetConfig, number: u32) -> String {
+    format!("{}{number:06}", fleet.id_prefix)
 }
 
 impl Identity {
@@ -66,11 +72,13 @@ impl Identity {
     }
 }
 
-/// What all devices of a fleet have in common.
+/// What the devices of one profile have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
-    /// The sensors every device has, and how likely they fail.
+    /// Their sensors, and how likely they fail.
     pub sensors: Vec<(&'static Profile, Odds)>,
+    /// How often each sends, unless the rate says otherwise.
+    pub interval: Duration,
     /// How their values come about.
     pub conditions: Conditions,
     /// How they say it.
@@ -78,11 +86,28 @@ pub(crate) struct Habits {
 }
 
 impl Habits {
-    /// The habits that the settings ask for.
-    pub(crate) fn new(config: &SimulatorConfig) -> Self {
-        let names = config.sensors.enabled.iter();
+    /// Those of every profile, in the order of the settings.
+    pub(crate) fn all(config: &SimulatorConfig) -> Vec<Self> {
+        let (sensors, interval) = (&config.sensors.enabled, *config.fleet.interval);
+        let profiles = config.fleet.profiles.iter().map(|profile| {
+            let sensors = match profile.sensors.is_empty() {
+                true => sensors,
+                false => &profile.sensors,
+            };
+            let interval = profile.interval.map_or(interval, |interval| *interval);
+            Self::new(config, sensors, interval)
+        });
+        match config.fleet.profiles.is_empty() {
+            true => vec![Self::new(config, sensors, interval)],
+            false => profiles.collect(),
+        }
+    }
+
+    fn new(config: &SimulatorConfig, sensors: &[String], interval: Duration) -> Self {
         Self {
-            sensors: names
+            interval,
+            sensors: sensors
+                .iter()
                 .filter_map(|name| sensors::find(name))
                 .map(|profile| {
                     let odds = Odds::new(&config.anomaly, profile.anomalies());
@@ -102,11 +127,108 @@ impl Habits {
     }
 }
 
+/// The profile of a device, in the order of the settings. Like its values it
+/// follows from the number alone, not from the fleet around it.
+pub(crate) fn profile_of(fleet: &FleetConfig, number: u32) -> usize {
+    let weights = || {
+        fleet
+            .profiles
+            .iter()
+            .map(|profile| u64::from(profile.weight))
+    };
+    let all: u64 = weights().sum();
+    let mut drawn = scramble(u64::from(number)) % all.max(1);
+    let mut is_beyond = |weight: u64| {
+        let beyond = drawn >= weight;
+        drawn = drawn.saturating_sub(weight);
+        beyond
+    };
+    weights().take_while(|weight| is_beyond(*weight)).count()
+}
+
+/// How often each device of the whole fleet sends, in the order of their places.
+pub(crate) fn intervals(config: &SimulatorConfig) -> Vec<Duration> {
+    let habits = Habits::all(config);
+    let first = config.fleet.first_device;
+    let numbers = first..first + config.fleet.devices;
+    let profiles = numbers.map(|number| profile_of(&config.fleet, number));
+    profiles.map(|profile| habits[profile].interval).collect()
+}
+
+/// Messages a second of the whole fleet, if all devices keep to their intervals.
+pub(crate) fn natural_rate(config: &SimulatorConfig) -> f64 {
+    let intervals = intervals(config);
+    intervals
+        .iter()
+        .map(|interval| 1.0 / interval.as_secs_f64())
+        .sum()
+}
+
+/// Which anomaly begins now, and where.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Injection {
+    pub(crate) kind: Kind,
+    /// None for every one that can have that kind.
+    pub(crate) sensor: Option<String>,
+    /// How many readings it lasts; none for as many as those by chance.
+    pub(crate) readings: Option<u32>,
+    device: Option<String>,
+    building: Option<String>,
+    floor: Option<String>,
+    room: Option<String>,
+}
+
+impl Injection {
+    /// What it has to match, and what a device has in its place.
+    fn filters<'a>(&'a self, who: &'a Identity) -> [(&'a Option<String>, &'a str); 4] {
+        [
+            (&self.device, &who.device_id),
+            (&self.building, &who.location.building),
+            (&self.floor, &who.location.floor),
+            (&self.room, &who.location.room),
+        ]
+    }
+
+    fn is_for(&self, who: &Identity) -> bool {
+        let filters = self.filters(who);
+        filters
+            .iter()
+            .all(|(wanted, is)| wanted.as_ref().is_none_or(|wanted| wanted == is))
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let places = [&self.device, &self.building, &self.floor, &self.room];
+        if places.iter().all(|place| place.is_none()) {
+            return Err("device, building, floor or room is missing".into());
+        }
+        if self
+            .readings
+            .is_some_and(|readings| !(1..=100_000).contains(&readings))
+        {
+            return Err("readings must be from 1 to 100000".into());
+        }
+        let Some(name) = &self.sensor else {
+            return Ok(());
+        };
+        match sensors::find(name) {
+            None => Err(format!("there is no sensor {name:?}")),
+            Some(profile) if !profile.anomalies().contains(&self.kind) => {
+                Err(format!("{name} can't have {}", self.kind.label()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 /// One simulated device.
 #[derive(Debug)]
 pub(crate) struct Device {
     /// Who it is.
     pub identity: Arc<Identity>,
+    /// Its profile, in the order of the settings.
+    pub profile: usize,
     /// Number of the next message.
     pub seq: u64,
     rng: Pcg32,
@@ -138,14 +260,16 @@ pub(crate) struct Truth {
 impl Device {
     /// A device that has not said anything yet. What it will say depends on
     /// the seed and its number alone, not on the fleet around it.
-    pub(crate) fn new(config: &SimulatorConfig, habits: &Habits, number: u32) -> Self {
+    pub(crate) fn new(config: &SimulatorConfig, habits: &[Habits], number: u32) -> Self {
+        let profile = profile_of(&config.fleet, number);
         let number64 = u64::from(number);
         let seed = scramble(config.fleet.seed ^ scramble(number64));
         let mut rng = Pcg32::new(seed, number64);
-        let sensors = habits.sensors.iter();
+        let sensors = habits[profile].sensors.iter();
         let states = sensors.map(|(profile, _)| profile.first_state(&mut rng));
         Self {
             identity: Arc::new(Identity::new(&config.fleet, number)),
+            profile,
             seq: 0,
             states: states.collect(),
             rng,
@@ -153,14 +277,16 @@ impl Device {
     }
 
     /// Measures, and appends the next message to `out`. Anomalies that
-    /// are over go to `truths`.
+    /// are over go to `truths`. `habits` are those of all profiles, as everywhere
+    /// here.
     pub(crate) fn speak(
         &mut self,
-        habits: &Habits,
+        habits: &[Habits],
         at: Moment,
         out: &mut Vec<u8>,
         truths: &mut Vec<Truth>,
     ) -> Said {
+        let habits = &habits[self.profile];
         let mut labels: Option<String> = None;
         let mut readings = Vec::with_capacity(habits.sensors.len());
         for ((profile, odds), state) in habits.sensors.iter().zip(&mut self.states) {
@@ -211,11 +337,44 @@ impl Device {
         Said::Message(labels)
     }
 
-    /// The anomalies that are not over.
-    pub(crate) fn unfinished(&self, habits: &Habits) -> impl Iterator<Item = Truth> {
-        let sensors = habits.sensors.iter().zip(&self.states);
-        sensors
-            .filter_map(|((profile, _), state)| Some(self.identity.truth(profile, state.episode?)))
+    /// Begins an anomaly if it is meant for this device. What it takes the place
+    /// of goes to `truths`.
+    pub(crate) fn inject(
+        &mut self,
+        habits: &[Habits],
+        injection: &Injection,
+        readings: u32,
+        truths: &mut Vec<Truth>,
+    ) -> bool {
+        if !injection.is_for(&self.identity) {
+            return false;
+        }
+        let mut begun = false;
+        let sensors = habits[self.profile].sensors.iter().zip(&mut self.states);
+        for ((profile, _), state) in sensors {
+            let wanted = injection.sensor.as_ref();
+            let is_wanted = wanted.is_none_or(|wanted| wanted == profile.name);
+            if !is_wanted || !profile.anomalies().contains(&injection.kind) {
+                continue;
+            }
+            let before = state
+                .episode
+                .replace(Episode::new(injection.kind, readings));
+            if let Some(before) = before.filter(|before| before.done > 0) {
+                truths.push(self.identity.truth(profile, before));
+            }
+            begun = true;
+        }
+        begun
+    }
+
+    /// The anomalies that have begun and are not over.
+    pub(crate) fn unfinished(&self, habits: &[Habits]) -> impl Iterator<Item = Truth> {
+        let sensors = habits[self.profile].sensors.iter().zip(&self.states);
+        sensors.filter_map(|((profile, _), state)| {
+            let episode = state.episode.filter(|episode| episode.done > 0)?;
+            Some(self.identity.truth(profile, episode))
+        })
     }
 }
 
@@ -231,7 +390,8 @@ fn scramble(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::KindWeights;
+    use crate::config::{KindWeights, ProfileConfig};
+    use iot_service::config::HumanDuration;
     use std::collections::HashSet;
 
     fn config(seed: u64) -> SimulatorConfig {
@@ -245,7 +405,7 @@ mod tests {
     }
 
     fn stream(config: &SimulatorConfig, number: u32, count: usize) -> Vec<String> {
-        let habits = Habits::new(config);
+        let habits = Habits::all(config);
         let mut device = Device::new(config, &habits, number);
         (0..count)
             .map(|n| {
@@ -277,7 +437,7 @@ mod tests {
 
     #[test]
     fn neighbouring_devices_are_not_correlated() {
-        let habits = Habits::new(&config(1));
+        let habits = Habits::all(&config(1));
         let device = |number| Device::new(&config(1), &habits, number);
         let value = |number: u32| {
             let mut out = Vec::new();
@@ -293,7 +453,7 @@ mod tests {
     #[test]
     fn a_message_reads_back_with_its_place_and_five_readings() {
         let config = config(1);
-        let habits = Habits::new(&config);
+        let habits = Habits::all(&config);
         let mut device = Device::new(&config, &habits, 257);
         let mut out = Vec::new();
         for timestamp in [1_767_225_600_123, 1_767_225_601_123] {
@@ -348,7 +508,7 @@ mod tests {
             drift: 0.0,
             ..KindWeights::default()
         };
-        let habits = Habits::new(&config);
+        let habits = Habits::all(&config);
         let mut device = Device::new(&config, &habits, 0);
         let (mut out, mut truths) = (Vec::new(), Vec::new());
         for n in 0..5 {
@@ -371,5 +531,70 @@ mod tests {
             .map(|l| (l.building, l.floor, l.room))
             .collect();
         assert_eq!(places.len(), 100);
+    }
+
+    #[test]
+    fn profiles_have_their_shares_sensors_and_intervals() {
+        let mut config = config(1);
+        let profile = |name: &str, weight, sensors: &[&str]| ProfileConfig {
+            name: name.into(),
+            weight,
+            sensors: sensors.iter().map(|name| (*name).to_owned()).collect(),
+            interval: None,
+        };
+        config.fleet.profiles = vec![
+            profile("climate", 3, &["humidity"]),
+            profile("power", 1, &[]),
+        ];
+        config.fleet.profiles[0].interval = Some(HumanDuration::from_secs(10));
+        config.fleet.devices = 10_000;
+        let habits = Habits::all(&config);
+        let devices = (0..10_000).map(|number| Device::new(&config, &habits, number));
+        let climate = devices.filter(|device| device.profile == 0).count();
+        assert!((7_300..7_700).contains(&climate), "{climate}");
+        let natural = climate as f64 / 10.0 + (10_000 - climate) as f64 / 5.0;
+        assert!((natural_rate(&config) - natural).abs() < 1e-6);
+        let sensors = |profile: usize| habits[profile].sensors.len();
+        assert_eq!((sensors(0), sensors(1)), (1, 5));
+    }
+
+    #[test]
+    fn an_anomaly_is_put_where_it_is_meant_to_be() {
+        let mut config = config(1);
+        config.anomaly.rate = 0.0;
+        let habits = Habits::all(&config);
+        let injection: Injection = serde_json::from_str(
+            r#"{"kind": "stuck", "building": "building-1", "room": "room-102", "sensor": "current"}"#,
+        )
+        .unwrap();
+        injection.check().unwrap();
+        let (mut truths, mut out) = (Vec::new(), Vec::new());
+        for number in 0..40 {
+            let mut device = Device::new(&config, &habits, number);
+            let injected = device.inject(&habits, &injection, 2, &mut truths);
+            assert_eq!(injected, (10..20).contains(&number), "{number}");
+            let said = device.speak(&habits, at(7, 0.0), &mut out, &mut truths);
+            let label = injected.then(|| "current=stuck".to_owned());
+            assert_eq!(said, Said::Message(label));
+            if injected {
+                assert!(device.inject(&habits, &injection, 2, &mut truths), "again");
+            }
+        }
+        assert_eq!(truths.len(), 10, "those that others took the place of");
+        assert_eq!((truths[0].from, truths[0].to), (7, 7));
+    }
+
+    #[test]
+    fn an_anomaly_that_can_not_be_is_refused() {
+        let error = |json: &str| {
+            let injection: Injection = serde_json::from_str(json).unwrap();
+            injection.check().unwrap_err()
+        };
+        let missing = error(r#"{"kind": "spike"}"#);
+        assert_eq!(missing, "device, building, floor or room is missing");
+        let no_sensor = error(r#"{"kind": "spike", "room": "r", "sensor": "smell"}"#);
+        assert_eq!(no_sensor, "there is no sensor \"smell\"");
+        let switch = error(r#"{"kind": "spike", "room": "r", "sensor": "switch"}"#);
+        assert_eq!(switch, "switch can't have spike");
     }
 }

@@ -136,9 +136,9 @@ impl Lane {
         self.messages
     }
 
-    /// Whether the buffer takes another message.
-    pub(crate) fn has_room(&self) -> bool {
-        self.bytes < self.limits.buffer_bytes
+    /// How full the buffer is; it takes another message below 1.
+    pub(crate) fn fill(&self) -> f64 {
+        self.bytes as f64 / self.limits.buffer_bytes as f64
     }
 
     /// Whether a full batch is ready, so that making more would only fill
@@ -313,15 +313,15 @@ mod tests {
     fn room_counts_everything_that_is_not_confirmed() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         let mut sent = 0;
-        while lane.has_room() {
+        while lane.fill() < 1.0 {
             push(&mut lane, now, "0123456789");
             sent += 1;
         }
         assert_eq!((sent, lane.waiting()), (10, 10));
         let batch = lane.take(now).unwrap();
-        assert!(!lane.has_room(), "still in memory");
+        assert!(lane.fill() >= 1.0, "still in memory");
         lane.done(batch);
-        assert!(lane.has_room());
+        assert!(lane.fill() < 1.0);
         assert_eq!(lane.waiting(), 7);
     }
 

@@ -4,7 +4,9 @@
 //! [`run`] is the only entrance: binary, tests and demo use the same one.
 
 pub mod args;
+mod clock;
 pub mod config;
+mod control;
 mod figures;
 mod fleet;
 mod lane;
@@ -25,6 +27,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SimulatorConfig;
+use crate::control::Control;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 
@@ -45,8 +48,12 @@ pub async fn run(
         Metrics::new(&registry, config.current().sink).context("registering the metrics")?;
     let ops_stop = CancellationToken::new();
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
+    let control = Control::start(config, metrics.clone());
+    let http = listeners.http;
+    let http = http.map(|listener| control::serve(listener, control.clone(), ops_stop.clone()));
     let pipeline = Pipeline {
-        config,
+        config: control.config(),
+        control,
         metrics,
         health,
         shutdown,
@@ -55,5 +62,6 @@ pub async fn run(
     // Last, so that the whole shutdown can be watched.
     ops_stop.cancel();
     ops.abort();
+    http.inspect(|http| http.abort());
     result
 }

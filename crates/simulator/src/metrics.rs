@@ -24,14 +24,17 @@ pub(crate) enum Dropped {
     Shutdown,
     /// Nobody reads standard output any more.
     OutputClosed,
+    /// The buffer was nearly full.
+    Throttled,
 }
 
 impl Dropped {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::BufferFull,
         Self::Refused,
         Self::Shutdown,
         Self::OutputClosed,
+        Self::Throttled,
     ];
 
     /// Its name in labels.
@@ -41,6 +44,7 @@ impl Dropped {
             Self::Refused => "refused",
             Self::Shutdown => "shutdown",
             Self::OutputClosed => "output_closed",
+            Self::Throttled => "throttled",
         }
     }
 }

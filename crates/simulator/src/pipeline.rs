@@ -9,10 +9,10 @@
 //! and with it the worker, so all messages of a device take one ordered way.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use iot_core::partition::partition_for;
 use iot_service::config::Live;
 use iot_service::health::Health;
 use iot_service::shutdown::Steps;
@@ -22,15 +22,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{SimulatorConfig, SinkKind};
-use crate::fleet::{Device, Habits};
+use crate::control::Control;
 use crate::lane::{Lane, Limits};
 use crate::metrics::Metrics;
-use crate::schedule::quota;
 use crate::sink::null::Null;
 use crate::sink::{self, Ends, Links, Sink, file, kafka, mqtt, stdout};
 use crate::status::Watch;
 use crate::truth::{self, Truths};
-use crate::worker::{Member, Outlet, Stop, Worker};
+use crate::worker::{Outlet, Part, Stop, Worker};
 
 /// Deadline for ending sessions with a sink that has confirmed everything.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -40,6 +39,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub(crate) struct Pipeline {
     /// Settings.
     pub config: Live<SimulatorConfig>,
+    /// What changes them, and the fleet.
+    pub control: Arc<Control>,
     /// Metrics.
     pub metrics: Metrics,
     /// Health.
@@ -121,7 +122,7 @@ impl Pipeline {
             devices = config.fleet.devices,
             lanes = lanes.len(),
             workers = workers.len(),
-            interval = ?config.fleet.effective_interval(),
+            interval = %config.fleet.interval,
             rate = %config.fleet.rate,
             "sending"
         );
@@ -181,8 +182,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The workers with their devices and lanes, and the other ends of the
-    /// lanes, in the order of the lanes.
+    /// The workers with their lanes, and the other ends of the lanes, in the
+    /// order of the lanes.
     pub(crate) fn workers(
         &self,
         config: &SimulatorConfig,
@@ -193,13 +194,20 @@ impl Pipeline {
         let start = Instant::now();
         let mut returns = Vec::with_capacity(count);
         let mut workers: Vec<Worker> = (0..count)
-            .map(|_| {
+            .map(|index| {
                 let (sender, done) = mpsc::unbounded_channel();
                 returns.push(sender);
                 Worker {
+                    part: Part {
+                        lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
+                        workers: count,
+                        index,
+                    },
                     members: Vec::new(),
+                    counted: 0,
                     outlets: Vec::new(),
                     done,
+                    injections: self.control.injections(),
                     config: self.config.clone(),
                     metrics: self.metrics.clone(),
                     truths: truths.cloned(),
@@ -221,14 +229,6 @@ impl Pipeline {
             }
         });
         let ends = ends.collect();
-        for (lane, member) in members(config, lanes) {
-            workers[lane % count].members.push(Member {
-                lane: lane / count,
-                ..member
-            });
-        }
-        let devices: usize = workers.iter().map(|worker| worker.members.len()).sum();
-        self.metrics.devices.set(devices as i64);
         (workers, ends)
     }
 }
@@ -239,30 +239,6 @@ fn workers(config: &SimulatorConfig) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     }
-}
-
-/// Every device of this shard and the lane it belongs to, in the order of the
-/// whole fleet's round.
-fn members(config: &SimulatorConfig, lanes: usize) -> impl Iterator<Item = (usize, Member)> {
-    let habits = Habits::new(config);
-    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-    let shard = config.fleet.shard;
-    let positions = (0..config.fleet.devices).filter(move |position| shard.has(*position));
-    positions.map(move |position| {
-        let device = Device::new(config, &habits, config.fleet.first_device + position);
-        let lane = partition_for(&device.identity.device_id, lanes) as usize;
-        let quota = match config.run.messages {
-            0 => u64::MAX,
-            total => quota(total, position, config.fleet.devices),
-        };
-        let member = Member {
-            device,
-            lane,
-            position,
-            quota,
-        };
-        (lane, member)
-    })
 }
 
 fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {

@@ -1,21 +1,19 @@
 //! Who is due when.
 //!
-//! Open loop: due times follow from the start and the interval alone, never
-//! from when the message before was sent, so a slow sink shows as lateness and
-//! not as a slower fleet. All devices share one interval and their phases are
-//! spread evenly over it, so the order of due times is a fixed round and the
-//! next one due costs no search.
+//! Open loop: due times follow from the interval alone, never from when the
+//! message before was sent, so a slow sink shows as lateness and not as a slower
+//! fleet. They are in the fleet's own time (`clock`). Devices that share an
+//! interval have phases spread evenly over it, so the order of their due times
+//! is a fixed round and the next one due costs no search.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-/// The due times of some devices of a fleet.
+/// The due times of those devices of a fleet that share an interval.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    start: Instant,
+    start: Duration,
     interval: Duration,
-    /// Place of each device in the fleet's round, ascending.
+    /// Place of each device in the fleet, ascending.
     positions: Vec<u32>,
     /// Devices in the whole fleet.
     fleet: u32,
@@ -24,9 +22,14 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule that begins at `start`. `positions` are places in a round of
+    /// A schedule that begins at `start`. `positions` are places in a fleet of
     /// `fleet` devices, ascending.
-    pub(crate) fn new(start: Instant, interval: Duration, positions: Vec<u32>, fleet: u32) -> Self {
+    pub(crate) fn new(
+        start: Duration,
+        interval: Duration,
+        positions: Vec<u32>,
+        fleet: u32,
+    ) -> Self {
         debug_assert!(positions.is_sorted());
         Self {
             start,
@@ -39,9 +42,14 @@ impl Schedule {
     }
 
     /// The next device (its index in `positions`) and when it is due.
-    pub(crate) fn peek(&self) -> Option<(usize, Instant)> {
+    pub(crate) fn peek(&self) -> Option<(usize, Duration)> {
         let position = *self.positions.get(self.next)?;
-        Some((self.next, self.due(self.round, position)))
+        let rounds = self
+            .interval
+            .as_nanos()
+            .saturating_mul(u128::from(self.round));
+        let phase = phase(self.interval, position, self.fleet);
+        Some((self.next, self.start + nanos(rounds) + phase))
     }
 
     /// Goes on to the one after.
@@ -55,36 +63,66 @@ impl Schedule {
 
     /// Changes the interval without a gap or a burst: the next device is due
     /// when it was, or a new interval from now if that is sooner.
-    pub(crate) fn retime(&mut self, interval: Duration, now: Instant) {
+    pub(crate) fn retime(&mut self, interval: Duration, now: Duration) {
         let Some((index, due)) = self.peek() else {
             return;
         };
         let due = due.min(now + interval);
+        let phase = phase(interval, self.positions[index], self.fleet);
         self.interval = interval;
         self.round = 0;
-        let phase = self.phase(self.positions[index]);
-        self.start = due.checked_sub(phase).unwrap_or(due);
+        self.start = due.saturating_sub(phase);
     }
+}
 
-    fn due(&self, round: u64, position: u32) -> Instant {
-        let rounds = self.interval.as_nanos().saturating_mul(u128::from(round));
-        self.start + nanos(rounds) + self.phase(position)
-    }
-
-    fn phase(&self, position: u32) -> Duration {
-        nanos(self.interval.as_nanos() * u128::from(position) / u128::from(self.fleet))
-    }
+/// When a device is due first.
+fn phase(interval: Duration, position: u32, fleet: u32) -> Duration {
+    nanos(interval.as_nanos() * u128::from(position) / u128::from(fleet))
 }
 
 fn nanos(nanos: u128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// How many messages of `total` fall to the device at `position` in the round
-/// of `fleet` devices, when they take turns.
-pub(crate) fn quota(total: u64, position: u32, fleet: u32) -> u64 {
-    let fleet = u64::from(fleet.max(1));
-    total / fleet + u64::from(u64::from(position) < total % fleet)
+/// How many of the fleet's first `total` messages fall to each of its devices,
+/// whose intervals are given in the order of their places. Of those that are due
+/// at the same moment the first places come first.
+pub(crate) fn quotas(total: u64, intervals: &[Duration]) -> Vec<u64> {
+    let fleet = u32::try_from(intervals.len()).unwrap_or(u32::MAX);
+    let places = || (0..fleet).zip(intervals);
+    let due_before = |time: u128| {
+        let due = places().map(move |(position, interval)| {
+            let phase = phase(*interval, position, fleet).as_nanos();
+            let rounds = time
+                .saturating_sub(phase)
+                .div_ceil(interval.as_nanos().max(1));
+            u64::try_from(rounds).unwrap_or(u64::MAX)
+        });
+        due.collect::<Vec<u64>>()
+    };
+    let count = |time| {
+        due_before(time)
+            .iter()
+            .fold(0, |sum: u64, due| sum.saturating_add(*due))
+    };
+    let longest = intervals.iter().map(Duration::as_nanos).max().unwrap_or(1);
+    let (mut none, mut all) = (0, longest.saturating_mul(u128::from(total) + 1));
+    // The last moment before which there are not more than `total`.
+    while all - none > 1 {
+        let middle = none + (all - none) / 2;
+        match count(middle) <= total {
+            true => none = middle,
+            false => all = middle,
+        }
+    }
+    let (mut quotas, next) = (due_before(none), due_before(none + 1));
+    let mut left = total.saturating_sub(quotas.iter().sum());
+    for (quota, next) in quotas.iter_mut().zip(next) {
+        let more = (next - *quota).min(left);
+        *quota += more;
+        left -= more;
+    }
+    quotas
 }
 
 #[cfg(test)]
@@ -94,20 +132,22 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn schedule(interval: Duration, positions: Vec<u32>, fleet: u32) -> Schedule {
+        Schedule::new(Duration::ZERO, interval, positions, fleet)
+    }
+
     fn drain(schedule: &mut Schedule, count: usize) -> Vec<(usize, Duration)> {
-        let start = schedule.start;
-        (0..count)
-            .map(|_| {
-                let (index, due) = schedule.peek().expect("devices");
-                schedule.advance();
-                (index, due - start)
-            })
-            .collect()
+        let mut next = || {
+            let due = schedule.peek().expect("devices");
+            schedule.advance();
+            due
+        };
+        (0..count).map(|_| next()).collect()
     }
 
     #[test]
     fn phases_are_spread_evenly_and_rounds_follow() {
-        let mut schedule = Schedule::new(Instant::now(), SECOND, vec![0, 1, 2, 3], 4);
+        let mut schedule = schedule(SECOND, vec![0, 1, 2, 3], 4);
         let due: Vec<u128> = drain(&mut schedule, 6)
             .iter()
             .map(|d| d.1.as_millis())
@@ -117,37 +157,41 @@ mod tests {
 
     #[test]
     fn parts_of_a_fleet_interleave() {
-        let start = Instant::now();
-        let mut odd = Schedule::new(start, SECOND, vec![1, 3], 4);
+        let mut odd = schedule(SECOND, vec![1, 3], 4);
         let due: Vec<u128> = drain(&mut odd, 3).iter().map(|d| d.1.as_millis()).collect();
         assert_eq!(due, [250, 750, 1_250]);
     }
 
     #[test]
     fn nobody_is_ever_due_in_an_empty_part() {
-        let mut schedule = Schedule::new(Instant::now(), SECOND, vec![], 4);
+        let mut schedule = schedule(SECOND, vec![], 4);
         assert_eq!(schedule.peek(), None);
-        schedule.retime(SECOND, Instant::now());
+        schedule.retime(SECOND, SECOND);
     }
 
     #[test]
     fn a_new_interval_goes_on_from_the_next_device() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new(start, 10 * SECOND, vec![0, 1], 2);
+        let mut schedule = schedule(10 * SECOND, vec![0, 1], 2);
         drain(&mut schedule, 1);
-        schedule.retime(SECOND, start + 4 * SECOND);
-        assert_eq!(schedule.peek(), Some((1, start + 5 * SECOND)));
+        schedule.retime(SECOND, 4 * SECOND);
+        assert_eq!(schedule.peek(), Some((1, 5 * SECOND)));
         schedule.advance();
-        assert_eq!(schedule.peek(), Some((0, start + 5 * SECOND + SECOND / 2)));
+        assert_eq!(schedule.peek(), Some((0, 5 * SECOND + SECOND / 2)));
     }
 
     #[test]
     fn a_shorter_interval_does_not_wait_for_the_old_one() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new(start, 3_600 * SECOND, vec![0], 1);
+        let mut schedule = schedule(3_600 * SECOND, vec![0], 1);
         drain(&mut schedule, 1);
-        schedule.retime(SECOND, start + SECOND);
-        assert_eq!(schedule.peek(), Some((0, start + 2 * SECOND)));
+        schedule.retime(SECOND, SECOND);
+        assert_eq!(schedule.peek(), Some((0, 2 * SECOND)));
+    }
+
+    #[test]
+    fn a_device_with_half_the_interval_has_twice_the_quota() {
+        assert_eq!(quotas(30, &[SECOND, SECOND / 2]), [10, 20]);
+        assert_eq!(quotas(6, &[SECOND; 4]), [2, 2, 1, 1]);
+        assert_eq!(quotas(0, &[SECOND; 2]), [0, 0]);
     }
 
     proptest! {
@@ -156,18 +200,27 @@ mod tests {
             fleet in 1_u32..50, interval in 1_u64..100_000, take in 1_usize..300,
         ) {
             let positions: Vec<u32> = (0..fleet).step_by(3).collect();
-            let interval = Duration::from_micros(interval);
-            let mut schedule = Schedule::new(Instant::now(), interval, positions, fleet);
+            let mut schedule = schedule(Duration::from_micros(interval), positions, fleet);
             let due = drain(&mut schedule, take);
             prop_assert!(due.is_sorted_by_key(|(_, due)| *due));
         }
 
+        /// The same as going through all of them in order.
         #[test]
-        fn quotas_add_up_to_the_total(total in 0_u64..10_000, fleet in 1_u32..200) {
-            let quotas: Vec<u64> = (0..fleet).map(|p| quota(total, p, fleet)).collect();
-            prop_assert_eq!(quotas.iter().sum::<u64>(), total);
-            prop_assert!(quotas.is_sorted_by(|a, b| a >= b));
-            prop_assert!(quotas[0] - quotas[quotas.len() - 1] <= 1);
+        fn quotas_are_what_is_due_first(
+            total in 0_usize..300, millis in proptest::collection::vec(100_u64..5_000, 1..20),
+        ) {
+            let intervals: Vec<_> = millis.into_iter().map(Duration::from_millis).collect();
+            let fleet = intervals.len() as u32;
+            let mut due: Vec<(Duration, u32)> = Vec::new();
+            for (position, interval) in (0..fleet).zip(&intervals) {
+                let mut one = schedule(*interval, vec![position], fleet);
+                due.extend(drain(&mut one, total).iter().map(|(_, due)| (*due, position)));
+            }
+            due.sort_unstable();
+            let mut expected = vec![0; intervals.len()];
+            due[..total].iter().for_each(|(_, position)| expected[*position as usize] += 1);
+            prop_assert_eq!(quotas(total as u64, &intervals), expected);
         }
     }
 }

@@ -2,15 +2,20 @@
 //! shared with other workers, so making messages takes no lock.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::partition_for;
 use iot_service::config::Live;
-use tokio::sync::mpsc;
+use prometheus::local::LocalHistogram;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Rate, SimulatorConfig};
-use crate::fleet::{Device, Habits, Truth};
+use crate::clock::Clock;
+use crate::config::{FlowConfig, Rate, SimulatorConfig};
+use crate::control::Inject;
+use crate::fleet::{self, Device, Habits, Truth};
 use crate::lane::{Batch, Lane};
 use crate::metrics::{Dropped, Metrics};
 use crate::schedule::Schedule;
@@ -28,7 +33,7 @@ pub(crate) struct Member {
     pub device: Device,
     /// Lane, as the worker counts.
     pub lane: usize,
-    /// Place in the fleet's round.
+    /// Place in the fleet.
     pub position: u32,
     /// Messages it is to send in all.
     pub quota: u64,
@@ -52,15 +57,40 @@ pub(crate) struct Stop {
     pub abandon: CancellationToken,
 }
 
+/// Which devices of the fleet a worker has: those of every so many lanes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    /// Lanes of all workers.
+    pub lanes: u32,
+    /// Workers there are.
+    pub workers: usize,
+    /// Which of them this is.
+    pub index: usize,
+}
+
+impl Part {
+    /// The lane of a device, as the worker counts, if the device is its own.
+    fn lane(self, device_id: &str) -> Option<usize> {
+        let lane = partition_for(device_id, self.lanes) as usize;
+        (lane % self.workers == self.index).then_some(lane / self.workers)
+    }
+}
+
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Its devices, in the order of their places.
+    /// Which devices it has.
+    pub part: Part,
+    /// Those it has had, in the order of their places.
     pub members: Vec<Member>,
+    /// How many of them send.
+    pub counted: i64,
     /// Its lanes.
     pub outlets: Vec<Outlet>,
     /// Batches that come back.
     pub done: mpsc::UnboundedReceiver<Done>,
+    /// Anomalies to begin now.
+    pub injections: broadcast::Receiver<Inject>,
     /// Settings.
     pub config: Live<SimulatorConfig>,
     /// Metrics.
@@ -74,8 +104,8 @@ pub(crate) struct Worker {
 /// Who sends next.
 #[derive(Debug)]
 enum Pace {
-    /// Devices are due by a schedule.
-    Scheduled(Schedule),
+    /// Devices are due by schedules.
+    Scheduled(Vec<Round>),
     /// Devices take turns, lane by lane, whenever their lane has room.
     Unbounded {
         /// The devices of each lane.
@@ -85,6 +115,13 @@ enum Pace {
     },
 }
 
+/// The devices of one profile, which share an interval.
+#[derive(Debug)]
+struct Round {
+    schedule: Schedule,
+    members: Vec<usize>,
+}
+
 /// What to do after a turn of making messages.
 #[derive(Debug, PartialEq, Eq)]
 enum After {
@@ -92,7 +129,7 @@ enum After {
     Again,
     /// Nothing before this time.
     Wait(Instant),
-    /// Nothing before a lane has room.
+    /// Nothing before a lane has room, or something else happens.
     WaitForRoom,
     /// Every device sent all it should.
     Finished,
@@ -102,14 +139,7 @@ impl Worker {
     /// Makes and sends messages until told to stop or all are made, then until
     /// all are confirmed or given up.
     pub(crate) async fn run(mut self, stop: Stop) {
-        let config = self.config.current();
-        let mut state = State {
-            habits: Habits::new(&config),
-            interval: config.fleet.effective_interval(),
-            pace: self.pace(&config),
-            depth: 0,
-            truths: Vec::new(),
-        };
+        let mut state = self.begin();
         let made = self.make(&mut state, &stop.generate).await;
         let devices = self.members.iter().map(|member| &member.device);
         let unfinished = devices.flat_map(|device| device.unfinished(&state.habits));
@@ -121,21 +151,88 @@ impl Worker {
         self.report_depth(&mut state, 0);
     }
 
-    fn pace(&self, config: &SimulatorConfig) -> Pace {
-        if config.fleet.rate != Rate::Max {
-            let positions = self.members.iter().map(|member| member.position).collect();
-            let interval = config.fleet.effective_interval();
-            let fleet = config.fleet.devices;
-            return Pace::Scheduled(Schedule::new(self.start, interval, positions, fleet));
+    /// The devices and their pace, as the settings are now.
+    fn begin(&mut self) -> State {
+        let config = self.config.current();
+        let fleet = &config.fleet;
+        let clock = Clock::new(
+            config.load.clone(),
+            speed(&config),
+            fleet.paused,
+            self.start,
+        );
+        let habits = Habits::all(&config);
+        self.grow(&config, &habits);
+        State {
+            pace: self.pace(&config, &habits, Duration::ZERO),
+            left: self
+                .members
+                .iter()
+                .filter(|member| member.quota > 0)
+                .count(),
+            habits,
+            clock,
+            lateness: self.metrics.lateness.local(),
+            thinned: 0.0,
+            depth: 0,
+            truths: Vec::new(),
+            config,
         }
-        let mut turns = vec![Vec::new(); self.outlets.len()];
-        for (index, member) in self.members.iter().enumerate() {
-            turns[member.lane].push(index);
+    }
+
+    /// Makes the devices that there are not yet.
+    fn grow(&mut self, config: &SimulatorConfig, habits: &[Habits]) {
+        let quotas = match config.run.messages {
+            0 => None,
+            total => Some(crate::schedule::quotas(total, &fleet::intervals(config))),
+        };
+        let known = self.members.last().map_or(0, |member| member.position + 1);
+        let shard = config.fleet.shard;
+        for position in (known..config.fleet.devices).filter(|position| shard.has(*position)) {
+            let number = config.fleet.first_device + position;
+            let Some(lane) = self.part.lane(&fleet::device_id(&config.fleet, number)) else {
+                continue;
+            };
+            let quota = quotas
+                .as_ref()
+                .map_or(u64::MAX, |quotas| quotas[position as usize]);
+            self.members.push(Member {
+                device: Device::new(config, habits, number),
+                lane,
+                position,
+                quota,
+            });
         }
-        Pace::Unbounded {
-            next: vec![0; turns.len()],
-            turns,
+        let sends = |member: &&Member| member.position < config.fleet.devices;
+        let count = self.members.iter().filter(sends).count() as i64;
+        // The gauge is the sum over all workers, so only the change is added.
+        self.metrics.devices.add(count - self.counted);
+        self.counted = count;
+    }
+
+    /// The pace of those that send, from `now` of the fleet's time on.
+    fn pace(&self, config: &SimulatorConfig, habits: &[Habits], now: Duration) -> Pace {
+        let devices = config.fleet.devices;
+        let members = self.members.iter().enumerate();
+        let sending = members.filter(|(_, member)| member.position < devices);
+        if config.fleet.rate == Rate::Max {
+            let mut turns = vec![Vec::new(); self.outlets.len()];
+            sending.for_each(|(index, member)| turns[member.lane].push(index));
+            let next = vec![0; turns.len()];
+            return Pace::Unbounded { turns, next };
         }
+        let mut rounds = vec![(Vec::new(), Vec::new()); habits.len()];
+        for (index, member) in sending {
+            let (positions, members) = &mut rounds[member.device.profile];
+            positions.push(member.position);
+            members.push(index);
+        }
+        let rounds = rounds.into_iter().zip(habits);
+        let rounds = rounds.map(|((positions, members), habits)| Round {
+            schedule: Schedule::new(now, habits.interval, positions, devices),
+            members,
+        });
+        Pace::Scheduled(rounds.collect())
     }
 
     /// `Break` when there is nobody to send to.
@@ -144,44 +241,73 @@ impl Worker {
         while !stop.is_cancelled() {
             let now = Instant::now();
             let after = match state.pace {
+                _ if state.config.fleet.paused => After::WaitForRoom,
                 Pace::Scheduled(_) => self.make_due(state, now),
                 Pace::Unbounded { .. } => self.make_for_room(state, now),
             };
+            state.lateness.flush();
             self.dispatch(now);
             self.tell(state);
             self.report_depth(state, self.waiting());
+            let wakes_at = self.wakes_at();
             let until = match after {
                 After::Finished => break,
-                After::Again => {
-                    while let Ok(done) = self.done.try_recv() {
-                        self.take_back(done)?;
-                    }
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                After::Wait(due) => self.wakes_at().map_or(due, |wake| wake.min(due)),
-                After::WaitForRoom => self.wakes_at().unwrap_or(now + Duration::from_secs(1)),
+                After::Again => None,
+                After::Wait(due) => Some(wakes_at.map_or(due, |wake| wake.min(due))),
+                After::WaitForRoom => Some(wakes_at.unwrap_or(now + Duration::from_secs(1))),
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                () = config.changed() => self.adopt(state, config.current()),
+                Ok(inject) = self.injections.recv() => self.inject(state, &inject),
                 Some(done) = self.done.recv() => self.take_back(done)?,
-                () = config.changed() => self.adopt(state, &config.current()),
-                () = tokio::time::sleep_until(until) => {}
+                () = wait(until) => {}
+            }
+            while let Ok(done) = self.done.try_recv() {
+                self.take_back(done)?;
             }
         }
         ControlFlow::Continue(())
     }
 
     /// Takes over the settings that may change while running.
-    fn adopt(&mut self, state: &mut State, config: &SimulatorConfig) {
-        state.habits = Habits::new(config);
-        let interval = config.fleet.effective_interval();
-        if interval != state.interval {
-            state.interval = interval;
-            if let Pace::Scheduled(schedule) = &mut state.pace {
-                schedule.retime(interval, Instant::now());
+    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
+        let now = Instant::now();
+        let habits = Habits::all(&config);
+        let clock = &mut state.clock;
+        clock.change(&config.load, speed(&config), config.fleet.paused, now);
+        let time = clock.at(now);
+        let (before, after) = (&state.config.fleet, &config.fleet);
+        let is_max = |rate| rate == Rate::Max;
+        if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
+            self.grow(&config, &habits);
+            state.pace = self.pace(&config, &habits, time);
+        } else if let Pace::Scheduled(rounds) = &mut state.pace {
+            let habits = state.habits.iter().zip(&habits);
+            for (round, (before, after)) in rounds.iter_mut().zip(habits) {
+                if before.interval != after.interval {
+                    round.schedule.retime(after.interval, time);
+                }
             }
         }
+        state.habits = habits;
+        state.config = config;
+    }
+
+    /// Begins an anomaly in the devices that are meant, and says how many.
+    fn inject(&mut self, state: &mut State, inject: &Inject) {
+        let injection = &inject.injection;
+        let readings = injection.readings.unwrap_or(state.config.anomaly.readings);
+        let mut count = 0;
+        for member in &mut self.members {
+            let (habits, truths) = (&state.habits, &mut state.truths);
+            let sends = member.position < state.config.fleet.devices;
+            count +=
+                usize::from(sends && member.device.inject(habits, injection, readings, truths));
+        }
+        // Whoever asked has given up waiting.
+        let _ = inject.answer.send(count);
     }
 
     /// Passes on which anomalies are over.
@@ -194,80 +320,102 @@ impl Worker {
         }
     }
 
-    /// Makes the messages that are due, in a full lane only counts them.
+    /// Makes the messages that are due; those for a full lane it only counts.
     fn make_due(&mut self, state: &mut State, now: Instant) -> After {
-        let timestamp = now_ms();
-        let Pace::Scheduled(schedule) = &mut state.pace else {
-            return After::Finished;
-        };
+        let (begun, mut made) = (Instant::now(), 0);
+        let (timestamp, time) = (now_ms(), state.clock.at(now));
+        let mut after = After::Again;
         for _ in 0..TURN {
-            let Some((index, due)) = schedule.peek() else {
-                return After::Finished;
+            let Pace::Scheduled(rounds) = &mut state.pace else {
+                break;
             };
-            if due > now {
-                return After::Wait(due);
+            if state.config.run.messages > 0 && state.left == 0 {
+                after = After::Finished;
+                break;
             }
-            let member = &mut self.members[index];
-            // Quotas differ by one at most, so the first device of a round
-            // that has nothing left ends it for all.
+            let next = rounds.iter_mut().filter_map(|round| {
+                let (index, due) = round.schedule.peek()?;
+                Some((due, index, round))
+            });
+            let Some((due, index, round)) = next.min_by_key(|(due, ..)| *due) else {
+                after = After::WaitForRoom;
+                break;
+            };
+            if due > time {
+                after = state
+                    .clock
+                    .when(due)
+                    .map_or(After::WaitForRoom, After::Wait);
+                break;
+            }
+            round.schedule.advance();
+            let member = &mut self.members[round.members[index]];
             if member.device.seq >= member.quota {
-                return After::Finished;
+                continue;
             }
-            schedule.advance();
-            self.metrics.lateness.observe((now - due).as_secs_f64());
+            let due = state.clock.when(due).unwrap_or(now);
+            let late = now.saturating_duration_since(due);
+            state.lateness.observe(late.as_secs_f64());
             let elapsed = hours(due.saturating_duration_since(self.start));
-            let at = Moment { timestamp, elapsed };
             let lane = &mut self.outlets[member.lane].lane;
-            if lane.has_room() {
-                let mut speaking = Speaking {
-                    habits: &state.habits,
-                    truths: &mut state.truths,
-                    metrics: &self.metrics,
-                };
-                speaking.speak(member, lane, at, now);
-            } else {
-                // The number is used up: the gap shows the loss downstream.
-                member.device.seq += 1;
-                self.metrics.dropped(Dropped::BufferFull, 1);
+            match flow(lane, &state.config.flow, &mut state.thinned) {
+                None => {
+                    let at = Moment { timestamp, elapsed };
+                    speak(member, lane, at, now, &state.habits, &mut state.truths);
+                    made += 1;
+                }
+                Some(reason) => {
+                    // The number is used up: the gap shows the loss downstream.
+                    member.device.seq += 1;
+                    self.metrics.dropped(reason, 1);
+                }
             }
+            state.left -= usize::from(member.device.seq >= member.quota);
         }
-        After::Again
+        self.made(made, begun);
+        after
     }
 
     /// Makes messages for every lane that doesn't have a full batch ready.
     fn make_for_room(&mut self, state: &mut State, now: Instant) -> After {
         let timestamp = now_ms();
+        let (begun, mut made) = (Instant::now(), 0);
         let Pace::Unbounded { turns, next } = &mut state.pace else {
             return After::Finished;
         };
-        let (mut made, mut left) = (0, false);
         for (lane, (turns, next)) in turns.iter().zip(next).enumerate() {
             let lane = &mut self.outlets[lane].lane;
-            for _ in 0..TURN {
+            let mut turn = 0;
+            while turn < TURN && !lane.is_ahead() {
                 let Some(index) = turns.get(*next) else { break };
+                turn += 1;
+                *next = (*next + 1) % turns.len();
                 let member = &mut self.members[*index];
                 if member.device.seq >= member.quota {
-                    break;
+                    continue;
                 }
-                left = true;
-                if lane.is_ahead() {
-                    break;
-                }
-                let elapsed = state.interval.as_secs_f64() * member.device.seq as f64 / 3600.0;
-                let mut speaking = Speaking {
-                    habits: &state.habits,
-                    truths: &mut state.truths,
-                    metrics: &self.metrics,
-                };
-                speaking.speak(member, lane, Moment { timestamp, elapsed }, now);
-                *next = (*next + 1) % turns.len();
+                let interval = state.habits[member.device.profile].interval;
+                let elapsed = hours(interval) * member.device.seq as f64;
+                let at = Moment { timestamp, elapsed };
+                speak(member, lane, at, now, &state.habits, &mut state.truths);
                 made += 1;
+                state.left -= usize::from(member.device.seq >= member.quota);
             }
         }
-        match (left, made) {
-            (false, _) => After::Finished,
-            (true, 0) => After::WaitForRoom,
-            (true, _) => After::Again,
+        self.made(made, begun);
+        match made {
+            _ if state.config.run.messages > 0 && state.left == 0 => After::Finished,
+            0 => After::WaitForRoom,
+            _ => After::Again,
+        }
+    }
+
+    /// So many messages were made since.
+    fn made(&self, messages: u32, begun: Instant) {
+        if messages > 0 {
+            let each = begun.elapsed() / messages;
+            let latency = &self.metrics.serialization_latency;
+            latency.observe(each.as_secs_f64());
         }
     }
 
@@ -346,31 +494,64 @@ impl Worker {
 /// What changes while a worker runs.
 #[derive(Debug)]
 struct State {
-    habits: Habits,
-    interval: Duration,
+    /// The settings that hold.
+    config: Arc<SimulatorConfig>,
+    habits: Vec<Habits>,
+    clock: Clock,
     pace: Pace,
+    /// Devices that have not sent all they are to send.
+    left: usize,
+    lateness: LocalHistogram,
+    /// The part of a message that is still to be left out.
+    thinned: f64,
     /// What this worker last added to the queue depth.
     depth: i64,
     /// Anomalies that are over and not told yet.
     truths: Vec<Truth>,
 }
 
-/// What it takes for a device to speak.
-struct Speaking<'w> {
-    habits: &'w Habits,
-    truths: &'w mut Vec<Truth>,
-    metrics: &'w Metrics,
+/// How much faster the fleet's time passes for the rate that is asked for.
+fn speed(config: &SimulatorConfig) -> f64 {
+    match config.fleet.rate {
+        Rate::PerSecond(rate) => rate / fleet::natural_rate(config),
+        Rate::None | Rate::Max => 1.0,
+    }
 }
 
-impl Speaking<'_> {
-    fn speak(&mut self, member: &mut Member, lane: &mut Lane, at: Moment, now: Instant) {
-        let begun = Instant::now();
-        let identity = std::sync::Arc::clone(&member.device.identity);
-        lane.push(now, identity, at.timestamp, |out| {
-            member.device.speak(self.habits, at, out, self.truths)
-        });
-        let took = begun.elapsed().as_secs_f64();
-        self.metrics.serialization_latency.observe(took);
+/// Why a message for the lane is left out, if it is.
+fn flow(lane: &Lane, config: &FlowConfig, thinned: &mut f64) -> Option<Dropped> {
+    let fill = lane.fill();
+    if fill >= 1.0 {
+        return Some(Dropped::BufferFull);
+    }
+    if fill < config.throttle_above {
+        return None;
+    }
+    *thinned += config.drop_rate;
+    (*thinned >= 1.0).then(|| {
+        *thinned -= 1.0;
+        Dropped::Throttled
+    })
+}
+
+fn speak(
+    member: &mut Member,
+    lane: &mut Lane,
+    at: Moment,
+    now: Instant,
+    habits: &[Habits],
+    truths: &mut Vec<Truth>,
+) {
+    let identity = Arc::clone(&member.device.identity);
+    lane.push(now, identity, at.timestamp, |out| {
+        member.device.speak(habits, at, out, truths)
+    });
+}
+
+async fn wait(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => tokio::task::yield_now().await,
     }
 }
 

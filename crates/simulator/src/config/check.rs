@@ -9,8 +9,8 @@ use iot_service::config::{ByteSize, HumanDuration, Problems};
 use iot_service::kafka::{Client, check_brokers};
 
 use super::{
-    AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, MqttConfig, SensorsConfig,
-    SimulatorConfig, SinkKind,
+    AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, LoadConfig, MqttConfig,
+    SensorsConfig, SimulatorConfig, SinkKind,
 };
 use crate::sensors;
 
@@ -18,12 +18,24 @@ use crate::sensors;
 const MAX_BATCH: u64 = 1_000_000;
 /// Packet identifiers of MQTT are 16 bits, 0 excluded.
 const MAX_IN_FLIGHT: usize = 65_535;
+/// Shortest interval of a device.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Each has a schedule of its own in each worker.
+const MAX_PROFILES: usize = 20;
 /// Devices have numbers of six digits: ids sort like them.
 const MAX_NUMBER: u32 = 1_000_000;
 
 /// Adds every problem there is.
 pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.fleet.validate(problems);
+    config.load.validate(problems);
+    within(
+        problems,
+        "flow.throttle_above",
+        config.flow.throttle_above,
+        1.0,
+    );
+    within(problems, "flow.drop_rate", config.flow.drop_rate, 1.0);
     config.sensors.validate(problems);
     config.anomaly.validate(problems);
     config.kafka.validate(problems);
@@ -48,7 +60,7 @@ impl FleetConfig {
             let message = format!("the last device must be below number {MAX_NUMBER}");
             problems.add("fleet.first_device", message);
         }
-        if *self.interval < Duration::from_millis(100) {
+        if *self.interval < MIN_INTERVAL {
             problems.add("fleet.interval", "must be at least 100ms");
         }
         if self.workers > 1_000 {
@@ -58,6 +70,7 @@ impl FleetConfig {
             let message = "must be made of letters, digits, _ and - only";
             problems.add("fleet.id_prefix", message);
         }
+        self.validate_profiles(problems);
         for (path, names) in [
             ("fleet.tenants", &self.tenants),
             ("fleet.projects", &self.projects),
@@ -73,23 +86,69 @@ impl FleetConfig {
     }
 }
 
+impl FleetConfig {
+    fn validate_profiles(&self, problems: &mut Problems) {
+        if self.profiles.len() > MAX_PROFILES {
+            let message = format!("there may be {MAX_PROFILES} at most");
+            problems.add("fleet.profiles", message);
+        }
+        let mut names = HashSet::new();
+        for (index, profile) in self.profiles.iter().enumerate() {
+            let path = |field: &str| format!("fleet.profiles[{index}].{field}");
+            if !names.insert(&profile.name) || !route::is_name(&profile.name) {
+                let message = "must be letters, digits, _ and -, and no other profile's name";
+                problems.add(path("name"), message);
+            }
+            if !(1..=1_000_000).contains(&profile.weight) {
+                problems.add(path("weight"), "must be from 1 to 1000000");
+            }
+            check_sensors(&path("sensors"), &profile.sensors, problems);
+            if profile
+                .interval
+                .is_some_and(|interval| *interval < MIN_INTERVAL)
+            {
+                problems.add(path("interval"), "must be at least 100ms");
+            }
+        }
+    }
+}
+
+impl LoadConfig {
+    fn validate(&self, problems: &mut Problems) {
+        within(problems, "load.least", self.least, 1.0);
+        if *self.period < Duration::from_secs(1) {
+            problems.add("load.period", "must be at least 1s");
+        }
+        if !(1..=1_000).contains(&self.steps) {
+            problems.add("load.steps", "must be from 1 to 1000");
+        }
+        if self.burst.is_zero() || self.burst > self.period {
+            problems.add("load.burst", "must be more than 0s and at most load.period");
+        }
+    }
+}
+
+/// Names of sensors must be known, each once.
+fn check_sensors(path: &str, names: &[String], problems: &mut Problems) {
+    let mut seen = HashSet::new();
+    for name in names {
+        if sensors::find(name).is_none() {
+            let known: Vec<_> = sensors::PROFILES.iter().map(|p| p.name).collect();
+            let message = format!("there is no sensor {name:?}, only {}", known.join(", "));
+            problems.add(path, message);
+        }
+        if !seen.insert(name) {
+            problems.add(path, format!("{name:?} is there twice"));
+        }
+    }
+}
+
 impl SensorsConfig {
     fn validate(&self, problems: &mut Problems) {
-        const PATH: &str = "sensors.enabled";
         if self.enabled.is_empty() {
-            problems.add(PATH, "must not be empty");
+            problems.add("sensors.enabled", "must not be empty");
         }
-        let mut seen = HashSet::new();
-        for name in &self.enabled {
-            if sensors::find(name).is_none() {
-                let known: Vec<_> = sensors::PROFILES.iter().map(|p| p.name).collect();
-                let message = format!("there is no sensor {name:?}, only {}", known.join(", "));
-                problems.add(PATH, message);
-            }
-            if !seen.insert(name) {
-                problems.add(PATH, format!("{name:?} is there twice"));
-            }
-        }
+        check_sensors("sensors.enabled", &self.enabled, problems);
         within(problems, "sensors.trend_strength", self.trend_strength, 1.0);
         within(problems, "sensors.variation", self.variation, 1.0);
     }

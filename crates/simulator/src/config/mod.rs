@@ -4,11 +4,10 @@ mod check;
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use iot_core::headers;
 use iot_service::config::{
-    ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
+    ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
 use iot_service::kafka::KafkaSecurity;
 use iot_service::mqtt::TlsConfig;
@@ -28,6 +27,10 @@ pub struct SimulatorConfig {
     pub format: Format,
     /// The devices and how often they send.
     pub fleet: FleetConfig,
+    /// How that changes over time.
+    pub load: LoadConfig,
+    /// What is left out when the sink can't follow.
+    pub flow: FlowConfig,
     /// What the devices measure.
     pub sensors: SensorsConfig,
     /// Anomalies in what they measure.
@@ -46,6 +49,8 @@ pub struct SimulatorConfig {
     pub log: LogConfig,
     /// Metrics and health.
     pub ops: OpsConfig,
+    /// The API that changes the fleet while it runs.
+    pub http: HttpConfig,
 }
 
 impl Default for SimulatorConfig {
@@ -54,6 +59,8 @@ impl Default for SimulatorConfig {
             sink: SinkKind::Kafka,
             format: Format::Json,
             fleet: FleetConfig::default(),
+            load: LoadConfig::default(),
+            flow: FlowConfig::default(),
             sensors: SensorsConfig::default(),
             anomaly: AnomalyConfig::default(),
             run: RunConfig::default(),
@@ -69,6 +76,9 @@ impl Default for SimulatorConfig {
             },
             ops: OpsConfig {
                 listen: "127.0.0.1:9101".into(),
+            },
+            http: HttpConfig {
+                listen: "127.0.0.1:8081".into(),
             },
         }
     }
@@ -138,8 +148,13 @@ pub struct FleetConfig {
     pub id_prefix: String,
     /// How often each device sends.
     pub interval: HumanDuration,
-    /// Messages a second of the whole fleet, instead of the interval.
+    /// Messages a second of the whole fleet: all intervals are made longer or
+    /// shorter by the same factor.
     pub rate: Rate,
+    /// Whether nobody sends.
+    pub paused: bool,
+    /// Kinds of devices; none for devices that are all alike.
+    pub profiles: Vec<ProfileConfig>,
     /// Seed of all values.
     pub seed: u64,
     /// Tenants that devices are spread over.
@@ -159,6 +174,8 @@ impl Default for FleetConfig {
             id_prefix: "device-".into(),
             interval: HumanDuration::from_secs(5),
             rate: Rate::None,
+            paused: false,
+            profiles: Vec::new(),
             seed: 1,
             tenants: vec!["acme".into(), "globex".into()],
             projects: vec!["plant".into(), "office".into()],
@@ -167,18 +184,69 @@ impl Default for FleetConfig {
     }
 }
 
-impl FleetConfig {
-    /// How often each device sends, whichever setting says so. At full speed
-    /// it is still what the simulated time goes by.
-    #[must_use]
-    pub fn effective_interval(&self) -> Duration {
-        match self.rate {
-            Rate::PerSecond(rate) => Duration::try_from_secs_f64(f64::from(self.devices) / rate)
-                .unwrap_or(*self.interval)
-                .max(Duration::from_nanos(1)),
-            Rate::None | Rate::Max => *self.interval,
+/// One of `fleet.profiles`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileConfig {
+    /// What it is called.
+    pub name: String,
+    /// Its share of the devices, beside the weights of the others.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Sensors, in the order of the readings; none for `sensors.enabled`.
+    #[serde(default)]
+    pub sensors: Vec<String>,
+    /// How often each device sends; none for `fleet.interval`.
+    #[serde(default)]
+    pub interval: Option<HumanDuration>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Section `load`: what part of the full rate there is, over time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoadConfig {
+    /// The shape.
+    pub shape: Shape,
+    /// The least part, 0 to 1.
+    pub least: f64,
+    /// How long a ramp or all steps take, or one wave, or from burst to burst.
+    pub period: HumanDuration,
+    /// Number of steps.
+    pub steps: u32,
+    /// How long a burst lasts.
+    pub burst: HumanDuration,
+}
+
+impl Default for LoadConfig {
+    fn default() -> Self {
+        Self {
+            shape: Shape::Constant,
+            least: 0.1,
+            period: HumanDuration::from_secs(60),
+            steps: 5,
+            burst: HumanDuration::from_secs(5),
         }
     }
+}
+
+/// The shape of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// The full rate.
+    Constant,
+    /// From the least to the full rate, and there it stays.
+    Ramp,
+    /// The same in equal steps.
+    Step,
+    /// A wave between the least and the full rate.
+    Sine,
+    /// The full rate for a while, then the least.
+    Burst,
 }
 
 /// One of several simulators that play a fleet together: `I/N`, I from 0.
@@ -283,8 +351,38 @@ impl Serialize for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Number(f64),
+            Text(String),
+        }
+        let text = match Given::deserialize(deserializer)? {
+            Given::Number(rate) => rate.to_string(),
+            Given::Text(text) => text,
+        };
         text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Section `flow`: what is left out, and counted, when the sink is slower than
+/// the fleet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowConfig {
+    /// From so full a buffer on, some messages are left out; 1 for not before it
+    /// is full, when all are.
+    pub throttle_above: f64,
+    /// The share of messages that is left out then, 0 to 1.
+    pub drop_rate: f64,
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        Self {
+            throttle_above: 0.8,
+            drop_rate: 0.5,
+        }
     }
 }
 
@@ -545,7 +643,12 @@ impl Settings for SimulatorConfig {
         "anomaly.rate",
         "anomaly.kinds",
         "anomaly.readings",
+        "fleet.devices",
         "fleet.interval",
+        "fleet.paused",
+        "fleet.rate",
+        "flow",
+        "load",
     ];
 
     fn validate(&self, problems: &mut Problems) {
@@ -558,6 +661,10 @@ impl Settings for SimulatorConfig {
 
     fn ops(&self) -> &OpsConfig {
         &self.ops
+    }
+
+    fn http(&self) -> Option<&HttpConfig> {
+        (!self.http.listen.is_empty()).then_some(&self.http)
     }
 }
 

@@ -95,16 +95,12 @@ fn a_log_section_given_in_part_keeps_the_other_part() {
 }
 
 #[test]
-fn a_rate_replaces_the_interval() {
-    let mut fleet = FleetConfig::default();
-    assert_eq!(fleet.effective_interval(), Duration::from_secs(5));
-    fleet.rate = "500".parse().unwrap();
-    assert_eq!(fleet.effective_interval(), Duration::from_millis(200));
-    fleet.rate = "1e9".parse().unwrap();
-    assert!(fleet.effective_interval() > Duration::ZERO);
-    for text in ["0", "-1", "NaN", "inf", ""] {
-        assert!(text.parse::<Rate>().is_err(), "{text}");
-    }
+fn a_rate_is_a_number_or_a_text() {
+    let rate = |json: &str| serde_json::from_str::<Rate>(json).map_err(|error| error.to_string());
+    assert_eq!(rate("500"), Ok(Rate::PerSecond(500.0)));
+    assert_eq!(rate("\"0.5\""), Ok(Rate::PerSecond(0.5)));
+    assert_eq!(rate("\"max\""), Ok(Rate::Max));
+    assert!(rate("0").is_err() && rate("\"fast\"").is_err());
 }
 
 #[test]

@@ -86,6 +86,18 @@ pub(crate) struct Episode {
 }
 
 impl Episode {
+    /// One that begins with the next reading.
+    pub(crate) fn new(kind: Kind, readings: u32) -> Self {
+        Self {
+            kind,
+            from: 0,
+            to: 0,
+            readings,
+            done: 0,
+            up: false,
+        }
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.done >= self.readings
     }

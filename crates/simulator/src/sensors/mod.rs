@@ -174,14 +174,8 @@ impl Profile {
         // change which values come after it.
         let (chance, size): (f64, f64) = (rng.random(), rng.random());
         if state.episode.is_none() {
-            state.episode = odds.draw(chance).map(|(kind, readings)| Episode {
-                kind,
-                from: at.timestamp,
-                to: at.timestamp,
-                readings,
-                done: 0,
-                up: size < 0.5,
-            });
+            let drawn = odds.draw(chance);
+            state.episode = drawn.map(|(kind, readings)| Episode::new(kind, readings));
         }
         let Some(episode) = &mut state.episode else {
             state.last = self.rounded(normal);
@@ -191,6 +185,9 @@ impl Profile {
                 ended: None,
             };
         };
+        if episode.done == 0 {
+            (episode.from, episode.up) = (at.timestamp, size < 0.5);
+        }
         episode.done += 1;
         episode.to = at.timestamp;
         let (kind, episode) = (episode.kind, *episode);

@@ -7,6 +7,8 @@ use iot_service::health::Health;
 use prometheus::Registry;
 
 use super::*;
+use crate::config::ProfileConfig;
+use crate::control::Control;
 use crate::pipeline::Pipeline;
 use crate::sink::Ends;
 
@@ -23,9 +25,12 @@ fn config(change: impl FnOnce(&mut SimulatorConfig)) -> SimulatorConfig {
 /// The workers of a fleet, the ends of their lanes, and what is counted.
 fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Registry) {
     let registry = Registry::new();
+    let metrics = Metrics::new(&registry, config.sink).unwrap();
+    let control = Control::start(Live::fixed(config.clone()), metrics.clone());
     let pipeline = Pipeline {
-        metrics: Metrics::new(&registry, config.sink).unwrap(),
-        config: Live::fixed(config.clone()),
+        metrics,
+        config: control.config(),
+        control,
         health: Health::default(),
         shutdown: CancellationToken::new(),
     };
@@ -35,15 +40,8 @@ fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Re
 
 fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
     let (mut workers, ends, registry) = workers(config, 1);
-    let worker = workers.remove(0);
-    let config = worker.config.current();
-    let state = State {
-        habits: Habits::new(&config),
-        interval: config.fleet.effective_interval(),
-        pace: worker.pace(&config),
-        depth: 0,
-        truths: Vec::new(),
-    };
+    let mut worker = workers.remove(0);
+    let state = worker.begin();
     (worker, state, ends, registry)
 }
 
@@ -128,6 +126,7 @@ async fn a_late_worker_catches_up_and_keeps_the_schedule() {
     let late = worker.start + 1_000 * SECOND;
     while worker.make_due(&mut state, late) == After::Again {}
     assert_eq!(worker.waiting(), 4_001);
+    state.lateness.flush();
     assert_eq!(worker.metrics.lateness.get_sample_count(), 4_001);
 }
 
@@ -165,8 +164,8 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
         c.fleet.interval = SECOND.into();
         c.anomaly.rate = 0.05;
     });
-    worker.adopt(&mut state, &changed);
-    let (_, odds) = &state.habits.sensors[0];
+    worker.adopt(&mut state, Arc::new(changed));
+    let (_, odds) = &state.habits[0].sensors[0];
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
     worker.make_due(&mut state, later);
@@ -258,4 +257,124 @@ async fn a_closed_output_ends_the_worker() {
     ends.done.send(done).unwrap();
     running.await.unwrap();
     assert!(dropped(&registry, "output_closed") > 0.0);
+}
+
+#[tokio::test]
+async fn a_fleet_grows_and_shrinks_and_its_devices_go_on_counting() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| c.fleet.interval = SECOND.into()));
+    let with = |devices| {
+        Arc::new(config(|c| {
+            c.fleet.interval = SECOND.into();
+            c.fleet.devices = devices;
+        }))
+    };
+    let seqs = |worker: &Worker| -> Vec<u64> {
+        worker
+            .members
+            .iter()
+            .map(|member| member.device.seq)
+            .collect()
+    };
+    worker.make_due(&mut state, worker.start + SECOND * 9 / 10);
+    assert_eq!(seqs(&worker), [1, 1, 1, 1]);
+    worker.adopt(&mut state, with(6));
+    worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
+    assert_eq!(seqs(&worker), [2, 2, 2, 2, 1, 1]);
+    worker.adopt(&mut state, with(2));
+    assert_eq!(worker.metrics.devices.get(), 2);
+    worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
+    assert_eq!(seqs(&worker), [3, 3, 2, 2, 1, 1]);
+    worker.adopt(&mut state, with(5));
+    worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
+    assert_eq!(seqs(&worker), [4, 4, 3, 3, 2, 1], "as they were");
+}
+
+#[tokio::test]
+async fn nobody_sends_in_a_pause_and_nothing_is_made_up_for_after_it() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| c.fleet.interval = SECOND.into()));
+    let paused = |paused| {
+        Arc::new(config(|c| {
+            c.fleet.interval = SECOND.into();
+            c.fleet.paused = paused;
+        }))
+    };
+    worker.adopt(&mut state, paused(true));
+    let before = state.clock.at(Instant::now());
+    let later = Instant::now() + 100 * SECOND;
+    assert_eq!(state.clock.at(later), before);
+    worker.adopt(&mut state, paused(false));
+    worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
+    assert!(worker.waiting() <= 4, "{}", worker.waiting());
+}
+
+#[tokio::test]
+async fn profiles_have_their_intervals_and_the_rate_is_that_of_all() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| {
+        let profile = |name: &str, millis| ProfileConfig {
+            name: name.into(),
+            weight: 1,
+            sensors: Vec::new(),
+            interval: Some(iot_service::config::HumanDuration::from_millis(millis)),
+        };
+        c.fleet.profiles = vec![profile("fast", 1_000), profile("slow", 4_000)];
+        c.fleet.devices = 100;
+        c.fleet.rate = Rate::PerSecond(1_000.0);
+    }));
+    let end = worker.start + 10 * SECOND;
+    while worker.make_due(&mut state, end) == After::Again {}
+    let made = worker.waiting() as f64;
+    assert!((9_990.0..10_110.0).contains(&made), "{made}");
+    let mean = |profile| {
+        let members = worker.members.iter();
+        let seqs = members
+            .filter(|m| m.device.profile == profile)
+            .map(|m| m.device.seq);
+        let (count, sum) = seqs.fold((0, 0), |(count, sum), seq| (count + 1, sum + seq));
+        sum as f64 / f64::from(count)
+    };
+    let times = mean(0) / mean(1);
+    assert!((3.9..4.1).contains(&times), "{times}");
+}
+
+#[tokio::test]
+async fn a_shape_is_followed() {
+    let (mut worker, mut state, _ends, _) = worker(config(|c| {
+        c.fleet.devices = 100;
+        c.fleet.interval = SECOND.into();
+        c.load.shape = crate::config::Shape::Ramp;
+        c.load.least = 0.0;
+        c.load.period = (10 * SECOND).into();
+    }));
+    let mut made = Vec::new();
+    for second in 1..=12 {
+        let end = worker.start + second * SECOND;
+        while worker.make_due(&mut state, end) == After::Again {}
+        made.push(worker.waiting() - made.iter().sum::<usize>());
+    }
+    for (second, made) in made.into_iter().enumerate() {
+        let expected = (10 * second + 5).min(100);
+        assert!(made.abs_diff(expected) <= 1, "{made} in second {second}");
+    }
+}
+
+#[tokio::test]
+async fn a_buffer_that_fills_takes_a_part_and_then_nothing() {
+    let (mut worker, mut state, _ends, registry) = worker(config(|c| {
+        c.fleet.interval = SECOND.into();
+        c.flow.throttle_above = 0.5;
+        c.flow.drop_rate = 0.25;
+        c.kafka.batch_size = ByteSize::kib(1);
+        c.kafka.buffer = ByteSize::kib(64);
+    }));
+    let end = worker.start + 1_000 * SECOND;
+    while worker.make_due(&mut state, end) == After::Again {}
+    let (waiting, throttled) = (worker.waiting() as f64, dropped(&registry, "throttled"));
+    assert_eq!(
+        waiting + throttled + dropped(&registry, "buffer_full"),
+        4_001.0
+    );
+    // A quarter of the second half.
+    let half = waiting / 2.0;
+    let share = throttled / (half + throttled);
+    assert!((0.2..0.3).contains(&share), "{throttled} beside {waiting}");
 }

@@ -1,6 +1,7 @@
 //! The simulator through its only entrance, against real protocols.
 #![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
 
+mod api;
 mod cli;
 mod file;
 mod kafka;

@@ -12,6 +12,7 @@ use iot_simulator::config::{Rate, SimulatorConfig, SinkKind};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -23,6 +24,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// A running simulator.
 pub(crate) struct Simulator {
     ops: SocketAddr,
+    api: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -31,11 +33,14 @@ impl Simulator {
     pub(crate) async fn start(config: SimulatorConfig) -> Self {
         let ops = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
-        let address = ops.local_addr().unwrap();
-        let listeners = Listeners { ops, http: None };
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, api) = (ops.local_addr().unwrap(), http.local_addr().unwrap());
+        let http = Some(http);
+        let listeners = Listeners { ops, http };
         let run = iot_simulator::run(Live::fixed(config), listeners, shutdown.clone());
         Self {
             ops: address,
+            api,
             shutdown,
             task: tokio::spawn(run),
         }
@@ -57,6 +62,14 @@ impl Simulator {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.ended().await;
+    }
+
+    /// Asks the API; the status and the answer.
+    pub(crate) async fn api(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let url = format!("http://{}/api/v1/{path}", self.api);
+        let request = reqwest::Client::new().request(method, url).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     async fn get(&self, path: &str) -> Option<String> {

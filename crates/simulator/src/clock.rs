@@ -1,0 +1,220 @@
+//! The fleet's own time, by which devices are due.
+//!
+//! A schedule is made for the full load. The shape of the load says how fast
+//! that time passes: half as fast is half the load, and not at all is a pause.
+//! So a shape needs no schedule of its own, and no device ever misses a turn.
+
+use std::f64::consts::TAU;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::{LoadConfig, Shape};
+
+/// The fleet's time.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    load: LoadConfig,
+    /// Fleet's time that passes in a second at full load.
+    speed: f64,
+    paused: bool,
+    /// The moment up to which the time below has come.
+    since: Instant,
+    /// The fleet's time.
+    time: Duration,
+    /// How long the shape has been going on, seconds.
+    age: f64,
+}
+
+impl Clock {
+    /// A clock at zero.
+    pub(crate) fn new(load: LoadConfig, speed: f64, paused: bool, now: Instant) -> Self {
+        Self {
+            load,
+            speed,
+            paused,
+            since: now,
+            time: Duration::ZERO,
+            age: 0.0,
+        }
+    }
+
+    /// The fleet's time at `now`.
+    pub(crate) fn at(&self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.since);
+        if self.paused {
+            self.time
+        } else if self.is_plain() {
+            self.time + passed
+        } else {
+            self.time + seconds(self.passed(passed.as_secs_f64()))
+        }
+    }
+
+    /// When it will be, or was, that time; none if it never will.
+    pub(crate) fn when(&self, time: Duration) -> Option<Instant> {
+        let ahead = time.saturating_sub(self.time);
+        if self.paused {
+            return None;
+        }
+        if self.is_plain() {
+            return Some(self.since + ahead);
+        }
+        let wanted = ahead.as_secs_f64();
+        let mut above = 1e-3;
+        while self.passed(above) < wanted {
+            above *= 2.0;
+            if above > 1e9 {
+                return None;
+            }
+        }
+        let mut below = 0.0;
+        // Each halves the error: after 60 it is below a nanosecond.
+        for _ in 0..60 {
+            let middle = f64::midpoint(below, above);
+            if self.passed(middle) < wanted {
+                below = middle;
+            } else {
+                above = middle;
+            }
+        }
+        Some(self.since + seconds(above))
+    }
+
+    /// Goes on from `now` in another way. A new shape begins at its beginning.
+    pub(crate) fn change(&mut self, load: &LoadConfig, speed: f64, paused: bool, now: Instant) {
+        self.time = self.at(now);
+        if !self.paused {
+            self.age += now.saturating_duration_since(self.since).as_secs_f64();
+        }
+        self.since = now;
+        (self.speed, self.paused) = (speed, paused);
+        if self.load != *load {
+            self.load = load.clone();
+            self.age = 0.0;
+        }
+    }
+
+    /// Whether it goes like any other clock.
+    fn is_plain(&self) -> bool {
+        self.load.shape == Shape::Constant && self.speed == 1.0
+    }
+
+    /// The fleet's seconds that pass in so many seconds from now on.
+    fn passed(&self, seconds: f64) -> f64 {
+        let until = area(&self.load, self.age + seconds);
+        self.speed * (until - area(&self.load, self.age))
+    }
+}
+
+/// The area under the shape from its beginning on, seconds of full load.
+fn area(load: &LoadConfig, seconds: f64) -> f64 {
+    let (least, rest) = (load.least, 1.0 - load.least);
+    let period = load.period.as_secs_f64();
+    let above_least = match load.shape {
+        Shape::Constant => return seconds,
+        Shape::Ramp => {
+            let ramp = seconds.min(period);
+            ramp * ramp / (2.0 * period) + (seconds - ramp)
+        }
+        Shape::Step => {
+            let steps = f64::from(load.steps);
+            let length = period / steps;
+            let done = (seconds / length).floor().min(steps);
+            length * done * (done - 1.0) / 2.0 / steps + (seconds - done * length) * done / steps
+        }
+        Shape::Sine => seconds / 2.0 - (TAU * seconds / period).sin() * period / (2.0 * TAU),
+        Shape::Burst => {
+            let burst = load.burst.as_secs_f64();
+            let bursts = (seconds / period).floor();
+            bursts * burst + (seconds - bursts * period).min(burst)
+        }
+    };
+    least * seconds + rest * above_least
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn load(shape: Shape, least: f64) -> LoadConfig {
+        LoadConfig {
+            shape,
+            least,
+            period: "10s".parse().unwrap(),
+            steps: 4,
+            burst: "2s".parse().unwrap(),
+        }
+    }
+
+    /// The share of the full load during each of so many seconds.
+    fn shares(shape: Shape, least: f64, count: u32) -> Vec<f64> {
+        let load = load(shape, least);
+        let share = |second| area(&load, f64::from(second + 1)) - area(&load, f64::from(second));
+        (0..count)
+            .map(|second| (share(second) * 1e3).round() / 1e3)
+            .collect()
+    }
+
+    #[test]
+    fn shapes_are_what_they_are_called() {
+        assert_eq!(shares(Shape::Constant, 0.1, 2), [1.0, 1.0]);
+        assert_eq!(shares(Shape::Ramp, 0.0, 12)[..3], [0.05, 0.15, 0.25]);
+        assert_eq!(shares(Shape::Ramp, 0.5, 12)[9..], [0.975, 1.0, 1.0]);
+        let steps = shares(Shape::Step, 0.2, 12);
+        assert_eq!(
+            steps,
+            [0.2, 0.2, 0.3, 0.4, 0.4, 0.6, 0.6, 0.7, 0.8, 0.8, 1.0, 1.0]
+        );
+        let sine = shares(Shape::Sine, 0.0, 20);
+        assert_eq!((sine[0], sine[4], sine[9]), (sine[10], sine[14], sine[19]));
+        assert!(sine[0] < 0.05 && sine[4] > 0.95, "{sine:?}");
+        assert_eq!(shares(Shape::Burst, 0.1, 12)[..4], [1.0, 1.0, 0.1, 0.1]);
+        assert_eq!(shares(Shape::Burst, 0.1, 12)[9..], [0.1, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn a_pause_and_another_speed_go_on_where_it_was() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let constant = LoadConfig::default();
+        let mut clock = Clock::new(constant.clone(), 1.0, false, start);
+        clock.change(&constant, 1.0, true, at(10));
+        assert_eq!(
+            (clock.at(at(99)).as_secs(), clock.when(seconds(11.0))),
+            (10, None)
+        );
+        clock.change(&constant, 2.0, false, at(100));
+        assert_eq!(clock.at(at(103)).as_secs(), 16);
+        let ramp = load(Shape::Ramp, 0.0);
+        clock.change(&ramp, 1.0, false, at(103));
+        clock.change(&ramp, 1.0, true, at(108));
+        clock.change(&ramp, 1.0, false, at(200));
+        // The second half of the ramp: three quarters of five seconds.
+        assert_eq!(clock.at(at(205)), seconds(16.0 + 1.25 + 3.75));
+    }
+
+    proptest! {
+        #[test]
+        fn when_is_the_inverse_of_at(
+            index in 0_usize..5, least in 0.01_f64..1.0, speed in 0.1_f64..10.0,
+            age in 0_u64..30_000, passed in 0_u64..100_000,
+        ) {
+            let shape = [Shape::Constant, Shape::Ramp, Shape::Step, Shape::Sine, Shape::Burst][index];
+            let start = Instant::now();
+            let mut clock = Clock::new(load(shape, least), speed, false, start);
+            let changed = start + Duration::from_millis(age);
+            clock.change(&load(shape, least), speed, false, changed);
+            let now = changed + Duration::from_millis(passed);
+            let found = clock.when(clock.at(now)).unwrap();
+            let error = found.max(now) - found.min(now);
+            prop_assert!(error < Duration::from_micros(1), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The API that changes the fleet while it runs.
+//!
+//! What it changes comes before the settings, file included, until it is taken
+//! back with a null or the simulator ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use iot_service::config::{HumanDuration, Live, Problems, Settings};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Rate, SimulatorConfig};
+use crate::figures::{Figures, Snapshot};
+use crate::fleet::{Injection, natural_rate};
+use crate::metrics::Metrics;
+
+/// Injections that a busy worker may be behind.
+const INJECTIONS: usize = 16;
+/// How long workers may take to begin an anomaly.
+const INJECTED: Duration = Duration::from_secs(5);
+
+/// What workers are asked to begin, and where they say in how many devices.
+#[derive(Debug, Clone)]
+pub(crate) struct Inject {
+    pub injection: Arc<Injection>,
+    pub answer: mpsc::UnboundedSender<usize>,
+}
+
+/// What can be changed over the API.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Changes {
+    devices: Option<u32>,
+    interval: Option<HumanDuration>,
+    rate: Option<Rate>,
+    anomaly_rate: Option<f64>,
+    paused: Option<bool>,
+}
+
+/// The settings of the fleet and what was changed of them.
+#[derive(Debug)]
+pub(crate) struct Control {
+    settings: Live<SimulatorConfig>,
+    /// Devices at the start.
+    devices: u32,
+    changes: Mutex<Map<String, Value>>,
+    effective: watch::Sender<Arc<SimulatorConfig>>,
+    injections: broadcast::Sender<Inject>,
+    metrics: Metrics,
+    started: Instant,
+}
+
+impl Control {
+    /// Nothing is changed yet. Follows the settings from now on.
+    pub(crate) fn start(settings: Live<SimulatorConfig>, metrics: Metrics) -> Arc<Self> {
+        let config = settings.current();
+        let control = Arc::new(Self {
+            devices: config.fleet.devices,
+            changes: Mutex::default(),
+            effective: watch::channel(config).0,
+            injections: broadcast::channel(INJECTIONS).0,
+            started: Instant::now(),
+            settings: settings.clone(),
+            metrics,
+        });
+        let (following, mut settings) = (Arc::downgrade(&control), settings);
+        tokio::spawn(async move {
+            loop {
+                settings.changed().await;
+                let Some(control) = following.upgrade() else {
+                    return;
+                };
+                if let Err(problems) = control.change(Map::new()) {
+                    tracing::error!(%problems, "the new settings contradict what was changed");
+                }
+            }
+        });
+        control
+    }
+
+    /// The settings that hold.
+    pub(crate) fn config(&self) -> Live<SimulatorConfig> {
+        Live::of(self.effective.subscribe())
+    }
+
+    /// What workers have to begin from now on.
+    pub(crate) fn injections(&self) -> broadcast::Receiver<Inject> {
+        self.injections.subscribe()
+    }
+
+    /// Makes changes as RFC 7396 has it: null takes one back. All or none.
+    fn change(&self, patch: Map<String, Value>) -> Result<(), Problems> {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = changes.clone();
+        wanted.extend(patch);
+        wanted.retain(|_, value| !value.is_null());
+        let settings = self.settings.current();
+        let config = self.changed(&settings, &wanted)?;
+        *changes = wanted;
+        self.effective.send_replace(Arc::new(config));
+        Ok(())
+    }
+
+    fn changed(
+        &self,
+        settings: &SimulatorConfig,
+        changes: &Map<String, Value>,
+    ) -> Result<SimulatorConfig, Problems> {
+        let mut problems = Problems::default();
+        let changes = match Changes::deserialize(Value::Object(changes.clone())) {
+            Ok(changes) => changes,
+            Err(error) => {
+                problems.add("body", error.to_string());
+                return Err(problems);
+            }
+        };
+        let mut config = settings.clone();
+        let (fleet, anomaly) = (&mut config.fleet, &mut config.anomaly);
+        fleet.devices = changes.devices.unwrap_or(fleet.devices);
+        fleet.interval = changes.interval.unwrap_or(fleet.interval);
+        fleet.rate = changes.rate.unwrap_or(fleet.rate);
+        fleet.paused = changes.paused.unwrap_or(fleet.paused);
+        anomaly.rate = changes.anomaly_rate.unwrap_or(anomaly.rate);
+        if config.run.messages > 0 && fleet.devices != self.devices {
+            let message = "can't change in a run of a given number of messages";
+            problems.add("fleet.devices", message);
+        }
+        config.validate(&mut problems);
+        problems.or(config)
+    }
+
+    fn fleet(&self) -> Value {
+        let config = self.effective.borrow().clone();
+        let fleet = &config.fleet;
+        let rate = match fleet.rate {
+            Rate::None => Some(natural_rate(&config)),
+            Rate::PerSecond(rate) => Some(rate),
+            Rate::Max => None,
+        };
+        let now = Snapshot::take(&self.metrics);
+        let figures = Figures::between(&Snapshot::default(), &now, self.started.elapsed());
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        json!({
+            "devices": fleet.devices,
+            "shard": fleet.shard,
+            "interval": fleet.interval,
+            "rate": fleet.rate,
+            "messages_per_second": rate,
+            "paused": fleet.paused,
+            "profiles": fleet.profiles,
+            "load": config.load,
+            "anomaly_rate": config.anomaly.rate,
+            "changed": *changes,
+            "figures": figures.by_name(),
+        })
+    }
+
+    /// In how many devices it begins.
+    async fn inject(&self, injection: Injection) -> Result<usize, Refusal> {
+        injection.check().map_err(bad_request)?;
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        let injection = Arc::new(injection);
+        if self.injections.send(Inject { injection, answer }).is_err() {
+            let message = "the fleet is not there yet, or no longer";
+            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
+        let all = async {
+            let mut count = 0;
+            while let Some(devices) = answers.recv().await {
+                count += devices;
+            }
+            count
+        };
+        match tokio::time::timeout(INJECTED, all).await {
+            Ok(0) => Err(refusal(
+                StatusCode::NOT_FOUND,
+                "no such device, or none that can have it",
+            )),
+            Ok(count) => Ok(count),
+            Err(_) => Err(refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the workers are too busy",
+            )),
+        }
+    }
+}
+
+type Refusal = (StatusCode, Json<Value>);
+
+fn refusal(status: StatusCode, message: impl Into<String>) -> Refusal {
+    (status, Json(json!({ "error": message.into() })))
+}
+
+fn bad_request(message: String) -> Refusal {
+    refusal(StatusCode::BAD_REQUEST, message)
+}
+
+/// Serves the API until `stop`.
+pub(crate) fn serve(
+    listener: TcpListener,
+    control: Arc<Control>,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    let routes = Router::new()
+        .route("/api/v1/fleet", get(show).patch(change))
+        .route("/api/v1/anomalies", post(inject))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such resource"))
+        .with_state(control);
+    tokio::spawn(async move {
+        let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the API ended");
+        }
+    })
+}
+
+async fn show(State(control): State<Arc<Control>>) -> Json<Value> {
+    Json(control.fleet())
+}
+
+async fn change(
+    State(control): State<Arc<Control>>,
+    patch: Result<Json<Map<String, Value>>, JsonRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Json(patch) = patch.map_err(|rejection| bad_request(rejection.body_text()))?;
+    let told = Value::Object(patch.clone()).to_string();
+    control
+        .change(patch)
+        .map_err(|problems| bad_request(problems.to_string()))?;
+    tracing::info!(changes = told, "changed over the API");
+    Ok(Json(control.fleet()))
+}
+
+async fn inject(
+    State(control): State<Arc<Control>>,
+    injection: Result<Json<Injection>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let Json(injection) = injection.map_err(|rejection| bad_request(rejection.body_text()))?;
+    let devices = control.inject(injection).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "devices": devices }))))
+}
