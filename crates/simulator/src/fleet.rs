@@ -1,10 +1,10 @@
 //! The devices: who and where they are, and what they say next.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::Duration;
 
-use iot_core::message::{DeviceMessage, Location, Quality, Reading};
+use iot_core::message::{DeviceMessage, Location, Quality, ReadingTemplate, Template};
 use rand_pcg::Pcg32;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,34 @@ use crate::sensors::{self, Conditions, Moment, Profile, State};
 const ROOM: u32 = 10;
 const FLOOR: u32 = 5;
 const BUILDING: u32 = 4;
+
+/// Tenant and project of a device, by their number in [`origins`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Origin(u32);
+
+impl Origin {
+    /// The device of that number goes round the tenants, those of each tenant go
+    /// round its projects.
+    fn of(fleet: &FleetConfig, number: u32) -> Self {
+        let (tenants, projects) = (fleet.tenants.len() as u32, fleet.projects.len() as u32);
+        let (tenant, project) = (number % tenants, number / tenants % projects);
+        Self(tenant * projects + project)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Every tenant with every project.
+pub(crate) fn origins(fleet: &FleetConfig) -> Vec<(&str, &str)> {
+    let tenants = fleet.tenants.iter();
+    let pairs = tenants.flat_map(|tenant| {
+        let projects = fleet.projects.iter();
+        projects.map(move |project| (tenant.as_str(), project.as_str()))
+    });
+    pairs.collect()
+}
 
 /// Who and where a device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,19 +59,16 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The device of that number: its place follows from the number, its
-    /// tenant and project go round the lists.
+    /// The device of that number: its place follows from the number.
     pub(crate) fn new(fleet: &FleetConfig, number: u32) -> Self {
         let room = number / ROOM;
         let floor = room / FLOOR;
         let building = floor / BUILDING;
-        let index = number as usize;
-        let tenant = index % fleet.tenants.len();
-        let project = index / fleet.tenants.len() % fleet.projects.len();
+        let (tenant, project) = origins(fleet)[Origin::of(fleet, number).index()];
         Self {
             device_id: device_id(fleet, number),
-            tenant: fleet.tenants[tenant].clone(),
-            project: fleet.projects[project].clone(),
+            tenant: tenant.to_owned(),
+            project: project.to_owned(),
             location: Location {
                 building: format!("building-{}", building + 1).into(),
                 floor: format!("floor-{}", floor % BUILDING + 1).into(),
@@ -75,14 +100,23 @@ impl Identity {
 /// What the devices of one profile have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
-    /// Their sensors, and how likely they fail.
-    pub sensors: Vec<(&'static Profile, Odds)>,
+    /// Their sensors.
+    pub sensors: Vec<Habit>,
     /// How often each sends, unless the rate says otherwise.
     pub interval: Duration,
     /// How their values come about.
     pub conditions: Conditions,
-    /// How they say it.
-    pub format: Format,
+}
+
+/// A sensor of the devices of a profile.
+#[derive(Debug, Clone)]
+pub(crate) struct Habit {
+    /// Its kind.
+    pub profile: &'static Profile,
+    /// How likely it fails.
+    pub odds: Odds,
+    /// How its readings look.
+    template: ReadingTemplate,
 }
 
 impl Habits {
@@ -109,9 +143,10 @@ impl Habits {
             sensors: sensors
                 .iter()
                 .filter_map(|name| sensors::find(name))
-                .map(|profile| {
-                    let odds = Odds::new(&config.anomaly, profile.anomalies());
-                    (profile, odds)
+                .map(|profile| Habit {
+                    profile,
+                    odds: Odds::new(&config.anomaly, profile.anomalies()),
+                    template: reading_template(config.format, profile),
                 })
                 .collect(),
             conditions: Conditions {
@@ -122,8 +157,31 @@ impl Habits {
                 },
                 variation: config.sensors.variation,
             },
-            format: config.format,
         }
+    }
+}
+
+fn reading_template(format: Format, profile: &Profile) -> ReadingTemplate {
+    let (name, unit) = (profile.name, Some(profile.unit));
+    match format {
+        Format::Json => ReadingTemplate::json(name, unit, Quality::Good),
+        Format::Protobuf => ReadingTemplate::protobuf(name, unit, Quality::Good),
+    }
+}
+
+fn template(format: Format, who: &Identity) -> Template {
+    let message = DeviceMessage {
+        device_id: Cow::Borrowed(&who.device_id),
+        tenant: Some(Cow::Borrowed(&who.tenant)),
+        project: Some(Cow::Borrowed(&who.project)),
+        seq: None,
+        timestamp: 0,
+        location: Some(who.location.clone()),
+        readings: Vec::new(),
+    };
+    match format {
+        Format::Json => Template::json(&message),
+        Format::Protobuf => Template::protobuf(&message),
     }
 }
 
@@ -225,13 +283,16 @@ impl Injection {
 /// One simulated device.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// Who it is.
-    pub identity: Arc<Identity>,
+    /// Who it is: not looked at for a message.
+    pub identity: Box<Identity>,
+    /// Its tenant and project.
+    pub origin: Origin,
     /// Its profile, in the order of the settings.
     pub profile: usize,
     /// Number of the next message.
     pub seq: u64,
     rng: Pcg32,
+    template: Template,
     states: Box<[State]>,
 }
 
@@ -240,8 +301,13 @@ pub(crate) struct Device {
 pub(crate) enum Said {
     /// Nothing: all its sensors have dropped out.
     Nothing,
-    /// A message, and the true labels of what is anomalous in it.
-    Message(Option<String>),
+    /// A message.
+    Message {
+        /// The true labels of what is anomalous in it.
+        label: Option<String>,
+        /// Where in it the device's id is.
+        id: Range<usize>,
+    },
 }
 
 /// An anomaly from its first reading to its last: a line of the truth file.
@@ -266,9 +332,12 @@ impl Device {
         let seed = scramble(config.fleet.seed ^ scramble(number64));
         let mut rng = Pcg32::new(seed, number64);
         let sensors = habits[profile].sensors.iter();
-        let states = sensors.map(|(profile, _)| profile.first_state(&mut rng));
+        let states = sensors.map(|habit| habit.profile.first_state(&mut rng));
+        let identity = Identity::new(&config.fleet, number);
         Self {
-            identity: Arc::new(Identity::new(&config.fleet, number)),
+            template: template(config.format, &identity),
+            identity: Box::new(identity),
+            origin: Origin::of(&config.fleet, number),
             profile,
             seq: 0,
             states: states.collect(),
@@ -287,54 +356,32 @@ impl Device {
         truths: &mut Vec<Truth>,
     ) -> Said {
         let habits = &habits[self.profile];
-        let mut labels: Option<String> = None;
-        let mut readings = Vec::with_capacity(habits.sensors.len());
-        for ((profile, odds), state) in habits.sensors.iter().zip(&mut self.states) {
-            let sample = profile.sample(state, at, &habits.conditions, odds, &mut self.rng);
+        let mut label: Option<String> = None;
+        let (identity, rng) = (&self.identity, &mut self.rng);
+        let sensors = habits.sensors.iter().zip(&mut self.states);
+        let readings = sensors.filter_map(|(habit, state)| {
+            let (profile, odds) = (habit.profile, &habit.odds);
+            let sample = profile.sample(state, at, &habits.conditions, odds, rng);
             if let Some(kind) = sample.anomaly {
-                let labels = labels.get_or_insert_default();
-                if !labels.is_empty() {
-                    labels.push(',');
+                let label = label.get_or_insert_default();
+                if !label.is_empty() {
+                    label.push(',');
                 }
-                labels.push_str(profile.name);
-                labels.push('=');
-                labels.push_str(kind.label());
+                label.push_str(profile.name);
+                label.push('=');
+                label.push_str(kind.label());
             }
             if let Some(episode) = sample.ended {
-                truths.push(self.identity.truth(profile, episode));
+                truths.push(identity.truth(profile, episode));
             }
-            if let Some(value) = sample.value {
-                readings.push(Reading {
-                    sensor: Cow::Borrowed(profile.name),
-                    value,
-                    unit: Some(Cow::Borrowed(profile.unit)),
-                    quality: Quality::Good,
-                });
-            }
-        }
-        if readings.is_empty() {
+            Some((&habit.template, sample.value?))
+        });
+        if !self.template.write(self.seq, at.timestamp, readings, out) {
             return Said::Nothing;
         }
-        let who = &*self.identity;
-        let message = DeviceMessage {
-            device_id: Cow::Borrowed(&who.device_id),
-            tenant: Some(Cow::Borrowed(&who.tenant)),
-            project: Some(Cow::Borrowed(&who.project)),
-            seq: Some(self.seq),
-            timestamp: at.timestamp,
-            location: Some(Location {
-                building: Cow::Borrowed(&who.location.building),
-                floor: Cow::Borrowed(&who.location.floor),
-                room: Cow::Borrowed(&who.location.room),
-            }),
-            readings,
-        };
-        match habits.format {
-            Format::Json => message.write_json(out),
-            Format::Protobuf => message.write_protobuf(out),
-        }
         self.seq += 1;
-        Said::Message(labels)
+        let id = self.template.id();
+        Said::Message { label, id }
     }
 
     /// Begins an anomaly if it is meant for this device. What it takes the place
@@ -351,7 +398,7 @@ impl Device {
         }
         let mut begun = false;
         let sensors = habits[self.profile].sensors.iter().zip(&mut self.states);
-        for ((profile, _), state) in sensors {
+        for (Habit { profile, .. }, state) in sensors {
             let wanted = injection.sensor.as_ref();
             let is_wanted = wanted.is_none_or(|wanted| wanted == profile.name);
             if !is_wanted || !profile.anomalies().contains(&injection.kind) {
@@ -371,7 +418,7 @@ impl Device {
     /// The anomalies that have begun and are not over.
     pub(crate) fn unfinished(&self, habits: &[Habits]) -> impl Iterator<Item = Truth> {
         let sensors = habits[self.profile].sensors.iter().zip(&self.states);
-        sensors.filter_map(|((profile, _), state)| {
+        sensors.filter_map(|(Habit { profile, .. }, state)| {
             let episode = state.episode.filter(|episode| episode.done > 0)?;
             Some(self.identity.truth(profile, episode))
         })
@@ -490,10 +537,8 @@ mod tests {
         let said = stream(&config, 0, 1).remove(0);
         let expected =
             "temperature=spike,humidity=spike,pressure=spike,switch=toggling,current=spike";
-        assert!(
-            said.ends_with(&format!("Message(Some({expected:?}))")),
-            "{said}"
-        );
+        let label = format!("label: Some({expected:?})");
+        assert!(said.contains(&label), "{said}");
     }
 
     #[test]
@@ -574,8 +619,8 @@ mod tests {
             let injected = device.inject(&habits, &injection, 2, &mut truths);
             assert_eq!(injected, (10..20).contains(&number), "{number}");
             let said = device.speak(&habits, at(7, 0.0), &mut out, &mut truths);
-            let label = injected.then(|| "current=stuck".to_owned());
-            assert_eq!(said, Said::Message(label));
+            let expected = injected.then(|| "current=stuck".to_owned());
+            assert!(matches!(said, Said::Message { label, .. } if label == expected));
             if injected {
                 assert!(device.inject(&habits, &injection, 2, &mut truths), "again");
             }

@@ -3,26 +3,40 @@
 //! nothing can overtake; all lanes move in parallel.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::{Identity, Said};
+use crate::fleet::{Origin, Said};
 
 /// What a record costs beside its payload: key, headers, framing. Bytes.
 const OVERHEAD: usize = 96;
 
 /// One message of a batch.
-#[derive(Debug, Clone)]
-pub(crate) struct Item {
-    /// Who sends it.
-    pub device: Arc<Identity>,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message<'b> {
+    /// Id of the device.
+    pub device_id: &'b [u8],
+    /// Its tenant and project.
+    pub origin: Origin,
     /// The true labels of its anomalies.
-    pub label: Option<String>,
+    pub label: Option<&'b str>,
     /// Milliseconds since the epoch.
     pub timestamp: i64,
-    /// Where its payload ends in the bytes of the batch.
+    /// What it says.
+    pub payload: &'b [u8],
+}
+
+/// What a batch keeps of a message beside its bytes.
+#[derive(Debug)]
+struct Item {
+    origin: Origin,
+    label: Option<String>,
+    timestamp: i64,
+    /// Where the device's id is in the payload.
+    id: Range<usize>,
+    /// Where the payload ends in the bytes of the batch.
     end: usize,
 }
 
@@ -45,29 +59,36 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// The messages and their payloads, in order.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = (&Item, &[u8])> {
+    /// The messages, in order.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = Message<'_>> {
         let mut begin = 0;
         self.items.iter().map(move |item| {
             let payload = &self.bytes[begin..item.end];
             begin = item.end;
-            (item, payload)
+            Message {
+                device_id: &payload[item.id.clone()],
+                origin: item.origin,
+                label: item.label.as_deref(),
+                timestamp: item.timestamp,
+                payload,
+            }
         })
     }
 
     /// Adds the message whose payload `write` appends; `false` if there is none.
     pub(crate) fn push(
         &mut self,
-        device: Arc<Identity>,
+        origin: Origin,
         timestamp: i64,
         write: impl FnOnce(&mut Vec<u8>) -> Said,
     ) -> bool {
-        let Said::Message(label) = write(&mut self.bytes) else {
+        let Said::Message { label, id } = write(&mut self.bytes) else {
             return false;
         };
         self.items.push(Item {
-            device,
+            origin,
             label,
+            id,
             timestamp,
             end: self.bytes.len(),
         });
@@ -151,11 +172,11 @@ impl Lane {
     pub(crate) fn push(
         &mut self,
         now: Instant,
-        device: Arc<Identity>,
+        origin: Origin,
         timestamp: i64,
         write: impl FnOnce(&mut Vec<u8>) -> Said,
     ) {
-        if !self.open.push(device, timestamp, write) {
+        if !self.open.push(origin, timestamp, write) {
             return;
         }
         self.opened.get_or_insert(now);
@@ -227,7 +248,6 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::FleetConfig;
 
     const LIMITS: Limits = Limits {
         batch_bytes: 10_000,
@@ -237,17 +257,19 @@ mod tests {
     };
 
     fn push(lane: &mut Lane, now: Instant, payload: &str) {
-        let device = Arc::new(Identity::new(&FleetConfig::default(), 0));
-        lane.push(now, device, 0, |out| {
+        lane.push(now, Origin::default(), 0, |out| {
             out.extend_from_slice(payload.as_bytes());
-            Said::Message(None)
+            Said::Message {
+                label: None,
+                id: 0..0,
+            }
         });
     }
 
     fn payloads(batch: &Batch) -> Vec<&str> {
         let payloads = batch
             .messages()
-            .map(|(_, bytes)| std::str::from_utf8(bytes));
+            .map(|message| std::str::from_utf8(message.payload));
         payloads.map(Result::unwrap).collect()
     }
 

@@ -81,7 +81,7 @@ impl Pipeline {
                 }
             }
             SinkKind::Mqtt => {
-                let open = mqtt::open(&config.mqtt, config.format.media_type(), &component);
+                let open = mqtt::open(config, &component);
                 match self.shutdown.run_until_cancelled(open).await {
                     Some(lanes) => self.send(config, component, lanes, truths).await,
                     None => Ok(()),

@@ -217,6 +217,7 @@ impl Worker {
         let sending = members.filter(|(_, member)| member.position < devices);
         if config.fleet.rate == Rate::Max {
             let mut turns = vec![Vec::new(); self.outlets.len()];
+            let sending = sending.filter(|(_, member)| member.device.seq < member.quota);
             sending.for_each(|(index, member)| turns[member.lane].push(index));
             let next = vec![0; turns.len()];
             return Pace::Unbounded { turns, next };
@@ -383,28 +384,33 @@ impl Worker {
         let Pace::Unbounded { turns, next } = &mut state.pace else {
             return After::Finished;
         };
-        for (lane, (turns, next)) in turns.iter().zip(next).enumerate() {
+        for (lane, (turns, next)) in turns.iter_mut().zip(next).enumerate() {
             let lane = &mut self.outlets[lane].lane;
-            let mut turn = 0;
-            while turn < TURN && !lane.is_ahead() {
-                let Some(index) = turns.get(*next) else { break };
-                turn += 1;
-                *next = (*next + 1) % turns.len();
+            for _ in 0..TURN {
+                let Some(index) = turns.get(*next).filter(|_| !lane.is_ahead()) else {
+                    break;
+                };
                 let member = &mut self.members[*index];
-                if member.device.seq >= member.quota {
-                    continue;
-                }
                 let interval = state.habits[member.device.profile].interval;
                 let elapsed = hours(interval) * member.device.seq as f64;
                 let at = Moment { timestamp, elapsed };
                 speak(member, lane, at, now, &state.habits, &mut state.truths);
                 made += 1;
-                state.left -= usize::from(member.device.seq >= member.quota);
+                if member.device.seq >= member.quota {
+                    turns.remove(*next);
+                } else {
+                    *next += 1;
+                }
+                if *next >= turns.len() {
+                    *next = 0;
+                }
             }
         }
+        let ends = state.config.run.messages > 0;
+        let finished = ends && turns.iter().all(Vec::is_empty);
         self.made(made, begun);
         match made {
-            _ if state.config.run.messages > 0 && state.left == 0 => After::Finished,
+            _ if finished => After::Finished,
             0 => After::WaitForRoom,
             _ => After::Again,
         }
@@ -542,8 +548,7 @@ fn speak(
     habits: &[Habits],
     truths: &mut Vec<Truth>,
 ) {
-    let identity = Arc::clone(&member.device.identity);
-    lane.push(now, identity, at.timestamp, |out| {
+    lane.push(now, member.device.origin, at.timestamp, |out| {
         member.device.speak(habits, at, out, truths)
     });
 }

@@ -17,6 +17,7 @@
 mod error;
 mod parse;
 mod protobuf;
+mod template;
 
 use std::borrow::Cow;
 
@@ -25,6 +26,7 @@ use serde::Serialize;
 pub use error::{JsonKind, ParseError};
 pub use parse::parse;
 pub use protobuf::parse_protobuf;
+pub use template::{ReadingTemplate, Template};
 
 /// Readings of one device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

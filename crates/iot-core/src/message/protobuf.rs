@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::{DeviceMessage, Location, ParseError, Quality, Reading};
 
@@ -50,14 +49,6 @@ struct WireReading {
 }
 
 impl Quality {
-    fn number(self) -> u64 {
-        match self {
-            Self::Good => 1,
-            Self::Uncertain => 2,
-            Self::Bad => 3,
-        }
-    }
-
     fn from_number(number: i32) -> Option<Self> {
         match number {
             0 | 1 => Some(Self::Good),
@@ -122,127 +113,14 @@ fn not_empty(text: String, field: &'static str) -> Result<Cow<'static, str>, Par
     }
 }
 
-/// Writes borrowed text as it is: prost's own types would copy all of it first.
-impl DeviceMessage<'_> {
-    /// Appends the message as Protobuf.
-    pub fn write_protobuf(&self, out: &mut Vec<u8>) {
-        text(1, &self.device_id, out);
-        for (tag, part) in [(2, &self.tenant), (3, &self.project)] {
-            if let Some(part) = part {
-                text(tag, part, out);
-            }
-        }
-        if let Some(seq) = self.seq {
-            number(4, seq, out);
-        }
-        // Two's complement, as int64 is on the wire.
-        number(5, self.timestamp as u64, out);
-        if let Some(Location {
-            building,
-            floor,
-            room,
-        }) = &self.location
-        {
-            let parts = [(1, building), (2, floor), (3, room)];
-            let parts = parts.into_iter().filter(|(_, part)| !part.is_empty());
-            let length: usize = parts.clone().map(|(_, part)| text_length(part)).sum();
-            prefix(6, length, out);
-            parts.for_each(|(tag, part)| text(tag, part, out));
-        }
-        for reading in &self.readings {
-            let unit = reading.unit.as_deref();
-            // The value is a key and eight bytes, the quality a key and one.
-            let length = text_length(&reading.sensor) + 9 + unit.map_or(0, text_length) + 2;
-            prefix(7, length, out);
-            text(1, &reading.sensor, out);
-            encode_key(2, WireType::SixtyFourBit, out);
-            out.extend_from_slice(&reading.value.to_le_bytes());
-            if let Some(unit) = unit {
-                text(3, unit, out);
-            }
-            number(4, reading.quality.number(), out);
-        }
-    }
-}
-
-/// The key of a field with a length, and that.
-fn prefix(tag: u32, length: usize, out: &mut Vec<u8>) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
-}
-
-fn text(tag: u32, text: &str, out: &mut Vec<u8>) {
-    prefix(tag, text.len(), out);
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Of a text with its key, which is one byte up to tag 15, and its length.
-fn text_length(text: &str) -> usize {
-    1 + encoded_len_varint(text.len() as u64) + text.len()
-}
-
-fn number(tag: u32, number: u64, out: &mut Vec<u8>) {
-    encode_key(tag, WireType::Varint, out);
-    encode_varint(number, out);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
+    use super::super::template::tests::written;
+    use super::super::tests::any_message;
     use super::*;
-
-    fn any_text() -> impl Strategy<Value = String> {
-        // Longer than 127 bytes now and then: the length takes a byte more.
-        prop_oneof![9 => "[a-zäß0-9_-]{1,20}", 1 => "[a-z]{120,300}"]
-    }
-
-    fn any_message() -> impl Strategy<Value = DeviceMessage<'static>> {
-        let quality = prop_oneof![
-            Just(Quality::Good),
-            Just(Quality::Uncertain),
-            Just(Quality::Bad)
-        ];
-        // No more digits than a reader of JSON keeps.
-        let value = (-100_000_000_000_i64..100_000_000_000).prop_map(|n| n as f64 / 100.0);
-        let reading = (any_text(), value, proptest::option::of(any_text()), quality);
-        let reading = reading.prop_map(|(sensor, value, unit, quality)| Reading {
-            sensor: sensor.into(),
-            value,
-            unit: unit.map(Cow::Owned),
-            quality,
-        });
-        let part = prop_oneof![Just(String::new()), any_text()];
-        let location = (part.clone(), part.clone(), part);
-        let location = location.prop_map(|(building, floor, room)| Location {
-            building: building.into(),
-            floor: floor.into(),
-            room: room.into(),
-        });
-        let head = (
-            any_text(),
-            proptest::option::of(any_text()),
-            proptest::option::of(any_text()),
-        );
-        let body = (
-            proptest::option::of(any::<u64>()),
-            any::<i64>(),
-            proptest::option::of(location),
-            proptest::collection::vec(reading, 1..6),
-        );
-        (head, body).prop_map(
-            |((device_id, tenant, project), (seq, timestamp, location, readings))| DeviceMessage {
-                device_id: device_id.into(),
-                tenant: tenant.map(Cow::Owned),
-                project: project.map(Cow::Owned),
-                seq,
-                timestamp,
-                location,
-                readings,
-            },
-        )
-    }
 
     /// What others make of it, who have only the `.proto`: in its field names.
     fn by_the_proto(payload: &[u8]) -> serde_json::Value {
@@ -288,8 +166,7 @@ mod tests {
         /// Both formats say the same, to this reader and to everybody else's.
         #[test]
         fn protobuf_and_json_agree(message in any_message()) {
-            let (mut protobuf, mut json) = (Vec::new(), Vec::new());
-            message.write_protobuf(&mut protobuf);
+            let (protobuf, mut json) = (written(&message), Vec::new());
             message.write_json(&mut json);
             prop_assert_eq!(&parse_protobuf(&protobuf).unwrap(), &message);
             let json: serde_json::Value = serde_json::from_slice(&json).unwrap();

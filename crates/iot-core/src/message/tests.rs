@@ -366,7 +366,7 @@ fn message(value: impl Strategy<Value = f64>) -> impl Strategy<Value = DeviceMes
         some_text(),
         proptest::option::of(text()),
         proptest::option::of(text()),
-        proptest::option::of(any::<u64>()),
+        any::<u64>().prop_map(Some),
         any::<i64>(),
         proptest::option::of(location),
         proptest::collection::vec(reading, 1..6),
@@ -439,4 +439,55 @@ proptest! {
             prop_assert!(ParseError::REASONS.contains(&error.reason()));
         }
     }
+}
+
+fn any_text() -> impl Strategy<Value = String> {
+    // Longer than 127 bytes now and then: the length takes a byte more.
+    prop_oneof![9 => "[a-zäß0-9_-]{1,20}", 1 => "[a-z]{120,300}"]
+}
+
+pub(super) fn any_message() -> impl Strategy<Value = DeviceMessage<'static>> {
+    let quality = prop_oneof![
+        Just(Quality::Good),
+        Just(Quality::Uncertain),
+        Just(Quality::Bad)
+    ];
+    // No more digits than a reader of JSON keeps.
+    let value = (-100_000_000_000_i64..100_000_000_000).prop_map(|n| n as f64 / 100.0);
+    let reading = (any_text(), value, proptest::option::of(any_text()), quality);
+    let reading = reading.prop_map(|(sensor, value, unit, quality)| Reading {
+        sensor: sensor.into(),
+        value,
+        unit: unit.map(Cow::Owned),
+        quality,
+    });
+    let part = prop_oneof![Just(String::new()), any_text()];
+    let location = (part.clone(), part.clone(), part);
+    let location = location.prop_map(|(building, floor, room)| Location {
+        building: building.into(),
+        floor: floor.into(),
+        room: room.into(),
+    });
+    let head = (
+        any_text(),
+        proptest::option::of(any_text()),
+        proptest::option::of(any_text()),
+    );
+    let body = (
+        any::<u64>().prop_map(Some),
+        any::<i64>(),
+        proptest::option::of(location),
+        proptest::collection::vec(reading, 1..6),
+    );
+    (head, body).prop_map(
+        |((device_id, tenant, project), (seq, timestamp, location, readings))| DeviceMessage {
+            device_id: device_id.into(),
+            tenant: tenant.map(Cow::Owned),
+            project: project.map(Cow::Owned),
+            seq,
+            timestamp,
+            location,
+            readings,
+        },
+    )
 }

@@ -257,18 +257,18 @@ fn compression(kind: CompressionKind) -> Compression {
 fn records(batch: &Batch, media_type: &str) -> Vec<Record> {
     batch
         .messages()
-        .map(|(item, payload)| {
+        .map(|message| {
             let media_type = media_type.as_bytes().to_vec();
             let mut record_headers = BTreeMap::new();
             record_headers.insert(headers::CONTENT_TYPE.to_owned(), media_type);
-            if let Some(label) = &item.label {
-                record_headers.insert(headers::LABEL.to_owned(), label.clone().into_bytes());
+            if let Some(label) = message.label {
+                record_headers.insert(headers::LABEL.to_owned(), label.as_bytes().to_vec());
             }
             Record {
-                key: Some(item.device.device_id.clone().into_bytes()),
-                value: Some(payload.to_vec()),
+                key: Some(message.device_id.to_vec()),
+                value: Some(message.payload.to_vec()),
                 headers: record_headers,
-                timestamp: DateTime::from_timestamp_millis(item.timestamp).unwrap_or_default(),
+                timestamp: DateTime::from_timestamp_millis(message.timestamp).unwrap_or_default(),
             }
         })
         .collect()

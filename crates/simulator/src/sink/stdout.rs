@@ -20,8 +20,8 @@ impl<W: Write + Send + 'static> Lines<W> {
 /// The payloads of a batch, a line each.
 pub(super) fn lines(batch: &Batch) -> Vec<u8> {
     let mut lines = Vec::with_capacity(batch.payload_bytes() + batch.len());
-    for (_, payload) in batch.messages() {
-        lines.extend_from_slice(payload);
+    for message in batch.messages() {
+        lines.extend_from_slice(message.payload);
         lines.push(b'\n');
     }
     lines

@@ -6,18 +6,20 @@ use prometheus::Registry;
 
 use super::stdout::Lines;
 use super::*;
-use crate::config::{FleetConfig, SinkKind};
-use crate::fleet::{Identity, Said};
+use crate::config::SinkKind;
+use crate::fleet::{Origin, Said};
 
-/// A batch of messages with these payloads, from devices 0, 1, 2...
+/// A batch of messages with these payloads.
 pub(super) fn batch(payloads: &[&str]) -> Batch {
     let mut batch = Batch::default();
-    for (number, payload) in (0..).zip(payloads) {
-        let device = Arc::new(Identity::new(&FleetConfig::default(), number));
-        batch.push(device, 1_000, |out| {
+    for payload in payloads {
+        batch.push(Origin::default(), 1_000, |out| {
             out.extend_from_slice(payload.as_bytes());
             let spike = payload.contains("spike");
-            Said::Message(spike.then(|| "temperature=spike".into()))
+            Said::Message {
+                label: spike.then(|| "temperature=spike".into()),
+                id: 0..0,
+            }
         });
     }
     batch

@@ -66,7 +66,7 @@ fn dropped(registry: &Registry, reason: &str) -> f64 {
 async fn confirm_all(mut ends: Ends) -> Vec<Vec<u8>> {
     let mut payloads = Vec::new();
     while let Some(batch) = ends.batches.recv().await {
-        payloads.extend(batch.messages().map(|(_, payload)| payload.to_vec()));
+        payloads.extend(batch.messages().map(|message| message.payload.to_vec()));
         let done = Done {
             lane: ends.lane,
             batch,
@@ -165,7 +165,7 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
         c.anomaly.rate = 0.05;
     });
     worker.adopt(&mut state, Arc::new(changed));
-    let (_, odds) = &state.habits[0].sensors[0];
+    let odds = &state.habits[0].sensors[0].odds;
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
     worker.make_due(&mut state, later);

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use self::connection::Connection;
 use super::{SendError, Sent, Sink};
-use crate::config::MqttConfig;
-use crate::fleet::Identity;
-use crate::lane::Batch;
+use crate::config::{MqttConfig, SimulatorConfig};
+use crate::fleet::origins;
+use crate::lane::{Batch, Message};
 
 /// One connection and how far its batch got.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Session {
     config: Arc<MqttConfig>,
     /// Of the payloads.
     media_type: &'static str,
+    /// By origin.
+    topics: Arc<[String]>,
     client_id: String,
     connection: Option<Connection>,
     backoff: Backoff,
@@ -46,12 +48,14 @@ enum Answer {
 }
 
 /// Opens every connection. Tries until it works.
-pub(crate) async fn open(
-    config: &MqttConfig,
-    media_type: &'static str,
-    health: &Component,
-) -> Vec<Session> {
-    let config = Arc::new(config.clone());
+pub(crate) async fn open(config: &SimulatorConfig, health: &Component) -> Vec<Session> {
+    let (media_type, origins) = (config.format.media_type(), origins(&config.fleet));
+    let topics = origins.into_iter().map(|(tenant, project)| {
+        let topic = config.mqtt.topic.replace("{tenant}", tenant);
+        topic.replace("{project}", project)
+    });
+    let topics: Arc<[String]> = topics.collect();
+    let config = Arc::new(config.mqtt.clone());
     // A second simulator with the same client ids would take over the sessions.
     let run: u32 = rand::random();
     let mut sessions = Vec::with_capacity(usize::from(config.connections));
@@ -64,6 +68,7 @@ pub(crate) async fn open(
                 sessions.push(Session {
                     config: Arc::clone(&config),
                     media_type,
+                    topics: Arc::clone(&topics),
                     client_id,
                     connection: Some(connection),
                     backoff: super::backoff(),
@@ -113,10 +118,9 @@ impl Session {
         let mut next = unanswered.into_iter();
         while waiting > 0 {
             for index in next.by_ref().take(window - self.in_flight) {
-                let (item, payload) = messages[index];
-                let topic = topic(&self.config.topic, &item.device);
-                let label = item.label.as_deref();
-                match connection.queue(&publish(index, topic, payload, label, self.media_type)?) {
+                let message = messages[index];
+                let topic = &self.topics[message.origin.index()];
+                match connection.queue(&publish(index, topic, message, self.media_type)?) {
                     Ok(()) => self.in_flight += 1,
                     // Larger than the broker takes; it would not get smaller.
                     Err(_) => {
@@ -204,26 +208,20 @@ impl Sink for Session {
     }
 }
 
-fn topic(template: &str, device: &Identity) -> String {
-    template
-        .replace("{tenant}", &device.tenant)
-        .replace("{project}", &device.project)
-}
-
 fn publish(
     index: usize,
-    topic: String,
-    payload: &[u8],
-    label: Option<&str>,
+    topic: &str,
+    message: Message<'_>,
     media_type: &str,
 ) -> anyhow::Result<Packet> {
+    let label = message.label;
     let labels = label.map(|label| (headers::LABEL.to_owned(), label.to_owned()));
     let properties = PublishProperties {
         content_type: Some(media_type.to_owned()),
         user_properties: labels.into_iter().collect(),
         ..PublishProperties::default()
     };
-    let payload = payload.to_vec();
+    let payload = message.payload.to_vec();
     let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
     // Packet id 0 is not allowed.
     publish.pkid = u16::try_from(index + 1)?;

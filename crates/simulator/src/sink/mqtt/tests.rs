@@ -79,7 +79,11 @@ async fn broker(change: impl FnOnce(&mut MqttConfig)) -> (TcpListener, MqttConfi
 
 async fn session(config: &MqttConfig) -> Session {
     let health = iot_service::health::Health::default().component("mqtt");
-    open(config, "application/json", &health).await.remove(0)
+    let config = SimulatorConfig {
+        mqtt: config.clone(),
+        ..SimulatorConfig::default()
+    };
+    open(&config, &health).await.remove(0)
 }
 
 #[tokio::test]
