@@ -6,7 +6,7 @@ AT_LEAST, AT_MOST, ABOVE, BELOW = "at least", "at most", "above", "below"
 HOLDS = {AT_LEAST: operator.ge, AT_MOST: operator.le, ABOVE: operator.gt, BELOW: operator.lt}
 
 # (case, measured value, how it compares, goal, what it is)
-GOALS = [
+BRIDGE = [
     ("small", "ratio", AT_LEAST, 0.8, "200 B: of the best bare subscriber in the same round"),
     ("small", "times_mq-bridge", ABOVE, 1.0, "200 B: times mq-bridge in the same round"),
     ("small", "cpu_us", AT_MOST, 7, "200 B: CPU us a message"),
@@ -29,12 +29,25 @@ GOALS = [
     ("size", "mb", AT_MOST, 15, "stripped static binary in MB"),
 ]
 
+SIMULATOR = [
+    ("json", "cpu_s_per_million", AT_MOST, 1.6, "one reading, JSON: CPU s per million messages"),
+    ("json", "times_cheaper_than_peer", AT_LEAST, 4, "one reading, JSON: times less CPU than kafka-producer-perf-test"),
+    ("json", "rate", AT_LEAST, 600_000, "one reading, JSON: messages/s"),
+    ("hold", "rate", AT_LEAST, 99_900, "100,000 devices at 1 s: messages/s"),
+    ("hold", "drops", AT_MOST, 0, "100,000 devices at 1 s: drops"),
+    ("hold", "peak_mb", AT_MOST, 256, "100,000 devices at 1 s: peak memory in MB"),
+    ("hold", "send_p99_ms", BELOW, 10, "100,000 devices at 1 s: P99 of sending in ms"),
+    ("hold_small", "drops", AT_MOST, 0, "10,000 devices at 1 s: drops"),
+    ("hold_small", "peak_mb", AT_MOST, 64, "10,000 devices at 1 s: peak memory in MB"),
+    ("null_five", "readings", AT_LEAST, 3_000_000, "JSON to nowhere on one core: readings/s"),
+]
 
-def check(results):
+
+def check(results, goals):
     """Prints each goal with what was measured; 1 when one was missed, else 0."""
     print("\ngoals")
     missed = 0
-    for case, key, comparison, goal, what in GOALS:
+    for case, key, comparison, goal, what in goals:
         measured = (results.get(case) or {}).get(key)
         if measured is None:
             verdict = "not measured"
