@@ -228,6 +228,9 @@ impl MqttConfig {
         if self.topic.is_empty() || wildcard || self.topic.len() > 1_000 {
             problems.add("mqtt.topic", "is not a topic that can be published to");
         }
+        if self.qos > 2 {
+            problems.add("mqtt.qos", "must be 0, 1 or 2");
+        }
         if !(1..=1_000).contains(&self.connections) {
             problems.add("mqtt.connections", "must be from 1 to 1000");
         }

@@ -570,6 +570,8 @@ pub struct MqttConfig {
     pub tls: TlsConfig,
     /// Topic, with `{tenant}` and `{project}` in it.
     pub topic: String,
+    /// Quality of service, 0 to 2.
+    pub qos: u8,
     /// Connections; a device always uses the same one.
     pub connections: u16,
     /// Client ids are this, a random part and the number of the connection.
@@ -595,6 +597,7 @@ impl Default for MqttConfig {
             brokers: vec!["mqtt://localhost:1883".into()],
             tls: TlsConfig::default(),
             topic: "mtic/msg/client/realtime/{tenant}/{project}".into(),
+            qos: 1,
             connections: 4,
             client_id: "iot-simulator".into(),
             username: String::new(),

@@ -63,13 +63,13 @@ impl Connection {
         connection.queue(&connect(config, client_id))?;
         connection.flush().await?;
         match connection.read().await? {
-            Packet::ConnAck(ack) => connection.accept(&ack)?,
+            Packet::ConnAck(ack) => connection.accept(&ack, config.qos)?,
             _ => bail!("the broker does not speak MQTT 5"),
         }
         Ok(connection)
     }
 
-    fn accept(&mut self, ack: &ConnAck) -> anyhow::Result<()> {
+    fn accept(&mut self, ack: &ConnAck, qos: u8) -> anyhow::Result<()> {
         if ack.code != ConnectReturnCode::Success {
             bail!("the broker refuses the connection: {:?}", ack.code);
         }
@@ -82,8 +82,8 @@ impl Connection {
         if let Some(seconds) = properties.server_keep_alive {
             self.keep_alive = Duration::from_secs(u64::from(seconds));
         }
-        if properties.max_qos == Some(0) {
-            bail!("the broker takes no messages with QoS 1");
+        if properties.max_qos.is_some_and(|most| most < qos) {
+            bail!("the broker takes no messages with QoS {qos}");
         }
         self.max_packet = properties.max_packet_size;
         Ok(())

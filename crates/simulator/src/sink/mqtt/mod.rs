@@ -1,9 +1,10 @@
-//! Sink `mqtt`: one lane per connection, MQTT 5, QoS 1.
+//! Sink `mqtt`: one lane per connection, MQTT 5.
 //!
 //! A batch is published with the packet ids 1, 2, 3...; it is through when the
-//! broker acknowledged every one. After a broken connection exactly the
-//! unacknowledged ones are published again, in order, so nothing is lost and
-//! the first copies of a device's messages stay in order.
+//! broker acknowledged every one (QoS 1), or completed it (QoS 2). After a broken
+//! connection exactly the others are published again, in order, so nothing is
+//! lost and the first copies of a device's messages stay in order. At QoS 0 there
+//! are no answers: a batch is through when it is written.
 
 mod connection;
 
@@ -14,7 +15,9 @@ use iot_core::mqtt_url::MqttUrl;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish, PublishProperties};
+use rumqttc::v5::mqttbytes::v5::{
+    Packet, PubAckReason, PubRecReason, PubRel, Publish, PublishProperties,
+};
 use tokio::time::Instant;
 
 use self::connection::Connection;
@@ -38,6 +41,14 @@ pub(crate) struct Session {
     answers: Vec<Option<Answer>>,
     /// Messages without an answer in this connection.
     in_flight: usize,
+}
+
+/// What a packet of the broker is about: a message by its index in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Answered(usize, Answer),
+    /// It has the message, and waits to be told that this is known (QoS 2).
+    Received(u16),
 }
 
 /// What the broker said to a message.
@@ -109,6 +120,11 @@ impl Session {
             None => connect(&self.config, &self.client_id).await?,
         };
         let connection = self.connection.insert(connection);
+        let qos = match self.config.qos {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        };
         let window = connection.receive_maximum.min(self.config.in_flight);
         let unanswered: Vec<usize> = (0..batch.len())
             .filter(|index| self.answers[*index].is_none())
@@ -120,7 +136,13 @@ impl Session {
             for index in next.by_ref().take(window - self.in_flight) {
                 let message = messages[index];
                 let topic = &self.topics[message.origin.index()];
-                match connection.queue(&publish(index, topic, message, self.media_type)?) {
+                let mut publish = publish(index, topic, message, self.media_type)?;
+                publish.qos = qos;
+                match connection.queue(&Packet::Publish(publish)) {
+                    Ok(()) if qos == QoS::AtMostOnce => {
+                        self.answers[index] = Some(Answer::Taken);
+                        waiting -= 1;
+                    }
                     Ok(()) => self.in_flight += 1,
                     // Larger than the broker takes; it would not get smaller.
                     Err(_) => {
@@ -129,19 +151,25 @@ impl Session {
                     }
                 }
             }
+            connection.flush().await?;
             if self.in_flight == 0 {
                 continue;
             }
-            connection.flush().await?;
             let mut packet = Some(connection.read().await?);
             while let Some(received) = packet {
-                if let Some((index, answer)) = acknowledged(&received) {
-                    match self.answers.get_mut(index) {
-                        Some(slot @ None) => *slot = Some(answer),
-                        _ => anyhow::bail!("the broker acknowledged a message it did not get"),
+                match reply(&received) {
+                    Some(Reply::Answered(index, answer)) => {
+                        match self.answers.get_mut(index) {
+                            Some(slot @ None) => *slot = Some(answer),
+                            _ => anyhow::bail!("the broker acknowledged a message it did not get"),
+                        }
+                        self.in_flight -= 1;
+                        waiting -= 1;
                     }
-                    self.in_flight -= 1;
-                    waiting -= 1;
+                    Some(Reply::Received(id)) => {
+                        connection.queue(&Packet::PubRel(PubRel::new(id, None)))?;
+                    }
+                    None => {}
                 }
                 packet = connection.buffered()?;
             }
@@ -213,7 +241,7 @@ fn publish(
     topic: &str,
     message: Message<'_>,
     media_type: &str,
-) -> anyhow::Result<Packet> {
+) -> anyhow::Result<Publish> {
     let label = message.label;
     let labels = label.map(|label| (headers::LABEL.to_owned(), label.to_owned()));
     let properties = PublishProperties {
@@ -225,26 +253,41 @@ fn publish(
     let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
     // Packet id 0 is not allowed.
     publish.pkid = u16::try_from(index + 1)?;
-    Ok(Packet::Publish(publish))
+    Ok(publish)
 }
 
-/// Which message of the batch a packet acknowledges, and how.
-fn acknowledged(packet: &Packet) -> Option<(usize, Answer)> {
-    let Packet::PubAck(ack) = packet else {
-        return None;
-    };
-    let answer = match ack.reason {
-        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
-        PubAckReason::UnspecifiedError
-        | PubAckReason::ImplementationSpecificError
-        | PubAckReason::NotAuthorized
-        | PubAckReason::TopicNameInvalid
-        | PubAckReason::PacketIdentifierInUse
-        | PubAckReason::QuotaExceeded
-        | PubAckReason::PayloadFormatInvalid => Answer::Refused,
+/// What a packet says to a message of the batch, if anything.
+fn reply(packet: &Packet) -> Option<Reply> {
+    let (id, answer) = match packet {
+        Packet::PubAck(ack) => match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                (ack.pkid, Answer::Taken)
+            }
+            PubAckReason::UnspecifiedError
+            | PubAckReason::ImplementationSpecificError
+            | PubAckReason::NotAuthorized
+            | PubAckReason::TopicNameInvalid
+            | PubAckReason::PacketIdentifierInUse
+            | PubAckReason::QuotaExceeded
+            | PubAckReason::PayloadFormatInvalid => (ack.pkid, Answer::Refused),
+        },
+        Packet::PubRec(received) => match received.reason {
+            PubRecReason::Success | PubRecReason::NoMatchingSubscribers => {
+                return Some(Reply::Received(received.pkid));
+            }
+            PubRecReason::UnspecifiedError
+            | PubRecReason::ImplementationSpecificError
+            | PubRecReason::NotAuthorized
+            | PubRecReason::TopicNameInvalid
+            | PubRecReason::PacketIdentifierInUse
+            | PubRecReason::QuotaExceeded
+            | PubRecReason::PayloadFormatInvalid => (received.pkid, Answer::Refused),
+        },
+        Packet::PubComp(complete) => (complete.pkid, Answer::Taken),
+        _ => return None,
     };
     // Id 0 becomes an index no batch has.
-    Some((usize::from(ack.pkid).wrapping_sub(1), answer))
+    Some(Reply::Answered(usize::from(id).wrapping_sub(1), answer))
 }
 
 #[cfg(test)]

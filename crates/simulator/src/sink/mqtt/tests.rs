@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use iot_service::config::HumanDuration;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, PubAck};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, PubAck, PubComp, PubRec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -234,4 +234,51 @@ async fn an_idle_session_pings_and_leaves_a_broker_that_does_not_answer() {
     );
     let answer = tokio::time::timeout(Duration::from_secs(30), peer).await;
     assert!(matches!(answer.unwrap().unwrap(), Packet::PingReq(_)));
+}
+
+#[tokio::test]
+async fn at_quality_of_service_2_a_message_is_through_once_it_is_complete() {
+    let (listener, config) = broker(|config| config.qos = 2).await;
+    let peer = tokio::spawn(async move {
+        let mut peer = Peer::accept(&listener).await;
+        for expected in ["a", "b", "c"] {
+            assert_eq!(peer.message().await.0, expected);
+        }
+        let mut refused = PubRec::new(2, None);
+        refused.reason = PubRecReason::QuotaExceeded;
+        peer.write(Packet::PubRec(refused)).await;
+        for id in [1, 3] {
+            peer.write(Packet::PubRec(PubRec::new(id, None))).await;
+            match peer.read().await {
+                Packet::PubRel(release) => assert_eq!(release.pkid, id),
+                other => panic!("{other:?} does not release {id}"),
+            }
+            peer.write(Packet::PubComp(PubComp::new(id, None))).await;
+        }
+    });
+    let mut session = session(&config).await;
+    let batch = batch(&["a", "b", "c"]);
+    session.begin(&batch);
+    let sent = session.attempt(&batch).await.unwrap();
+    assert_eq!(sent, Sent { refused: 1 });
+    peer.await.unwrap();
+}
+
+#[tokio::test]
+async fn at_quality_of_service_0_nobody_answers() {
+    let (listener, config) = broker(|config| {
+        (config.qos, config.in_flight) = (0, 2);
+    })
+    .await;
+    let peer = tokio::spawn(async move {
+        let mut peer = Peer::accept(&listener).await;
+        for expected in ["a", "b", "c", "d", "e"] {
+            assert_eq!(peer.message().await.0, expected);
+        }
+    });
+    let mut session = session(&config).await;
+    let batch = batch(&["a", "b", "c", "d", "e"]);
+    session.begin(&batch);
+    assert_eq!(session.attempt(&batch).await.unwrap(), Sent::default());
+    peer.await.unwrap();
 }
