@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pub lateness: Histogram,
     /// Devices of the fleet.
     pub devices: IntGauge,
+    /// Workers and the tasks behind their lanes.
+    pub tasks: IntGauge,
     /// Messages that wait or are under way.
     pub queue_depth: IntGauge,
     /// Partitions or connections that work.
@@ -123,7 +125,8 @@ impl Metrics {
                 "How late messages were made, compared with their schedule.",
                 LATENCIES.to_vec(),
             )?,
-            devices: register.gauge("devices", "Devices of the fleet.")?,
+            devices: register.gauge("devices", "Devices that send.")?,
+            tasks: register.gauge("tasks", "Tasks that make messages, and that send them.")?,
             queue_depth: register.gauge("queue_depth", "Messages that are not confirmed yet.")?,
             active_connections: register
                 .gauge("active_connections", "Partitions or connections that work.")?,

@@ -114,6 +114,7 @@ impl Pipeline {
         let (workers, ends) = self.workers(config, lanes.len(), truths.as_ref());
         // It ends with the last worker.
         drop(truths);
+        self.metrics.tasks.set((workers.len() + ends.len()) as i64);
         let stop = Stop {
             generate: self.shutdown.child_token(),
             abandon: CancellationToken::new(),
