@@ -57,8 +57,8 @@ impl Pace {
         self.count = self.count.saturating_add(1);
     }
 
-    /// There is nothing to do before `due` but to take messages; `due` is none
-    /// if they have to be taken at once.
+    /// There is nothing to do before `due` but to take messages, and nothing at
+    /// all if there is no `due`.
     pub(crate) fn rest(&self, now: Instant, due: Option<Instant>) {
         let fast = now == self.received_at && now - self.before < NAP * self.count;
         match due {

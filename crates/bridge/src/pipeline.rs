@@ -252,10 +252,14 @@ impl Pipeline {
     /// Lets messages gather until there is something else to do, unless the
     /// broker may be waiting for acknowledgements.
     fn rest(&self) {
+        let now = self.now.instant;
         let due = self.topics.next_due().into_iter();
-        let due = due.chain(self.next_beat()).min();
-        let due = due.filter(|_| !self.lockstep.is_possible());
-        self.pace.rest(self.now.instant, due);
+        let due = match self.lockstep.is_possible() {
+            // At once, whoever else shares the thread.
+            true => Some(now),
+            false => due.chain(self.next_beat()).min(),
+        };
+        self.pace.rest(now, due);
     }
 
     fn next_beat(&self) -> Option<Instant> {

@@ -107,6 +107,35 @@ impl Clock {
     }
 }
 
+/// When moments of the fleet's time were, between one and now: as if that time
+/// had passed evenly, which in the milliseconds of a turn it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line {
+    time: Duration,
+    at: Instant,
+    /// Seconds that pass in a second of the fleet's.
+    slope: f64,
+}
+
+impl Line {
+    pub(crate) fn new(clock: &Clock, time: Duration, now: Instant) -> Self {
+        let at = clock.when(time).unwrap_or(now);
+        let passed = clock.at(now).saturating_sub(time).as_secs_f64();
+        let took = now.saturating_duration_since(at).as_secs_f64();
+        Self {
+            time,
+            at,
+            slope: if passed > 0.0 { took / passed } else { 0.0 },
+        }
+    }
+
+    /// When that time was; it is not before the first.
+    pub(crate) fn when(&self, time: Duration) -> Instant {
+        let ahead = time.saturating_sub(self.time).as_secs_f64();
+        self.at + seconds(ahead * self.slope)
+    }
+}
+
 /// The area under the shape from its beginning on, seconds of full load.
 fn area(load: &LoadConfig, seconds: f64) -> f64 {
     let (least, rest) = (load.least, 1.0 - load.least);
@@ -215,6 +244,9 @@ mod tests {
             let found = clock.when(clock.at(now)).unwrap();
             let error = found.max(now) - found.min(now);
             prop_assert!(error < Duration::from_micros(1), "{error:?}");
+            let end = Line::new(&clock, clock.at(changed), now).when(clock.at(now));
+            let error = end.max(now) - end.min(now);
+            prop_assert!(error < Duration::from_micros(1), "{error:?} by a line");
         }
     }
 }

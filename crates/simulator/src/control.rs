@@ -104,9 +104,9 @@ impl Control {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wanted = changes.clone();
         wanted.extend(patch);
-        wanted.retain(|_, value| !value.is_null());
         let settings = self.settings.current();
         let config = self.changed(&settings, &wanted)?;
+        wanted.retain(|_, value| !value.is_null());
         *changes = wanted;
         self.effective.send_replace(Arc::new(config));
         Ok(())

@@ -75,16 +75,16 @@ impl Pipeline {
         match config.sink {
             SinkKind::Kafka => {
                 let open = kafka::open(&config.kafka, config.format.media_type(), &component);
-                match self.shutdown.run_until_cancelled(open).await {
+                match self.in_time(config, open).await {
                     Some(lanes) => self.send(config, component, lanes, truths).await,
-                    None => Ok(()),
+                    None => self.watch(config).end(),
                 }
             }
             SinkKind::Mqtt => {
                 let open = mqtt::open(config, &component);
-                match self.shutdown.run_until_cancelled(open).await {
+                match self.in_time(config, open).await {
                     Some(lanes) => self.send(config, component, lanes, truths).await,
-                    None => Ok(()),
+                    None => self.watch(config).end(),
                 }
             }
             SinkKind::Stdout => {
@@ -101,6 +101,24 @@ impl Pipeline {
                 self.send(config, component, lanes, truths).await
             }
         }
+    }
+
+    /// None if the run is over before.
+    async fn in_time<T>(
+        &self,
+        config: &SimulatorConfig,
+        open: impl Future<Output = T>,
+    ) -> Option<T> {
+        let duration = match *config.run.duration {
+            Duration::ZERO => Duration::MAX,
+            duration => duration,
+        };
+        let open = self.shutdown.run_until_cancelled(open);
+        tokio::time::timeout(duration, open).await.ok().flatten()
+    }
+
+    fn watch(&self, config: &SimulatorConfig) -> Watch {
+        Watch::start(self.metrics.clone(), config)
     }
 
     async fn send<S: Sink>(
@@ -132,7 +150,7 @@ impl Pipeline {
             let link = links.link(lane);
             senders.spawn(sink::run(sink, ends, link, self.metrics.clone()));
         }
-        let watch = Watch::start(self.metrics.clone(), config.run.clone());
+        let watch = self.watch(config);
         let mut makers = JoinSet::new();
         for worker in workers {
             makers.spawn(worker.run(stop.clone()));

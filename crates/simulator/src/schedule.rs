@@ -11,7 +11,9 @@ use std::time::Duration;
 /// The due times of those devices of a fleet that share an interval.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    start: Duration,
+    /// When its first round began or would have begun, nanoseconds: before zero
+    /// if the interval was made longer early on.
+    start: i128,
     interval: Duration,
     /// Place of each device in the fleet, ascending.
     positions: Vec<u32>,
@@ -32,7 +34,7 @@ impl Schedule {
     ) -> Self {
         debug_assert!(positions.is_sorted());
         Self {
-            start,
+            start: signed(start),
             interval,
             positions,
             fleet: fleet.max(1),
@@ -44,12 +46,10 @@ impl Schedule {
     /// The next device (its index in `positions`) and when it is due.
     pub(crate) fn peek(&self) -> Option<(usize, Duration)> {
         let position = *self.positions.get(self.next)?;
-        let rounds = self
-            .interval
-            .as_nanos()
-            .saturating_mul(u128::from(self.round));
-        let phase = phase(self.interval, position, self.fleet);
-        Some((self.next, self.start + nanos(rounds) + phase))
+        let rounds = signed(self.interval).saturating_mul(i128::from(self.round));
+        let phase = signed(phase(self.interval, position, self.fleet));
+        let due = self.start.saturating_add(rounds).saturating_add(phase);
+        Some((self.next, nanos(u128::try_from(due).unwrap_or(0))))
     }
 
     /// Goes on to the one after.
@@ -71,13 +71,18 @@ impl Schedule {
         let phase = phase(interval, self.positions[index], self.fleet);
         self.interval = interval;
         self.round = 0;
-        self.start = due.saturating_sub(phase);
+        self.start = signed(due) - signed(phase);
     }
 }
 
 /// When a device is due first.
 fn phase(interval: Duration, position: u32, fleet: u32) -> Duration {
     nanos(interval.as_nanos() * u128::from(position) / u128::from(fleet))
+}
+
+fn signed(duration: Duration) -> i128 {
+    // As nanoseconds it has 94 bits at most.
+    duration.as_nanos() as i128
 }
 
 fn nanos(nanos: u128) -> Duration {
@@ -185,6 +190,16 @@ mod tests {
         drain(&mut schedule, 1);
         schedule.retime(SECOND, SECOND);
         assert_eq!(schedule.peek(), Some((0, 2 * SECOND)));
+    }
+
+    #[test]
+    fn a_longer_interval_makes_no_gap_before_the_next_device() {
+        let mut schedule = schedule(5 * SECOND, (0..100).collect(), 100);
+        drain(&mut schedule, 1_250);
+        schedule.retime(3_600 * SECOND, 62 * SECOND);
+        assert_eq!(schedule.peek(), Some((50, 62 * SECOND + SECOND / 2)));
+        schedule.advance();
+        assert_eq!(schedule.peek(), Some((51, 98 * SECOND + SECOND / 2)));
     }
 
     #[test]

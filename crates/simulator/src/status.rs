@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, interval};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Shard, SimulatorConfig};
 use crate::figures::{Figures, Snapshot};
 use crate::metrics::Metrics;
 
@@ -21,18 +21,20 @@ const IN_A_LOG: Duration = Duration::from_secs(10);
 pub(crate) struct Watch {
     metrics: Metrics,
     config: RunConfig,
+    shard: Shard,
     began: Instant,
     start: Snapshot,
 }
 
 impl Watch {
     /// The run begins.
-    pub(crate) fn start(metrics: Metrics, config: RunConfig) -> Self {
+    pub(crate) fn start(metrics: Metrics, config: &SimulatorConfig) -> Self {
         Self {
             began: Instant::now(),
             start: Snapshot::take(&metrics),
             metrics,
-            config,
+            config: config.run.clone(),
+            shard: config.fleet.shard,
         }
     }
 
@@ -79,7 +81,7 @@ impl Watch {
         match (self.config.messages, self.config.duration.as_millis()) {
             (0, 0) => None,
             (0, millis) => Some(millis as u64),
-            (messages, _) => Some(messages),
+            (messages, _) => Some(self.shard.part_of(messages)),
         }
     }
 

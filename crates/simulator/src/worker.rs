@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Line};
 use crate::config::{FlowConfig, Rate, SimulatorConfig};
 use crate::control::Inject;
 use crate::fleet::{self, Device, Habits, Truth};
@@ -165,11 +165,7 @@ impl Worker {
         self.grow(&config, &habits);
         State {
             pace: self.pace(&config, &habits, Duration::ZERO),
-            left: self
-                .members
-                .iter()
-                .filter(|member| member.quota > 0)
-                .count(),
+            left: self.left(),
             habits,
             clock,
             lateness: self.metrics.lateness.local(),
@@ -178,6 +174,14 @@ impl Worker {
             truths: Vec::new(),
             config,
         }
+    }
+
+    /// How many devices have not sent all they are to send.
+    fn left(&self) -> usize {
+        let members = self.members.iter();
+        members
+            .filter(|member| member.device.seq < member.quota)
+            .count()
     }
 
     /// Makes the devices that there are not yet.
@@ -284,6 +288,7 @@ impl Worker {
         if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
             self.grow(&config, &habits);
             state.pace = self.pace(&config, &habits, time);
+            state.left = self.left();
         } else if let Pace::Scheduled(rounds) = &mut state.pace {
             let habits = state.habits.iter().zip(&habits);
             for (round, (before, after)) in rounds.iter_mut().zip(habits) {
@@ -299,7 +304,8 @@ impl Worker {
     /// Begins an anomaly in the devices that are meant, and says how many.
     fn inject(&mut self, state: &mut State, inject: &Inject) {
         let injection = &inject.injection;
-        let readings = injection.readings.unwrap_or(state.config.anomaly.readings);
+        let usual = injection.kind.readings(&state.config.anomaly);
+        let readings = injection.readings.unwrap_or(usual);
         let mut count = 0;
         for member in &mut self.members {
             let (habits, truths) = (&state.habits, &mut state.truths);
@@ -325,7 +331,7 @@ impl Worker {
     fn make_due(&mut self, state: &mut State, now: Instant) -> After {
         let (begun, mut made) = (Instant::now(), 0);
         let (timestamp, time) = (now_ms(), state.clock.at(now));
-        let mut after = After::Again;
+        let (mut after, mut line) = (After::Again, None);
         for _ in 0..TURN {
             let Pace::Scheduled(rounds) = &mut state.pace else {
                 break;
@@ -354,7 +360,8 @@ impl Worker {
             if member.device.seq >= member.quota {
                 continue;
             }
-            let due = state.clock.when(due).unwrap_or(now);
+            let line = line.get_or_insert_with(|| Line::new(&state.clock, due, now));
+            let due = line.when(due);
             let late = now.saturating_duration_since(due);
             state.lateness.observe(late.as_secs_f64());
             let elapsed = hours(due.saturating_duration_since(self.start));

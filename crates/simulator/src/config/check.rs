@@ -10,7 +10,7 @@ use iot_service::kafka::{Client, check_brokers};
 
 use super::{
     AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, LoadConfig, MqttConfig,
-    SensorsConfig, SimulatorConfig, SinkKind,
+    SensorsConfig, Shape, SimulatorConfig, SinkKind,
 };
 use crate::sensors;
 
@@ -122,8 +122,9 @@ impl LoadConfig {
         if !(1..=1_000).contains(&self.steps) {
             problems.add("load.steps", "must be from 1 to 1000");
         }
-        if self.burst.is_zero() || self.burst > self.period {
-            problems.add("load.burst", "must be more than 0s and at most load.period");
+        not_zero(problems, "load.burst", self.burst);
+        if self.shape == Shape::Burst && self.burst > self.period {
+            problems.add("load.burst", "must be at most load.period");
         }
     }
 }

@@ -263,6 +263,12 @@ impl Default for Shard {
 }
 
 impl Shard {
+    /// About its part of what the whole fleet does.
+    #[must_use]
+    pub fn part_of(self, whole: u64) -> u64 {
+        whole / u64::from(self.count.max(1))
+    }
+
     /// Whether this simulator plays the device in this place of the fleet.
     #[must_use]
     pub fn has(self, position: u32) -> bool {

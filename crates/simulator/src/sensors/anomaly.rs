@@ -21,6 +21,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// How many readings it lasts.
+    pub(crate) fn readings(self, config: &AnomalyConfig) -> u32 {
+        match self {
+            Self::Spike => 1,
+            Self::Stuck | Self::Drift | Self::Dropout | Self::Toggling => config.readings,
+        }
+    }
+
     /// Its name in labels.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -50,10 +58,7 @@ impl Odds {
         let mut kinds = Vec::new();
         let mut below = 0.0;
         for kind in possible.iter().filter(|kind| weights(kind) > 0.0) {
-            let readings = match kind {
-                Kind::Spike => 1,
-                _ => config.readings,
-            };
+            let readings = kind.readings(config);
             // Of an hour with readings, this part is free of anomalies, and in
             // it they begin: a share is begun / (1 + begun), all together.
             let share = config.rate * weights(kind) / all;

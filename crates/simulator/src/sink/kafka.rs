@@ -235,9 +235,15 @@ impl Sink for Partition {
 /// Whether Kafka may have written what it did not confirm.
 fn may_be_written(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
-        Some(Error::ServerError { protocol_error, .. }) => matches!(
+        // Refused before anything is appended. Not so by a leader that lost its
+        // place while it waited for replicas.
+        Some(Error::ServerError { protocol_error, .. }) => !matches!(
             protocol_error,
-            ProtocolError::RequestTimedOut | ProtocolError::NotEnoughReplicasAfterAppend
+            ProtocolError::NotEnoughReplicas
+                | ProtocolError::LeaderNotAvailable
+                | ProtocolError::UnknownTopicOrPartition
+                | ProtocolError::TopicAuthorizationFailed
+                | ProtocolError::ClusterAuthorizationFailed
         ),
         // The connection broke, or there was no answer in time.
         _ => true,

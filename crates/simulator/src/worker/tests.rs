@@ -378,3 +378,25 @@ async fn a_buffer_that_fills_takes_a_part_and_then_nothing() {
     let share = throttled / (half + throttled);
     assert!((0.2..0.3).contains(&share), "{throttled} beside {waiting}");
 }
+
+#[tokio::test]
+async fn a_run_to_a_number_ends_although_the_pace_changes() {
+    let with = |rate| {
+        config(|c| {
+            c.fleet.rate = rate;
+            c.run.messages = 600;
+            c.kafka.batch_messages = 100;
+        })
+    };
+    let (mut worker, mut state, _ends, _) = worker(with(Rate::Max));
+    worker.make_for_room(&mut state, Instant::now());
+    // A device that is done already.
+    worker.members[0].quota = worker.members[0].device.seq;
+    worker.adopt(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
+    let late = Instant::now() + 10 * SECOND;
+    let mut after = After::Again;
+    for _ in 0..10 {
+        after = worker.make_due(&mut state, late);
+    }
+    assert_eq!(after, After::Finished);
+}

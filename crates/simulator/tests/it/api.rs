@@ -79,6 +79,7 @@ async fn what_can_not_be_changed_is_told_and_changes_nothing() {
             json!({"devices": 0, "anomaly_rate": 0.5}),
             "fleet.devices: must be from 1 to 100000\nanomaly.rate",
         ),
+        (json!({"speed": null}), "unknown field `speed`"),
         (json!({"speed": 1}), "unknown field `speed`"),
         (json!({"rate": "fast"}), "\"fast\" is not"),
         (json!([]), "expected a map"),

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 fn simulator(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
-        .args(["--set", "ops.listen=127.0.0.1:0"])
+        .args(["--set", "ops.listen=127.0.0.1:0", "--set", "http.listen="])
         .args(args)
         .output()
         .unwrap()
@@ -54,6 +54,23 @@ fn a_run_fails_when_a_condition_holds() {
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(log.contains("messages>=1000 holds (it is 1000)"), "{log}");
     assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_run_that_never_reached_kafka_ends_in_time_and_fails_when_asked() {
+    let run = [
+        "run",
+        "--duration",
+        "300ms",
+        "--fail-when",
+        "messages<1",
+        "--set",
+    ];
+    // Nobody listens on port 1.
+    let output = simulator(&[&run[..], &["kafka.brokers=127.0.0.1:1"]].concat());
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("messages<1 holds (it is 0)"), "{log}");
 }
 
 #[test]

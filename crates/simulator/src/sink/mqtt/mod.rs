@@ -120,6 +120,8 @@ impl Session {
             None => connect(&self.config, &self.client_id).await?,
         };
         let connection = self.connection.insert(connection);
+        // It may be known to be gone.
+        connection.attend().await?;
         let qos = match self.config.qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
@@ -133,17 +135,17 @@ impl Session {
         let mut waiting = unanswered.len();
         let mut next = unanswered.into_iter();
         while waiting > 0 {
+            let mut written = Vec::new();
             for index in next.by_ref().take(window - self.in_flight) {
                 let message = messages[index];
                 let topic = &self.topics[message.origin.index()];
                 let mut publish = publish(index, topic, message, self.media_type)?;
                 publish.qos = qos;
                 match connection.queue(&Packet::Publish(publish)) {
-                    Ok(()) if qos == QoS::AtMostOnce => {
-                        self.answers[index] = Some(Answer::Taken);
-                        waiting -= 1;
+                    Ok(()) => {
+                        self.in_flight += 1;
+                        written.push(index);
                     }
-                    Ok(()) => self.in_flight += 1,
                     // Larger than the broker takes; it would not get smaller.
                     Err(_) => {
                         self.answers[index] = Some(Answer::Refused);
@@ -152,6 +154,13 @@ impl Session {
                 }
             }
             connection.flush().await?;
+            if qos == QoS::AtMostOnce {
+                for index in &written {
+                    self.answers[*index] = Some(Answer::Taken);
+                }
+                waiting -= written.len();
+                self.in_flight = 0;
+            }
             if self.in_flight == 0 {
                 continue;
             }
@@ -160,7 +169,7 @@ impl Session {
                 match reply(&received) {
                     Some(Reply::Answered(index, answer)) => {
                         match self.answers.get_mut(index) {
-                            Some(slot @ None) => *slot = Some(answer),
+                            Some(slot @ None) if self.in_flight > 0 => *slot = Some(answer),
                             _ => anyhow::bail!("the broker acknowledged a message it did not get"),
                         }
                         self.in_flight -= 1;

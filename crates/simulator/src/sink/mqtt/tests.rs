@@ -271,6 +271,8 @@ async fn at_quality_of_service_0_nobody_answers() {
     })
     .await;
     let peer = tokio::spawn(async move {
+        // One that hangs up before anything is written.
+        drop(Peer::accept(&listener).await);
         let mut peer = Peer::accept(&listener).await;
         for expected in ["a", "b", "c", "d", "e"] {
             assert_eq!(peer.message().await.0, expected);
@@ -278,7 +280,10 @@ async fn at_quality_of_service_0_nobody_answers() {
     });
     let mut session = session(&config).await;
     let batch = batch(&["a", "b", "c", "d", "e"]);
+    session.connection.as_mut().unwrap().wait().await;
     session.begin(&batch);
+    let broken = session.attempt(&batch).await.expect_err("it is gone");
+    assert!(matches!(broken, SendError::Retry(_)), "{broken:?}");
     assert_eq!(session.attempt(&batch).await.unwrap(), Sent::default());
     peer.await.unwrap();
 }
