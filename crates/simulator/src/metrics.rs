@@ -1,7 +1,7 @@
 //! What the simulator counts.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -49,6 +49,29 @@ impl Dropped {
     }
 }
 
+/// Whether a lane sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Circuit {
+    /// It does.
+    Closed,
+    /// It has failed too often, and waits.
+    Open,
+    /// It finds out whether it may send again.
+    HalfOpen,
+}
+
+impl Circuit {
+    const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// The metrics of one simulator. Names begin with `kafka_producer_`, and with
 /// `mqtt_producer_` or `stdout_producer_` for the other sinks.
 #[derive(Debug, Clone)]
@@ -80,6 +103,7 @@ pub(crate) struct Metrics {
     /// Partitions or connections that work.
     pub active_connections: IntGauge,
     dropped: IntCounterVec,
+    circuits: IntGaugeVec,
 }
 
 impl Metrics {
@@ -99,6 +123,14 @@ impl Metrics {
         )?;
         for reason in Dropped::ALL {
             dropped.with_label_values(&[reason.label()]);
+        }
+        let circuits = register.gauges(
+            "circuits",
+            "Lanes by the state of their circuit breaker.",
+            "state",
+        )?;
+        for state in Circuit::ALL {
+            circuits.with_label_values(&[state.label()]);
         }
         Ok(Self {
             messages: register.counter("messages_total", "Messages the sink confirmed.")?,
@@ -131,6 +163,7 @@ impl Metrics {
             active_connections: register
                 .gauge("active_connections", "Partitions or connections that work.")?,
             dropped,
+            circuits,
         })
     }
 
@@ -138,6 +171,11 @@ impl Metrics {
     pub(crate) fn dropped(&self, reason: Dropped, messages: usize) {
         let counter = self.dropped.with_label_values(&[reason.label()]);
         counter.inc_by(messages as u64);
+    }
+
+    /// How many lanes are in that state.
+    pub(crate) fn circuits(&self, state: Circuit) -> IntGauge {
+        self.circuits.with_label_values(&[state.label()])
     }
 
     /// How many were not delivered for that reason.
@@ -166,6 +204,12 @@ impl Register<'_> {
         let counters = IntCounterVec::new(self.opts(name, help), &[label])?;
         self.registry.register(Box::new(counters.clone()))?;
         Ok(counters)
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+        let gauges = IntGaugeVec::new(self.opts(name, help), &[label])?;
+        self.registry.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
     }
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {

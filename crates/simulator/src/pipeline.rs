@@ -128,7 +128,12 @@ impl Pipeline {
         lanes: Vec<S>,
         truths: Option<Truths>,
     ) -> anyhow::Result<()> {
-        let links = Links::up(component, self.metrics.clone(), lanes.len());
+        let links = Links::up(
+            component,
+            self.metrics.clone(),
+            config.circuit.clone(),
+            lanes.len(),
+        );
         let (workers, ends) = self.workers(config, lanes.len(), truths.as_ref());
         // It ends with the last worker.
         drop(truths);

@@ -26,6 +26,10 @@ impl Record {
         std::str::from_utf8(found.value?).ok()
     }
 
+    pub(crate) fn header_names(&self) -> Vec<&str> {
+        self.headers.iter().map(|header| header.key).collect()
+    }
+
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.payload).unwrap()
     }

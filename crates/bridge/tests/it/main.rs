@@ -161,6 +161,28 @@ async fn a_message_arrives_untouched_and_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_headers_a_record_is_key_and_payload_alone() {
+    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.kafka.headers = false;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let property = ("unit".to_owned(), "celsius".to_owned());
+    peer.publish_with(1, TOPIC, b"payload", vec![property])
+        .await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    let records = cluster.read("tenant123.project456", 1).await;
+    let record = &records[0];
+    assert_eq!(
+        (record.text(), record.key.as_deref()),
+        ("payload", Some("project456"))
+    );
+    assert_eq!(record.header_names(), [""; 0]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_routed_is_a_dead_letter_and_the_rest_arrives() {
     let (broker, cluster) = (Broker::start().await, Cluster::start());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {

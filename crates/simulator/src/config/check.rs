@@ -36,6 +36,10 @@ pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
         1.0,
     );
     within(problems, "flow.drop_rate", config.flow.drop_rate, 1.0);
+    if !(1..=1_000).contains(&config.circuit.failures) {
+        problems.add("circuit.failures", "must be from 1 to 1000");
+    }
+    not_zero(problems, "circuit.open_for", config.circuit.open_for);
     config.sensors.validate(problems);
     config.anomaly.validate(problems);
     config.kafka.validate(problems);

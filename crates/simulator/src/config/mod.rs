@@ -31,6 +31,8 @@ pub struct SimulatorConfig {
     pub load: LoadConfig,
     /// What is left out when the sink can't follow.
     pub flow: FlowConfig,
+    /// When sending is given up for a while.
+    pub circuit: CircuitConfig,
     /// What the devices measure.
     pub sensors: SensorsConfig,
     /// Anomalies in what they measure.
@@ -61,6 +63,7 @@ impl Default for SimulatorConfig {
             fleet: FleetConfig::default(),
             load: LoadConfig::default(),
             flow: FlowConfig::default(),
+            circuit: CircuitConfig::default(),
             sensors: SensorsConfig::default(),
             anomaly: AnomalyConfig::default(),
             run: RunConfig::default(),
@@ -388,6 +391,25 @@ impl Default for FlowConfig {
         Self {
             throttle_above: 0.8,
             drop_rate: 0.5,
+        }
+    }
+}
+
+/// Section `circuit`: the circuit breaker that each lane has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CircuitConfig {
+    /// So many failures in a row open it.
+    pub failures: u32,
+    /// How long it is open before a probe.
+    pub open_for: HumanDuration,
+}
+
+impl Default for CircuitConfig {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            open_for: HumanDuration::from_secs(5),
         }
     }
 }

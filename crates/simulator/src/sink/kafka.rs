@@ -202,6 +202,13 @@ impl Partition {
 }
 
 impl Sink for Partition {
+    async fn probe(&mut self) -> Result<(), SendError> {
+        match self.client().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(SendError::Retry(format!("{error:#}"))),
+        }
+    }
+
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
         let error = match self.produce(batch).await {
             Ok(Ok(())) => return Ok(Sent::default()),

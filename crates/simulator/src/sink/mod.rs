@@ -16,8 +16,9 @@ use iot_service::health::Component;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::config::CircuitConfig;
 use crate::lane::Batch;
-use crate::metrics::Metrics;
+use crate::metrics::{Circuit, Metrics};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -35,6 +36,14 @@ pub(crate) trait Sink: Send + 'static {
     /// Tries once to have the batch, or what is missing of it, confirmed. Has
     /// a deadline of its own for every wait.
     fn attempt(&mut self, batch: &Batch) -> impl Future<Output = Result<Sent, SendError>> + Send;
+
+    /// Finds out whether an attempt has a chance, without sending anything.
+    ///
+    /// # Errors
+    /// It has none.
+    fn probe(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Waits until the connection needs [`attend`](Self::attend) while there
     /// is nothing to send. Nothing is lost when the wait is given up.
@@ -149,12 +158,13 @@ async fn deliver<S: Sink>(
     metrics: &Metrics,
 ) -> Outcome {
     let begun = Instant::now();
-    let mut backoff = backoff();
+    let (mut backoff, mut failures) = (backoff(), 0);
     sink.begin(batch);
     loop {
         match sink.attempt(batch).await {
             Ok(sent) => {
                 link.report(Ok(()));
+                link.switch(Circuit::Closed);
                 metrics.send_latency.observe(begun.elapsed().as_secs_f64());
                 confirm(batch, sent, metrics);
                 return Outcome::Sent;
@@ -166,8 +176,32 @@ async fn deliver<S: Sink>(
                     metrics.possible_duplicates.inc_by(messages as u64);
                 }
                 link.report(Err(error));
-                tokio::time::sleep(backoff.next_delay()).await;
+                failures += 1;
+                if failures < link.failures() {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                } else {
+                    stay_open(sink, link, metrics).await;
+                }
                 metrics.retries.inc();
+            }
+        }
+    }
+}
+
+/// Sends nothing for a while, and then nothing before a probe has found that there
+/// is a chance.
+async fn stay_open<S: Sink>(sink: &mut S, link: &mut Link, metrics: &Metrics) {
+    let open_for = link.open_for();
+    let mut delays = Backoff::new(open_for, open_for);
+    loop {
+        link.switch(Circuit::Open);
+        tokio::time::sleep(delays.next_delay()).await;
+        link.switch(Circuit::HalfOpen);
+        match sink.probe().await {
+            Ok(()) => return,
+            Err(error) => {
+                metrics.send_errors.inc();
+                link.report(Err(error));
             }
         }
     }
@@ -190,6 +224,7 @@ pub(crate) struct Links(Arc<LinksInner>);
 #[derive(Debug)]
 struct LinksInner {
     component: Component,
+    circuit: CircuitConfig,
     metrics: Metrics,
     /// Why a lane doesn't work, by lane.
     down: Mutex<Vec<Option<String>>>,
@@ -197,11 +232,18 @@ struct LinksInner {
 
 impl Links {
     /// All `lanes` lanes work.
-    pub(crate) fn up(component: Component, metrics: Metrics, lanes: usize) -> Self {
+    pub(crate) fn up(
+        component: Component,
+        metrics: Metrics,
+        circuit: CircuitConfig,
+        lanes: usize,
+    ) -> Self {
         metrics.active_connections.set(lanes as i64);
+        metrics.circuits(Circuit::Closed).set(lanes as i64);
         component.ready();
         Self(Arc::new(LinksInner {
             component,
+            circuit,
             metrics,
             down: Mutex::new(vec![None; lanes]),
         }))
@@ -213,6 +255,7 @@ impl Links {
             links: self.clone(),
             lane,
             up: true,
+            circuit: Circuit::Closed,
         }
     }
 
@@ -234,9 +277,26 @@ pub(crate) struct Link {
     links: Links,
     lane: usize,
     up: bool,
+    circuit: Circuit,
 }
 
 impl Link {
+    /// Failures in a row that open the circuit.
+    fn failures(&self) -> u32 {
+        self.links.0.circuit.failures
+    }
+
+    fn open_for(&self) -> Duration {
+        *self.links.0.circuit.open_for
+    }
+
+    fn switch(&mut self, circuit: Circuit) {
+        let metrics = &self.links.0.metrics;
+        metrics.circuits(self.circuit).dec();
+        metrics.circuits(circuit).inc();
+        self.circuit = circuit;
+    }
+
     fn report(&mut self, result: Result<(), SendError>) {
         match result {
             Ok(()) if self.up => {}

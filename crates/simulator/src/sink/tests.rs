@@ -29,6 +29,57 @@ fn metrics() -> Metrics {
     Metrics::new(&Registry::new(), SinkKind::Kafka).unwrap()
 }
 
+/// Three failures open the circuit; two probes fail before one succeeds.
+struct Broken {
+    events: String,
+    metrics: Metrics,
+}
+
+impl Sink for Broken {
+    async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
+        self.events.push('a');
+        assert_eq!(self.metrics.circuits(Circuit::Open).get(), 0);
+        match self.events.contains('p') {
+            true => Ok(Sent::default()),
+            false => Err(SendError::Retry("broken".into())),
+        }
+    }
+
+    async fn probe(&mut self) -> Result<(), SendError> {
+        self.events.push('p');
+        assert_eq!(self.metrics.circuits(Circuit::HalfOpen).get(), 1);
+        match self.events.ends_with("ppp") {
+            true => Ok(()),
+            false => Err(SendError::Retry("still broken".into())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
+    let metrics = metrics();
+    let circuit = CircuitConfig {
+        failures: 3,
+        open_for: Duration::from_millis(200).into(),
+    };
+    let component = Health::default().component("kafka");
+    let mut link = Links::up(component, metrics.clone(), circuit, 1).link(0);
+    let mut sink = Broken {
+        events: String::new(),
+        metrics: metrics.clone(),
+    };
+    let begun = Instant::now();
+    let outcome = deliver(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
+    assert_eq!((outcome, sink.events.as_str()), (Outcome::Sent, "aaapppa"));
+    assert!(
+        begun.elapsed() >= Duration::from_millis(3 * 100),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!((metrics.retries.get(), metrics.send_errors.get()), (3, 5));
+    assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
+}
+
 /// Answers attempts with what it is given, and remembers the payloads.
 struct Script {
     answers: Vec<Result<Sent, SendError>>,
@@ -50,7 +101,8 @@ impl Sink for Script {
 #[tokio::test]
 async fn a_batch_is_tried_until_it_is_through() {
     let (metrics, health) = (metrics(), Health::default());
-    let links = Links::up(health.component("kafka"), metrics.clone(), 2);
+    let circuit = CircuitConfig::default();
+    let links = Links::up(health.component("kafka"), metrics.clone(), circuit, 2);
     let mut link = links.link(1);
     let broken = || Err(SendError::Retry("no answer".into()));
     let mut sink = Script {
@@ -69,7 +121,8 @@ async fn a_batch_is_tried_until_it_is_through() {
 #[tokio::test]
 async fn one_lane_that_is_down_makes_the_sink_unready() {
     let metrics = metrics();
-    let links = Links::up(Health::default().component("kafka"), metrics.clone(), 3);
+    let component = Health::default().component("kafka");
+    let links = Links::up(component, metrics.clone(), CircuitConfig::default(), 3);
     let (mut one, mut other) = (links.link(0), links.link(1));
     one.report(Err(SendError::Retry("gone".into())));
     other.report(Err(SendError::Retry("gone too".into())));

@@ -212,6 +212,16 @@ impl Sink for Session {
         Ok(Sent { refused })
     }
 
+    async fn probe(&mut self) -> Result<(), SendError> {
+        match connect(&self.config, &self.client_id).await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Err(error) => Err(SendError::Retry(format!("{error:#}"))),
+        }
+    }
+
     async fn idle(&mut self) {
         match &mut self.connection {
             Some(connection) => connection.wait().await,
