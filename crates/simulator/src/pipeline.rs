@@ -178,18 +178,16 @@ impl Pipeline {
     ) -> anyhow::Result<()> {
         let duration = *config.run.duration;
         let over = async {
-            if duration.is_zero() {
-                std::future::pending::<()>().await;
+            match duration {
+                Duration::ZERO => std::future::pending().await,
+                duration => tokio::time::sleep(duration).await,
             }
-            tokio::time::sleep(duration).await;
-            stop.generate.cancel();
-            std::future::pending::<()>().await;
         };
         // A panic in a sender would leave its worker waiting for ever.
         tokio::select! {
             result = all(&mut makers) => result?,
             result = first_panic(&mut senders) => result?,
-            () = over => {}
+            () = over => stop.generate.cancel(),
             () = self.shutdown.cancelled() => {}
         }
         let steps = Steps::begin(&self.health);

@@ -104,13 +104,16 @@ impl Watch {
     pub(crate) fn end(&self) -> anyhow::Result<()> {
         let figures = self.figures();
         let by_name = figures.by_name();
-        tracing::info!(figures = %json(&by_name), "done: {figures}");
         if self.config.json {
             println!("{}", json(&by_name));
-        } else if std::io::stderr().is_terminal() {
+        }
+        if std::io::stderr().is_terminal() {
+            tracing::info!("done: {figures}");
             for (name, figure) in &by_name {
                 eprintln!("  {name:22} {figure}");
             }
+        } else {
+            tracing::info!(figures = json(&by_name), "done: {figures}");
         }
         let holding = self.config.fail_when.iter().filter_map(|condition| {
             let figure = condition.holds(&figures)?;

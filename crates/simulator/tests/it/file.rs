@@ -59,6 +59,18 @@ async fn a_full_disk_is_told_and_counted_and_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_a_given_time_ends_although_the_disk_is_full() {
+    let mut config = fleet(SinkKind::File, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    config.file.path = "/dev/full".into();
+    config.run.duration = Duration::from_millis(300).into();
+    config.run.fail_when = vec!["drops_shutdown>0".parse().unwrap()];
+    config.shutdown.flush = Duration::from_millis(300).into();
+    let error = Simulator::start(config).await.failed().await;
+    assert!(error.contains("drops_shutdown>0 holds"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_can_not_be_opened_ends_the_run() {
     let mut config = fleet(SinkKind::File, 1, 1);
     config.file.path = "/missing/out.ndjson".into();

@@ -84,6 +84,8 @@ impl Way {
             ("kafka.partitions", "4"),
             ("fleet.tenants", &self.tenant),
             ("fleet.projects", &self.project),
+            // Other simulators have the port of the API.
+            ("http.listen", ""),
         ]);
         Service::start(
             "iot-simulator",
