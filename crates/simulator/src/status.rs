@@ -2,9 +2,10 @@
 //! log line now and then; and at the end what the run came to.
 
 use std::convert::Infallible;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, interval};
@@ -100,12 +101,14 @@ impl Watch {
     /// Tells what it came to.
     ///
     /// # Errors
-    /// One of the conditions on which a run fails holds.
+    /// One of the conditions on which a run fails holds, or nobody reads the
+    /// figures.
     pub(crate) fn end(&self) -> anyhow::Result<()> {
         let figures = self.figures();
         let by_name = figures.by_name();
         if self.config.json {
-            println!("{}", json(&by_name));
+            let told = writeln!(std::io::stdout(), "{}", json(&by_name));
+            told.context("writing the figures to standard output")?;
         }
         if std::io::stderr().is_terminal() {
             tracing::info!("done: {figures}");
