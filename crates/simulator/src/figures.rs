@@ -22,6 +22,7 @@ pub(crate) struct Snapshot {
     errors: u64,
     retries: u64,
     possible_duplicates: u64,
+    rerouted: u64,
     drops: [u64; Dropped::ALL.len()],
     send: Distribution,
     late: Distribution,
@@ -36,6 +37,7 @@ impl Snapshot {
             errors: metrics.send_errors.get(),
             retries: metrics.retries.get(),
             possible_duplicates: metrics.possible_duplicates.get(),
+            rerouted: metrics.rerouted.get(),
             drops: Dropped::ALL.map(|reason| metrics.drops(reason)),
             send: Distribution::of(&metrics.send_latency),
             late: Distribution::of(&metrics.lateness),
@@ -102,6 +104,7 @@ pub(crate) struct Figures {
     errors: u64,
     retries: u64,
     possible_duplicates: u64,
+    rerouted: u64,
     drops: u64,
     /// `drops_buffer_full` and so on.
     #[serde(flatten)]
@@ -136,6 +139,7 @@ impl Figures {
             errors: count(|at| at.errors),
             retries: count(|at| at.retries),
             possible_duplicates: count(|at| at.possible_duplicates),
+            rerouted: count(|at| at.rerouted),
             drops: drops.clone().sum(),
             drops_by_reason: reasons.into_iter().zip(drops).collect(),
             send_p50_ms: send.quantile(0.5),

@@ -59,6 +59,11 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// All payloads, one behind the other.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The messages, in order.
     pub(crate) fn messages(&self) -> impl Iterator<Item = Message<'_>> {
         let mut begin = 0;
@@ -152,9 +157,19 @@ impl Lane {
         }
     }
 
+    /// Other limits from now on.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Messages that are not confirmed yet.
     pub(crate) fn waiting(&self) -> usize {
         self.messages
+    }
+
+    /// Whether a batch has been taken and is not done with.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way
     }
 
     /// How full the buffer is; it takes another message below 1.

@@ -1,8 +1,8 @@
 //! What the simulator counts.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, exponential_buckets,
 };
 
 use crate::config::SinkKind;
@@ -98,6 +98,14 @@ pub(crate) struct Metrics {
     pub devices: IntGauge,
     /// Workers and the tasks behind their lanes.
     pub tasks: IntGauge,
+    /// Workers that have lanes.
+    pub workers: IntGauge,
+    /// Time that workers were busy, seconds.
+    pub busy: Counter,
+    /// Compressing the payloads of one batch; some batches are measured.
+    pub compression_latency: Histogram,
+    /// Messages that went to another partition than their device's.
+    pub rerouted: IntCounter,
     /// Messages that wait or are under way.
     pub queue_depth: IntGauge,
     /// Partitions or connections that work.
@@ -146,6 +154,15 @@ impl Metrics {
                 "Making the values of one message and encoding them.",
                 exponential_buckets(1e-6, 2.0, 12)?,
             )?,
+            compression_latency: register.histogram(
+                "compression_latency_seconds",
+                "Compressing the payloads of one batch, measured with every 64th batch.",
+                exponential_buckets(1e-5, 2.0, 12)?,
+            )?,
+            rerouted: register.counter(
+                "rerouted_messages_total",
+                "Messages that went to another partition, as their own was unavailable.",
+            )?,
             send_errors: register.counter("send_errors_total", "Failed attempts to send.")?,
             retries: register.counter("retries_total", "Attempts to send after the first.")?,
             possible_duplicates: register.counter(
@@ -159,6 +176,11 @@ impl Metrics {
             )?,
             devices: register.gauge("devices", "Devices that send.")?,
             tasks: register.gauge("tasks", "Tasks that make messages, and that send them.")?,
+            workers: register.gauge("workers", "Workers that have lanes.")?,
+            busy: register.seconds(
+                "worker_busy_seconds_total",
+                "Time for which workers were busy, the sum over all.",
+            )?,
             queue_depth: register.gauge("queue_depth", "Messages that are not confirmed yet.")?,
             active_connections: register
                 .gauge("active_connections", "Partitions or connections that work.")?,
@@ -196,6 +218,12 @@ impl Register<'_> {
 
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         let counter = IntCounter::with_opts(self.opts(name, help))?;
+        self.registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
+        let counter = Counter::with_opts(self.opts(name, help))?;
         self.registry.register(Box::new(counter.clone()))?;
         Ok(counter)
     }

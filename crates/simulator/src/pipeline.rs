@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_service::config::Live;
-use iot_service::health::Health;
+use iot_service::health::{Component, Health};
 use iot_service::shutdown::Steps;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{SimulatorConfig, SinkKind};
 use crate::control::Control;
-use crate::lane::{Lane, Limits};
+use crate::lane::Limits;
 use crate::metrics::Metrics;
 use crate::sink::null::Null;
-use crate::sink::{self, Ends, Links, Sink, file, kafka, mqtt, stdout};
+use crate::sink::{self, Links, Sink, file, kafka, mqtt, stdout};
 use crate::status::Watch;
 use crate::truth::{self, Truths};
-use crate::worker::{Outlet, Part, Stop, Worker};
+use crate::worker::crew::{Autoscale, Crew, Part};
+use crate::worker::{Outlet, Stop, Worker};
 
 /// Deadline for ending sessions with a sink that has confirmed everything.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -74,31 +75,37 @@ impl Pipeline {
         let component = self.health.component(config.sink.name());
         match config.sink {
             SinkKind::Kafka => {
-                let open = kafka::open(&config.kafka, config.format.media_type(), &component);
-                match self.in_time(config, open).await {
-                    Some(lanes) => self.send(config, component, lanes, truths).await,
-                    None => self.watch(config).end(),
+                let topic = kafka::Topic::new(config, self.metrics.clone());
+                let open = self.in_time(config, topic.open(&component));
+                let Some(lanes) = open.await else {
+                    return self.watch(config).end();
+                };
+                let (sender, more) = mpsc::channel(1);
+                let follow = topic.follow(lanes.len(), sender);
+                tokio::select! {
+                    never = follow => match never {},
+                    sent = self.send(config, component, lanes, more, truths) => sent,
                 }
             }
             SinkKind::Mqtt => {
                 let open = mqtt::open(config, &component);
                 match self.in_time(config, open).await {
-                    Some(lanes) => self.send(config, component, lanes, truths).await,
+                    Some(lanes) => self.send(config, component, lanes, no_more(), truths).await,
                     None => self.watch(config).end(),
                 }
             }
             SinkKind::Stdout => {
-                let lines = stdout::Lines::new(std::io::stdout());
-                self.send(config, component, vec![lines], truths).await
+                let lanes = vec![stdout::Lines::new(std::io::stdout())];
+                self.send(config, component, lanes, no_more(), truths).await
             }
             SinkKind::File => {
-                let file = file::open(Path::new(&config.file.path))?;
-                self.send(config, component, vec![file], truths).await
+                let lanes = vec![file::open(Path::new(&config.file.path))?];
+                self.send(config, component, lanes, no_more(), truths).await
             }
             SinkKind::Null => {
                 // As many as there are workers: nothing goes on behind them.
                 let lanes = (0..workers(config)).map(|_| Null).collect();
-                self.send(config, component, lanes, truths).await
+                self.send(config, component, lanes, no_more(), truths).await
             }
         }
     }
@@ -121,138 +128,178 @@ impl Pipeline {
         Watch::start(self.metrics.clone(), config)
     }
 
+    /// Sends to those lanes, and to `more` when there are.
     async fn send<S: Sink>(
         &self,
         config: &SimulatorConfig,
-        component: iot_service::health::Component,
+        component: Component,
         lanes: Vec<S>,
+        more: mpsc::Receiver<Vec<S>>,
         truths: Option<Truths>,
     ) -> anyhow::Result<()> {
-        let links = Links::up(
-            component,
-            self.metrics.clone(),
-            config.circuit.clone(),
-            lanes.len(),
-        );
-        let (workers, ends) = self.workers(config, lanes.len(), truths.as_ref());
+        let mut senders = Senders {
+            links: Links::new(component, self.metrics.clone(), config.circuit.clone()),
+            metrics: self.metrics.clone(),
+            tasks: JoinSet::new(),
+        };
+        let limits = limits(config, lanes.len());
+        let outlets = senders.start(lanes, limits);
+        let workers = self.workers(config, outlets, truths.as_ref());
         // It ends with the last worker.
         drop(truths);
-        self.metrics.tasks.set((workers.len() + ends.len()) as i64);
-        let stop = Stop {
-            generate: self.shutdown.child_token(),
-            abandon: CancellationToken::new(),
-        };
         tracing::info!(
             devices = config.fleet.devices,
-            lanes = lanes.len(),
+            lanes = senders.tasks.len(),
             workers = workers.len(),
             interval = %config.fleet.interval,
             rate = %config.fleet.rate,
             "sending"
         );
-        let mut senders = JoinSet::new();
-        for (lane, (sink, ends)) in lanes.into_iter().zip(ends).enumerate() {
-            let link = links.link(lane);
-            senders.spawn(sink::run(sink, ends, link, self.metrics.clone()));
-        }
         let watch = self.watch(config);
-        let mut makers = JoinSet::new();
-        for worker in workers {
-            makers.spawn(worker.run(stop.clone()));
-        }
         tokio::select! {
             never = watch.tell() => match never {},
-            result = self.finish(config, stop, makers, senders) => result?,
+            result = self.work(config, workers, senders, more) => result?,
         }
         watch.end()
     }
 
-    /// Waits for the end, by itself or asked for, and goes through the
-    /// shutdown's steps.
-    async fn finish(
+    /// Lets them work until the end, which comes by itself or is asked for, and
+    /// goes through the shutdown's steps.
+    async fn work<S: Sink>(
         &self,
         config: &SimulatorConfig,
-        stop: Stop,
-        mut makers: JoinSet<()>,
-        mut senders: JoinSet<()>,
+        workers: Vec<Worker>,
+        mut senders: Senders,
+        mut more: mpsc::Receiver<Vec<S>>,
     ) -> anyhow::Result<()> {
-        let duration = *config.run.duration;
+        let stop = Stop {
+            generate: self.shutdown.child_token(),
+            abandon: CancellationToken::new(),
+            regroup: CancellationToken::new(),
+        };
         let over = async {
-            match duration {
+            match *config.run.duration {
                 Duration::ZERO => std::future::pending().await,
                 duration => tokio::time::sleep(duration).await,
             }
         };
-        // A panic in a sender would leave its worker waiting for ever.
-        tokio::select! {
-            result = all(&mut makers) => result?,
-            result = first_panic(&mut senders) => result?,
-            () = over => stop.generate.cancel(),
-            () = self.shutdown.cancelled() => {}
+        tokio::pin!(over);
+        let mut autoscale = Autoscale::new(workers.len(), Instant::now());
+        let mut crew = Crew::start(workers, stop.clone());
+        loop {
+            self.count(&crew, &senders);
+            // A panic in a sender would leave its worker waiting for ever.
+            let (added, active) = tokio::select! {
+                result = crew.ended() => break result?,
+                result = senders.first_panic() => result?,
+                () = &mut over => break stop.generate.cancel(),
+                () = self.shutdown.cancelled() => break,
+                Some(lanes) = more.recv() => {
+                    let lanes = senders.start(lanes, limits(config, 1));
+                    (lanes, crew.active())
+                }
+                () = tokio::time::sleep(Autoscale::EVERY) => {
+                    let busy = self.metrics.busy.get();
+                    let wanted = autoscale.wanted(crew.active(), busy, Instant::now());
+                    if wanted == crew.active() || !config.fleet.autoscale {
+                        continue;
+                    }
+                    (Vec::new(), wanted)
+                }
+            };
+            let settings = self.config.current();
+            let limits = |lanes| limits(config, lanes);
+            crew.regroup(added, active, limits, &settings).await?;
         }
         let steps = Steps::begin(&self.health);
-        let flushed = steps.step("flush", *config.shutdown.flush, all(&mut makers));
+        let flushed = steps.step("flush", *config.shutdown.flush, crew.ended());
         match flushed.await {
             Some(result) => result?,
             None => {
                 stop.abandon.cancel();
-                all(&mut makers).await?;
-                senders.abort_all();
+                crew.ended().await?;
+                senders.tasks.abort_all();
             }
         }
-        steps.step("disconnect", GOODBYE, drain(&mut senders)).await;
+        crew.end();
+        steps.step("disconnect", GOODBYE, senders.drain()).await;
         Ok(())
     }
 
-    /// The workers with their lanes, and the other ends of the lanes, in the
-    /// order of the lanes.
+    fn count(&self, crew: &Crew, senders: &Senders) {
+        let tasks = crew.len() + senders.tasks.len();
+        self.metrics.tasks.set(tasks as i64);
+        self.metrics.workers.set(crew.active() as i64);
+    }
+
+    /// As many workers as there may be, all of them with lanes if there are enough.
     pub(crate) fn workers(
         &self,
         config: &SimulatorConfig,
-        lanes: usize,
+        outlets: Vec<Outlet>,
         truths: Option<&Truths>,
-    ) -> (Vec<Worker>, Vec<Ends>) {
-        let count = workers(config).min(lanes);
+    ) -> Vec<Worker> {
+        let (count, lanes) = (workers(config), outlets.len());
+        let active = count.min(lanes);
         let start = Instant::now();
-        let mut returns = Vec::with_capacity(count);
-        let mut workers: Vec<Worker> = (0..count)
-            .map(|index| {
-                let (sender, done) = mpsc::unbounded_channel();
-                returns.push(sender);
-                Worker {
-                    part: Part {
-                        lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
-                        workers: count,
-                        index,
-                    },
-                    members: Vec::new(),
-                    counted: 0,
-                    outlets: Vec::new(),
-                    done,
-                    injections: self.control.injections(),
-                    config: self.config.clone(),
-                    metrics: self.metrics.clone(),
-                    truths: truths.cloned(),
-                    start,
-                }
-            })
-            .collect();
-        let limits = limits(config, lanes);
-        let ends = (0..lanes).map(|lane| {
-            let (sender, batches) = mpsc::channel(1);
-            workers[lane % count].outlets.push(Outlet {
-                lane: Lane::new(limits),
-                batches: sender,
-            });
-            Ends {
-                lane: lane / count,
-                batches,
-                done: returns[lane % count].clone(),
-            }
-        });
-        let ends = ends.collect();
-        (workers, ends)
+        let worker = |index| Worker {
+            part: Part {
+                lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
+                workers: active,
+                index,
+            },
+            members: Vec::new(),
+            counted: 0,
+            outlets: Vec::new(),
+            injections: self.control.injections(),
+            config: self.config.clone(),
+            metrics: self.metrics.clone(),
+            truths: truths.cloned(),
+            start,
+        };
+        let mut workers: Vec<Worker> = (0..count).map(worker).collect();
+        for (lane, outlet) in outlets.into_iter().enumerate() {
+            workers[lane % active].outlets.push(outlet);
+        }
+        workers
     }
+}
+
+/// The tasks behind the lanes.
+struct Senders {
+    links: Links,
+    metrics: Metrics,
+    tasks: JoinSet<()>,
+}
+
+impl Senders {
+    /// Starts one for each lane of the sink.
+    fn start<S: Sink>(&mut self, lanes: Vec<S>, limits: Limits) -> Vec<Outlet> {
+        let start = |sink| {
+            let (outlet, ends) = Outlet::new(limits);
+            let (link, metrics) = (self.links.link(), self.metrics.clone());
+            self.tasks.spawn(sink::run(sink, ends, link, metrics));
+            outlet
+        };
+        lanes.into_iter().map(start).collect()
+    }
+
+    /// Never ends while tasks merely end.
+    async fn first_panic<T>(&mut self) -> anyhow::Result<T> {
+        while let Some(ended) = self.tasks.join_next().await {
+            ended?;
+        }
+        std::future::pending().await
+    }
+
+    async fn drain(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// For a sink that has all the lanes it will have.
+fn no_more<S>() -> mpsc::Receiver<Vec<S>> {
+    mpsc::channel(1).1
 }
 
 /// How many workers there may be.
@@ -287,21 +334,4 @@ fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
             buffer_bytes: 1024 * 1024,
         },
     }
-}
-
-async fn all(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    while let Some(result) = tasks.join_next().await {
-        result?;
-    }
-    Ok(())
-}
-
-/// Never ends while tasks merely end.
-async fn first_panic(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    all(tasks).await?;
-    std::future::pending().await
-}
-
-async fn drain(tasks: &mut JoinSet<()>) {
-    while tasks.join_next().await.is_some() {}
 }

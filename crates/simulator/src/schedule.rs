@@ -8,13 +8,19 @@
 
 use std::time::Duration;
 
-/// The due times of those devices of a fleet that share an interval.
-#[derive(Debug)]
-pub(crate) struct Schedule {
-    /// When its first round began or would have begun, nanoseconds: before zero
+/// When rounds begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    /// When the first one began or would have begun, nanoseconds: before zero
     /// if the interval was made longer early on.
     start: i128,
     interval: Duration,
+}
+
+/// The due times of those devices of a fleet that share an interval.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    rhythm: Rhythm,
     /// Place of each device in the fleet, ascending.
     positions: Vec<u32>,
     /// Devices in the whole fleet.
@@ -34,8 +40,10 @@ impl Schedule {
     ) -> Self {
         debug_assert!(positions.is_sorted());
         Self {
-            start: signed(start),
-            interval,
+            rhythm: Rhythm {
+                start: signed(start),
+                interval,
+            },
             positions,
             fleet: fleet.max(1),
             round: 0,
@@ -46,9 +54,10 @@ impl Schedule {
     /// The next device (its index in `positions`) and when it is due.
     pub(crate) fn peek(&self) -> Option<(usize, Duration)> {
         let position = *self.positions.get(self.next)?;
-        let rounds = signed(self.interval).saturating_mul(i128::from(self.round));
-        let phase = signed(phase(self.interval, position, self.fleet));
-        let due = self.start.saturating_add(rounds).saturating_add(phase);
+        let Rhythm { start, interval } = self.rhythm;
+        let rounds = signed(interval).saturating_mul(i128::from(self.round));
+        let phase = signed(phase(interval, position, self.fleet));
+        let due = start.saturating_add(rounds).saturating_add(phase);
         Some((self.next, nanos(u128::try_from(due).unwrap_or(0))))
     }
 
@@ -69,9 +78,33 @@ impl Schedule {
         };
         let due = due.min(now + interval);
         let phase = phase(interval, self.positions[index], self.fleet);
-        self.interval = interval;
         self.round = 0;
-        self.start = signed(due) - signed(phase);
+        self.rhythm = Rhythm {
+            start: signed(due) - signed(phase),
+            interval,
+        };
+    }
+
+    /// When its rounds begin; none if it has no devices, as then nobody keeps that.
+    pub(crate) fn rhythm(&self) -> Option<Rhythm> {
+        (!self.positions.is_empty()).then_some(self.rhythm)
+    }
+
+    /// Goes on in the rhythm of another part of the fleet, with the first device
+    /// that is due after `time`.
+    pub(crate) fn follow(&mut self, rhythm: Rhythm, time: Duration) {
+        let passed = (signed(time) - rhythm.start).max(0);
+        let interval = signed(rhythm.interval).max(1);
+        let phase = |position: &u32| signed(phase(rhythm.interval, *position, self.fleet));
+        let next = self
+            .positions
+            .partition_point(|position| phase(position) <= passed % interval);
+        self.round = u64::try_from(passed / interval).unwrap_or(u64::MAX);
+        self.next = next;
+        self.rhythm = rhythm;
+        if next >= self.positions.len() {
+            (self.round, self.next) = (self.round + 1, 0);
+        }
     }
 }
 
@@ -200,6 +233,25 @@ mod tests {
         assert_eq!(schedule.peek(), Some((50, 62 * SECOND + SECOND / 2)));
         schedule.advance();
         assert_eq!(schedule.peek(), Some((51, 98 * SECOND + SECOND / 2)));
+    }
+
+    #[test]
+    fn parts_that_are_shared_out_anew_go_on_where_they_were() {
+        let (mut all, mut part) = (
+            schedule(SECOND, vec![0, 1, 2, 3], 4),
+            schedule(SECOND, vec![2], 4),
+        );
+        assert_eq!(schedule(SECOND, vec![], 4).rhythm(), None);
+        all.retime(2 * SECOND, Duration::ZERO);
+        let rhythm = all.rhythm().unwrap();
+        for (time, next) in [(0.0, 1.0), (0.9, 1.0), (1.0, 3.0), (1.9, 3.0), (3.0, 5.0)] {
+            part.follow(rhythm, Duration::from_secs_f64(time));
+            assert_eq!(
+                part.peek(),
+                Some((0, Duration::from_secs_f64(next))),
+                "{time}"
+            );
+        }
     }
 
     #[test]

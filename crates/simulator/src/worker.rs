@@ -1,11 +1,13 @@
 //! A worker owns the devices of its lanes and what waits in them: nothing is
 //! shared with other workers, so making messages takes no lock.
 
+pub(crate) mod crew;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use iot_core::partition::partition_for;
 use iot_service::config::Live;
 use prometheus::local::LocalHistogram;
 use tokio::sync::{broadcast, mpsc};
@@ -16,12 +18,13 @@ use crate::clock::{Clock, Line};
 use crate::config::{FlowConfig, Rate, SimulatorConfig};
 use crate::control::Inject;
 use crate::fleet::{self, Device, Habits, Truth};
-use crate::lane::{Batch, Lane};
+use crate::lane::{Batch, Lane, Limits};
 use crate::metrics::{Dropped, Metrics};
-use crate::schedule::Schedule;
+use crate::schedule::{Rhythm, Schedule};
 use crate::sensors::Moment;
-use crate::sink::{Done, Outcome};
+use crate::sink::{Done, Ends, Outcome};
 use crate::truth::Truths;
+use crew::Part;
 
 /// Messages made before looking at anything else.
 const TURN: usize = 256;
@@ -46,6 +49,22 @@ pub(crate) struct Outlet {
     pub lane: Lane,
     /// Where its batches go.
     pub batches: mpsc::Sender<Batch>,
+    /// Where they come back.
+    pub done: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Outlet {
+    /// An empty lane, and the ends that its task gets.
+    pub(crate) fn new(limits: Limits) -> (Self, Ends) {
+        let (sender, batches) = mpsc::channel(1);
+        let (done, returns) = mpsc::unbounded_channel();
+        let outlet = Self {
+            lane: Lane::new(limits),
+            batches: sender,
+            done: returns,
+        };
+        (outlet, Ends { batches, done })
+    }
 }
 
 /// How a worker is told to end.
@@ -55,25 +74,8 @@ pub(crate) struct Stop {
     pub generate: CancellationToken,
     /// Give up those there are.
     pub abandon: CancellationToken,
-}
-
-/// Which devices of the fleet a worker has: those of every so many lanes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
-    /// Lanes of all workers.
-    pub lanes: u32,
-    /// Workers there are.
-    pub workers: usize,
-    /// Which of them this is.
-    pub index: usize,
-}
-
-impl Part {
-    /// The lane of a device, as the worker counts, if the device is its own.
-    fn lane(self, device_id: &str) -> Option<usize> {
-        let lane = partition_for(device_id, self.lanes) as usize;
-        (lane % self.workers == self.index).then_some(lane / self.workers)
-    }
+    /// Come back as it is, to go on with other lanes.
+    pub regroup: CancellationToken,
 }
 
 /// One worker.
@@ -87,8 +89,6 @@ pub(crate) struct Worker {
     pub counted: i64,
     /// Its lanes.
     pub outlets: Vec<Outlet>,
-    /// Batches that come back.
-    pub done: mpsc::UnboundedReceiver<Done>,
     /// Anomalies to begin now.
     pub injections: broadcast::Receiver<Inject>,
     /// Settings.
@@ -122,6 +122,17 @@ struct Round {
     members: Vec<usize>,
 }
 
+/// Why no more messages are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// All are, or the end is asked for.
+    All,
+    /// There is nobody to send to.
+    Closed,
+    /// It goes on with other lanes.
+    Regroup,
+}
+
 /// What to do after a turn of making messages.
 #[derive(Debug, PartialEq, Eq)]
 enum After {
@@ -137,18 +148,26 @@ enum After {
 
 impl Worker {
     /// Makes and sends messages until told to stop or all are made, then until
-    /// all are confirmed or given up.
-    pub(crate) async fn run(mut self, stop: Stop) {
-        let mut state = self.begin();
-        let made = self.make(&mut state, &stop.generate).await;
+    /// all are confirmed or given up. Or until it is to regroup: the state it
+    /// comes back with is the one to go on with.
+    pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State) {
+        let mut state = state.unwrap_or_else(|| self.begin());
+        let made = match self.make(&mut state, &stop).await {
+            Made::All => self.flush(&mut state, &stop).await,
+            made => made,
+        };
+        if made != Made::Regroup {
+            self.report_depth(&mut state, 0);
+        }
+        (self, state)
+    }
+
+    /// Tells of the anomalies that will never be over.
+    pub(crate) fn end(&mut self, state: &mut State) {
         let devices = self.members.iter().map(|member| &member.device);
         let unfinished = devices.flat_map(|device| device.unfinished(&state.habits));
         state.truths.extend(unfinished);
-        self.tell(&mut state);
-        if made.is_continue() {
-            self.flush(&mut state, &stop.abandon).await;
-        }
-        self.report_depth(&mut state, 0);
+        self.tell(state);
     }
 
     /// The devices and their pace, as the settings are now.
@@ -173,6 +192,24 @@ impl Worker {
             depth: 0,
             truths: Vec::new(),
             config,
+        }
+    }
+
+    /// Goes on with the devices and lanes it has now, in the rhythm that the
+    /// devices of each profile had.
+    fn settle(&mut self, state: &mut State, rhythms: &[Option<Rhythm>], now: Instant) {
+        let config = state.config.clone();
+        self.count(&config);
+        state.left = self.left();
+        let time = state.clock.at(now);
+        state.pace = self.pace(&config, &state.habits, time);
+        let Pace::Scheduled(rounds) = &mut state.pace else {
+            return;
+        };
+        for (round, rhythm) in rounds.iter_mut().zip(rhythms) {
+            if let Some(rhythm) = rhythm {
+                round.schedule.follow(*rhythm, time);
+            }
         }
     }
 
@@ -207,6 +244,11 @@ impl Worker {
                 quota,
             });
         }
+        self.count(config);
+    }
+
+    /// Says how many of its devices send.
+    fn count(&mut self, config: &SimulatorConfig) {
         let sends = |member: &&Member| member.position < config.fleet.devices;
         let count = self.members.iter().filter(sends).count() as i64;
         // The gauge is the sum over all workers, so only the change is added.
@@ -240,10 +282,9 @@ impl Worker {
         Pace::Scheduled(rounds.collect())
     }
 
-    /// `Break` when there is nobody to send to.
-    async fn make(&mut self, state: &mut State, stop: &CancellationToken) -> ControlFlow<()> {
+    async fn make(&mut self, state: &mut State, stop: &Stop) -> Made {
         let mut config = self.config.clone();
-        while !stop.is_cancelled() {
+        while !stop.generate.is_cancelled() {
             let now = Instant::now();
             let after = match state.pace {
                 _ if state.config.fleet.paused => After::WaitForRoom,
@@ -255,6 +296,7 @@ impl Worker {
             self.tell(state);
             self.report_depth(state, self.waiting());
             let wakes_at = self.wakes_at();
+            self.metrics.busy.inc_by(now.elapsed().as_secs_f64());
             let until = match after {
                 After::Finished => break,
                 After::Again => None,
@@ -263,22 +305,21 @@ impl Worker {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                () = config.changed() => self.adopt(state, config.current()),
+                () = stop.generate.cancelled() => break,
+                () = stop.regroup.cancelled() => return Made::Regroup,
+                () = config.changed() => self.adopt(state, config.current(), Instant::now()),
                 Ok(inject) = self.injections.recv() => self.inject(state, &inject),
-                Some(done) = self.done.recv() => self.take_back(done)?,
+                done = returned(&mut self.outlets) => if self.take_back(done).is_break() {
+                    return Made::Closed;
+                },
                 () = wait(until) => {}
             }
-            while let Ok(done) = self.done.try_recv() {
-                self.take_back(done)?;
-            }
         }
-        ControlFlow::Continue(())
+        Made::All
     }
 
     /// Takes over the settings that may change while running.
-    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
-        let now = Instant::now();
+    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>, now: Instant) {
         let habits = Habits::all(&config);
         let clock = &mut state.clock;
         clock.change(&config.load, speed(&config), config.fleet.paused, now);
@@ -325,6 +366,12 @@ impl Worker {
                 let _ = truths.send(truth);
             }
         }
+    }
+
+    /// Makes all messages that are due.
+    fn catch_up(&mut self, state: &mut State, now: Instant) {
+        let is_scheduled = matches!(state.pace, Pace::Scheduled(_));
+        while is_scheduled && self.make_due(state, now) == After::Again {}
     }
 
     /// Makes the messages that are due; those for a full lane it only counts.
@@ -433,7 +480,7 @@ impl Worker {
     }
 
     /// Sends what waits, with no more to come.
-    async fn flush(&mut self, state: &mut State, abandon: &CancellationToken) {
+    async fn flush(&mut self, state: &mut State, stop: &Stop) -> Made {
         for outlet in &mut self.outlets {
             outlet.lane.flush();
         }
@@ -441,17 +488,19 @@ impl Worker {
             self.dispatch(Instant::now());
             self.report_depth(state, self.waiting());
             tokio::select! {
-                () = abandon.cancelled() => {
+                () = stop.abandon.cancelled() => {
                     self.metrics.dropped(Dropped::Shutdown, self.waiting());
-                    return;
+                    return Made::All;
                 }
-                Some(done) = self.done.recv() => {
+                () = stop.regroup.cancelled() => return Made::Regroup,
+                done = returned(&mut self.outlets) => {
                     if self.take_back(done).is_break() {
-                        return;
+                        return Made::Closed;
                     }
                 }
             }
         }
+        Made::All
     }
 
     /// Hands every lane's next batch to its task.
@@ -470,11 +519,22 @@ impl Worker {
         }
     }
 
-    /// `Break` when there is nobody to send to any more.
-    fn take_back(&mut self, done: Done) -> ControlFlow<()> {
+    /// Takes back that batch and all others that have come. `Break` when there is
+    /// nobody to send to any more.
+    fn take_back(&mut self, (place, done): (usize, Done)) -> ControlFlow<()> {
+        self.take_back_one(place, done)?;
+        for place in 0..self.outlets.len() {
+            if let Ok(done) = self.outlets[place].done.try_recv() {
+                self.take_back_one(place, done)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_back_one(&mut self, place: usize, done: Done) -> ControlFlow<()> {
         match done.outcome {
             Outcome::Sent => {
-                self.outlets[done.lane].lane.done(done.batch);
+                self.outlets[place].lane.done(done.batch);
                 ControlFlow::Continue(())
             }
             Outcome::Closed => {
@@ -506,7 +566,7 @@ impl Worker {
 
 /// What changes while a worker runs.
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     /// The settings that hold.
     config: Arc<SimulatorConfig>,
     habits: Vec<Habits>,
@@ -523,12 +583,38 @@ struct State {
     truths: Vec<Truth>,
 }
 
+impl State {
+    /// The rhythm of a profile's devices, if there are any and they have one.
+    fn rhythm(&self, profile: usize) -> Option<Rhythm> {
+        match &self.pace {
+            Pace::Scheduled(rounds) => rounds.get(profile)?.schedule.rhythm(),
+            Pace::Unbounded { .. } => None,
+        }
+    }
+}
+
 /// How much faster the fleet's time passes for the rate that is asked for.
 fn speed(config: &SimulatorConfig) -> f64 {
     match config.fleet.rate {
         Rate::PerSecond(rate) => rate / fleet::natural_rate(config),
         Rate::None | Rate::Max => 1.0,
     }
+}
+
+/// The next batch that comes back, and which lane's it is.
+async fn returned(outlets: &mut [Outlet]) -> (usize, Done) {
+    std::future::poll_fn(|context| {
+        for (place, outlet) in outlets.iter_mut().enumerate() {
+            if !outlet.lane.is_under_way() {
+                continue;
+            }
+            if let Poll::Ready(Some(done)) = outlet.done.poll_recv(context) {
+                return Poll::Ready((place, done));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Why a message for the lane is left out, if it is.

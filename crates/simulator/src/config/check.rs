@@ -215,6 +215,7 @@ impl KafkaConfig {
         }
         at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
         not_zero(problems, "kafka.request_timeout", self.request_timeout);
+        not_zero(problems, "kafka.metadata_refresh", self.metadata_refresh);
     }
 }
 

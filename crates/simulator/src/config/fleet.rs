@@ -36,6 +36,8 @@ pub struct FleetConfig {
     pub projects: Vec<String>,
     /// Tasks that make messages; 0 for one per CPU.
     pub workers: u16,
+    /// Whether fewer are used while they have little to do.
+    pub autoscale: bool,
 }
 
 impl Default for FleetConfig {
@@ -53,6 +55,7 @@ impl Default for FleetConfig {
             tenants: vec!["acme".into(), "globex".into()],
             projects: vec!["plant".into(), "office".into()],
             workers: 0,
+            autoscale: true,
         }
     }
 }

@@ -312,6 +312,20 @@ pub struct KafkaConfig {
     pub buffer: ByteSize,
     /// Deadline of one request.
     pub request_timeout: HumanDuration,
+    /// How often to ask whether the topic has more partitions.
+    pub metadata_refresh: HumanDuration,
+    /// What becomes of the messages for a partition that is unavailable.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// What becomes of the messages for a partition that is unavailable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnavailable {
+    /// They wait: the order of each device is kept.
+    Hold,
+    /// They go to another one, and are counted.
+    Reroute,
 }
 
 impl Default for KafkaConfig {
@@ -329,6 +343,8 @@ impl Default for KafkaConfig {
             compression: CompressionKind::None,
             buffer: ByteSize::mib(32),
             request_timeout: HumanDuration::from_secs(10),
+            metadata_refresh: HumanDuration::from_secs(30),
+            on_unavailable: OnUnavailable::Hold,
         }
     }
 }

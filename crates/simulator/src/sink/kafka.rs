@@ -8,6 +8,7 @@
 //! request that the broker took and throttled: a client quota multiplies records.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,55 +20,110 @@ use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandl
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use rskafka::{BackoffConfig, BackoffError, ConnectionError};
+use tokio::sync::mpsc;
 
-use super::{SendError, Sent, Sink};
-use crate::config::{CompressionKind, KafkaConfig};
+use super::{SendError, Sent, Sink, compress};
+use crate::config::{CompressionKind, KafkaConfig, OnUnavailable, SimulatorConfig};
 use crate::lane::Batch;
+use crate::metrics::Metrics;
 
-/// One partition.
-#[derive(Debug)]
-pub(crate) struct Partition {
+/// The compression of every so many batches of a partition is measured.
+const MEASURED: u64 = 64;
+
+/// The topic that is sent to.
+#[derive(Debug, Clone)]
+pub(crate) struct Topic {
     config: KafkaConfig,
     /// Of the payloads.
     media_type: &'static str,
+    metrics: Metrics,
+}
+
+/// One partition of it.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    topic: Topic,
     partition: i32,
     client: Option<PartitionClient>,
+    /// Another one, for while this one is unavailable, and which it is.
+    detour: Option<PartitionClient>,
+    detours: i32,
+    /// Batches so far.
+    batches: u64,
 }
 
-/// Connects to Kafka, creates the topic if there is none, and opens every
-/// partition. Tries until it works.
-pub(crate) async fn open(
-    config: &KafkaConfig,
-    media_type: &'static str,
-    health: &Component,
-) -> Vec<Partition> {
-    let mut backoff = super::backoff();
-    loop {
-        match try_open(config, media_type).await {
-            Ok(partitions) => return partitions,
-            Err(error) => health.not_ready(format!("{error:#}")),
+impl Topic {
+    /// The topic of the settings, for payloads of that type.
+    pub(crate) fn new(config: &SimulatorConfig, metrics: Metrics) -> Self {
+        Self {
+            config: config.kafka.clone(),
+            media_type: config.format.media_type(),
+            metrics,
         }
-        tokio::time::sleep(backoff.next_delay()).await;
     }
-}
 
-async fn try_open(
-    config: &KafkaConfig,
-    media_type: &'static str,
-) -> anyhow::Result<Vec<Partition>> {
-    let client = connect(config).await?;
-    let partitions = ensure_topic(&client, config).await?;
-    let mut opened = Vec::with_capacity(partitions.len());
-    for partition in partitions {
-        let client = partition_client(&client, config, partition).await?;
-        opened.push(Partition {
-            config: config.clone(),
-            media_type,
-            partition,
-            client: Some(client),
-        });
+    /// Connects to Kafka, creates the topic if there is none, and opens every
+    /// partition. Tries until it works.
+    pub(crate) async fn open(&self, health: &Component) -> Vec<Partition> {
+        let mut backoff = super::backoff();
+        loop {
+            match self.open_from(0).await {
+                Ok(partitions) => return partitions,
+                Err(error) => health.not_ready(format!("{error:#}")),
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
     }
-    Ok(opened)
+
+    /// Opens partitions that are added behind the first `known`.
+    pub(crate) async fn follow(
+        &self,
+        mut known: usize,
+        more: mpsc::Sender<Vec<Partition>>,
+    ) -> Infallible {
+        loop {
+            tokio::time::sleep(*self.config.metadata_refresh).await;
+            match self.open_from(known).await {
+                Ok(added) if added.is_empty() => {}
+                Ok(added) => {
+                    known += added.len();
+                    tracing::info!(
+                        topic = self.config.topic,
+                        partitions = known,
+                        "partitions were added"
+                    );
+                    // Nobody listens to the last of them any more.
+                    let _ = more.send(added).await;
+                }
+                // The lanes say what is wrong with Kafka.
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "no metadata"),
+            }
+        }
+    }
+
+    /// Opens the partitions from number `first` on.
+    async fn open_from(&self, first: usize) -> anyhow::Result<Vec<Partition>> {
+        let client = connect(&self.config).await?;
+        let partitions = ensure_topic(&client, &self.config).await?;
+        anyhow::ensure!(
+            partitions.len() >= first,
+            "topic {} had {first} partitions and has {}: it was made anew, restart the simulator",
+            self.config.topic,
+            partitions.len()
+        );
+        let mut opened = Vec::new();
+        for partition in partitions.into_iter().skip(first) {
+            opened.push(Partition {
+                topic: self.clone(),
+                partition,
+                client: Some(partition_client(&client, &self.config, partition).await?),
+                detour: None,
+                detours: 0,
+                batches: 0,
+            });
+        }
+        Ok(opened)
+    }
 }
 
 async fn connect(config: &KafkaConfig) -> anyhow::Result<Client> {
@@ -100,11 +156,6 @@ async fn ensure_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<V
             !partitions.is_empty(),
             "topic {} has no partitions yet",
             topic.name
-        );
-        tracing::info!(
-            topic = config.topic,
-            partitions = partitions.len(),
-            "topic found"
         );
         // Partition numbers go from 0 without gaps, so places are numbers.
         return Ok(partitions);
@@ -182,26 +233,47 @@ impl Partition {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
-                let client = connect(&self.config).await?;
-                partition_client(&client, &self.config, self.partition).await?
+                let client = connect(&self.topic.config).await?;
+                partition_client(&client, &self.topic.config, self.partition).await?
             }
         };
         Ok(self.client.insert(client))
     }
 
-    /// `Err` if there is no connection; the result of the request if there is.
-    async fn produce(&mut self, batch: &Batch) -> anyhow::Result<anyhow::Result<()>> {
-        let config = self.config.clone();
-        let compression = compression(config.compression);
-        let records = records(batch, self.media_type);
-        let client = self.client().await?;
-        let produced = within(&config, client.produce(records, compression)).await;
-        let context = || format!("writing to topic {}", config.topic);
-        Ok(produced.map(drop).with_context(context))
+    /// The next of the other partitions, those behind this one first. None if there
+    /// are none.
+    async fn another(&mut self) -> anyhow::Result<Option<&PartitionClient>> {
+        let config = &self.topic.config;
+        if self.detour.is_none() {
+            let client = connect(config).await?;
+            let count = ensure_topic(&client, config).await?.len();
+            let count = i32::try_from(count).unwrap_or(i32::MAX);
+            if count < 2 {
+                return Ok(None);
+            }
+            let steps = 1 + self.detours % (count - 1);
+            self.detours += 1;
+            let partition = (self.partition + steps) % count;
+            self.detour = Some(partition_client(&client, config, partition).await?);
+        }
+        Ok(self.detour.as_ref())
+    }
+
+    /// Now and then compresses a batch beside the client, which does not tell how
+    /// long it takes.
+    fn measure_compression(&mut self, batch: &Batch) {
+        if self.batches.is_multiple_of(MEASURED) {
+            compress::measure(self.topic.config.compression, batch, &self.topic.metrics);
+        }
+        self.batches += 1;
     }
 }
 
 impl Sink for Partition {
+    fn begin(&mut self, batch: &Batch) {
+        self.measure_compression(batch);
+    }
+
     async fn probe(&mut self) -> Result<(), SendError> {
         match self.client().await {
             Ok(_) => Ok(()),
@@ -210,32 +282,63 @@ impl Sink for Partition {
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
-        let error = match self.produce(batch).await {
-            Ok(Ok(())) => return Ok(Sent::default()),
-            Ok(Err(error)) => error,
+        let topic = self.topic.clone();
+        let sent = match self.client().await {
+            Ok(client) => topic.produce(client, batch).await,
             Err(error) => return Err(SendError::Retry(format!("{error:#}"))),
         };
+        if sent.is_err() {
+            // What is wrong may be the connection itself, even if it looks alive.
+            self.client = None;
+        }
+        sent
+    }
+
+    async fn detour(&mut self, batch: &Batch) -> Option<Result<Sent, SendError>> {
+        if self.topic.config.on_unavailable == OnUnavailable::Hold {
+            return None;
+        }
+        let topic = self.topic.clone();
+        let sent = match self.another().await {
+            Ok(Some(client)) => topic.produce(client, batch).await,
+            Ok(None) => return None,
+            Err(error) => Err(SendError::Retry(format!("{error:#}"))),
+        };
+        if sent.is_err() {
+            self.detour = None;
+        }
+        Some(sent)
+    }
+}
+
+impl Topic {
+    /// Sends a batch to one of the partitions.
+    async fn produce(&self, client: &PartitionClient, batch: &Batch) -> Result<Sent, SendError> {
+        let records = records(batch, self.media_type);
+        let compression = compression(self.config.compression);
+        let produced = within(&self.config, client.produce(records, compression)).await;
+        let topic = &self.config.topic;
+        let produced = produced.with_context(|| format!("writing to topic {topic}"));
+        let Err(error) = produced else {
+            return Ok(Sent::default());
+        };
+        let messages = batch.len();
+        let why = format!("{error:#}");
         if [ProtocolError::MessageTooLarge, ProtocolError::InvalidRecord]
             .into_iter()
             .any(|refusal| is(&error, refusal))
         {
             tracing::error!(
-                error = format!("{error:#}"),
-                messages = batch.len(),
+                error = why,
+                messages,
                 "Kafka refuses a batch for good; a smaller kafka.batch_size may help"
             );
-            return Ok(Sent {
-                refused: batch.len(),
-            });
+            return Ok(Sent { refused: messages });
         }
-        // What is wrong may be the connection itself, even if it looks alive.
-        self.client = None;
-        let why = format!("{error:#}");
-        if may_be_written(&error) {
-            let messages = batch.len();
-            return Err(SendError::Unanswered { messages, why });
-        }
-        Err(SendError::Retry(why))
+        Err(match may_be_written(&error) {
+            true => SendError::Unanswered { messages, why },
+            false => SendError::Retry(why),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way out: one task per lane that sends a batch, retries it until it is
 //! confirmed, and only then takes the next. So order is held whatever happens.
 
+mod compress;
 pub(crate) mod file;
 pub(crate) mod kafka;
 pub(crate) mod mqtt;
@@ -8,7 +9,7 @@ pub(crate) mod null;
 pub(crate) mod stdout;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iot_service::Backoff;
@@ -43,6 +44,15 @@ pub(crate) trait Sink: Send + 'static {
     /// It has none.
     fn probe(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::ready(Ok(()))
+    }
+
+    /// Tries once to have the batch confirmed another way, while its own is known
+    /// not to work. None if there is no other.
+    fn detour(
+        &mut self,
+        _batch: &Batch,
+    ) -> impl Future<Output = Option<Result<Sent, SendError>>> + Send {
+        std::future::ready(None)
     }
 
     /// Waits until the connection needs [`attend`](Self::attend) while there
@@ -107,8 +117,6 @@ pub(crate) enum Outcome {
 /// A batch that comes back to the worker it is from.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// Lane, as the worker counts.
-    pub lane: usize,
     /// The batch, for its memory.
     pub batch: Batch,
     /// How it ended.
@@ -118,8 +126,6 @@ pub(crate) struct Done {
 /// Where a lane's task gets batches from and gives them back to.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// Lane, as the worker counts.
-    pub lane: usize,
     /// Batches to send.
     pub batches: mpsc::Receiver<Batch>,
     /// Batches that are through.
@@ -138,11 +144,7 @@ pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, me
         };
         let Some(batch) = batch else { break };
         let outcome = deliver(&mut sink, &batch, &mut link, &metrics).await;
-        let done = Done {
-            lane: ends.lane,
-            batch,
-            outcome,
-        };
+        let done = Done { batch, outcome };
         // A worker that is gone has counted its batch already.
         if ends.done.send(done).is_err() {
             break;
@@ -160,49 +162,67 @@ async fn deliver<S: Sink>(
     let begun = Instant::now();
     let (mut backoff, mut failures) = (backoff(), 0);
     sink.begin(batch);
-    loop {
+    let sent = loop {
+        if let Some(sent) = while_open(sink, batch, link, metrics).await {
+            metrics.rerouted.inc_by(batch.len() as u64);
+            break sent;
+        }
         match sink.attempt(batch).await {
             Ok(sent) => {
                 link.report(Ok(()));
                 link.switch(Circuit::Closed);
-                metrics.send_latency.observe(begun.elapsed().as_secs_f64());
-                confirm(batch, sent, metrics);
-                return Outcome::Sent;
+                break sent;
             }
             Err(SendError::Closed) => return Outcome::Closed,
             Err(error) => {
-                metrics.send_errors.inc();
-                if let SendError::Unanswered { messages, .. } = error {
-                    metrics.possible_duplicates.inc_by(messages as u64);
-                }
-                link.report(Err(error));
+                link.failed(error);
                 failures += 1;
-                if failures < link.failures() {
-                    tokio::time::sleep(backoff.next_delay()).await;
+                // One failure is enough for a circuit that was about to close.
+                if link.open_until.is_some() || failures >= link.failures() {
+                    link.open();
                 } else {
-                    stay_open(sink, link, metrics).await;
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
                 metrics.retries.inc();
             }
         }
-    }
+    };
+    metrics.send_latency.observe(begun.elapsed().as_secs_f64());
+    confirm(batch, sent, metrics);
+    Outcome::Sent
 }
 
-/// Sends nothing for a while, and then nothing before a probe has found that there
-/// is a chance.
-async fn stay_open<S: Sink>(sink: &mut S, link: &mut Link, metrics: &Metrics) {
-    let open_for = link.open_for();
-    let mut delays = Backoff::new(open_for, open_for);
+/// While the circuit is open nothing is sent, except another way. Ends when that
+/// worked, or when a probe has found that an attempt has a chance.
+async fn while_open<S: Sink>(
+    sink: &mut S,
+    batch: &Batch,
+    link: &mut Link,
+    metrics: &Metrics,
+) -> Option<Sent> {
+    let mut backoff = backoff();
     loop {
-        link.switch(Circuit::Open);
-        tokio::time::sleep(delays.next_delay()).await;
-        link.switch(Circuit::HalfOpen);
-        match sink.probe().await {
-            Ok(()) => return,
-            Err(error) => {
-                metrics.send_errors.inc();
-                link.report(Err(error));
+        let until = link.open_until?;
+        if Instant::now() >= until {
+            link.switch(Circuit::HalfOpen);
+            match sink.probe().await {
+                Ok(()) => return None,
+                Err(error) => {
+                    link.failed(error);
+                    link.open();
+                    continue;
+                }
             }
+        }
+        match sink.detour(batch).await {
+            Some(Ok(sent)) => return Some(sent),
+            Some(Err(error)) => {
+                link.failed(error);
+                metrics.retries.inc();
+                let again = Instant::now() + backoff.next_delay();
+                tokio::time::sleep_until(until.min(again)).await;
+            }
+            None => tokio::time::sleep_until(until).await,
         }
     }
 }
@@ -231,36 +251,39 @@ struct LinksInner {
 }
 
 impl Links {
-    /// All `lanes` lanes work.
-    pub(crate) fn up(
-        component: Component,
-        metrics: Metrics,
-        circuit: CircuitConfig,
-        lanes: usize,
-    ) -> Self {
-        metrics.active_connections.set(lanes as i64);
-        metrics.circuits(Circuit::Closed).set(lanes as i64);
+    /// There are no lanes yet.
+    pub(crate) fn new(component: Component, metrics: Metrics, circuit: CircuitConfig) -> Self {
         component.ready();
         Self(Arc::new(LinksInner {
             component,
             circuit,
             metrics,
-            down: Mutex::new(vec![None; lanes]),
+            down: Mutex::default(),
         }))
     }
 
-    /// The handle of one lane.
-    pub(crate) fn link(&self, lane: usize) -> Link {
+    /// The handle of one more lane, which works.
+    pub(crate) fn link(&self) -> Link {
+        let metrics = &self.0.metrics;
+        metrics.active_connections.inc();
+        metrics.circuits(Circuit::Closed).inc();
+        let mut down = self.lock();
+        down.push(None);
         Link {
             links: self.clone(),
-            lane,
+            lane: down.len() - 1,
             up: true,
             circuit: Circuit::Closed,
+            open_until: None,
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<String>>> {
+        self.0.down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, lane: usize, reason: Option<String>) {
-        let mut down = self.0.down.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut down = self.lock();
         down[lane] = reason;
         let working = down.iter().filter(|reason| reason.is_none()).count();
         self.0.metrics.active_connections.set(working as i64);
@@ -278,6 +301,8 @@ pub(crate) struct Link {
     lane: usize,
     up: bool,
     circuit: Circuit,
+    /// When an open circuit is probed next.
+    open_until: Option<Instant>,
 }
 
 impl Link {
@@ -286,11 +311,28 @@ impl Link {
         self.links.0.circuit.failures
     }
 
-    fn open_for(&self) -> Duration {
-        *self.links.0.circuit.open_for
+    /// Nothing is sent for a while.
+    fn open(&mut self) {
+        let open_for = *self.links.0.circuit.open_for;
+        let delay = Backoff::new(open_for, open_for).next_delay();
+        self.switch(Circuit::Open);
+        self.open_until = Some(Instant::now() + delay);
+    }
+
+    /// An attempt failed.
+    fn failed(&mut self, error: SendError) {
+        let metrics = &self.links.0.metrics;
+        metrics.send_errors.inc();
+        if let SendError::Unanswered { messages, .. } = error {
+            metrics.possible_duplicates.inc_by(messages as u64);
+        }
+        self.report(Err(error));
     }
 
     fn switch(&mut self, circuit: Circuit) {
+        if circuit == Circuit::Closed {
+            self.open_until = None;
+        }
         let metrics = &self.links.0.metrics;
         metrics.circuits(self.circuit).dec();
         metrics.circuits(circuit).inc();

@@ -63,7 +63,7 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
         open_for: Duration::from_millis(200).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::up(component, metrics.clone(), circuit, 1).link(0);
+    let mut link = Links::new(component, metrics.clone(), circuit).link();
     let mut sink = Broken {
         events: String::new(),
         metrics: metrics.clone(),
@@ -78,6 +78,69 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
     );
     assert_eq!((metrics.retries.get(), metrics.send_errors.get()), (3, 5));
     assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
+}
+
+/// Fails on its own way until it has been probed twice; every second detour works.
+#[derive(Default)]
+struct Blocked(String);
+
+impl Sink for Blocked {
+    async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
+        self.0.push('a');
+        match self.0.contains('p') {
+            true => Ok(Sent::default()),
+            false => Err(SendError::Retry("blocked".into())),
+        }
+    }
+
+    async fn probe(&mut self) -> Result<(), SendError> {
+        self.0.push('p');
+        Ok(())
+    }
+
+    async fn detour(&mut self, _: &Batch) -> Option<Result<Sent, SendError>> {
+        self.0.push('d');
+        let detours = self.0.matches('d').count();
+        Some(match detours % 2 {
+            0 => Ok(Sent::default()),
+            _ => Err(SendError::Retry("this one too".into())),
+        })
+    }
+}
+
+#[tokio::test]
+async fn batches_take_a_detour_while_the_circuit_is_open_and_are_counted() {
+    let metrics = metrics();
+    let circuit = CircuitConfig {
+        failures: 2,
+        open_for: Duration::from_secs(3_600).into(),
+    };
+    let component = Health::default().component("kafka");
+    let mut link = Links::new(component, metrics.clone(), circuit).link();
+    let mut sink = Blocked::default();
+    for _ in 0..2 {
+        let outcome = deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
+        assert_eq!(outcome, Outcome::Sent);
+    }
+    assert_eq!(sink.0, "aadddd");
+    assert_eq!((metrics.rerouted.get(), metrics.messages.get()), (4, 4));
+    assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
+    assert_eq!(metrics.active_connections.get(), 0, "its own way is down");
+    link.open_until = Some(Instant::now());
+    deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
+    assert_eq!(sink.0, "aaddddpa");
+    assert_eq!((metrics.rerouted.get(), metrics.messages.get()), (4, 5));
+    assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
+}
+
+#[test]
+fn compressing_is_measured_for_every_kind() {
+    use crate::config::CompressionKind::{Gzip, Lz4, None, Snappy, Zstd};
+    let metrics = metrics();
+    for (kind, count) in [(None, 0), (Gzip, 1), (Snappy, 2), (Lz4, 3), (Zstd, 4)] {
+        compress::measure(kind, &batch(&["abc", "abc"]), &metrics);
+        assert_eq!(metrics.compression_latency.get_sample_count(), count);
+    }
 }
 
 /// Answers attempts with what it is given, and remembers the payloads.
@@ -102,8 +165,8 @@ impl Sink for Script {
 async fn a_batch_is_tried_until_it_is_through() {
     let (metrics, health) = (metrics(), Health::default());
     let circuit = CircuitConfig::default();
-    let links = Links::up(health.component("kafka"), metrics.clone(), circuit, 2);
-    let mut link = links.link(1);
+    let links = Links::new(health.component("kafka"), metrics.clone(), circuit);
+    let (_other, mut link) = (links.link(), links.link());
     let broken = || Err(SendError::Retry("no answer".into()));
     let mut sink = Script {
         answers: vec![broken(), broken(), Ok(Sent { refused: 1 })],
@@ -122,8 +185,8 @@ async fn a_batch_is_tried_until_it_is_through() {
 async fn one_lane_that_is_down_makes_the_sink_unready() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
-    let links = Links::up(component, metrics.clone(), CircuitConfig::default(), 3);
-    let (mut one, mut other) = (links.link(0), links.link(1));
+    let links = Links::new(component, metrics.clone(), CircuitConfig::default());
+    let (mut one, mut other, _third) = (links.link(), links.link(), links.link());
     one.report(Err(SendError::Retry("gone".into())));
     other.report(Err(SendError::Retry("gone too".into())));
     assert_eq!(metrics.active_connections.get(), 1);

@@ -6,6 +6,7 @@ use iot_service::config::ByteSize;
 use iot_service::health::Health;
 use prometheus::Registry;
 
+use super::crew::{Autoscale, Crew};
 use super::*;
 use crate::config::ProfileConfig;
 use crate::control::Control;
@@ -34,8 +35,22 @@ fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Re
         health: Health::default(),
         shutdown: CancellationToken::new(),
     };
-    let (workers, ends) = pipeline.workers(&config, lanes, None);
-    (workers, ends, registry)
+    let (outlets, ends) = open(lanes);
+    (pipeline.workers(&config, outlets, None), ends, registry)
+}
+
+fn limits(buffer: u64) -> Limits {
+    let defaults = SimulatorConfig::default().kafka;
+    Limits {
+        batch_bytes: defaults.batch_size.bytes(),
+        batch_messages: 100,
+        linger: *defaults.linger,
+        buffer_bytes: ByteSize(buffer).bytes(),
+    }
+}
+
+fn open(lanes: usize) -> (Vec<Outlet>, Vec<Ends>) {
+    (0..lanes).map(|_| Outlet::new(limits(32 << 20))).unzip()
 }
 
 fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
@@ -49,6 +64,7 @@ fn stop() -> Stop {
     Stop {
         generate: CancellationToken::new(),
         abandon: CancellationToken::new(),
+        regroup: CancellationToken::new(),
     }
 }
 
@@ -67,11 +83,8 @@ async fn confirm_all(mut ends: Ends) -> Vec<Vec<u8>> {
     let mut payloads = Vec::new();
     while let Some(batch) = ends.batches.recv().await {
         payloads.extend(batch.messages().map(|message| message.payload.to_vec()));
-        let done = Done {
-            lane: ends.lane,
-            batch,
-            outcome: Outcome::Sent,
-        };
+        let outcome = Outcome::Sent;
+        let done = Done { batch, outcome };
         ends.done.send(done).unwrap();
     }
     payloads
@@ -86,7 +99,7 @@ async fn run_fleet(config: SimulatorConfig, lanes: usize) -> Vec<Vec<Vec<u8>>> {
         .collect();
     let makers: Vec<_> = workers
         .into_iter()
-        .map(|w| tokio::spawn(w.run(stop())))
+        .map(|w| tokio::spawn(w.run(None, stop())))
         .collect();
     for maker in makers {
         maker.await.unwrap();
@@ -134,8 +147,8 @@ async fn a_late_worker_catches_up_and_keeps_the_schedule() {
 async fn a_full_buffer_drops_counts_and_leaves_a_gap() {
     let (mut worker, mut state, _ends, registry) = worker(config(|c| {
         c.fleet.interval = SECOND.into();
-        c.kafka.buffer = ByteSize(1);
     }));
+    worker.outlets[0].lane.limit(limits(1));
     worker.make_due(&mut state, worker.start + 2 * SECOND);
     assert_eq!(worker.waiting(), 1);
     assert_eq!(dropped(&registry, "buffer_full"), 8.0);
@@ -164,7 +177,7 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
         c.fleet.interval = SECOND.into();
         c.anomaly.rate = 0.05;
     });
-    worker.adopt(&mut state, Arc::new(changed));
+    worker.adopt(&mut state, Arc::new(changed), Instant::now());
     let odds = &state.habits[0].sensors[0].odds;
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
@@ -231,7 +244,7 @@ async fn what_no_one_confirms_is_counted_at_the_end() {
     worker.start = Instant::now() - 10 * SECOND;
     let depth = worker.metrics.queue_depth.clone();
     let stop = stop();
-    let running = tokio::spawn(worker.run(stop.clone()));
+    let running = tokio::spawn(worker.run(None, stop.clone()));
     while depth.get() < 40 {
         tokio::task::yield_now().await;
     }
@@ -246,14 +259,11 @@ async fn what_no_one_confirms_is_counted_at_the_end() {
 #[tokio::test]
 async fn a_closed_output_ends_the_worker() {
     let (mut workers, mut ends, registry) = workers(config(|c| c.fleet.rate = Rate::Max), 1);
-    let running = tokio::spawn(workers.remove(0).run(stop()));
+    let running = tokio::spawn(workers.remove(0).run(None, stop()));
     let mut ends = ends.remove(0);
     let batch = ends.batches.recv().await.expect("a batch");
-    let done = Done {
-        lane: 0,
-        batch,
-        outcome: Outcome::Closed,
-    };
+    let outcome = Outcome::Closed;
+    let done = Done { batch, outcome };
     ends.done.send(done).unwrap();
     running.await.unwrap();
     assert!(dropped(&registry, "output_closed") > 0.0);
@@ -277,14 +287,14 @@ async fn a_fleet_grows_and_shrinks_and_its_devices_go_on_counting() {
     };
     worker.make_due(&mut state, worker.start + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [1, 1, 1, 1]);
-    worker.adopt(&mut state, with(6));
+    worker.adopt(&mut state, with(6), Instant::now());
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [2, 2, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(2));
+    worker.adopt(&mut state, with(2), Instant::now());
     assert_eq!(worker.metrics.devices.get(), 2);
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [3, 3, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(5));
+    worker.adopt(&mut state, with(5), Instant::now());
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [4, 4, 3, 3, 2, 1], "as they were");
 }
@@ -298,11 +308,11 @@ async fn nobody_sends_in_a_pause_and_nothing_is_made_up_for_after_it() {
             c.fleet.paused = paused;
         }))
     };
-    worker.adopt(&mut state, paused(true));
+    worker.adopt(&mut state, paused(true), Instant::now());
     let before = state.clock.at(Instant::now());
     let later = Instant::now() + 100 * SECOND;
     assert_eq!(state.clock.at(later), before);
-    worker.adopt(&mut state, paused(false));
+    worker.adopt(&mut state, paused(false), Instant::now());
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert!(worker.waiting() <= 4, "{}", worker.waiting());
 }
@@ -363,9 +373,8 @@ async fn a_buffer_that_fills_takes_a_part_and_then_nothing() {
         c.fleet.interval = SECOND.into();
         c.flow.throttle_above = 0.5;
         c.flow.drop_rate = 0.25;
-        c.kafka.batch_size = ByteSize::kib(1);
-        c.kafka.buffer = ByteSize::kib(64);
     }));
+    worker.outlets[0].lane.limit(limits(64 << 10));
     let end = worker.start + 1_000 * SECOND;
     while worker.make_due(&mut state, end) == After::Again {}
     let (waiting, throttled) = (worker.waiting() as f64, dropped(&registry, "throttled"));
@@ -385,18 +394,146 @@ async fn a_run_to_a_number_ends_although_the_pace_changes() {
         config(|c| {
             c.fleet.rate = rate;
             c.run.messages = 600;
-            c.kafka.batch_messages = 100;
         })
     };
     let (mut worker, mut state, _ends, _) = worker(with(Rate::Max));
     worker.make_for_room(&mut state, Instant::now());
     // A device that is done already.
     worker.members[0].quota = worker.members[0].device.seq;
-    worker.adopt(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
+    worker.adopt(
+        &mut state,
+        Arc::new(with(Rate::PerSecond(1_000.0))),
+        Instant::now(),
+    );
     let late = Instant::now() + 10 * SECOND;
     let mut after = After::Again;
     for _ in 0..10 {
         after = worker.make_due(&mut state, late);
     }
     assert_eq!(after, After::Finished);
+}
+
+/// What arrived on each lane, as device and number, and who sent it.
+fn told(lanes: &[Vec<Vec<u8>>]) -> Vec<Vec<(String, u64)>> {
+    let who = |payload: &Vec<u8>| {
+        let message = parse(payload).unwrap();
+        (message.device_id.into_owned(), message.seq.unwrap())
+    };
+    let lanes = lanes.iter();
+    lanes
+        .map(|payloads| payloads.iter().map(who).collect())
+        .collect()
+}
+
+#[tokio::test]
+async fn lanes_and_devices_are_shared_out_anew_and_nothing_is_lost() {
+    let mut config = config(|c| {
+        c.fleet.devices = 60;
+        c.fleet.workers = 3;
+        c.fleet.rate = Rate::PerSecond(100_000.0);
+        c.run.messages = 30_000;
+    });
+    let (workers, ends, _registry) = workers(config.clone(), 4);
+    let confirm = |ends: Vec<Ends>| ends.into_iter().map(|ends| tokio::spawn(confirm_all(ends)));
+    let mut sinks: Vec<_> = confirm(ends).collect();
+    let messages = workers[0].metrics.serialization_latency.clone();
+    let turns = async |count| {
+        while messages.get_sample_count() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut crew = Crew::start(workers, stop());
+    // Fewer workers, then more lanes and devices, then all workers again.
+    for (turn, (added, active)) in [(0, 1), (3, 2), (0, 3)].into_iter().enumerate() {
+        turns(20 * (turn as u64 + 1)).await;
+        let (outlets, ends) = open(added);
+        sinks.extend(confirm(ends));
+        config.fleet.rate = Rate::PerSecond(50_000.0);
+        let config = Arc::new(config.clone());
+        crew.regroup(outlets, active, |_| limits(32 << 20), &config)
+            .await
+            .unwrap();
+        assert_eq!(crew.active(), active);
+    }
+    crew.ended().await.unwrap();
+    crew.end();
+    let mut lanes = Vec::new();
+    for sink in sinks {
+        lanes.push(sink.await.unwrap());
+    }
+    let mut seqs: HashMap<String, Vec<u64>> = HashMap::new();
+    for (lane, told) in told(&lanes).into_iter().enumerate() {
+        let mut last: HashMap<String, u64> = HashMap::new();
+        for (device, seq) in told {
+            let before = last.insert(device.clone(), seq);
+            assert!(before.is_none_or(|before| before < seq), "{device}: {seq}");
+            let homes = [4, 7].map(|lanes| partition_for(&device, lanes) as usize);
+            assert!(homes.contains(&lane), "{device} on lane {lane}");
+            seqs.entry(device).or_default().push(seq);
+        }
+    }
+    assert_eq!(seqs.len(), 60);
+    for (device, mut seqs) in seqs {
+        seqs.sort_unstable();
+        assert!(seqs.into_iter().eq(0..500), "{device}");
+    }
+    assert!(lanes[4..].iter().all(|lane| !lane.is_empty()));
+}
+
+#[tokio::test]
+async fn the_schedule_goes_on_when_devices_are_shared_out_anew() {
+    let config = config(|c| {
+        c.fleet.devices = 100;
+        c.fleet.workers = 2;
+        c.fleet.interval = (SECOND / 10).into();
+    });
+    let (workers, ends, _registry) = workers(config.clone(), 4);
+    let sinks: Vec<_> = ends
+        .into_iter()
+        .map(|e| tokio::spawn(confirm_all(e)))
+        .collect();
+    let start = workers[0].start;
+    let (stop, config) = (stop(), Arc::new(config));
+    let mut crew = Crew::start(workers, stop.clone());
+    for active in [1, 2, 1] {
+        tokio::time::sleep(SECOND / 7).await;
+        let added = Vec::new();
+        let limits = |_| limits(32 << 20);
+        crew.regroup(added, active, limits, &config).await.unwrap();
+    }
+    tokio::time::sleep(SECOND / 7).await;
+    stop.generate.cancel();
+    crew.ended().await.unwrap();
+    let rounds = start.elapsed().as_secs_f64() * 10.0;
+    crew.end();
+    let mut seqs: HashMap<String, u64> = HashMap::new();
+    for sink in sinks {
+        for (device, seq) in told(&[sink.await.unwrap()]).concat() {
+            let next = seqs.entry(device).or_default();
+            assert_eq!(seq, *next);
+            *next += 1;
+        }
+    }
+    let (least, most) = (seqs.values().min().unwrap(), seqs.values().max().unwrap());
+    assert!(seqs.len() == 100 && most - least <= 1, "{seqs:?}");
+    assert!(*most as f64 <= rounds + 1.0, "{most} of {rounds}");
+}
+
+#[test]
+fn workers_are_as_many_as_there_is_work_for() {
+    let start = Instant::now();
+    let mut scale = Autoscale::new(3, start);
+    let mut busy = 0.0;
+    let mut active = 3;
+    let mut seen = Vec::new();
+    for (second, used) in [0.2, 0.2, 0.2, 0.9, 1.7, 2.9, 1.1, 0.9, 0.7]
+        .into_iter()
+        .enumerate()
+    {
+        busy += used;
+        let now = start + SECOND * (second as u32 + 1);
+        active = scale.wanted(active, busy, now);
+        seen.push(active);
+    }
+    assert_eq!(seen, [2, 1, 1, 2, 3, 3, 3, 2, 2]);
 }

@@ -4,12 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use iot_simulator::config::{CompressionKind, Format, Rate, SimulatorConfig, SinkKind};
+use iot_core::partition::partition_for;
+use iot_service::config::HumanDuration;
+use iot_simulator::config::{
+    CompressionKind, Format, OnUnavailable, Rate, SimulatorConfig, SinkKind,
+};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Simulator, assert_complete, assert_ordered, fleet, read_topic, wait_for};
+use crate::support::{
+    Arrived, Simulator, assert_complete, assert_ordered, fleet, read_topic, wait_for,
+};
 
 const TOPIC: &str = "device-data";
 const PARTITIONS: u32 = 10;
@@ -306,4 +312,92 @@ async fn a_duration_ends_the_run() {
     config.run.duration = std::time::Duration::from_millis(300).into();
     Simulator::start(config).await.ended().await;
     assert_complete(&read_topic(&cluster.bootstrap_servers(), TOPIC), PARTITIONS);
+}
+
+/// A partition without a leader, and a fleet that sends on.
+async fn without_leader(on_unavailable: OnUnavailable) -> (Cluster, Simulator) {
+    let cluster = cluster();
+    let mut config = config(&cluster, 100, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    config.kafka.on_unavailable = on_unavailable;
+    config.kafka.request_timeout = HumanDuration::from_secs(2);
+    config.circuit.failures = 2;
+    config.circuit.open_for = HumanDuration::from_millis(500);
+    let simulator = Simulator::start(config).await;
+    simulator.wait_for_metric(SENT, 500.0).await;
+    cluster.partition_leader(TOPIC, 3, None).unwrap();
+    let open = r#"kafka_producer_circuits{state="open"}"#;
+    simulator.wait_for_metric(open, 1.0).await;
+    (cluster, simulator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_away_holds_up_its_own_devices_only() {
+    let (cluster, simulator) = without_leader(OnUnavailable::Hold).await;
+    let before = simulator.metric(SENT).await;
+    simulator.wait_for_metric(SENT, before + 1_000.0).await;
+    assert_eq!(
+        simulator.metric("kafka_producer_active_connections").await,
+        9.0
+    );
+    let trouble = simulator.trouble("kafka").await.unwrap();
+    assert!(trouble.contains("partition 3 of topic"), "{trouble}");
+    cluster.partition_leader(TOPIC, 3, Some(1)).unwrap();
+    wait_for("recovery", async || {
+        simulator.trouble("kafka").await.is_none()
+    })
+    .await;
+    assert_eq!(
+        simulator
+            .metric("kafka_producer_rerouted_messages_total")
+            .await,
+        0.0
+    );
+    assert_eq!(
+        simulator
+            .metric("kafka_producer_dropped_messages_total")
+            .await,
+        0.0
+    );
+    simulator.stop().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let counts = assert_complete(&arrived, PARTITIONS);
+    let most = counts.values().max().unwrap();
+    assert!(
+        counts.len() == 100 && counts.values().all(|n| most - n <= 1),
+        "{counts:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_for_a_partition_that_is_away_can_be_sent_to_others() {
+    let (cluster, simulator) = without_leader(OnUnavailable::Reroute).await;
+    let rerouted = "kafka_producer_rerouted_messages_total";
+    simulator.wait_for_metric(rerouted, 100.0).await;
+    cluster.partition_leader(TOPIC, 3, Some(1)).unwrap();
+    wait_for("recovery", async || {
+        simulator.trouble("kafka").await.is_none()
+    })
+    .await;
+    let before = simulator.metric(SENT).await;
+    simulator.wait_for_metric(SENT, before + 1_000.0).await;
+    let rerouted = simulator.metric(rerouted).await;
+    simulator.stop().await;
+    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let home = |record: &&Arrived| partition_for(&record.key, PARTITIONS) as i32;
+    let away = arrived
+        .iter()
+        .filter(|record| record.partition != home(record));
+    let away: Vec<_> = away.map(|record| home(&record)).collect();
+    assert!(away.iter().all(|home| *home == 3), "{away:?}");
+    assert_eq!(away.len() as f64, rerouted);
+    let mut seqs: HashMap<_, HashSet<_>> = HashMap::new();
+    for record in &arrived {
+        let seq = record.message.seq.unwrap();
+        seqs.entry(&record.key).or_default().insert(seq);
+    }
+    for (device, seqs) in seqs {
+        let missing = (0..seqs.len() as u64).find(|seq| !seqs.contains(seq));
+        assert_eq!(missing, None, "{device}");
+    }
 }
