@@ -48,6 +48,7 @@ pub(crate) struct Partition {
     /// Another one, for while this one is unavailable, and which it is.
     detour: Option<PartitionClient>,
     detours: i32,
+    progress: Progress,
     /// Batches so far.
     batches: u64,
 }
@@ -119,6 +120,11 @@ impl Topic {
                 client: Some(partition_client(&client, &self.config, partition).await?),
                 detour: None,
                 detours: 0,
+                progress: Progress {
+                    through: 0,
+                    refused: 0,
+                    at_once: usize::MAX,
+                },
                 batches: 0,
             });
         }
@@ -229,34 +235,32 @@ fn first_cause(error: Error) -> anyhow::Error {
 }
 
 impl Partition {
-    async fn client(&mut self) -> anyhow::Result<&PartitionClient> {
-        let client = match self.client.take() {
-            Some(client) => client,
-            None => {
-                let client = connect(&self.topic.config).await?;
-                partition_client(&client, &self.topic.config, self.partition).await?
-            }
-        };
-        Ok(self.client.insert(client))
+    /// The connection, a new one if need be.
+    async fn take_client(&mut self) -> anyhow::Result<PartitionClient> {
+        if let Some(client) = self.client.take() {
+            return Ok(client);
+        }
+        let client = connect(&self.topic.config).await?;
+        partition_client(&client, &self.topic.config, self.partition).await
     }
 
-    /// The next of the other partitions, those behind this one first. None if there
-    /// are none.
-    async fn another(&mut self) -> anyhow::Result<Option<&PartitionClient>> {
-        let config = &self.topic.config;
-        if self.detour.is_none() {
-            let client = connect(config).await?;
-            let count = ensure_topic(&client, config).await?.len();
-            let count = i32::try_from(count).unwrap_or(i32::MAX);
-            if count < 2 {
-                return Ok(None);
-            }
-            let steps = 1 + self.detours % (count - 1);
-            self.detours += 1;
-            let partition = (self.partition + steps) % count;
-            self.detour = Some(partition_client(&client, config, partition).await?);
+    /// The same for another partition: those behind this one take turns. None if
+    /// there are none.
+    async fn take_detour(&mut self) -> anyhow::Result<Option<PartitionClient>> {
+        if let Some(client) = self.detour.take() {
+            return Ok(Some(client));
         }
-        Ok(self.detour.as_ref())
+        let config = &self.topic.config;
+        let client = connect(config).await?;
+        let count = ensure_topic(&client, config).await?.len();
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        if count < 2 {
+            return Ok(None);
+        }
+        let steps = 1 + self.detours % (count - 1);
+        self.detours += 1;
+        let partition = (self.partition + steps) % count;
+        partition_client(&client, config, partition).await.map(Some)
     }
 
     /// Now and then compresses a batch beside the client, which does not tell how
@@ -272,25 +276,20 @@ impl Partition {
 impl Sink for Partition {
     fn begin(&mut self, batch: &Batch) {
         self.measure_compression(batch);
+        self.progress.through = 0;
+        self.progress.refused = 0;
     }
 
     async fn probe(&mut self) -> Result<(), SendError> {
-        match self.client().await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(SendError::Retry(format!("{error:#}"))),
-        }
+        self.client = Some(self.take_client().await.map_err(retry)?);
+        Ok(())
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
-        let topic = self.topic.clone();
-        let sent = match self.client().await {
-            Ok(client) => topic.produce(client, batch).await,
-            Err(error) => return Err(SendError::Retry(format!("{error:#}"))),
-        };
-        if sent.is_err() {
-            // What is wrong may be the connection itself, even if it looks alive.
-            self.client = None;
-        }
+        let client = self.take_client().await.map_err(retry)?;
+        let sent = self.topic.produce(&client, batch, &mut self.progress).await;
+        // What is wrong may be the connection itself, even if it looks alive.
+        self.client = sent.is_ok().then_some(client);
         sent
     }
 
@@ -298,48 +297,83 @@ impl Sink for Partition {
         if self.topic.config.on_unavailable == OnUnavailable::Hold {
             return None;
         }
-        let topic = self.topic.clone();
-        let sent = match self.another().await {
-            Ok(Some(client)) => topic.produce(client, batch).await,
-            Ok(None) => return None,
-            Err(error) => Err(SendError::Retry(format!("{error:#}"))),
+        let client = match self.take_detour().await {
+            Ok(client) => client?,
+            Err(error) => return Some(Err(retry(error))),
         };
-        if sent.is_err() {
-            self.detour = None;
-        }
+        let sent = self.topic.produce(&client, batch, &mut self.progress).await;
+        self.detour = sent.is_ok().then_some(client);
         Some(sent)
     }
 }
 
+fn retry(error: anyhow::Error) -> SendError {
+    SendError::Retry(format!("{error:#}"))
+}
+
+/// How far a batch has got.
+#[derive(Debug)]
+struct Progress {
+    /// Messages of it that are through.
+    through: usize,
+    /// Messages of it that were refused.
+    refused: usize,
+    /// How many to send at once: fewer after Kafka found so many too large.
+    at_once: usize,
+}
+
 impl Topic {
-    /// Sends a batch to one of the partitions.
-    async fn produce(&self, client: &PartitionClient, batch: &Batch) -> Result<Sent, SendError> {
-        let records = records(batch, self.media_type);
+    /// Sends what is missing of a batch to one of the partitions. One that is too
+    /// large for the topic is halved until the message is alone that is.
+    async fn produce(
+        &self,
+        client: &PartitionClient,
+        batch: &Batch,
+        progress: &mut Progress,
+    ) -> Result<Sent, SendError> {
         let compression = compression(self.config.compression);
-        let produced = within(&self.config, client.produce(records, compression)).await;
-        let topic = &self.config.topic;
-        let produced = produced.with_context(|| format!("writing to topic {topic}"));
-        let Err(error) = produced else {
-            return Ok(Sent::default());
-        };
-        let messages = batch.len();
-        let why = format!("{error:#}");
-        if [ProtocolError::MessageTooLarge, ProtocolError::InvalidRecord]
-            .into_iter()
-            .any(|refusal| is(&error, refusal))
-        {
-            tracing::error!(
-                error = why,
-                messages,
-                "Kafka refuses a batch for good; a smaller kafka.batch_size may help"
-            );
-            return Ok(Sent { refused: messages });
+        while progress.through < batch.len() {
+            let count = progress.at_once.clamp(1, batch.len() - progress.through);
+            let records = records(batch, progress.through, count, self.media_type);
+            match within(&self.config, client.produce(records, compression)).await {
+                Ok(_) => {
+                    progress.through += count;
+                    progress.at_once = progress.at_once.saturating_mul(2);
+                }
+                Err(error) if is_refusal(&error) && count > 1 => progress.at_once = count / 2,
+                Err(error) if is_refusal(&error) => {
+                    let topic = &self.config.topic;
+                    tracing::error!(topic, error = format!("{error:#}"), "a message is refused");
+                    progress.through += 1;
+                    progress.refused += 1;
+                }
+                Err(error) => return Err(self.failed(error, count)),
+            }
         }
-        Err(match may_be_written(&error) {
-            true => SendError::Unanswered { messages, why },
-            false => SendError::Retry(why),
+        Ok(Sent {
+            refused: progress.refused,
         })
     }
+
+    fn failed(&self, error: anyhow::Error, messages: usize) -> SendError {
+        let may_be_written = may_be_written(&error);
+        let error = error.context(format!("writing to topic {}", self.config.topic));
+        let why = format!("{error:#}");
+        match may_be_written {
+            true => SendError::Unanswered { messages, why },
+            false => SendError::Retry(why),
+        }
+    }
+}
+
+/// Whether Kafka will never take what it was sent.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let refusals = [
+        ProtocolError::MessageTooLarge,
+        ProtocolError::RecordListTooLarge,
+        ProtocolError::InvalidRecord,
+    ];
+    refusals.into_iter().any(|refusal| is(error, refusal))
 }
 
 /// Whether Kafka may have written what it did not confirm.
@@ -370,9 +404,11 @@ fn compression(kind: CompressionKind) -> Compression {
     }
 }
 
-fn records(batch: &Batch, media_type: &str) -> Vec<Record> {
+fn records(batch: &Batch, from: usize, count: usize, media_type: &str) -> Vec<Record> {
     batch
         .messages()
+        .skip(from)
+        .take(count)
         .map(|message| {
             let media_type = media_type.as_bytes().to_vec();
             let mut record_headers = BTreeMap::new();

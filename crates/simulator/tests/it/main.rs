@@ -3,6 +3,7 @@
 
 mod api;
 mod cli;
+mod faults;
 mod file;
 mod kafka;
 mod mqtt;
