@@ -4,6 +4,8 @@
 //! [`run`] is the only entrance: binary, tests and demo use the same one.
 
 pub mod args;
+#[doc(hidden)]
+pub mod bench;
 mod clock;
 pub mod config;
 mod control;
