@@ -13,6 +13,7 @@ pub mod config;
 pub mod health;
 pub mod kafka;
 pub mod logs;
+mod memory;
 pub mod metrics;
 pub mod mqtt;
 pub mod ops;

@@ -6,12 +6,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Registry, TextEncoder};
+use prometheus::{IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, Report};
+use crate::memory;
 
 /// Serves metrics and health until `stop`. The process's own CPU and memory
 /// are added to `registry`.
@@ -21,7 +22,7 @@ pub fn serve(
     health: Health,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
-    if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
+    if let Err(error) = about_process(&registry) {
         tracing::warn!(%error, "process metrics are not available");
     }
     let live = health.clone();
@@ -35,6 +36,17 @@ pub fn serve(
             tracing::error!(%error, "ops server ended");
         }
     })
+}
+
+fn about_process(registry: &Registry) -> prometheus::Result<()> {
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    if let Some(bytes) = memory::limit() {
+        let help = "Memory that this process may have: its container's limit, or the machine's.";
+        let limit = IntGauge::new("iot_memory_limit_bytes", help)?;
+        limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        registry.register(Box::new(limit))?;
+    }
+    Ok(())
 }
 
 fn answer(report: Report) -> Response {

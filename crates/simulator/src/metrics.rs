@@ -26,15 +26,18 @@ pub(crate) enum Dropped {
     OutputClosed,
     /// The buffer was nearly full.
     Throttled,
+    /// It was tried as often as it may be.
+    Retries,
 }
 
 impl Dropped {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::BufferFull,
         Self::Refused,
         Self::Shutdown,
         Self::OutputClosed,
         Self::Throttled,
+        Self::Retries,
     ];
 
     /// Its name in labels.
@@ -45,6 +48,7 @@ impl Dropped {
             Self::Shutdown => "shutdown",
             Self::OutputClosed => "output_closed",
             Self::Throttled => "throttled",
+            Self::Retries => "retries_exhausted",
         }
     }
 }

@@ -138,7 +138,12 @@ impl Pipeline {
         truths: Option<Truths>,
     ) -> anyhow::Result<()> {
         let mut senders = Senders {
-            links: Links::new(component, self.metrics.clone(), config.circuit.clone()),
+            links: Links::new(
+                component,
+                self.metrics.clone(),
+                config.circuit.clone(),
+                retries(config),
+            ),
             metrics: self.metrics.clone(),
             tasks: JoinSet::new(),
         };
@@ -307,6 +312,14 @@ fn workers(config: &SimulatorConfig) -> usize {
     match usize::from(config.fleet.workers) {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
+    }
+}
+
+/// How often a batch is tried again; none for no end.
+fn retries(config: &SimulatorConfig) -> Option<u32> {
+    match config.sink {
+        SinkKind::Kafka => u32::try_from(config.kafka.retries).ok(),
+        _ => None,
     }
 }
 

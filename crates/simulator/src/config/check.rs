@@ -215,6 +215,9 @@ impl KafkaConfig {
         }
         at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
         not_zero(problems, "kafka.request_timeout", self.request_timeout);
+        if !(-1..=10).contains(&self.retries) {
+            problems.add("kafka.retries", "must be from 0 to 10, or -1 for no end");
+        }
         not_zero(problems, "kafka.metadata_refresh", self.metadata_refresh);
     }
 }

@@ -312,6 +312,9 @@ pub struct KafkaConfig {
     pub buffer: ByteSize,
     /// Deadline of one request.
     pub request_timeout: HumanDuration,
+    /// How often a batch is tried again before it is dropped and counted; -1 for no
+    /// end.
+    pub retries: i16,
     /// How often to ask whether the topic has more partitions.
     pub metadata_refresh: HumanDuration,
     /// What becomes of the messages for a partition that is unavailable.
@@ -343,6 +346,7 @@ impl Default for KafkaConfig {
             compression: CompressionKind::None,
             buffer: ByteSize::mib(32),
             request_timeout: HumanDuration::from_secs(10),
+            retries: -1,
             metadata_refresh: HumanDuration::from_secs(30),
             on_unavailable: OnUnavailable::Hold,
         }

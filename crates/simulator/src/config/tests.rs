@@ -24,6 +24,7 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
         ("fleet.interval", "99ms"),
         ("fleet.rate", "fast"),
         ("fleet.workers", "1001"),
+        ("kafka.retries", "11"),
         ("fleet.shard", "3/3"),
         ("fleet.id_prefix", "a.b"),
         ("fleet.tenants", "a.b"),

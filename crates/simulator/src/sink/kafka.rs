@@ -280,6 +280,10 @@ impl Sink for Partition {
         self.progress.refused = 0;
     }
 
+    fn missing(&self, batch: &Batch) -> usize {
+        batch.len() - self.progress.through + self.progress.refused
+    }
+
     async fn probe(&mut self) -> Result<(), SendError> {
         self.client = Some(self.take_client().await.map_err(retry)?);
         Ok(())

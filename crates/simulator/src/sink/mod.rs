@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::CircuitConfig;
 use crate::lane::Batch;
-use crate::metrics::{Circuit, Metrics};
+use crate::metrics::{Circuit, Dropped, Metrics};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -53,6 +53,11 @@ pub(crate) trait Sink: Send + 'static {
         _batch: &Batch,
     ) -> impl Future<Output = Option<Result<Sent, SendError>>> + Send {
         std::future::ready(None)
+    }
+
+    /// How many messages of the batch at hand are not through.
+    fn missing(&self, batch: &Batch) -> usize {
+        batch.len()
     }
 
     /// Waits until the connection needs [`attend`](Self::attend) while there
@@ -162,21 +167,25 @@ async fn deliver<S: Sink>(
     let begun = Instant::now();
     let (mut backoff, mut failures) = (backoff(), 0);
     sink.begin(batch);
-    let sent = loop {
+    let (lost, reason) = loop {
         if let Some(sent) = while_open(sink, batch, link, metrics).await {
             metrics.rerouted.inc_by(batch.len() as u64);
-            break sent;
+            break (sent.refused, Dropped::Refused);
         }
         match sink.attempt(batch).await {
             Ok(sent) => {
                 link.report(Ok(()));
                 link.switch(Circuit::Closed);
-                break sent;
+                metrics.send_errors.inc_by(u64::from(sent.refused > 0));
+                break (sent.refused, Dropped::Refused);
             }
             Err(SendError::Closed) => return Outcome::Closed,
             Err(error) => {
                 link.failed(error);
                 failures += 1;
+                if link.retries().is_some_and(|retries| failures > retries) {
+                    break (sink.missing(batch), Dropped::Retries);
+                }
                 // One failure is enough for a circuit that was about to close.
                 if link.open_until.is_some() || failures >= link.failures() {
                     link.open();
@@ -188,7 +197,7 @@ async fn deliver<S: Sink>(
         }
     };
     metrics.send_latency.observe(begun.elapsed().as_secs_f64());
-    confirm(batch, sent, metrics);
+    confirm(batch, lost, reason, metrics);
     Outcome::Sent
 }
 
@@ -227,14 +236,12 @@ async fn while_open<S: Sink>(
     }
 }
 
-fn confirm(batch: &Batch, sent: Sent, metrics: &Metrics) {
+/// Counts a batch that is done with, all of it but what was lost.
+fn confirm(batch: &Batch, lost: usize, reason: Dropped, metrics: &Metrics) {
     metrics.batches.inc();
-    metrics.messages.inc_by((batch.len() - sent.refused) as u64);
+    metrics.messages.inc_by((batch.len() - lost) as u64);
     metrics.bytes.inc_by(batch.payload_bytes() as u64);
-    if sent.refused > 0 {
-        metrics.send_errors.inc();
-        metrics.dropped(crate::metrics::Dropped::Refused, sent.refused);
-    }
+    metrics.dropped(reason, lost);
 }
 
 /// What all lanes of a sink together say about its health.
@@ -245,6 +252,8 @@ pub(crate) struct Links(Arc<LinksInner>);
 struct LinksInner {
     component: Component,
     circuit: CircuitConfig,
+    /// How often a batch is tried again; none for no end.
+    retries: Option<u32>,
     metrics: Metrics,
     /// Why a lane doesn't work, by lane.
     down: Mutex<Vec<Option<String>>>,
@@ -252,11 +261,17 @@ struct LinksInner {
 
 impl Links {
     /// There are no lanes yet.
-    pub(crate) fn new(component: Component, metrics: Metrics, circuit: CircuitConfig) -> Self {
+    pub(crate) fn new(
+        component: Component,
+        metrics: Metrics,
+        circuit: CircuitConfig,
+        retries: Option<u32>,
+    ) -> Self {
         component.ready();
         Self(Arc::new(LinksInner {
             component,
             circuit,
+            retries,
             metrics,
             down: Mutex::default(),
         }))
@@ -309,6 +324,10 @@ impl Link {
     /// Failures in a row that open the circuit.
     fn failures(&self) -> u32 {
         self.links.0.circuit.failures
+    }
+
+    fn retries(&self) -> Option<u32> {
+        self.links.0.retries
     }
 
     /// Nothing is sent for a while.

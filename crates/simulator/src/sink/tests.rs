@@ -63,7 +63,7 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
         open_for: Duration::from_millis(200).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::new(component, metrics.clone(), circuit).link();
+    let mut link = Links::new(component, metrics.clone(), circuit, None).link();
     let mut sink = Broken {
         events: String::new(),
         metrics: metrics.clone(),
@@ -116,7 +116,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open_and_are_counted() {
         open_for: Duration::from_secs(3_600).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::new(component, metrics.clone(), circuit).link();
+    let mut link = Links::new(component, metrics.clone(), circuit, None).link();
     let mut sink = Blocked::default();
     for _ in 0..2 {
         let outcome = deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
@@ -165,7 +165,7 @@ impl Sink for Script {
 async fn a_batch_is_tried_until_it_is_through() {
     let (metrics, health) = (metrics(), Health::default());
     let circuit = CircuitConfig::default();
-    let links = Links::new(health.component("kafka"), metrics.clone(), circuit);
+    let links = Links::new(health.component("kafka"), metrics.clone(), circuit, None);
     let (_other, mut link) = (links.link(), links.link());
     let broken = || Err(SendError::Retry("no answer".into()));
     let mut sink = Script {
@@ -182,10 +182,34 @@ async fn a_batch_is_tried_until_it_is_through() {
 }
 
 #[tokio::test]
+async fn a_batch_is_dropped_and_counted_when_it_was_tried_often_enough() {
+    let metrics = metrics();
+    let component = Health::default().component("kafka");
+    let links = Links::new(
+        component,
+        metrics.clone(),
+        CircuitConfig::default(),
+        Some(2),
+    );
+    let mut link = links.link();
+    let broken = || Err(SendError::Retry("no answer".into()));
+    let mut sink = Script {
+        answers: vec![broken(), broken(), broken(), Ok(Sent::default())],
+        begun: 0,
+        attempts: 0,
+    };
+    deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
+    assert_eq!((sink.attempts, metrics.retries.get()), (3, 2));
+    assert_eq!(metrics.drops(Dropped::Retries), 2);
+    deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
+    assert_eq!(metrics.messages.get(), 1, "the next batch goes on");
+}
+
+#[tokio::test]
 async fn one_lane_that_is_down_makes_the_sink_unready() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
-    let links = Links::new(component, metrics.clone(), CircuitConfig::default());
+    let links = Links::new(component, metrics.clone(), CircuitConfig::default(), None);
     let (mut one, mut other, _third) = (links.link(), links.link(), links.link());
     one.report(Err(SendError::Retry("gone".into())));
     other.report(Err(SendError::Retry("gone too".into())));
