@@ -13,10 +13,12 @@ mod kafka;
 mod metrics;
 mod model;
 mod owner;
+mod parse;
 mod pipeline;
 mod record;
 mod refusal;
 mod store;
+mod transform;
 mod validate;
 
 use std::sync::Arc;

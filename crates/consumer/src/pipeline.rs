@@ -2,18 +2,18 @@
 //! nothing else touches that partition's state.
 //!
 //! 1. parse the payload
-//! 2. identify whose it is
-//! 3. validate it
-//! 4. fold it into newest values, windows and alerts
-//! 5. push at once what changed to WebSocket clients
-//! 6. store the changes and the offset in one step: at 1,000 values or once a
+//! 2. transform its values into standard units
+//! 3. identify whose it is
+//! 4. validate it
+//! 5. fold it into newest values, windows and alerts
+//! 6. push at once what changed to WebSocket clients
+//! 7. store the changes and the offset in one step: at 1,000 values or once a
 //!    second, and only after Kafka has confirmed the dead letters among them
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use iot_core::message::parse;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -23,9 +23,11 @@ use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::owner::Shared;
+use crate::parse;
 use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
 use crate::store::Conflict;
+use crate::transform::to_standard_units;
 use crate::validate::Validator;
 
 /// Values in one step of the store.
@@ -145,7 +147,8 @@ impl Pipeline {
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
-        let message = parse(record.payload().unwrap_or_default())?;
+        let mut message = parse::message(record)?;
+        to_standard_units(&mut message);
         let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
         self.validator.check(&message, record.timestamp())?;
         self.fold.apply(&Event {

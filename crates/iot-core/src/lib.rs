@@ -12,3 +12,4 @@ pub mod mqtt_url;
 pub mod partition;
 pub mod route;
 pub mod sensor;
+pub mod unit;

@@ -94,9 +94,9 @@ impl Control {
         Live::of(self.effective.subscribe())
     }
 
-    /// What workers have to begin from now on.
-    pub(crate) fn injections(&self) -> broadcast::Receiver<Inject> {
-        self.injections.subscribe()
+    /// What workers have to begin.
+    pub(crate) fn injections(&self) -> broadcast::Sender<Inject> {
+        self.injections.clone()
     }
 
     /// Makes changes as RFC 7396 has it: null takes one back. All or none.

@@ -189,7 +189,7 @@ impl Pipeline {
             }
         };
         tokio::pin!(over);
-        let mut autoscale = Autoscale::new(workers.len(), Instant::now());
+        let mut autoscale = Autoscale::new(Instant::now());
         let mut crew = Crew::start(workers, stop.clone());
         loop {
             self.count(&crew, &senders);
@@ -204,8 +204,8 @@ impl Pipeline {
                     (lanes, crew.active())
                 }
                 () = tokio::time::sleep(Autoscale::EVERY) => {
-                    let busy = self.metrics.busy.get();
-                    let wanted = autoscale.wanted(crew.active(), busy, Instant::now());
+                    let (busy, most) = (self.metrics.busy.get(), crew.most(senders.tasks.len()));
+                    let wanted = autoscale.wanted(crew.active(), most, busy, Instant::now());
                     if wanted == crew.active() || !config.fleet.autoscale {
                         continue;
                     }
@@ -244,8 +244,13 @@ impl Pipeline {
         outlets: Vec<Outlet>,
         truths: Option<&Truths>,
     ) -> Vec<Worker> {
-        let (count, lanes) = (workers(config), outlets.len());
-        let active = count.min(lanes);
+        let lanes = outlets.len();
+        let active = workers(config).min(lanes);
+        // Of the others only a topic may get more lanes.
+        let count = match config.sink {
+            SinkKind::Kafka => workers(config),
+            _ => active,
+        };
         let start = Instant::now();
         let worker = |index| Worker {
             part: Part {
@@ -257,6 +262,7 @@ impl Pipeline {
             counted: 0,
             outlets: Vec::new(),
             injections: self.control.injections(),
+            injected: None,
             config: self.config.clone(),
             metrics: self.metrics.clone(),
             truths: truths.cloned(),

@@ -8,63 +8,85 @@
 
 use std::time::Duration;
 
-/// When rounds begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rhythm {
-    /// When the first one began or would have begun, nanoseconds: before zero
-    /// if the interval was made longer early on.
-    start: i128,
-    interval: Duration,
-}
-
 /// The due times of those devices of a fleet that share an interval.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    rhythm: Rhythm,
-    /// Place of each device in the fleet, ascending.
-    positions: Vec<u32>,
-    /// Devices in the whole fleet.
-    fleet: u32,
+    /// When its first round began or would have begun, nanoseconds: before zero
+    /// if the interval was made longer early on.
+    start: i128,
+    interval: Duration,
+    /// When in a round each device is due, ascending.
+    phases: Vec<Phase>,
     round: u64,
     next: usize,
 }
 
+/// A part of an interval, in units of 2^-32.
+type Phase = u32;
+
 impl Schedule {
     /// A schedule that begins at `start`. `positions` are places in a fleet of
     /// `fleet` devices, ascending.
-    pub(crate) fn new(
-        start: Duration,
-        interval: Duration,
-        positions: Vec<u32>,
-        fleet: u32,
-    ) -> Self {
+    pub(crate) fn new(start: Duration, interval: Duration, positions: &[u32], fleet: u32) -> Self {
         debug_assert!(positions.is_sorted());
+        let phases = positions.iter().map(|position| spread(*position, fleet));
         Self {
-            rhythm: Rhythm {
-                start: signed(start),
-                interval,
-            },
-            positions,
-            fleet: fleet.max(1),
+            start: signed(start),
+            interval,
+            phases: phases.collect(),
             round: 0,
             next: 0,
         }
     }
 
-    /// The next device (its index in `positions`) and when it is due.
+    /// A schedule for devices that are due at these times next, whose order it
+    /// also returns. Of one that is due later than an interval after the first, it
+    /// says how many turns it has to leave out.
+    pub(crate) fn resume(interval: Duration, due: &[Duration]) -> (Self, Vec<(usize, u64)>) {
+        let start = due.iter().min().copied().unwrap_or_default();
+        let nanos = interval.as_nanos().max(1);
+        let mut order: Vec<(Phase, usize, u64)> = Vec::with_capacity(due.len());
+        for (index, due) in due.iter().enumerate() {
+            let ahead = (*due - start).as_nanos();
+            // Rounded up, so that the time comes out the same again.
+            let part = ((ahead % nanos) << 32).div_ceil(nanos);
+            let phase = Phase::try_from(part).unwrap_or(Phase::MAX);
+            order.push((
+                phase,
+                index,
+                u64::try_from(ahead / nanos).unwrap_or(u64::MAX),
+            ));
+        }
+        order.sort_unstable();
+        let schedule = Self {
+            start: signed(start),
+            interval,
+            phases: order.iter().map(|(phase, ..)| *phase).collect(),
+            round: 0,
+            next: 0,
+        };
+        let order = order.into_iter().map(|(_, index, skip)| (index, skip));
+        (schedule, order.collect())
+    }
+
+    /// The next device (its index) and when it is due.
     pub(crate) fn peek(&self) -> Option<(usize, Duration)> {
-        let position = *self.positions.get(self.next)?;
-        let Rhythm { start, interval } = self.rhythm;
-        let rounds = signed(interval).saturating_mul(i128::from(self.round));
-        let phase = signed(phase(interval, position, self.fleet));
-        let due = start.saturating_add(rounds).saturating_add(phase);
-        Some((self.next, nanos(u128::try_from(due).unwrap_or(0))))
+        (self.next < self.phases.len()).then(|| (self.next, self.due(self.next)))
+    }
+
+    /// When a device is due next.
+    pub(crate) fn due(&self, index: usize) -> Duration {
+        let round = self.round + u64::from(index < self.next);
+        let rounds = signed(self.interval).saturating_mul(i128::from(round));
+        let phase = signed(at(self.interval, self.phases[index]));
+        let due = self.start.saturating_add(rounds).saturating_add(phase);
+        nanos(u128::try_from(due).unwrap_or(0))
     }
 
     /// Goes on to the one after.
     pub(crate) fn advance(&mut self) {
         self.next += 1;
-        if self.next >= self.positions.len() {
+        if self.next >= self.phases.len() {
             self.next = 0;
             self.round += 1;
         }
@@ -77,40 +99,26 @@ impl Schedule {
             return;
         };
         let due = due.min(now + interval);
-        let phase = phase(interval, self.positions[index], self.fleet);
+        self.interval = interval;
         self.round = 0;
-        self.rhythm = Rhythm {
-            start: signed(due) - signed(phase),
-            interval,
-        };
+        self.start = signed(due) - signed(at(interval, self.phases[index]));
     }
 
-    /// When its rounds begin; none if it has no devices, as then nobody keeps that.
-    pub(crate) fn rhythm(&self) -> Option<Rhythm> {
-        (!self.positions.is_empty()).then_some(self.rhythm)
-    }
-
-    /// Goes on in the rhythm of another part of the fleet, with the first device
-    /// that is due after `time`.
-    pub(crate) fn follow(&mut self, rhythm: Rhythm, time: Duration) {
-        let passed = (signed(time) - rhythm.start).max(0);
-        let interval = signed(rhythm.interval).max(1);
-        let phase = |position: &u32| signed(phase(rhythm.interval, *position, self.fleet));
-        let next = self
-            .positions
-            .partition_point(|position| phase(position) <= passed % interval);
-        self.round = u64::try_from(passed / interval).unwrap_or(u64::MAX);
-        self.next = next;
-        self.rhythm = rhythm;
-        if next >= self.positions.len() {
-            (self.round, self.next) = (self.round + 1, 0);
-        }
+    /// The time from one turn of a device to the next.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval
     }
 }
 
-/// When a device is due first.
-fn phase(interval: Duration, position: u32, fleet: u32) -> Duration {
-    nanos(interval.as_nanos() * u128::from(position) / u128::from(fleet))
+/// The phase of a place: they are spread evenly.
+fn spread(position: u32, fleet: u32) -> Phase {
+    let part = (u64::from(position) << 32) / u64::from(fleet.max(1));
+    Phase::try_from(part).unwrap_or(Phase::MAX)
+}
+
+/// When in an interval that is.
+fn at(interval: Duration, phase: Phase) -> Duration {
+    nanos((interval.as_nanos() * u128::from(phase)) >> 32)
 }
 
 fn signed(duration: Duration) -> i128 {
@@ -130,7 +138,7 @@ pub(crate) fn quotas(total: u64, intervals: &[Duration]) -> Vec<u64> {
     let places = || (0..fleet).zip(intervals);
     let due_before = |time: u128| {
         let due = places().map(move |(position, interval)| {
-            let phase = phase(*interval, position, fleet).as_nanos();
+            let phase = at(*interval, spread(position, fleet)).as_nanos();
             let rounds = time
                 .saturating_sub(phase)
                 .div_ceil(interval.as_nanos().max(1));
@@ -171,7 +179,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn schedule(interval: Duration, positions: Vec<u32>, fleet: u32) -> Schedule {
-        Schedule::new(Duration::ZERO, interval, positions, fleet)
+        Schedule::new(Duration::ZERO, interval, &positions, fleet)
     }
 
     fn drain(schedule: &mut Schedule, count: usize) -> Vec<(usize, Duration)> {
@@ -232,26 +240,29 @@ mod tests {
         schedule.retime(3_600 * SECOND, 62 * SECOND);
         assert_eq!(schedule.peek(), Some((50, 62 * SECOND + SECOND / 2)));
         schedule.advance();
-        assert_eq!(schedule.peek(), Some((51, 98 * SECOND + SECOND / 2)));
+        let (next, due) = schedule.peek().unwrap();
+        assert_eq!((next, (10.0 * due.as_secs_f64()).round()), (51, 985.0));
     }
 
     #[test]
-    fn parts_that_are_shared_out_anew_go_on_where_they_were() {
-        let (mut all, mut part) = (
-            schedule(SECOND, vec![0, 1, 2, 3], 4),
-            schedule(SECOND, vec![2], 4),
+    fn devices_that_come_together_keep_their_turns() {
+        let (mut all, late) = (
+            schedule(SECOND, vec![0, 1, 2], 4),
+            schedule(SECOND, vec![3], 4),
         );
-        assert_eq!(schedule(SECOND, vec![], 4).rhythm(), None);
-        all.retime(2 * SECOND, Duration::ZERO);
-        let rhythm = all.rhythm().unwrap();
-        for (time, next) in [(0.0, 1.0), (0.9, 1.0), (1.0, 3.0), (1.9, 3.0), (3.0, 5.0)] {
-            part.follow(rhythm, Duration::from_secs_f64(time));
-            assert_eq!(
-                part.peek(),
-                Some((0, Duration::from_secs_f64(next))),
-                "{time}"
-            );
-        }
+        drain(&mut all, 7);
+        let due = [all.due(0), all.due(1), all.due(2), late.due(0)];
+        assert_eq!(due.map(|due| due.as_millis()), [3_000, 2_250, 2_500, 750]);
+        let (mut together, order) = Schedule::resume(SECOND, &due);
+        // The one that is behind catches up first.
+        assert_eq!(order, [(3, 0), (0, 2), (1, 1), (2, 1)]);
+        let due: Vec<u128> = drain(&mut together, 5)
+            .iter()
+            .map(|d| d.1.as_millis())
+            .collect();
+        assert_eq!(due, [750, 1_000, 1_250, 1_500, 1_750]);
+        let (nobody, order) = Schedule::resume(SECOND, &[]);
+        assert_eq!((nobody.peek(), order), (None, Vec::new()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::control::Inject;
 use crate::fleet::{self, Device, Habits, Truth};
 use crate::lane::{Batch, Lane, Limits};
 use crate::metrics::{Dropped, Metrics};
-use crate::schedule::{Rhythm, Schedule};
+use crate::schedule::Schedule;
 use crate::sensors::Moment;
 use crate::sink::{Done, Ends, Outcome};
 use crate::truth::Truths;
@@ -38,6 +38,8 @@ pub(crate) struct Member {
     pub lane: usize,
     /// Place in the fleet.
     pub position: u32,
+    /// Turns it has to leave out: it has had them with another worker.
+    pub skip: u32,
     /// Messages it is to send in all.
     pub quota: u64,
 }
@@ -89,8 +91,10 @@ pub(crate) struct Worker {
     pub counted: i64,
     /// Its lanes.
     pub outlets: Vec<Outlet>,
-    /// Anomalies to begin now.
-    pub injections: broadcast::Receiver<Inject>,
+    /// Where anomalies to begin now come from.
+    pub injections: broadcast::Sender<Inject>,
+    /// Those that have come while it was between two groups.
+    pub injected: Option<broadcast::Receiver<Inject>>,
     /// Settings.
     pub config: Live<SimulatorConfig>,
     /// Metrics.
@@ -124,7 +128,7 @@ struct Round {
 
 /// Why no more messages are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
+pub(crate) enum Made {
     /// All are, or the end is asked for.
     All,
     /// There is nobody to send to.
@@ -150,7 +154,7 @@ impl Worker {
     /// Makes and sends messages until told to stop or all are made, then until
     /// all are confirmed or given up. Or until it is to regroup: the state it
     /// comes back with is the one to go on with.
-    pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State) {
+    pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State, Made) {
         let mut state = state.unwrap_or_else(|| self.begin());
         let made = match self.make(&mut state, &stop).await {
             Made::All => self.flush(&mut state, &stop).await,
@@ -159,7 +163,7 @@ impl Worker {
         if made != Made::Regroup {
             self.report_depth(&mut state, 0);
         }
-        (self, state)
+        (self, state, made)
     }
 
     /// Tells of the anomalies that will never be over.
@@ -195,22 +199,63 @@ impl Worker {
         }
     }
 
-    /// Goes on with the devices and lanes it has now, in the rhythm that the
-    /// devices of each profile had.
-    fn settle(&mut self, state: &mut State, rhythms: &[Option<Rhythm>], now: Instant) {
+    /// When each of its devices is due next: none if it doesn't send. At full speed
+    /// that is not a time, but says whose turn it is first.
+    fn turns(&self, state: &State) -> Vec<Option<Duration>> {
+        let mut due = vec![None; self.members.len()];
+        match &state.pace {
+            Pace::Scheduled(rounds) => {
+                for round in rounds {
+                    for (index, member) in round.members.iter().enumerate() {
+                        let skip = self.members[*member].skip;
+                        let skipped = round.schedule.interval().saturating_mul(skip);
+                        due[*member] = Some(round.schedule.due(index) + skipped);
+                    }
+                }
+            }
+            Pace::Unbounded { turns, next } => {
+                for (turns, next) in turns.iter().zip(next) {
+                    let (later, first) = turns.split_at((*next).min(turns.len()));
+                    for (turn, member) in (0..).zip(first.iter().chain(later)) {
+                        due[*member] = Some(Duration::from_nanos(turn));
+                    }
+                }
+            }
+        }
+        due
+    }
+
+    /// Goes on with the devices and lanes it has now, each when it is due.
+    fn settle(&mut self, state: &mut State, due: &[Option<Duration>]) {
         let config = state.config.clone();
         self.count(&config);
         state.left = self.left();
-        let time = state.clock.at(now);
-        state.pace = self.pace(&config, &state.habits, time);
-        let Pace::Scheduled(rounds) = &mut state.pace else {
-            return;
-        };
-        for (round, rhythm) in rounds.iter_mut().zip(rhythms) {
-            if let Some(rhythm) = rhythm {
-                round.schedule.follow(*rhythm, time);
+        if config.fleet.rate == Rate::Max {
+            state.pace = self.pace(&config, &state.habits, Duration::ZERO);
+            if let Pace::Unbounded { turns, .. } = &mut state.pace {
+                for turns in turns {
+                    turns.sort_by_key(|member| due[*member]);
+                }
             }
+            return;
         }
+        let profiles = 0..state.habits.len();
+        let rounds = profiles.map(|profile| {
+            let members = self.members.iter().zip(due).enumerate();
+            let members = members.filter(|(_, (member, _))| member.device.profile == profile);
+            let members = members.filter_map(|(index, (_, due))| Some((index, (*due)?)));
+            let (members, due): (Vec<usize>, Vec<Duration>) = members.unzip();
+            let interval = state.habits[profile].interval;
+            let (schedule, order) = Schedule::resume(interval, &due);
+            let members = order.into_iter().map(|(place, skip)| {
+                let member = members[place];
+                self.members[member].skip = u32::try_from(skip).unwrap_or(u32::MAX);
+                member
+            });
+            let members = members.collect();
+            Round { schedule, members }
+        });
+        state.pace = Pace::Scheduled(rounds.collect());
     }
 
     /// How many devices have not sent all they are to send.
@@ -241,6 +286,7 @@ impl Worker {
                 device: Device::new(config, habits, number),
                 lane,
                 position,
+                skip: 0,
                 quota,
             });
         }
@@ -276,7 +322,7 @@ impl Worker {
         }
         let rounds = rounds.into_iter().zip(habits);
         let rounds = rounds.map(|((positions, members), habits)| Round {
-            schedule: Schedule::new(now, habits.interval, positions, devices),
+            schedule: Schedule::new(now, habits.interval, &positions, devices),
             members,
         });
         Pace::Scheduled(rounds.collect())
@@ -284,6 +330,9 @@ impl Worker {
 
     async fn make(&mut self, state: &mut State, stop: &Stop) -> Made {
         let mut config = self.config.clone();
+        let injected = self.injected.take();
+        // Given up at the end: whoever asks would wait for an answer.
+        let mut injected = injected.unwrap_or_else(|| self.injections.subscribe());
         while !stop.generate.is_cancelled() {
             let now = Instant::now();
             let after = match state.pace {
@@ -306,9 +355,12 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.generate.cancelled() => break,
-                () = stop.regroup.cancelled() => return Made::Regroup,
-                () = config.changed() => self.adopt(state, config.current(), Instant::now()),
-                Ok(inject) = self.injections.recv() => self.inject(state, &inject),
+                () = stop.regroup.cancelled() => {
+                    self.injected = Some(injected);
+                    return Made::Regroup;
+                }
+                () = config.changed() => self.adopt(state, config.current()),
+                Ok(inject) = injected.recv() => self.inject(state, &inject),
                 done = returned(&mut self.outlets) => if self.take_back(done).is_break() {
                     return Made::Closed;
                 },
@@ -319,7 +371,8 @@ impl Worker {
     }
 
     /// Takes over the settings that may change while running.
-    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>, now: Instant) {
+    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
+        let now = Instant::now();
         let habits = Habits::all(&config);
         let clock = &mut state.clock;
         clock.change(&config.load, speed(&config), config.fleet.paused, now);
@@ -328,6 +381,7 @@ impl Worker {
         let is_max = |rate| rate == Rate::Max;
         if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
             self.grow(&config, &habits);
+            self.members.iter_mut().for_each(|member| member.skip = 0);
             state.pace = self.pace(&config, &habits, time);
             state.left = self.left();
         } else if let Pace::Scheduled(rounds) = &mut state.pace {
@@ -368,12 +422,6 @@ impl Worker {
         }
     }
 
-    /// Makes all messages that are due.
-    fn catch_up(&mut self, state: &mut State, now: Instant) {
-        let is_scheduled = matches!(state.pace, Pace::Scheduled(_));
-        while is_scheduled && self.make_due(state, now) == After::Again {}
-    }
-
     /// Makes the messages that are due; those for a full lane it only counts.
     fn make_due(&mut self, state: &mut State, now: Instant) -> After {
         let (begun, mut made) = (Instant::now(), 0);
@@ -405,6 +453,10 @@ impl Worker {
             round.schedule.advance();
             let member = &mut self.members[round.members[index]];
             if member.device.seq >= member.quota {
+                continue;
+            }
+            if member.skip > 0 {
+                member.skip -= 1;
                 continue;
             }
             let line = line.get_or_insert_with(|| Line::new(&state.clock, due, now));
@@ -581,16 +633,6 @@ pub(crate) struct State {
     depth: i64,
     /// Anomalies that are over and not told yet.
     truths: Vec<Truth>,
-}
-
-impl State {
-    /// The rhythm of a profile's devices, if there are any and they have one.
-    fn rhythm(&self, profile: usize) -> Option<Rhythm> {
-        match &self.pace {
-            Pace::Scheduled(rounds) => rounds.get(profile)?.schedule.rhythm(),
-            Pace::Unbounded { .. } => None,
-        }
-    }
 }
 
 /// How much faster the fleet's time passes for the rate that is asked for.

@@ -29,6 +29,8 @@ use crate::metrics::Metrics;
 
 /// The compression of every so many batches of a partition is measured.
 const MEASURED: u64 = 64;
+/// After so many batches larger requests are tried again.
+const GROWS_AFTER: u32 = 100;
 
 /// The topic that is sent to.
 #[derive(Debug, Clone)]
@@ -68,7 +70,7 @@ impl Topic {
     pub(crate) async fn open(&self, health: &Component) -> Vec<Partition> {
         let mut backoff = super::backoff();
         loop {
-            match self.open_from(0).await {
+            match self.try_open().await {
                 Ok(partitions) => return partitions,
                 Err(error) => health.not_ready(format!("{error:#}")),
             }
@@ -84,7 +86,7 @@ impl Topic {
     ) -> Infallible {
         loop {
             tokio::time::sleep(*self.config.metadata_refresh).await;
-            match self.open_from(known).await {
+            match self.open_more(known).await {
                 Ok(added) if added.is_empty() => {}
                 Ok(added) => {
                     known += added.len();
@@ -102,29 +104,54 @@ impl Topic {
         }
     }
 
-    /// Opens the partitions from number `first` on.
-    async fn open_from(&self, first: usize) -> anyhow::Result<Vec<Partition>> {
+    async fn try_open(&self) -> anyhow::Result<Vec<Partition>> {
+        let (client, config) = (connect(&self.config).await?, &self.config);
+        let mut partitions = partitions(&client, config).await?;
+        if partitions.is_empty() {
+            create_topic(&client, config)
+                .await
+                .with_context(|| format!("creating topic {}", config.topic))?;
+            partitions = (0..i32::from(config.partitions)).collect();
+        } else {
+            let partitions = partitions.len();
+            tracing::info!(topic = config.topic, partitions, "topic found");
+        }
+        self.open_all(&client, partitions).await
+    }
+
+    /// Opens the partitions behind the first `known`.
+    async fn open_more(&self, known: usize) -> anyhow::Result<Vec<Partition>> {
         let client = connect(&self.config).await?;
-        let partitions = ensure_topic(&client, &self.config).await?;
-        anyhow::ensure!(
-            partitions.len() >= first,
-            "topic {} had {first} partitions and has {}: it was made anew, restart the simulator",
-            self.config.topic,
-            partitions.len()
-        );
-        let mut opened = Vec::new();
-        for partition in partitions.into_iter().skip(first) {
+        let mut partitions = partitions(&client, &self.config).await?;
+        if partitions.len() < known {
+            let (topic, now) = (&self.config.topic, partitions.len());
+            tracing::error!(
+                topic,
+                known,
+                now,
+                "the topic has fewer partitions than it had: restart the simulator"
+            );
+            return Ok(Vec::new());
+        }
+        let added = partitions.split_off(known);
+        self.open_all(&client, added).await
+    }
+
+    async fn open_all(
+        &self,
+        client: &Client,
+        partitions: Vec<i32>,
+    ) -> anyhow::Result<Vec<Partition>> {
+        let mut opened = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let client = partition_client(client, &self.config, partition).await?;
             opened.push(Partition {
                 topic: self.clone(),
                 partition,
-                client: Some(partition_client(&client, &self.config, partition).await?),
+                client: Some(client),
                 detour: None,
                 detours: 0,
-                progress: Progress {
-                    through: 0,
-                    refused: 0,
-                    at_once: usize::MAX,
-                },
+                progress: Progress::new(),
                 batches: 0,
             });
         }
@@ -149,27 +176,23 @@ async fn connect(config: &KafkaConfig) -> anyhow::Result<Client> {
         .with_context(|| format!("connecting to Kafka at {}", config.brokers.join(", ")))
 }
 
-/// The partitions of the topic, in order.
-async fn ensure_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<Vec<i32>> {
+/// The partitions of the topic, in order; none if there is no such topic.
+async fn partitions(client: &Client, config: &KafkaConfig) -> anyhow::Result<Vec<i32>> {
     // Asking for all topics: asking for one could make the broker create it,
     // with a number of partitions nobody chose.
     let topics = within(config, client.list_topics())
         .await
         .context("listing the topics of Kafka")?;
-    if let Some(topic) = topics.into_iter().find(|topic| topic.name == config.topic) {
-        let partitions: Vec<i32> = topic.partitions.into_iter().collect();
-        anyhow::ensure!(
-            !partitions.is_empty(),
-            "topic {} has no partitions yet",
-            topic.name
-        );
-        // Partition numbers go from 0 without gaps, so places are numbers.
-        return Ok(partitions);
-    }
-    create_topic(client, config)
-        .await
-        .with_context(|| format!("creating topic {}", config.topic))?;
-    Ok((0..i32::from(config.partitions)).collect())
+    let Some(topic) = topics.into_iter().find(|topic| topic.name == config.topic) else {
+        return Ok(Vec::new());
+    };
+    anyhow::ensure!(
+        !topic.partitions.is_empty(),
+        "topic {} has no partitions yet",
+        topic.name
+    );
+    // Their numbers go from 0 without gaps, so places are numbers.
+    Ok(topic.partitions.into_iter().collect())
 }
 
 async fn create_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<()> {
@@ -252,7 +275,7 @@ impl Partition {
         }
         let config = &self.topic.config;
         let client = connect(config).await?;
-        let count = ensure_topic(&client, config).await?.len();
+        let count = partitions(&client, config).await?.len();
         let count = i32::try_from(count).unwrap_or(i32::MAX);
         if count < 2 {
             return Ok(None);
@@ -276,12 +299,14 @@ impl Partition {
 impl Sink for Partition {
     fn begin(&mut self, batch: &Batch) {
         self.measure_compression(batch);
-        self.progress.through = 0;
-        self.progress.refused = 0;
+        self.progress.begin();
     }
 
-    fn missing(&self, batch: &Batch) -> usize {
-        batch.len() - self.progress.through + self.progress.refused
+    fn give_up(&self, batch: &Batch) -> (usize, Sent) {
+        let Progress {
+            through, refused, ..
+        } = self.progress;
+        (batch.len() - through, Sent { refused })
     }
 
     async fn probe(&mut self) -> Result<(), SendError> {
@@ -305,7 +330,11 @@ impl Sink for Partition {
             Ok(client) => client?,
             Err(error) => return Some(Err(retry(error))),
         };
+        let before = self.progress.through - self.progress.refused;
         let sent = self.topic.produce(&client, batch, &mut self.progress).await;
+        let after = self.progress.through - self.progress.refused;
+        let rerouted = &self.topic.metrics.rerouted;
+        rerouted.inc_by((after - before) as u64);
         self.detour = sent.is_ok().then_some(client);
         Some(sent)
     }
@@ -315,15 +344,67 @@ fn retry(error: anyhow::Error) -> SendError {
     SendError::Retry(format!("{error:#}"))
 }
 
-/// How far a batch has got.
-#[derive(Debug)]
+/// How far a batch has got, and how many messages a request may have.
+#[derive(Debug, Clone, Copy)]
 struct Progress {
     /// Messages of it that are through.
     through: usize,
     /// Messages of it that were refused.
     refused: usize,
-    /// How many to send at once: fewer after Kafka found so many too large.
+    /// How many to send at once.
     at_once: usize,
+    /// How many a batch begins with.
+    first: usize,
+    /// After so many at once were too large: the most that were not.
+    fitting: Option<usize>,
+    /// Batches since it began with others.
+    batches: u32,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            through: 0,
+            refused: 0,
+            at_once: usize::MAX,
+            first: usize::MAX,
+            fitting: None,
+            batches: 0,
+        }
+    }
+
+    /// The next batch. If it was not a message alone that was too large, it begins
+    /// with fewer at once, and with more again only after many batches.
+    fn begin(&mut self) {
+        if let Some(fitting) = self.fitting.take()
+            && self.refused == 0
+        {
+            (self.first, self.batches) = (fitting.max(1), 0);
+        }
+        self.batches += 1;
+        if self.batches >= GROWS_AFTER {
+            (self.first, self.batches) = (self.first.saturating_mul(2), 0);
+        }
+        (self.through, self.refused, self.at_once) = (0, 0, self.first);
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.through += count;
+        self.fitting = self.fitting.map(|fitting| fitting.max(count));
+        self.at_once = self.at_once.saturating_mul(2).min(self.first);
+    }
+
+    /// So many at once were too large.
+    fn halve(&mut self, count: usize) {
+        self.at_once = count / 2;
+        self.fitting.get_or_insert(0);
+    }
+
+    /// The next one is too large alone.
+    fn refuse(&mut self) {
+        self.through += 1;
+        self.refused += 1;
+    }
 }
 
 impl Topic {
@@ -340,16 +421,15 @@ impl Topic {
             let count = progress.at_once.clamp(1, batch.len() - progress.through);
             let records = records(batch, progress.through, count, self.media_type);
             match within(&self.config, client.produce(records, compression)).await {
-                Ok(_) => {
-                    progress.through += count;
-                    progress.at_once = progress.at_once.saturating_mul(2);
+                Ok(_) => progress.sent(count),
+                Err(error) if is_refusal(&error) && count > 1 => {
+                    self.metrics.send_errors.inc();
+                    progress.halve(count);
                 }
-                Err(error) if is_refusal(&error) && count > 1 => progress.at_once = count / 2,
                 Err(error) if is_refusal(&error) => {
                     let topic = &self.config.topic;
                     tracing::error!(topic, error = format!("{error:#}"), "a message is refused");
-                    progress.through += 1;
-                    progress.refused += 1;
+                    progress.refuse();
                 }
                 Err(error) => return Err(self.failed(error, count)),
             }
@@ -428,4 +508,46 @@ fn records(batch: &Batch, from: usize, count: usize, media_type: &str) -> Vec<Re
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a batch of messages of these sizes to a topic that takes `most` at
+    /// once; the requests, and how many messages were refused.
+    fn send(progress: &mut Progress, sizes: &[usize], most: usize) -> (Vec<usize>, usize) {
+        let mut requests = Vec::new();
+        progress.begin();
+        while progress.through < sizes.len() {
+            let count = progress.at_once.clamp(1, sizes.len() - progress.through);
+            requests.push(count);
+            let size: usize = sizes[progress.through..][..count].iter().sum();
+            match size <= most {
+                true => progress.sent(count),
+                false if count > 1 => progress.halve(count),
+                false => progress.refuse(),
+            }
+        }
+        (requests, progress.refused)
+    }
+
+    #[test]
+    fn one_message_that_is_too_large_is_found() {
+        let mut progress = Progress::new();
+        let sizes = [1, 1, 1, 1, 1, 99, 1, 1];
+        let (requests, refused) = send(&mut progress, &sizes, 10);
+        assert_eq!((requests, refused), (vec![8, 4, 4, 2, 1, 2, 1, 1, 1], 1));
+        assert_eq!(send(&mut progress, &[1; 8], 10), (vec![8], 0));
+    }
+
+    #[test]
+    fn batches_that_are_too_large_are_soon_smaller_and_try_again_later() {
+        let mut progress = Progress::new();
+        assert_eq!(send(&mut progress, &[1; 8], 4).0, [8, 4, 4]);
+        for _ in 1..GROWS_AFTER {
+            assert_eq!(send(&mut progress, &[1; 8], 4).0, [4, 4]);
+        }
+        assert_eq!(send(&mut progress, &[1; 8], 8).0, [8]);
+    }
 }

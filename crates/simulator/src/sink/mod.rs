@@ -55,9 +55,10 @@ pub(crate) trait Sink: Send + 'static {
         std::future::ready(None)
     }
 
-    /// How many messages of the batch at hand are not through.
-    fn missing(&self, batch: &Batch) -> usize {
-        batch.len()
+    /// What became of the batch at hand when it is not tried again: how many
+    /// messages are not through, and what was refused of the others.
+    fn give_up(&self, batch: &Batch) -> (usize, Sent) {
+        (batch.len(), Sent::default())
     }
 
     /// Waits until the connection needs [`attend`](Self::attend) while there
@@ -143,7 +144,7 @@ pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, me
         let batch = tokio::select! {
             batch = ends.batches.recv() => batch,
             () = sink.idle() => {
-                link.report(sink.attend().await);
+                link.report(sink.attend().await.as_ref().copied());
                 continue;
             }
         };
@@ -164,84 +165,77 @@ async fn deliver<S: Sink>(
     link: &mut Link,
     metrics: &Metrics,
 ) -> Outcome {
-    let begun = Instant::now();
-    let (mut backoff, mut failures) = (backoff(), 0);
     sink.begin(batch);
-    let (lost, reason) = loop {
-        if let Some(sent) = while_open(sink, batch, link, metrics).await {
-            metrics.rerouted.inc_by(batch.len() as u64);
-            break (sent.refused, Dropped::Refused);
-        }
-        match sink.attempt(batch).await {
-            Ok(sent) => {
-                link.report(Ok(()));
-                link.switch(Circuit::Closed);
-                metrics.send_errors.inc_by(u64::from(sent.refused > 0));
-                break (sent.refused, Dropped::Refused);
-            }
+    let begun = Instant::now();
+    let (mut backoff, mut failures, mut tries) = (backoff(), 0, 0);
+    let sent = loop {
+        let error = match step(sink, batch, link, &mut tries).await {
+            Ok(sent) => break sent,
             Err(SendError::Closed) => return Outcome::Closed,
-            Err(error) => {
-                link.failed(error);
-                failures += 1;
-                if link.retries().is_some_and(|retries| failures > retries) {
-                    break (sink.missing(batch), Dropped::Retries);
-                }
-                // One failure is enough for a circuit that was about to close.
-                if link.open_until.is_some() || failures >= link.failures() {
-                    link.open();
-                } else {
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-                metrics.retries.inc();
-            }
+            Err(error) => error,
+        };
+        link.failed(&error);
+        failures += 1;
+        if link.retries().is_some_and(|retries| failures > retries) {
+            let (missing, sent) = sink.give_up(batch);
+            metrics.dropped(Dropped::Retries, missing);
+            confirm(batch, missing, sent, metrics);
+            return Outcome::Sent;
         }
+        if let SendError::Unanswered { messages, .. } = error {
+            metrics.possible_duplicates.inc_by(messages as u64);
+        }
+        link.pause(backoff.next_delay()).await;
     };
     metrics.send_latency.observe(begun.elapsed().as_secs_f64());
-    confirm(batch, lost, reason, metrics);
+    confirm(batch, 0, sent, metrics);
     Outcome::Sent
 }
 
-/// While the circuit is open nothing is sent, except another way. Ends when that
-/// worked, or when a probe has found that an attempt has a chance.
-async fn while_open<S: Sink>(
+/// Tries once to get the batch through. While the circuit is open that is another
+/// way, if there is one, and then a probe, after which its own way is tried.
+async fn step<S: Sink>(
     sink: &mut S,
     batch: &Batch,
     link: &mut Link,
-    metrics: &Metrics,
-) -> Option<Sent> {
-    let mut backoff = backoff();
-    loop {
-        let until = link.open_until?;
+    tries: &mut u64,
+) -> Result<Sent, SendError> {
+    let metrics = link.metrics();
+    let mut count = || {
+        metrics.retries.inc_by(u64::from(*tries > 0));
+        *tries += 1;
+    };
+    while let Some(until) = link.open_until {
         if Instant::now() >= until {
             link.switch(Circuit::HalfOpen);
-            match sink.probe().await {
-                Ok(()) => return None,
-                Err(error) => {
-                    link.failed(error);
-                    link.open();
-                    continue;
-                }
-            }
+            sink.probe().await?;
+            break;
         }
         match sink.detour(batch).await {
-            Some(Ok(sent)) => return Some(sent),
-            Some(Err(error)) => {
-                link.failed(error);
-                metrics.retries.inc();
-                let again = Instant::now() + backoff.next_delay();
-                tokio::time::sleep_until(until.min(again)).await;
+            Some(sent) => {
+                count();
+                return sent;
             }
             None => tokio::time::sleep_until(until).await,
         }
     }
+    count();
+    let sent = sink.attempt(batch).await?;
+    link.worked();
+    Ok(sent)
 }
 
-/// Counts a batch that is done with, all of it but what was lost.
-fn confirm(batch: &Batch, lost: usize, reason: Dropped, metrics: &Metrics) {
-    metrics.batches.inc();
-    metrics.messages.inc_by((batch.len() - lost) as u64);
-    metrics.bytes.inc_by(batch.payload_bytes() as u64);
-    metrics.dropped(reason, lost);
+/// Counts a batch that is done with, of which so many messages are `missing`.
+fn confirm(batch: &Batch, missing: usize, sent: Sent, metrics: &Metrics) {
+    metrics.send_errors.inc_by(u64::from(sent.refused > 0));
+    metrics.dropped(Dropped::Refused, sent.refused);
+    let confirmed = batch.len() - missing - sent.refused;
+    if confirmed > 0 {
+        metrics.batches.inc();
+        metrics.messages.inc_by(confirmed as u64);
+        let bytes = batch.payload().len() * confirmed / batch.len();
+        metrics.bytes.inc_by(bytes as u64);
+    }
 }
 
 /// What all lanes of a sink together say about its health.
@@ -290,6 +284,7 @@ impl Links {
             up: true,
             circuit: Circuit::Closed,
             open_until: None,
+            failures: 0,
         }
     }
 
@@ -318,34 +313,51 @@ pub(crate) struct Link {
     circuit: Circuit,
     /// When an open circuit is probed next.
     open_until: Option<Instant>,
+    /// In a row.
+    failures: u32,
 }
 
 impl Link {
-    /// Failures in a row that open the circuit.
-    fn failures(&self) -> u32 {
-        self.links.0.circuit.failures
+    fn metrics(&self) -> Metrics {
+        self.links.0.metrics.clone()
     }
 
+    /// How often a batch is tried again; none for no end.
     fn retries(&self) -> Option<u32> {
         self.links.0.retries
     }
 
-    /// Nothing is sent for a while.
-    fn open(&mut self) {
-        let open_for = *self.links.0.circuit.open_for;
-        let delay = Backoff::new(open_for, open_for).next_delay();
-        self.switch(Circuit::Open);
-        self.open_until = Some(Instant::now() + delay);
+    /// The lane's own way works.
+    fn worked(&mut self) {
+        self.failures = 0;
+        self.report(Ok(()));
+        self.switch(Circuit::Closed);
     }
 
-    /// An attempt failed.
-    fn failed(&mut self, error: SendError) {
-        let metrics = &self.links.0.metrics;
-        metrics.send_errors.inc();
-        if let SendError::Unanswered { messages, .. } = error {
-            metrics.possible_duplicates.inc_by(messages as u64);
-        }
+    /// An attempt, a probe or a detour failed. Too many in a row open the circuit,
+    /// and so does one while it was about to close.
+    fn failed(&mut self, error: &SendError) {
+        self.links.0.metrics.send_errors.inc();
         self.report(Err(error));
+        self.failures += 1;
+        let config = &self.links.0.circuit;
+        let opens = match self.circuit {
+            Circuit::Closed => self.failures >= config.failures,
+            Circuit::HalfOpen => true,
+            Circuit::Open => false,
+        };
+        if opens {
+            let delay = Backoff::new(*config.open_for, *config.open_for).next_delay();
+            self.switch(Circuit::Open);
+            self.open_until = Some(Instant::now() + delay);
+        }
+    }
+
+    /// Waits before the next try, not beyond the next probe.
+    async fn pause(&self, delay: Duration) {
+        let until = Instant::now() + delay;
+        let until = self.open_until.map_or(until, |probe| probe.min(until));
+        tokio::time::sleep_until(until).await;
     }
 
     fn switch(&mut self, circuit: Circuit) {
@@ -358,7 +370,7 @@ impl Link {
         self.circuit = circuit;
     }
 
-    fn report(&mut self, result: Result<(), SendError>) {
+    fn report(&mut self, result: Result<(), &SendError>) {
         match result {
             Ok(()) if self.up => {}
             Ok(()) => {

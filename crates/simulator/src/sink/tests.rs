@@ -109,7 +109,7 @@ impl Sink for Blocked {
 }
 
 #[tokio::test]
-async fn batches_take_a_detour_while_the_circuit_is_open_and_are_counted() {
+async fn batches_take_a_detour_while_the_circuit_is_open() {
     let metrics = metrics();
     let circuit = CircuitConfig {
         failures: 2,
@@ -123,13 +123,13 @@ async fn batches_take_a_detour_while_the_circuit_is_open_and_are_counted() {
         assert_eq!(outcome, Outcome::Sent);
     }
     assert_eq!(sink.0, "aadddd");
-    assert_eq!((metrics.rerouted.get(), metrics.messages.get()), (4, 4));
+    assert_eq!(metrics.messages.get(), 4);
     assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
     assert_eq!(metrics.active_connections.get(), 0, "its own way is down");
     link.open_until = Some(Instant::now());
     deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
     assert_eq!(sink.0, "aaddddpa");
-    assert_eq!((metrics.rerouted.get(), metrics.messages.get()), (4, 5));
+    assert_eq!(metrics.messages.get(), 5);
     assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
 }
 
@@ -201,8 +201,31 @@ async fn a_batch_is_dropped_and_counted_when_it_was_tried_often_enough() {
     deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
     assert_eq!((sink.attempts, metrics.retries.get()), (3, 2));
     assert_eq!(metrics.drops(Dropped::Retries), 2);
+    assert_eq!((metrics.batches.get(), metrics.bytes.get()), (0, 0));
     deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
     assert_eq!(metrics.messages.get(), 1, "the next batch goes on");
+}
+
+#[tokio::test]
+async fn few_retries_leave_the_circuit_breaker_as_it_is() {
+    let metrics = metrics();
+    let circuit = CircuitConfig {
+        failures: 3,
+        open_for: Duration::from_millis(100).into(),
+    };
+    let component = Health::default().component("kafka");
+    let mut link = Links::new(component, metrics.clone(), circuit, Some(1)).link();
+    let mut sink = Broken {
+        events: String::new(),
+        metrics: metrics.clone(),
+    };
+    for _ in 0..2 {
+        deliver(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
+    }
+    // The second batch failed once on its own way, and in a probe.
+    assert_eq!(sink.events, "aaap");
+    assert_eq!(metrics.drops(Dropped::Retries), 2);
+    assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
 }
 
 #[tokio::test]
@@ -211,11 +234,11 @@ async fn one_lane_that_is_down_makes_the_sink_unready() {
     let component = Health::default().component("kafka");
     let links = Links::new(component, metrics.clone(), CircuitConfig::default(), None);
     let (mut one, mut other, _third) = (links.link(), links.link(), links.link());
-    one.report(Err(SendError::Retry("gone".into())));
-    other.report(Err(SendError::Retry("gone too".into())));
+    one.failed(&SendError::Retry("gone".into()));
+    other.failed(&SendError::Retry("gone too".into()));
     assert_eq!(metrics.active_connections.get(), 1);
-    one.report(Ok(()));
-    other.report(Ok(()));
+    one.worked();
+    other.worked();
     assert_eq!(metrics.active_connections.get(), 3);
 }
 

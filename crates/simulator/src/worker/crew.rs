@@ -10,10 +10,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, State, Stop, Worker};
+use super::{Made, Outlet, State, Stop, Worker};
 use crate::config::SimulatorConfig;
 use crate::lane::Limits;
-use crate::schedule::Rhythm;
 
 /// A worker that is busier than this share of its time needs help.
 const BUSY: f64 = 0.8;
@@ -48,12 +47,14 @@ impl Part {
 /// All workers, which make messages side by side.
 #[derive(Debug)]
 pub(crate) struct Crew {
-    makers: JoinSet<(Worker, State)>,
+    makers: JoinSet<(Worker, State, Made)>,
     /// Those that have come back.
     back: Vec<(Worker, State)>,
     stop: Stop,
     /// How many have lanes.
     active: usize,
+    /// There is nobody to send to any more.
+    closed: bool,
 }
 
 impl Crew {
@@ -70,12 +71,18 @@ impl Crew {
             back,
             stop,
             active,
+            closed: false,
         }
     }
 
     /// Workers.
     pub(crate) fn len(&self) -> usize {
         self.makers.len() + self.back.len()
+    }
+
+    /// How many of them could have lanes.
+    pub(crate) fn most(&self, lanes: usize) -> usize {
+        self.len().min(lanes)
     }
 
     /// How many of them have lanes.
@@ -89,8 +96,14 @@ impl Crew {
     /// # Errors
     /// One of them panicked.
     pub(crate) async fn ended(&mut self) -> Result<(), JoinError> {
-        while let Some(worker) = self.makers.join_next().await {
-            self.back.push(worker?);
+        while let Some(ended) = self.makers.join_next().await {
+            let (worker, state, made) = ended?;
+            self.back.push((worker, state));
+            if made == Made::Closed {
+                // There is nobody to send to for the others either.
+                self.closed = true;
+                self.stop.generate.cancel();
+            }
         }
         Ok(())
     }
@@ -118,49 +131,30 @@ impl Crew {
     ) -> Result<(), JoinError> {
         self.stop.regroup.cancel();
         self.ended().await?;
+        if self.closed {
+            return Ok(());
+        }
         self.stop.regroup = CancellationToken::new();
         let mut crew = std::mem::take(&mut self.back);
         crew.sort_unstable_by_key(|(worker, _)| worker.part.index);
-        let now = Instant::now();
-        let rhythms = align(&mut crew, config, now);
+        for (worker, state) in &mut crew {
+            // Then all of them have made their devices up to the same place.
+            worker.adopt(state, config.clone());
+        }
         let mut outlets = take_outlets(&mut crew, self.active);
         outlets.extend(added);
         let limits = limits(outlets.len());
         let lanes = outlets.iter_mut().map(|outlet| &mut outlet.lane);
         lanes.for_each(|lane| lane.limit(limits));
         self.active = active.clamp(1, crew.len().min(outlets.len()).max(1));
-        share_out(&mut crew, outlets, self.active);
-        for (mut worker, mut state) in crew {
-            worker.settle(&mut state, &rhythms, now);
+        let due = share_out(&mut crew, outlets, self.active);
+        for ((mut worker, mut state), due) in crew.into_iter().zip(due) {
+            worker.settle(&mut state, &due);
             self.makers
                 .spawn(worker.run(Some(state), self.stop.clone()));
         }
         Ok(())
     }
-}
-
-/// Brings all workers to the same moment: the same settings, and every message made
-/// that is due. Returns the rhythm of each profile's devices.
-fn align(
-    crew: &mut [(Worker, State)],
-    config: &Arc<SimulatorConfig>,
-    now: Instant,
-) -> Vec<Option<Rhythm>> {
-    let clocks = crew.iter().map(|(_, state)| &state.clock);
-    let Some(clock) = clocks.max_by_key(|clock| clock.at(now)).cloned() else {
-        return Vec::new();
-    };
-    for (worker, state) in &mut *crew {
-        state.clock = clock.clone();
-        worker.adopt(state, config.clone(), now);
-        worker.catch_up(state, now);
-    }
-    let profiles = 0..crew[0].1.habits.len();
-    let rhythm = |profile| {
-        let mut states = crew.iter().map(|(_, state)| state);
-        states.find_map(|state| state.rhythm(profile))
-    };
-    profiles.map(rhythm).collect()
 }
 
 /// All lanes, in their order.
@@ -172,31 +166,39 @@ fn take_outlets(crew: &mut [(Worker, State)], active: usize) -> Vec<Outlet> {
     lanes.collect()
 }
 
-/// Gives all lanes and devices to the first `active` workers.
-fn share_out(crew: &mut [(Worker, State)], outlets: Vec<Outlet>, active: usize) {
+/// Gives all lanes and devices to the first `active` workers; returns when the
+/// devices of each are due.
+fn share_out(
+    crew: &mut [(Worker, State)],
+    outlets: Vec<Outlet>,
+    active: usize,
+) -> Vec<Vec<Option<Duration>>> {
     let lanes = u32::try_from(outlets.len()).unwrap_or(u32::MAX);
     let mut members = Vec::new();
-    for (worker, _) in &mut *crew {
-        members.append(&mut worker.members);
+    for (worker, state) in &mut *crew {
+        let due = worker.turns(state);
+        members.extend(worker.members.drain(..).zip(due));
         (worker.part.lanes, worker.part.workers) = (lanes, active);
     }
     for (lane, outlet) in outlets.into_iter().enumerate() {
         crew[lane % active].0.outlets.push(outlet);
     }
-    // In the order of their places, as schedules need them.
-    members.sort_unstable_by_key(|member| member.position);
+    // In the order of their places, as everywhere.
+    members.sort_unstable_by_key(|(member, _)| member.position);
     let part = crew[0].0.part;
-    for mut member in members {
+    let mut all_due = vec![Vec::new(); crew.len()];
+    for (mut member, due) in members {
         let (owner, place) = part.owner(&member.device.identity.device_id);
         member.lane = place;
         crew[owner].0.members.push(member);
+        all_due[owner].push(due);
     }
+    all_due
 }
 
 /// Finds out how many workers are needed from how busy they are.
 #[derive(Debug)]
 pub(crate) struct Autoscale {
-    most: usize,
     since: Instant,
     busy: f64,
 }
@@ -205,23 +207,22 @@ impl Autoscale {
     /// How often to look.
     pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
-    /// For up to `most` workers, which have not done anything yet.
-    pub(crate) fn new(most: usize, now: Instant) -> Self {
+    /// For workers that have not done anything yet.
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            most,
             since: now,
             busy: 0.0,
         }
     }
 
-    /// How many of them are wanted instead of `active`, when they have been busy
-    /// for so many seconds in all.
-    pub(crate) fn wanted(&mut self, active: usize, busy: f64, now: Instant) -> usize {
+    /// How many are wanted instead of `active`, up to `most`, when they have been
+    /// busy for so many seconds in all.
+    pub(crate) fn wanted(&mut self, active: usize, most: usize, busy: f64, now: Instant) -> usize {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         let used = (busy - self.busy) / passed.max(f64::MIN_POSITIVE);
         (self.since, self.busy) = (now, busy);
         if used > BUSY * active as f64 {
-            (active + 1).min(self.most)
+            (active + 1).min(most)
         } else if active > 1 && used < IDLE * (active - 1) as f64 {
             active - 1
         } else {

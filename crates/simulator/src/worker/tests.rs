@@ -177,7 +177,7 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
         c.fleet.interval = SECOND.into();
         c.anomaly.rate = 0.05;
     });
-    worker.adopt(&mut state, Arc::new(changed), Instant::now());
+    worker.adopt(&mut state, Arc::new(changed));
     let odds = &state.habits[0].sensors[0].odds;
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
@@ -287,14 +287,14 @@ async fn a_fleet_grows_and_shrinks_and_its_devices_go_on_counting() {
     };
     worker.make_due(&mut state, worker.start + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [1, 1, 1, 1]);
-    worker.adopt(&mut state, with(6), Instant::now());
+    worker.adopt(&mut state, with(6));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [2, 2, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(2), Instant::now());
+    worker.adopt(&mut state, with(2));
     assert_eq!(worker.metrics.devices.get(), 2);
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [3, 3, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(5), Instant::now());
+    worker.adopt(&mut state, with(5));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [4, 4, 3, 3, 2, 1], "as they were");
 }
@@ -308,11 +308,11 @@ async fn nobody_sends_in_a_pause_and_nothing_is_made_up_for_after_it() {
             c.fleet.paused = paused;
         }))
     };
-    worker.adopt(&mut state, paused(true), Instant::now());
+    worker.adopt(&mut state, paused(true));
     let before = state.clock.at(Instant::now());
     let later = Instant::now() + 100 * SECOND;
     assert_eq!(state.clock.at(later), before);
-    worker.adopt(&mut state, paused(false), Instant::now());
+    worker.adopt(&mut state, paused(false));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert!(worker.waiting() <= 4, "{}", worker.waiting());
 }
@@ -400,11 +400,7 @@ async fn a_run_to_a_number_ends_although_the_pace_changes() {
     worker.make_for_room(&mut state, Instant::now());
     // A device that is done already.
     worker.members[0].quota = worker.members[0].device.seq;
-    worker.adopt(
-        &mut state,
-        Arc::new(with(Rate::PerSecond(1_000.0))),
-        Instant::now(),
-    );
+    worker.adopt(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
     let late = Instant::now() + 10 * SECOND;
     let mut after = After::Again;
     for _ in 0..10 {
@@ -522,7 +518,7 @@ async fn the_schedule_goes_on_when_devices_are_shared_out_anew() {
 #[test]
 fn workers_are_as_many_as_there_is_work_for() {
     let start = Instant::now();
-    let mut scale = Autoscale::new(3, start);
+    let mut scale = Autoscale::new(start);
     let mut busy = 0.0;
     let mut active = 3;
     let mut seen = Vec::new();
@@ -532,7 +528,7 @@ fn workers_are_as_many_as_there_is_work_for() {
     {
         busy += used;
         let now = start + SECOND * (second as u32 + 1);
-        active = scale.wanted(active, busy, now);
+        active = scale.wanted(active, 3, busy, now);
         seen.push(active);
     }
     assert_eq!(seen, [2, 1, 1, 2, 3, 3, 3, 2, 2]);

@@ -1,6 +1,8 @@
 //! The binary, as a script uses it.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn simulator(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
@@ -114,4 +116,38 @@ fn a_dozen_mistakes_are_reported_at_once() {
     ] {
         assert!(report.contains(path), "{path} is not in\n{report}");
     }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .args(["--set", "ops.listen=127.0.0.1:0", "--set", "http.listen="])
+        .args([
+            "run",
+            "--sink",
+            "stdout",
+            "--rate",
+            "max",
+            "--set",
+            "fleet.workers=4",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    assert!(lines.read_line(&mut line).unwrap() > 0);
+    drop(lines);
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}");
 }

@@ -1,0 +1,128 @@
+//! From the bytes of a record to a message, whatever format they are in.
+
+use iot_core::headers;
+use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
+
+use crate::record::Record;
+
+/// How the first field of our Protobuf messages begins: number 1, with a length.
+const PROTOBUF_BEGIN: u8 = 0x0a;
+
+/// What a record says about the format of its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Protobuf,
+}
+
+/// The message of a record: in the format that its `content-type` names, else in
+/// the one that it looks like.
+///
+/// # Errors
+/// It is not a message in that format.
+pub(crate) fn message<'r>(record: &Record<'r>) -> Result<DeviceMessage<'r>, ParseError> {
+    let payload = record.payload().unwrap_or_default();
+    let told = record
+        .headers()
+        .find(|(name, _)| *name == headers::CONTENT_TYPE);
+    match told.and_then(|(_, value)| named(value?)) {
+        Some(Format::Json) => parse(payload),
+        Some(Format::Protobuf) => parse_protobuf(payload),
+        None => guessed(payload),
+    }
+}
+
+fn named(content_type: &[u8]) -> Option<Format> {
+    let text = std::str::from_utf8(content_type).ok()?;
+    let media_type = text.split(';').next()?.trim();
+    match media_type.to_ascii_lowercase().as_str() {
+        headers::APPLICATION_JSON => Some(Format::Json),
+        headers::APPLICATION_PROTOBUF
+        | "application/x-protobuf"
+        | "application/vnd.google.protobuf" => Some(Format::Protobuf),
+        _ => None,
+    }
+}
+
+/// What is neither is told as bad JSON, which more people write by hand.
+fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+    // The byte is whitespace in JSON, but then a brace follows.
+    let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
+    if payload.first() == Some(&PROTOBUF_BEGIN) && first != Some(&b'{') {
+        if let Ok(message) = parse_protobuf(payload) {
+            return Ok(message);
+        }
+    }
+    parse(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use iot_core::message::{Quality, ReadingTemplate, Template};
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+
+    use super::*;
+    use crate::record::Batch;
+
+    const JSON: &[u8] =
+        br#"{"device_id":"{d","timestamp":1,"readings":[{"sensor":"s","value":2.5}]}"#;
+
+    fn protobuf() -> Vec<u8> {
+        let message = DeviceMessage {
+            device_id: Cow::Borrowed("{d"),
+            tenant: None,
+            project: None,
+            seq: None,
+            timestamp: 0,
+            location: None,
+            readings: Vec::new(),
+        };
+        let reading = ReadingTemplate::protobuf("s", None, Quality::Good);
+        let mut out = Vec::new();
+        let template = Template::protobuf(&message);
+        template.write(0, 1, [(&reading, 2.5)].into_iter(), &mut out);
+        out
+    }
+
+    fn read(content_type: Option<&str>, payload: &[u8]) -> Result<(String, f64), &'static str> {
+        let value = content_type;
+        let key = "content-type";
+        let headers = value.map(|_| OwnedHeaders::new().insert(Header { key, value }));
+        let payload = Some(payload.to_vec());
+        let time = Timestamp::CreateTime(1);
+        let message = OwnedMessage::new(payload, None, "t".into(), time, 0, 0, headers);
+        let mut batch = Batch::new(0);
+        batch.push(&message);
+        let record = batch.records().next().unwrap();
+        let message = super::message(&record).map_err(|error| error.reason())?;
+        Ok((message.device_id.into_owned(), message.readings[0].value))
+    }
+
+    #[test]
+    fn the_header_decides() {
+        let expected = Ok(("{d".to_owned(), 2.5));
+        for json in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert_eq!(read(Some(json), JSON), expected);
+            assert!(read(Some(json), &protobuf()).is_err());
+        }
+        for binary in ["application/protobuf", "application/x-protobuf"] {
+            assert_eq!(read(Some(binary), &protobuf()), expected);
+            assert_eq!(read(Some(binary), JSON), Err("not_protobuf"));
+        }
+    }
+
+    #[test]
+    fn without_one_the_payload_does() {
+        let expected = Ok(("{d".to_owned(), 2.5));
+        for content_type in [None, Some("text/plain")] {
+            assert_eq!(read(content_type, JSON), expected);
+            assert_eq!(read(content_type, &[b"\n\t", JSON].concat()), expected);
+            assert_eq!(read(content_type, &protobuf()), expected);
+            assert_eq!(read(content_type, b"\nnonsense"), Err("not_json"));
+            assert_eq!(read(content_type, b""), Err("empty"));
+        }
+    }
+}

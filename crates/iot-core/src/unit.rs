@@ -1,0 +1,116 @@
+//! Units of measurement under the names that devices use, and the conversion
+//! between those of one quantity.
+
+/// A unit: `(value + shift) * factor` is the value in the standard unit of its
+/// quantity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Unit {
+    /// Standard unit of the quantity.
+    standard: &'static str,
+    shift: f64,
+    factor: f64,
+}
+
+/// Names as they are written, case included: `mA` and `MA` are not the same.
+/// Conversions are those of the SI Brochure; psi is that of NIST SP 811, B.8.
+const UNITS: &[(&[&str], &str, f64, f64)] = &[
+    (&["celsius", "°C", "degC", "C", "Cel"], "celsius", 0.0, 1.0),
+    (
+        &["fahrenheit", "°F", "degF", "F", "[degF]"],
+        "celsius",
+        -32.0,
+        5.0 / 9.0,
+    ),
+    (&["kelvin", "K"], "celsius", -273.15, 1.0),
+    (
+        &["hectopascal", "hPa", "millibar", "mbar"],
+        "hectopascal",
+        0.0,
+        1.0,
+    ),
+    (&["pascal", "Pa"], "hectopascal", 0.0, 0.01),
+    (&["kilopascal", "kPa"], "hectopascal", 0.0, 10.0),
+    (&["bar"], "hectopascal", 0.0, 1_000.0),
+    (&["psi"], "hectopascal", 0.0, 68.947_572_931_683_6),
+    (&["ampere", "A", "amp"], "ampere", 0.0, 1.0),
+    (&["milliampere", "mA"], "ampere", 0.0, 0.001),
+    (&["percent", "%", "%RH"], "percent", 0.0, 1.0),
+    (&["ratio", "1"], "percent", 0.0, 100.0),
+];
+
+fn find(name: &str) -> Option<Unit> {
+    let known = UNITS.iter().find(|(names, ..)| names.contains(&name))?;
+    let (_, standard, shift, factor) = *known;
+    Some(Unit {
+        standard,
+        shift,
+        factor,
+    })
+}
+
+/// A value in another unit of the same quantity; `None` if that is not known of
+/// the two. The same name twice changes nothing, whatever the name.
+#[must_use]
+pub fn convert(value: f64, from: &str, to: &str) -> Option<f64> {
+    if from == to {
+        return Some(value);
+    }
+    let (from, to) = (find(from)?, find(to)?);
+    let standard = (value + from.shift) * from.factor;
+    (from.standard == to.standard).then(|| standard / to.factor - to.shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn values_are_converted() {
+        for (value, from, to, expected) in [
+            (212.0, "degF", "celsius", 100.0),
+            (-40.0, "fahrenheit", "celsius", -40.0),
+            (0.0, "K", "celsius", -273.15),
+            (21.5, "°C", "celsius", 21.5),
+            (101_325.0, "Pa", "hectopascal", 1_013.25),
+            (101.325, "kPa", "hectopascal", 1_013.25),
+            (1.5, "bar", "hectopascal", 1_500.0),
+            (14.5, "psi", "hectopascal", 999.739_807_509_412_2),
+            (2_500.0, "mA", "ampere", 2.5),
+            (0.6, "ratio", "percent", 60.0),
+            (50.0, "celsius", "fahrenheit", 122.0),
+        ] {
+            let found = convert(value, from, to).expect(from);
+            assert!((found - expected).abs() < 1e-9, "{value} {from}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_not_converted() {
+        assert_eq!(convert(1.0, "bar", "celsius"), None);
+        assert_eq!(convert(1.0, "furlong", "celsius"), None);
+        assert_eq!(convert(1.0, "ma", "ampere"), None);
+        assert_eq!(convert(1.0, "furlong", "furlong"), Some(1.0));
+    }
+
+    #[test]
+    fn no_name_is_there_twice() {
+        let mut names: Vec<_> = UNITS.iter().flat_map(|(names, ..)| *names).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back_is_the_same(value in -1e6_f64..1e6, a in 0..UNITS.len(), b in 0..UNITS.len()) {
+            let (a, b) = (UNITS[a].0[0], UNITS[b].0[0]);
+            if let Some(there) = convert(value, a, b) {
+                let back = convert(there, b, a).unwrap();
+                prop_assert!((back - value).abs() < 1e-6, "{value} {a} is {there} {b} is {back}");
+            }
+        }
+    }
+}
