@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{ConsumerConfig, From};
 use crate::dead_letter::DeadLetters;
-use crate::fold::{Fold, FoldRules, UnpackError};
+use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
+use crate::kafka;
+use crate::kafka::context::Partition;
 use crate::kafka::group::{Command, Inbox};
 use crate::metrics::Metrics;
-use crate::model::{DeviceKey, Windows};
+use crate::model::DeviceKey;
 use crate::pipeline::{Pipeline, Stale};
-use crate::store::{Store, Stored};
+use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
 
 /// How long Kafka may take to say what a log holds.
 const WATERMARKS: Duration = Duration::from_secs(5);
@@ -29,7 +31,7 @@ const QUESTIONS: usize = 64;
 /// What all owners use.
 pub(crate) struct Shared {
     pub(crate) config: ConsumerConfig,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Keeper>,
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) metrics: Arc<Metrics>,
@@ -41,7 +43,14 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) key: DeviceKey,
-    pub(crate) answer: oneshot::Sender<Option<Windows>>,
+    pub(crate) answer: oneshot::Sender<Option<OwnedWindows>>,
+}
+
+/// The windows of a device, and the partition whose state they are.
+#[derive(Debug)]
+pub(crate) struct OwnedWindows {
+    pub(crate) partition: Partition,
+    pub(crate) windows: DeviceWindows,
 }
 
 /// Why work ended.
@@ -91,6 +100,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
         shared,
         inbox,
         generation: 0,
+        applied: None,
     };
     while let Ok(mut pipeline) = owner.load().await {
         let (questions, asked) = mpsc::channel(QUESTIONS);
@@ -100,6 +110,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             .await;
         owner.start(&pipeline).await;
         let end = owner.work(&mut pipeline, asked).await;
+        owner.applied = pipeline.applied();
         drop(held);
         match end {
             End::Stopped => return,
@@ -116,6 +127,8 @@ struct Owner {
     inbox: Inbox,
     /// Counts how often the state was loaded: batches fetched before are dropped.
     generation: u64,
+    /// Up to where this owner has stored, or found stored.
+    applied: Option<i64>,
 }
 
 impl Owner {
@@ -123,10 +136,10 @@ impl Owner {
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
         let watermarks = self.watermarks().await?;
-        let stored = self.stored(watermarks).await;
+        let stored = self.stored(watermarks).await?;
         let rules = FoldRules::new(&self.shared.config);
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
-            .map_err(|error| self.unreadable(&error))?;
+            .map_err(|error| self.unusable(&error.to_string()))?;
         let offset = match begin(stored.offset, watermarks, self.shared.config.kafka.from) {
             Begin::At { offset, lost: 0 } => offset,
             Begin::At { offset, lost } => {
@@ -157,50 +170,113 @@ impl Owner {
             stored.offset,
             offset,
             self.inbox.position.clone(),
+            self.inbox.stop.clone(),
         ))
     }
 
     /// What the store holds. Of a partition it knows nothing of it keeps the
     /// offset to begin at from now on: else `latest` would begin at the end once
     /// more after a rebalance, and skip what came in between.
-    async fn stored(&self, watermarks: (i64, i64)) -> Stored {
+    async fn stored(&self, watermarks: (i64, i64)) -> Result<Stored, NoState> {
         let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
-        let store = &self.shared.store;
-        let stored = store.load((topic, partition)).await;
-        let from = self.shared.config.kafka.from;
-        let Begin::At { offset, .. } = begin(stored.offset, watermarks, from) else {
-            return stored;
-        };
+        let stored = self.read().await?;
         if stored.offset.is_some() {
-            return stored;
+            return Ok(stored);
         }
-        if let Err(conflict) = store
-            .apply((topic, partition), None, offset, Vec::new())
-            .await
-        {
-            tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+        let mut from = self.shared.config.kafka.from;
+        if let Some(before) = self.known_before().await? {
+            if self.shared.config.store.missing == Missing::Refuse {
+                return Err(self.missing(before));
+            }
+            from = From::Earliest;
+            self.shared.metrics.store_rebuilds.inc();
+            tracing::error!(
+                topic,
+                partition,
+                before,
+                begin = watermarks.0,
+                "the state is gone from the store; building it again from the earliest record \
+                 that is still kept"
+            );
         }
-        store.load((topic, partition)).await
+        let Begin::At { offset, .. } = begin(None, watermarks, from) else {
+            return Ok(stored);
+        };
+        let step = Step {
+            partition: (topic, partition),
+            from: None,
+            to: offset,
+            changes: &[],
+        };
+        match self.shared.store.apply(&step, &self.inbox.stop).await {
+            Ok(()) => {}
+            Err(Unstored::Conflict(conflict)) => {
+                tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+            }
+            Err(Unstored::Stopped) => return Err(NoState::Stopped),
+        }
+        self.read().await
     }
 
-    /// What the log holds; asks until Kafka answers.
+    async fn read(&self) -> Result<Stored, NoState> {
+        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let load = self.shared.store.load((topic, partition), &self.inbox.stop);
+        load.await.map_err(|unloaded| match unloaded {
+            Unloaded::Unusable(reason) => self.unusable(&reason),
+            Unloaded::Stopped => NoState::Stopped,
+        })
+    }
+
+    /// Up to where the partition was applied before its state went missing; `None`
+    /// if it never was. Kafka keeps what was committed for lag tools, so that a
+    /// store that was emptied while no consumer ran is not taken for a new one.
+    async fn known_before(&self) -> Result<Option<i64>, NoState> {
+        if !self.shared.store.is_durable() {
+            return Ok(None);
+        }
+        if self.applied.is_some() {
+            return Ok(self.applied);
+        }
+        self.ask_kafka("what the group has committed", || {
+            let (config, partition) = (
+                self.shared.config.kafka.clone(),
+                self.inbox.partition.clone(),
+            );
+            move || kafka::committed(&config, &partition, WATERMARKS)
+        })
+        .await
+    }
+
+    /// What the log holds.
     async fn watermarks(&self) -> Result<(i64, i64), NoState> {
+        self.ask_kafka("what the log holds", || {
+            let (topic, partition) = self.inbox.partition.clone();
+            let letters = self.shared.dead_letters.clone();
+            move || Ok(letters.watermarks(&topic, partition, WATERMARKS)?)
+        })
+        .await
+    }
+
+    /// Asks in another thread until Kafka answers.
+    async fn ask_kafka<T, F>(&self, what: &str, question: impl Fn() -> F) -> Result<T, NoState>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> anyhow::Result<T> + Send + 'static,
+    {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let (letters, name) = (self.shared.dead_letters.clone(), topic.clone());
-            let ask = move || letters.watermarks(&name, partition, WATERMARKS);
             let answer = tokio::select! {
                 () = self.inbox.stop.cancelled() => return Err(NoState::Stopped),
-                answer = tokio::task::spawn_blocking(ask) => answer,
+                answer = tokio::task::spawn_blocking(question()) => answer,
             };
             match answer {
-                Ok(Ok(watermarks)) => return Ok(watermarks),
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => {
-                    tracing::warn!(topic, partition, %error, "can't see what the log holds")
+                    tracing::warn!(topic, partition, %error, what, "Kafka does not say");
                 }
                 Err(error) => {
-                    tracing::warn!(topic, partition, %error, "asking for the log's ends failed")
+                    tracing::warn!(topic, partition, %error, what, "asking Kafka failed");
                 }
             }
             tokio::select! {
@@ -210,10 +286,20 @@ impl Owner {
         }
     }
 
-    fn unreadable(&self, error: &UnpackError) -> NoState {
+    fn missing(&self, before: i64) -> NoState {
         let (topic, partition) = &self.inbox.partition;
         self.shared.health.failed(format!(
-            "the stored state of {topic}, partition {partition} can't be read ({error}): \
+            "the state of {topic}, partition {partition} is gone from the store, though it was \
+             applied up to offset {before}: restore it, or set store.missing: rebuild to read \
+             the topic again from the earliest record that is still kept"
+        ));
+        NoState::Failed
+    }
+
+    fn unusable(&self, reason: &str) -> NoState {
+        let (topic, partition) = &self.inbox.partition;
+        self.shared.health.failed(format!(
+            "the stored state of {topic}, partition {partition} can't be read ({reason}): \
              run the version that wrote it, or an empty store to read the topic again"
         ));
         NoState::Failed
@@ -262,7 +348,11 @@ impl Owner {
                 () = self.inbox.reload.notified() => return End::Reload,
                 Some(question) = asked.recv() => {
                     // The one who asked may be gone.
-                    let _ = question.answer.send(pipeline.fold().windows(&question.key));
+                    let windows = pipeline.fold().windows(&question.key);
+                    let partition = self.inbox.partition.clone();
+                    let _ = question.answer.send(
+                        windows.map(|windows| OwnedWindows { partition, windows }),
+                    );
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.apply_at) => pipeline.apply().await,
@@ -274,9 +364,16 @@ impl Owner {
                     None => return End::Stopped,
                 },
             };
-            if let Err(stale) = done {
-                self.report(&stale);
-                return End::Reload;
+            match done {
+                Ok(()) => {}
+                Err(stale @ Stale::Stopped) => {
+                    self.report(&stale);
+                    return End::Stopped;
+                }
+                Err(stale) => {
+                    self.report(&stale);
+                    return End::Reload;
+                }
             }
         }
     }
@@ -305,6 +402,14 @@ impl Owner {
                     topic,
                     partition,
                     "a dead letter was not written; loading again"
+                );
+            }
+            Stale::Stopped => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "the store is not available: the last state is left to the next owner, who \
+                     reads those records again"
                 );
             }
         }
@@ -361,8 +466,11 @@ mod tests {
         let (health, stop) = (Health::default(), CancellationToken::new());
         let letters = health.component("dead_letter");
         let (sender, commands) = mpsc::channel(16);
+        let store = health.component("store");
+        let store = Keeper::open(&config.store, metrics.clone(), store).unwrap();
+        let store = Arc::new(store);
         let shared = Arc::new(Shared {
-            store: Store::open("memory://").unwrap(),
+            store,
             hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
             dead_letters: DeadLetters::new(
                 &config.kafka,
@@ -424,12 +532,14 @@ mod tests {
         let mut bench = bench(&cluster, From::Earliest).await;
         assert_eq!(bench.asked().await, "start 0 at 0");
         // Somebody else applies to the partition.
-        bench
-            .shared
-            .store
-            .apply((TOPIC, 0), Some(0), 5, Vec::new())
-            .await
-            .unwrap();
+        let step = Step {
+            partition: (TOPIC, 0),
+            from: Some(0),
+            to: 5,
+            changes: &[],
+        };
+        let stored = bench.shared.store.apply(&step, &bench.stop).await;
+        stored.unwrap();
         bench.send(0, 0).await;
         assert_eq!(bench.asked().await, "hold 1");
         assert_eq!(bench.asked().await, "start 1 at 5");
@@ -464,7 +574,8 @@ mod tests {
         bench.stop.cancel();
         assert_eq!(bench.asked().await, "commit 2");
         bench.owner.await.unwrap();
-        assert_eq!(bench.shared.store.load((TOPIC, 0)).await.offset, Some(2));
+        let stored = bench.shared.store.load((TOPIC, 0), &bench.stop).await;
+        assert_eq!(stored.unwrap().offset, Some(2));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use iot_core::message::parse;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded};
@@ -25,10 +26,11 @@ use crate::kafka::group::Command;
 use crate::owner::Shared;
 use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
-use crate::store::Conflict;
+use crate::store::{Conflict, Step, Unstored};
 use crate::validate::Validator;
 
-/// Values in one step of the store.
+/// A step of the store ends when it has so many values, and after each message: at
+/// most one message's are above it.
 const APPLY_VALUES: usize = 1_000;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +54,8 @@ pub(crate) enum Stale {
     Conflict(Conflict),
     /// A dead letter may not have been written.
     Letter,
+    /// The store was not available until the partition had to go.
+    Stopped,
 }
 
 /// The state of one partition and the way into it.
@@ -70,6 +74,8 @@ pub(crate) struct Pipeline {
     ahead: bool,
     letters: JoinSet<()>,
     letter_bytes: usize,
+    /// The partition has to go.
+    stop: CancellationToken,
     pub(crate) apply_at: Instant,
 }
 
@@ -81,6 +87,7 @@ impl Pipeline {
         applied: Option<i64>,
         next: i64,
         position: Arc<AtomicI64>,
+        stop: CancellationToken,
     ) -> Self {
         position.store(next, Ordering::Relaxed);
         Self {
@@ -94,12 +101,18 @@ impl Pipeline {
             ahead: false,
             letters: JoinSet::new(),
             letter_bytes: 0,
+            stop,
             apply_at: Instant::now() + APPLY_EVERY,
         }
     }
 
     pub(crate) fn fold(&self) -> &Fold {
         &self.fold
+    }
+
+    /// Offset in the store, as far as is known.
+    pub(crate) fn applied(&self) -> Option<i64> {
+        self.applied
     }
 
     /// Next offset to process.
@@ -150,6 +163,7 @@ impl Pipeline {
         self.validator.check(&message, record.timestamp())?;
         self.fold.apply(&Event {
             offset: record.offset(),
+            recorded: record.timestamp(),
             tenant,
             project,
             message: &message,
@@ -184,7 +198,8 @@ impl Pipeline {
         }
     }
 
-    /// Stores everything up to the offset reached.
+    /// Stores everything up to the offset reached; waits for the store meanwhile,
+    /// and so reads nothing more.
     ///
     /// # Errors
     /// It was not stored, and the state has to be loaded again.
@@ -198,17 +213,17 @@ impl Pipeline {
         }
         self.letter_bytes = 0;
         let changes = self.fold.take_changes();
-        let metrics = &self.shared.metrics;
-        let (topic, partition) = &self.partition;
-        metrics.store_values.inc_by(changes.len() as u64);
-        let timer = metrics.store_apply.start_timer();
-        let store = &self.shared.store;
-        let step = store.apply((topic, *partition), self.applied, self.next, changes);
-        step.await.map_err(|conflict| {
-            metrics.store_conflicts.inc();
-            Stale::Conflict(conflict)
+        let step = Step {
+            partition: (&self.partition.0, self.partition.1),
+            from: self.applied,
+            to: self.next,
+            changes: &changes,
+        };
+        let stored = self.shared.store.apply(&step, &self.stop).await;
+        stored.map_err(|unstored| match unstored {
+            Unstored::Conflict(conflict) => Stale::Conflict(conflict),
+            Unstored::Stopped => Stale::Stopped,
         })?;
-        timer.observe_duration();
         self.applied = Some(self.next);
         self.ahead = false;
         let command = Command::Commit {
