@@ -73,7 +73,7 @@ pub async fn run(
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let (hub, hub_task) = Hub::start(&config, metrics.clone(), stop_hub.clone());
     let store = health.component("store");
-    let store = Arc::new(Keeper::open(&config.store, metrics.clone(), store)?);
+    let store = Arc::new(Keeper::open(&config, metrics.clone(), store)?);
     let http = http::serve(
         http_listener,
         hub.clone(),

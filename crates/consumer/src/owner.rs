@@ -75,22 +75,21 @@ enum Begin {
     BeyondEnd,
 }
 
-fn begin(stored: Option<i64>, (low, high): (i64, i64), from: From) -> Begin {
-    match (stored, from) {
-        (None, From::Earliest) => Begin::At {
-            offset: low,
-            lost: 0,
-        },
-        (None, From::Latest) => Begin::At {
-            offset: high,
-            lost: 0,
-        },
-        (Some(offset), _) if offset > high => Begin::BeyondEnd,
-        (Some(offset), _) if offset < low => Begin::At {
-            offset: low,
-            lost: low - offset,
-        },
-        (Some(offset), _) => Begin::At { offset, lost: 0 },
+/// The offset to begin at where nothing is stored.
+fn first((low, high): (i64, i64), from: From) -> i64 {
+    match from {
+        From::Earliest => low,
+        From::Latest => high,
+    }
+}
+
+fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
+    if stored > high {
+        return Begin::BeyondEnd;
+    }
+    Begin::At {
+        offset: stored.max(low),
+        lost: (low - stored).max(0),
     }
 }
 
@@ -110,7 +109,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             .await;
         owner.start(&pipeline).await;
         let end = owner.work(&mut pipeline, asked).await;
-        owner.applied = pipeline.applied();
+        owner.applied = Some(pipeline.applied());
         drop(held);
         match end {
             End::Stopped => return,
@@ -135,26 +134,25 @@ impl Owner {
     /// Offset and state, both as of one step of the store.
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
-        let watermarks = self.watermarks().await?;
-        let stored = self.stored(watermarks).await?;
+        let (stored, at, watermarks) = self.stored().await?;
         let rules = FoldRules::new(&self.shared.config);
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
             .map_err(|error| self.unusable(&error.to_string()))?;
-        let offset = match begin(stored.offset, watermarks, self.shared.config.kafka.from) {
+        let offset = match begin(at, watermarks) {
             Begin::At { offset, lost: 0 } => offset,
             Begin::At { offset, lost } => {
                 self.shared.metrics.lost_records.inc_by(lost.unsigned_abs());
                 tracing::error!(
                     topic,
                     partition,
-                    stored = stored.offset,
+                    stored = at,
                     begin = offset,
                     lost,
                     "records were deleted before they were read; going on at the log's begin"
                 );
                 offset
             }
-            Begin::BeyondEnd => return Err(self.beyond_end(stored.offset, watermarks.1)),
+            Begin::BeyondEnd => return Err(self.beyond_end(at, watermarks.1)),
         };
         tracing::info!(
             topic,
@@ -167,22 +165,32 @@ impl Owner {
             self.shared.clone(),
             self.inbox.partition.clone(),
             fold,
-            stored.offset,
+            at,
             offset,
             self.inbox.position.clone(),
             self.inbox.stop.clone(),
         ))
     }
 
-    /// What the store holds. Of a partition it knows nothing of it keeps the
-    /// offset to begin at from now on: else `latest` would begin at the end once
-    /// more after a rebalance, and skip what came in between.
-    async fn stored(&self, watermarks: (i64, i64)) -> Result<Stored, NoState> {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
-        let stored = self.read().await?;
-        if stored.offset.is_some() {
-            return Ok(stored);
+    /// What the store holds, up to where, and then what the log holds: in this
+    /// order, because who had the partition before may still be storing, and what is stored
+    /// then may be beyond an end that was seen earlier.
+    async fn stored(&self) -> Result<(Stored, i64, (i64, i64)), NoState> {
+        loop {
+            let stored = self.read().await?;
+            let watermarks = self.watermarks().await?;
+            if let Some(at) = stored.offset {
+                return Ok((stored, at, watermarks));
+            }
+            self.store_begin(watermarks).await?;
         }
+    }
+
+    /// Stores the offset to begin at in a partition that the store knows nothing
+    /// of: else `latest` would begin at the end once more after a rebalance, and
+    /// skip what came in between.
+    async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
+        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
         let mut from = self.shared.config.kafka.from;
         if let Some(before) = self.known_before().await? {
             if self.shared.config.store.missing == Missing::Refuse {
@@ -199,23 +207,20 @@ impl Owner {
                  that is still kept"
             );
         }
-        let Begin::At { offset, .. } = begin(None, watermarks, from) else {
-            return Ok(stored);
-        };
         let step = Step {
             partition: (topic, partition),
             from: None,
-            to: offset,
+            to: first(watermarks, from),
             changes: &[],
         };
         match self.shared.store.apply(&step, &self.inbox.stop).await {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             Err(Unstored::Conflict(conflict)) => {
                 tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+                Ok(())
             }
-            Err(Unstored::Stopped) => return Err(NoState::Stopped),
+            Err(Unstored::Stopped) => Err(NoState::Stopped),
         }
-        self.read().await
     }
 
     async fn read(&self) -> Result<Stored, NoState> {
@@ -305,9 +310,8 @@ impl Owner {
         NoState::Failed
     }
 
-    fn beyond_end(&self, stored: Option<i64>, end: i64) -> NoState {
+    fn beyond_end(&self, stored: i64, end: i64) -> NoState {
         let (topic, partition) = &self.inbox.partition;
-        let stored = stored.unwrap_or_default();
         self.shared.health.failed(format!(
             "the store has applied {topic}, partition {partition} up to offset {stored}, but the \
              log ends at {end}: the topic was created anew or is another cluster's. Give this \
@@ -417,198 +421,4 @@ impl Owner {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use iot_service::health::Health;
-    use prometheus::Registry;
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{FutureProducer, FutureRecord};
-    use tokio::sync::Notify;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::record::Batch;
-    use crate::record::tests::message;
-
-    const TOPIC: &str = "device-data";
-
-    struct Bench {
-        shared: Arc<Shared>,
-        commands: mpsc::Receiver<Command>,
-        batches: mpsc::Sender<Batch>,
-        position: Arc<AtomicI64>,
-        reload: Arc<Notify>,
-        stop: CancellationToken,
-        owner: tokio::task::JoinHandle<()>,
-    }
-
-    /// Ten more records.
-    async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) {
-        let mut client = rdkafka::ClientConfig::new();
-        client.set("bootstrap.servers", cluster.bootstrap_servers());
-        let producer: FutureProducer = client.create().unwrap();
-        for _ in 0..10 {
-            let record = FutureRecord::<(), str>::to(TOPIC).payload("x");
-            let sent = producer.send(record, Duration::from_secs(30)).await;
-            sent.map_err(|(error, _)| error).unwrap();
-        }
-    }
-
-    /// An owner of a partition that has offsets 0 to 9.
-    async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
-        cluster.create_topic(TOPIC, 1, 1).unwrap();
-        fill(cluster).await;
-        let mut config = ConsumerConfig::default();
-        config.kafka.brokers = vec![cluster.bootstrap_servers()];
-        config.kafka.from = from;
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
-        let (health, stop) = (Health::default(), CancellationToken::new());
-        let letters = health.component("dead_letter");
-        let (sender, commands) = mpsc::channel(16);
-        let store = health.component("store");
-        let store = Keeper::open(&config.store, metrics.clone(), store).unwrap();
-        let store = Arc::new(store);
-        let shared = Arc::new(Shared {
-            store,
-            hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
-            dead_letters: DeadLetters::new(
-                &config.kafka,
-                &config.dead_letter,
-                metrics.clone(),
-                letters,
-            )
-            .unwrap(),
-            metrics,
-            commands: sender,
-            health: health.component("state"),
-            config,
-        });
-        let (batches, receiver) = mpsc::channel(4);
-        let (position, reload) = (Arc::new(AtomicI64::new(-1)), Arc::new(Notify::new()));
-        let inbox = Inbox {
-            partition: (TOPIC.to_owned(), 0),
-            batches: receiver,
-            stop: stop.clone(),
-            reload: reload.clone(),
-            position: position.clone(),
-        };
-        let owner = tokio::spawn(run(shared.clone(), inbox));
-        Bench {
-            shared,
-            commands,
-            batches,
-            position,
-            reload,
-            stop,
-            owner,
-        }
-    }
-
-    impl Bench {
-        /// What the owner asks next, in short.
-        async fn asked(&mut self) -> String {
-            let next = tokio::time::timeout(Duration::from_secs(60), self.commands.recv());
-            match next.await.expect("a command").expect("an owner") {
-                Command::Start {
-                    generation, offset, ..
-                } => format!("start {generation} at {offset}"),
-                Command::Hold { generation, .. } => format!("hold {generation}"),
-                Command::Commit { offset, .. } => format!("commit {offset}"),
-            }
-        }
-
-        async fn send(&self, generation: u64, offset: i64) {
-            let json = r#"{"deviceId":"d","timestamp":1767225600,"temperature":20}"#;
-            let mut batch = Batch::new(generation);
-            batch.push(&message(offset, Some(json.as_bytes())));
-            self.batches.send(batch).await.unwrap();
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn after_a_conflict_the_state_is_loaded_again() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Earliest).await;
-        assert_eq!(bench.asked().await, "start 0 at 0");
-        // Somebody else applies to the partition.
-        let step = Step {
-            partition: (TOPIC, 0),
-            from: Some(0),
-            to: 5,
-            changes: &[],
-        };
-        let stored = bench.shared.store.apply(&step, &bench.stop).await;
-        stored.unwrap();
-        bench.send(0, 0).await;
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(bench.asked().await, "start 1 at 5");
-        bench.send(0, 1).await;
-        bench.send(1, 5).await;
-        assert_eq!(bench.asked().await, "commit 6");
-        assert_eq!(bench.position.load(Ordering::Relaxed), 6);
-        assert_eq!(bench.shared.metrics.store_conflicts.get(), 1);
-        assert_eq!(
-            bench.shared.metrics.consumed.get(),
-            2,
-            "the old batch was dropped"
-        );
-        bench.stop.cancel();
-        bench.owner.await.unwrap();
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_reload_goes_back_to_what_is_stored_and_a_stop_stores() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Earliest).await;
-        assert_eq!(bench.asked().await, "start 0 at 0");
-        bench.send(0, 0).await;
-        assert_eq!(bench.asked().await, "commit 1");
-        bench.reload.notify_one();
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(bench.asked().await, "start 1 at 1");
-        bench.send(1, 1).await;
-        while bench.position.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
-        }
-        bench.stop.cancel();
-        assert_eq!(bench.asked().await, "commit 2");
-        bench.owner.await.unwrap();
-        let stored = bench.shared.store.load((TOPIC, 0), &bench.stop).await;
-        assert_eq!(stored.unwrap().offset, Some(2));
-    }
-
-    #[test]
-    fn begins_where_the_store_ends() {
-        let log = (100, 200);
-        let at = |offset, lost| Begin::At { offset, lost };
-        for (stored, from, expected) in [
-            (None, From::Earliest, at(100, 0)),
-            (None, From::Latest, at(200, 0)),
-            (Some(150), From::Latest, at(150, 0)),
-            (Some(100), From::Earliest, at(100, 0)),
-            (Some(200), From::Earliest, at(200, 0)),
-            (Some(70), From::Latest, at(100, 30)),
-            (Some(201), From::Earliest, Begin::BeyondEnd),
-        ] {
-            assert_eq!(begin(stored, log, from), expected, "{stored:?} {from:?}");
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn latest_is_decided_once() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Latest).await;
-        assert_eq!(bench.asked().await, "start 0 at 10");
-        fill(&cluster).await;
-        bench.reload.notify_one();
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(
-            bench.asked().await,
-            "start 1 at 10",
-            "what came since is not skipped"
-        );
-        bench.stop.cancel();
-        bench.owner.await.unwrap();
-    }
-}
+mod tests;

@@ -65,7 +65,7 @@ pub(crate) struct Pipeline {
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
-    applied: Option<i64>,
+    applied: i64,
     /// Next offset to process.
     next: i64,
     /// The same, for the lag.
@@ -84,7 +84,7 @@ impl Pipeline {
         shared: Arc<Shared>,
         partition: Partition,
         fold: Fold,
-        applied: Option<i64>,
+        applied: i64,
         next: i64,
         position: Arc<AtomicI64>,
         stop: CancellationToken,
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     /// Offset in the store, as far as is known.
-    pub(crate) fn applied(&self) -> Option<i64> {
+    pub(crate) fn applied(&self) -> i64 {
         self.applied
     }
 
@@ -215,7 +215,7 @@ impl Pipeline {
         let changes = self.fold.take_changes();
         let step = Step {
             partition: (&self.partition.0, self.partition.1),
-            from: self.applied,
+            from: Some(self.applied),
             to: self.next,
             changes: &changes,
         };
@@ -224,7 +224,7 @@ impl Pipeline {
             Unstored::Conflict(conflict) => Stale::Conflict(conflict),
             Unstored::Stopped => Stale::Stopped,
         })?;
-        self.applied = Some(self.next);
+        self.applied = self.next;
         self.ahead = false;
         let command = Command::Commit {
             partition: self.partition.clone(),

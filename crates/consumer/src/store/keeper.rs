@@ -9,9 +9,8 @@ use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
 use super::outage::{Outage, Outages};
-use super::{
-    ApplyError, Conflict, LoadError, Partition, Step, Store, StoreConfig, Stored, Unavailable,
-};
+use super::{ApplyError, Conflict, LoadError, Partition, Step, Store, Stored, Unavailable};
+use crate::config::ConsumerConfig;
 use crate::metrics::Metrics;
 
 /// Between two tries.
@@ -50,12 +49,12 @@ impl Keeper {
     /// # Errors
     /// The settings are not valid.
     pub(crate) fn open(
-        config: &StoreConfig,
+        config: &ConsumerConfig,
         metrics: Arc<Metrics>,
         health: Component,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            store: Store::open(config)?,
+            store: Store::open(&config.store, *config.windows.retention)?,
             outages: Outages::new(health),
             metrics,
         })

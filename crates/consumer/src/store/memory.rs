@@ -7,8 +7,12 @@ use super::{Change, Conflict, Partition, Step, Stored};
 
 type Partitions = HashMap<(String, i32), Kept>;
 
-#[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<Partitions>);
+#[derive(Debug)]
+pub(crate) struct Memory {
+    partitions: Mutex<Partitions>,
+    /// Longest time that a window is kept, in milliseconds.
+    longest: i64,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -26,6 +30,13 @@ struct Window {
 }
 
 impl Memory {
+    pub(super) fn new(longest: i64) -> Self {
+        Self {
+            partitions: Mutex::default(),
+            longest,
+        }
+    }
+
     pub(super) fn load(&self, (topic, partition): Partition<'_>) -> Stored {
         match self.lock().get(&(topic.to_owned(), partition)) {
             None => Stored::default(),
@@ -63,7 +74,10 @@ impl Memory {
                     key,
                     value,
                     expires,
-                } => kept.seal(key.as_str().into(), value.clone(), *expires),
+                } => {
+                    let expires = (*expires).min(now.saturating_add(self.longest));
+                    kept.seal(key.as_str().into(), value.clone(), expires);
+                }
             }
         }
         kept.expire(now);
@@ -87,7 +101,9 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Partitions> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,7 +165,7 @@ mod tests {
 
     #[test]
     fn values_and_offset_change_together() {
-        let store = Memory::default();
+        let store = Memory::new(10_000);
         assert_eq!(store.load(HERE), Stored::default());
         apply(&store, None, 10, &[live("a", 1)]).unwrap();
         apply(&store, Some(10), 12, &[live("a", 2)]).unwrap();
@@ -167,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_unexpected_offset_changes_nothing() {
-        let store = Memory::default();
+        let store = Memory::new(10_000);
         apply(&store, None, 10, &[live("a", 1)]).unwrap();
         for from in [None, Some(9), Some(11)] {
             let conflict = Conflict {
@@ -183,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_same_step_twice_is_one() {
-        let store = Memory::default();
+        let store = Memory::new(10_000);
         apply(&store, None, 10, &[live("a", 1)]).unwrap();
         apply(&store, None, 10, &[live("a", 1)]).unwrap();
         assert_eq!(store.load(HERE).offset, Some(10));
@@ -191,7 +207,7 @@ mod tests {
 
     #[test]
     fn windows_are_kept_until_they_expire_and_are_no_live_state() {
-        let store = Memory::default();
+        let store = Memory::new(10_000);
         let changes = [
             window("a", 1, 2_000),
             window("b", 2, 3_000),
@@ -205,6 +221,10 @@ mod tests {
         apply(&store, Some(10), 11, &[window("a", 1, 4_000)]).unwrap();
         assert_eq!(store.windows(HERE, &keys, 3_000), [[1]]);
         assert!(store.windows(HERE, &keys, 4_000).is_empty());
+        // The clock of whoever wrote the record is wrong.
+        apply(&store, Some(11), 12, &[window("a", 1, i64::MAX)]).unwrap();
+        assert_eq!(store.windows(HERE, &keys, 10_999), [[1]]);
+        assert!(store.windows(HERE, &keys, 11_000).is_empty());
         assert!(store.lock()[&(HERE.0.to_owned(), 3)].expiries.is_empty());
     }
 }

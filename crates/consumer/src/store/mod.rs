@@ -9,7 +9,7 @@ mod redis;
 mod settings;
 mod url;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
@@ -23,7 +23,8 @@ pub(crate) enum Change {
     /// Live state: kept until it is replaced.
     Live { key: String, value: Vec<u8> },
     /// Windows that won't change any more: kept until `expires`, in milliseconds
-    /// since the epoch, and read one by one.
+    /// since the epoch, but not longer than the retention from now, and read one
+    /// by one.
     Window {
         key: String,
         value: Vec<u8>,
@@ -143,15 +144,17 @@ pub(crate) enum Store {
 }
 
 impl Store {
-    /// Opens the store of `config`; nothing is connected yet.
+    /// Opens the store of `config`, which keeps windows for `retention` at most;
+    /// nothing is connected yet.
     ///
     /// # Errors
     /// The settings are not valid.
-    pub(crate) fn open(config: &StoreConfig) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &StoreConfig, retention: Duration) -> anyhow::Result<Self> {
         let target = Target::parse(config.url.expose()).map_err(anyhow::Error::msg)?;
+        let longest = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         Ok(match target {
-            Target::Memory => Self::Memory(Memory::default()),
-            Target::Redis(servers) => Self::Redis(Redis::new(servers, config)),
+            Target::Memory => Self::Memory(Memory::new(longest)),
+            Target::Redis(servers) => Self::Redis(Redis::new(servers, config, longest)),
         })
     }
 
@@ -163,7 +166,7 @@ impl Store {
         }
     }
 
-    /// Asks whether it answers.
+    /// Asks whether it answers, and warns of what would lose state.
     ///
     /// # Errors
     /// It doesn't.

@@ -1,5 +1,6 @@
 //! Redis servers of one test each, on ports of their own.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,10 +19,15 @@ pub(crate) struct Server {
     dir: TempDir,
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, below those that the kernel hands out for
+/// outgoing connections: a server that starts again finds it free.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    loop {
+        let port = 10_000 + (RandomState::new().build_hasher().finish() % 10_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until `check` holds.

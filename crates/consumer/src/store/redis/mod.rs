@@ -34,27 +34,48 @@ const READS: usize = 5;
 /// arguments. The pipeline ends a step at 1,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
 
+/// Name and value.
+type Field = (Vec<u8>, Vec<u8>);
+
+/// Of no partition.
+const NOWHERE: Partition<'_> = ("", 0);
+
 /// Redis, however many servers it has.
 #[derive(Debug)]
 pub(crate) struct Redis {
     pool: Pool,
     prefix: String,
+    /// Longest time that a window is kept, in milliseconds.
+    longest: i64,
     script: Script,
 }
 
 impl Redis {
     /// Connects to nothing yet.
-    pub(super) fn new(servers: Servers, config: &StoreConfig) -> Self {
+    pub(super) fn new(servers: Servers, config: &StoreConfig, longest: i64) -> Self {
         Self {
             prefix: config.key_prefix.clone(),
+            longest,
             pool: Pool::new(Connector::new(servers, config.clone()), config.connections),
             script: Script::new(include_str!("apply.lua")),
         }
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
-        let answer = self.ask::<Value>(("", 0), &cmd("PING")).await;
-        answer.map(drop).map_err(Into::into)
+        self.ask::<Value>(NOWHERE, &cmd("PING")).await?;
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        // A cluster answers for each node, and a user may lack the right to ask.
+        if let Ok(info) = self.ask::<String>(NOWHERE, &info).await
+            && let Some(policy) = evicts(&info)
+        {
+            tracing::warn!(
+                policy,
+                "Redis may throw live state away when its memory is full: set \
+                 maxmemory-policy noeviction"
+            );
+        }
+        Ok(())
     }
 
     /// Reads in portions, so that Redis serves others in between. What was read is
@@ -84,9 +105,9 @@ impl Redis {
         loop {
             let mut scan = cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN);
-            let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) = self.ask(partition, &scan).await?;
-            fields.extend(found);
-            cursor = next;
+            let found: (u64, Vec<Field>) = self.ask(partition, &scan).await?;
+            fields.extend(found.1);
+            cursor = found.0;
             if cursor == 0 {
                 break;
             }
@@ -152,7 +173,10 @@ impl Redis {
                     key,
                     value,
                     expires,
-                } => windows.push((key, value, expires - now)),
+                } => {
+                    let lifetime = expires.saturating_sub(now).min(self.longest);
+                    windows.push((key, value, lifetime));
+                }
             }
         }
         debug_assert!(live.len() <= MOST_LIVE, "the pipeline ends steps earlier");
@@ -210,6 +234,16 @@ impl Redis {
     fn state_key(&self, partition: Partition<'_>) -> String {
         self.key_prefix(partition) + "state"
     }
+}
+
+/// The policy by which a Redis with a limit removes keys that never expire.
+fn evicts(info: &str) -> Option<&str> {
+    let field = |name: &str| {
+        let mut lines = info.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    let policy = field("maxmemory_policy")?;
+    (policy.starts_with("allkeys") && field("maxmemory") != Some("0")).then_some(policy)
 }
 
 fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, LoadError> {

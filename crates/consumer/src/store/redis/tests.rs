@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::config::ConsumerConfig;
 use crate::store::{Store, now};
-use server::{PATIENCE, Server, free_port, wait_for};
+use server::Server;
+
+mod servers;
 
 /// Shared with the tests from outside.
 #[path = "../../../tests/it/redis_server.rs"]
@@ -31,6 +33,12 @@ fn config(url: &str) -> StoreConfig {
     }
 }
 
+const RETENTION: Duration = Duration::from_secs(600);
+
+fn open(config: &StoreConfig) -> Store {
+    Store::open(config, RETENTION).unwrap()
+}
+
 fn unique(name: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     format!(
@@ -50,7 +58,7 @@ impl Bench {
 
     fn at(url: &str, name: &str) -> Self {
         Self {
-            store: Store::open(&config(url)).unwrap(),
+            store: open(&config(url)),
             topic: unique(name),
             url: url.to_owned(),
         }
@@ -171,6 +179,19 @@ async fn windows_expire_and_live_state_does_not() {
     assert_eq!(found, [b"window", b"window"]);
     let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
     assert!((1..=60_000).contains(&left), "{left} ms");
+    // The clock of whoever wrote the record is wrong.
+    let key = "w\0future".to_owned();
+    let future = Change::Window {
+        key: key.clone(),
+        value: b"window".to_vec(),
+        expires: i64::MAX,
+    };
+    bench.apply(Some(1), 2, &[future]).await.unwrap();
+    let left: i64 = bench.raw(&["PTTL", &bench.key(&key)]).await;
+    assert!(
+        (60_000..=RETENTION.as_millis() as i64).contains(&left),
+        "{left} ms"
+    );
     let left: i64 = bench.raw(&["PTTL", &bench.key("state")]).await;
     assert_eq!(left, -1, "no time to live");
 }
@@ -328,7 +349,7 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
         ..config(&server.url())
     };
     let half = Bench {
-        store: Store::open(&store).unwrap(),
+        store: open(&store),
         topic: admin.topic.clone(),
         url: admin.url.clone(),
     };
@@ -353,129 +374,6 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_login_is_used_and_its_absence_said() {
-    let server = Server::start(&["--requirepass", "hunter2"]).await;
-    let url = format!("redis://:hunter2@127.0.0.1:{}/5", server.port);
-    let bench = Bench::at(&url, "login");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
-    let keys: Vec<String> = bench.raw(&["KEYS", "*state"]).await;
-    assert_eq!(keys, [bench.key("state")], "in the database of the URL");
-    let without = Bench::at(&server.url(), "login");
-    assert_eq!(trouble(without.apply(None, 1, &[]).await), Trouble::Denied);
-}
-
-#[tokio::test]
-#[ignore = "needs the stack"]
-async fn tls_with_a_certificate_authority_of_its_own() {
-    let environment = |name: &str| {
-        std::env::var(name)
-            .expect("the stack's certificate: scripts/stack up, then scripts/stack env")
-    };
-    let (cert, key) = (
-        environment("KAFKA_CERT_FILE"),
-        environment("KAFKA_KEY_FILE"),
-    );
-    let port = free_port().to_string();
-    let server = Server::start(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &cert,
-        "--tls-auth-clients",
-        "no",
-    ])
-    .await;
-    let trusting = StoreConfig {
-        ca_file: cert,
-        ..config(&format!("rediss://localhost:{port}"))
-    };
-    Store::open(&trusting).unwrap().ping().await.unwrap();
-    let strict = config(&format!("rediss://localhost:{port}"));
-    Store::open(&strict).unwrap().ping().await.unwrap_err();
-    drop(server);
-}
-
-#[tokio::test]
-#[ignore = "needs the stack"]
-async fn a_cluster_keeps_a_partition_on_one_node() {
-    let nodes = [
-        Server::start(&["--cluster-enabled", "yes"]).await,
-        Server::start(&["--cluster-enabled", "yes"]).await,
-    ];
-    // Each has half of the slots, and knows the other.
-    for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
-        node.cli(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]);
-    }
-    nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port.to_string()]);
-    for node in &nodes {
-        wait_for("the cluster", || {
-            let info = node.cli(&["CLUSTER", "INFO"]);
-            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
-        })
-        .await;
-    }
-    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
-    let bench = Bench::at(&url, "cluster");
-    for partition in 0..20 {
-        let partition = (bench.topic.as_str(), partition);
-        let changes = [live("d\0a", "x"), window("w\0a", 60_000)];
-        let step = Step {
-            partition,
-            from: None,
-            to: 7,
-            changes: &changes,
-        };
-        bench.store.apply(&step).await.unwrap();
-        bench.store.apply(&step).await.unwrap();
-        assert_eq!(bench.store.load(partition).await.unwrap().offset, Some(7));
-        let keys = ["w\0a".to_owned(), "w\0b".to_owned()];
-        let windows = bench.store.windows(partition, &keys).await.unwrap();
-        assert_eq!(windows, [b"window"]);
-    }
-    for node in &nodes {
-        assert_ne!(node.cli(&["DBSIZE"]).trim(), "0", "both have partitions");
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs the stack"]
-async fn sentinels_name_the_master_before_and_after_a_fail_over() {
-    let mut master = Server::start(&[]).await;
-    let master_port = master.port.to_string();
-    let replica = Server::start(&["--replicaof", "127.0.0.1", &master_port]).await;
-    let sentinel = Server::sentinel(master.port).await;
-    wait_for("the replica to be known and in step", || {
-        let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
-        known.contains("num-slaves\n1")
-            && master
-                .cli(&["INFO", "replication"])
-                .contains("state=online")
-    })
-    .await;
-    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
-    let bench = Bench::at(&url, "sentinel");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
-    wait_for("the replica to have it", || {
-        replica.cli(&["DBSIZE"]).trim() == "1"
-    })
-    .await;
-    master.kill();
-    let begun = Instant::now();
-    while let Err(error) = bench.apply(Some(1), 2, &[live("a", "y")]).await {
-        assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
-        assert!(begun.elapsed() < PATIENCE, "{error}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(bench.stored().await.offset, Some(2));
-    assert!(replica.cli(&["ROLE"]).starts_with("master"));
-}
-
-#[tokio::test]
-#[ignore = "needs the stack"]
 async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
     let mut server = Server::start(&[]).await;
     let quick = StoreConfig {
@@ -483,7 +381,7 @@ async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
         ..config(&server.url())
     };
     let bench = Bench {
-        store: Store::open(&quick).unwrap(),
+        store: open(&quick),
         ..Bench::at(&server.url(), "stopped")
     };
     bench.apply(None, 1, &[]).await.unwrap();
@@ -499,5 +397,20 @@ async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
     for _ in 0..2 {
         let gone = trouble(bench.apply(Some(2), 3, &[]).await);
         assert_eq!(gone, Trouble::Unreachable);
+    }
+}
+
+#[test]
+fn only_a_policy_that_removes_live_state_is_worth_a_word() {
+    for (policy, limit, expected) in [
+        ("allkeys-lru", 100, Some("allkeys-lru")),
+        ("allkeys-lru", 0, None),
+        ("volatile-ttl", 100, None),
+        ("noeviction", 100, None),
+    ] {
+        let info = format!(
+            "# Memory\r\nmaxmemory:{limit}\r\nmaxmemory_human:x\r\nmaxmemory_policy:{policy}\r\n"
+        );
+        assert_eq!(evicts(&info), expected);
     }
 }
