@@ -294,43 +294,45 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
 async fn without_memory_a_step_is_refused_as_a_whole() {
     let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
     let bench = Bench::at(&server.url(), "full");
-    let step = |value: &str| {
-        let mut changes: Vec<_> = (0..500)
-            .map(|n| window(format!("w\0{n}"), 60_000))
-            .collect();
-        changes.extend((0..500).map(|n| live(n, value.repeat(500))));
-        changes
-    };
-    bench.apply(None, 1, &step("a")).await.unwrap();
+    bench.apply(None, 1, &[live(0, "old")]).await.unwrap();
     let before = bench.stored().await;
-    // Full already; and with so little left that a step ends in the middle of it.
-    for room in [0, 40_000, 100_000, 200_000] {
-        let used = bench.raw::<String>(&["INFO", "memory"]).await;
-        let used = used.split_once("used_memory:").unwrap().1;
-        let used: u64 = used.split_once('\r').unwrap().0.parse().unwrap();
-        let most = (used + room).to_string();
+    let mut step: Vec<_> = (0..500)
+        .map(|n| window(format!("w\0{n}"), 60_000))
+        .collect();
+    step.extend((0..500).map(|n| live(n, [b'x'; 2_000])));
+    let (mut refusals, mut room) = (0, 0);
+    // So little more each time that in the end the limit is passed by the script.
+    let limit = loop {
+        let limit = memory(&bench, "used_memory").await + room;
+        let text = limit.to_string();
         bench
-            .raw::<()>(&["CONFIG", "SET", "maxmemory", &most])
+            .raw::<()>(&["CONFIG", "SET", "maxmemory", &text])
             .await;
-        match bench.apply(Some(1), 2, &step("b")).await {
-            Ok(()) if room == 0 => panic!("there was no room"),
-            // It began when there was room, and Redis doesn't end a script.
-            Ok(()) => {
-                let now = bench.stored().await;
-                assert_eq!((now.offset, now.entries.len()), (Some(2), 500));
-                assert!(now.entries.iter().all(|(_, value)| value[0] == b'b'));
-                bench.raw::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-                bench.raw::<()>(&["DEL", &bench.key("state")]).await;
-                bench.apply(None, 1, &step("a")).await.unwrap();
-            }
-            refused => {
-                assert_eq!(trouble(refused), Trouble::Full);
-                assert_eq!(bench.stored().await, before, "{room} bytes of room");
-            }
+        let applied = bench.apply(Some(1), 2, &step).await;
+        bench.raw::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        if applied.is_ok() {
+            break limit;
         }
-    }
-    bench.raw::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    bench.apply(Some(1), 2, &step("b")).await.unwrap();
+        assert_eq!(trouble(applied), Trouble::Full);
+        assert_eq!(bench.stored().await, before, "{room} bytes of room");
+        let windows: Vec<String> = bench.raw(&["KEYS", "*:w*"]).await;
+        assert!(windows.is_empty(), "{room} bytes of room");
+        refusals += 1;
+        room += 200_000;
+    };
+    assert!(refusals > 0, "there was no room at first");
+    let peak = memory(&bench, "used_memory_peak").await;
+    assert!(peak > limit, "the script passed the limit: {peak} {limit}");
+    let stored = bench.stored().await;
+    assert_eq!((stored.offset, stored.entries.len()), (Some(2), 500));
+    assert!(stored.entries.iter().all(|(_, value)| value.len() == 2_000));
+}
+
+/// A field of `INFO memory`, in bytes.
+async fn memory(bench: &Bench, field: &str) -> u64 {
+    let info: String = bench.raw(&["INFO", "memory"]).await;
+    let value = info.split_once(&format!("\n{field}:")).unwrap().1;
+    value.split_once('\r').unwrap().0.parse().unwrap()
 }
 
 #[tokio::test]
@@ -370,6 +372,9 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
     // The same step with the right to it makes it whole.
     admin.apply(Some(1), 2, &changes).await.unwrap();
     assert_eq!(admin.stored().await.entries[0].1, b"new");
+    // Offset and values are one write, so that nothing can come between them.
+    let calls: String = admin.raw(&["INFO", "commandstats"]).await;
+    assert!(calls.contains("cmdstat_hset:calls=2,"), "{calls}");
 }
 
 #[tokio::test]
