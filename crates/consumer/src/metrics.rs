@@ -286,6 +286,14 @@ impl Metrics {
             .inc();
     }
 
+    /// How often it was.
+    #[cfg(test)]
+    pub(crate) fn store_errors(&self, trouble: Trouble) -> u64 {
+        self.store_errors
+            .with_label_values(&[trouble.label()])
+            .get()
+    }
+
     pub(crate) fn rebalanced(&self, kind: RebalanceKind) {
         self.rebalances.with_label_values(&[kind.label()]).inc();
     }

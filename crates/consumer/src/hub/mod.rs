@@ -49,7 +49,10 @@ pub(crate) type Known = (Arc<Device>, Option<mpsc::Sender<Question>>);
 /// Nobody answers: the hub has ended, or the owner of a partition is busy with
 /// something else than its log.
 #[derive(Debug, thiserror::Error)]
-#[error("not available now: partitions are changing hands, or the service is stopping")]
+#[error(
+    "not available now: partitions are changing hands or wait for the store, \
+     or the service is stopping"
+)]
 pub(crate) struct Gone;
 
 /// A partition that the hub shows for its owner.

@@ -188,3 +188,53 @@ impl<'k> Waiting<'k> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use iot_service::health::Health;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::store::Trouble;
+
+    /// With a Redis that isn't there.
+    fn keeper(health: &Health) -> (Keeper, Arc<Metrics>) {
+        let mut config = ConsumerConfig::default();
+        // Port 1 is nobody's.
+        config.store.url = "redis://127.0.0.1:1".into();
+        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let component = health.component("store");
+        let keeper = Keeper::open(&config, metrics.clone(), component).unwrap();
+        (keeper, metrics)
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_there_is_tried_until_the_partition_goes() {
+        let health = Health::default();
+        let (keeper, metrics) = keeper(&health);
+        let stop = CancellationToken::new();
+        let step = Step {
+            partition: ("device-data", 0),
+            from: None,
+            to: 1,
+            changes: &[],
+        };
+        let stopping = async {
+            while metrics.store_errors(Trouble::Unreachable) < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let said = format!("{health:?}");
+            assert!(said.contains("what needs the store waits"), "{said}");
+            stop.cancel();
+        };
+        let (applied, ()) = tokio::join!(keeper.apply(&step, &stop), stopping);
+        assert!(matches!(applied, Err(Unstored::Stopped)), "{applied:?}");
+        // Once it goes, one try is left to each.
+        let loaded = keeper.load(step.partition, &stop).await;
+        assert!(matches!(loaded, Err(Unloaded::Stopped)), "{loaded:?}");
+        assert_eq!(metrics.store_errors(Trouble::Unreachable), 4);
+        let keys = ["w".to_owned()];
+        let windows = keeper.windows(step.partition, &keys).await;
+        assert_eq!(windows.unwrap_err().trouble, Trouble::Unreachable);
+    }
+}

@@ -47,3 +47,27 @@ impl Drop for Outage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use iot_service::health::Health;
+
+    use super::*;
+    use crate::store::Trouble;
+
+    #[test]
+    fn it_is_ready_when_the_last_one_has_stopped_waiting() {
+        let health = Health::default();
+        let outages = Outages::new(health.component("store"));
+        let said = |what: &str| format!("{health:?}").contains(what);
+        let (first, second) = (outages.begin(), outages.begin());
+        first.say(&Unavailable {
+            trouble: Trouble::Busy,
+            message: "it starts".into(),
+        });
+        drop(first);
+        assert!(said("it starts; what needs the store waits for it"));
+        drop(second);
+        assert!(said("Ready") && !said("NotReady"));
+    }
+}

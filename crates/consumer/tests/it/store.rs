@@ -155,6 +155,34 @@ async fn a_redis_that_is_killed_and_lost_its_last_writes_is_waited_for() {
     service.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_fail_over_to_a_replica_is_followed() {
+    let kafka = Real::new("failover");
+    let mut master = Server::start(&[]).await;
+    let port = master.port.to_string();
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &port]).await;
+    let sentinel = Server::sentinel(master.port).await;
+    wait_for("the replica to be known and in step", async || {
+        let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
+        let in_step = master.cli(&["INFO", "replication"]);
+        (known.contains("num-slaves\n1") && in_step.contains("state=online")).then_some(())
+    })
+    .await;
+    let mut config = kafka.config(&[&kafka.run]);
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    config.store.url = url.as_str().into();
+    let filling = fill(&kafka).await;
+    let service = Service::start(config).await;
+    wait_stored(&replica, &kafka, MESSAGES / 8).await;
+    master.kill();
+    filling.await.unwrap();
+    wait_exact(&service, &kafka).await;
+    wait_stored(&replica, &kafka, MESSAGES / 2).await;
+    service.wait_ready().await;
+    service.stop().await;
+}
+
 fn settings<'s>(kafka: &'s Real, redis: &'s str) -> Vec<(&'s str, &'s str)> {
     vec![
         ("kafka.brokers", &kafka.brokers),
