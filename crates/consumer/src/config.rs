@@ -22,6 +22,9 @@ const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Durat
 /// has an end.
 const MOST_SENSORS: usize = 1_000;
 
+/// Windows of more than a year are for something else than a store of live state.
+const LONGEST_RETENTION: Duration = Duration::from_secs(366 * 24 * 3_600);
+
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -245,8 +248,11 @@ impl Settings for ConsumerConfig {
                 "must be at most 100 times windows.size: so many windows stay open",
             );
         }
-        if self.windows.retention.is_zero() {
-            problems.add("windows.retention", "must be longer than 0");
+        if self.windows.retention.is_zero() || *self.windows.retention > LONGEST_RETENTION {
+            problems.add(
+                "windows.retention",
+                "must be longer than 0 and at most 366 days",
+            );
         }
         if self.limits.sensors > MOST_SENSORS {
             problems.add(
