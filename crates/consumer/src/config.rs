@@ -12,11 +12,18 @@ use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::kafka;
-use crate::store::Store;
+use crate::store::StoreConfig;
 
 /// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
 /// busy (`max.poll.interval.ms`).
 const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(300);
+
+/// Sensors of a device: what a message changes is stored in one step, and a step
+/// has an end.
+const MOST_SENSORS: usize = 1_000;
+
+/// Windows of more than a year are for something else than a store of live state.
+const LONGEST_RETENTION: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,22 +120,6 @@ pub enum From {
     Latest,
 }
 
-/// Section `store`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// `memory://`: state lives as long as the process.
-    pub url: String,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            url: "memory://".into(),
-        }
-    }
-}
-
 /// Section `validate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -153,8 +144,8 @@ pub struct WindowsConfig {
     pub size: HumanDuration,
     /// How long after its end a window still takes late values, in event time.
     pub allowed_lateness: HumanDuration,
-    /// Sealed windows kept for each sensor.
-    pub keep: usize,
+    /// How long a sealed window is kept.
+    pub retention: HumanDuration,
 }
 
 impl Default for WindowsConfig {
@@ -162,7 +153,7 @@ impl Default for WindowsConfig {
         Self {
             size: HumanDuration::from_secs(60),
             allowed_lateness: HumanDuration::from_secs(30),
-            keep: 15,
+            retention: HumanDuration::from_secs(15 * 60),
         }
     }
 }
@@ -247,9 +238,7 @@ impl Settings for ConsumerConfig {
 
     fn validate(&self, problems: &mut Problems) {
         self.kafka.validate(problems);
-        if let Err(message) = Store::check_url(&self.store.url) {
-            problems.add("store.url", message);
-        }
+        self.store.validate(problems);
         if self.windows.size.as_millis() == 0 {
             problems.add("windows.size", "must be longer than 0");
         }
@@ -257,6 +246,18 @@ impl Settings for ConsumerConfig {
             problems.add(
                 "windows.allowed_lateness",
                 "must be at most 100 times windows.size: so many windows stay open",
+            );
+        }
+        if self.windows.retention.is_zero() || *self.windows.retention > LONGEST_RETENTION {
+            problems.add(
+                "windows.retention",
+                "must be longer than 0 and at most 366 days",
+            );
+        }
+        if self.limits.sensors > MOST_SENSORS {
+            problems.add(
+                "limits.sensors",
+                "must be at most 1000: a message is stored in one step",
             );
         }
         for (path, value) in [
@@ -421,15 +422,19 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once() {
         let found = problems(&[
-            ("store.url", "redis://localhost"),
+            ("store.url", "http://localhost"),
             ("windows.size", "0s"),
+            ("windows.retention", "0s"),
+            ("limits.sensors", "1001"),
             ("dead_letter.topic", "letters"),
             ("limits.devices", "0"),
             ("kafka.topics", "iot.dead-letter"),
             ("kafka.session_timeout", "1h"),
         ]);
         for expected in [
-            "not supported yet",
+            "http:// is not a store",
+            "windows.retention",
+            "at most 1000",
             "windows.size",
             "dead_letter.topic",
             "limits.devices",
@@ -446,12 +451,13 @@ mod tests {
             env: vec![
                 ("KAFKA_BROKERS".into(), "a:1,b:2".into()),
                 ("KAFKA_TOPIC".into(), "device-data".into()),
-                ("REDIS_ENDPOINT".into(), "memory://".into()),
+                ("REDIS_ENDPOINT".into(), "localhost:7000".into()),
             ],
             ..Sources::default()
         };
         let config: ConsumerConfig = load(&sources).unwrap();
         assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
         assert_eq!(config.kafka.topics, ["device-data"]);
+        assert_eq!(config.store.url, "localhost:7000".into());
     }
 }

@@ -34,15 +34,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, PushConfig, StoreConfig,
-    ValidateConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, PushConfig, ValidateConfig,
+    WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::group::{self, Member};
 use metrics::Metrics;
 use owner::Shared;
-use store::Store;
+use store::Keeper;
+pub use store::{Missing, StoreConfig, StoreUrl};
 
 /// What owners ask of the group's thread, waiting.
 const COMMANDS: usize = 1_024;
@@ -73,9 +74,12 @@ pub async fn run(
 
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let (hub, hub_task) = Hub::start(&config, metrics.clone(), stop_hub.clone());
+    let store = health.component("store");
+    let store = Arc::new(Keeper::open(&config, metrics.clone(), store)?);
     let http = http::serve(
         http_listener,
         hub.clone(),
+        store.clone(),
         metrics.clone(),
         stop_http.clone(),
     );
@@ -95,7 +99,7 @@ pub async fn run(
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let state = health.component("state");
     let shared = Arc::new(Shared {
-        store: Store::open(&config.store.url)?,
+        store: store.clone(),
         hub,
         dead_letters,
         metrics: metrics.clone(),
@@ -104,6 +108,8 @@ pub async fn run(
         config: config.clone(),
     });
     state.ready();
+    let stop_greeting = stop_group.clone();
+    tokio::spawn(async move { store.greet(&stop_greeting).await });
     let mut group = start_group(Member {
         config: config.kafka,
         commands: obeyed,

@@ -7,6 +7,7 @@ use prometheus::{
 };
 
 use crate::refusal::Refusal;
+use crate::store::Trouble;
 
 /// Why a WebSocket client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,12 +120,14 @@ pub(crate) struct Metrics {
     pub(crate) store_apply: Histogram,
     pub(crate) store_values: IntCounter,
     pub(crate) store_conflicts: IntCounter,
+    pub(crate) store_rebuilds: IntCounter,
     pub(crate) devices: IntGauge,
     pub(crate) clients: IntGauge,
     pub(crate) rate: Gauge,
     /// Sum over partitions, for `/api/v1/stats`.
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
+    store_errors: IntCounterVec,
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
     frames: IntCounterVec,
@@ -197,6 +200,15 @@ impl Metrics {
                 "Time of one atomic step of the store",
                 vec![0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
             )?,
+            store_errors: make.counters(
+                "iot_store_errors_total",
+                "Tries that failed because the store was not available",
+                "kind",
+            )?,
+            store_rebuilds: make.counter(
+                "iot_store_rebuilds_total",
+                "Partitions read again because their state was gone from the store",
+            )?,
             store_values: make.counter("iot_store_values_total", "Values written to the store")?,
             store_conflicts: make.counter(
                 "iot_store_conflicts_total",
@@ -247,6 +259,9 @@ impl Metrics {
         for reason in ParseError::REASONS.iter().chain(Refusal::REASONS) {
             self.refusals.with_label_values(&[reason]);
         }
+        for trouble in Trouble::ALL {
+            self.store_errors.with_label_values(&[trouble.label()]);
+        }
         for kind in RebalanceKind::ALL {
             self.rebalances.with_label_values(&[kind.label()]);
         }
@@ -263,6 +278,20 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    pub(crate) fn store_failed(&self, trouble: Trouble) {
+        self.store_errors
+            .with_label_values(&[trouble.label()])
+            .inc();
+    }
+
+    /// How often it was.
+    #[cfg(test)]
+    pub(crate) fn store_errors(&self, trouble: Trouble) -> u64 {
+        self.store_errors
+            .with_label_values(&[trouble.label()])
+            .get()
     }
 
     pub(crate) fn rebalanced(&self, kind: RebalanceKind) {
@@ -361,6 +390,7 @@ mod tests {
             "kafka_consumer_processing_errors_total{reason=\"impossible_value\"} 0",
             "kafka_consumer_processing_duration_seconds_bucket{le=\"0.001\"} 0",
             "iot_websocket_closed_total{reason=\"slow\"} 0",
+            "iot_store_errors_total{kind=\"full\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{ConsumerConfig, From};
 use crate::dead_letter::DeadLetters;
-use crate::fold::{Fold, FoldRules, UnpackError};
+use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
+use crate::kafka;
+use crate::kafka::context::Partition;
 use crate::kafka::group::{Command, Inbox};
 use crate::metrics::Metrics;
-use crate::model::{DeviceKey, Windows};
+use crate::model::DeviceKey;
 use crate::pipeline::{Pipeline, Stale};
-use crate::store::{Store, Stored};
+use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
 
 /// How long Kafka may take to say what a log holds.
 const WATERMARKS: Duration = Duration::from_secs(5);
@@ -29,7 +31,7 @@ const QUESTIONS: usize = 64;
 /// What all owners use.
 pub(crate) struct Shared {
     pub(crate) config: ConsumerConfig,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Keeper>,
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) metrics: Arc<Metrics>,
@@ -41,7 +43,14 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) key: DeviceKey,
-    pub(crate) answer: oneshot::Sender<Option<Windows>>,
+    pub(crate) answer: oneshot::Sender<Option<OwnedWindows>>,
+}
+
+/// The windows of a device, and the partition whose state they are.
+#[derive(Debug)]
+pub(crate) struct OwnedWindows {
+    pub(crate) partition: Partition,
+    pub(crate) windows: DeviceWindows,
 }
 
 /// Why work ended.
@@ -66,22 +75,21 @@ enum Begin {
     BeyondEnd,
 }
 
-fn begin(stored: Option<i64>, (low, high): (i64, i64), from: From) -> Begin {
-    match (stored, from) {
-        (None, From::Earliest) => Begin::At {
-            offset: low,
-            lost: 0,
-        },
-        (None, From::Latest) => Begin::At {
-            offset: high,
-            lost: 0,
-        },
-        (Some(offset), _) if offset > high => Begin::BeyondEnd,
-        (Some(offset), _) if offset < low => Begin::At {
-            offset: low,
-            lost: low - offset,
-        },
-        (Some(offset), _) => Begin::At { offset, lost: 0 },
+/// The offset to begin at where nothing is stored.
+fn first((low, high): (i64, i64), from: From) -> i64 {
+    match from {
+        From::Earliest => low,
+        From::Latest => high,
+    }
+}
+
+fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
+    if stored > high {
+        return Begin::BeyondEnd;
+    }
+    Begin::At {
+        offset: stored.max(low),
+        lost: (low - stored).max(0),
     }
 }
 
@@ -91,6 +99,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
         shared,
         inbox,
         generation: 0,
+        applied: None,
     };
     while let Ok(mut pipeline) = owner.load().await {
         let (questions, asked) = mpsc::channel(QUESTIONS);
@@ -100,6 +109,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             .await;
         owner.start(&pipeline).await;
         let end = owner.work(&mut pipeline, asked).await;
+        owner.applied = Some(pipeline.applied());
         drop(held);
         match end {
             End::Stopped => return,
@@ -116,32 +126,33 @@ struct Owner {
     inbox: Inbox,
     /// Counts how often the state was loaded: batches fetched before are dropped.
     generation: u64,
+    /// Up to where this owner has stored, or found stored.
+    applied: Option<i64>,
 }
 
 impl Owner {
     /// Offset and state, both as of one step of the store.
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
-        let watermarks = self.watermarks().await?;
-        let stored = self.stored(watermarks).await;
+        let (stored, at, watermarks) = self.stored().await?;
         let rules = FoldRules::new(&self.shared.config);
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
-            .map_err(|error| self.unreadable(&error))?;
-        let offset = match begin(stored.offset, watermarks, self.shared.config.kafka.from) {
+            .map_err(|error| self.unusable(&error.to_string()))?;
+        let offset = match begin(at, watermarks) {
             Begin::At { offset, lost: 0 } => offset,
             Begin::At { offset, lost } => {
                 self.shared.metrics.lost_records.inc_by(lost.unsigned_abs());
                 tracing::error!(
                     topic,
                     partition,
-                    stored = stored.offset,
+                    stored = at,
                     begin = offset,
                     lost,
                     "records were deleted before they were read; going on at the log's begin"
                 );
                 offset
             }
-            Begin::BeyondEnd => return Err(self.beyond_end(stored.offset, watermarks.1)),
+            Begin::BeyondEnd => return Err(self.beyond_end(at, watermarks.1)),
         };
         tracing::info!(
             topic,
@@ -154,53 +165,123 @@ impl Owner {
             self.shared.clone(),
             self.inbox.partition.clone(),
             fold,
-            stored.offset,
+            at,
             offset,
             self.inbox.position.clone(),
+            self.inbox.stop.clone(),
         ))
     }
 
-    /// What the store holds. Of a partition it knows nothing of it keeps the
-    /// offset to begin at from now on: else `latest` would begin at the end once
-    /// more after a rebalance, and skip what came in between.
-    async fn stored(&self, watermarks: (i64, i64)) -> Stored {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
-        let store = &self.shared.store;
-        let stored = store.load((topic, partition)).await;
-        let from = self.shared.config.kafka.from;
-        let Begin::At { offset, .. } = begin(stored.offset, watermarks, from) else {
-            return stored;
-        };
-        if stored.offset.is_some() {
-            return stored;
+    /// What the store holds, up to where, and then what the log holds: in this
+    /// order, because who had the partition before may still be storing, and what is stored
+    /// then may be beyond an end that was seen earlier.
+    async fn stored(&self) -> Result<(Stored, i64, (i64, i64)), NoState> {
+        loop {
+            let stored = self.read().await?;
+            let watermarks = self.watermarks().await?;
+            if let Some(at) = stored.offset {
+                return Ok((stored, at, watermarks));
+            }
+            self.store_begin(watermarks).await?;
         }
-        if let Err(conflict) = store
-            .apply((topic, partition), None, offset, Vec::new())
-            .await
-        {
-            tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
-        }
-        store.load((topic, partition)).await
     }
 
-    /// What the log holds; asks until Kafka answers.
+    /// Stores the offset to begin at in a partition that the store knows nothing
+    /// of: else `latest` would begin at the end once more after a rebalance, and
+    /// skip what came in between.
+    async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
+        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let mut from = self.shared.config.kafka.from;
+        if let Some(before) = self.known_before().await? {
+            if self.shared.config.store.missing == Missing::Refuse {
+                return Err(self.missing(before));
+            }
+            from = From::Earliest;
+            self.shared.metrics.store_rebuilds.inc();
+            tracing::error!(
+                topic,
+                partition,
+                before,
+                begin = watermarks.0,
+                "the state is gone from the store; building it again from the earliest record \
+                 that is still kept"
+            );
+        }
+        let step = Step {
+            partition: (topic, partition),
+            from: None,
+            to: first(watermarks, from),
+            changes: &[],
+        };
+        match self.shared.store.apply(&step, &self.inbox.stop).await {
+            Ok(()) => Ok(()),
+            Err(Unstored::Conflict(conflict)) => {
+                tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+                Ok(())
+            }
+            Err(Unstored::Stopped) => Err(NoState::Stopped),
+        }
+    }
+
+    async fn read(&self) -> Result<Stored, NoState> {
+        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let load = self.shared.store.load((topic, partition), &self.inbox.stop);
+        load.await.map_err(|unloaded| match unloaded {
+            Unloaded::Unusable(reason) => self.unusable(&reason),
+            Unloaded::Stopped => NoState::Stopped,
+        })
+    }
+
+    /// Up to where the partition was applied before its state went missing; `None`
+    /// if it never was. Kafka keeps what was committed for lag tools, so that a
+    /// store that was emptied while no consumer ran is not taken for a new one.
+    async fn known_before(&self) -> Result<Option<i64>, NoState> {
+        if !self.shared.store.is_durable() {
+            return Ok(None);
+        }
+        if self.applied.is_some() {
+            return Ok(self.applied);
+        }
+        self.ask_kafka("what the group has committed", || {
+            let (config, partition) = (
+                self.shared.config.kafka.clone(),
+                self.inbox.partition.clone(),
+            );
+            move || kafka::committed(&config, &partition, WATERMARKS)
+        })
+        .await
+    }
+
+    /// What the log holds.
     async fn watermarks(&self) -> Result<(i64, i64), NoState> {
+        self.ask_kafka("what the log holds", || {
+            let (topic, partition) = self.inbox.partition.clone();
+            let letters = self.shared.dead_letters.clone();
+            move || Ok(letters.watermarks(&topic, partition, WATERMARKS)?)
+        })
+        .await
+    }
+
+    /// Asks in another thread until Kafka answers.
+    async fn ask_kafka<T, F>(&self, what: &str, question: impl Fn() -> F) -> Result<T, NoState>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> anyhow::Result<T> + Send + 'static,
+    {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let (letters, name) = (self.shared.dead_letters.clone(), topic.clone());
-            let ask = move || letters.watermarks(&name, partition, WATERMARKS);
             let answer = tokio::select! {
                 () = self.inbox.stop.cancelled() => return Err(NoState::Stopped),
-                answer = tokio::task::spawn_blocking(ask) => answer,
+                answer = tokio::task::spawn_blocking(question()) => answer,
             };
             match answer {
-                Ok(Ok(watermarks)) => return Ok(watermarks),
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => {
-                    tracing::warn!(topic, partition, %error, "can't see what the log holds")
+                    tracing::warn!(topic, partition, %error, what, "Kafka does not say");
                 }
                 Err(error) => {
-                    tracing::warn!(topic, partition, %error, "asking for the log's ends failed")
+                    tracing::warn!(topic, partition, %error, what, "asking Kafka failed");
                 }
             }
             tokio::select! {
@@ -210,18 +291,27 @@ impl Owner {
         }
     }
 
-    fn unreadable(&self, error: &UnpackError) -> NoState {
+    fn missing(&self, before: i64) -> NoState {
         let (topic, partition) = &self.inbox.partition;
         self.shared.health.failed(format!(
-            "the stored state of {topic}, partition {partition} can't be read ({error}): \
+            "the state of {topic}, partition {partition} is gone from the store, though it was \
+             applied up to offset {before}: restore it, or set store.missing: rebuild to read \
+             the topic again from the earliest record that is still kept"
+        ));
+        NoState::Failed
+    }
+
+    fn unusable(&self, reason: &str) -> NoState {
+        let (topic, partition) = &self.inbox.partition;
+        self.shared.health.failed(format!(
+            "the stored state of {topic}, partition {partition} can't be read ({reason}): \
              run the version that wrote it, or an empty store to read the topic again"
         ));
         NoState::Failed
     }
 
-    fn beyond_end(&self, stored: Option<i64>, end: i64) -> NoState {
+    fn beyond_end(&self, stored: i64, end: i64) -> NoState {
         let (topic, partition) = &self.inbox.partition;
-        let stored = stored.unwrap_or_default();
         self.shared.health.failed(format!(
             "the store has applied {topic}, partition {partition} up to offset {stored}, but the \
              log ends at {end}: the topic was created anew or is another cluster's. Give this \
@@ -262,7 +352,11 @@ impl Owner {
                 () = self.inbox.reload.notified() => return End::Reload,
                 Some(question) = asked.recv() => {
                     // The one who asked may be gone.
-                    let _ = question.answer.send(pipeline.fold().windows(&question.key));
+                    let windows = pipeline.fold().windows(&question.key);
+                    let partition = self.inbox.partition.clone();
+                    let _ = question.answer.send(
+                        windows.map(|windows| OwnedWindows { partition, windows }),
+                    );
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.apply_at) => pipeline.apply().await,
@@ -274,9 +368,16 @@ impl Owner {
                     None => return End::Stopped,
                 },
             };
-            if let Err(stale) = done {
-                self.report(&stale);
-                return End::Reload;
+            match done {
+                Ok(()) => {}
+                Err(stale @ Stale::Stopped) => {
+                    self.report(&stale);
+                    return End::Stopped;
+                }
+                Err(stale) => {
+                    self.report(&stale);
+                    return End::Reload;
+                }
             }
         }
     }
@@ -307,197 +408,17 @@ impl Owner {
                     "a dead letter was not written; loading again"
                 );
             }
+            Stale::Stopped => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "the store is not available: the last state is left to the next owner, who \
+                     reads those records again"
+                );
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use iot_service::health::Health;
-    use prometheus::Registry;
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{FutureProducer, FutureRecord};
-    use tokio::sync::Notify;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::record::Batch;
-    use crate::record::tests::message;
-
-    const TOPIC: &str = "device-data";
-
-    struct Bench {
-        shared: Arc<Shared>,
-        commands: mpsc::Receiver<Command>,
-        batches: mpsc::Sender<Batch>,
-        position: Arc<AtomicI64>,
-        reload: Arc<Notify>,
-        stop: CancellationToken,
-        owner: tokio::task::JoinHandle<()>,
-    }
-
-    /// Ten more records.
-    async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) {
-        let mut client = rdkafka::ClientConfig::new();
-        client.set("bootstrap.servers", cluster.bootstrap_servers());
-        let producer: FutureProducer = client.create().unwrap();
-        for _ in 0..10 {
-            let record = FutureRecord::<(), str>::to(TOPIC).payload("x");
-            let sent = producer.send(record, Duration::from_secs(30)).await;
-            sent.map_err(|(error, _)| error).unwrap();
-        }
-    }
-
-    /// An owner of a partition that has offsets 0 to 9.
-    async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
-        cluster.create_topic(TOPIC, 1, 1).unwrap();
-        fill(cluster).await;
-        let mut config = ConsumerConfig::default();
-        config.kafka.brokers = vec![cluster.bootstrap_servers()];
-        config.kafka.from = from;
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
-        let (health, stop) = (Health::default(), CancellationToken::new());
-        let letters = health.component("dead_letter");
-        let (sender, commands) = mpsc::channel(16);
-        let shared = Arc::new(Shared {
-            store: Store::open("memory://").unwrap(),
-            hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
-            dead_letters: DeadLetters::new(
-                &config.kafka,
-                &config.dead_letter,
-                metrics.clone(),
-                letters,
-            )
-            .unwrap(),
-            metrics,
-            commands: sender,
-            health: health.component("state"),
-            config,
-        });
-        let (batches, receiver) = mpsc::channel(4);
-        let (position, reload) = (Arc::new(AtomicI64::new(-1)), Arc::new(Notify::new()));
-        let inbox = Inbox {
-            partition: (TOPIC.to_owned(), 0),
-            batches: receiver,
-            stop: stop.clone(),
-            reload: reload.clone(),
-            position: position.clone(),
-        };
-        let owner = tokio::spawn(run(shared.clone(), inbox));
-        Bench {
-            shared,
-            commands,
-            batches,
-            position,
-            reload,
-            stop,
-            owner,
-        }
-    }
-
-    impl Bench {
-        /// What the owner asks next, in short.
-        async fn asked(&mut self) -> String {
-            let next = tokio::time::timeout(Duration::from_secs(60), self.commands.recv());
-            match next.await.expect("a command").expect("an owner") {
-                Command::Start {
-                    generation, offset, ..
-                } => format!("start {generation} at {offset}"),
-                Command::Hold { generation, .. } => format!("hold {generation}"),
-                Command::Commit { offset, .. } => format!("commit {offset}"),
-            }
-        }
-
-        async fn send(&self, generation: u64, offset: i64) {
-            let json = r#"{"deviceId":"d","timestamp":1767225600,"temperature":20}"#;
-            let mut batch = Batch::new(generation);
-            batch.push(&message(offset, Some(json.as_bytes())));
-            self.batches.send(batch).await.unwrap();
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn after_a_conflict_the_state_is_loaded_again() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Earliest).await;
-        assert_eq!(bench.asked().await, "start 0 at 0");
-        // Somebody else applies to the partition.
-        bench
-            .shared
-            .store
-            .apply((TOPIC, 0), Some(0), 5, Vec::new())
-            .await
-            .unwrap();
-        bench.send(0, 0).await;
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(bench.asked().await, "start 1 at 5");
-        bench.send(0, 1).await;
-        bench.send(1, 5).await;
-        assert_eq!(bench.asked().await, "commit 6");
-        assert_eq!(bench.position.load(Ordering::Relaxed), 6);
-        assert_eq!(bench.shared.metrics.store_conflicts.get(), 1);
-        assert_eq!(
-            bench.shared.metrics.consumed.get(),
-            2,
-            "the old batch was dropped"
-        );
-        bench.stop.cancel();
-        bench.owner.await.unwrap();
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_reload_goes_back_to_what_is_stored_and_a_stop_stores() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Earliest).await;
-        assert_eq!(bench.asked().await, "start 0 at 0");
-        bench.send(0, 0).await;
-        assert_eq!(bench.asked().await, "commit 1");
-        bench.reload.notify_one();
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(bench.asked().await, "start 1 at 1");
-        bench.send(1, 1).await;
-        while bench.position.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
-        }
-        bench.stop.cancel();
-        assert_eq!(bench.asked().await, "commit 2");
-        bench.owner.await.unwrap();
-        assert_eq!(bench.shared.store.load((TOPIC, 0)).await.offset, Some(2));
-    }
-
-    #[test]
-    fn begins_where_the_store_ends() {
-        let log = (100, 200);
-        let at = |offset, lost| Begin::At { offset, lost };
-        for (stored, from, expected) in [
-            (None, From::Earliest, at(100, 0)),
-            (None, From::Latest, at(200, 0)),
-            (Some(150), From::Latest, at(150, 0)),
-            (Some(100), From::Earliest, at(100, 0)),
-            (Some(200), From::Earliest, at(200, 0)),
-            (Some(70), From::Latest, at(100, 30)),
-            (Some(201), From::Earliest, Begin::BeyondEnd),
-        ] {
-            assert_eq!(begin(stored, log, from), expected, "{stored:?} {from:?}");
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn latest_is_decided_once() {
-        let cluster = MockCluster::new(1).unwrap();
-        let mut bench = bench(&cluster, From::Latest).await;
-        assert_eq!(bench.asked().await, "start 0 at 10");
-        fill(&cluster).await;
-        bench.reload.notify_one();
-        assert_eq!(bench.asked().await, "hold 1");
-        assert_eq!(
-            bench.asked().await,
-            "start 1 at 10",
-            "what came since is not skipped"
-        );
-        bench.stop.cancel();
-        bench.owner.await.unwrap();
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded};
@@ -26,11 +27,12 @@ use crate::owner::Shared;
 use crate::parse;
 use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
-use crate::store::Conflict;
+use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_standard_units;
 use crate::validate::Validator;
 
-/// Values in one step of the store.
+/// A step of the store ends when it has so many values, and after each message: at
+/// most one message's are above it.
 const APPLY_VALUES: usize = 1_000;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
@@ -54,6 +56,8 @@ pub(crate) enum Stale {
     Conflict(Conflict),
     /// A dead letter may not have been written.
     Letter,
+    /// The store was not available until the partition had to go.
+    Stopped,
 }
 
 /// The state of one partition and the way into it.
@@ -63,7 +67,7 @@ pub(crate) struct Pipeline {
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
-    applied: Option<i64>,
+    applied: i64,
     /// Next offset to process.
     next: i64,
     /// The same, for the lag.
@@ -72,6 +76,8 @@ pub(crate) struct Pipeline {
     ahead: bool,
     letters: JoinSet<()>,
     letter_bytes: usize,
+    /// The partition has to go.
+    stop: CancellationToken,
     pub(crate) apply_at: Instant,
 }
 
@@ -80,9 +86,10 @@ impl Pipeline {
         shared: Arc<Shared>,
         partition: Partition,
         fold: Fold,
-        applied: Option<i64>,
+        applied: i64,
         next: i64,
         position: Arc<AtomicI64>,
+        stop: CancellationToken,
     ) -> Self {
         position.store(next, Ordering::Relaxed);
         Self {
@@ -96,12 +103,18 @@ impl Pipeline {
             ahead: false,
             letters: JoinSet::new(),
             letter_bytes: 0,
+            stop,
             apply_at: Instant::now() + APPLY_EVERY,
         }
     }
 
     pub(crate) fn fold(&self) -> &Fold {
         &self.fold
+    }
+
+    /// Offset in the store, as far as is known.
+    pub(crate) fn applied(&self) -> i64 {
+        self.applied
     }
 
     /// Next offset to process.
@@ -153,6 +166,7 @@ impl Pipeline {
         self.validator.check(&message, record.timestamp())?;
         self.fold.apply(&Event {
             offset: record.offset(),
+            recorded: record.timestamp(),
             tenant,
             project,
             message: &message,
@@ -187,7 +201,8 @@ impl Pipeline {
         }
     }
 
-    /// Stores everything up to the offset reached.
+    /// Stores everything up to the offset reached; waits for the store meanwhile,
+    /// and so reads nothing more.
     ///
     /// # Errors
     /// It was not stored, and the state has to be loaded again.
@@ -201,18 +216,18 @@ impl Pipeline {
         }
         self.letter_bytes = 0;
         let changes = self.fold.take_changes();
-        let metrics = &self.shared.metrics;
-        let (topic, partition) = &self.partition;
-        metrics.store_values.inc_by(changes.len() as u64);
-        let timer = metrics.store_apply.start_timer();
-        let store = &self.shared.store;
-        let step = store.apply((topic, *partition), self.applied, self.next, changes);
-        step.await.map_err(|conflict| {
-            metrics.store_conflicts.inc();
-            Stale::Conflict(conflict)
+        let step = Step {
+            partition: (&self.partition.0, self.partition.1),
+            from: Some(self.applied),
+            to: self.next,
+            changes: &changes,
+        };
+        let stored = self.shared.store.apply(&step, &self.stop).await;
+        stored.map_err(|unstored| match unstored {
+            Unstored::Conflict(conflict) => Stale::Conflict(conflict),
+            Unstored::Stopped => Stale::Stopped,
         })?;
-        timer.observe_duration();
-        self.applied = Some(self.next);
+        self.applied = self.next;
         self.ahead = false;
         let command = Command::Commit {
             partition: self.partition.clone(),

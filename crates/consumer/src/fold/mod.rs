@@ -3,6 +3,7 @@
 
 pub(crate) mod alert;
 mod pack;
+mod sealed;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,13 +17,15 @@ use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use iot_core::sensor;
 
 use crate::config::ConsumerConfig;
-use crate::model::{Alert, Device, DeviceKey, Place, Value, Windows};
+use crate::model::{Alert, Device, DeviceKey, Place, Value};
 use crate::refusal::Refusal;
 use crate::store::Change;
 use alert::Transition;
 pub(crate) use pack::UnpackError;
+use sealed::Sealed;
+pub(crate) use sealed::{DeviceWindows, add_stored};
 use state::{DeviceState, SensorState};
-use window::{Sealing, WindowRules};
+use window::WindowRules;
 
 /// What the fold goes by.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +49,8 @@ impl FoldRules {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Event<'m> {
     pub(crate) offset: i64,
+    /// When Kafka recorded it, in milliseconds since the epoch, if it says so.
+    pub(crate) recorded: Option<i64>,
     pub(crate) tenant: &'m str,
     pub(crate) project: &'m str,
     pub(crate) message: &'m DeviceMessage<'m>,
@@ -91,8 +96,8 @@ pub(crate) struct Fold {
     unsaved: Vec<usize>,
     untold: Vec<usize>,
     alerts: Vec<Alert>,
-    /// Sealed and expired windows to store: device, sensor, begin.
-    windows: Vec<(usize, usize, Sealing)>,
+    /// Sealed windows to store.
+    sealed: Vec<Sealed>,
     /// Values to store.
     changed: usize,
 }
@@ -125,7 +130,7 @@ impl Fold {
             unsaved: Vec::new(),
             untold: Vec::new(),
             alerts: Vec::new(),
-            windows: Vec::new(),
+            sealed: Vec::new(),
             changed: 0,
         }
     }
@@ -179,7 +184,7 @@ impl Fold {
             }
         }
         let mut folded = Folded::default();
-        self.advance(at, message.timestamp);
+        self.advance(at, event);
         for reading in &message.readings {
             self.read(at, event, reading, &mut folded);
         }
@@ -220,24 +225,35 @@ impl Fold {
     }
 
     /// Moves the watermark of a device and seals what is over.
-    fn advance(&mut self, at: usize, timestamp: i64) {
+    fn advance(&mut self, at: usize, event: &Event<'_>) {
+        let timestamp = event.message.timestamp;
         let device = &mut self.devices[at];
         device.state.watermark = device.state.watermark.max(timestamp);
         let watermark = device.state.watermark;
         if watermark < device.next_seal {
             return;
         }
+        // By the log and not by a clock, so that each replay says the same.
+        let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
+        let rules = &self.rules.windows;
+        let expires = recorded.saturating_add(rules.retention);
+        let mut sealed = BTreeMap::new();
         for (number, sensor) in device.state.sensors.iter_mut().enumerate() {
-            let before = self.windows.len();
-            sensor.windows.seal(&self.rules.windows, watermark, |what| {
-                self.windows.push((at, number, what));
-            });
-            let count = self.windows.len() - before;
-            self.changed += count;
-            if count > 0 && !std::mem::replace(&mut device.marks[number].unsaved, true) {
+            let before = sealed.len();
+            let mut any = false;
+            for window in sensor.windows.seal(rules, watermark) {
+                any = true;
+                let same = sealed.entry(window.start).or_insert_with(Vec::new);
+                same.push((sensor.name.clone(), window));
+            }
+            self.changed += sealed.len() - before;
+            if any && !std::mem::replace(&mut device.marks[number].unsaved, true) {
                 self.changed += 1;
             }
         }
+        let sealed = sealed.into_iter();
+        self.sealed
+            .extend(sealed.map(|(start, windows)| Sealed::new(at, start, expires, windows)));
     }
 
     fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
@@ -316,40 +332,22 @@ impl Fold {
                 ..
             } = &mut self.devices[at];
             *unsaved = false;
-            changes.push(Change {
+            changes.push(Change::Live {
                 key: state.store_key(),
-                value: Some(state.pack()),
+                value: state.pack(),
             });
             for (sensor, mark) in state.sensors.iter().zip(marks) {
                 if std::mem::take(&mut mark.unsaved) {
-                    let value = Some(sensor.pack());
-                    changes.push(Change {
+                    changes.push(Change::Live {
                         key: state.sensor_key(sensor),
-                        value,
+                        value: sensor.pack(),
                     });
                 }
             }
         }
-        for (at, number, what) in self.windows.drain(..) {
-            let device = &self.devices[at].state;
-            let sensor = &device.sensors[number];
-            let (start, kept) = match what {
-                Sealing::Expired(start) => (start, None),
-                // It may have expired since; its deletion follows then.
-                Sealing::Sealed(start) => (
-                    start,
-                    sensor
-                        .windows
-                        .sealed
-                        .iter()
-                        .find(|window| window.start == start),
-                ),
-            };
-            let value = kept.map(state::pack_window);
-            changes.push(Change {
-                key: device.window_key(sensor, start),
-                value,
-            });
+        let size = self.rules.windows.size;
+        for sealed in self.sealed.drain(..) {
+            changes.push(sealed.change(&self.devices[sealed.device].state, size));
         }
         self.changed = 0;
         changes
@@ -396,17 +394,14 @@ impl Fold {
         }
     }
 
-    /// The windows of a device, by sensor; `None` if there is no such device.
-    pub(crate) fn windows(&self, key: &DeviceKey) -> Option<Windows> {
+    /// The windows of a device; `None` if there is no such device.
+    pub(crate) fn windows(&self, key: &DeviceKey) -> Option<DeviceWindows> {
         let mut name = String::new();
         write_key(&mut name, &key.tenant, &key.project, &key.device);
-        let sensors = &self.devices[*self.index.get(&name)?].state.sensors;
-        Some(
-            sensors
-                .iter()
-                .map(|s| (s.name.clone(), s.windows.summaries()))
-                .collect(),
-        )
+        let at = *self.index.get(&name)?;
+        let unstored = self.sealed.iter().filter(|sealed| sealed.device == at);
+        let device = &self.devices[at].state;
+        Some(DeviceWindows::new(device, &self.rules.windows, unstored))
     }
 }
 

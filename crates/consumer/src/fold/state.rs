@@ -1,7 +1,8 @@
 //! The state of a partition, and how it is cut into keyed values for a store:
 //! one for each device, one for each of its sensors (newest value, open windows,
-//! alert), and one for each sealed window, which is written once and then only
-//! deleted.
+//! alert), and one for all windows of a device that begin at the same time, once
+//! they are sealed: it is written once and expires by itself. docs/state.md
+//! describes them.
 
 use std::sync::Arc;
 
@@ -91,9 +92,10 @@ impl DeviceState {
         join('s', &self.key, &[&sensor.name])
     }
 
-    /// Key of a sealed window.
-    pub(crate) fn window_key(&self, sensor: &SensorState, start: i64) -> String {
-        join('w', &self.key, &[&sensor.name, &start.to_string()])
+    /// Key of the sealed windows of all sensors that begin at `start` and are
+    /// `size` ms long.
+    pub(crate) fn window_key(&self, size: i64, start: i64) -> String {
+        join('w', &self.key, &[&size.to_string(), &start.to_string()])
     }
 
     fn sensor_mut(&mut self, name: &str) -> &mut SensorState {
@@ -159,11 +161,29 @@ impl SensorState {
     }
 }
 
-/// The value of a sealed window.
-pub(crate) fn pack_window(window: &Window) -> Vec<u8> {
+/// The value of sealed windows that begin at the same time, each with its sensor.
+pub(crate) fn pack_windows(windows: &[(Arc<str>, Window)]) -> Vec<u8> {
     let mut packer = Packer::new();
-    put_window(&mut packer, window);
+    packer.u64(windows.len() as u64);
+    for (sensor, window) in windows {
+        packer.text(sensor);
+        put_window(&mut packer, window);
+    }
     packer.finish()
+}
+
+/// What [`pack_windows`] packed.
+///
+/// # Errors
+/// A value that this version doesn't know.
+pub(crate) fn unpack_windows(bytes: &[u8]) -> Result<Vec<(Arc<str>, Window)>, UnpackError> {
+    let mut unpacker = Unpacker::new(bytes)?;
+    let mut windows = Vec::new();
+    for _ in 0..unpacker.u64()? {
+        windows.push((unpacker.text()?, take_window(&mut unpacker)?));
+    }
+    unpacker.finish()?;
+    Ok(windows)
 }
 
 /// Rebuilds devices from stored values, in whatever order they come.
@@ -188,21 +208,8 @@ pub(crate) fn restore(entries: &[(String, Vec<u8>)]) -> Result<Vec<DeviceState>,
         match (*kind, rest) {
             ("d", []) => device.unpack(bytes)?,
             ("s", [sensor]) => device.sensor_mut(sensor).unpack(bytes)?,
-            ("w", [sensor, _start]) => {
-                let mut unpacker = Unpacker::new(bytes)?;
-                let window = take_window(&mut unpacker)?;
-                unpacker.finish()?;
-                device.sensor_mut(sensor).windows.sealed.push_back(window);
-            }
             _ => return Err(UnpackError::Damaged),
         }
-    }
-    for sensor in devices.values_mut().flat_map(|device| &mut device.sensors) {
-        sensor
-            .windows
-            .sealed
-            .make_contiguous()
-            .sort_by_key(|window| window.start);
     }
     Ok(devices.into_values().collect())
 }

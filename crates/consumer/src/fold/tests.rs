@@ -18,7 +18,7 @@ fn rules() -> FoldRules {
     let windows = WindowRules {
         size: 60,
         lateness: 30,
-        keep: 3,
+        retention: 1_000_000,
     };
     FoldRules {
         windows,
@@ -51,6 +51,7 @@ fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     let message = message(sent);
     fold.apply(&Event {
         offset: offset as i64,
+        recorded: Some(offset as i64),
         tenant: "t",
         project: "p",
         message: &message,
@@ -85,8 +86,15 @@ fn straight(log: &[Sent]) -> Fold {
     fold
 }
 
-/// Keeps what a store would.
-fn save(fold: &mut Fold, kept: &mut BTreeMap<String, Vec<u8>>) {
+/// What a store would keep.
+#[derive(Debug, Default, PartialEq)]
+struct Kept {
+    live: BTreeMap<String, Vec<u8>>,
+    /// With the times they expire.
+    windows: BTreeMap<String, (Vec<u8>, i64)>,
+}
+
+fn save(fold: &mut Fold, kept: &mut Kept) {
     let announced = fold.changed();
     let changes = fold.take_changes();
     assert_eq!(
@@ -94,27 +102,31 @@ fn save(fold: &mut Fold, kept: &mut BTreeMap<String, Vec<u8>>) {
         changes.len(),
         "changed() counts what take_changes() gives"
     );
-    for Change { key, value } in changes {
-        match value {
-            Some(value) => drop(kept.insert(key, value)),
-            None => drop(kept.remove(&key)),
+    for change in changes {
+        match change {
+            Change::Live { key, value } => drop(kept.live.insert(key, value)),
+            Change::Window {
+                key,
+                value,
+                expires,
+            } => {
+                let before = kept.windows.insert(key, (value, expires));
+                assert_eq!(before, None, "a window is sealed once");
+            }
         }
     }
 }
 
-fn reload(kept: &BTreeMap<String, Vec<u8>>) -> Fold {
-    let entries: Vec<_> = kept
-        .iter()
-        .rev()
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+fn reload(kept: &Kept) -> Fold {
+    let entries = kept.live.iter().rev();
+    let entries: Vec<_> = entries.map(|(k, v)| (k.clone(), v.clone())).collect();
     Fold::restore(rules(), "device-data", 0, &entries).unwrap()
 }
 
 proptest! {
     #[test]
     fn batches_and_crashes_leave_no_trace(log in log(), cuts in prop::collection::vec(0..3_u8, 200)) {
-        let mut kept = BTreeMap::new();
+        let mut kept = Kept::default();
         let mut fold = Fold::new(rules(), "device-data", 0);
         let mut alerts = Vec::new();
         for (offset, sent) in log.iter().enumerate() {
@@ -135,15 +147,27 @@ proptest! {
         prop_assert_eq!(states(&fold), states(&whole));
         prop_assert_eq!(states(&reload(&kept)), states(&whole));
         prop_assert_eq!(alerts, whole.take_updates().alerts);
+        let mut straight = Kept::default();
+        save(&mut whole, &mut straight);
+        prop_assert_eq!(kept, straight);
     }
 
     #[test]
     fn windows_match_a_naive_model(log in log()) {
-        let fold = straight(&log);
+        let mut fold = straight(&log);
+        let before = states(&fold).into_keys().map(|key| {
+            (key.clone(), fold.windows(&key).unwrap().here)
+        }).collect::<BTreeMap<_, _>>();
+        let mut kept = Kept::default();
+        save(&mut fold, &mut kept);
         for (key, state) in states(&fold) {
+            let DeviceWindows { mut here, stored } = fold.windows(&key).unwrap();
+            let stored = stored.iter().filter_map(|key| Some(kept.windows.get(key)?.0.clone()));
+            add_stored(&mut here, &stored.collect::<Vec<_>>()).unwrap();
+            prop_assert_eq!(&here, &before[&key], "the same before and after they are stored");
             for sensor in &state.sensors {
                 let expected = naive_windows(&log, &key.device, &sensor.name);
-                let found = sensor.windows.summaries();
+                let found = &here[&sensor.name];
                 prop_assert_eq!(found.len(), expected.len());
                 for (found, (start, values, sealed)) in found.iter().zip(expected) {
                     prop_assert_eq!((found.start, found.sealed), (start, sealed));
@@ -210,9 +234,7 @@ fn naive_windows(log: &[Sent], device: &str, sensor: &str) -> Vec<NaiveWindow> {
     let all = windows
         .into_iter()
         .map(|(start, values)| (start, values, start + 90 <= watermark));
-    let (sealed, open): (Vec<_>, Vec<_>) = all.partition(|window| window.2);
-    let skipped = sealed.len().saturating_sub(3);
-    sealed.into_iter().skip(skipped).chain(open).collect()
+    all.collect()
 }
 
 #[test]
@@ -222,7 +244,7 @@ fn a_repetition_is_not_counted_twice() {
     assert!(!feed(&mut fold, 0, sent).unwrap().duplicate);
     assert!(feed(&mut fold, 1, sent).unwrap().duplicate);
     let windows = fold.windows(&fold.devices[0].state.key.clone()).unwrap();
-    assert_eq!(windows["temperature"][0].count, 1);
+    assert_eq!(windows.here["temperature"][0].count, 1);
 }
 
 #[test]
@@ -287,6 +309,7 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     bad.readings[0].quality = Quality::Bad;
     fold.apply(&Event {
         offset: 0,
+        recorded: None,
         tenant: "t",
         project: "p",
         message: &bad,
@@ -299,7 +322,7 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     );
     assert_eq!(told.alerts, []);
     assert_eq!(
-        fold.windows(&told.devices[0].key).unwrap()["temperature"],
+        fold.windows(&told.devices[0].key).unwrap().here["temperature"],
         []
     );
 }

@@ -1,7 +1,5 @@
 //! Tumbling windows of one sensor by event time.
 
-use std::collections::VecDeque;
-
 use crate::config::WindowsConfig;
 use crate::model::WindowSummary;
 
@@ -10,7 +8,9 @@ use crate::model::WindowSummary;
 pub(crate) struct WindowRules {
     pub(crate) size: i64,
     pub(crate) lateness: i64,
-    pub(crate) keep: usize,
+    /// How long a sealed window is kept, from the Kafka time of the record that
+    /// sealed it.
+    pub(crate) retention: i64,
 }
 
 impl WindowRules {
@@ -19,13 +19,27 @@ impl WindowRules {
         Self {
             size: millis(*config.size).max(1),
             lateness: millis(*config.allowed_lateness),
-            keep: config.keep,
+            retention: millis(*config.retention),
         }
     }
 
     /// Begin of the window that `timestamp` belongs to.
     fn start(&self, timestamp: i64) -> i64 {
         timestamp.div_euclid(self.size).saturating_mul(self.size)
+    }
+
+    /// Begins of the windows that are sealed at `watermark` and not older than the
+    /// retention, newest first, at most `most`.
+    pub(crate) fn sealed_starts(
+        &self,
+        watermark: i64,
+        most: usize,
+    ) -> impl Iterator<Item = i64> + use<> {
+        let (size, retention) = (self.size, self.retention);
+        let newest = self.start(watermark.saturating_sub(self.lateness.saturating_add(size)));
+        let steps = (0..most as i64).map(move |step| step.saturating_mul(size));
+        let kept = steps.take_while(move |age| *age <= retention);
+        kept.map(move |age| newest.saturating_sub(age))
     }
 
     /// The watermark at which a window that ends at `end` is sealed.
@@ -84,7 +98,8 @@ impl Window {
         }
     }
 
-    fn summary(&self, sealed: bool) -> WindowSummary {
+    /// What clients see of it.
+    pub(crate) fn summary(&self, sealed: bool) -> WindowSummary {
         WindowSummary {
             start: self.start,
             end: self.end,
@@ -100,20 +115,10 @@ impl Window {
     }
 }
 
-/// What sealing did to the kept windows, by their begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sealing {
-    /// The window won't change any more.
-    Sealed(i64),
-    /// The window is no longer kept.
-    Expired(i64),
-}
-
-/// The open windows of a sensor and the newest sealed ones, each by begin.
+/// The open windows of a sensor, by begin. Sealed ones are the store's.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct SensorWindows {
     pub(crate) open: Vec<Window>,
-    pub(crate) sealed: VecDeque<Window>,
 }
 
 impl SensorWindows {
@@ -142,36 +147,20 @@ impl SensorWindows {
         true
     }
 
-    /// Seals every window whose time is over at `watermark`.
+    /// Takes out every window whose time is over at `watermark`, oldest first.
     pub(crate) fn seal(
         &mut self,
         rules: &WindowRules,
         watermark: i64,
-        mut each: impl FnMut(Sealing),
-    ) {
+    ) -> impl Iterator<Item = Window> {
         let over = |window: &Window| rules.seals_at(window.end) <= watermark;
         let count = self.open.iter().take_while(|window| over(window)).count();
-        for window in self.open.drain(..count) {
-            each(Sealing::Sealed(window.start));
-            self.sealed.push_back(window);
-        }
-        while self.sealed.len() > rules.keep {
-            if let Some(window) = self.sealed.pop_front() {
-                each(Sealing::Expired(window.start));
-            }
-        }
+        self.open.drain(..count)
     }
 
     /// The watermark at which the next window is sealed.
     pub(crate) fn next_seal(&self, rules: &WindowRules) -> Option<i64> {
         self.open.first().map(|window| rules.seals_at(window.end))
-    }
-
-    /// All windows, oldest first.
-    pub(crate) fn summaries(&self) -> Vec<WindowSummary> {
-        let sealed = self.sealed.iter().map(|window| window.summary(true));
-        let open = self.open.iter().map(|window| window.summary(false));
-        sealed.chain(open).collect()
     }
 }
 
@@ -182,7 +171,7 @@ mod tests {
     const RULES: WindowRules = WindowRules {
         size: 60,
         lateness: 30,
-        keep: 2,
+        retention: 180,
     };
 
     #[test]
@@ -191,9 +180,10 @@ mod tests {
         for (timestamp, value) in [(70, 2.0), (60, 4.0), (119, 9.0), (119, 5.0)] {
             assert!(windows.add(&RULES, 119, timestamp, value));
         }
-        let [summary] = &windows.summaries()[..] else {
+        let [window] = &windows.open[..] else {
             panic!("{windows:?}")
         };
+        let summary = window.summary(false);
         assert_eq!((summary.start, summary.end, summary.count), (60, 120, 4));
         assert_eq!((summary.min, summary.max, summary.mean), (2.0, 9.0, 5.0));
         assert_eq!((summary.first, summary.last), (4.0, 5.0));
@@ -202,31 +192,35 @@ mod tests {
     }
 
     #[test]
-    fn seals_after_the_lateness_and_keeps_the_newest() {
+    fn seals_after_the_lateness() {
         let mut windows = SensorWindows::default();
-        let mut seen = Vec::new();
+        let seal = |windows: &mut SensorWindows, watermark| {
+            let sealed = windows.seal(&RULES, watermark);
+            sealed.map(|window| window.start).collect::<Vec<_>>()
+        };
         for start in [0, 60, 120] {
             assert!(windows.add(&RULES, start, start, 1.0));
         }
-        windows.seal(&RULES, 89, |what| seen.push(what));
-        assert_eq!(seen, []);
+        assert_eq!(seal(&mut windows, 89), [0_i64; 0]);
         assert!(windows.add(&RULES, 89, 59, 1.0), "late, but allowed");
-        windows.seal(&RULES, 210, |what| seen.push(what));
-        let all = [
-            Sealing::Sealed(0),
-            Sealing::Sealed(60),
-            Sealing::Sealed(120),
-            Sealing::Expired(0),
-        ];
-        assert_eq!(seen, all);
-        assert!(!windows.add(&RULES, 210, 179, 1.0), "too late");
+        assert_eq!(seal(&mut windows, 150), [0, 60]);
+        assert!(!windows.add(&RULES, 150, 119, 1.0), "too late");
+        assert_eq!(windows.next_seal(&RULES), Some(210));
+    }
+
+    #[test]
+    fn sealed_windows_are_looked_for_within_the_retention() {
+        let starts = |watermark, most| {
+            let starts = RULES.sealed_starts(watermark, most);
+            starts.collect::<Vec<_>>()
+        };
+        // The window of 300 to 360 is sealed at 390.
+        assert_eq!(starts(389, 10), [240, 180, 120, 60]);
+        assert_eq!(starts(390, 10), [300, 240, 180, 120]);
+        assert_eq!(starts(390, 1), [300]);
         assert_eq!(
-            windows
-                .summaries()
-                .iter()
-                .map(|w| w.start)
-                .collect::<Vec<_>>(),
-            [60, 120]
+            starts(i64::MIN, 1),
+            [i64::MIN.div_euclid(60).saturating_mul(60)]
         );
     }
 

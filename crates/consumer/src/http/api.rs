@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::State;
+use crate::fold::{DeviceWindows, add_stored};
 use crate::hub::Gone;
 use crate::hub::view::DeviceFilter;
 use crate::model::{Device, DeviceKey, Windows};
+use crate::owner::OwnedWindows;
 
 /// An answer other than the one asked for.
 #[derive(Debug)]
@@ -68,17 +70,35 @@ pub(super) async fn device(
         project: project.into(),
         device: device.into(),
     };
-    match state.hub.device(key).await? {
-        Some((device, windows)) => Ok(Json(Detail {
-            device: &device,
-            windows,
-        })
-        .into_response()),
-        None => Err(Error(
+    let Some((device, owned)) = state.hub.device(key).await? else {
+        return Err(Error(
             StatusCode::NOT_FOUND,
             format!("no device {name} is known here"),
-        )),
-    }
+        ));
+    };
+    let windows = match owned {
+        Some(owned) => all_windows(&state, owned).await?,
+        None => Windows::new(),
+    };
+    let device = &*device;
+    Ok(Json(Detail { device, windows }).into_response())
+}
+
+/// Open windows from the owner, sealed ones from the store.
+async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Error> {
+    let OwnedWindows { partition, windows } = owned;
+    let DeviceWindows { mut here, stored } = windows;
+    let partition = (partition.0.as_str(), partition.1);
+    let stored = state.store.windows(partition, &stored).await;
+    let stored = stored.map_err(|error| {
+        let reason = format!("the windows are not available now: {error}");
+        Error(StatusCode::SERVICE_UNAVAILABLE, reason)
+    })?;
+    add_stored(&mut here, &stored).map_err(|error| {
+        let reason = format!("a stored window can't be read: {error}");
+        Error(StatusCode::INTERNAL_SERVER_ERROR, reason)
+    })?;
+    Ok(here)
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::store::Keeper;
 
 /// Nothing from anywhere else, no inline code, and no other page around ours.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -28,6 +29,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 #[derive(Clone)]
 struct State {
     hub: Hub,
+    store: Arc<Keeper>,
     metrics: Arc<Metrics>,
     /// Held by every WebSocket, so that the shutdown can wait for them.
     open: mpsc::Sender<()>,
@@ -38,6 +40,7 @@ struct State {
 pub(crate) fn serve(
     listener: TcpListener,
     hub: Hub,
+    store: Arc<Keeper>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
@@ -55,7 +58,12 @@ pub(crate) fn serve(
         .route("/ws", get(ws::upgrade))
         .fallback(api::unknown)
         .layer(map_response(harden))
-        .with_state(State { hub, metrics, open });
+        .with_state(State {
+            hub,
+            store,
+            metrics,
+            open,
+        });
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = server.await {

@@ -20,8 +20,8 @@ use crate::config::ConsumerConfig;
 use crate::fold::Updates;
 use crate::kafka::context::Partition;
 use crate::metrics::Metrics;
-use crate::model::{Alert, Device, DeviceKey, Stats, Windows};
-use crate::owner::Question;
+use crate::model::{Alert, Device, DeviceKey, Stats};
+use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
 use view::DeviceFilter;
 
@@ -49,7 +49,10 @@ pub(crate) type Known = (Arc<Device>, Option<mpsc::Sender<Question>>);
 /// Nobody answers: the hub has ended, or the owner of a partition is busy with
 /// something else than its log.
 #[derive(Debug, thiserror::Error)]
-#[error("not available now: partitions are changing hands, or the service is stopping")]
+#[error(
+    "not available now: partitions are changing hands or wait for the store, \
+     or the service is stopping"
+)]
 pub(crate) struct Gone;
 
 /// A partition that the hub shows for its owner.
@@ -137,18 +140,19 @@ impl Hub {
         self.ask(|answer| Message::Devices(filter, answer)).await
     }
 
-    /// A device with its windows; `None` if it isn't known here.
+    /// A device with its windows, as far as its owner knows them; `None` if it
+    /// isn't known here.
     pub(crate) async fn device(
         &self,
         key: DeviceKey,
-    ) -> Result<Option<(Arc<Device>, Windows)>, Gone> {
+    ) -> Result<Option<(Arc<Device>, Option<OwnedWindows>)>, Gone> {
         let question = key.clone();
         let Some((device, owner)) = self.ask(|answer| Message::Device(question, answer)).await?
         else {
             return Ok(None);
         };
         let Some(owner) = owner else {
-            return Ok(Some((device, Windows::new())));
+            return Ok(Some((device, None)));
         };
         let (answer, answered) = oneshot::channel();
         let windows = async {
@@ -156,7 +160,7 @@ impl Hub {
             answered.await.ok()
         };
         let windows = timeout(ANSWER, windows).await.ok().flatten().ok_or(Gone)?;
-        Ok(Some((device, windows.unwrap_or_default())))
+        Ok(Some((device, windows)))
     }
 
     pub(crate) async fn alerts(&self, limit: Option<usize>) -> Result<Vec<Alert>, Gone> {

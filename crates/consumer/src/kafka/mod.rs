@@ -5,9 +5,14 @@ pub(crate) mod context;
 pub(crate) mod group;
 pub(crate) mod statistics;
 
-use rdkafka::ClientConfig;
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
+use context::Partition;
 
 /// How often librdkafka reports statistics: lag and the state of connections.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
@@ -117,4 +122,31 @@ pub(crate) fn producer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     }
     config.set("bootstrap.servers", kafka.brokers.join(","));
     secure(config, kafka)
+}
+
+/// The offset that the group has committed for a partition, if it has; blocks for
+/// `deadline` at most.
+///
+/// # Errors
+/// Kafka doesn't answer.
+pub(crate) fn committed(
+    kafka: &KafkaConfig,
+    (topic, partition): &Partition,
+    deadline: Duration,
+) -> anyhow::Result<Option<i64>> {
+    // Not the member's own client, which is busy in its thread; this one never
+    // joins the group.
+    let mut config = producer_config(kafka)?;
+    config.set("group.id", &kafka.group);
+    let consumer: BaseConsumer = config.create().context("creating a client")?;
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition(topic, *partition);
+    let found = consumer.committed_offsets(wanted, deadline)?;
+    let found = found.find_partition(topic, *partition);
+    let found = found.context("the answer lacks the partition")?;
+    found.error()?;
+    Ok(match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
 }

@@ -1,28 +1,49 @@
 //! The store of one process.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Change, Conflict, Partition, Stored};
+use super::{Change, Conflict, Partition, Step, Stored};
 
-#[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<HashMap<(String, i32), Kept>>);
+type Partitions = HashMap<(String, i32), Kept>;
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    partitions: Mutex<Partitions>,
+    /// Longest time that a window is kept, in milliseconds.
+    longest: i64,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     offset: Option<i64>,
-    values: BTreeMap<String, Vec<u8>>,
+    live: BTreeMap<String, Vec<u8>>,
+    windows: HashMap<Arc<str>, Window>,
+    /// When windows expire, and which.
+    expiries: BTreeSet<(i64, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Window {
+    value: Vec<u8>,
+    expires: i64,
 }
 
 impl Memory {
+    pub(super) fn new(longest: i64) -> Self {
+        Self {
+            partitions: Mutex::default(),
+            longest,
+        }
+    }
+
     pub(super) fn load(&self, (topic, partition): Partition<'_>) -> Stored {
-        let partitions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match partitions.get(&(topic.to_owned(), partition)) {
+        match self.lock().get(&(topic.to_owned(), partition)) {
             None => Stored::default(),
             Some(kept) => Stored {
                 offset: kept.offset,
                 entries: kept
-                    .values
+                    .live
                     .iter()
                     .map(|(k, v)| (k.clone(), v.clone()))
                     .collect(),
@@ -30,33 +51,79 @@ impl Memory {
         }
     }
 
-    pub(super) fn apply(
-        &self,
-        (topic, partition): Partition<'_>,
-        from: Option<i64>,
-        to: i64,
-        changes: Vec<Change>,
-    ) -> Result<(), Conflict> {
-        let mut partitions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn apply(&self, step: &Step<'_>, now: i64) -> Result<(), Conflict> {
+        let (topic, partition) = step.partition;
+        let mut partitions = self.lock();
         let kept = partitions.entry((topic.to_owned(), partition)).or_default();
-        if kept.offset == Some(to) && from != Some(to) {
+        if kept.offset == Some(step.to) && step.from != Some(step.to) {
             // The same step a second time, after an answer that got lost.
             return Ok(());
         }
-        if kept.offset != from {
+        if kept.offset != step.from {
             return Err(Conflict {
                 stored: kept.offset,
-                expected: from,
+                expected: step.from,
             });
         }
-        for Change { key, value } in changes {
-            match value {
-                Some(value) => drop(kept.values.insert(key, value)),
-                None => drop(kept.values.remove(&key)),
+        for change in step.changes {
+            match change {
+                Change::Live { key, value } => {
+                    drop(kept.live.insert(key.clone(), value.clone()));
+                }
+                Change::Window {
+                    key,
+                    value,
+                    expires,
+                } => {
+                    let expires = (*expires).min(now.saturating_add(self.longest));
+                    kept.seal(key.as_str().into(), value.clone(), expires);
+                }
             }
         }
-        kept.offset = Some(to);
+        kept.expire(now);
+        kept.offset = Some(step.to);
         Ok(())
+    }
+
+    pub(super) fn windows(
+        &self,
+        (topic, partition): Partition<'_>,
+        keys: &[String],
+        now: i64,
+    ) -> Vec<Vec<u8>> {
+        let mut partitions = self.lock();
+        let Some(kept) = partitions.get_mut(&(topic.to_owned(), partition)) else {
+            return Vec::new();
+        };
+        kept.expire(now);
+        let found = keys.iter().filter_map(|key| kept.windows.get(key.as_str()));
+        found.map(|window| window.value.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Partitions> {
+        self.partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn seal(&mut self, key: Arc<str>, value: Vec<u8>, expires: i64) {
+        let window = Window { value, expires };
+        if let Some(before) = self.windows.insert(key.clone(), window) {
+            self.expiries.remove(&(before.expires, key.clone()));
+        }
+        self.expiries.insert((expires, key));
+    }
+
+    fn expire(&mut self, now: i64) {
+        while let Some((expires, _)) = self.expiries.first()
+            && *expires <= now
+        {
+            if let Some((_, key)) = self.expiries.pop_first() {
+                self.windows.remove(&key);
+            }
+        }
     }
 }
 
@@ -66,31 +133,46 @@ mod tests {
 
     const HERE: Partition<'static> = ("device-data", 3);
 
-    fn put(key: &str, value: u8) -> Change {
-        Change {
+    fn live(key: &str, value: u8) -> Change {
+        Change::Live {
             key: key.into(),
-            value: Some(vec![value]),
+            value: vec![value],
         }
+    }
+
+    fn window(key: &str, value: u8, expires: i64) -> Change {
+        Change::Window {
+            key: key.into(),
+            value: vec![value],
+            expires,
+        }
+    }
+
+    fn apply(
+        store: &Memory,
+        from: Option<i64>,
+        to: i64,
+        changes: &[Change],
+    ) -> Result<(), Conflict> {
+        let step = Step {
+            partition: HERE,
+            from,
+            to,
+            changes,
+        };
+        store.apply(&step, 1_000)
     }
 
     #[test]
     fn values_and_offset_change_together() {
-        let store = Memory::default();
+        let store = Memory::new(10_000);
         assert_eq!(store.load(HERE), Stored::default());
-        store
-            .apply(HERE, None, 10, vec![put("a", 1), put("b", 1)])
-            .unwrap();
-        let delete = Change {
-            key: "a".into(),
-            value: None,
-        };
-        store
-            .apply(HERE, Some(10), 12, vec![put("b", 2), delete])
-            .unwrap();
+        apply(&store, None, 10, &[live("a", 1)]).unwrap();
+        apply(&store, Some(10), 12, &[live("a", 2)]).unwrap();
         let stored = store.load(HERE);
         assert_eq!(
             (stored.offset, stored.entries),
-            (Some(12), vec![("b".into(), vec![2])])
+            (Some(12), vec![("a".into(), vec![2])])
         );
         assert_eq!(
             store.load(("device-data", 4)),
@@ -101,26 +183,48 @@ mod tests {
 
     #[test]
     fn an_unexpected_offset_changes_nothing() {
-        let store = Memory::default();
-        store.apply(HERE, None, 10, vec![put("a", 1)]).unwrap();
+        let store = Memory::new(10_000);
+        apply(&store, None, 10, &[live("a", 1)]).unwrap();
         for from in [None, Some(9), Some(11)] {
             let conflict = Conflict {
                 stored: Some(10),
                 expected: from,
             };
-            assert_eq!(
-                store.apply(HERE, from, 20, vec![put("a", 2)]),
-                Err(conflict)
-            );
+            let changes = [live("a", 2), window("w", 2, 2_000)];
+            assert_eq!(apply(&store, from, 20, &changes), Err(conflict));
         }
         assert_eq!(store.load(HERE).entries, [("a".into(), vec![1])]);
+        assert!(store.windows(HERE, &["w".into()], 1_000).is_empty());
     }
 
     #[test]
     fn the_same_step_twice_is_one() {
-        let store = Memory::default();
-        store.apply(HERE, None, 10, vec![put("a", 1)]).unwrap();
-        store.apply(HERE, None, 10, vec![put("a", 1)]).unwrap();
+        let store = Memory::new(10_000);
+        apply(&store, None, 10, &[live("a", 1)]).unwrap();
+        apply(&store, None, 10, &[live("a", 1)]).unwrap();
         assert_eq!(store.load(HERE).offset, Some(10));
+    }
+
+    #[test]
+    fn windows_are_kept_until_they_expire_and_are_no_live_state() {
+        let store = Memory::new(10_000);
+        let changes = [
+            window("a", 1, 2_000),
+            window("b", 2, 3_000),
+            window("old", 3, 1_000),
+        ];
+        apply(&store, None, 10, &changes).unwrap();
+        assert!(store.load(HERE).entries.is_empty());
+        let keys = ["a", "b", "old", "never"].map(String::from);
+        assert_eq!(store.windows(HERE, &keys, 1_999), [[1], [2]]);
+        // Sealed once more, it is kept longer.
+        apply(&store, Some(10), 11, &[window("a", 1, 4_000)]).unwrap();
+        assert_eq!(store.windows(HERE, &keys, 3_000), [[1]]);
+        assert!(store.windows(HERE, &keys, 4_000).is_empty());
+        // The clock of whoever wrote the record is wrong.
+        apply(&store, Some(11), 12, &[window("a", 1, i64::MAX)]).unwrap();
+        assert_eq!(store.windows(HERE, &keys, 10_999), [[1]]);
+        assert!(store.windows(HERE, &keys, 11_000).is_empty());
+        assert!(store.lock()[&(HERE.0.to_owned(), 3)].expiries.is_empty());
     }
 }

@@ -6,6 +6,9 @@
 mod api;
 mod input;
 mod lifecycle;
+mod process;
 mod push;
 mod real;
+mod redis_server;
 mod service;
+mod store;

@@ -14,21 +14,21 @@ use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::service::{
-    DEADLINE, Service, header, message, now, producer, read, wait_for, waiting_config,
+    DEADLINE, Endpoints, Service, header, message, now, producer, read, wait_for, waiting_config,
 };
 
 const PARTITIONS: &str = "kafka_consumer_active_partitions";
 
 /// A real Kafka, and names that no other test uses.
-struct Real {
-    brokers: String,
-    run: String,
-    producer: FutureProducer,
+pub(crate) struct Real {
+    pub(crate) brokers: String,
+    pub(crate) run: String,
+    pub(crate) producer: FutureProducer,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Real {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let brokers = std::env::var("KAFKA_BROKERS").expect(
             "KAFKA_BROKERS must name a real Kafka: scripts/stack up, then scripts/stack env",
         );
@@ -45,7 +45,7 @@ impl Real {
         }
     }
 
-    async fn create(&self, topic: &str, partitions: i32) {
+    pub(crate) async fn create(&self, topic: &str, partitions: i32) {
         let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
             .set("max.message.bytes", "8388608");
         for result in self
@@ -59,7 +59,7 @@ impl Real {
     }
 
     /// Settings of a consumer that reads `topics` only.
-    fn config(&self, topics: &[&str]) -> ConsumerConfig {
+    pub(crate) fn config(&self, topics: &[&str]) -> ConsumerConfig {
         let mut config = waiting_config(&self.brokers);
         config.kafka.topics = topics.iter().map(ToString::to_string).collect();
         config.kafka.group = self.run.clone();
@@ -88,7 +88,7 @@ impl Real {
     }
 }
 
-async fn wait_metric(service: &Service, name: &str, value: f64) {
+pub(crate) async fn wait_metric(service: &Endpoints, name: &str, value: f64) {
     wait_for(&format!("{name} to be {value}"), async || {
         (service.metric(name).await? == value).then_some(())
     })

@@ -1,6 +1,7 @@
 //! What every test needs: a Kafka, a consumer, and ways to look at them.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{SinkExt, StreamExt};
@@ -178,10 +179,15 @@ pub(crate) fn waiting_config(brokers: &str) -> ConsumerConfig {
     config
 }
 
+/// Where a consumer answers.
+pub(crate) struct Endpoints {
+    pub(crate) ops: SocketAddr,
+    pub(crate) http: SocketAddr,
+}
+
 /// A consumer that runs in this process.
 pub(crate) struct Service {
-    ops: SocketAddr,
-    pub(crate) http: SocketAddr,
+    at: Endpoints,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -202,8 +208,10 @@ impl Service {
             stop.clone(),
         ));
         Self {
-            ops: ops_address,
-            http: http_address,
+            at: Endpoints {
+                ops: ops_address,
+                http: http_address,
+            },
             stop,
             task,
         }
@@ -217,7 +225,17 @@ impl Service {
             .expect("it stops");
         ended.unwrap().unwrap();
     }
+}
 
+impl Deref for Service {
+    type Target = Endpoints;
+
+    fn deref(&self) -> &Endpoints {
+        &self.at
+    }
+}
+
+impl Endpoints {
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         let response = reqwest::get(format!("http://{}{path}", self.http))
             .await

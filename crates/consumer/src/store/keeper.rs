@@ -1,0 +1,240 @@
+//! The store as owners see it: they wait while it is not available, and readiness
+//! and metrics say so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iot_service::Backoff;
+use iot_service::health::Component;
+use tokio_util::sync::CancellationToken;
+
+use super::outage::{Outage, Outages};
+use super::{ApplyError, Conflict, LoadError, Partition, Step, Store, Stored, Unavailable};
+use crate::config::ConsumerConfig;
+use crate::metrics::Metrics;
+
+/// Between two tries.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A step was not taken.
+#[derive(Debug)]
+pub(crate) enum Unstored {
+    /// It never will be.
+    Conflict(Conflict),
+    /// The store was not available until the partition had to go.
+    Stopped,
+}
+
+/// No state was loaded.
+#[derive(Debug)]
+pub(crate) enum Unloaded {
+    /// It can't be used; the text says why.
+    Unusable(String),
+    /// The store was not available until the partition had to go.
+    Stopped,
+}
+
+/// A store, and patience with it.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    store: Store,
+    outages: Outages,
+    metrics: Arc<Metrics>,
+}
+
+impl Keeper {
+    /// Opens the store of `config`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// The settings are not valid.
+    pub(crate) fn open(
+        config: &ConsumerConfig,
+        metrics: Arc<Metrics>,
+        health: Component,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            store: Store::open(&config.store, *config.windows.retention)?,
+            outages: Outages::new(health),
+            metrics,
+        })
+    }
+
+    /// Whether state outlives the process.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.store.is_durable()
+    }
+
+    /// Makes the component ready once the store answers, or when `stop` says so.
+    pub(crate) async fn greet(&self, stop: &CancellationToken) {
+        let mut waiting = Waiting::new(self);
+        waiting.outage.get_or_insert_with(|| self.outages.begin());
+        while let Err(error) = self.store.ping().await {
+            if waiting.again(&error, stop).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Live state and offset of a partition, as of one moment; waits for the store
+    /// until `stop`.
+    ///
+    /// # Errors
+    /// There is none that can be used.
+    pub(crate) async fn load(
+        &self,
+        partition: Partition<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Stored, Unloaded> {
+        let mut waiting = Waiting::new(self);
+        loop {
+            match self.store.load(partition).await {
+                Ok(stored) => return Ok(stored),
+                Err(LoadError::Unusable(reason)) => return Err(Unloaded::Unusable(reason)),
+                Err(LoadError::Unavailable(error)) => {
+                    let again = waiting.again(&error, stop).await;
+                    again.map_err(|Stopped| Unloaded::Stopped)?;
+                }
+            }
+        }
+    }
+
+    /// Takes a step as a whole or not at all; tries the same step again while the
+    /// store is not available, at least once and until `stop`. A step that was
+    /// taken although the answer got lost is seen as taken at the next try.
+    ///
+    /// # Errors
+    /// It was not taken, or, after `stop`, may have been.
+    pub(crate) async fn apply(
+        &self,
+        step: &Step<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), Unstored> {
+        let mut waiting = Waiting::new(self);
+        loop {
+            let begun = Instant::now();
+            match self.store.apply(step).await {
+                Ok(()) => {
+                    let metrics = &self.metrics;
+                    metrics.store_apply.observe(begun.elapsed().as_secs_f64());
+                    metrics.store_values.inc_by(step.changes.len() as u64);
+                    return Ok(());
+                }
+                Err(ApplyError::Conflict(conflict)) => {
+                    self.metrics.store_conflicts.inc();
+                    return Err(Unstored::Conflict(conflict));
+                }
+                Err(ApplyError::Unavailable(error)) => {
+                    let again = waiting.again(&error, stop).await;
+                    again.map_err(|Stopped| Unstored::Stopped)?;
+                }
+            }
+        }
+    }
+
+    /// Those of the sealed windows with these keys that are still kept. Whoever
+    /// asks is told at once when they can't be read.
+    ///
+    /// # Errors
+    /// They can't be read now.
+    pub(crate) async fn windows(
+        &self,
+        partition: Partition<'_>,
+        keys: &[String],
+    ) -> Result<Vec<Vec<u8>>, Unavailable> {
+        let windows = self.store.windows(partition, keys).await;
+        windows.inspect_err(|error| self.metrics.store_failed(error.trouble))
+    }
+}
+
+struct Stopped;
+
+/// One wait for the store, as long as it takes.
+struct Waiting<'k> {
+    keeper: &'k Keeper,
+    backoff: Backoff,
+    outage: Option<Outage>,
+    said: Option<Unavailable>,
+}
+
+impl<'k> Waiting<'k> {
+    fn new(keeper: &'k Keeper) -> Self {
+        Self {
+            keeper,
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+            outage: None,
+            said: None,
+        }
+    }
+
+    /// Says what is wrong and waits for the next try.
+    async fn again(
+        &mut self,
+        error: &Unavailable,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        self.keeper.metrics.store_failed(error.trouble);
+        let outage = self
+            .outage
+            .get_or_insert_with(|| self.keeper.outages.begin());
+        // Several owners wait at once: each says the same once.
+        if self.said.as_ref() != Some(error) {
+            outage.say(error);
+            self.said = Some(error.clone());
+        }
+        tokio::select! {
+            () = stop.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(self.backoff.next_delay()) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_service::health::Health;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::store::Trouble;
+
+    /// With a Redis that isn't there.
+    fn keeper(health: &Health) -> (Keeper, Arc<Metrics>) {
+        let mut config = ConsumerConfig::default();
+        // Port 1 is nobody's.
+        config.store.url = "redis://127.0.0.1:1".into();
+        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let component = health.component("store");
+        let keeper = Keeper::open(&config, metrics.clone(), component).unwrap();
+        (keeper, metrics)
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_there_is_tried_until_the_partition_goes() {
+        let health = Health::default();
+        let (keeper, metrics) = keeper(&health);
+        let stop = CancellationToken::new();
+        let step = Step {
+            partition: ("device-data", 0),
+            from: None,
+            to: 1,
+            changes: &[],
+        };
+        let stopping = async {
+            while metrics.store_errors(Trouble::Unreachable) < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let said = format!("{health:?}");
+            assert!(said.contains("what needs the store waits"), "{said}");
+            stop.cancel();
+        };
+        let (applied, ()) = tokio::join!(keeper.apply(&step, &stop), stopping);
+        assert!(matches!(applied, Err(Unstored::Stopped)), "{applied:?}");
+        // Once it goes, one try is left to each.
+        let loaded = keeper.load(step.partition, &stop).await;
+        assert!(matches!(loaded, Err(Unloaded::Stopped)), "{loaded:?}");
+        assert_eq!(metrics.store_errors(Trouble::Unreachable), 4);
+        let keys = ["w".to_owned()];
+        let windows = keeper.windows(step.partition, &keys).await;
+        assert_eq!(windows.unwrap_err().trouble, Trouble::Unreachable);
+    }
+}

@@ -1,0 +1,315 @@
+//! State in Redis: one hash a partition for everything live, its offset among
+//! it, and one key for the windows of a device that were sealed together, which
+//! Redis removes when their time is over. docs/state.md lists the keys.
+
+mod link;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value, cmd};
+
+use super::url::Servers;
+use super::{
+    ApplyError, Change, Conflict, LoadError, Partition, Step, StoreConfig, Stored, Trouble,
+    Unavailable,
+};
+use link::Connector;
+use pool::Pool;
+
+/// Layout of the keys and of the hash; another one is not read.
+const SCHEMA: &str = "1";
+/// Fields of the hash that are no values. Those of values have a NUL in them.
+const OFFSET: &str = "offset";
+const SCHEMA_FIELD: &str = "schema";
+/// Fields read at once: about a millisecond of Redis' one thread.
+const SCAN: usize = 1_000;
+/// Windows read at once.
+const READ: usize = 500;
+/// A partition that is written to while it is read is read again this often.
+const READS: usize = 5;
+/// Most values in one step, below the end of Lua's `unpack` at about 8,000
+/// arguments. The pipeline ends a step at 1,000 and one message more.
+pub(super) const MOST_LIVE: usize = 3_500;
+
+/// Name and value.
+type Field = (Vec<u8>, Vec<u8>);
+
+/// Of no partition.
+const NOWHERE: Partition<'_> = ("", 0);
+
+/// Redis, however many servers it has.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    pool: Pool,
+    prefix: String,
+    /// Longest time that a window is kept, in milliseconds.
+    longest: i64,
+    script: Script,
+}
+
+impl Redis {
+    /// Connects to nothing yet.
+    pub(super) fn new(servers: Servers, config: &StoreConfig, longest: i64) -> Self {
+        Self {
+            prefix: config.key_prefix.clone(),
+            longest,
+            pool: Pool::new(Connector::new(servers, config.clone()), config.connections),
+            script: Script::new(include_str!("apply.lua")),
+        }
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), Unavailable> {
+        self.ask::<Value>(NOWHERE, &cmd("PING")).await?;
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        // A cluster answers for each node, and a user may lack the right to ask.
+        if let Ok(info) = self.ask::<String>(NOWHERE, &info).await
+            && let Some(policy) = evicts(&info)
+        {
+            tracing::warn!(
+                policy,
+                "Redis may throw live state away when its memory is full: set \
+                 maxmemory-policy noeviction"
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads in portions, so that Redis serves others in between. What was read is
+    /// as of one moment if the offset is the same before and after, because each
+    /// step moves it, and if there are as many fields as Redis counts: a cursor
+    /// that another server continues after a fail-over may leave some out.
+    pub(super) async fn load(&self, partition: Partition<'_>) -> Result<Stored, LoadError> {
+        for _ in 0..READS {
+            if let Some(fields) = self.read(partition).await.map_err(Unavailable::from)? {
+                return stored(fields);
+            }
+        }
+        Err(LoadError::Unavailable(Unavailable {
+            trouble: Trouble::Busy,
+            message: "somebody else keeps writing to the partition's state".into(),
+        }))
+    }
+
+    /// All fields of the state, or nothing if it changed meanwhile.
+    async fn read(
+        &self,
+        partition: Partition<'_>,
+    ) -> Result<Option<HashMap<Vec<u8>, Vec<u8>>>, RedisError> {
+        let key = self.state_key(partition);
+        let (mut fields, mut cursor) = (HashMap::new(), 0_u64);
+        let before: Option<Vec<u8>> = self.offset(partition, &key).await?;
+        loop {
+            let mut scan = cmd("HSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN);
+            let found: (u64, Vec<Field>) = self.ask(partition, &scan).await?;
+            fields.extend(found.1);
+            cursor = found.0;
+            if cursor == 0 {
+                break;
+            }
+        }
+        let mut count = cmd("HLEN");
+        count.arg(&key);
+        let count: usize = self.ask(partition, &count).await?;
+        let after = self.offset(partition, &key).await?;
+        let same = before == after && fields.get(OFFSET.as_bytes()) == after.as_ref();
+        Ok((same && fields.len() == count).then_some(fields))
+    }
+
+    async fn offset(
+        &self,
+        partition: Partition<'_>,
+        key: &str,
+    ) -> Result<Option<Vec<u8>>, RedisError> {
+        let mut get = cmd("HGET");
+        get.arg(key).arg(OFFSET);
+        self.ask(partition, &get).await
+    }
+
+    pub(super) async fn apply(&self, step: &Step<'_>, now: i64) -> Result<(), ApplyError> {
+        let answer = self.run(step, now).await.map_err(Unavailable::from)?;
+        match &answer[..] {
+            [Value::Int(1)] => Ok(()),
+            [Value::Int(0), stored] => Err(ApplyError::Conflict(Conflict {
+                stored: String::from_redis_value_ref(stored)
+                    .ok()
+                    .and_then(|offset| offset.parse().ok()),
+                expected: step.from,
+            })),
+            other => Err(ApplyError::Unavailable(Unavailable {
+                trouble: Trouble::Refused,
+                message: format!("Redis answered {other:?} to a step"),
+            })),
+        }
+    }
+
+    /// Runs the script by its hash, and with its text where Redis doesn't know it:
+    /// after a restart, a fail-over, or on another node of a cluster.
+    async fn run(&self, step: &Step<'_>, now: i64) -> Result<Vec<Value>, RedisError> {
+        let known = self.script.get_hash();
+        let short = self.script_call("EVALSHA", known, step, now);
+        match self.ask(step.partition, &short).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let text = include_str!("apply.lua");
+                let long = self.script_call("EVAL", text, step, now);
+                self.ask(step.partition, &long).await
+            }
+            answer => answer,
+        }
+    }
+
+    fn script_call(&self, command: &str, script: &str, step: &Step<'_>, now: i64) -> Cmd {
+        let (mut live, mut windows) = (Vec::new(), Vec::new());
+        for change in step.changes {
+            match change {
+                Change::Live { key, value } => live.push((key, value)),
+                // What is over already would be removed at once.
+                Change::Window { expires, .. } if *expires <= now => {}
+                Change::Window {
+                    key,
+                    value,
+                    expires,
+                } => {
+                    let lifetime = expires.saturating_sub(now).min(self.longest);
+                    windows.push((key, value, lifetime));
+                }
+            }
+        }
+        debug_assert!(live.len() <= MOST_LIVE, "the pipeline ends steps earlier");
+        let prefix = self.key_prefix(step.partition);
+        let mut call = cmd(command);
+        call.arg(script).arg(1 + windows.len());
+        call.arg(self.state_key(step.partition));
+        for (key, ..) in &windows {
+            call.arg(format!("{prefix}{key}"));
+        }
+        call.arg(step.from.map_or(String::new(), |from| from.to_string()));
+        call.arg(step.to).arg(SCHEMA).arg(windows.len());
+        for (_, value, lifetime) in &windows {
+            call.arg(value.as_slice()).arg(lifetime);
+        }
+        for (key, value) in live {
+            call.arg(key).arg(value.as_slice());
+        }
+        call
+    }
+
+    pub(super) async fn windows(
+        &self,
+        partition: Partition<'_>,
+        keys: &[String],
+    ) -> Result<Vec<Vec<u8>>, Unavailable> {
+        let prefix = self.key_prefix(partition);
+        let mut found = Vec::new();
+        for keys in keys.chunks(READ) {
+            let mut get = cmd("MGET");
+            for key in keys {
+                get.arg(format!("{prefix}{key}"));
+            }
+            let values: Vec<Option<Vec<u8>>> = self.ask(partition, &get).await?;
+            found.extend(values.into_iter().flatten());
+        }
+        Ok(found)
+    }
+
+    /// Sends a command and waits for its answer, both with a deadline.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        partition: Partition<'_>,
+        cmd: &Cmd,
+    ) -> Result<T, RedisError> {
+        let answer = self.pool.ask(partition, cmd).await?;
+        Ok(T::from_redis_value(answer)?)
+    }
+
+    /// The braces put all keys of a partition on one node of a cluster.
+    fn key_prefix(&self, (topic, partition): Partition<'_>) -> String {
+        format!("{}:{{{topic}:{partition}}}:", self.prefix)
+    }
+
+    fn state_key(&self, partition: Partition<'_>) -> String {
+        self.key_prefix(partition) + "state"
+    }
+}
+
+/// The policy by which a Redis with a limit removes keys that never expire.
+fn evicts(info: &str) -> Option<&str> {
+    let field = |name: &str| {
+        let mut lines = info.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    let policy = field("maxmemory_policy")?;
+    (policy.starts_with("allkeys") && field("maxmemory") != Some("0")).then_some(policy)
+}
+
+fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, LoadError> {
+    let unusable = |reason: String| Err(LoadError::Unusable(reason));
+    if fields.is_empty() {
+        return Ok(Stored::default());
+    }
+    let mut take = |name: &str| {
+        let value = fields.remove(name.as_bytes());
+        value.and_then(|value| String::from_utf8(value).ok())
+    };
+    let (schema, offset) = (take(SCHEMA_FIELD), take(OFFSET));
+    match schema.as_deref() {
+        Some(SCHEMA) => {}
+        Some(other) => return unusable(format!("its schema is {other}, this version's {SCHEMA}")),
+        None => return unusable("it has no schema".into()),
+    }
+    let Some(offset) = offset.and_then(|offset| offset.parse().ok()) else {
+        return unusable("it has no offset".into());
+    };
+    let mut entries = Vec::with_capacity(fields.len());
+    for (field, value) in fields {
+        match String::from_utf8(field) {
+            Ok(field) => entries.push((field, value)),
+            Err(_) => return unusable("the name of a value is not UTF-8".into()),
+        }
+    }
+    Ok(Stored {
+        offset: Some(offset),
+        entries,
+    })
+}
+
+impl From<RedisError> for Unavailable {
+    fn from(error: RedisError) -> Self {
+        let detail = error.detail().unwrap_or_default();
+        let trouble = match (error.kind(), error.code()) {
+            (ErrorKind::Io, _) if error.is_timeout() => Trouble::Timeout,
+            (
+                ErrorKind::Io
+                | ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::MasterNameNotFoundBySentinel,
+                _,
+            ) => Trouble::Unreachable,
+            (ErrorKind::AuthenticationFailed, _) => Trouble::Denied,
+            // Before version 7 an error of a script has no code of its own.
+            (_, Some("OOM")) => Trouble::Full,
+            _ if detail.contains("OOM command not allowed") => Trouble::Full,
+            (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Trouble::Denied,
+            (
+                _,
+                Some(
+                    "LOADING" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "READONLY"
+                    | "NOREPLICAS" | "MOVED" | "ASK",
+                ),
+            ) => Trouble::Busy,
+            _ => Trouble::Refused,
+        };
+        let advice = match trouble {
+            Trouble::Full => " (give Redis more memory: maxmemory)",
+            Trouble::Denied => " (store.username, store.password)",
+            _ => "",
+        };
+        Self {
+            trouble,
+            message: format!("Redis: {error}{advice}"),
+        }
+    }
+}

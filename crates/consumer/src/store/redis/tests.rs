@@ -1,0 +1,421 @@
+//! The store against Redis servers. Those that a test starts itself are its own:
+//! it ends them by their pid.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::ConsumerConfig;
+use crate::store::{Store, now};
+use server::Server;
+
+mod servers;
+
+/// Shared with the tests from outside.
+#[path = "../../../tests/it/redis_server.rs"]
+mod server;
+
+const PART: i32 = 3;
+
+/// The stack's Redis, under keys that no other test uses.
+struct Bench {
+    store: Store,
+    topic: String,
+    url: String,
+}
+
+fn config(url: &str) -> StoreConfig {
+    StoreConfig {
+        url: url.into(),
+        key_prefix: format!("test-{}", std::process::id()),
+        ..StoreConfig::default()
+    }
+}
+
+const RETENTION: Duration = Duration::from_secs(600);
+
+fn open(config: &StoreConfig) -> Store {
+    Store::open(config, RETENTION).unwrap()
+}
+
+fn unique(name: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "{name}-{}-{}",
+        now(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+impl Bench {
+    /// In the stack's Redis.
+    fn new(name: &str) -> Self {
+        let url = std::env::var("REDIS_URL")
+            .expect("REDIS_URL must name a real Redis: scripts/stack up, then scripts/stack env");
+        Self::at(&url, name)
+    }
+
+    fn at(url: &str, name: &str) -> Self {
+        Self {
+            store: open(&config(url)),
+            topic: unique(name),
+            url: url.to_owned(),
+        }
+    }
+
+    fn here(&self) -> Partition<'_> {
+        (&self.topic, PART)
+    }
+
+    async fn apply(
+        &self,
+        from: Option<i64>,
+        to: i64,
+        changes: &[Change],
+    ) -> Result<(), ApplyError> {
+        let step = Step {
+            partition: self.here(),
+            from,
+            to,
+            changes,
+        };
+        self.store.apply(&step).await
+    }
+
+    /// The same as for another version or somebody else: directly.
+    async fn raw<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = ::redis::Client::open(self.url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut connection).await.unwrap()
+    }
+
+    fn key(&self, rest: &str) -> String {
+        format!(
+            "{}:{{{}:{PART}}}:{rest}",
+            config(&self.url).key_prefix,
+            self.topic
+        )
+    }
+
+    async fn stored(&self) -> Stored {
+        let mut stored = self.store.load(self.here()).await.unwrap();
+        stored.entries.sort();
+        stored
+    }
+}
+
+fn live(key: impl ToString, value: impl AsRef<[u8]>) -> Change {
+    Change::Live {
+        key: key.to_string(),
+        value: value.as_ref().to_vec(),
+    }
+}
+
+fn window(key: impl ToString, lifetime: i64) -> Change {
+    Change::Window {
+        key: key.to_string(),
+        value: b"window".to_vec(),
+        expires: now() + lifetime,
+    }
+}
+
+fn conflict(stored: Option<i64>, expected: Option<i64>) -> Result<(), ApplyError> {
+    Err(Conflict { stored, expected }.into())
+}
+
+fn trouble<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> Trouble {
+    match result {
+        Err(ApplyError::Unavailable(unavailable)) => unavailable.trouble,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_step_is_compared_applied_and_recognised() {
+    let bench = Bench::new("step");
+    assert_eq!(bench.stored().await, Stored::default());
+    let first = [live("d\0a", [0, 255]), live("s\0b", "x")];
+    bench.apply(None, 10, &first).await.unwrap();
+    assert_eq!(bench.apply(None, 11, &[]).await, conflict(Some(10), None));
+    // The answer of the first one got lost.
+    bench.apply(None, 10, &first).await.unwrap();
+    bench
+        .apply(Some(10), 12, &[live("s\0b", "y")])
+        .await
+        .unwrap();
+    let late = [live("s\0b", "z"), window("w\0late", 60_000)];
+    for from in [None, Some(9), Some(10), Some(13)] {
+        assert_eq!(bench.apply(from, 20, &late).await, conflict(Some(12), from));
+    }
+    let stored = bench.stored().await;
+    assert_eq!(stored.offset, Some(12));
+    let expected = [("d\0a", &[0, 255][..]), ("s\0b", b"y")];
+    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_vec()));
+    assert_eq!(stored.entries, expected);
+    assert_eq!(
+        bench.raw::<i64>(&["EXISTS", &bench.key("w\0late")]).await,
+        0,
+        "a refused step writes no window either"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn windows_expire_and_live_state_does_not() {
+    let bench = Bench::new("windows");
+    let keys = ["w\0a", "w\0b", "w\0over", "w\0never"].map(String::from);
+    let changes = [
+        window(&keys[0], 60_000),
+        window(&keys[1], 60_000),
+        window(&keys[2], -1),
+        live("d\0a", "x"),
+    ];
+    bench.apply(None, 1, &changes).await.unwrap();
+    let found = bench.store.windows(bench.here(), &keys).await.unwrap();
+    assert_eq!(found, [b"window", b"window"]);
+    let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
+    assert!((1..=60_000).contains(&left), "{left} ms");
+    // The clock of whoever wrote the record is wrong.
+    let key = "w\0future".to_owned();
+    let future = Change::Window {
+        key: key.clone(),
+        value: b"window".to_vec(),
+        expires: i64::MAX,
+    };
+    bench.apply(Some(1), 2, &[future]).await.unwrap();
+    let left: i64 = bench.raw(&["PTTL", &bench.key(&key)]).await;
+    assert!(
+        (60_000..=RETENTION.as_millis() as i64).contains(&left),
+        "{left} ms"
+    );
+    let left: i64 = bench.raw(&["PTTL", &bench.key("state")]).await;
+    assert_eq!(left, -1, "no time to live");
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn the_largest_step_is_taken_at_once() {
+    let bench = Bench::new("large");
+    // One below the end of a step, one message of all sensors, and a device that
+    // seals as many windows as may be open.
+    let sensors = ConsumerConfig::default().limits.sensors.max(1_000);
+    let mut changes: Vec<_> = (0..1_000 + sensors)
+        .map(|n| live(format!("s\0{n}"), [7; 200]))
+        .collect();
+    changes.extend((0..102).map(|n| window(format!("w\0{n}"), 60_000)));
+    bench.apply(None, 1, &changes).await.unwrap();
+    assert_eq!(bench.stored().await.entries.len(), 1_000 + sensors);
+    // And no step can be above what Lua's unpack takes.
+    let most: Vec<_> = (0..MOST_LIVE).map(|n| live(n, "x")).collect();
+    bench.apply(Some(1), 2, &most).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_key_of_another_type_or_schema_is_not_written_to() {
+    let bench = Bench::new("type");
+    let key = bench.key("state");
+    bench.raw::<()>(&["SET", &key, "mine"]).await;
+    let changes = [live("d\0a", "x"), window("w\0a", 60_000)];
+    assert_eq!(
+        trouble(bench.apply(None, 1, &changes).await),
+        Trouble::Refused
+    );
+    assert_eq!(bench.raw::<String>(&["GET", &key]).await, "mine");
+    assert_eq!(bench.raw::<i64>(&["EXISTS", &bench.key("w\0a")]).await, 0);
+
+    for (fields, expected) in [
+        (&["schema", "2", "offset", "5"][..], "its schema is 2"),
+        (&["offset", "5"], "no schema"),
+        (&["schema", "1"], "no offset"),
+        (&["schema", "1", "offset", "x"], "no offset"),
+    ] {
+        bench.raw::<()>(&["DEL", &key]).await;
+        bench.raw::<()>(&[&["HSET", &key], fields].concat()).await;
+        let Err(LoadError::Unusable(reason)) = bench.store.load(bench.here()).await else {
+            panic!("{fields:?} was loaded")
+        };
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let newer = ["HSET", &key, "schema", "2", "offset", "5"];
+    bench.raw::<()>(&newer).await;
+    let refused = bench.apply(Some(5), 6, &changes).await;
+    assert_eq!(refused, conflict(Some(5), Some(5)), "another schema");
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_script_that_redis_forgot_is_sent_again() {
+    let server = Server::start(&[]).await;
+    let bench = Bench::at(&server.url(), "forgotten");
+    bench.apply(None, 1, &[]).await.unwrap();
+    bench.raw::<()>(&["SCRIPT", "FLUSH"]).await;
+    bench.apply(Some(1), 2, &[]).await.unwrap();
+    assert_eq!(bench.stored().await.offset, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn state_is_read_as_of_one_moment_while_it_is_written() {
+    let bench = Arc::new(Bench::new("moment"));
+    // All values say the same at each offset.
+    let changes =
+        |offset: i64| -> Vec<_> { (0..3_000).map(|n| live(n, offset.to_string())).collect() };
+    bench.apply(None, 0, &changes(0)).await.unwrap();
+    let writer = bench.clone();
+    let writing = tokio::spawn(async move {
+        for offset in 0..30 {
+            let changes = changes(offset + 1);
+            let step = writer.apply(Some(offset), offset + 1, &changes);
+            step.await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let mut read = 0;
+    while !writing.is_finished() || read == 0 {
+        // It may give up when each of its tries is disturbed.
+        let Ok(stored) = bench.store.load(bench.here()).await else {
+            continue;
+        };
+        read += 1;
+        let offset = stored.offset.unwrap().to_string();
+        assert_eq!(stored.entries.len(), 3_000);
+        assert!(stored.entries.iter().all(|(_, v)| v == offset.as_bytes()));
+    }
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn without_memory_a_step_is_refused_as_a_whole() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let bench = Bench::at(&server.url(), "full");
+    bench.apply(None, 1, &[live(0, "old")]).await.unwrap();
+    let before = bench.stored().await;
+    let mut step: Vec<_> = (0..500)
+        .map(|n| window(format!("w\0{n}"), 60_000))
+        .collect();
+    step.extend((0..500).map(|n| live(n, [b'x'; 2_000])));
+    let (mut refusals, mut room) = (0, 0);
+    // So little more each time that in the end the limit is passed by the script.
+    let limit = loop {
+        let limit = memory(&bench, "used_memory").await + room;
+        let text = limit.to_string();
+        bench
+            .raw::<()>(&["CONFIG", "SET", "maxmemory", &text])
+            .await;
+        let applied = bench.apply(Some(1), 2, &step).await;
+        bench.raw::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        if applied.is_ok() {
+            break limit;
+        }
+        assert_eq!(trouble(applied), Trouble::Full);
+        assert_eq!(bench.stored().await, before, "{room} bytes of room");
+        let windows: Vec<String> = bench.raw(&["KEYS", "*:w*"]).await;
+        assert!(windows.is_empty(), "{room} bytes of room");
+        refusals += 1;
+        room += 200_000;
+    };
+    assert!(refusals > 0, "there was no room at first");
+    let peak = memory(&bench, "used_memory_peak").await;
+    assert!(peak > limit, "the script passed the limit: {peak} {limit}");
+    let stored = bench.stored().await;
+    assert_eq!((stored.offset, stored.entries.len()), (Some(2), 500));
+    assert!(stored.entries.iter().all(|(_, value)| value.len() == 2_000));
+}
+
+/// A field of `INFO memory`, in bytes.
+async fn memory(bench: &Bench, field: &str) -> u64 {
+    let info: String = bench.raw(&["INFO", "memory"]).await;
+    let value = info.split_once(&format!("\n{field}:")).unwrap().1;
+    value.split_once('\r').unwrap().0.parse().unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_script_that_fails_half_way_leaves_the_state_before() {
+    let server = Server::start(&[]).await;
+    let admin = Bench::at(&server.url(), "half");
+    admin.apply(None, 1, &[live("d\0a", "old")]).await.unwrap();
+    // A user who may write windows but not the state: HSET fails after them.
+    let rules = "ACL SETUSER half on >pw ~* +@all -hset";
+    let rules: Vec<&str> = rules.split(' ').collect();
+    admin.raw::<()>(&rules).await;
+    let store = StoreConfig {
+        username: "half".into(),
+        password: "pw".into(),
+        ..config(&server.url())
+    };
+    let half = Bench {
+        store: open(&store),
+        topic: admin.topic.clone(),
+        url: admin.url.clone(),
+    };
+    let changes = [live("d\0a", "new"), window("w\0a", 60_000)];
+    let refused = trouble(half.apply(Some(1), 2, &changes).await);
+    assert!(
+        matches!(refused, Trouble::Denied | Trouble::Refused),
+        "{refused:?}"
+    );
+    assert_eq!(
+        admin.raw::<i64>(&["EXISTS", &admin.key("w\0a")]).await,
+        1,
+        "it did fail half way"
+    );
+    let stored = admin.stored().await;
+    assert_eq!(stored.offset, Some(1));
+    assert_eq!(stored.entries, [("d\0a".to_owned(), b"old".to_vec())]);
+    // The same step with the right to it makes it whole.
+    admin.apply(Some(1), 2, &changes).await.unwrap();
+    assert_eq!(admin.stored().await.entries[0].1, b"new");
+    // Offset and values are one write, so that nothing can come between them.
+    let calls: String = admin.raw(&["INFO", "commandstats"]).await;
+    assert!(calls.contains("cmdstat_hset:calls=2,"), "{calls}");
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
+    let mut server = Server::start(&[]).await;
+    let quick = StoreConfig {
+        response_timeout: iot_service::config::HumanDuration::from_millis(200),
+        ..config(&server.url())
+    };
+    let bench = Bench {
+        store: open(&quick),
+        ..Bench::at(&server.url(), "stopped")
+    };
+    bench.apply(None, 1, &[]).await.unwrap();
+    server.signal("STOP");
+    // It may be taken when the server goes on: the same step again is one.
+    assert_eq!(
+        trouble(bench.apply(Some(1), 2, &[]).await),
+        Trouble::Timeout
+    );
+    server.signal("CONT");
+    bench.apply(Some(1), 2, &[]).await.unwrap();
+    server.kill();
+    for _ in 0..2 {
+        let gone = trouble(bench.apply(Some(2), 3, &[]).await);
+        assert_eq!(gone, Trouble::Unreachable);
+    }
+}
+
+#[test]
+fn only_a_policy_that_removes_live_state_is_worth_a_word() {
+    for (policy, limit, expected) in [
+        ("allkeys-lru", 100, Some("allkeys-lru")),
+        ("allkeys-lru", 0, None),
+        ("volatile-ttl", 100, None),
+        ("noeviction", 100, None),
+    ] {
+        let info = format!(
+            "# Memory\r\nmaxmemory:{limit}\r\nmaxmemory_human:x\r\nmaxmemory_policy:{policy}\r\n"
+        );
+        assert_eq!(evicts(&info), expected);
+    }
+}
