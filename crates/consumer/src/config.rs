@@ -85,6 +85,9 @@ pub struct KafkaConfig {
     pub topics: Vec<String>,
     /// Consumer group.
     pub group: String,
+    /// Name of this member, which then keeps its partitions over a restart; empty
+    /// for none.
+    pub group_instance_id: String,
     /// How long a member may be silent before its partitions go to others.
     pub session_timeout: HumanDuration,
     /// Where to begin in a partition that the store knows nothing of.
@@ -103,6 +106,7 @@ impl Default for KafkaConfig {
                 r"^[a-zA-Z0-9_-]+\.[a-zA-Z0-9_-]+$".into(),
             ],
             group: "iot-consumer-group".into(),
+            group_instance_id: String::new(),
             session_timeout: HumanDuration::from_secs(10),
             from: From::Earliest,
             properties: BTreeMap::new(),

@@ -1,11 +1,14 @@
 //! Metrics of the consumer.
 
+use std::time::Duration;
+
 use iot_core::message::ParseError;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::kafka::progress::Lag;
 use crate::refusal::Refusal;
 use crate::store::Trouble;
 
@@ -127,6 +130,8 @@ pub(crate) struct Metrics {
     /// Sum over partitions, for `/api/v1/stats`.
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    rebalance_seconds: HistogramVec,
     store_errors: IntCounterVec,
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
@@ -229,6 +234,18 @@ impl Metrics {
                 "Messages in the log that are not processed yet",
                 &["topic", "partition"],
             )?,
+            lag_seconds: make.float_gauges(
+                "kafka_consumer_lag_seconds",
+                "How long the oldest message that is not processed has been in Kafka",
+                &["topic", "partition"],
+            )?,
+            rebalance_seconds: make.histograms(
+                "kafka_consumer_rebalance_duration_seconds",
+                "From getting a partition until it is read, or from having to give it up \
+                 until its state is put away",
+                "event",
+                vec![0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+            )?,
             refusals: make.counters(
                 "kafka_consumer_processing_errors_total",
                 "Messages refused",
@@ -264,6 +281,9 @@ impl Metrics {
         }
         for kind in RebalanceKind::ALL {
             self.rebalances.with_label_values(&[kind.label()]);
+        }
+        for kind in [RebalanceKind::Assigned, RebalanceKind::Revoked] {
+            self.rebalance_seconds.with_label_values(&[kind.label()]);
         }
         for kind in FrameKind::ALL {
             self.frames.with_label_values(&[kind.label()]);
@@ -314,18 +334,24 @@ impl Metrics {
             .set(depth as i64);
     }
 
-    pub(crate) fn lag(&self, topic: &str, partition: i32, lag: i64) {
-        self.lag
-            .with_label_values(&[topic, &partition.to_string()])
-            .set(lag);
+    pub(crate) fn rebalance_took(&self, kind: RebalanceKind, took: Duration) {
+        self.rebalance_seconds
+            .with_label_values(&[kind.label()])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn lag(&self, topic: &str, partition: i32, lag: Lag) {
+        let labels = [topic, &partition.to_string()];
+        self.lag.with_label_values(&labels).set(lag.messages);
+        self.lag_seconds.with_label_values(&labels).set(lag.seconds);
     }
 
     /// A partition that went elsewhere has no lag here.
     pub(crate) fn forget_lag(&self, topic: &str, partition: i32) {
+        let labels = [topic, &partition.to_string()];
         // It may never have had one.
-        let _ = self
-            .lag
-            .remove_label_values(&[topic, &partition.to_string()]);
+        let _ = self.lag.remove_label_values(&labels);
+        let _ = self.lag_seconds.remove_label_values(&labels);
     }
 }
 
@@ -354,6 +380,26 @@ impl Make<'_> {
 
     fn float_gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
         self.register(Gauge::new(name, help)?)
+    }
+
+    fn float_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<GaugeVec> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        buckets: Vec<f64>,
+    ) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(buckets);
+        self.register(HistogramVec::new(opts, &[label])?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {

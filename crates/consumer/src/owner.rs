@@ -167,7 +167,7 @@ impl Owner {
             fold,
             at,
             offset,
-            self.inbox.position.clone(),
+            self.inbox.progress.clone(),
             self.inbox.stop.clone(),
         ))
     }

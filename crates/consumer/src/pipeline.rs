@@ -11,7 +11,6 @@
 //!    second, and only after Kafka has confirmed the dead letters among them
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -23,6 +22,7 @@ use crate::fold::{Event, Fold, Folded};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
+use crate::kafka::progress::Progress;
 use crate::owner::Shared;
 use crate::parse;
 use crate::record::{Batch, Record};
@@ -71,7 +71,7 @@ pub(crate) struct Pipeline {
     /// Next offset to process.
     next: i64,
     /// The same, for the lag.
-    position: Arc<AtomicI64>,
+    progress: Arc<Progress>,
     /// Something is processed but not stored.
     ahead: bool,
     letters: JoinSet<()>,
@@ -88,10 +88,10 @@ impl Pipeline {
         fold: Fold,
         applied: i64,
         next: i64,
-        position: Arc<AtomicI64>,
+        progress: Arc<Progress>,
         stop: CancellationToken,
     ) -> Self {
-        position.store(next, Ordering::Relaxed);
+        progress.reach(next);
         Self {
             validator: Validator::new(&shared.config.validate),
             shared,
@@ -99,7 +99,7 @@ impl Pipeline {
             fold,
             applied,
             next,
-            position,
+            progress,
             ahead: false,
             letters: JoinSet::new(),
             letter_bytes: 0,
@@ -127,6 +127,9 @@ impl Pipeline {
     /// # Errors
     /// The state has to be loaded again.
     pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), Stale> {
+        let first = batch.records().next();
+        self.progress
+            .begin(first.and_then(|record| record.timestamp()));
         let mut spent = Duration::ZERO;
         let mut begun = Instant::now();
         for record in batch.records() {
@@ -147,7 +150,7 @@ impl Pipeline {
         }
         spent += begun.elapsed();
         self.shared.metrics.processing.observe(spent.as_secs_f64());
-        self.position.store(self.next, Ordering::Relaxed);
+        self.progress.reach(self.next);
         self.push().await;
         Ok(())
     }

@@ -124,6 +124,7 @@ struct Leaving {
     /// Those among them that are fetched.
     fetched: Vec<Partition>,
     owners: Vec<tokio::task::JoinHandle<()>>,
+    since: Instant,
     deadline: Instant,
 }
 
@@ -260,12 +261,13 @@ impl Group {
             }
             owners.push(slot.stop());
         }
-        let deadline = Instant::now() + RELEASE;
+        let since = Instant::now();
         self.leaving.push(Leaving {
             partitions,
             fetched,
             owners,
-            deadline,
+            since,
+            deadline: since + RELEASE,
         });
     }
 
@@ -292,6 +294,10 @@ impl Group {
             self.obey();
             self.commit_now();
             self.give_back(&leaving.fetched);
+            let took = leaving.since.elapsed();
+            self.member
+                .metrics
+                .rebalance_took(RebalanceKind::Revoked, took);
         }
     }
 
@@ -354,10 +360,17 @@ impl Group {
             self.starting.push(start);
             return;
         }
-        if let Err(error) = fetch(&self.consumer, slot, &start) {
-            tracing::debug!(partition = ?start.partition, %error, "can't be read yet");
-            start.error = Some(error);
-            self.starting.push(start);
+        let waited = slot.waited();
+        match fetch(&self.consumer, slot, &start) {
+            Ok(()) => {
+                let metrics = &self.member.metrics;
+                metrics.rebalance_took(RebalanceKind::Assigned, waited);
+            }
+            Err(error) => {
+                tracing::debug!(partition = ?start.partition, %error, "can't be read yet");
+                start.error = Some(error);
+                self.starting.push(start);
+            }
         }
     }
 
@@ -432,9 +445,12 @@ impl Group {
             Membership::Joining(state) => health.not_ready(format!("joining the group: {state}")),
             Membership::Steady => self.reached(),
         }
-        let lag = self.slots.lags(statistics).map(|(topic, partition, lag)| {
-            self.member.metrics.lag(topic, partition, lag);
-            lag
+        let metrics = &self.member.metrics;
+        let now = jiff::Timestamp::now().as_millisecond();
+        let lags = self.slots.lags(statistics, now);
+        let lag = lags.map(|(topic, partition, lag)| {
+            metrics.lag(topic, partition, lag);
+            lag.messages
         });
         let total = lag.sum();
         self.member.metrics.lag_total.set(total);

@@ -3,6 +3,7 @@
 
 pub(crate) mod context;
 pub(crate) mod group;
+pub(crate) mod progress;
 pub(crate) mod statistics;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
     ("group.id", "use kafka.group"),
+    ("group.instance.id", "use kafka.group_instance_id"),
     ("session.timeout.ms", "use kafka.session_timeout"),
     (
         "enable.auto.commit",
@@ -83,6 +85,9 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
         ("statistics.interval.ms", STATISTICS_EVERY_MS),
     ] {
         config.set(name, value);
+    }
+    if !kafka.group_instance_id.is_empty() {
+        config.set("group.instance.id", &kafka.group_instance_id);
     }
     secure(config, kafka)
 }

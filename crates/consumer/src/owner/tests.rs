@@ -1,7 +1,5 @@
 //! An owner with a mock cluster, and a store in memory.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use iot_service::health::Health;
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
@@ -10,6 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::kafka::progress::Progress;
 use crate::record::Batch;
 use crate::record::tests::message;
 
@@ -19,7 +18,7 @@ struct Bench {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     batches: mpsc::Sender<Batch>,
-    position: Arc<AtomicI64>,
+    progress: Arc<Progress>,
     reload: Arc<Notify>,
     stop: CancellationToken,
     owner: tokio::task::JoinHandle<()>,
@@ -67,20 +66,20 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
         config,
     });
     let (batches, receiver) = mpsc::channel(4);
-    let (position, reload) = (Arc::new(AtomicI64::new(-1)), Arc::new(Notify::new()));
+    let (progress, reload) = (Arc::new(Progress::default()), Arc::new(Notify::new()));
     let inbox = Inbox {
         partition: (TOPIC.to_owned(), 0),
         batches: receiver,
         stop: stop.clone(),
         reload: reload.clone(),
-        position: position.clone(),
+        progress: progress.clone(),
     };
     let owner = tokio::spawn(run(shared.clone(), inbox));
     Bench {
         shared,
         commands,
         batches,
-        position,
+        progress,
         reload,
         stop,
         owner,
@@ -128,7 +127,7 @@ async fn after_a_conflict_the_state_is_loaded_again() {
     bench.send(0, 1).await;
     bench.send(1, 5).await;
     assert_eq!(bench.asked().await, "commit 6");
-    assert_eq!(bench.position.load(Ordering::Relaxed), 6);
+    assert_eq!(bench.progress.position(), Some(6));
     assert_eq!(bench.shared.metrics.store_conflicts.get(), 1);
     assert_eq!(
         bench.shared.metrics.consumed.get(),
@@ -150,7 +149,7 @@ async fn a_reload_goes_back_to_what_is_stored_and_a_stop_stores() {
     assert_eq!(bench.asked().await, "hold 1");
     assert_eq!(bench.asked().await, "start 1 at 1");
     bench.send(1, 1).await;
-    while bench.position.load(Ordering::Relaxed) < 2 {
+    while bench.progress.position() < Some(2) {
         tokio::task::yield_now().await;
     }
     bench.stop.cancel();

@@ -333,3 +333,42 @@ async fn a_long_backlog_is_read_once_and_completely() {
     assert_eq!(service.metric("iot_store_conflicts_total").await, Some(0.0));
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_named_member_that_comes_back_has_its_partitions_without_a_rebalance() {
+    let kafka = Real::new("static");
+    let topic = kafka.run.clone();
+    kafka.create(&topic, 4).await;
+    kafka.send_each(&topic, 4, 0..5).await;
+    let config = |name: &str| {
+        let mut config = kafka.config(&[&topic]);
+        config.kafka.group_instance_id = name.into();
+        config.kafka.session_timeout = "45s".parse().unwrap();
+        config
+    };
+    let stays = Service::start(config("stays")).await;
+    wait_metric(&stays, PARTITIONS, 4.0).await;
+    let leaves = Service::start(config("leaves")).await;
+    wait_metric(&leaves, PARTITIONS, 2.0).await;
+    wait_metric(&stays, PARTITIONS, 2.0).await;
+    let revoked = "kafka_consumer_rebalances_total{event=\"revoked\"}";
+    let timed = "kafka_consumer_rebalance_duration_seconds_count{event=\"revoked\"}";
+    wait_metric(&stays, timed, 1.0).await;
+    leaves.stop().await;
+    let back = Service::start(config("leaves")).await;
+    wait_metric(&back, PARTITIONS, 2.0).await;
+    kafka.send_each(&topic, 4, 5..10).await;
+    // Its memory is new: it reads its half from the begin.
+    back.wait_consumed(20).await;
+    assert_eq!(stays.metric(PARTITIONS).await, Some(2.0));
+    assert_eq!(stays.metric(revoked).await, Some(1.0), "the first join's");
+    let lag = format!("kafka_consumer_lag_seconds{{partition=\"0\",topic=\"{topic}\"}}");
+    wait_for("lag in seconds", async || {
+        let lags = [stays.metric(&lag).await, back.metric(&lag).await];
+        lags.contains(&Some(0.0)).then_some(())
+    })
+    .await;
+    back.stop().await;
+    stays.stop().await;
+}

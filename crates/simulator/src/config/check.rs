@@ -210,8 +210,8 @@ impl KafkaConfig {
             let message = format!("must be from 1 to {MAX_BATCH} bytes");
             problems.add("kafka.batch_size", message);
         }
-        if !(1..=100_000).contains(&self.batch_messages) {
-            problems.add("kafka.batch_messages", "must be from 1 to 100000");
+        if !(1..=1_000_000).contains(&self.batch_messages) {
+            problems.add("kafka.batch_messages", "must be from 1 to 1000000");
         }
         at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
         not_zero(problems, "kafka.request_timeout", self.request_timeout);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use iot_service::health::Component;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartOwner;
 use crate::kafka::context::Partition;
+use crate::kafka::progress::{Gauge, Lag, Progress};
 use crate::kafka::statistics::Statistics;
 use crate::record::Batch;
 
@@ -37,7 +38,7 @@ pub(crate) struct Inbox {
     /// Load the state again.
     pub(crate) reload: Arc<Notify>,
     /// Next offset to process, for the lag.
-    pub(crate) position: Arc<AtomicI64>,
+    pub(crate) progress: Arc<Progress>,
 }
 
 /// Whether a partition is read.
@@ -62,7 +63,8 @@ pub(super) struct Slot {
     batches: mpsc::Sender<Batch>,
     stop: CancellationToken,
     reload: Arc<Notify>,
-    position: Arc<AtomicI64>,
+    progress: Arc<Progress>,
+    gauge: Gauge,
     /// Records handed over and not processed yet.
     queued: Arc<AtomicUsize>,
     owner: JoinHandle<()>,
@@ -93,6 +95,11 @@ impl Slot {
     pub(super) fn read(&mut self) {
         self.phase = Phase::Reading;
         self.since = Instant::now();
+    }
+
+    /// How long it has been in this phase.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Whether it is in librdkafka's assignment.
@@ -147,13 +154,13 @@ impl Slots {
     pub(super) fn add(&mut self, partition: Partition, start_owner: &StartOwner) {
         let (sender, batches) = mpsc::channel(CHANNEL);
         let (stop, reload) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let position = Arc::new(AtomicI64::new(-1));
+        let progress = Arc::new(Progress::default());
         let inbox = Inbox {
             partition: partition.clone(),
             batches,
             stop: stop.clone(),
             reload: reload.clone(),
-            position: position.clone(),
+            progress: progress.clone(),
         };
         let slot = Slot {
             phase: Phase::Loading,
@@ -164,7 +171,8 @@ impl Slots {
             batches: sender,
             stop,
             reload,
-            position,
+            progress,
+            gauge: Gauge::default(),
             queued: Arc::default(),
             owner: start_owner(inbox),
         };
@@ -242,15 +250,22 @@ impl Slots {
         self.each().map(|(.., slot)| queued(slot)).sum()
     }
 
-    /// Messages not processed yet, where they are known.
+    /// How far behind partitions are at `now` (milliseconds since the epoch), where
+    /// it is known.
     pub(super) fn lags<'s>(
-        &'s self,
+        &'s mut self,
         statistics: &'s Statistics,
-    ) -> impl Iterator<Item = (&'s str, i32, i64)> {
-        self.each().filter_map(|(topic, partition, slot)| {
+        now: i64,
+    ) -> impl Iterator<Item = (&'s str, i32, Lag)> {
+        let slots = self.0.iter_mut().flat_map(|(topic, partitions)| {
+            let slots = partitions.iter_mut();
+            slots.map(move |(partition, slot)| (topic.as_str(), *partition, slot))
+        });
+        slots.filter_map(move |(topic, partition, slot)| {
             let end = statistics.end(topic, partition)?;
-            let position = slot.position.load(Ordering::Relaxed);
-            (position >= 0).then_some((topic, partition, (end - position).max(0)))
+            let queued = slot.queued.load(Ordering::Relaxed);
+            let lag = slot.gauge.measure(&slot.progress, end, queued, now)?;
+            Some((topic, partition, lag))
         })
     }
 

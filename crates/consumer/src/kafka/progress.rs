@@ -1,0 +1,122 @@
+//! How far a partition has been processed, and how far behind that is.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Nothing is known yet.
+const UNKNOWN: i64 = -1;
+
+/// What the owner of a partition tells the group's thread.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Next offset to process.
+    position: AtomicI64,
+    /// Kafka's time of the oldest record in processing, milliseconds.
+    oldest: AtomicI64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            position: AtomicI64::new(UNKNOWN),
+            oldest: AtomicI64::new(UNKNOWN),
+        }
+    }
+}
+
+impl Progress {
+    /// Everything before `offset` is processed.
+    pub(crate) fn reach(&self, offset: i64) {
+        self.position.store(offset, Ordering::Relaxed);
+    }
+
+    /// Records from that Kafka time on, in milliseconds, are being processed.
+    pub(crate) fn begin(&self, recorded: Option<i64>) {
+        let recorded = recorded.unwrap_or(UNKNOWN);
+        self.oldest.store(recorded, Ordering::Relaxed);
+    }
+
+    /// Next offset to process, once it is known.
+    pub(crate) fn position(&self) -> Option<i64> {
+        let position = self.position.load(Ordering::Relaxed);
+        (position != UNKNOWN).then_some(position)
+    }
+
+    fn oldest(&self) -> Option<i64> {
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        (oldest != UNKNOWN).then_some(oldest)
+    }
+}
+
+/// How far behind a partition is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Lag {
+    /// Records not processed yet.
+    pub(crate) messages: i64,
+    /// How long the oldest of them has been in Kafka, seconds.
+    pub(crate) seconds: f64,
+}
+
+/// Measures the lag of one partition time and again.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Since when there have been records to process, milliseconds.
+    behind_since: Option<i64>,
+}
+
+impl Gauge {
+    /// The lag at `now` (milliseconds since the epoch), when the log ends at `end`
+    /// and so many records are `queued` in this process. None before the first
+    /// offset is known.
+    ///
+    /// Of records that are still in Kafka only the end is known, not their times:
+    /// their age is counted from when the lag was first seen.
+    pub(crate) fn measure(
+        &mut self,
+        progress: &Progress,
+        end: i64,
+        queued: usize,
+        now: i64,
+    ) -> Option<Lag> {
+        let messages = (end - progress.position()?).max(0);
+        if messages == 0 {
+            self.behind_since = None;
+            return Some(Lag {
+                messages: 0,
+                seconds: 0.0,
+            });
+        }
+        let seen = *self.behind_since.get_or_insert(now);
+        let oldest = progress.oldest().filter(|_| queued > 0);
+        let millis = (now - oldest.unwrap_or(seen)).max(0);
+        Some(Lag {
+            messages,
+            seconds: millis as f64 / 1e3,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_record_not_processed() {
+        let (progress, mut gauge) = (Progress::default(), Gauge::default());
+        let mut measure = |end, queued, now| {
+            let lag = gauge.measure(&progress, end, queued, now);
+            lag.map(|lag| (lag.messages, lag.seconds))
+        };
+        assert_eq!(measure(10, 0, 0), None, "nobody knows where it is");
+        progress.reach(10);
+        assert_eq!(measure(10, 0, 1_000_000), Some((0, 0.0)));
+        // Records have just come: how old they are is not known yet.
+        progress.begin(Some(5));
+        assert_eq!(measure(15, 0, 2_000_000), Some((5, 0.0)));
+        assert_eq!(measure(15, 0, 2_001_500), Some((5, 1.5)));
+        progress.begin(Some(1_990_000));
+        assert_eq!(measure(15, 5, 2_002_000), Some((5, 12.0)));
+        progress.reach(15);
+        assert_eq!(measure(15, 0, 2_003_000), Some((0, 0.0)));
+        assert_eq!(measure(16, 0, 9_000_000), Some((1, 0.0)));
+    }
+}
