@@ -12,6 +12,7 @@ use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::kafka;
+use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
 
 /// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
@@ -39,6 +40,8 @@ pub struct ConsumerConfig {
     pub kafka: KafkaConfig,
     /// Where state is kept.
     pub store: StoreConfig,
+    /// Messages in other formats than ours.
+    pub mappings: MappingsConfig,
     /// What a message must satisfy.
     pub validate: ValidateConfig,
     /// Aggregation over time.
@@ -64,6 +67,7 @@ impl Default for ConsumerConfig {
             },
             kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
+            mappings: MappingsConfig::default(),
             validate: ValidateConfig::default(),
             windows: WindowsConfig::default(),
             limits: LimitsConfig::default(),
@@ -276,6 +280,7 @@ impl Settings for ConsumerConfig {
         if self.push.interval.is_zero() {
             problems.add("push.interval", "must be longer than 0");
         }
+        self.mappings.validate(problems);
         self.dead_letter.validate(problems);
     }
 

@@ -10,6 +10,7 @@ mod http;
 mod hub;
 mod identify;
 mod kafka;
+mod mapping;
 mod metrics;
 mod model;
 mod owner;

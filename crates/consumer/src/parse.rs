@@ -3,6 +3,7 @@
 use iot_core::headers;
 use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
 
+use crate::mapping::{Around, Mappings};
 use crate::record::Record;
 
 /// How the first field of our Protobuf messages begins: number 1, with a length.
@@ -15,17 +16,30 @@ enum Format {
     Protobuf,
 }
 
-/// The message of a record: in the format that its `content-type` names, else in
-/// the one that it looks like.
+/// The message of a record of `topic`: as a mapping has it that is meant for it, in
+/// the format that its `content-type` names, else in the one that it looks like.
 ///
 /// # Errors
 /// It is not a message in that format.
-pub(crate) fn message<'r>(record: &Record<'r>) -> Result<DeviceMessage<'r>, ParseError> {
+pub(crate) fn message<'r>(
+    record: &Record<'r>,
+    topic: &str,
+    mappings: &Mappings,
+) -> Result<DeviceMessage<'r>, ParseError> {
     let payload = record.payload().unwrap_or_default();
-    let told = record
-        .headers()
-        .find(|(name, _)| *name == headers::CONTENT_TYPE);
-    match told.and_then(|(_, value)| named(value?)) {
+    let header = |wanted| {
+        let mut headers = record.headers();
+        headers.find_map(|(name, value)| value.filter(|_| name == wanted))
+    };
+    let around = Around {
+        topic,
+        mqtt: header(headers::MQTT_TOPIC).and_then(|topic| std::str::from_utf8(topic).ok()),
+        recorded: record.timestamp(),
+    };
+    if let Some(mapping) = mappings.find(&around) {
+        return mapping.message(payload, &around);
+    }
+    match header(headers::CONTENT_TYPE).and_then(named) {
         Some(Format::Json) => parse(payload),
         Some(Format::Protobuf) => parse_protobuf(payload),
         None => guessed(payload),
@@ -48,10 +62,11 @@ fn named(content_type: &[u8]) -> Option<Format> {
 fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     // The byte is whitespace in JSON, but then a brace follows.
     let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
-    if payload.first() == Some(&PROTOBUF_BEGIN) && first != Some(&b'{') {
-        if let Ok(message) = parse_protobuf(payload) {
-            return Ok(message);
-        }
+    if payload.first() == Some(&PROTOBUF_BEGIN)
+        && first != Some(&b'{')
+        && let Ok(message) = parse_protobuf(payload)
+    {
+        return Ok(message);
     }
     parse(payload)
 }
@@ -65,6 +80,7 @@ mod tests {
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
     use super::*;
+    use crate::mapping::MappingsConfig;
     use crate::record::Batch;
 
     const JSON: &[u8] =
@@ -97,7 +113,8 @@ mod tests {
         let mut batch = Batch::new(0);
         batch.push(&message);
         let record = batch.records().next().unwrap();
-        let message = super::message(&record).map_err(|error| error.reason())?;
+        let mappings = Mappings::new(&MappingsConfig::default());
+        let message = super::message(&record, "t", &mappings).map_err(|error| error.reason())?;
         Ok((message.device_id.into_owned(), message.readings[0].value))
     }
 

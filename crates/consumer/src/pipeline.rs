@@ -23,6 +23,7 @@ use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::kafka::progress::Progress;
+use crate::mapping::Mappings;
 use crate::owner::Shared;
 use crate::parse;
 use crate::record::{Batch, Record};
@@ -64,6 +65,7 @@ pub(crate) enum Stale {
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: Partition,
+    mappings: Mappings,
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
@@ -93,6 +95,7 @@ impl Pipeline {
     ) -> Self {
         progress.reach(next);
         Self {
+            mappings: Mappings::new(&shared.config.mappings),
             validator: Validator::new(&shared.config.validate),
             shared,
             partition,
@@ -163,7 +166,7 @@ impl Pipeline {
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
-        let mut message = parse::message(record)?;
+        let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
         to_standard_units(&mut message);
         let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
         self.validator.check(&message, record.timestamp())?;

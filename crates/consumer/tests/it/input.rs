@@ -1,10 +1,12 @@
 //! Bad input: each kind goes to the dead-letter topic with reason and origin,
 //! and everything around it arrives.
 
-use rdkafka::message::Message as _;
+use iot_core::message::{Quality, ReadingTemplate, Template};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
 
-use crate::service::{Kafka, Service, config, header, message, now, wait_for};
+use crate::service::{DEADLINE, Kafka, Service, config, header, message, now, producer, wait_for};
 
 /// What can be wrong with a message of `device-data`, and the reason it gets.
 fn bad_payloads() -> Vec<(&'static str, Vec<u8>)> {
@@ -163,5 +165,59 @@ async fn limits_of_devices_and_sensors_hold() {
         (device["readings"]["a"]["value"] == 2.0).then_some(())
     })
     .await;
+    service.stop().await;
+}
+
+/// A message as Protobuf, with one temperature in degrees Fahrenheit.
+fn protobuf(device: &str) -> Vec<u8> {
+    let json = json!({"device_id": device, "timestamp": 1, "readings": [
+        {"sensor": "temperature", "value": 1}]});
+    let json = json.to_string();
+    let message = iot_core::message::parse(json.as_bytes()).unwrap();
+    let unit = Some("degF");
+    let reading = ReadingTemplate::protobuf("temperature", unit, Quality::Good);
+    let mut out = Vec::new();
+    let time = u64::try_from(now()).unwrap();
+    let readings = [(&reading, 212.0)].into_iter();
+    Template::protobuf(&message).write(0, time as i64, readings, &mut out);
+    out
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_formats_and_units_become_the_same() {
+    let kafka = Kafka::new(&["device-data", "acme.plant"]);
+    let mut settings = config(&kafka.brokers());
+    settings.mappings = serde_json::from_value(json!({"ready": ["zigbee2mqtt"]})).unwrap();
+    let service = Service::start(settings).await;
+    let headers = |key, value| OwnedHeaders::new().insert(Header { key, value });
+    let send = async |topic, payload: &[u8], headers| {
+        let record = FutureRecord::<(), [u8]>::to(topic).payload(payload);
+        let sent = producer(&kafka.brokers())
+            .send(record.headers(headers), DEADLINE)
+            .await;
+        sent.map_err(|(error, _)| error).unwrap();
+    };
+    let binary = headers("content-type", Some("application/protobuf"));
+    send("device-data", &protobuf("binary"), binary).await;
+    let mqtt = headers("mqtt-topic", Some("zigbee2mqtt/kitchen"));
+    let state = br#"{"temperature":21.5,"state":"ON"}"#;
+    send("acme.plant", state, mqtt).await;
+    service.wait_consumed(2).await;
+    let value = async |path: &str, sensor: &str| {
+        let (_, device) = service.get(&format!("/api/v1/devices/{path}")).await;
+        let reading = &device["readings"][sensor];
+        (reading["value"].as_f64(), reading["unit"].clone())
+    };
+    let celsius = |value| (Some(value), json!("celsius"));
+    assert_eq!(
+        value("default/default/binary", "temperature").await,
+        celsius(100.0)
+    );
+    assert_eq!(
+        value("acme/plant/kitchen", "temperature").await,
+        celsius(21.5)
+    );
+    let on = (Some(1.0), json!("state"));
+    assert_eq!(value("acme/plant/kitchen", "switch").await, on);
     service.stop().await;
 }

@@ -1,0 +1,222 @@
+//! Messages in other people's formats: settings say where in their JSON the device,
+//! the time and the readings are.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use iot_core::message::{DeviceMessage, ParseError, Quality, Reading};
+use serde_json::{Map, Value};
+
+use config::MappingConfig;
+pub(crate) use config::MappingsConfig;
+
+/// Larger numbers are milliseconds, others seconds: those of 2001 and of 5138.
+const SECONDS_BELOW: f64 = 1e11;
+
+/// What a record says besides its payload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'r> {
+    /// Kafka topic.
+    pub(crate) topic: &'r str,
+    /// MQTT topic it was published to, if it came through the bridge.
+    pub(crate) mqtt: Option<&'r str>,
+    /// Kafka's time of it, milliseconds since the epoch.
+    pub(crate) recorded: Option<i64>,
+}
+
+/// All mappings of the settings.
+#[derive(Debug)]
+pub(crate) struct Mappings(Vec<MappingConfig>);
+
+impl Mappings {
+    pub(crate) fn new(config: &MappingsConfig) -> Self {
+        Self(config.all())
+    }
+
+    /// The first that is meant for such messages.
+    pub(crate) fn find(&self, around: &Around<'_>) -> Option<&MappingConfig> {
+        self.0.iter().find(|mapping| mapping.is_for(around))
+    }
+}
+
+impl MappingConfig {
+    fn is_for(&self, around: &Around<'_>) -> bool {
+        (self.topic.is_empty() || self.topic == around.topic)
+            && (self.mqtt.is_empty() || around.mqtt.is_some_and(|topic| matches(&self.mqtt, topic)))
+    }
+
+    /// The message in a payload.
+    ///
+    /// # Errors
+    /// It is not JSON, or the device, a time or readings are not there.
+    pub(crate) fn message(
+        &self,
+        payload: &[u8],
+        around: &Around<'_>,
+    ) -> Result<DeviceMessage<'static>, ParseError> {
+        let json: Value = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
+            detail: error.to_string(),
+        })?;
+        let missing = |field| ParseError::MissingField { field };
+        let readings = self.readings(&json);
+        if readings.is_empty() {
+            return Err(ParseError::NoReadings);
+        }
+        let time = json.pointer(&self.time).filter(|_| !self.time.is_empty());
+        Ok(DeviceMessage {
+            device_id: self
+                .device(&json, around)
+                .ok_or_else(|| missing("device_id"))?
+                .into(),
+            tenant: None,
+            project: None,
+            seq: None,
+            timestamp: match time.and_then(millis) {
+                Some(millis) => millis,
+                None => around.recorded.ok_or_else(|| missing("timestamp"))?,
+            },
+            location: None,
+            readings,
+        })
+    }
+
+    fn device(&self, json: &Value, around: &Around<'_>) -> Option<String> {
+        if let Some(level) = level(&self.device) {
+            let found = around.mqtt?.split('/').nth(level - 1)?;
+            return (!found.is_empty()).then(|| found.to_owned());
+        }
+        match json.pointer(&self.device)? {
+            Value::String(text) if !text.is_empty() => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
+    fn readings(&self, json: &Value) -> Vec<Reading<'static>> {
+        let mut found = BTreeMap::new();
+        for reading in &self.readings {
+            if let Some(value) = json.pointer(&reading.value).and_then(value) {
+                found.insert(reading.sensor.clone(), (value, reading.unit.clone()));
+            }
+        }
+        let object = self.fields.as_ref().and_then(|at| json.pointer(at));
+        if let Some(object) = object.and_then(Value::as_object) {
+            match self.nested {
+                false => self.take(object, None, json, &mut found),
+                true => {
+                    for (chip, inner) in object {
+                        if let Some(inner) = inner.as_object() {
+                            self.take(inner, Some(chip), json, &mut found);
+                        }
+                    }
+                }
+            }
+        }
+        let readings = found.into_iter().map(|(sensor, (value, unit))| Reading {
+            sensor: Cow::Owned(sensor),
+            value,
+            unit: unit.map(Cow::Owned),
+            quality: Quality::Good,
+        });
+        readings.collect()
+    }
+
+    /// Every reading in an object. Of two chips with the same one, the second's is
+    /// named after the chip.
+    fn take(
+        &self,
+        object: &Map<String, Value>,
+        chip: Option<&str>,
+        json: &Value,
+        found: &mut BTreeMap<String, (f64, Option<String>)>,
+    ) {
+        for (name, member) in object {
+            let Some(value) = value(member) else { continue };
+            let name = name.to_lowercase();
+            let sensor = self.rename.get(&name).cloned().unwrap_or(name);
+            let unit = self.units.get(&sensor).and_then(|unit| {
+                if !unit.starts_with('/') {
+                    return Some(unit.clone());
+                }
+                json.pointer(unit)?.as_str().map(str::to_owned)
+            });
+            let sensor = match chip {
+                Some(chip) if found.contains_key(&sensor) => {
+                    format!("{}-{sensor}", chip.to_lowercase())
+                }
+                _ => sensor,
+            };
+            found.insert(sensor, (value, unit));
+        }
+    }
+}
+
+/// A number; of what can be on or off, 1 or 0.
+fn value(json: &Value) -> Option<f64> {
+    match json {
+        Value::Number(number) => number.as_f64(),
+        Value::Bool(on) => Some(f64::from(u8::from(*on))),
+        Value::String(text) if text.eq_ignore_ascii_case("on") => Some(1.0),
+        Value::String(text) if text.eq_ignore_ascii_case("off") => Some(0.0),
+        _ => None,
+    }
+}
+
+/// Milliseconds since the epoch.
+fn millis(json: &Value) -> Option<i64> {
+    match json {
+        Value::String(text) => {
+            let time: jiff::Timestamp = text.parse().ok()?;
+            Some(time.as_millisecond())
+        }
+        Value::Number(number) => {
+            let number = number.as_f64()?;
+            let millis = if number < SECONDS_BELOW {
+                number * 1e3
+            } else {
+                number
+            };
+            Some(millis.round() as i64)
+        }
+        _ => None,
+    }
+}
+
+/// N of `mqtt:N`, from 1.
+fn level(device: &str) -> Option<usize> {
+    let number: usize = device.strip_prefix("mqtt:")?.parse().ok()?;
+    (number > 0).then_some(number)
+}
+
+/// Whether it is a topic filter of MQTT (5.0, 4.7.1), or empty.
+fn is_filter(filter: &str) -> bool {
+    let last = filter.split('/').count() - 1;
+    let mut levels = filter.split('/').enumerate();
+    !filter.contains('\0')
+        && levels.all(|(at, level)| match level {
+            "+" => true,
+            "#" => at == last,
+            _ => !level.contains(['+', '#']),
+        })
+}
+
+/// Whether an MQTT topic matches a filter (MQTT 5.0, 4.7).
+fn matches(filter: &str, topic: &str) -> bool {
+    // A leading $ is matched by no wildcard (4.7.2).
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (filter.next(), topic.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use super::config::{ReadingConfig, Ready};
+use super::*;
+
+const RECORDED: i64 = 1_767_225_600_000;
+
+fn mapped(config: &MappingsConfig, mqtt: &str, payload: &str) -> Option<Mapped> {
+    let around = Around {
+        topic: "acme.plant",
+        mqtt: Some(mqtt),
+        recorded: Some(RECORDED),
+    };
+    let mappings = Mappings::new(config);
+    let message = mappings.find(&around)?.message(payload.as_bytes(), &around);
+    Some(message.map_err(|error| error.reason()).map(|message| {
+        let readings = message.readings.into_iter().map(|reading| {
+            let unit = reading.unit.map(Cow::into_owned);
+            (reading.sensor.into_owned(), reading.value, unit)
+        });
+        let device = message.device_id.into_owned();
+        (device, message.timestamp, readings.collect())
+    }))
+}
+
+type Readings = Vec<(String, f64, Option<String>)>;
+type Mapped = Result<(String, i64, Readings), &'static str>;
+
+fn ready(ready: Ready) -> MappingsConfig {
+    MappingsConfig {
+        ready: vec![ready],
+        own: Vec::new(),
+    }
+}
+
+fn reading(sensor: &str, value: f64, unit: Option<&str>) -> (String, f64, Option<String>) {
+    (sensor.to_owned(), value, unit.map(str::to_owned))
+}
+
+/// From Zigbee2MQTT's documentation of the device WSDCGQ11LM, with its state.
+#[test]
+fn zigbee2mqtt_is_understood() {
+    let config = ready(Ready::Zigbee2mqtt);
+    let payload = r#"{"battery":100,"humidity":54.22,"linkquality":115,"pressure":998.7,
+        "temperature":21.45,"voltage":3015,"state":"ON","last_seen":"2026-01-01T00:00:05.250Z",
+        "update":{"state":"idle"}}"#;
+    let (device, time, readings) = mapped(&config, "zigbee2mqtt/kitchen", payload)
+        .unwrap()
+        .unwrap();
+    assert_eq!((device.as_str(), time), ("kitchen", RECORDED + 5_250));
+    let expected = [
+        reading("battery", 100.0, None),
+        reading("humidity", 54.22, Some("percent")),
+        reading("linkquality", 115.0, None),
+        reading("pressure", 998.7, Some("hectopascal")),
+        reading("switch", 1.0, Some("state")),
+        reading("temperature", 21.45, Some("celsius")),
+        reading("voltage", 3015.0, None),
+    ];
+    assert_eq!(readings, expected);
+    assert!(mapped(&config, "zigbee2mqtt/bridge/state", payload).is_none());
+    let no_time = r#"{"temperature":1}"#;
+    let (_, time, _) = mapped(&config, "zigbee2mqtt/x", no_time).unwrap().unwrap();
+    assert_eq!(time, RECORDED);
+}
+
+/// From ChirpStack's documentation of the event `up`, shortened.
+#[test]
+fn chirpstack_is_understood() {
+    let payload = r#"{"deduplicationId":"3ac7e3c4","time":"2026-01-01T01:00:00.775+01:00",
+        "deviceInfo":{"tenantName":"ChirpStack","devEui":"0101010101010101"},"fPort":1,
+        "object":{"temperature":22.5,"door":true,"name":"x"}}"#;
+    let topic = "application/1/device/0101010101010101/event/up";
+    let (device, time, readings) = mapped(&ready(Ready::Chirpstack), topic, payload)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (device.as_str(), time),
+        ("0101010101010101", RECORDED + 775)
+    );
+    let expected = [
+        reading("door", 1.0, None),
+        reading("temperature", 22.5, None),
+    ];
+    assert_eq!(readings, expected);
+    let status = "application/1/device/0101010101010101/event/status";
+    assert!(mapped(&ready(Ready::Chirpstack), status, payload).is_none());
+}
+
+/// From Tasmota's documentation of `SENSOR`.
+#[test]
+fn tasmota_is_understood() {
+    let payload = r#"{"Time":"2026-01-01T12:00:00","AM2301":{"Temperature":68.5,"Humidity":35.2},
+        "DS18B20":{"Id":"01131B123456","Temperature":70.1},
+        "ENERGY":{"TotalStartTime":"2025-01-01T00:00:00","Power":12,"Current":0.055},
+        "TempUnit":"F"}"#;
+    let (device, time, readings) = mapped(&ready(Ready::Tasmota), "tele/plug-3/SENSOR", payload)
+        .unwrap()
+        .unwrap();
+    assert_eq!((device.as_str(), time), ("plug-3", RECORDED));
+    let expected = [
+        reading("current", 0.055, Some("ampere")),
+        reading("ds18b20-temperature", 70.1, Some("F")),
+        reading("humidity", 35.2, Some("percent")),
+        reading("power", 12.0, None),
+        reading("temperature", 68.5, Some("F")),
+    ];
+    assert_eq!(readings, expected);
+}
+
+#[test]
+fn own_mappings_come_first_and_say_what_is_missing() {
+    let own = MappingConfig {
+        mqtt: "plc/#".into(),
+        device: "/unit".into(),
+        time: "/t".into(),
+        readings: vec![ReadingConfig {
+            sensor: "temperature".into(),
+            value: "/values/0".into(),
+            unit: Some("kelvin".into()),
+        }],
+        ..MappingConfig::default()
+    };
+    let config = MappingsConfig {
+        ready: vec![Ready::Tasmota],
+        own: vec![own],
+    };
+    let read = |payload| mapped(&config, "plc/hall/2", payload).unwrap();
+    let expected = vec![reading("temperature", 300.5, Some("kelvin"))];
+    let good = r#"{"unit":7,"t":1767225600.5,"values":[300.5]}"#;
+    assert_eq!(read(good), Ok(("7".into(), RECORDED + 500, expected)));
+    assert_eq!(read(r#"{"t":1,"values":[1]}"#), Err("missing_device_id"));
+    assert_eq!(read(r#"{"unit":"a","values":["x"]}"#), Err("no_readings"));
+    assert_eq!(read("ouch"), Err("not_json"));
+}
+
+#[test]
+fn filters_match_as_mqtt_has_it() {
+    for (filter, topic, expected) in [
+        ("a/+/c", "a/b/c", true),
+        ("a/+/c", "a/b/d", false),
+        ("a/#", "a", true),
+        ("a/#", "a/b/c", true),
+        ("+", "a/b", false),
+        ("#", "$SYS/x", false),
+        ("a/b", "a/b", true),
+        ("a/b", "a", false),
+    ] {
+        assert_eq!(matches(filter, topic), expected, "{filter} {topic}");
+    }
+    assert!(is_filter("a/+/#") && !is_filter("a/#/b") && !is_filter("a+"));
+}
