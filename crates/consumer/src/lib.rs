@@ -18,6 +18,7 @@ mod parse;
 mod pipeline;
 mod record;
 mod refusal;
+mod replay;
 mod store;
 mod transform;
 mod validate;
@@ -43,6 +44,7 @@ use hub::Hub;
 use kafka::group::{self, Member};
 use metrics::Metrics;
 use owner::Shared;
+pub use replay::{ReplayArgs, replay};
 use store::Keeper;
 pub use store::{Missing, StoreConfig, StoreUrl};
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use iot_consumer::ConsumerConfig;
+use iot_consumer::{ConsumerConfig, ReplayArgs};
 use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 /// Reads devices' messages from Kafka, keeps their state, and streams it to browsers
@@ -20,6 +20,8 @@ struct Args {
 enum Command {
     /// Run the service (the default)
     Run,
+    /// Read a part of the log again, to look at it or into another topic
+    Replay(ReplayArgs),
     #[command(flatten)]
     Config(ConfigCommand),
 }
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let sources = args.config.sources(Vec::new());
     match args.command {
         None | Some(Command::Run) => cli::run::<ConsumerConfig, _, _>(sources, iot_consumer::run),
+        Some(Command::Replay(args)) => iot_consumer::replay(&args, &sources),
         Some(Command::Config(command)) => command.execute::<ConsumerConfig>(&sources),
     }
 }

@@ -99,6 +99,8 @@ impl ClientContext for Quiet {
     }
 }
 
+impl ConsumerContext for Quiet {}
+
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         Quiet.log(level, facility, message);

@@ -10,5 +10,6 @@ mod process;
 mod push;
 mod real;
 mod redis_server;
+mod replay;
 mod service;
 mod store;

@@ -1,0 +1,168 @@
+//! Where replayed records go.
+
+use std::io::{BufWriter, Stdout, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use iot_core::route::is_reserved;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use serde_json::{Map, Value, json};
+
+use super::merge::Taken;
+use crate::config::KafkaConfig;
+use crate::kafka;
+
+/// How long Kafka may take to confirm the last records.
+const FLUSH: Duration = Duration::from_secs(60);
+/// Where a record was first: topic, partition and offset.
+const REPLAY_OF: &str = "replay-of";
+
+/// Standard output, or a topic.
+pub(super) enum Sink {
+    Lines(BufWriter<Stdout>),
+    Topic {
+        name: String,
+        producer: Box<BaseProducer<Failures>>,
+    },
+}
+
+/// Counts records that were not written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Failures(Arc<AtomicU64>);
+
+impl ClientContext for Failures {}
+
+impl ProducerContext for Failures {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if result.is_err() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Sink {
+    pub(super) fn open(name: &str, kafka: &KafkaConfig) -> anyhow::Result<Self> {
+        if name == "stdout" {
+            return Ok(Self::Lines(BufWriter::new(std::io::stdout())));
+        }
+        if is_reserved(name) {
+            bail!("{name} is reserved: nothing is replayed into it");
+        }
+        let mut client = kafka::producer_config(kafka)?;
+        client.set("enable.idempotence", "true");
+        let producer = client
+            .create_with_context(Failures::default())
+            .context("creating the producer")?;
+        Ok(Self::Topic {
+            name: name.to_owned(),
+            producer: Box::new(producer),
+        })
+    }
+
+    pub(super) fn write(&mut self, topic: &str, record: &Taken) -> anyhow::Result<()> {
+        match self {
+            Self::Lines(out) => {
+                serde_json::to_writer(&mut *out, &line(topic, record))?;
+                out.write_all(b"\n")?;
+                // Whoever watches sees it at once; the rest is the kernel's.
+                Ok(out.flush()?)
+            }
+            Self::Topic { name, producer } => send(producer, name, topic, record),
+        }
+    }
+
+    /// Waits until all are written.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        let Self::Topic { name, producer } = self else {
+            return Ok(());
+        };
+        producer
+            .flush(FLUSH)
+            .with_context(|| format!("writing to topic {name}"))?;
+        match producer.context().0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            failed => bail!("{failed} records could not be written to topic {name}"),
+        }
+    }
+}
+
+fn send(
+    producer: &BaseProducer<Failures>,
+    name: &str,
+    topic: &str,
+    record: &Taken,
+) -> anyhow::Result<()> {
+    let message = &record.message;
+    let origin = format!("{topic}/{}/{}", message.partition(), message.offset());
+    let mut headers = OwnedHeaders::new().insert(Header {
+        key: REPLAY_OF,
+        value: Some(&origin),
+    });
+    for header in message.headers().into_iter().flat_map(|all| all.iter()) {
+        headers = headers.insert(Header {
+            key: header.key,
+            value: header.value,
+        });
+    }
+    let mut next = BaseRecord::<[u8], [u8]>::to(name)
+        .timestamp(record.time)
+        .headers(headers);
+    if let Some(key) = message.key() {
+        next = next.key(key);
+    }
+    if let Some(payload) = message.payload() {
+        next = next.payload(payload);
+    }
+    loop {
+        match producer.send(next) {
+            Ok(()) => break,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                next = back;
+                producer.poll(Duration::from_millis(10));
+            }
+            Err((error, _)) => {
+                return Err(error).with_context(|| format!("writing to topic {name}"));
+            }
+        }
+    }
+    producer.poll(Duration::ZERO);
+    Ok(())
+}
+
+fn line(topic: &str, record: &Taken) -> Value {
+    let message = &record.message;
+    let headers = message.headers().into_iter().flat_map(|all| all.iter());
+    let headers = headers.map(|header| (header.key.to_owned(), bytes(header.value)));
+    let payload = message.payload();
+    let json = payload.and_then(|payload| serde_json::from_slice(payload).ok());
+    json!({
+        "topic": topic,
+        "partition": message.partition(),
+        "offset": message.offset(),
+        "timestamp": record.time,
+        "key": bytes(message.key()),
+        "headers": headers.collect::<Map<_, _>>(),
+        "payload": json.unwrap_or_else(|| bytes(payload)),
+    })
+}
+
+/// Text as it is; other bytes as an object with their digits.
+fn bytes(bytes: Option<&[u8]>) -> Value {
+    let Some(bytes) = bytes else {
+        return Value::Null;
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => {
+            let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+            json!({"hex": digits.collect::<String>()})
+        }
+    }
+}
