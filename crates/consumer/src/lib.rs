@@ -19,6 +19,7 @@ mod pipeline;
 mod record;
 mod refusal;
 mod replay;
+mod state;
 mod store;
 mod transform;
 mod validate;
@@ -45,6 +46,7 @@ use kafka::group::{self, Member};
 use metrics::Metrics;
 use owner::Shared;
 pub use replay::{ReplayArgs, replay};
+pub use state::StateCommand;
 use store::Keeper;
 pub use store::{Missing, StoreConfig, StoreUrl};
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use iot_consumer::{ConsumerConfig, ReplayArgs};
+use iot_consumer::{ConsumerConfig, ReplayArgs, StateCommand};
 use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 /// Reads devices' messages from Kafka, keeps their state, and streams it to browsers
@@ -22,6 +22,9 @@ enum Command {
     Run,
     /// Read a part of the log again, to look at it or into another topic
     Replay(ReplayArgs),
+    /// Look at what the store holds, or begin anew
+    #[command(subcommand)]
+    State(StateCommand),
     #[command(flatten)]
     Config(ConfigCommand),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     match args.command {
         None | Some(Command::Run) => cli::run::<ConsumerConfig, _, _>(sources, iot_consumer::run),
         Some(Command::Replay(args)) => iot_consumer::replay(&args, &sources),
+        Some(Command::State(command)) => command.execute(&sources),
         Some(Command::Config(command)) => command.execute::<ConsumerConfig>(&sources),
     }
 }

@@ -9,7 +9,7 @@ pub(crate) mod statistics;
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
@@ -127,6 +127,69 @@ pub(crate) fn producer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     }
     config.set("bootstrap.servers", kafka.brokers.join(","));
     secure(config, kafka)
+}
+
+/// How long Kafka may take to answer a question of a tool.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The topic that a tool is for: the one given, else the first of the settings that is
+/// no pattern.
+///
+/// # Errors
+/// There are patterns only.
+pub(crate) fn plain_topic(given: Option<&str>, kafka: &KafkaConfig) -> anyhow::Result<String> {
+    let mut plain = kafka.topics.iter().filter(|topic| !topic.starts_with('^'));
+    let topic = given.or_else(|| plain.next().map(String::as_str));
+    let topic = topic.context("--topic is needed: kafka.topics has patterns only")?;
+    Ok(topic.to_owned())
+}
+
+/// The partitions of a topic, in order.
+///
+/// # Errors
+/// There is no such topic, or Kafka doesn't answer.
+pub(crate) fn partitions<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> anyhow::Result<Vec<i32>> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), ANSWER)
+        .with_context(|| format!("asking Kafka for topic {topic}"))?;
+    let partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions());
+    let mut partitions: Vec<i32> = partitions.map(|partition| partition.id()).collect();
+    partitions.sort_unstable();
+    anyhow::ensure!(!partitions.is_empty(), "there is no topic {topic}");
+    Ok(partitions)
+}
+
+/// The first offset of a partition at that time of Kafka or later; none if there is
+/// no record.
+///
+/// # Errors
+/// Kafka doesn't say.
+pub(crate) fn offset_at<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    time: jiff::Timestamp,
+) -> anyhow::Result<Option<i64>> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition_offset(topic, partition, Offset::Offset(time.as_millisecond()))?;
+    let context = || format!("looking for {time} in topic {topic}");
+    let found = consumer
+        .offsets_for_times(wanted, ANSWER)
+        .with_context(context)?;
+    let found = found
+        .find_partition(topic, partition)
+        .with_context(context)?;
+    found.error().with_context(context)?;
+    Ok(match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
 }
 
 /// The offset that the group has committed for a partition, if it has; blocks for

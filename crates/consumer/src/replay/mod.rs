@@ -56,7 +56,8 @@ pub struct ReplayArgs {
     sink: String,
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
+/// A moment, or how long ago.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
@@ -96,10 +97,7 @@ pub fn replay(args: &ReplayArgs, sources: &Sources) -> ExitCode {
 }
 
 fn run(args: &ReplayArgs, config: &ConsumerConfig) -> anyhow::Result<u64> {
-    let topics = config.kafka.topics.iter();
-    let plain = topics.filter(|topic| !topic.starts_with('^')).cloned();
-    let topic = args.topic.clone().or_else(|| plain.into_iter().next());
-    let topic = topic.context("--topic is needed: kafka.topics has patterns only")?;
+    let topic = kafka::plain_topic(args.topic.as_deref(), &config.kafka)?;
     if topic == args.sink {
         bail!("{topic} can't be replayed into itself: that would never end");
     }
@@ -206,36 +204,12 @@ impl Log {
         let consumer: BaseConsumer<Quiet> = client
             .create_with_context(Quiet)
             .context("creating the consumer")?;
-        let metadata = consumer
-            .fetch_metadata(Some(topic), DEADLINE)
-            .with_context(|| format!("asking Kafka for topic {topic}"))?;
-        let partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions());
-        let mut wanted = TopicPartitionList::new();
-        for partition in partitions {
-            let begin = Offset::Offset(from.as_millisecond());
-            wanted.add_partition_offset(topic, partition.id(), begin)?;
-        }
-        if wanted.count() == 0 {
-            bail!("there is no topic {topic}");
-        }
-        let begins = consumer
-            .offsets_for_times(wanted, DEADLINE)
-            .with_context(|| format!("looking for {from} in topic {topic}"))?;
         let (mut assigned, mut merge) = (TopicPartitionList::new(), Merge::default());
-        for begin in begins.elements() {
-            begin
-                .error()
-                .with_context(|| format!("looking for {from}"))?;
-            let partition = begin.partition();
+        for partition in kafka::partitions(&consumer, topic)? {
             let (_, end) = consumer.fetch_watermarks(topic, partition, DEADLINE)?;
-            // Else there is nothing after that time.
-            if let Offset::Offset(offset) = begin.offset()
-                && offset < end
-            {
-                assigned.add_partition_offset(topic, partition, begin.offset())?;
+            let begin = kafka::offset_at(&consumer, topic, partition, from)?;
+            if let Some(begin) = begin.filter(|begin| *begin < end) {
+                assigned.add_partition_offset(topic, partition, Offset::Offset(begin))?;
                 merge.add(partition, end);
             }
         }

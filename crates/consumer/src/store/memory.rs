@@ -85,6 +85,13 @@ impl Memory {
         Ok(())
     }
 
+    pub(super) fn reset(&self, (topic, partition): Partition<'_>, offset: i64) {
+        let mut partitions = self.lock();
+        let kept = partitions.entry((topic.to_owned(), partition)).or_default();
+        kept.live.clear();
+        kept.offset = Some(offset);
+    }
+
     pub(super) fn windows(
         &self,
         (topic, partition): Partition<'_>,

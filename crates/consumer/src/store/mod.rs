@@ -200,6 +200,25 @@ impl Store {
         }
     }
 
+    /// Forgets the live state of a partition and begins at `offset`, whatever is
+    /// stored. Sealed windows stay until they expire.
+    ///
+    /// # Errors
+    /// The store can't be used now.
+    pub(crate) async fn reset(
+        &self,
+        partition: Partition<'_>,
+        offset: i64,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Self::Memory(memory) => {
+                memory.reset(partition, offset);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.reset(partition, offset).await,
+        }
+    }
+
     /// Those of the sealed windows with these keys that are still kept.
     ///
     /// # Errors

@@ -12,4 +12,5 @@ mod real;
 mod redis_server;
 mod replay;
 mod service;
+mod state;
 mod store;

@@ -198,6 +198,22 @@ impl Redis {
         call
     }
 
+    pub(super) async fn reset(
+        &self,
+        partition: Partition<'_>,
+        offset: i64,
+    ) -> Result<(), Unavailable> {
+        // Both or none: Redis does nothing else in between, and neither can fail once
+        // the other has been done.
+        let script = "redis.call('DEL', KEYS[1]) \
+                      return redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'offset', ARGV[2])";
+        let mut reset = cmd("EVAL");
+        reset.arg(script).arg(1).arg(self.state_key(partition));
+        reset.arg(SCHEMA).arg(offset);
+        self.ask::<Value>(partition, &reset).await?;
+        Ok(())
+    }
+
     pub(super) async fn windows(
         &self,
         partition: Partition<'_>,
