@@ -48,10 +48,11 @@ fn named(content_type: &[u8]) -> Option<Format> {
 fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     // The byte is whitespace in JSON, but then a brace follows.
     let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
-    if payload.first() == Some(&PROTOBUF_BEGIN) && first != Some(&b'{') {
-        if let Ok(message) = parse_protobuf(payload) {
-            return Ok(message);
-        }
+    if payload.first() == Some(&PROTOBUF_BEGIN)
+        && first != Some(&b'{')
+        && let Ok(message) = parse_protobuf(payload)
+    {
+        return Ok(message);
     }
     parse(payload)
 }
