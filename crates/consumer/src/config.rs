@@ -1,5 +1,7 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
+mod windows;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
+pub use windows::WindowsConfig;
+pub(crate) use windows::{MOST_SIZES, millis};
 
 /// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
 /// busy (`max.poll.interval.ms`).
@@ -22,9 +26,6 @@ const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Durat
 /// Sensors of a device: what a message changes is stored in one step, and a step
 /// has an end.
 const MOST_SENSORS: usize = 1_000;
-
-/// Windows of more than a year are for something else than a store of live state.
-const LONGEST_RETENTION: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,28 +145,6 @@ impl Default for ValidateConfig {
     }
 }
 
-/// Section `windows`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WindowsConfig {
-    /// Length of a tumbling window.
-    pub size: HumanDuration,
-    /// How long after its end a window still takes late values, in event time.
-    pub allowed_lateness: HumanDuration,
-    /// How long a sealed window is kept.
-    pub retention: HumanDuration,
-}
-
-impl Default for WindowsConfig {
-    fn default() -> Self {
-        Self {
-            size: HumanDuration::from_secs(60),
-            allowed_lateness: HumanDuration::from_secs(30),
-            retention: HumanDuration::from_secs(15 * 60),
-        }
-    }
-}
-
 /// Section `limits`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -247,21 +226,7 @@ impl Settings for ConsumerConfig {
     fn validate(&self, problems: &mut Problems) {
         self.kafka.validate(problems);
         self.store.validate(problems);
-        if self.windows.size.as_millis() == 0 {
-            problems.add("windows.size", "must be longer than 0");
-        }
-        if self.windows.allowed_lateness.as_millis() > 100 * self.windows.size.as_millis() {
-            problems.add(
-                "windows.allowed_lateness",
-                "must be at most 100 times windows.size: so many windows stay open",
-            );
-        }
-        if self.windows.retention.is_zero() || *self.windows.retention > LONGEST_RETENTION {
-            problems.add(
-                "windows.retention",
-                "must be longer than 0 and at most 366 days",
-            );
-        }
+        self.windows.validate(problems);
         if self.limits.sensors > MOST_SENSORS {
             problems.add(
                 "limits.sensors",
@@ -432,8 +397,8 @@ mod tests {
     fn every_problem_is_reported_at_once() {
         let found = problems(&[
             ("store.url", "http://localhost"),
-            ("windows.size", "0s"),
-            ("windows.retention", "0s"),
+            ("windows.sizes", "0s,1m,60s"),
+            ("windows.keep", "0"),
             ("limits.sensors", "1001"),
             ("dead_letter.topic", "letters"),
             ("limits.devices", "0"),
@@ -442,9 +407,10 @@ mod tests {
         ]);
         for expected in [
             "http:// is not a store",
-            "windows.retention",
+            "windows.keep",
             "at most 1000",
-            "windows.size",
+            "between 1s and 7 days",
+            "1m is there twice",
             "dead_letter.topic",
             "limits.devices",
             "is reserved",

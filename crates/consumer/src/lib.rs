@@ -86,6 +86,7 @@ pub async fn run(
         hub.clone(),
         store.clone(),
         metrics.clone(),
+        Arc::new(config.windows.clone()),
         stop_http.clone(),
     );
     let dead_letters = DeadLetters::new(

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use iot_core::message::ParseError;
+use iot_service::config::HumanDuration;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::config::WindowsConfig;
 use crate::kafka::progress::Lag;
 use crate::refusal::Refusal;
 use crate::store::Trouble;
@@ -113,7 +115,6 @@ pub(crate) struct Metrics {
     pub(crate) commit_errors: IntCounter,
     pub(crate) readings: IntCounter,
     pub(crate) stale: IntCounter,
-    pub(crate) late: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) alerts_raised: IntCounter,
     pub(crate) alerts_cleared: IntCounter,
@@ -133,6 +134,7 @@ pub(crate) struct Metrics {
     lag_seconds: GaugeVec,
     rebalance_seconds: HistogramVec,
     store_errors: IntCounterVec,
+    late: IntCounterVec,
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
     frames: IntCounterVec,
@@ -178,9 +180,10 @@ impl Metrics {
                 "iot_readings_stale_total",
                 "Readings older than the newest known, counted into windows only",
             )?,
-            late: make.counter(
+            late: make.counters(
                 "iot_readings_late_total",
-                "Readings too late for their window",
+                "Readings too late for their window, by its length",
+                "window",
             )?,
             duplicates: make.counter(
                 "iot_messages_duplicate_total",
@@ -298,6 +301,14 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    /// Counters of late readings by length of window, shortest first, at zero.
+    pub(crate) fn late(&self, windows: &WindowsConfig) -> Vec<IntCounter> {
+        let mut sizes = windows.sizes.clone();
+        sizes.sort_unstable();
+        let counter = |size: HumanDuration| self.late.with_label_values(&[&*size.to_string()]);
+        sizes.into_iter().map(counter).collect()
     }
 
     pub(crate) fn store_failed(&self, trouble: Trouble) {

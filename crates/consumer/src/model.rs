@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iot_core::message::Quality;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Who a device is: the same device id under another tenant is another device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -111,6 +111,9 @@ pub(crate) struct WindowSummary {
     pub(crate) deviation: f64,
     pub(crate) first: f64,
     pub(crate) last: f64,
+    /// Slope of the line of least squares over event time, in units per hour;
+    /// `None` if all values have the same time.
+    pub(crate) slope: Option<f64>,
     /// Whether the window can't change any more.
     pub(crate) sealed: bool,
 }
@@ -135,10 +138,42 @@ pub(crate) enum AlertStatus {
 }
 
 /// What kind of detector raised an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[repr(u8)]
 pub(crate) enum AlertKind {
+    /// Beyond the limit of its sensor.
     Threshold,
+    /// Far from what the readings before let expect.
+    Spike,
+    /// The same value again and again.
+    Stuck,
+    /// Away from its usual level, little by little.
+    Drift,
+    /// A switch that changes too often.
+    Toggling,
+}
+
+impl AlertKind {
+    /// By number.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Threshold,
+        Self::Spike,
+        Self::Stuck,
+        Self::Drift,
+        Self::Toggling,
+    ];
+
+    /// Its name in ids and labels.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Threshold => "threshold",
+            Self::Spike => "spike",
+            Self::Stuck => "stuck",
+            Self::Drift => "drift",
+            Self::Toggling => "toggling",
+        }
+    }
 }
 
 /// An alert with everything a client needs to show it.
@@ -153,6 +188,8 @@ pub(crate) struct Alert {
     pub(crate) level: Level,
     pub(crate) state: AlertStatus,
     pub(crate) value: f64,
+    /// Threshold: the limit. Spike: the most (or least) that was expected. Drift:
+    /// the usual level. Stuck, toggling: how many equal readings or changes it takes.
     pub(crate) limit: f64,
     pub(crate) message: String,
     /// Time of the last change.

@@ -43,6 +43,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) key: DeviceKey,
+    /// Length of the windows, in milliseconds.
+    pub(crate) size: i64,
     pub(crate) answer: oneshot::Sender<Option<OwnedWindows>>,
 }
 
@@ -352,7 +354,7 @@ impl Owner {
                 () = self.inbox.reload.notified() => return End::Reload,
                 Some(question) = asked.recv() => {
                     // The one who asked may be gone.
-                    let windows = pipeline.fold().windows(&question.key);
+                    let windows = pipeline.fold().windows(&question.key, question.size);
                     let partition = self.inbox.partition.clone();
                     let _ = question.answer.send(
                         windows.map(|windows| OwnedWindows { partition, windows }),

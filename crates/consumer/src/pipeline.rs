@@ -7,12 +7,13 @@
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
 //! 6. push at once what changed to WebSocket clients
-//! 7. store the changes and the offset in one step: at 1,000 values or once a
+//! 7. store the changes and the offset in one step: at 1,000 values, 2 MiB or once a
 //!    second, and only after Kafka has confirmed the dead letters among them
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,9 @@ use crate::validate::Validator;
 /// A step of the store ends when it has so many values, and after each message: at
 /// most one message's are above it.
 const APPLY_VALUES: usize = 1_000;
+/// It ends with about so many bytes too, however large the values are: a step
+/// keeps Redis' one thread busy.
+const APPLY_BYTES: usize = 2 << 20;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
 /// Dead letters on their way at the same time, and their bytes.
@@ -78,6 +82,8 @@ pub(crate) struct Pipeline {
     ahead: bool,
     letters: JoinSet<()>,
     letter_bytes: usize,
+    /// Counts late readings by length of window, shortest first.
+    late: Vec<IntCounter>,
     /// The partition has to go.
     stop: CancellationToken,
     pub(crate) apply_at: Instant,
@@ -97,6 +103,7 @@ impl Pipeline {
         Self {
             mappings: Mappings::new(&shared.config.mappings),
             validator: Validator::new(&shared.config.validate),
+            late: shared.metrics.late(&shared.config.windows),
             shared,
             partition,
             fold,
@@ -144,7 +151,9 @@ impl Pipeline {
             self.ahead = true;
             self.shared.metrics.consumed.inc();
             let letters_full = self.letters.len() >= LETTERS || self.letter_bytes >= LETTER_BYTES;
-            if letters_full || self.fold.changed() >= APPLY_VALUES {
+            let step_full =
+                self.fold.changed() >= APPLY_VALUES || self.fold.changed_bytes() >= APPLY_BYTES;
+            if letters_full || step_full {
                 spent += begun.elapsed();
                 self.push().await;
                 self.apply().await?;
@@ -183,7 +192,9 @@ impl Pipeline {
         let metrics = &self.shared.metrics;
         metrics.readings.inc_by(folded.readings);
         metrics.stale.inc_by(folded.stale);
-        metrics.late.inc_by(folded.late);
+        for (late, count) in self.late.iter().zip(folded.late) {
+            late.inc_by(count);
+        }
         metrics.duplicates.inc_by(u64::from(folded.duplicate));
         metrics.alerts_raised.inc_by(folded.raised);
         metrics.alerts_cleared.inc_by(folded.cleared);

@@ -130,7 +130,7 @@ struct Tool<'c> {
 impl<'c> Tool<'c> {
     fn new(config: &'c ConsumerConfig, topic: Option<&str>) -> anyhow::Result<Self> {
         let topic = kafka::plain_topic(topic, &config.kafka)?;
-        let store = Store::open(&config.store, *config.windows.retention)?;
+        let store = Store::open(&config.store, config.windows.longest_retention())?;
         if !store.is_durable() {
             bail!("store.url is memory://: there is nothing outside of the consumer");
         }

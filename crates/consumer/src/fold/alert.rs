@@ -1,24 +1,23 @@
-//! Threshold alerts: raised when a value crosses the limit of its sensor,
-//! repeats folded in, cleared when a newer value is within the limit again.
+//! Alerts: raised when a detector finds something, repeats folded in, cleared when
+//! it finds the next reading as it should be.
 
 use std::sync::Arc;
 
-use iot_core::sensor::Threshold;
-
+use super::detect::{Finding, Verdict};
 use crate::model::{Alert, AlertKind, AlertStatus, DeviceKey, Level, Place};
 
 /// Repeats are told at most once in this many milliseconds of event time.
 const REPEAT: i64 = 1_000;
-/// Beyond the limit by more than this share of it, an alert is critical.
-const CRITICAL: f64 = 0.2;
 
-/// The last alert of a sensor.
-#[derive(Debug, Clone, PartialEq)]
+/// The last alert of one kind of a sensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AlertState {
-    pub(crate) id: Arc<str>,
+    pub(crate) kind: AlertKind,
     pub(crate) status: AlertStatus,
     /// The worst since it was raised.
     pub(crate) level: Level,
+    /// Offset of the record that raised it: with the kind it makes the id.
+    pub(crate) offset: i64,
     pub(crate) value: f64,
     pub(crate) above: bool,
     pub(crate) limit: f64,
@@ -29,10 +28,18 @@ pub(crate) struct AlertState {
     pub(crate) told_at: i64,
 }
 
-/// What a value does to the alert of its sensor.
+/// A reading, and where it is in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) value: f64,
+}
+
+/// What a reading does to an alert of its sensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// Nothing, and there is none.
+    /// Nothing.
     None,
     /// A new alert.
     Raised,
@@ -44,139 +51,177 @@ pub(crate) enum Transition {
     Cleared,
 }
 
-/// Takes the newest value of a sensor into its alert. `id` names a new alert.
+/// Takes what a detector says of a sensor's newest reading into its alert.
 pub(crate) fn observe(
-    alert: &mut Option<AlertState>,
-    threshold: Threshold,
-    timestamp: i64,
-    value: f64,
-    id: impl FnOnce() -> Arc<str>,
+    alerts: &mut Vec<AlertState>,
+    kind: AlertKind,
+    verdict: Verdict,
+    moment: Moment,
 ) -> Transition {
-    let active = alert
-        .as_mut()
-        .filter(|alert| alert.status == AlertStatus::Raised);
-    match (active, threshold.is_crossed_by(value)) {
-        (None, false) => Transition::None,
-        (Some(active), true) => active.repeat(level(threshold, value), timestamp, value),
-        (Some(active), false) => {
-            active.status = AlertStatus::Cleared;
-            active.value = value;
-            active.timestamp = timestamp;
-            active.told_at = timestamp;
+    let known = alerts.iter_mut().find(|alert| alert.kind == kind);
+    match (known, verdict) {
+        (_, Verdict::Near) | (None, Verdict::Normal) => Transition::None,
+        (Some(alert), Verdict::Normal) if alert.is_active() => {
+            alert.clear(moment);
             Transition::Cleared
         }
-        (None, true) => {
-            *alert = Some(AlertState {
-                id: id(),
-                status: AlertStatus::Raised,
-                level: level(threshold, value),
-                value,
-                above: matches!(threshold, Threshold::Above(_)),
-                limit: threshold.limit(),
-                timestamp,
-                raised_at: timestamp,
-                count: 1,
-                told_at: timestamp,
-            });
+        (Some(_), Verdict::Normal) => Transition::None,
+        (Some(alert), Verdict::Beyond(finding)) if alert.is_active() => {
+            alert.repeat(finding.level, moment)
+        }
+        (Some(alert), Verdict::Beyond(finding)) => {
+            *alert = AlertState::new(kind, finding, moment);
+            Transition::Raised
+        }
+        (None, Verdict::Beyond(finding)) => {
+            alerts.push(AlertState::new(kind, finding, moment));
             Transition::Raised
         }
     }
 }
 
-fn level(threshold: Threshold, value: f64) -> Level {
-    let beyond = (value - threshold.limit()).abs();
-    if beyond > CRITICAL * threshold.limit().abs() {
-        Level::Critical
-    } else {
-        Level::Warning
-    }
-}
-
 impl AlertState {
-    fn repeat(&mut self, level: Level, timestamp: i64, value: f64) -> Transition {
+    fn new(kind: AlertKind, finding: Finding, moment: Moment) -> Self {
+        Self {
+            kind,
+            status: AlertStatus::Raised,
+            level: finding.level,
+            offset: moment.offset,
+            value: moment.value,
+            above: finding.above,
+            limit: finding.limit,
+            timestamp: moment.timestamp,
+            raised_at: moment.timestamp,
+            count: 1,
+            told_at: moment.timestamp,
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.status == AlertStatus::Raised
+    }
+
+    fn clear(&mut self, moment: Moment) {
+        self.status = AlertStatus::Cleared;
+        self.value = moment.value;
+        self.timestamp = moment.timestamp;
+        self.told_at = moment.timestamp;
+    }
+
+    fn repeat(&mut self, level: Level, moment: Moment) -> Transition {
         let worse = level > self.level;
         self.level = self.level.max(level);
-        self.value = value;
-        self.timestamp = timestamp;
+        self.value = moment.value;
+        self.timestamp = moment.timestamp;
         self.count += 1;
-        if worse || timestamp.saturating_sub(self.told_at) >= REPEAT {
-            self.told_at = timestamp;
+        if worse || moment.timestamp.saturating_sub(self.told_at) >= REPEAT {
+            self.told_at = moment.timestamp;
             Transition::Repeated
         } else {
             Transition::Folded
         }
     }
 
-    /// The alert as clients see it.
+    /// The alert as clients see it; `origin` is `<topic>:<partition>`.
     pub(crate) fn describe(
         &self,
+        origin: &str,
         key: &DeviceKey,
         location: Option<&Arc<Place>>,
         sensor: &Arc<str>,
         unit: Option<&str>,
     ) -> Alert {
-        let side = if self.above { "above" } else { "below" };
-        let value = (self.value * 100.0).round() / 100.0;
-        let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
-        let message = match self.status {
-            AlertStatus::Raised => format!("{sensor} {value}{unit} is {side} {}", self.limit),
-            AlertStatus::Cleared => {
-                format!("{sensor} {value}{unit} is no longer {side} {}", self.limit)
-            }
-        };
         Alert {
-            id: self.id.clone(),
+            id: format!("{origin}:{}:{sensor}:{}", self.offset, self.kind.label()).into(),
             key: key.clone(),
             location: location.cloned(),
             sensor: sensor.clone(),
-            kind: AlertKind::Threshold,
+            kind: self.kind,
             level: self.level,
             state: self.status,
             value: self.value,
             limit: self.limit,
-            message,
+            message: self.message(sensor, unit),
             timestamp: self.timestamp,
             raised_at: self.raised_at,
             count: self.count,
+        }
+    }
+
+    fn message(&self, sensor: &str, unit: Option<&str>) -> String {
+        let side = if self.above { "above" } else { "below" };
+        let rounded = |value: f64| (value * 100.0).round() / 100.0;
+        let (value, limit) = (rounded(self.value), rounded(self.limit));
+        let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
+        let active = self.is_active();
+        match self.kind {
+            AlertKind::Threshold if active => format!("{sensor} {value}{unit} is {side} {limit}"),
+            AlertKind::Threshold => format!("{sensor} {value}{unit} is no longer {side} {limit}"),
+            AlertKind::Spike if active => {
+                format!("{sensor} {value}{unit} is {side} {limit}, the most that is expected")
+            }
+            AlertKind::Spike => format!("{sensor} {value}{unit} is as expected again"),
+            AlertKind::Stuck if active => {
+                format!("{sensor} stays at {value}{unit} for {limit} readings or more")
+            }
+            AlertKind::Stuck => format!("{sensor} {value}{unit} moves again"),
+            AlertKind::Drift if active => {
+                format!("{sensor} {value}{unit} drifts {side} {limit}, its usual level")
+            }
+            AlertKind::Drift => format!("{sensor} {value}{unit} is at its usual level again"),
+            AlertKind::Toggling if active => {
+                format!("{sensor} changes too often: {limit} times or more in few readings")
+            }
+            AlertKind::Toggling => format!("{sensor} no longer changes too often"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use iot_core::sensor::Threshold;
+
+    use super::super::detect::threshold;
     use super::*;
 
-    const HOT: Threshold = Threshold::Above(50.0);
-
-    fn run(values: &[(i64, f64)]) -> (Vec<Transition>, Option<AlertState>) {
-        let mut alert = None;
-        let mut seen = Vec::new();
-        for (at, value) in values {
-            seen.push(observe(&mut alert, HOT, *at, *value, || {
-                format!("id-{at}").into()
-            }));
+    fn run(values: &[(i64, f64)]) -> (Vec<Transition>, Vec<AlertState>) {
+        let (mut alerts, mut seen) = (Vec::new(), Vec::new());
+        for (timestamp, value) in values.iter().copied() {
+            let verdict = threshold::look(Threshold::Above(50.0), 0.02, value);
+            let moment = Moment {
+                offset: timestamp,
+                timestamp,
+                value,
+            };
+            seen.push(observe(&mut alerts, AlertKind::Threshold, verdict, moment));
         }
-        (seen, alert)
+        (seen, alerts)
     }
 
     #[test]
     fn is_raised_folded_and_cleared() {
-        let (seen, alert) = run(&[
+        let (seen, alerts) = run(&[
             (0, 49.0),
+            (500, 49.5),
             (1_000, 51.0),
             (1_500, 52.0),
             (2_000, 53.0),
             (2_100, 61.0),
-            (3_000, 50.0),
+            (2_200, 49.5),
+            (3_000, 49.0),
             (4_000, 20.0),
         ]);
         use Transition::*;
         assert_eq!(
             seen,
-            [None, Raised, Folded, Repeated, Repeated, Cleared, None]
+            [
+                None, None, Raised, Folded, Repeated, Repeated, None, Cleared, None
+            ]
         );
-        let alert = alert.unwrap();
-        assert_eq!(&*alert.id, "id-1000");
+        let [alert] = alerts[..] else {
+            panic!("{alerts:?}")
+        };
+        assert_eq!(alert.offset, 1_000);
         assert_eq!(
             (alert.count, alert.raised_at, alert.timestamp),
             (4, 1_000, 3_000)
@@ -188,10 +233,29 @@ mod tests {
     }
 
     #[test]
-    fn a_second_alert_has_its_own_id() {
-        let (_, alert) = run(&[(0, 51.0), (1, 10.0), (2, 51.0)]);
-        let alert = alert.unwrap();
-        assert_eq!((&*alert.id, alert.count), ("id-2", 1));
+    fn a_second_alert_takes_the_place_of_the_first() {
+        let (_, alerts) = run(&[(0, 51.0), (1, 10.0), (2, 51.0)]);
+        assert_eq!((alerts.len(), alerts[0].offset, alerts[0].count), (1, 2, 1));
+    }
+
+    #[test]
+    fn kinds_have_an_alert_each() {
+        let (_, mut alerts) = run(&[(0, 51.0)]);
+        let finding = Finding {
+            level: Level::Warning,
+            limit: 40.0,
+            above: true,
+        };
+        let moment = Moment {
+            offset: 1,
+            timestamp: 1,
+            value: 51.0,
+        };
+        let mut look = |verdict| observe(&mut alerts, AlertKind::Spike, verdict, moment);
+        assert_eq!(look(Verdict::Beyond(finding)), Transition::Raised);
+        assert_eq!(look(Verdict::Normal), Transition::Cleared);
+        assert!(alerts[0].is_active());
+        assert_eq!(alerts.len(), 2);
     }
 
     #[test]
@@ -201,15 +265,16 @@ mod tests {
             project: "p".into(),
             device: "d".into(),
         };
-        let text = |values: &[(i64, f64)]| {
-            let alert = run(values).1.unwrap();
-            alert
-                .describe(&key, None, &"temperature".into(), Some("celsius"))
-                .message
+        let told = |values: &[(i64, f64)]| {
+            let alert = run(values).1[0];
+            let sensor = "temperature".into();
+            alert.describe("topic:3", &key, None, &sensor, Some("celsius"))
         };
-        assert_eq!(text(&[(0, 63.204)]), "temperature 63.2 celsius is above 50");
+        let raised = told(&[(7, 63.204)]);
+        assert_eq!(raised.message, "temperature 63.2 celsius is above 50");
+        assert_eq!(&*raised.id, "topic:3:7:temperature:threshold");
         assert_eq!(
-            text(&[(0, 63.2), (1, 41.0)]),
+            told(&[(0, 63.2), (1, 41.0)]).message,
             "temperature 41 celsius is no longer above 50"
         );
     }

@@ -2,30 +2,33 @@
 //! randomness, and no trace of how records were cut into batches.
 
 pub(crate) mod alert;
+mod changes;
+mod detect;
+mod layout;
 mod pack;
 mod sealed;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tracked;
 pub(crate) mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use iot_core::message::{DeviceMessage, Location, Quality, Reading};
-use iot_core::sensor;
+use iot_core::message::{DeviceMessage, Quality, Reading};
 
-use crate::config::ConsumerConfig;
-use crate::model::{Alert, Device, DeviceKey, Place, Value};
+use crate::config::{ConsumerConfig, MOST_SIZES};
+use crate::model::{Alert, AlertKind, DeviceKey};
 use crate::refusal::Refusal;
-use crate::store::Change;
-use alert::Transition;
+use alert::{Moment, Transition};
+pub(crate) use changes::Updates;
 pub(crate) use pack::UnpackError;
-use sealed::Sealed;
 pub(crate) use sealed::{DeviceWindows, add_stored};
-use state::{DeviceState, SensorState};
-use window::WindowRules;
+use sealed::{SEALED_BYTES, Sealed};
+use state::DeviceState;
+use tracked::{Tracked, check_sensors};
+use window::{Added, WindowRules};
 
 /// What the fold goes by.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,23 +66,14 @@ pub(crate) struct Folded {
     pub(crate) readings: u64,
     /// Readings older than the newest known: counted into windows only.
     pub(crate) stale: u64,
-    /// Readings too late for their window.
-    pub(crate) late: u64,
+    /// Readings too late for their window, by its length, shortest first.
+    pub(crate) late: [u64; MOST_SIZES],
     /// The same message a second time in a row: nothing was done.
     pub(crate) duplicate: bool,
     /// Alerts raised.
     pub(crate) raised: u64,
     /// Alerts cleared.
     pub(crate) cleared: u64,
-}
-
-/// What changed since it was last asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Updates {
-    /// Devices with the readings that changed.
-    pub(crate) devices: Vec<Device>,
-    /// Every change of an alert that clients are told of, in order.
-    pub(crate) alerts: Vec<Alert>,
 }
 
 /// The state of one partition.
@@ -98,24 +92,8 @@ pub(crate) struct Fold {
     alerts: Vec<Alert>,
     /// Sealed windows to store.
     sealed: Vec<Sealed>,
-    /// Values to store.
-    changed: usize,
-}
-
-#[derive(Debug)]
-struct Tracked {
-    state: DeviceState,
-    /// The watermark at which a window of any sensor is sealed next.
-    next_seal: i64,
-    marks: Vec<Marks>,
-    unsaved: bool,
-    untold: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Marks {
-    unsaved: bool,
-    untold: bool,
+    /// About the bytes of what is to store.
+    changed_bytes: usize,
 }
 
 impl Fold {
@@ -131,7 +109,7 @@ impl Fold {
             untold: Vec::new(),
             alerts: Vec::new(),
             sealed: Vec::new(),
-            changed: 0,
+            changed_bytes: 0,
         }
     }
 
@@ -146,18 +124,12 @@ impl Fold {
         entries: &[(String, Vec<u8>)],
     ) -> Result<Self, UnpackError> {
         let mut fold = Self::new(rules, topic, partition);
-        for state in state::restore(entries)? {
-            write_key(
-                &mut fold.lookup,
-                &state.key.tenant,
-                &state.key.project,
-                &state.key.device,
-            );
+        for (name, bytes) in entries {
+            let state = DeviceState::unpack(name, bytes)?;
+            let key = &state.key;
+            write_key(&mut fold.lookup, &key.tenant, &key.project, &key.device);
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
-            let mut device = Tracked::new(state);
-            device.marks = vec![Marks::default(); device.state.sensors.len()];
-            device.next_seal = device.earliest_seal(&fold.rules.windows);
-            fold.devices.push(device);
+            fold.devices.push(Tracked::new(state, &fold.rules.windows));
         }
         Ok(fold)
     }
@@ -169,28 +141,26 @@ impl Fold {
     pub(crate) fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
         let at = self.find(event)?;
         let message = event.message;
-        let device = &mut self.devices[at];
+        let state = &mut self.devices[at].state;
         let moment = (message.timestamp, message.seq);
-        if message.seq.is_some() && moment == (device.state.timestamp, device.state.seq) {
+        if message.seq.is_some() && moment == (state.timestamp, state.seq) {
             return Ok(Folded {
                 duplicate: true,
                 ..Folded::default()
             });
         }
-        if moment >= (device.state.timestamp, device.state.seq) {
-            (device.state.timestamp, device.state.seq) = moment;
+        if moment >= (state.timestamp, state.seq) {
+            (state.timestamp, state.seq) = moment;
             if let Some(location) = &message.location {
-                device.move_to(location);
+                state.move_to(location);
             }
         }
+        self.mark(at);
         let mut folded = Folded::default();
         self.advance(at, event);
         for reading in &message.readings {
             self.read(at, event, reading, &mut folded);
         }
-        let device = &mut self.devices[at];
-        device.next_seal = device.earliest_seal(&self.rules.windows);
-        self.mark(at);
         Ok(folded)
     }
 
@@ -212,13 +182,13 @@ impl Fold {
             None if self.devices.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
             None => {
                 check_sensors(&[], readings, self.rules.sensors)?;
-                let key = DeviceKey {
+                let state = DeviceState::new(DeviceKey {
                     tenant: event.tenant.into(),
                     project: event.project.into(),
                     device: (*event.message.device_id).into(),
-                };
+                });
                 self.index.insert(self.lookup.clone(), self.devices.len());
-                self.devices.push(Tracked::new(DeviceState::new(key)));
+                self.devices.push(Tracked::new(state, &self.rules.windows));
                 Ok(self.devices.len() - 1)
             }
         }
@@ -236,72 +206,84 @@ impl Fold {
         // By the log and not by a clock, so that each replay says the same.
         let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
         let rules = &self.rules.windows;
-        let expires = recorded.saturating_add(rules.retention);
         let mut sealed = BTreeMap::new();
-        for (number, sensor) in device.state.sensors.iter_mut().enumerate() {
-            let before = sealed.len();
-            let mut any = false;
+        for sensor in &mut device.state.sensors {
             for window in sensor.windows.seal(rules, watermark) {
-                any = true;
-                let same = sealed.entry(window.start).or_insert_with(Vec::new);
+                let same = sealed.entry((window.size, window.start));
+                let same = same.or_insert_with(Vec::new);
+                self.changed_bytes += SEALED_BYTES + sensor.name.len();
                 same.push((sensor.name.clone(), window));
             }
-            self.changed += sealed.len() - before;
-            if any && !std::mem::replace(&mut device.marks[number].unsaved, true) {
-                self.changed += 1;
-            }
         }
+        device.find_next_seal(rules);
         let sealed = sealed.into_iter();
-        self.sealed
-            .extend(sealed.map(|(start, windows)| Sealed::new(at, start, expires, windows)));
+        let sealed = sealed.map(|(when, windows)| Sealed::new(at, when, rules, recorded, windows));
+        self.sealed.extend(sealed);
     }
 
     fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
         let device = &mut self.devices[at];
-        let number = device.sensor(&reading.sensor);
-        let sensor = &mut device.state.sensors[number];
+        let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
+            let number = device.add_sensor(&reading.sensor);
+            self.changed_bytes += device.state.sensors[number].packed_size();
+            number
+        });
+        let (sensor, marks) = (&mut device.state.sensors[number], &mut device.marks[number]);
         let moment = (event.message.timestamp, event.message.seq);
         let usable = reading.quality != Quality::Bad;
         folded.readings += 1;
-        if moment >= (sensor.timestamp, sensor.seq) {
-            (sensor.timestamp, sensor.seq) = moment;
-            sensor.take(reading);
-            device.marks[number].untold = true;
-            if usable {
-                self.detect(at, number, event, folded);
-            }
-        } else {
-            folded.stale += 1;
-        }
-        let device = &mut self.devices[at];
-        let sensor = &mut device.state.sensors[number];
         if usable {
             let (rules, watermark) = (&self.rules.windows, device.state.watermark);
-            let taken = sensor
-                .windows
-                .add(rules, watermark, moment.0, reading.value);
-            folded.late += u64::from(!taken);
+            for (size, late) in rules.sizes.iter().zip(&mut folded.late) {
+                let windows = &mut sensor.windows;
+                match windows.add(rules, *size, watermark, moment.0, reading.value) {
+                    Added::Counted => {}
+                    Added::Late => *late += 1,
+                    Added::Opened(seals_at) => {
+                        device.next_seal = device.next_seal.min(seals_at);
+                        self.changed_bytes += layout::WINDOW_BYTES;
+                    }
+                }
+            }
         }
-        if !std::mem::replace(&mut device.marks[number].unsaved, true) {
-            self.changed += 1;
+        if moment < (sensor.timestamp, sensor.seq) {
+            folded.stale += 1;
+            return;
+        }
+        (sensor.timestamp, sensor.seq) = moment;
+        sensor.take(reading, marks.known);
+        marks.untold = true;
+        if usable {
+            self.detect(at, number, event, folded);
         }
     }
 
     fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
-        let device = &mut self.devices[at].state;
-        let sensor = &mut device.sensors[number];
-        let Some(threshold) = sensor::lookup(&sensor.name).and_then(|known| known.alert) else {
+        let Tracked { state, marks, .. } = &mut self.devices[at];
+        let sensor = &mut state.sensors[number];
+        let Some(threshold) = marks[number].known.and_then(|known| known.alert) else {
             return;
         };
-        let id = || format!("{}:{}:{}:threshold", self.origin, event.offset, sensor.name).into();
-        let (timestamp, value) = (sensor.timestamp, sensor.value);
-        match alert::observe(&mut sensor.alert, threshold, timestamp, value, id) {
+        let moment = Moment {
+            offset: event.offset,
+            timestamp: sensor.timestamp,
+            value: sensor.value,
+        };
+        let kind = AlertKind::Threshold;
+        let verdict = detect::threshold::look(threshold, 0.01, sensor.value);
+        match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
             Transition::None | Transition::Folded => return,
-            Transition::Raised => folded.raised += 1,
+            Transition::Raised => {
+                folded.raised += 1;
+                self.changed_bytes += layout::ALERT_BYTES;
+            }
             Transition::Cleared => folded.cleared += 1,
             Transition::Repeated => {}
         }
-        self.alerts.extend(device.alert(&device.sensors[number]));
+        let sensor = &state.sensors[number];
+        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
+        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
+        self.alerts.extend(alerts);
     }
 
     /// Remembers that a device has something to store and to tell.
@@ -309,202 +291,11 @@ impl Fold {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.unsaved, true) {
             self.unsaved.push(at);
-            self.changed += 1;
+            self.changed_bytes += device.state.packed_size();
         }
         if !std::mem::replace(&mut device.untold, true) {
             self.untold.push(at);
         }
-    }
-
-    /// How many values a store would have to write.
-    pub(crate) fn changed(&self) -> usize {
-        self.changed
-    }
-
-    /// The values that changed since the last call.
-    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
-        let mut changes = Vec::with_capacity(self.changed);
-        for at in self.unsaved.drain(..) {
-            let Tracked {
-                state,
-                marks,
-                unsaved,
-                ..
-            } = &mut self.devices[at];
-            *unsaved = false;
-            changes.push(Change::Live {
-                key: state.store_key(),
-                value: state.pack(),
-            });
-            for (sensor, mark) in state.sensors.iter().zip(marks) {
-                if std::mem::take(&mut mark.unsaved) {
-                    changes.push(Change::Live {
-                        key: state.sensor_key(sensor),
-                        value: sensor.pack(),
-                    });
-                }
-            }
-        }
-        let size = self.rules.windows.size;
-        for sealed in self.sealed.drain(..) {
-            changes.push(sealed.change(&self.devices[sealed.device].state, size));
-        }
-        self.changed = 0;
-        changes
-    }
-
-    /// What clients haven't been told yet.
-    pub(crate) fn take_updates(&mut self) -> Updates {
-        let mut devices = Vec::with_capacity(self.untold.len());
-        for at in self.untold.drain(..) {
-            let Tracked {
-                state,
-                marks,
-                untold,
-                ..
-            } = &mut self.devices[at];
-            *untold = false;
-            let readings = state
-                .sensors
-                .iter()
-                .zip(marks)
-                .filter_map(|(sensor, mark)| {
-                    let changed = std::mem::take(&mut mark.untold);
-                    changed.then(|| (sensor.name.clone(), sensor.newest()))
-                });
-            devices.push(state.device(readings.collect()));
-        }
-        Updates {
-            devices,
-            alerts: std::mem::take(&mut self.alerts),
-        }
-    }
-
-    /// Everything clients could be told, for a partition just loaded.
-    pub(crate) fn all(&self) -> Updates {
-        let states = || self.devices.iter().map(|device| &device.state);
-        let full = |state: &DeviceState| {
-            let readings = state.sensors.iter().map(|s| (s.name.clone(), s.newest()));
-            state.device(readings.collect())
-        };
-        let alerts = states().flat_map(|d| d.sensors.iter().filter_map(|s| d.alert(s)));
-        Updates {
-            devices: states().map(full).collect(),
-            alerts: alerts.collect(),
-        }
-    }
-
-    /// The windows of a device; `None` if there is no such device.
-    pub(crate) fn windows(&self, key: &DeviceKey) -> Option<DeviceWindows> {
-        let mut name = String::new();
-        write_key(&mut name, &key.tenant, &key.project, &key.device);
-        let at = *self.index.get(&name)?;
-        let unstored = self.sealed.iter().filter(|sealed| sealed.device == at);
-        let device = &self.devices[at].state;
-        Some(DeviceWindows::new(device, &self.rules.windows, unstored))
-    }
-}
-
-impl Tracked {
-    fn new(state: DeviceState) -> Self {
-        Self {
-            state,
-            next_seal: i64::MAX,
-            marks: Vec::new(),
-            unsaved: false,
-            untold: false,
-        }
-    }
-
-    fn sensor(&mut self, name: &str) -> usize {
-        let known = self
-            .state
-            .sensors
-            .iter()
-            .position(|sensor| &*sensor.name == name);
-        known.unwrap_or_else(|| {
-            self.state.sensors.push(SensorState::new(name));
-            self.marks.push(Marks::default());
-            self.state.sensors.len() - 1
-        })
-    }
-
-    fn earliest_seal(&self, rules: &WindowRules) -> i64 {
-        let seals = self
-            .state
-            .sensors
-            .iter()
-            .filter_map(|s| s.windows.next_seal(rules));
-        seals.min().unwrap_or(i64::MAX)
-    }
-
-    fn move_to(&mut self, location: &Location<'_>) {
-        let same = self.state.place.as_ref().is_some_and(|place| {
-            *place.building == location.building
-                && *place.floor == location.floor
-                && *place.room == location.room
-        });
-        if !same {
-            self.state.place = Some(Arc::new(Place {
-                building: (*location.building).into(),
-                floor: (*location.floor).into(),
-                room: (*location.room).into(),
-            }));
-        }
-    }
-}
-
-impl SensorState {
-    fn take(&mut self, reading: &Reading<'_>) {
-        self.value = reading.value;
-        self.quality = reading.quality;
-        let unit = reading.unit.as_deref();
-        let unit = unit.or_else(|| sensor::lookup(&self.name).map(|known| known.unit));
-        if self.unit.as_deref() != unit {
-            self.unit = unit.map(Arc::from);
-        }
-    }
-
-    fn newest(&self) -> Value {
-        Value {
-            value: self.value,
-            unit: self.unit.clone(),
-            quality: self.quality,
-            timestamp: self.timestamp,
-        }
-    }
-}
-
-impl DeviceState {
-    fn device(&self, readings: BTreeMap<Arc<str>, Value>) -> Device {
-        Device {
-            key: self.key.clone(),
-            location: self.place.clone(),
-            seq: self.seq,
-            timestamp: self.timestamp,
-            readings,
-        }
-    }
-
-    fn alert(&self, sensor: &SensorState) -> Option<Alert> {
-        let alert = sensor.alert.as_ref()?;
-        let unit = sensor.unit.as_deref();
-        Some(alert.describe(&self.key, self.place.as_ref(), &sensor.name, unit))
-    }
-}
-
-fn check_sensors(
-    known: &[SensorState],
-    readings: &[Reading<'_>],
-    most: usize,
-) -> Result<(), Refusal> {
-    // Readings that repeat a new sensor count twice: a bound, not a census.
-    let is_new = |reading: &&Reading<'_>| known.iter().all(|sensor| *sensor.name != reading.sensor);
-    let new = readings.iter().filter(is_new).count();
-    if new > 0 && known.len() + new > most {
-        Err(Refusal::TooManySensors)
-    } else {
-        Ok(())
     }
 }
 

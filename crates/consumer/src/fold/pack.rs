@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 /// First byte of every value; a reader refuses those it doesn't know.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A stored value can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,10 @@ impl Packer {
         self.0.push(value);
     }
 
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
     pub(crate) fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
@@ -44,7 +48,7 @@ impl Packer {
 
     pub(crate) fn text(&mut self, text: &str) {
         // Texts are bounded by validation far below 4 GiB.
-        self.0.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.u32(text.len() as u32);
         self.0.extend_from_slice(text.as_bytes());
     }
 
@@ -53,6 +57,15 @@ impl Packer {
         if let Some(value) = value {
             write(self, value);
         }
+    }
+
+    /// A part with its length in bytes before it, so that it can be skipped.
+    pub(crate) fn part(&mut self, write: impl FnOnce(&mut Self)) {
+        let begin = self.0.len();
+        self.u32(0);
+        write(self);
+        let length = (self.0.len() - begin - 4) as u32;
+        self.0[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -76,6 +89,10 @@ impl<'a> Unpacker<'a> {
         self.array().map(|[byte]| byte)
     }
 
+    pub(crate) fn u32(&mut self) -> Result<u32, UnpackError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
     pub(crate) fn u64(&mut self) -> Result<u64, UnpackError> {
         self.array().map(u64::from_le_bytes)
     }
@@ -89,25 +106,49 @@ impl<'a> Unpacker<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Result<Arc<str>, UnpackError> {
-        let length = u32::from_le_bytes(self.array()?) as usize;
-        let (text, rest) = self
+        std::str::from_utf8(self.bytes()?)
+            .map(Arc::from)
+            .map_err(|_| UnpackError::Damaged)
+    }
+
+    /// A part that must be read to its end.
+    pub(crate) fn part<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, UnpackError>,
+    ) -> Result<T, UnpackError> {
+        let mut part = Self(self.bytes()?);
+        let value = read(&mut part)?;
+        part.finish()?;
+        Ok(value)
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, UnpackError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(UnpackError::Damaged),
+        }
+    }
+
+    /// Bytes with their length before them.
+    fn bytes(&mut self) -> Result<&'a [u8], UnpackError> {
+        let length = self.u32()? as usize;
+        let (bytes, rest) = self
             .0
             .split_at_checked(length)
             .ok_or(UnpackError::Damaged)?;
         self.0 = rest;
-        std::str::from_utf8(text)
-            .map(Arc::from)
-            .map_err(|_| UnpackError::Damaged)
+        Ok(bytes)
     }
 
     pub(crate) fn option<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, UnpackError>,
     ) -> Result<Option<T>, UnpackError> {
-        match self.u8()? {
-            0 => Ok(None),
-            1 => read(self).map(Some),
-            _ => Err(UnpackError::Damaged),
+        if self.flag()? {
+            read(self).map(Some)
+        } else {
+            Ok(None)
         }
     }
 
@@ -136,14 +177,14 @@ mod tests {
             packer.i64(b);
             packer.f64(c);
             packer.text(&d);
-            packer.option(e, Packer::u8);
+            packer.part(|packer| packer.option(e, Packer::u8));
             let bytes = packer.finish();
             let mut unpacker = Unpacker::new(&bytes).unwrap();
             prop_assert_eq!(unpacker.u64(), Ok(a));
             prop_assert_eq!(unpacker.i64(), Ok(b));
             prop_assert_eq!(unpacker.f64().unwrap().to_bits(), c.to_bits());
             prop_assert_eq!(&*unpacker.text().unwrap(), d);
-            prop_assert_eq!(unpacker.option(Unpacker::u8), Ok(e));
+            prop_assert_eq!(unpacker.part(|part| part.option(Unpacker::u8)), Ok(e));
             prop_assert_eq!(unpacker.finish(), Ok(()));
         }
 
@@ -158,7 +199,7 @@ mod tests {
 
     #[test]
     fn another_version_is_refused() {
-        assert_eq!(Unpacker::new(&[2]).err(), Some(UnpackError::Version(2)));
+        assert_eq!(Unpacker::new(&[1]).err(), Some(UnpackError::Version(1)));
         assert_eq!(Unpacker::new(&[]).err(), Some(UnpackError::Damaged));
     }
 }

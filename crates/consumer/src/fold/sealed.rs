@@ -3,21 +3,22 @@
 
 use std::sync::Arc;
 
-use super::pack::UnpackError;
-use super::state::{DeviceState, pack_windows, unpack_windows};
-use super::window::{Window, WindowRules};
-use crate::model::Windows;
+use super::pack::{Packer, UnpackError, Unpacker};
+use super::state::DeviceState;
+use super::window::{Window, WindowRules, deviation};
+use crate::model::{WindowSummary, Windows};
 use crate::store::Change;
 
-/// Most sealed windows that are read of a sensor: a day of minutes.
-const MOST: usize = 1_440;
+/// About the bytes of a sealed window without the name of its sensor.
+pub(super) const SEALED_BYTES: usize = 80;
 
-/// The windows of one device that begin at the same time, sealed at once because
-/// the watermark is the device's.
+/// The windows of one device that are as long and begin at the same time, sealed
+/// at once because the watermark is the device's.
 #[derive(Debug)]
 pub(super) struct Sealed {
     /// Place in the fold's list.
     pub(super) device: usize,
+    size: u32,
     start: i64,
     /// In milliseconds since the epoch.
     expires: i64,
@@ -25,29 +26,80 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
+    /// `recorded` is when the record was, by Kafka, that sealed them.
     pub(super) fn new(
         device: usize,
-        start: i64,
-        expires: i64,
+        (size, start): (u32, i64),
+        rules: &WindowRules,
+        recorded: i64,
         mut windows: Vec<(Arc<str>, Window)>,
     ) -> Self {
-        // A fold that was loaded may have the sensors in another order.
         windows.sort_by(|a, b| a.0.cmp(&b.0));
         Self {
             device,
+            size,
             start,
-            expires,
+            expires: recorded.saturating_add(rules.retention(i64::from(size))),
             windows,
         }
     }
 
-    pub(super) fn change(&self, device: &DeviceState, size: i64) -> Change {
+    pub(super) fn change(&self, device: &DeviceState) -> Change {
         Change::Window {
-            key: device.window_key(size, self.start),
-            value: pack_windows(&self.windows),
+            key: device.window_key(i64::from(self.size), self.start),
+            value: self.pack(),
             expires: self.expires,
         }
     }
+
+    fn pack(&self) -> Vec<u8> {
+        let mut packer = Packer::new();
+        packer.i64(self.start);
+        packer.i64(self.start.saturating_add(i64::from(self.size)));
+        packer.u32(self.windows.len() as u32);
+        for (sensor, window) in &self.windows {
+            packer.text(sensor);
+            packer.u64(window.count);
+            for value in [
+                window.min,
+                window.max,
+                window.mean,
+                window.squares,
+                window.first,
+                window.last,
+            ] {
+                packer.f64(value);
+            }
+            packer.option(window.slope(), Packer::f64);
+        }
+        packer.finish()
+    }
+}
+
+fn unpack(bytes: &[u8]) -> Result<Vec<(Arc<str>, WindowSummary)>, UnpackError> {
+    let mut unpacker = Unpacker::new(bytes)?;
+    let (start, end) = (unpacker.i64()?, unpacker.i64()?);
+    let mut windows = Vec::new();
+    for _ in 0..unpacker.u32()? {
+        let sensor = unpacker.text()?;
+        let count = unpacker.u64()?;
+        let summary = WindowSummary {
+            start,
+            end,
+            count,
+            min: unpacker.f64()?,
+            max: unpacker.f64()?,
+            mean: unpacker.f64()?,
+            deviation: deviation(count, unpacker.f64()?),
+            first: unpacker.f64()?,
+            last: unpacker.f64()?,
+            slope: unpacker.option(Unpacker::f64)?,
+            sealed: true,
+        };
+        windows.push((sensor, summary));
+    }
+    unpacker.finish()?;
+    Ok(windows)
 }
 
 /// The windows of a device, as far as its owner knows them.
@@ -60,28 +112,31 @@ pub(crate) struct DeviceWindows {
 }
 
 impl DeviceWindows {
+    /// Those of length `size`, in milliseconds.
     pub(super) fn new<'s>(
         device: &DeviceState,
         rules: &WindowRules,
+        size: i64,
         unstored: impl Iterator<Item = &'s Sealed>,
     ) -> Self {
         let sensors = device.sensors.iter();
         let mut here: Windows = sensors
             .map(|sensor| {
                 let open = sensor.windows.open.iter();
+                let open = open.filter(|window| i64::from(window.size) == size);
                 let open = open.map(|window| window.summary(false));
                 (sensor.name.clone(), open.collect())
             })
             .collect();
-        for sealed in unstored {
-            add(&mut here, &sealed.windows);
+        for sealed in unstored.filter(|sealed| i64::from(sealed.size) == size) {
+            for (sensor, window) in &sealed.windows {
+                add(&mut here, sensor, window.summary(true));
+            }
         }
-        let starts = rules.sealed_starts(device.watermark, MOST);
+        let starts = rules.sealed_starts(size, device.watermark);
         Self {
             here,
-            stored: starts
-                .map(|start| device.window_key(rules.size, start))
-                .collect(),
+            stored: starts.map(|start| device.window_key(size, start)).collect(),
         }
     }
 }
@@ -92,18 +147,18 @@ impl DeviceWindows {
 /// A value that this version can't read.
 pub(crate) fn add_stored(windows: &mut Windows, values: &[Vec<u8>]) -> Result<(), UnpackError> {
     for value in values {
-        add(windows, &unpack_windows(value)?);
+        for (sensor, window) in unpack(value)? {
+            add(windows, &sensor, window);
+        }
     }
     Ok(())
 }
 
 /// Keeps them by begin. One that is there already is kept: it may have been
 /// stored since the owner was asked.
-fn add(windows: &mut Windows, sealed: &[(Arc<str>, Window)]) {
-    for (sensor, window) in sealed {
-        let list = windows.entry(sensor.clone()).or_default();
-        if let Err(at) = list.binary_search_by_key(&window.start, |known| known.start) {
-            list.insert(at, window.summary(true));
-        }
+fn add(windows: &mut Windows, sensor: &Arc<str>, window: WindowSummary) {
+    let list = windows.entry(sensor.clone()).or_default();
+    if let Err(at) = list.binary_search_by_key(&window.start, |known| known.start) {
+        list.insert(at, window);
     }
 }

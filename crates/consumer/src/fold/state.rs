@@ -1,17 +1,15 @@
-//! The state of a partition, and how it is cut into keyed values for a store:
-//! one for each device, one for each of its sensors (newest value, open windows,
-//! alert), and one for all windows of a device that begin at the same time, once
-//! they are sealed: it is written once and expires by itself. docs/state.md
-//! describes them.
+//! The state of a partition: devices with their sensors. `layout.rs` has the
+//! bytes in which a store keeps it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iot_core::message::Quality;
+use iot_core::message::{Location, Quality, Reading};
+use iot_core::sensor::Sensor;
 
 use super::alert::AlertState;
-use super::pack::{Packer, UnpackError, Unpacker};
-use super::window::{SensorWindows, Window};
-use crate::model::{AlertStatus, DeviceKey, Level, Place};
+use super::window::SensorWindows;
+use crate::model::{Alert, Device, DeviceKey, Place, Value};
 
 /// Separates the parts of a key; validation lets no control characters in.
 const SEPARATOR: char = '\0';
@@ -26,6 +24,7 @@ pub(crate) struct DeviceState {
     /// Newest event time seen; the device's own, so that a clock that is fast
     /// can't seal the windows of others.
     pub(crate) watermark: i64,
+    /// In the order of their first readings.
     pub(crate) sensors: Vec<SensorState>,
 }
 
@@ -38,8 +37,9 @@ pub(crate) struct SensorState {
     pub(crate) quality: Quality,
     pub(crate) timestamp: i64,
     pub(crate) seq: Option<u64>,
-    pub(crate) alert: Option<AlertState>,
     pub(crate) windows: SensorWindows,
+    /// The last alert of each kind.
+    pub(crate) alerts: Vec<AlertState>,
 }
 
 impl DeviceState {
@@ -54,42 +54,23 @@ impl DeviceState {
         }
     }
 
-    /// Key of the device's own value.
+    /// Key of its value: `d`, tenant, project, device.
     pub(crate) fn store_key(&self) -> String {
         join('d', &self.key, &[])
     }
 
-    pub(crate) fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new();
-        packer.i64(self.watermark);
-        packer.i64(self.timestamp);
-        packer.option(self.seq, Packer::u64);
-        packer.option(self.place.as_deref(), |packer, place| {
-            for part in [&place.building, &place.floor, &place.room] {
-                packer.text(part);
-            }
-        });
-        packer.finish()
-    }
-
-    fn unpack(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let mut unpacker = Unpacker::new(bytes)?;
-        self.watermark = unpacker.i64()?;
-        self.timestamp = unpacker.i64()?;
-        self.seq = unpacker.option(Unpacker::u64)?;
-        self.place = unpacker.option(|unpacker| {
-            Ok(Arc::new(Place {
-                building: unpacker.text()?,
-                floor: unpacker.text()?,
-                room: unpacker.text()?,
-            }))
-        })?;
-        unpacker.finish()
-    }
-
-    /// Key of the value of a sensor.
-    pub(crate) fn sensor_key(&self, sensor: &SensorState) -> String {
-        join('s', &self.key, &[&sensor.name])
+    /// Whose value has that key; `None` if it is none of these.
+    pub(super) fn of_store_key(name: &str) -> Option<DeviceKey> {
+        let mut parts = name.split(SEPARATOR);
+        let mut next = || parts.next();
+        let ("d", tenant, project, device) = (next()?, next()?, next()?, next()?) else {
+            return None;
+        };
+        next().is_none().then(|| DeviceKey {
+            tenant: tenant.into(),
+            project: project.into(),
+            device: device.into(),
+        })
     }
 
     /// Key of the sealed windows of all sensors that begin at `start` and are
@@ -98,13 +79,41 @@ impl DeviceState {
         join('w', &self.key, &[&size.to_string(), &start.to_string()])
     }
 
-    fn sensor_mut(&mut self, name: &str) -> &mut SensorState {
-        let at = self.sensors.iter().position(|sensor| &*sensor.name == name);
-        let at = at.unwrap_or_else(|| {
-            self.sensors.push(SensorState::new(name));
-            self.sensors.len() - 1
+    pub(crate) fn move_to(&mut self, location: &Location<'_>) {
+        let same = self.place.as_ref().is_some_and(|place| {
+            *place.building == location.building
+                && *place.floor == location.floor
+                && *place.room == location.room
         });
-        &mut self.sensors[at]
+        if !same {
+            self.place = Some(Arc::new(Place {
+                building: (*location.building).into(),
+                floor: (*location.floor).into(),
+                room: (*location.room).into(),
+            }));
+        }
+    }
+
+    /// What clients see of it, with these readings.
+    pub(crate) fn describe(&self, readings: BTreeMap<Arc<str>, Value>) -> Device {
+        Device {
+            key: self.key.clone(),
+            location: self.place.clone(),
+            seq: self.seq,
+            timestamp: self.timestamp,
+            readings,
+        }
+    }
+
+    /// What clients see of an alert; `origin` begins its id.
+    pub(crate) fn describe_alert(
+        &self,
+        sensor: &SensorState,
+        alert: &AlertState,
+        origin: &str,
+    ) -> Alert {
+        let unit = sensor.unit.as_deref();
+        alert.describe(origin, &self.key, self.place.as_ref(), &sensor.name, unit)
     }
 }
 
@@ -117,101 +126,30 @@ impl SensorState {
             quality: Quality::Good,
             timestamp: i64::MIN,
             seq: None,
-            alert: None,
             windows: SensorWindows::default(),
+            alerts: Vec::new(),
         }
     }
 
-    pub(crate) fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new();
-        packer.f64(self.value);
-        packer.option(self.unit.as_deref(), Packer::text);
-        packer.u8(match self.quality {
-            Quality::Good => 0,
-            Quality::Uncertain => 1,
-            Quality::Bad => 2,
-        });
-        packer.i64(self.timestamp);
-        packer.option(self.seq, Packer::u64);
-        packer.option(self.alert.as_ref(), pack_alert);
-        packer.u64(self.windows.open.len() as u64);
-        for window in &self.windows.open {
-            put_window(&mut packer, window);
-        }
-        packer.finish()
-    }
-
-    fn unpack(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let mut unpacker = Unpacker::new(bytes)?;
-        self.value = unpacker.f64()?;
-        self.unit = unpacker.option(Unpacker::text)?;
-        self.quality = match unpacker.u8()? {
-            0 => Quality::Good,
-            1 => Quality::Uncertain,
-            2 => Quality::Bad,
-            _ => return Err(UnpackError::Damaged),
-        };
-        self.timestamp = unpacker.i64()?;
-        self.seq = unpacker.option(Unpacker::u64)?;
-        self.alert = unpacker.option(unpack_alert)?;
-        for _ in 0..unpacker.u64()? {
-            self.windows.open.push(take_window(&mut unpacker)?);
-        }
-        unpacker.finish()
-    }
-}
-
-/// The value of sealed windows that begin at the same time, each with its sensor.
-pub(crate) fn pack_windows(windows: &[(Arc<str>, Window)]) -> Vec<u8> {
-    let mut packer = Packer::new();
-    packer.u64(windows.len() as u64);
-    for (sensor, window) in windows {
-        packer.text(sensor);
-        put_window(&mut packer, window);
-    }
-    packer.finish()
-}
-
-/// What [`pack_windows`] packed.
-///
-/// # Errors
-/// A value that this version doesn't know.
-pub(crate) fn unpack_windows(bytes: &[u8]) -> Result<Vec<(Arc<str>, Window)>, UnpackError> {
-    let mut unpacker = Unpacker::new(bytes)?;
-    let mut windows = Vec::new();
-    for _ in 0..unpacker.u64()? {
-        windows.push((unpacker.text()?, take_window(&mut unpacker)?));
-    }
-    unpacker.finish()?;
-    Ok(windows)
-}
-
-/// Rebuilds devices from stored values, in whatever order they come.
-///
-/// # Errors
-/// A key or a value that this version doesn't know.
-pub(crate) fn restore(entries: &[(String, Vec<u8>)]) -> Result<Vec<DeviceState>, UnpackError> {
-    let mut devices = std::collections::BTreeMap::<DeviceKey, DeviceState>::new();
-    for (name, bytes) in entries {
-        let parts: Vec<&str> = name.split(SEPARATOR).collect();
-        let [kind, tenant, project, device, rest @ ..] = &parts[..] else {
-            return Err(UnpackError::Damaged);
-        };
-        let key = DeviceKey {
-            tenant: (*tenant).into(),
-            project: (*project).into(),
-            device: (*device).into(),
-        };
-        let device = devices
-            .entry(key.clone())
-            .or_insert_with(|| DeviceState::new(key));
-        match (*kind, rest) {
-            ("d", []) => device.unpack(bytes)?,
-            ("s", [sensor]) => device.sensor_mut(sensor).unpack(bytes)?,
-            _ => return Err(UnpackError::Damaged),
+    /// Replaces the newest value. `known` is the standard sensor of that name.
+    pub(crate) fn take(&mut self, reading: &Reading<'_>, known: Option<&Sensor>) {
+        self.value = reading.value;
+        self.quality = reading.quality;
+        let unit = reading.unit.as_deref();
+        let unit = unit.or_else(|| known.map(|known| known.unit));
+        if self.unit.as_deref() != unit {
+            self.unit = unit.map(Arc::from);
         }
     }
-    Ok(devices.into_values().collect())
+
+    pub(crate) fn newest(&self) -> Value {
+        Value {
+            value: self.value,
+            unit: self.unit.clone(),
+            quality: self.quality,
+            timestamp: self.timestamp,
+        }
+    }
 }
 
 fn join(kind: char, key: &DeviceKey, rest: &[&str]) -> String {
@@ -222,81 +160,4 @@ fn join(kind: char, key: &DeviceKey, rest: &[&str]) -> String {
         out.push_str(part);
     }
     out
-}
-
-fn put_window(packer: &mut Packer, window: &Window) {
-    packer.i64(window.start);
-    packer.i64(window.end);
-    packer.u64(window.count);
-    for value in [
-        window.min,
-        window.max,
-        window.mean,
-        window.squares,
-        window.first,
-        window.last,
-    ] {
-        packer.f64(value);
-    }
-    packer.i64(window.first_at);
-    packer.i64(window.last_at);
-}
-
-fn take_window(unpacker: &mut Unpacker<'_>) -> Result<Window, UnpackError> {
-    Ok(Window {
-        start: unpacker.i64()?,
-        end: unpacker.i64()?,
-        count: unpacker.u64()?,
-        min: unpacker.f64()?,
-        max: unpacker.f64()?,
-        mean: unpacker.f64()?,
-        squares: unpacker.f64()?,
-        first: unpacker.f64()?,
-        last: unpacker.f64()?,
-        first_at: unpacker.i64()?,
-        last_at: unpacker.i64()?,
-    })
-}
-
-fn pack_alert(packer: &mut Packer, alert: &AlertState) {
-    packer.text(&alert.id);
-    packer.u8(u8::from(alert.status == AlertStatus::Raised));
-    packer.u8(u8::from(alert.level == Level::Critical));
-    packer.u8(u8::from(alert.above));
-    packer.f64(alert.value);
-    packer.f64(alert.limit);
-    packer.i64(alert.timestamp);
-    packer.i64(alert.raised_at);
-    packer.u64(alert.count);
-    packer.i64(alert.told_at);
-}
-
-fn unpack_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
-    let flag = |unpacker: &mut Unpacker<'_>| match unpacker.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(UnpackError::Damaged),
-    };
-    let id = unpacker.text()?;
-    let (raised, critical) = (flag(unpacker)?, flag(unpacker)?);
-    Ok(AlertState {
-        id,
-        status: if raised {
-            AlertStatus::Raised
-        } else {
-            AlertStatus::Cleared
-        },
-        level: if critical {
-            Level::Critical
-        } else {
-            Level::Warning
-        },
-        above: flag(unpacker)?,
-        value: unpacker.f64()?,
-        limit: unpacker.f64()?,
-        timestamp: unpacker.i64()?,
-        raised_at: unpacker.i64()?,
-        count: unpacker.u64()?,
-        told_at: unpacker.i64()?,
-    })
 }

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use iot_core::message::{DeviceMessage, Quality, Reading};
+use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use proptest::prelude::*;
 
 use super::window::WindowRules;
 use super::*;
-use crate::model::AlertStatus;
+use crate::model::{AlertStatus, WindowSummary};
+use crate::store::Change;
+
+/// None is the multiple of another.
+const SIZES: [i64; 3] = [60, 90, 250];
 
 const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
 
@@ -16,9 +20,9 @@ type Sent = (u8, i64, Option<u64>, usize, f64);
 
 fn rules() -> FoldRules {
     let windows = WindowRules {
-        size: 60,
+        sizes: SIZES.into(),
         lateness: 30,
-        retention: 1_000_000,
+        keep: 20,
     };
     FoldRules {
         windows,
@@ -59,12 +63,10 @@ fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
 }
 
 fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
-    let states = fold.devices.iter().map(|device| {
-        let mut state = device.state.clone();
-        state.sensors.sort_by(|a, b| a.name.cmp(&b.name));
-        (state.key.clone(), state)
-    });
-    states.collect()
+    let states = fold.devices.iter().map(|device| &device.state);
+    states
+        .map(|state| (state.key.clone(), state.clone()))
+        .collect()
 }
 
 fn log() -> impl Strategy<Value = Vec<Sent>> {
@@ -95,12 +97,20 @@ struct Kept {
 }
 
 fn save(fold: &mut Fold, kept: &mut Kept) {
-    let announced = fold.changed();
+    let (announced, bytes) = (fold.changed(), fold.changed_bytes());
     let changes = fold.take_changes();
     assert_eq!(
         announced,
         changes.len(),
         "changed() counts what take_changes() gives"
+    );
+    let size = |change: &Change| match change {
+        Change::Live { value, .. } | Change::Window { value, .. } => value.len(),
+    };
+    let real: usize = changes.iter().map(size).sum();
+    assert!(
+        real <= bytes && bytes <= 2 * real + 200,
+        "{bytes} bytes were announced, {real} came"
     );
     for change in changes {
         match change {
@@ -155,35 +165,44 @@ proptest! {
     #[test]
     fn windows_match_a_naive_model(log in log()) {
         let mut fold = straight(&log);
-        let before = states(&fold).into_keys().map(|key| {
-            (key.clone(), fold.windows(&key).unwrap().here)
-        }).collect::<BTreeMap<_, _>>();
+        let keys: Vec<_> = states(&fold).into_keys().collect();
+        let here = |fold: &Fold, key, size| fold.windows(key, size).unwrap().here;
+        let all = |fold: &Fold| keys.iter().map(|key| SIZES.map(|size| here(fold, key, size))).collect::<Vec<_>>();
+        let before = all(&fold);
         let mut kept = Kept::default();
         save(&mut fold, &mut kept);
-        for (key, state) in states(&fold) {
-            let DeviceWindows { mut here, stored } = fold.windows(&key).unwrap();
-            let stored = stored.iter().filter_map(|key| Some(kept.windows.get(key)?.0.clone()));
-            add_stored(&mut here, &stored.collect::<Vec<_>>()).unwrap();
-            prop_assert_eq!(&here, &before[&key], "the same before and after they are stored");
-            for sensor in &state.sensors {
-                let expected = naive_windows(&log, &key.device, &sensor.name);
-                let found = &here[&sensor.name];
-                prop_assert_eq!(found.len(), expected.len());
-                for (found, (start, values, sealed)) in found.iter().zip(expected) {
-                    prop_assert_eq!((found.start, found.sealed), (start, sealed));
-                    prop_assert_eq!(found.count as usize, values.len());
-                    let n = values.len() as f64;
-                    let mean = values.iter().map(|(_, v)| v).sum::<f64>() / n;
-                    let squares = values.iter().map(|(_, v)| (v - mean).powi(2)).sum::<f64>();
-                    prop_assert!((found.mean - mean).abs() < 1e-9);
-                    prop_assert!((found.deviation - (squares / n).sqrt()).abs() < 1e-6);
-                    let least = values.iter().map(|(_, v)| *v).fold(f64::INFINITY, f64::min);
-                    let most = values.iter().map(|(_, v)| *v).fold(f64::NEG_INFINITY, f64::max);
-                    prop_assert_eq!((found.min, found.max), (least, most));
-                    let first = values.iter().min_by_key(|(t, _)| *t).unwrap().1;
-                    let last = values.iter().max_by_key(|(t, _)| *t).unwrap().1;
-                    prop_assert_eq!((found.first, found.last), (first, last));
+        for (key, before) in keys.iter().zip(before) {
+            for (size, before) in SIZES.into_iter().zip(before) {
+                let DeviceWindows { mut here, stored } = fold.windows(key, size).unwrap();
+                let stored = stored.iter().filter_map(|key| Some(kept.windows.get(key)?.0.clone()));
+                add_stored(&mut here, &stored.collect::<Vec<_>>()).unwrap();
+                prop_assert_eq!(&here, &before, "the same before and after they are stored");
+                for (sensor, found) in &here {
+                    let expected = naive_windows(&log, &key.device, sensor, size);
+                    prop_assert_eq!(found.len(), expected.len());
+                    for (found, expected) in found.iter().zip(expected) {
+                        check_window(found, expected, size)?;
+                    }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn late_values_are_counted_for_each_size(log in log()) {
+        let mut fold = Fold::new(rules(), "device-data", 0);
+        let mut watermarks = BTreeMap::new();
+        let fresh = straight_taken(&log);
+        for (offset, sent) in log.iter().enumerate() {
+            let folded = feed(&mut fold, offset, *sent).unwrap();
+            if !fresh[offset] {
+                continue;
+            }
+            let watermark = watermarks.entry(sent.0).or_insert(i64::MIN);
+            *watermark = sent.1.max(*watermark);
+            for (size, late) in SIZES.iter().zip(folded.late) {
+                let end = sent.1 / size * size + size;
+                prop_assert_eq!(late, u64::from(end + 30 <= *watermark));
             }
         }
     }
@@ -203,37 +222,79 @@ proptest! {
     }
 }
 
-/// The messages of a device without immediate repetitions.
-fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = Sent> + 'l {
-    let mut newest = (i64::MIN, None);
-    let of_device = log
+fn check_window(
+    found: &WindowSummary,
+    (start, values, sealed): NaiveWindow,
+    size: i64,
+) -> Result<(), TestCaseError> {
+    prop_assert_eq!(
+        (found.start, found.end, found.sealed),
+        (start, start + size, sealed)
+    );
+    prop_assert_eq!(found.count as usize, values.len());
+    let n = values.len() as f64;
+    let mean = values.iter().map(|(_, v)| v).sum::<f64>() / n;
+    let squares = values.iter().map(|(_, v)| (v - mean).powi(2)).sum::<f64>();
+    prop_assert!((found.mean - mean).abs() < 1e-9);
+    prop_assert!((found.deviation - (squares / n).sqrt()).abs() < 1e-6);
+    let least = values.iter().map(|(_, v)| *v).fold(f64::INFINITY, f64::min);
+    let most = values
         .iter()
-        .copied()
-        .filter(move |sent| format!("d{}", sent.0) == device);
-    of_device.filter(move |sent| {
+        .map(|(_, v)| *v)
+        .fold(f64::NEG_INFINITY, f64::max);
+    prop_assert_eq!((found.min, found.max), (least, most));
+    let first = values.iter().min_by_key(|(t, _)| *t).unwrap().1;
+    let last = values.iter().max_by_key(|(t, _)| *t).unwrap().1;
+    prop_assert_eq!((found.first, found.last), (first, last));
+    let time = values.iter().map(|(t, _)| *t as f64).sum::<f64>() / n;
+    let spread = |(t, _): &(i64, f64)| (*t as f64 - time).powi(2);
+    let spread = values.iter().map(spread).sum::<f64>();
+    let both = |(t, v): &(i64, f64)| (*t as f64 - time) * (v - mean);
+    let both = values.iter().map(both).sum::<f64>();
+    let distinct = values.iter().any(|(t, _)| *t != values[0].0);
+    prop_assert_eq!(found.slope.is_some(), distinct);
+    if let Some(slope) = found.slope {
+        prop_assert!((slope / 3_600_000.0 - both / spread).abs() < 1e-9);
+    }
+    Ok(())
+}
+
+/// Of each message whether it is no immediate repetition of the newest of its device.
+fn straight_taken(log: &[Sent]) -> Vec<bool> {
+    let mut newest = BTreeMap::new();
+    let taken = log.iter().map(|sent| {
+        let newest = newest.entry(sent.0).or_insert((i64::MIN, None));
         let moment = (sent.1, sent.2);
-        let repeated = sent.2.is_some() && moment == newest;
-        newest = newest.max(moment);
+        let repeated = sent.2.is_some() && moment == *newest;
+        *newest = moment.max(*newest);
         !repeated
-    })
+    });
+    taken.collect()
+}
+
+/// The messages of a device that are taken.
+fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = Sent> + 'l {
+    let fresh = log.iter().copied().zip(straight_taken(log));
+    let fresh = fresh.filter_map(|(sent, fresh)| fresh.then_some(sent));
+    fresh.filter(move |sent| format!("d{}", sent.0) == device)
 }
 
 /// Begin, values with their times, and whether it is sealed.
 type NaiveWindow = (i64, Vec<(i64, f64)>, bool);
 
-fn naive_windows(log: &[Sent], device: &str, sensor: &str) -> Vec<NaiveWindow> {
+fn naive_windows(log: &[Sent], device: &str, sensor: &str, size: i64) -> Vec<NaiveWindow> {
     let mut watermark = i64::MIN;
     let mut windows = BTreeMap::<i64, Vec<(i64, f64)>>::new();
     for (_, timestamp, _, number, value) in taken(log, device) {
         watermark = watermark.max(timestamp);
-        let start = timestamp / 60 * 60;
-        if NAMES[number] == sensor && start + 60 + 30 > watermark {
+        let start = timestamp / size * size;
+        if NAMES[number] == sensor && start + size + 30 > watermark {
             windows.entry(start).or_default().push((timestamp, value));
         }
     }
     let all = windows
         .into_iter()
-        .map(|(start, values)| (start, values, start + 90 <= watermark));
+        .map(|(start, values)| (start, values, start + size + 30 <= watermark));
     all.collect()
 }
 
@@ -243,7 +304,9 @@ fn a_repetition_is_not_counted_twice() {
     let sent = (0, 100, Some(7), 0, 20.0);
     assert!(!feed(&mut fold, 0, sent).unwrap().duplicate);
     assert!(feed(&mut fold, 1, sent).unwrap().duplicate);
-    let windows = fold.windows(&fold.devices[0].state.key.clone()).unwrap();
+    let windows = fold
+        .windows(&fold.devices[0].state.key.clone(), 60)
+        .unwrap();
     assert_eq!(windows.here["temperature"][0].count, 1);
 }
 
@@ -322,7 +385,7 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     );
     assert_eq!(told.alerts, []);
     assert_eq!(
-        fold.windows(&told.devices[0].key).unwrap().here["temperature"],
+        fold.windows(&told.devices[0].key, 60).unwrap().here["temperature"],
         []
     );
 }

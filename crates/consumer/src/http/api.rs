@@ -59,18 +59,28 @@ struct Detail<'d> {
     windows: Windows,
 }
 
+/// Which windows of a device are asked for.
+#[derive(Deserialize)]
+pub(super) struct WindowQuery {
+    /// Their length, such as `5m`; the smallest there is by default.
+    size: Option<String>,
+}
+
 pub(super) async fn device(
     Extract(state): Extract<State>,
     names: Result<Path<(String, String, String)>, PathRejection>,
+    query: Result<Query<WindowQuery>, QueryRejection>,
 ) -> Result<Response, Error> {
     let Path((tenant, project, device)) = names?;
+    let size = state.windows.find(query?.size.as_deref());
+    let size = size.map_err(|reason| Error(StatusCode::BAD_REQUEST, reason))?;
     let name = format!("{tenant}/{project}/{device}");
     let key = DeviceKey {
         tenant: tenant.into(),
         project: project.into(),
         device: device.into(),
     };
-    let Some((device, owned)) = state.hub.device(key).await? else {
+    let Some((device, owned)) = state.hub.device(key, size).await? else {
         return Err(Error(
             StatusCode::NOT_FOUND,
             format!("no device {name} is known here"),

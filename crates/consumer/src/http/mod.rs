@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::WindowsConfig;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::store::Keeper;
@@ -31,6 +32,7 @@ struct State {
     hub: Hub,
     store: Arc<Keeper>,
     metrics: Arc<Metrics>,
+    windows: Arc<WindowsConfig>,
     /// Held by every WebSocket, so that the shutdown can wait for them.
     open: mpsc::Sender<()>,
 }
@@ -42,6 +44,7 @@ pub(crate) fn serve(
     hub: Hub,
     store: Arc<Keeper>,
     metrics: Arc<Metrics>,
+    windows: Arc<WindowsConfig>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (open, mut all_closed) = mpsc::channel(1);
@@ -62,6 +65,7 @@ pub(crate) fn serve(
             hub,
             store,
             metrics,
+            windows,
             open,
         });
     tokio::spawn(async move {

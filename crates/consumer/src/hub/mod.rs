@@ -140,11 +140,12 @@ impl Hub {
         self.ask(|answer| Message::Devices(filter, answer)).await
     }
 
-    /// A device with its windows, as far as its owner knows them; `None` if it
-    /// isn't known here.
+    /// A device with its windows of length `size` (ms), as far as its owner knows
+    /// them; `None` if it isn't known here.
     pub(crate) async fn device(
         &self,
         key: DeviceKey,
+        size: i64,
     ) -> Result<Option<(Arc<Device>, Option<OwnedWindows>)>, Gone> {
         let question = key.clone();
         let Some((device, owner)) = self.ask(|answer| Message::Device(question, answer)).await?
@@ -156,7 +157,7 @@ impl Hub {
         };
         let (answer, answered) = oneshot::channel();
         let windows = async {
-            owner.send(Question { key, answer }).await.ok()?;
+            owner.send(Question { key, size, answer }).await.ok()?;
             answered.await.ok()
         };
         let windows = timeout(ANSWER, windows).await.ok().flatten().ok_or(Gone)?;

@@ -54,7 +54,7 @@ impl Keeper {
         health: Component,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            store: Store::open(&config.store, *config.windows.retention)?,
+            store: Store::open(&config.store, config.windows.longest_retention())?,
             outages: Outages::new(health),
             metrics,
         })

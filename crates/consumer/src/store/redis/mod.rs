@@ -20,7 +20,7 @@ use link::Connector;
 use pool::Pool;
 
 /// Layout of the keys and of the hash; another one is not read.
-const SCHEMA: &str = "1";
+const SCHEMA: &str = "2";
 /// Fields of the hash that are no values. Those of values have a NUL in them.
 const OFFSET: &str = "offset";
 const SCHEMA_FIELD: &str = "schema";

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::ConsumerConfig;
 use crate::store::{Store, now};
 use server::Server;
 
@@ -200,15 +199,15 @@ async fn windows_expire_and_live_state_does_not() {
 #[ignore = "needs the stack"]
 async fn the_largest_step_is_taken_at_once() {
     let bench = Bench::new("large");
-    // One below the end of a step, one message of all sensors, and a device that
-    // seals as many windows as may be open.
-    let sensors = ConsumerConfig::default().limits.sensors.max(1_000);
-    let mut changes: Vec<_> = (0..1_000 + sensors)
-        .map(|n| live(format!("s\0{n}"), [7; 200]))
+    // As many devices as a step may have, as many bytes, one of them with as many
+    // sensors as there may be, and as many windows as one may seal at once.
+    let mut changes: Vec<_> = (1..1_000)
+        .map(|n| live(format!("d\0{n}"), [7; 2_100]))
         .collect();
-    changes.extend((0..102).map(|n| window(format!("w\0{n}"), 60_000)));
+    changes.push(live("d\x000", vec![7; 1_000 * 1_000]));
+    changes.extend((0..8 * 102).map(|n| window(format!("w\0{n}"), 60_000)));
     bench.apply(None, 1, &changes).await.unwrap();
-    assert_eq!(bench.stored().await.entries.len(), 1_000 + sensors);
+    assert_eq!(bench.stored().await.entries.len(), 1_000);
     // And no step can be above what Lua's unpack takes.
     let most: Vec<_> = (0..MOST_LIVE).map(|n| live(n, "x")).collect();
     bench.apply(Some(1), 2, &most).await.unwrap();
@@ -229,10 +228,10 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
     assert_eq!(bench.raw::<i64>(&["EXISTS", &bench.key("w\0a")]).await, 0);
 
     for (fields, expected) in [
-        (&["schema", "2", "offset", "5"][..], "its schema is 2"),
+        (&["schema", "1", "offset", "5"][..], "its schema is 1"),
         (&["offset", "5"], "no schema"),
-        (&["schema", "1"], "no offset"),
-        (&["schema", "1", "offset", "x"], "no offset"),
+        (&["schema", "2"], "no offset"),
+        (&["schema", "2", "offset", "x"], "no offset"),
     ] {
         bench.raw::<()>(&["DEL", &key]).await;
         bench.raw::<()>(&[&["HSET", &key], fields].concat()).await;
@@ -241,8 +240,8 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
         };
         assert!(reason.contains(expected), "{reason}");
     }
-    let newer = ["HSET", &key, "schema", "2", "offset", "5"];
-    bench.raw::<()>(&newer).await;
+    let older = ["HSET", &key, "schema", "1", "offset", "5"];
+    bench.raw::<()>(&older).await;
     let refused = bench.apply(Some(5), 6, &changes).await;
     assert_eq!(refused, conflict(Some(5), Some(5)), "another schema");
 }

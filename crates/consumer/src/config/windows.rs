@@ -1,0 +1,114 @@
+//! Section `windows`.
+
+use std::time::Duration;
+
+use iot_service::config::{HumanDuration, Problems};
+use serde::{Deserialize, Serialize};
+
+/// Every reading is counted into a window of each size.
+pub(crate) const MOST_SIZES: usize = 8;
+/// Times within a window are stored as 32 bits of milliseconds.
+const LONGEST_SIZE: Duration = Duration::from_secs(7 * 24 * 3_600);
+const SHORTEST_SIZE: Duration = Duration::from_secs(1);
+/// One answer of the API lists as many.
+const MOST_KEPT: u32 = 1_440;
+
+/// Section `windows`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WindowsConfig {
+    /// Lengths of the tumbling windows.
+    pub sizes: Vec<HumanDuration>,
+    /// How long after its end a window still takes late values, in event time.
+    pub allowed_lateness: HumanDuration,
+    /// How many sealed windows of each size are kept, as time: so many lengths.
+    pub keep: u32,
+}
+
+impl Default for WindowsConfig {
+    fn default() -> Self {
+        Self {
+            sizes: [60, 300, 3_600].map(HumanDuration::from_secs).into(),
+            allowed_lateness: HumanDuration::from_secs(30),
+            keep: 15,
+        }
+    }
+}
+
+impl WindowsConfig {
+    pub(crate) fn validate(&self, problems: &mut Problems) {
+        if !(1..=MOST_SIZES).contains(&self.sizes.len()) {
+            problems.add("windows.sizes", "must be 1 to 8");
+        }
+        for (at, size) in self.sizes.iter().enumerate() {
+            if !(SHORTEST_SIZE..=LONGEST_SIZE).contains(&**size) {
+                problems.add("windows.sizes", "must each be between 1s and 7 days");
+            }
+            if self.sizes[..at].contains(size) {
+                problems.add("windows.sizes", format!("{size} is there twice"));
+            }
+        }
+        let smallest = self.sizes.iter().map(|size| size.as_millis()).min();
+        if smallest.is_some_and(|size| self.allowed_lateness.as_millis() > 100 * size) {
+            problems.add(
+                "windows.allowed_lateness",
+                "must be at most 100 times the smallest of windows.sizes: so many windows stay open",
+            );
+        }
+        if !(1..=MOST_KEPT).contains(&self.keep) {
+            problems.add("windows.keep", "must be 1 to 1440");
+        }
+    }
+
+    /// How long the windows are kept that are kept longest.
+    pub(crate) fn longest_retention(&self) -> Duration {
+        let longest = self.sizes.iter().map(|size| **size).max();
+        longest.unwrap_or_default().saturating_mul(self.keep)
+    }
+
+    /// Length of the windows that `asked` names, the smallest if it names none, in
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// There are none of that length; the text says which there are.
+    pub(crate) fn find(&self, asked: Option<&str>) -> Result<i64, String> {
+        let found = match asked {
+            None => self.sizes.iter().min().copied(),
+            Some(text) => {
+                let asked: HumanDuration = text.parse()?;
+                self.sizes.iter().copied().find(|size| *size == asked)
+            }
+        };
+        let sizes = || self.sizes.iter().map(ToString::to_string);
+        let none = || {
+            format!(
+                "size must be one of {}",
+                sizes().collect::<Vec<_>>().join(", ")
+            )
+        };
+        found.map(|size| millis(*size)).ok_or_else(none)
+    }
+}
+
+/// In milliseconds.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_found_by_name() {
+        let windows = WindowsConfig::default();
+        assert_eq!(windows.find(None), Ok(60_000));
+        assert_eq!(windows.find(Some("5m")), Ok(300_000));
+        assert_eq!(windows.find(Some("60m")), Ok(3_600_000));
+        assert_eq!(
+            windows.find(Some("2m")),
+            Err("size must be one of 1m, 5m, 1h".into())
+        );
+        assert!(windows.find(Some("long")).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! The bytes of a device: one value with all its sensors. docs/state.md has the
+//! same as a table, for readers that are not this program.
+
+use std::sync::Arc;
+
+use iot_core::message::Quality;
+
+use super::alert::AlertState;
+use super::pack::{Packer, UnpackError, Unpacker};
+use super::state::{DeviceState, SensorState};
+use super::window::{SensorWindows, Window};
+use crate::model::{AlertKind, AlertStatus, Level, Place};
+
+/// About the bytes of a device and of a sensor without texts, windows and alerts.
+const DEVICE_BYTES: usize = 48;
+const SENSOR_BYTES: usize = 80;
+/// Bytes of an open window and of an alert.
+pub(super) const WINDOW_BYTES: usize = 100;
+pub(super) const ALERT_BYTES: usize = 60;
+
+impl DeviceState {
+    pub(super) fn pack(&self) -> Vec<u8> {
+        let mut packer = Packer::new();
+        packer.i64(self.watermark);
+        packer.i64(self.timestamp);
+        packer.option(self.seq, Packer::u64);
+        packer.option(self.place.as_deref(), |packer, place| {
+            for part in [&place.building, &place.floor, &place.room] {
+                packer.text(part);
+            }
+        });
+        packer.u32(self.sensors.len() as u32);
+        for sensor in &self.sensors {
+            packer.part(|packer| put_sensor(packer, sensor));
+        }
+        packer.finish()
+    }
+
+    /// What [`pack`](Self::pack) packed under that key.
+    ///
+    /// # Errors
+    /// A key or a value that this version doesn't know.
+    pub(super) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
+        let key = Self::of_store_key(name).ok_or(UnpackError::Damaged)?;
+        let mut device = Self::new(key);
+        let mut unpacker = Unpacker::new(bytes)?;
+        device.watermark = unpacker.i64()?;
+        device.timestamp = unpacker.i64()?;
+        device.seq = unpacker.option(Unpacker::u64)?;
+        device.place = unpacker.option(|unpacker| {
+            Ok(Arc::new(Place {
+                building: unpacker.text()?,
+                floor: unpacker.text()?,
+                room: unpacker.text()?,
+            }))
+        })?;
+        for _ in 0..unpacker.u32()? {
+            device.sensors.push(unpacker.part(take_sensor)?);
+        }
+        unpacker.finish()?;
+        Ok(device)
+    }
+
+    /// About the bytes of its value.
+    pub(super) fn packed_size(&self) -> usize {
+        let key = &self.key;
+        let names = key.tenant.len() + key.project.len() + key.device.len();
+        let place = self.place.as_deref().map_or(0, |place| {
+            12 + place.building.len() + place.floor.len() + place.room.len()
+        });
+        let sensors = self.sensors.iter().map(SensorState::packed_size);
+        DEVICE_BYTES + names + place + sensors.sum::<usize>()
+    }
+}
+
+impl SensorState {
+    pub(super) fn packed_size(&self) -> usize {
+        SENSOR_BYTES
+            + self.name.len()
+            + self.unit.as_deref().map_or(0, str::len)
+            + self.windows.open.len() * WINDOW_BYTES
+            + self.alerts.len() * ALERT_BYTES
+    }
+}
+
+fn put_sensor(packer: &mut Packer, sensor: &SensorState) {
+    packer.text(&sensor.name);
+    packer.f64(sensor.value);
+    packer.option(sensor.unit.as_deref(), Packer::text);
+    packer.u8(match sensor.quality {
+        Quality::Good => 0,
+        Quality::Uncertain => 1,
+        Quality::Bad => 2,
+    });
+    packer.i64(sensor.timestamp);
+    packer.option(sensor.seq, Packer::u64);
+    packer.u32(sensor.windows.open.len() as u32);
+    for window in &sensor.windows.open {
+        put_window(packer, window);
+    }
+    packer.u8(sensor.alerts.len() as u8);
+    for alert in &sensor.alerts {
+        put_alert(packer, alert);
+    }
+}
+
+fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> {
+    Ok(SensorState {
+        name: unpacker.text()?,
+        value: unpacker.f64()?,
+        unit: unpacker.option(Unpacker::text)?,
+        quality: match unpacker.u8()? {
+            0 => Quality::Good,
+            1 => Quality::Uncertain,
+            2 => Quality::Bad,
+            _ => return Err(UnpackError::Damaged),
+        },
+        timestamp: unpacker.i64()?,
+        seq: unpacker.option(Unpacker::u64)?,
+        windows: {
+            let count = unpacker.u32()?;
+            let open = (0..count).map(|_| take_window(unpacker));
+            SensorWindows {
+                open: open.collect::<Result<_, _>>()?,
+            }
+        },
+        alerts: {
+            let count = unpacker.u8()?;
+            let alerts = (0..count).map(|_| take_alert(unpacker));
+            alerts.collect::<Result<_, _>>()?
+        },
+    })
+}
+
+fn put_window(packer: &mut Packer, window: &Window) {
+    packer.u32(window.size);
+    packer.i64(window.start);
+    packer.u64(window.count);
+    for value in [
+        window.min,
+        window.max,
+        window.mean,
+        window.squares,
+        window.first,
+        window.last,
+    ] {
+        packer.f64(value);
+    }
+    packer.u32(window.first_at);
+    packer.u32(window.last_at);
+    packer.f64(window.time_mean);
+    packer.f64(window.time_squares);
+    packer.f64(window.products);
+}
+
+fn take_window(unpacker: &mut Unpacker<'_>) -> Result<Window, UnpackError> {
+    Ok(Window {
+        size: unpacker.u32()?,
+        start: unpacker.i64()?,
+        count: unpacker.u64()?,
+        min: unpacker.f64()?,
+        max: unpacker.f64()?,
+        mean: unpacker.f64()?,
+        squares: unpacker.f64()?,
+        first: unpacker.f64()?,
+        last: unpacker.f64()?,
+        first_at: unpacker.u32()?,
+        last_at: unpacker.u32()?,
+        time_mean: unpacker.f64()?,
+        time_squares: unpacker.f64()?,
+        products: unpacker.f64()?,
+    })
+}
+
+fn put_alert(packer: &mut Packer, alert: &AlertState) {
+    packer.u8(alert.kind as u8);
+    packer.u8(u8::from(alert.status == AlertStatus::Raised));
+    packer.u8(u8::from(alert.level == Level::Critical));
+    packer.u8(u8::from(alert.above));
+    packer.i64(alert.offset);
+    packer.f64(alert.value);
+    packer.f64(alert.limit);
+    packer.i64(alert.timestamp);
+    packer.i64(alert.raised_at);
+    packer.u64(alert.count);
+    packer.i64(alert.told_at);
+}
+
+fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
+    let kind = usize::from(unpacker.u8()?);
+    let kind = AlertKind::ALL.get(kind).ok_or(UnpackError::Damaged)?;
+    let (raised, critical) = (unpacker.flag()?, unpacker.flag()?);
+    Ok(AlertState {
+        kind: *kind,
+        status: if raised {
+            AlertStatus::Raised
+        } else {
+            AlertStatus::Cleared
+        },
+        level: if critical {
+            Level::Critical
+        } else {
+            Level::Warning
+        },
+        above: unpacker.flag()?,
+        offset: unpacker.i64()?,
+        value: unpacker.f64()?,
+        limit: unpacker.f64()?,
+        timestamp: unpacker.i64()?,
+        raised_at: unpacker.i64()?,
+        count: unpacker.u64()?,
+        told_at: unpacker.i64()?,
+    })
+}
