@@ -51,6 +51,8 @@ pub struct ConsumerConfig {
     pub limits: LimitsConfig,
     /// Where messages go that can't be used.
     pub dead_letter: DeadLetterConfig,
+    /// Events for other programs.
+    pub outputs: OutputsConfig,
     /// Streaming to WebSocket clients.
     pub push: PushConfig,
 }
@@ -73,6 +75,7 @@ impl Default for ConsumerConfig {
             windows: WindowsConfig::default(),
             limits: LimitsConfig::default(),
             dead_letter: DeadLetterConfig::default(),
+            outputs: OutputsConfig::default(),
             push: PushConfig::default(),
         }
     }
@@ -167,6 +170,51 @@ impl Default for LimitsConfig {
     }
 }
 
+/// Section `outputs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputsConfig {
+    /// Topic for alerts; empty for none.
+    pub alerts: String,
+    /// Topic for sealed windows; empty for none.
+    pub windows: String,
+    /// Partitions of topics that have to be created.
+    pub partitions: i32,
+    /// Their replicas; -1 is the brokers' default.
+    pub replication: i32,
+}
+
+impl Default for OutputsConfig {
+    fn default() -> Self {
+        Self {
+            alerts: "alert-events".into(),
+            windows: "device-aggregates".into(),
+            partitions: 3,
+            replication: -1,
+        }
+    }
+}
+
+impl OutputsConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let topics = [("alerts", &self.alerts), ("windows", &self.windows)];
+        for (key, topic) in topics {
+            if !topic.is_empty() && !is_reserved(topic) {
+                let message = "must be a reserved name (alert-events, device-aggregates, or one \
+                               that begins with \"iot.\"), so that no topic pattern reads it back";
+                problems.add(format!("outputs.{key}"), message);
+            }
+        }
+        if self.partitions < 1 {
+            problems.add("outputs.partitions", "must be at least 1");
+        }
+        if self.replication == 0 || self.replication < -1 {
+            let message = "must be at least 1, or -1 for the brokers' default";
+            problems.add("outputs.replication", message);
+        }
+    }
+}
+
 /// Section `dead_letter`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -246,6 +294,7 @@ impl Settings for ConsumerConfig {
             problems.add("push.interval", "must be longer than 0");
         }
         self.mappings.validate(problems);
+        self.outputs.validate(problems);
         self.dead_letter.validate(problems);
     }
 

@@ -9,15 +9,14 @@ use iot_core::headers;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
 use crate::kafka::context::Quiet;
+use crate::kafka::topic::Topic;
 use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::refusal::Refusal;
@@ -144,9 +143,11 @@ impl DeadLetters {
     ) -> anyhow::Result<Self> {
         let mut client = kafka::producer_config(kafka)?;
         for (name, value) in [
-            ("client.id", "iot-consumer-dead-letter"),
+            ("client.id", "iot-consumer"),
             ("acks", "all"),
             ("linger.ms", "5"),
+            // What is sent again is not overtaken.
+            ("max.in.flight.requests.per.connection", "1"),
             ("message.timeout.ms", &TRY.as_millis().to_string()),
             ("message.max.bytes", &MAX_RECORD.to_string()),
         ] {
@@ -162,6 +163,11 @@ impl DeadLetters {
             metrics,
             health,
         })
+    }
+
+    /// The producer, for what else has to be confirmed before the offset moves.
+    pub(crate) fn producer(&self) -> FutureProducer<Quiet> {
+        self.producer.clone()
     }
 
     /// Writes a letter; returns once Kafka has confirmed it. Tries for as long
@@ -223,69 +229,14 @@ impl DeadLetters {
     }
 }
 
-/// Creates the dead-letter topic if it is missing; tries until Kafka answers.
-/// Without it Kafka may create the topic at the first letter, with the brokers'
-/// limit for the size of records.
-pub(crate) async fn create_topic(
-    kafka: KafkaConfig,
-    config: DeadLetterConfig,
-    stop: CancellationToken,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-    loop {
-        match try_create(&kafka, &config).await {
-            Ok(()) => return,
-            Err(error) if is_final(&error) => {
-                tracing::info!(
-                    topic = config.topic, %error,
-                    "could not create the dead-letter topic; it is left to the brokers"
-                );
-                return;
-            }
-            Err(error) => {
-                tracing::debug!(topic = config.topic, %error, "creating the dead-letter topic failed");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(backoff.next_delay()) => {}
-        }
+/// The topic, as it is created.
+pub(crate) fn topic(config: &DeadLetterConfig) -> Topic {
+    Topic {
+        name: config.topic.clone(),
+        partitions: config.partitions,
+        replication: config.replication,
+        max_record: Some(MAX_RECORD),
     }
-}
-
-async fn try_create(kafka: &KafkaConfig, config: &DeadLetterConfig) -> anyhow::Result<()> {
-    let admin: AdminClient<Quiet> = kafka::producer_config(kafka)?.create_with_context(Quiet)?;
-    let limit = MAX_RECORD.to_string();
-    let topic = NewTopic::new(
-        &config.topic,
-        config.partitions,
-        TopicReplication::Fixed(config.replication),
-    )
-    .set("max.message.bytes", &limit);
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
-    for result in admin.create_topics([&topic], &options).await? {
-        match result {
-            Ok(name) => tracing::info!(topic = name, "created the dead-letter topic"),
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(KafkaError::AdminOp(code).into()),
-        }
-    }
-    Ok(())
-}
-
-/// Whether trying again can't help.
-fn is_final(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(KafkaError::AdminOp(
-            RDKafkaErrorCode::UnsupportedFeature
-                | RDKafkaErrorCode::UnsupportedVersion
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::InvalidReplicationFactor
-                | RDKafkaErrorCode::PolicyViolation
-        ))
-    )
 }
 
 #[cfg(test)]

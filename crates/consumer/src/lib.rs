@@ -13,6 +13,7 @@ mod kafka;
 mod mapping;
 mod metrics;
 mod model;
+mod outputs;
 mod owner;
 mod parse;
 mod pipeline;
@@ -37,13 +38,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, PushConfig, ValidateConfig,
-    WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, OutputsConfig, PushConfig,
+    ValidateConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::group::{self, Member};
 use metrics::Metrics;
+use outputs::Outputs;
 use owner::Shared;
 pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
@@ -95,12 +97,18 @@ pub async fn run(
         metrics.clone(),
         health.component("dead_letter"),
     )?;
-    let (kafka, letters) = (config.kafka.clone(), config.dead_letter.clone());
-    tokio::spawn(dead_letter::create_topic(
-        kafka,
-        letters,
-        stop_group.clone(),
-    ));
+    let outputs = Outputs::new(
+        &config.outputs,
+        dead_letters.producer(),
+        metrics.clone(),
+        health.component("outputs"),
+    );
+    let mut topics = Outputs::topics(&config.outputs);
+    topics.push(dead_letter::topic(&config.dead_letter));
+    for topic in topics {
+        let (kafka, stop) = (config.kafka.clone(), stop_group.clone());
+        tokio::spawn(kafka::topic::create(kafka, topic, stop));
+    }
 
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let state = health.component("state");
@@ -108,6 +116,7 @@ pub async fn run(
         store: store.clone(),
         hub,
         dead_letters,
+        outputs,
         metrics: metrics.clone(),
         commands,
         health: state.clone(),

@@ -83,6 +83,25 @@ impl Queue {
     }
 }
 
+/// Kinds of events for other programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Published {
+    AlertCreated,
+    AlertCleared,
+    WindowSealed,
+}
+
+impl Published {
+    /// Its type, as it stands in events.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::AlertCreated => "alert.created",
+            Self::AlertCleared => "alert.cleared",
+            Self::WindowSealed => "window.sealed",
+        }
+    }
+}
+
 /// What happened to the assignment of partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RebalanceKind {
@@ -132,6 +151,7 @@ pub(crate) struct Metrics {
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
     lag_seconds: GaugeVec,
+    published: IntCounterVec,
     rebalance_seconds: HistogramVec,
     store_errors: IntCounterVec,
     late: IntCounterVec,
@@ -237,6 +257,13 @@ impl Metrics {
                 "Messages in the log that are not processed yet",
                 &["topic", "partition"],
             )?,
+            published: make.register(IntCounterVec::new(
+                Opts::new(
+                    "kafka_events_published_total",
+                    "Events for other programs that Kafka has confirmed",
+                ),
+                &["topic", "event_type"],
+            )?)?,
             lag_seconds: make.float_gauges(
                 "kafka_consumer_lag_seconds",
                 "How long the oldest message that is not processed has been in Kafka",
@@ -343,6 +370,12 @@ impl Metrics {
         self.queues
             .with_label_values(&[queue.label()])
             .set(depth as i64);
+    }
+
+    pub(crate) fn published(&self, topic: &str, kind: Published) {
+        self.published
+            .with_label_values(&[topic, kind.label()])
+            .inc();
     }
 
     pub(crate) fn rebalance_took(&self, kind: RebalanceKind, took: Duration) {

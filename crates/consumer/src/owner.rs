@@ -17,6 +17,7 @@ use crate::kafka::context::Partition;
 use crate::kafka::group::{Command, Inbox};
 use crate::metrics::Metrics;
 use crate::model::DeviceKey;
+use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
 use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
 
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Keeper>,
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) outputs: Outputs,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) health: Component,

@@ -8,7 +8,8 @@
 //! 5. fold it into newest values, windows and alerts
 //! 6. push at once what changed to WebSocket clients
 //! 7. store the changes and the offset in one step: at 1,000 values, 2 MiB or once a
-//!    second, and only after Kafka has confirmed the dead letters among them
+//!    second, and only after Kafka has confirmed what others are told of them:
+//!    dead letters, alerts, sealed windows
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::kafka::progress::Progress;
 use crate::mapping::Mappings;
+use crate::outputs::Notice;
 use crate::owner::Shared;
 use crate::parse;
 use crate::record::{Batch, Record};
@@ -80,6 +82,7 @@ pub(crate) struct Pipeline {
     progress: Arc<Progress>,
     /// Something is processed but not stored.
     ahead: bool,
+    /// Dead letters, and events for other programs, that Kafka has to confirm.
     letters: JoinSet<()>,
     letter_bytes: usize,
     /// Counts late readings by length of window, shortest first.
@@ -213,8 +216,19 @@ impl Pipeline {
     /// Tells WebSocket clients what changed.
     async fn push(&mut self) {
         let updates = self.fold.take_updates();
+        for alert in &updates.alerts {
+            let notice = self.shared.outputs.alert(&self.partition, alert);
+            self.publish(notice);
+        }
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;
+        }
+    }
+
+    fn publish(&mut self, notice: Option<Notice>) {
+        if let Some(notice) = notice {
+            self.letter_bytes += notice.bytes();
+            self.letters.spawn(self.shared.outputs.deliver(notice));
         }
     }
 
@@ -228,11 +242,15 @@ impl Pipeline {
         if !self.ahead {
             return Ok(());
         }
+        let changes = self.fold.take_changes();
+        for change in &changes {
+            let notice = self.shared.outputs.windows(&self.partition, change);
+            self.publish(notice);
+        }
         while let Some(written) = self.letters.join_next().await {
             written.map_err(|_| Stale::Letter)?;
         }
         self.letter_bytes = 0;
-        let changes = self.fold.take_changes();
         let step = Step {
             partition: (&self.partition.0, self.partition.1),
             from: Some(self.applied),

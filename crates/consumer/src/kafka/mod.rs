@@ -5,6 +5,7 @@ pub(crate) mod context;
 pub(crate) mod group;
 pub(crate) mod progress;
 pub(crate) mod statistics;
+pub(crate) mod topic;
 
 use std::time::Duration;
 

@@ -50,16 +50,18 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let store = health.component("store");
     let store = Keeper::open(&config, metrics.clone(), store).unwrap();
     let store = Arc::new(store);
+    let dead_letters =
+        DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
     let shared = Arc::new(Shared {
         store,
         hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
-        dead_letters: DeadLetters::new(
-            &config.kafka,
-            &config.dead_letter,
+        outputs: Outputs::new(
+            &config.outputs,
+            dead_letters.producer(),
             metrics.clone(),
-            letters,
-        )
-        .unwrap(),
+            health.component("outputs"),
+        ),
+        dead_letters,
         metrics,
         commands: sender,
         health: health.component("state"),

@@ -6,6 +6,7 @@
 mod api;
 mod input;
 mod lifecycle;
+mod outputs;
 mod process;
 mod push;
 mod real;

@@ -74,6 +74,16 @@ impl Kafka {
         self.cluster.create_topic(topic, partitions, 1).unwrap();
     }
 
+    /// Whether there is such a topic.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        let reader: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.brokers())
+            .create()
+            .unwrap();
+        let metadata = reader.fetch_metadata(None, DEADLINE).unwrap();
+        metadata.topics().iter().any(|found| found.name() == topic)
+    }
+
     pub(crate) fn brokers(&self) -> String {
         self.cluster.bootstrap_servers()
     }

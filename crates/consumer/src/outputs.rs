@@ -1,0 +1,282 @@
+//! What the consumer tells other programs through Kafka: alerts as they are raised
+//! and cleared, and windows as they are sealed.
+//!
+//! Both are confirmed before the offset moves, and their ids follow from the log
+//! alone: a crash may repeat one, and never loses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iot_core::headers;
+use iot_service::Backoff;
+use iot_service::health::Component;
+use jiff::Timestamp;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::DeliveryFuture;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use twox_hash::XxHash3_128;
+
+use crate::config::OutputsConfig;
+use crate::fold;
+use crate::kafka::context::{Partition, Quiet};
+use crate::kafka::topic::Topic;
+use crate::metrics::{Metrics, Published};
+use crate::model::{Alert, AlertStatus, Windows};
+use crate::store::Change;
+
+/// Separates the parts of the names of stored values.
+const SEPARATOR: char = '\0';
+
+/// Where they go. Clones share one producer.
+#[derive(Clone)]
+pub(crate) struct Outputs {
+    producer: FutureProducer<Quiet>,
+    /// None if nobody wants to know.
+    alerts: Option<Arc<str>>,
+    windows: Option<Arc<str>>,
+    metrics: Arc<Metrics>,
+    health: Component,
+}
+
+/// An event for others, on its way.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    topic: Arc<str>,
+    kind: Published,
+    key: String,
+    id: String,
+    source: String,
+    time: String,
+    payload: Vec<u8>,
+}
+
+/// What other programs read.
+#[derive(Debug, Serialize)]
+struct Envelope<'n, T> {
+    id: &'n str,
+    #[serde(rename = "type")]
+    kind: &'n str,
+    source: &'n str,
+    timestamp: &'n str,
+    data: T,
+}
+
+impl Notice {
+    fn new(
+        topic: &Arc<str>,
+        kind: Published,
+        key: String,
+        (topic_read, partition): &Partition,
+        (name, time): (&str, i64),
+        data: impl Serialize,
+    ) -> Self {
+        let id = uuid(name);
+        let source = format!("/iot-consumer/{topic_read}/{partition}");
+        let time = Timestamp::from_millisecond(time).unwrap_or_default();
+        let time = time.to_string();
+        let envelope = Envelope {
+            id: &id,
+            kind: kind.label(),
+            source: &source,
+            timestamp: &time,
+            data,
+        };
+        Self {
+            topic: topic.clone(),
+            kind,
+            key,
+            // Texts and numbers: there is nothing in it that can't be JSON.
+            payload: serde_json::to_vec(&envelope).unwrap_or_default(),
+            id,
+            source,
+            time,
+        }
+    }
+
+    /// Those of CloudEvents 1.0 in its Kafka binding, binary mode.
+    fn headers(&self) -> OwnedHeaders {
+        let all = [
+            (headers::CONTENT_TYPE, headers::APPLICATION_JSON),
+            ("ce_specversion", "1.0"),
+            ("ce_id", &self.id),
+            ("ce_type", self.kind.label()),
+            ("ce_source", &self.source),
+            ("ce_time", &self.time),
+        ];
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in all {
+            let value = Some(value);
+            headers = headers.insert(Header { key, value });
+        }
+        headers
+    }
+
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.len() + self.key.len()
+    }
+}
+
+impl Outputs {
+    pub(crate) fn new(
+        config: &OutputsConfig,
+        producer: FutureProducer<Quiet>,
+        metrics: Arc<Metrics>,
+        health: Component,
+    ) -> Self {
+        let topic = |name: &str| (!name.is_empty()).then(|| name.into());
+        health.ready();
+        Self {
+            producer,
+            alerts: topic(&config.alerts),
+            windows: topic(&config.windows),
+            metrics,
+            health,
+        }
+    }
+
+    /// The topics that there have to be.
+    pub(crate) fn topics(config: &OutputsConfig) -> Vec<Topic> {
+        let names = [&config.alerts, &config.windows];
+        let names = names.into_iter().filter(|name| !name.is_empty());
+        let topic = |name: &String| Topic {
+            name: name.clone(),
+            partitions: config.partitions,
+            replication: config.replication,
+            max_record: None,
+        };
+        names.map(topic).collect()
+    }
+
+    /// The event of an alert's change; none of one that is only repeated.
+    pub(crate) fn alert(&self, partition: &Partition, alert: &Alert) -> Option<Notice> {
+        let topic = self.alerts.as_ref()?;
+        let (kind, what) = match alert.state {
+            AlertStatus::Raised if alert.count > 1 => return None,
+            AlertStatus::Raised => (Published::AlertCreated, "raised"),
+            AlertStatus::Cleared => (Published::AlertCleared, "cleared"),
+        };
+        let key = key(&alert.key.tenant, &alert.key.project, &alert.key.device);
+        let name = format!("{}:{what}", alert.id);
+        let about = (name.as_str(), alert.timestamp);
+        Some(Notice::new(topic, kind, key, partition, about, alert))
+    }
+
+    /// The event of windows that were sealed together; none of other changes.
+    pub(crate) fn windows(&self, partition: &Partition, change: &Change) -> Option<Notice> {
+        let topic = self.windows.as_ref()?;
+        let Change::Window {
+            key: name, value, ..
+        } = change
+        else {
+            return None;
+        };
+        let parts: Vec<&str> = name.split(SEPARATOR).collect();
+        let [_, tenant, project, device, size, start] = parts[..] else {
+            return None;
+        };
+        let (size, start): (i64, i64) = (size.parse().ok()?, start.parse().ok()?);
+        let mut windows = Windows::new();
+        fold::add_stored(&mut windows, std::slice::from_ref(value)).ok()?;
+        let sensors = windows.into_iter().filter_map(|(sensor, mut windows)| {
+            let window = serde_json::to_value(windows.pop()?).ok()?;
+            Some((sensor.to_string(), window))
+        });
+        let data = json!({
+            "tenant": tenant,
+            "project": project,
+            "device": device,
+            "size_ms": size,
+            "start": start,
+            "end": start.saturating_add(size),
+            "sensors": sensors.collect::<Map<String, Value>>(),
+        });
+        let key = key(tenant, project, device);
+        let name = format!("{}:{}:{key}:{size}:{start}", partition.0, partition.1);
+        let about = (name.as_str(), start.saturating_add(size));
+        let kind = Published::WindowSealed;
+        Some(Notice::new(topic, kind, key, partition, about, data))
+    }
+
+    /// Hands an event over to Kafka's client, after all that were before; the rest is
+    /// done by what it returns, which ends once Kafka has confirmed it. Tries for as
+    /// long as it takes, as the offset must not move past it.
+    pub(crate) fn deliver(&self, notice: Notice) -> impl Future<Output = ()> + Send + use<> {
+        let (outputs, mut queued) = (self.clone(), self.queue(&notice));
+        async move {
+            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            while let Err(error) = written(queued).await {
+                outputs
+                    .health
+                    .not_ready(format!("can't write to {}: {error}", notice.topic));
+                tokio::time::sleep(backoff.next_delay()).await;
+                queued = outputs.queue(&notice);
+            }
+            outputs.health.ready();
+            outputs.metrics.published(&notice.topic, notice.kind);
+        }
+    }
+
+    fn queue(&self, notice: &Notice) -> Result<DeliveryFuture, KafkaError> {
+        let record = FutureRecord::<str, [u8]>::to(&notice.topic)
+            .key(notice.key.as_str())
+            .payload(&notice.payload)
+            .headers(notice.headers());
+        self.producer
+            .send_result(record)
+            .map_err(|(error, _)| error)
+    }
+}
+
+async fn written(queued: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
+    match queued?.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(error),
+        Err(_) => Err(KafkaError::Canceled),
+    }
+}
+
+/// Of a device: all its events are in one partition.
+fn key(tenant: &str, project: &str, device: &str) -> String {
+    format!("{tenant}/{project}/{device}")
+}
+
+/// A UUID of version 8 (RFC 9562) that is always the same for the same name.
+fn uuid(name: &str) -> String {
+    let hash = XxHash3_128::oneshot(name.as_bytes());
+    let version = (hash & !(0xf << 76)) | (0x8 << 76);
+    let digits = format!("{:032x}", (version & !(0x3 << 62)) | (0x2 << 62));
+    let part = |from: usize, to: usize| &digits[from..to];
+    [
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+    ]
+    .join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_from_names() {
+        let id = uuid("device-data:3:42:temperature:threshold:raised");
+        assert_eq!(id, uuid("device-data:3:42:temperature:threshold:raised"));
+        assert_ne!(id, uuid("device-data:3:42:temperature:threshold:cleared"));
+        let parts: Vec<&str> = id.split('-').collect();
+        assert_eq!(
+            parts.iter().map(|part| part.len()).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12]
+        );
+        assert!(
+            parts[2].starts_with('8') && "89ab".contains(&parts[3][..1]),
+            "{id}"
+        );
+    }
+}
