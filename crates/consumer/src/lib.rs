@@ -34,13 +34,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, PushConfig, ValidateConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, LimitsConfig,
+    PushConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig, ValidateConfig,
     WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::group::{self, Member};
 use metrics::Metrics;
+pub use model::AlertKind;
 use owner::Shared;
 use store::Keeper;
 pub use store::{Missing, StoreConfig, StoreUrl};

@@ -58,7 +58,7 @@ fn bad_payloads() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "unexpected_unit",
-            altered(|m| m["readings"][0]["unit"] = json!("fahrenheit")),
+            altered(|m| m["readings"][0]["unit"] = json!("furlong")),
         ),
         ("empty", Vec::new()),
         ("not_json", vec![b'x'; 2 << 20]),
