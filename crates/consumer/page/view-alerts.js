@@ -13,11 +13,22 @@ function unitOf(store, alert) {
   return store.devices.get(deviceKey(alert))?.readings.get(alert.sensor)?.unit ?? usualUnit(alert.sensor);
 }
 
-/** `Temperature 61.2 °C, limit 50 °C`, or `Temperature back at 30.5 °C, limit 50 °C`. */
+/**
+ * `Temperature 61.2 °C, limit 50 °C`, or `Temperature back at 30.5 °C, limit 50 °C`;
+ * other kinds than thresholds say what they are: `Temperature spike: 97 °C, expected 31.4 °C`.
+ */
 export function describeAlert(store, alert) {
   const unit = unitOf(store, alert);
-  const back = alert.state === 'cleared' ? 'back at ' : '';
-  return `${sensorLabel(alert.sensor)} ${back}${formatReading(alert.value, unit)}, limit ${formatLimit(alert.limit, unit)}`;
+  const name = sensorLabel(alert.sensor);
+  const value = formatReading(alert.value, unit);
+  const isBack = alert.state === 'cleared';
+  switch (alert.kind) {
+    case 'spike': return isBack ? `${name} back at ${value} after a spike` : `${name} spike: ${value}, expected up to ${formatLimit(alert.limit, unit)}`;
+    case 'stuck': return isBack ? `${name} moves again: ${value}` : `${name} stuck at ${value}`;
+    case 'drift': return isBack ? `${name} back from its drift: ${value}` : `${name} drifts: ${value}, usually ${formatLimit(alert.limit, unit)}`;
+    case 'toggling': return isBack ? `${name} no longer toggles` : `${name} toggles`;
+    default: return `${name} ${isBack ? 'back at ' : ''}${value}, limit ${formatLimit(alert.limit, unit)}`;
+  }
 }
 
 class AlertItem {

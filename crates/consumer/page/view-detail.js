@@ -159,7 +159,7 @@ export class DetailView {
   #drawSensor(device, alerts, now) {
     const reading = device.readings.get(this.sensor);
     const windows = this.windows.get(this.sensor) ?? [];
-    const alert = [...(alerts?.values() ?? [])].find(({ sensor }) => sensor === this.sensor);
+    const alert = [...(alerts?.values() ?? [])].find(({ sensor, kind }) => sensor === this.sensor && kind === 'threshold');
     const limit = Number.isFinite(alert?.limit) ? alert.limit : null;
     const chart = byId('detail-chart');
     setText(byId('detail-sensor'), sensorLabel(this.sensor));

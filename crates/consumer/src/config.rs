@@ -1,5 +1,6 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
+mod detect;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
+pub use detect::{
+    DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
+};
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};
 
@@ -47,6 +51,8 @@ pub struct ConsumerConfig {
     pub validate: ValidateConfig,
     /// Aggregation over time.
     pub windows: WindowsConfig,
+    /// What is an alert.
+    pub detect: DetectConfig,
     /// Bounds of memory.
     pub limits: LimitsConfig,
     /// Where messages go that can't be used.
@@ -73,6 +79,7 @@ impl Default for ConsumerConfig {
             mappings: MappingsConfig::default(),
             validate: ValidateConfig::default(),
             windows: WindowsConfig::default(),
+            detect: DetectConfig::default(),
             limits: LimitsConfig::default(),
             dead_letter: DeadLetterConfig::default(),
             outputs: OutputsConfig::default(),
@@ -275,6 +282,7 @@ impl Settings for ConsumerConfig {
         self.kafka.validate(problems);
         self.store.validate(problems);
         self.windows.validate(problems);
+        self.detect.validate(problems);
         if self.limits.sensors > MOST_SENSORS {
             problems.add(
                 "limits.sensors",

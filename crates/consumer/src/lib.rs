@@ -38,13 +38,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, From, KafkaConfig, LimitsConfig, OutputsConfig, PushConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, LimitsConfig,
+    OutputsConfig, PushConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
     ValidateConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::group::{self, Member};
 use metrics::Metrics;
+pub use model::AlertKind;
 use outputs::Outputs;
 use owner::Shared;
 pub use replay::{ReplayArgs, replay};

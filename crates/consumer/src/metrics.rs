@@ -10,7 +10,9 @@ use prometheus::{
 };
 
 use crate::config::WindowsConfig;
+use crate::fold::Folded;
 use crate::kafka::progress::Lag;
+use crate::model::AlertKind;
 use crate::refusal::Refusal;
 use crate::store::Trouble;
 
@@ -135,8 +137,6 @@ pub(crate) struct Metrics {
     pub(crate) readings: IntCounter,
     pub(crate) stale: IntCounter,
     pub(crate) duplicates: IntCounter,
-    pub(crate) alerts_raised: IntCounter,
-    pub(crate) alerts_cleared: IntCounter,
     pub(crate) dead_letters: IntCounter,
     pub(crate) dead_letters_cut: IntCounter,
     pub(crate) dead_letter_retries: IntCounter,
@@ -155,6 +155,8 @@ pub(crate) struct Metrics {
     rebalance_seconds: HistogramVec,
     store_errors: IntCounterVec,
     late: IntCounterVec,
+    alerts_raised: IntCounterVec,
+    alerts_cleared: IntCounterVec,
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
     frames: IntCounterVec,
@@ -209,8 +211,16 @@ impl Metrics {
                 "iot_messages_duplicate_total",
                 "Messages that repeat the one before and were skipped",
             )?,
-            alerts_raised: make.counter("iot_alerts_raised_total", "Alerts raised")?,
-            alerts_cleared: make.counter("iot_alerts_cleared_total", "Alerts cleared")?,
+            alerts_raised: make.counters(
+                "kafka_consumer_alerts_raised_total",
+                "Alerts raised",
+                "kind",
+            )?,
+            alerts_cleared: make.counters(
+                "kafka_consumer_alerts_cleared_total",
+                "Alerts cleared",
+                "kind",
+            )?,
             dead_letters: make.counter(
                 "iot_dead_letters_total",
                 "Messages written to the dead-letter topic",
@@ -306,6 +316,10 @@ impl Metrics {
         for reason in ParseError::REASONS.iter().chain(Refusal::REASONS) {
             self.refusals.with_label_values(&[reason]);
         }
+        for kind in AlertKind::ALL {
+            self.alerts_raised.with_label_values(&[kind.label()]);
+            self.alerts_cleared.with_label_values(&[kind.label()]);
+        }
         for trouble in Trouble::ALL {
             self.store_errors.with_label_values(&[trouble.label()]);
         }
@@ -328,6 +342,20 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    /// Counts alerts; most messages have none.
+    pub(crate) fn alerted(&self, folded: &Folded) {
+        for (counters, counts) in [
+            (&self.alerts_raised, &folded.raised),
+            (&self.alerts_cleared, &folded.cleared),
+        ] {
+            for (kind, count) in AlertKind::ALL.into_iter().zip(counts) {
+                if *count > 0 {
+                    counters.with_label_values(&[kind.label()]).inc_by(*count);
+                }
+            }
+        }
     }
 
     /// Counters of late readings by length of window, shortest first, at zero.
@@ -481,6 +509,7 @@ mod tests {
             "kafka_consumer_processing_duration_seconds_bucket{le=\"0.001\"} 0",
             "iot_websocket_closed_total{reason=\"slow\"} 0",
             "iot_store_errors_total{kind=\"full\"} 0",
+            "kafka_consumer_alerts_raised_total{kind=\"drift\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -141,7 +141,7 @@ pub(crate) enum AlertStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
-pub(crate) enum AlertKind {
+pub enum AlertKind {
     /// Beyond the limit of its sensor.
     Threshold,
     /// Far from what the readings before let expect.

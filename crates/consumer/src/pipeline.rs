@@ -199,8 +199,7 @@ impl Pipeline {
             late.inc_by(count);
         }
         metrics.duplicates.inc_by(u64::from(folded.duplicate));
-        metrics.alerts_raised.inc_by(folded.raised);
-        metrics.alerts_cleared.inc_by(folded.cleared);
+        metrics.alerted(&folded);
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {

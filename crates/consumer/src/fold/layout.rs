@@ -6,14 +6,15 @@ use std::sync::Arc;
 use iot_core::message::Quality;
 
 use super::alert::AlertState;
+use super::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use super::pack::{Packer, UnpackError, Unpacker};
 use super::state::{DeviceState, SensorState};
 use super::window::{SensorWindows, Window};
 use crate::model::{AlertKind, AlertStatus, Level, Place};
 
 /// About the bytes of a device and of a sensor without texts, windows and alerts.
-const DEVICE_BYTES: usize = 48;
-const SENSOR_BYTES: usize = 80;
+const DEVICE_BYTES: usize = 52;
+const SENSOR_BYTES: usize = 186;
 /// Bytes of an open window and of an alert.
 pub(super) const WINDOW_BYTES: usize = 100;
 pub(super) const ALERT_BYTES: usize = 60;
@@ -29,6 +30,7 @@ impl DeviceState {
                 packer.text(part);
             }
         });
+        packer.u32(self.rules);
         packer.u32(self.sensors.len() as u32);
         for sensor in &self.sensors {
             packer.part(|packer| put_sensor(packer, sensor));
@@ -54,6 +56,7 @@ impl DeviceState {
                 room: unpacker.text()?,
             }))
         })?;
+        device.rules = unpacker.u32()?;
         for _ in 0..unpacker.u32()? {
             device.sensors.push(unpacker.part(take_sensor)?);
         }
@@ -102,6 +105,7 @@ fn put_sensor(packer: &mut Packer, sensor: &SensorState) {
     for alert in &sensor.alerts {
         put_alert(packer, alert);
     }
+    put_detectors(packer, &sensor.detectors);
 }
 
 fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> {
@@ -129,6 +133,7 @@ fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> 
             let alerts = (0..count).map(|_| take_alert(unpacker));
             alerts.collect::<Result<_, _>>()?
         },
+        detectors: take_detectors(unpacker)?,
     })
 }
 
@@ -210,5 +215,59 @@ fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
         raised_at: unpacker.i64()?,
         count: unpacker.u64()?,
         told_at: unpacker.i64()?,
+    })
+}
+
+fn put_detectors(packer: &mut Packer, detectors: &Detectors) {
+    let Detectors {
+        spike,
+        stuck,
+        drift,
+        toggling,
+        ..
+    } = detectors;
+    packer.u32(detectors.readings);
+    packer.u8(detectors.values);
+    packer.f64(detectors.last);
+    packer.f64(detectors.other);
+    packer.f64(detectors.step);
+    packer.f64(spike.mean);
+    packer.f64(spike.variance);
+    packer.u8(spike.beyond);
+    packer.u32(stuck.run);
+    packer.f64(stuck.varies);
+    packer.f64(stuck.usual);
+    for value in [drift.mean, drift.variance, drift.up, drift.down] {
+        packer.f64(value);
+    }
+    packer.u32(toggling.changes);
+}
+
+fn take_detectors(unpacker: &mut Unpacker<'_>) -> Result<Detectors, UnpackError> {
+    Ok(Detectors {
+        readings: unpacker.u32()?,
+        values: unpacker.u8()?,
+        last: unpacker.f64()?,
+        other: unpacker.f64()?,
+        step: unpacker.f64()?,
+        spike: Spike {
+            mean: unpacker.f64()?,
+            variance: unpacker.f64()?,
+            beyond: unpacker.u8()?,
+        },
+        stuck: Stuck {
+            run: unpacker.u32()?,
+            varies: unpacker.f64()?,
+            usual: unpacker.f64()?,
+        },
+        drift: Drift {
+            mean: unpacker.f64()?,
+            variance: unpacker.f64()?,
+            up: unpacker.f64()?,
+            down: unpacker.f64()?,
+        },
+        toggling: Toggling {
+            changes: unpacker.u32()?,
+        },
     })
 }

@@ -21,8 +21,9 @@ use iot_core::message::{DeviceMessage, Quality, Reading};
 use crate::config::{ConsumerConfig, MOST_SIZES};
 use crate::model::{Alert, AlertKind, DeviceKey};
 use crate::refusal::Refusal;
-use alert::{Moment, Transition};
+use alert::{AlertState, Moment, Transition};
 pub(crate) use changes::Updates;
+use detect::{DetectRules, Verdict};
 pub(crate) use pack::UnpackError;
 pub(crate) use sealed::{DeviceWindows, add_stored};
 use sealed::{SEALED_BYTES, Sealed};
@@ -34,6 +35,7 @@ use window::{Added, WindowRules};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FoldRules {
     windows: WindowRules,
+    detect: DetectRules,
     devices: usize,
     sensors: usize,
 }
@@ -42,6 +44,7 @@ impl FoldRules {
     pub(crate) fn new(config: &ConsumerConfig) -> Self {
         Self {
             windows: WindowRules::new(&config.windows),
+            detect: DetectRules::new(&config.detect),
             devices: config.limits.devices,
             sensors: config.limits.sensors,
         }
@@ -70,10 +73,10 @@ pub(crate) struct Folded {
     pub(crate) late: [u64; MOST_SIZES],
     /// The same message a second time in a row: nothing was done.
     pub(crate) duplicate: bool,
-    /// Alerts raised.
-    pub(crate) raised: u64,
-    /// Alerts cleared.
-    pub(crate) cleared: u64,
+    /// Alerts raised, by number of their kind.
+    pub(crate) raised: [u64; AlertKind::ALL.len()],
+    /// Alerts cleared, likewise.
+    pub(crate) cleared: [u64; AlertKind::ALL.len()],
 }
 
 /// The state of one partition.
@@ -129,7 +132,7 @@ impl Fold {
             let key = &state.key;
             write_key(&mut fold.lookup, &key.tenant, &key.project, &key.device);
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
-            fold.devices.push(Tracked::new(state, &fold.rules.windows));
+            fold.devices.push(Tracked::new(state, &fold.rules));
         }
         Ok(fold)
     }
@@ -188,7 +191,7 @@ impl Fold {
                     device: (*event.message.device_id).into(),
                 });
                 self.index.insert(self.lookup.clone(), self.devices.len());
-                self.devices.push(Tracked::new(state, &self.rules.windows));
+                self.devices.push(Tracked::new(state, &self.rules));
                 Ok(self.devices.len() - 1)
             }
         }
@@ -224,7 +227,7 @@ impl Fold {
     fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
         let device = &mut self.devices[at];
         let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
-            let number = device.add_sensor(&reading.sensor);
+            let number = device.add_sensor(&reading.sensor, &self.rules.detect);
             self.changed_bytes += device.state.sensors[number].packed_size();
             number
         });
@@ -258,32 +261,40 @@ impl Fold {
         }
     }
 
+    /// Lets detectors look at a sensor's newest value.
     fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
         let Tracked { state, marks, .. } = &mut self.devices[at];
-        let sensor = &mut state.sensors[number];
-        let Some(threshold) = marks[number].known.and_then(|known| known.alert) else {
+        let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
+        let threshold = marks.known.and_then(|known| known.alert);
+        let rules = &self.rules.detect;
+        let verdicts = sensor
+            .detectors
+            .look(rules, marks.kinds, threshold, sensor.value);
+        let is_quiet = verdicts.iter().all(|verdict| *verdict == Verdict::Normal);
+        if is_quiet && !sensor.alerts.iter().any(AlertState::is_active) {
             return;
-        };
+        }
         let moment = Moment {
             offset: event.offset,
             timestamp: sensor.timestamp,
             value: sensor.value,
         };
-        let kind = AlertKind::Threshold;
-        let verdict = detect::threshold::look(threshold, 0.01, sensor.value);
-        match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
-            Transition::None | Transition::Folded => return,
-            Transition::Raised => {
-                folded.raised += 1;
-                self.changed_bytes += layout::ALERT_BYTES;
+        for (kind, verdict) in AlertKind::ALL.into_iter().zip(verdicts) {
+            let sensor = &mut state.sensors[number];
+            match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
+                Transition::None | Transition::Folded => continue,
+                Transition::Raised => {
+                    folded.raised[kind as usize] += 1;
+                    self.changed_bytes += layout::ALERT_BYTES;
+                }
+                Transition::Cleared => folded.cleared[kind as usize] += 1,
+                Transition::Repeated => {}
             }
-            Transition::Cleared => folded.cleared += 1,
-            Transition::Repeated => {}
+            let sensor = &state.sensors[number];
+            let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
+            let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
+            self.alerts.extend(alerts);
         }
-        let sensor = &state.sensors[number];
-        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
-        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
-        self.alerts.extend(alerts);
     }
 
     /// Remembers that a device has something to store and to tell.

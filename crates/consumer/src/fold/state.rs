@@ -8,8 +8,9 @@ use iot_core::message::{Location, Quality, Reading};
 use iot_core::sensor::Sensor;
 
 use super::alert::AlertState;
+use super::detect::Detectors;
 use super::window::SensorWindows;
-use crate::model::{Alert, Device, DeviceKey, Place, Value};
+use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Value};
 
 /// Separates the parts of a key; validation lets no control characters in.
 const SEPARATOR: char = '\0';
@@ -24,6 +25,8 @@ pub(crate) struct DeviceState {
     /// Newest event time seen; the device's own, so that a clock that is fast
     /// can't seal the windows of others.
     pub(crate) watermark: i64,
+    /// Names the rules by which detectors have learnt.
+    pub(crate) rules: u32,
     /// In the order of their first readings.
     pub(crate) sensors: Vec<SensorState>,
 }
@@ -40,6 +43,7 @@ pub(crate) struct SensorState {
     pub(crate) windows: SensorWindows,
     /// The last alert of each kind.
     pub(crate) alerts: Vec<AlertState>,
+    pub(crate) detectors: Detectors,
 }
 
 impl DeviceState {
@@ -50,6 +54,7 @@ impl DeviceState {
             seq: None,
             timestamp: i64::MIN,
             watermark: i64::MIN,
+            rules: 0,
             sensors: Vec::new(),
         }
     }
@@ -77,6 +82,21 @@ impl DeviceState {
     /// `size` ms long.
     pub(crate) fn window_key(&self, size: i64, start: i64) -> String {
         join('w', &self.key, &[&size.to_string(), &start.to_string()])
+    }
+
+    /// Lets detectors start anew if they went by other rules; alerts are over then,
+    /// as nobody is left to clear them.
+    pub(crate) fn go_by(&mut self, rules: u32) {
+        if self.rules == rules {
+            return;
+        }
+        self.rules = rules;
+        for sensor in &mut self.sensors {
+            sensor.detectors = Detectors::default();
+            for alert in &mut sensor.alerts {
+                alert.status = AlertStatus::Cleared;
+            }
+        }
     }
 
     pub(crate) fn move_to(&mut self, location: &Location<'_>) {
@@ -128,6 +148,7 @@ impl SensorState {
             seq: None,
             windows: SensorWindows::default(),
             alerts: Vec::new(),
+            detectors: Detectors::default(),
         }
     }
 

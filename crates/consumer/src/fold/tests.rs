@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use proptest::prelude::*;
 
+use super::detect::DetectRules;
 use super::window::WindowRules;
 use super::*;
+use crate::config::DetectConfig;
 use crate::model::{AlertStatus, WindowSummary};
 use crate::store::Change;
 
@@ -26,9 +28,22 @@ fn rules() -> FoldRules {
     };
     FoldRules {
         windows,
+        detect: DetectRules::new(&eager()),
         devices: 100,
         sensors: 8,
     }
+}
+
+/// Detectors that have learnt enough after a few readings of a short log.
+fn eager() -> DetectConfig {
+    let mut config = DetectConfig::default();
+    (config.spike.warm_up, config.spike.limit) = (3, 1.5);
+    (config.stuck.warm_up, config.stuck.readings) = (2, 2);
+    config.stuck.varies = 0.1;
+    (config.drift.warm_up, config.drift.slack) = (3, 0.2);
+    config.drift.limit = 1.0;
+    (config.toggling.changes, config.toggling.readings) = (2, 3);
+    config
 }
 
 fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
@@ -408,4 +423,57 @@ fn only_what_changed_is_told() {
     );
     assert!(fold.take_updates().devices.is_empty());
     assert_eq!(fold.all().devices[0].readings.len(), 2);
+}
+
+proptest! {
+    /// Few values, so that sensors are stuck and switches toggle.
+    #[test]
+    fn detectors_leave_no_trace_of_crashes_either(
+        values in prop::collection::vec((0..3_usize, 0..2_u8, 0..6_u8), 50..300),
+        cuts in prop::collection::vec(0..4_u8, 300),
+    ) {
+        let sent = |at: usize, (sensor, kind, value): (usize, u8, u8)| {
+            let value = if kind == 0 { value / 5 } else { value * value };
+            (0, at as i64, None, sensor, f64::from(value) * 9.0)
+        };
+        let (mut kept, mut raised) = (Kept::default(), [0; 5]);
+        let (mut fold, mut whole) = (straight(&[]), straight(&[]));
+        let (mut alerts, mut expected) = (Vec::new(), Vec::new());
+        for (at, value) in values.into_iter().enumerate() {
+            let folded = feed(&mut fold, at, sent(at, value)).unwrap();
+            prop_assert_eq!(folded, feed(&mut whole, at, sent(at, value)).unwrap());
+            for (all, one) in raised.iter_mut().zip(folded.raised) {
+                *all += one;
+            }
+            if cuts[at] == 0 {
+                alerts.extend(fold.take_updates().alerts);
+                save(&mut fold, &mut kept);
+                fold = reload(&kept);
+            }
+        }
+        alerts.extend(fold.take_updates().alerts);
+        expected.extend(whole.take_updates().alerts);
+        prop_assert_eq!(alerts, expected);
+        prop_assert_eq!(states(&fold), states(&whole));
+    }
+}
+
+#[test]
+fn other_rules_start_anew_and_leave_values_and_windows_alone() {
+    let log = (0..50_u8).map(|n| (0, i64::from(n), None, 0, f64::from(n % 7)));
+    let mut fold = straight(&log.chain([(0, 50, None, 0, 60.0)]).collect::<Vec<_>>());
+    let mut kept = Kept::default();
+    save(&mut fold, &mut kept);
+    let entries: Vec<_> = kept.live.into_iter().collect();
+    let mut other = rules();
+    other.detect = DetectRules::new(&DetectConfig::default());
+    let restored = Fold::restore(other, "device-data", 0, &entries).unwrap();
+    let (before, after) = (&fold.devices[0].state, &restored.devices[0].state);
+    let (old, new) = (&before.sensors[0], &after.sensors[0]);
+    assert_ne!((old.detectors.readings, before.rules), (0, after.rules));
+    assert_eq!(new.detectors.readings, 0);
+    assert_eq!((old.value, &old.windows), (new.value, &new.windows));
+    assert!(active_alerts(&fold) > 0);
+    assert_eq!(active_alerts(&restored), 0);
+    assert_eq!(old.alerts.len(), new.alerts.len());
 }

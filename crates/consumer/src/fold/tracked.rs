@@ -3,6 +3,8 @@
 use iot_core::message::Reading;
 use iot_core::sensor::{self, Sensor};
 
+use super::FoldRules;
+use super::detect::{DetectRules, Kinds};
 use super::state::{DeviceState, SensorState};
 use super::window::WindowRules;
 use crate::refusal::Refusal;
@@ -23,21 +25,26 @@ pub(super) struct Tracked {
 pub(super) struct Marks {
     /// The standard sensor of that name.
     pub(super) known: Option<&'static Sensor>,
+    /// What is looked for.
+    pub(super) kinds: Kinds,
     pub(super) untold: bool,
 }
 
 impl Marks {
-    fn new(sensor: &str) -> Self {
+    fn new(sensor: &str, rules: &DetectRules) -> Self {
         Self {
             known: sensor::lookup(sensor),
+            kinds: rules.kinds(sensor),
             untold: false,
         }
     }
 }
 
 impl Tracked {
-    pub(super) fn new(state: DeviceState, rules: &WindowRules) -> Self {
-        let marks = state.sensors.iter().map(|sensor| Marks::new(&sensor.name));
+    pub(super) fn new(mut state: DeviceState, rules: &FoldRules) -> Self {
+        state.go_by(rules.detect.version);
+        let sensors = state.sensors.iter();
+        let marks = sensors.map(|sensor| Marks::new(&sensor.name, &rules.detect));
         let mut device = Self {
             marks: marks.collect(),
             state,
@@ -45,7 +52,7 @@ impl Tracked {
             unsaved: false,
             untold: false,
         };
-        device.find_next_seal(rules);
+        device.find_next_seal(&rules.windows);
         device
     }
 
@@ -56,9 +63,9 @@ impl Tracked {
     }
 
     /// A new sensor.
-    pub(super) fn add_sensor(&mut self, name: &str) -> usize {
+    pub(super) fn add_sensor(&mut self, name: &str, rules: &DetectRules) -> usize {
         self.state.sensors.push(SensorState::new(name));
-        self.marks.push(Marks::new(name));
+        self.marks.push(Marks::new(name, rules));
         self.state.sensors.len() - 1
     }
 

@@ -2,9 +2,30 @@
 //! and says of every reading whether it is as it should be. They are pure, and
 //! their state is part of the sensor's. docs/detection.md explains them.
 
+mod drift;
+mod rules;
+#[cfg(test)]
+mod score;
+mod spike;
+mod stuck;
+#[cfg(test)]
+mod tests;
 pub(crate) mod threshold;
+mod toggling;
 
-use crate::model::Level;
+use iot_core::sensor::Threshold;
+
+use crate::model::{AlertKind, Level};
+pub(crate) use drift::Drift;
+pub(crate) use rules::DetectRules;
+pub(crate) use spike::Spike;
+pub(crate) use stuck::Stuck;
+pub(crate) use toggling::Toggling;
+
+/// Changes whenever detectors come to learn or find something else.
+const LAYOUT: u32 = 1;
+/// So many different values make a sensor one with many.
+const MANY: u8 = 3;
 
 /// What a detector says of a reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,4 +46,120 @@ pub(crate) struct Finding {
     pub(crate) limit: f64,
     /// On which side of the limit.
     pub(crate) above: bool,
+}
+
+/// A set of kinds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kinds(u8);
+
+impl Kinds {
+    pub(crate) fn has(self, kind: AlertKind) -> bool {
+        self.0 & 1 << kind as u8 != 0
+    }
+}
+
+impl FromIterator<AlertKind> for Kinds {
+    fn from_iter<I: IntoIterator<Item = AlertKind>>(kinds: I) -> Self {
+        let bits = kinds.into_iter().map(|kind| 1 << kind as u8);
+        Self(bits.fold(0, |all, bit: u8| all | bit))
+    }
+}
+
+/// What detectors have learnt of a sensor. Two-valued sensors can toggle; the
+/// others can be stuck, drift and have spikes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Detectors {
+    /// Readings so far.
+    pub(crate) readings: u32,
+    /// Different values so far: 1, 2, or 3 for many.
+    pub(crate) values: u8,
+    /// The newest value, and the other one of two.
+    pub(crate) last: f64,
+    pub(crate) other: f64,
+    /// The smallest change so far, 0 before the first: about the resolution of the
+    /// sensor.
+    pub(crate) step: f64,
+    pub(crate) spike: Spike,
+    pub(crate) stuck: Stuck,
+    pub(crate) drift: Drift,
+    pub(crate) toggling: Toggling,
+}
+
+impl Default for Detectors {
+    fn default() -> Self {
+        Self {
+            readings: 0,
+            values: 0,
+            last: 0.0,
+            other: 0.0,
+            step: 0.0,
+            spike: Spike::default(),
+            stuck: Stuck::default(),
+            drift: Drift::default(),
+            toggling: Toggling::default(),
+        }
+    }
+}
+
+impl Detectors {
+    /// Looks at the next reading; the verdicts are by number of the kind.
+    pub(crate) fn look(
+        &mut self,
+        rules: &DetectRules,
+        kinds: Kinds,
+        threshold: Option<Threshold>,
+        value: f64,
+    ) -> [Verdict; 5] {
+        let mut verdicts = [Verdict::Normal; 5];
+        let mut set = |kind: AlertKind, verdict| verdicts[kind as usize] = verdict;
+        let config = &rules.config;
+        if let Some(threshold) = threshold
+            && kinds.has(AlertKind::Threshold)
+        {
+            let verdict = threshold::look(threshold, config.threshold.band, value);
+            set(AlertKind::Threshold, verdict);
+        }
+        self.readings = self.readings.saturating_add(1);
+        let number = self.readings;
+        if number == 1 {
+            (self.values, self.last) = (1, value);
+            (self.spike, self.drift) = (Spike::new(value), Drift::new(value));
+            return verdicts;
+        }
+        let same = value == self.last;
+        if !same {
+            self.count_value(value);
+        }
+        if self.values < MANY && kinds.has(AlertKind::Toggling) {
+            let verdict = self.toggling.look(&config.toggling, same);
+            set(AlertKind::Toggling, verdict);
+        }
+        // A sensor of two values learns too: it may turn out to have more.
+        let many = self.values >= MANY;
+        let of_many = |verdict| if many { verdict } else { Verdict::Normal };
+        if kinds.has(AlertKind::Spike) {
+            let verdict = self.spike.look(&config.spike, number, self.step, value);
+            set(AlertKind::Spike, of_many(verdict));
+        }
+        if kinds.has(AlertKind::Stuck) {
+            let verdict = self.stuck.look(&config.stuck, number, same);
+            set(AlertKind::Stuck, of_many(verdict));
+        }
+        if kinds.has(AlertKind::Drift) {
+            let verdict = self.drift.look(&config.drift, number, self.step, value);
+            set(AlertKind::Drift, of_many(verdict));
+        }
+        verdicts
+    }
+
+    fn count_value(&mut self, value: f64) {
+        let step = (value - self.last).abs();
+        if self.values == 1 {
+            (self.values, self.step) = (2, step);
+        } else if value != self.other {
+            self.values = MANY;
+        }
+        self.step = self.step.min(step);
+        (self.other, self.last) = (self.last, value);
+    }
 }

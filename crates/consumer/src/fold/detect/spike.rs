@@ -1,0 +1,119 @@
+//! A reading far from what the ones before let expect: the z-score of the error of
+//! a forecast by an exponentially weighted moving average (Roberts, Technometrics
+//! 1, 1959).
+
+use super::{Finding, Verdict};
+use crate::config::SpikeConfig;
+use crate::model::Level;
+
+/// Weight of the newest squared error in the variance: a hundred readings or so
+/// make a variance that is good to a seventh.
+const VARIANCE_WEIGHT: f64 = 0.02;
+/// So many times the limit away, a spike is critical.
+const CRITICAL: f64 = 2.0;
+
+/// What was learnt from the readings before.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Spike {
+    /// The forecast.
+    pub(crate) mean: f64,
+    /// Mean square of its errors.
+    pub(crate) variance: f64,
+    /// Readings beyond the limit in a row.
+    pub(crate) beyond: u8,
+}
+
+impl Spike {
+    pub(super) fn new(value: f64) -> Self {
+        Self {
+            mean: value,
+            ..Self::default()
+        }
+    }
+
+    /// `number` counts the readings so far, this one included, which is not the
+    /// first; `step` is the smallest change there ever was.
+    pub(super) fn look(
+        &mut self,
+        rules: &SpikeConfig,
+        number: u32,
+        step: f64,
+        value: f64,
+    ) -> Verdict {
+        let error = value - self.mean;
+        // No forecast is better than the sensor's resolution.
+        let variance = self.variance.max(step * step);
+        let limit = rules.limit * rules.limit * variance;
+        let square = error * error;
+        if number > rules.warm_up && square > limit {
+            self.beyond = self.beyond.saturating_add(1);
+            if u32::from(self.beyond) < rules.settle {
+                let above = error > 0.0;
+                let room = if above { limit.sqrt() } else { -limit.sqrt() };
+                return Verdict::Beyond(Finding {
+                    level: if square > CRITICAL * CRITICAL * limit {
+                        Level::Critical
+                    } else {
+                        Level::Warning
+                    },
+                    limit: self.mean + room,
+                    above,
+                });
+            }
+            // No spike but a new level: nothing is known of the way there.
+            (self.mean, self.beyond) = (value, 0);
+            return Verdict::Normal;
+        }
+        self.beyond = 0;
+        // The first readings count alike, as in a plain mean.
+        let alike = 1.0 / f64::from(number);
+        self.mean += rules.weight.max(alike) * error;
+        let alike = 1.0 / f64::from(number - 1);
+        self.variance += VARIANCE_WEIGHT.max(alike) * (square - self.variance);
+        Verdict::Normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(values: impl IntoIterator<Item = f64>) -> Vec<bool> {
+        let rules = SpikeConfig {
+            warm_up: 20,
+            settle: 3,
+            ..SpikeConfig::default()
+        };
+        let mut spike = Spike::new(10.0);
+        let looks = values.into_iter().zip(2..).map(|(value, number)| {
+            matches!(spike.look(&rules, number, 0.1, value), Verdict::Beyond(_))
+        });
+        looks.collect()
+    }
+
+    fn trembling(count: usize) -> impl Iterator<Item = f64> {
+        [10.0, 10.5, 9.5].into_iter().cycle().take(count)
+    }
+
+    #[test]
+    fn one_reading_far_away_is_found_and_not_learnt_from() {
+        let values = trembling(30)
+            .chain([30.0])
+            .chain(trembling(30))
+            .chain([30.0]);
+        let found: Vec<_> = (0..).zip(run(values)).filter(|(_, found)| *found).collect();
+        assert_eq!(found, [(30, true), (61, true)]);
+    }
+
+    #[test]
+    fn a_new_level_is_accepted_after_a_while() {
+        let values = trembling(30).chain(trembling(10).map(|value| value + 20.0));
+        assert_eq!(run(values)[30..], [vec![true; 2], vec![false; 8]].concat());
+    }
+
+    #[test]
+    fn nothing_is_said_while_learning_or_within_the_resolution() {
+        assert!(!run([10.0, 50.0, 10.0]).contains(&true));
+        assert!(!run([10.0; 30].into_iter().chain([10.4])).contains(&true));
+    }
+}

@@ -1,0 +1,111 @@
+//! The same value again and again, from a sensor that normally varies: what that
+//! means is learnt from the sensor itself.
+
+use super::{Finding, Verdict};
+use crate::config::StuckConfig;
+use crate::model::Level;
+
+/// Weight of the newest reading in the share of changes.
+const SHARE_WEIGHT: f64 = 0.01;
+/// Weight of the newest run in the mean length of runs.
+const RUN_WEIGHT: f64 = 0.1;
+/// A run must be less likely than this by the sensor's own runs: -ln of it.
+const UNLIKELY: f64 = 13.815_510_557_964_274; // 1e-6
+/// So many times as long, it is critical.
+const CRITICAL: u32 = 10;
+
+/// What was learnt from the readings before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Stuck {
+    /// Readings in a row that are equal to the one before.
+    pub(crate) run: u32,
+    /// Share of readings that differ from the one before.
+    pub(crate) varies: f64,
+    /// Mean of `run` at the end of runs: a value that stays for a moment, because
+    /// the sensor is coarse or at the end of its range, is normal then.
+    pub(crate) usual: f64,
+}
+
+impl Default for Stuck {
+    fn default() -> Self {
+        Self {
+            run: 0,
+            varies: 1.0,
+            usual: 1.0,
+        }
+    }
+}
+
+impl Stuck {
+    /// `number` counts the readings so far, this one included, which is not the first.
+    pub(super) fn look(&mut self, rules: &StuckConfig, number: u32, same: bool) -> Verdict {
+        if same {
+            self.run = self.run.saturating_add(1);
+            if number > rules.warm_up && self.is_unusual(rules) {
+                let critical = self.run >= rules.readings.saturating_mul(CRITICAL);
+                return Verdict::Beyond(Finding {
+                    level: if critical {
+                        Level::Critical
+                    } else {
+                        Level::Warning
+                    },
+                    limit: f64::from(rules.readings),
+                    above: false,
+                });
+            }
+        } else {
+            if self.run > 0 && !(number > rules.warm_up && self.is_unusual(rules)) {
+                self.usual += RUN_WEIGHT * (f64::from(self.run) - self.usual);
+            }
+            self.run = 0;
+        }
+        let alike = 1.0 / f64::from(number - 1);
+        let changed = if same { 0.0 } else { 1.0 };
+        self.varies += SHARE_WEIGHT.max(alike) * (changed - self.varies);
+        Verdict::Normal
+    }
+
+    fn is_unusual(&self, rules: &StuckConfig) -> bool {
+        // A run of n more has probability p^n, if p is how often one goes on;
+        // runs of this mean length go on with p = 1 - 1 / mean.
+        self.run + 1 >= rules.readings
+            && self.varies >= rules.varies
+            && f64::from(self.run) * -(1.0 - 1.0 / self.usual).ln() >= UNLIKELY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of the readings that are found, of a log of whether each is equal to
+    /// the one before.
+    fn run(same: impl IntoIterator<Item = bool>) -> Vec<u32> {
+        let rules = StuckConfig::default();
+        let mut stuck = Stuck::default();
+        let looks = (2..).zip(same);
+        let found =
+            looks.filter(|(number, same)| stuck.look(&rules, *number, *same) != Verdict::Normal);
+        found.map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn a_sensor_that_varies_is_stuck_after_ten_equal_readings() {
+        let log = [false; 200].into_iter().chain([true; 12]).chain([false]);
+        // 2 to 201 differ; 202 is the second of the same value.
+        assert_eq!(run(log), [210, 211, 212, 213]);
+    }
+
+    #[test]
+    fn a_switch_is_never_stuck() {
+        let log = (0..2_000).map(|n| n % 10 != 0).chain([true; 200]);
+        assert_eq!(run(log), [0_u32; 0]);
+    }
+
+    #[test]
+    fn runs_that_are_usual_for_a_sensor_are_normal() {
+        let often = (0..2_000).map(|n| n % 20 < 3).chain([true; 100]);
+        let found = run(often);
+        assert!(found[0] > 2_001 + 30, "{found:?}");
+    }
+}

@@ -1,0 +1,59 @@
+//! A switch that changes too often: changes among the last readings of a sensor
+//! that knows two values.
+
+use super::{Finding, Verdict};
+use crate::config::TogglingConfig;
+use crate::model::Level;
+
+/// The last 32 readings, newest lowest: 1 if it differs from the one before.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Toggling {
+    pub(crate) changes: u32,
+}
+
+impl Toggling {
+    pub(super) fn look(&mut self, rules: &TogglingConfig, same: bool) -> Verdict {
+        self.changes = self.changes << 1 | u32::from(!same);
+        let looked_at = u32::MAX >> (32 - rules.readings.clamp(1, 32));
+        let changes = (self.changes & looked_at).count_ones();
+        if changes >= rules.changes {
+            Verdict::Beyond(Finding {
+                level: if changes >= rules.readings {
+                    Level::Critical
+                } else {
+                    Level::Warning
+                },
+                limit: f64::from(rules.changes),
+                above: true,
+            })
+        } else if changes > rules.changes / 2 {
+            Verdict::Near
+        } else {
+            Verdict::Normal
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_changes_among_the_last_readings() {
+        let rules = TogglingConfig {
+            enabled: true,
+            changes: 4,
+            readings: 6,
+        };
+        let mut toggling = Toggling::default();
+        let mut look = |same| match toggling.look(&rules, same) {
+            Verdict::Normal => 'n',
+            Verdict::Near => '~',
+            Verdict::Beyond(finding) if finding.level == Level::Critical => 'C',
+            Verdict::Beyond(_) => 'W',
+        };
+        let log = "cccccc......c";
+        let seen: String = log.chars().map(|sign| look(sign == '.')).collect();
+        assert_eq!(seen, "nn~WWCWW~nnnn");
+    }
+}
