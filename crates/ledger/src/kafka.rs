@@ -137,7 +137,11 @@ fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(i64::try_from(since.as_millis()).ok()?)
 }
 
-async fn connect(
+/// Connects to Kafka.
+///
+/// # Errors
+/// No broker answers within `patience`, or the login is refused.
+pub(crate) async fn connect(
     brokers: &[String],
     security: &KafkaSecurity,
     patience: Duration,

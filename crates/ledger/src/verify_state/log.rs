@@ -1,0 +1,162 @@
+//! The log itself, read through rskafka: topics, their dead letters, and the
+//! records of a partition one after the other.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use iot_core::headers;
+use iot_service::config::HumanDuration;
+use rskafka::client::Client;
+use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
+use rskafka::record::{Record, RecordAndOffset};
+use tokio::time::timeout;
+
+/// One call to Kafka; rskafka has no deadline of its own and retries for ever.
+const CALL: Duration = Duration::from_secs(15);
+const FETCH_BYTES: i32 = 4 * 1024 * 1024;
+const FETCH_WAIT_MS: i32 = 250;
+/// An answer without records, below the end of the log, is believed after so many.
+const EMPTY: u32 = 3;
+
+/// A partition of a topic.
+pub(super) type Partition = (String, i32);
+
+/// The partitions of topics, in order.
+///
+/// # Errors
+/// Kafka does not answer, or there is no such topic.
+pub(super) async fn partitions(
+    client: &Client,
+    topics: &[String],
+) -> anyhow::Result<Vec<Partition>> {
+    let known = call("listing topics", client.list_topics()).await?;
+    let mut found = Vec::new();
+    for topic in topics {
+        let known = known.iter().find(|known| known.name == *topic);
+        let known = known.with_context(|| format!("there is no topic {topic}"))?;
+        let partitions = known.partitions.iter();
+        found.extend(partitions.map(|partition| (topic.clone(), *partition)));
+    }
+    Ok(found)
+}
+
+/// A partition of the log, as long as it was when it was opened.
+pub(super) struct Log {
+    client: PartitionClient,
+    /// First offset kept.
+    pub(super) begin: i64,
+    /// Offset after the last record that is not in an open transaction.
+    pub(super) end: i64,
+}
+
+impl Log {
+    /// # Errors
+    /// Kafka does not answer.
+    pub(super) async fn open(client: &Client, partition: &Partition) -> anyhow::Result<Self> {
+        let (topic, number) = partition;
+        let open = client.partition_client(topic, *number, UnknownTopicHandling::Error);
+        let client = call("opening a partition", open).await?;
+        let begin = call("asking for offsets", client.get_offset(OffsetAt::Earliest)).await?;
+        let end = call("asking for offsets", client.get_offset(OffsetAt::Latest)).await?;
+        Ok(Self { client, begin, end })
+    }
+
+    pub(super) fn read(&self) -> Reader<'_> {
+        Reader {
+            log: self,
+            next: self.begin,
+            holes: 0,
+        }
+    }
+}
+
+/// Reads a partition from begin to end.
+pub(super) struct Reader<'l> {
+    log: &'l Log,
+    next: i64,
+    holes: u64,
+}
+
+impl Reader<'_> {
+    /// The next records; nothing at the end.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or the log is cut meanwhile.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<RecordAndOffset>>> {
+        let mut empty = 0;
+        while self.next < self.log.end {
+            let client = &self.log.client;
+            let fetch = client.fetch_records(self.next, 1..FETCH_BYTES, FETCH_WAIT_MS);
+            let (mut records, _) = call("reading records", fetch).await?;
+            records.retain(|record| record.offset < self.log.end);
+            if let Some(last) = records.last() {
+                let read = last.offset + 1 - self.next;
+                let holes = u64::try_from(read).unwrap_or(0) - records.len() as u64;
+                self.holes += holes;
+                self.next += read;
+                return Ok(Some(records));
+            }
+            empty += 1;
+            // What rskafka leaves out comes one at a time: a marker of a transaction.
+            if empty >= EMPTY {
+                (empty, self.next, self.holes) = (0, self.next + 1, self.holes + 1);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Offsets without a record so far: markers of transactions, or what compaction
+    /// removed. Whether a transaction was aborted rskafka does not tell.
+    pub(super) fn holes(&self) -> u64 {
+        self.holes
+    }
+}
+
+/// Offsets of the records that the consumer refused, by partition.
+pub(super) type Letters = HashMap<Partition, BTreeSet<i64>>;
+
+/// Reads the dead letters of all topics; none if there is no such topic.
+///
+/// # Errors
+/// Kafka does not answer.
+pub(super) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Letters> {
+    let mut letters = Letters::new();
+    let known = call("listing topics", client.list_topics()).await?;
+    let Some(known) = known.into_iter().find(|known| known.name == topic) else {
+        return Ok(letters);
+    };
+    for partition in known.partitions {
+        let log = Log::open(client, &(topic.to_owned(), partition)).await?;
+        let mut reader = log.read();
+        while let Some(records) = reader.next().await? {
+            for RecordAndOffset { record, .. } in &records {
+                // Those of the bridge come from MQTT and have no offset.
+                if let Some((partition, offset)) = origin(record) {
+                    letters.entry(partition).or_default().insert(offset);
+                }
+            }
+        }
+    }
+    Ok(letters)
+}
+
+fn origin(record: &Record) -> Option<(Partition, i64)> {
+    let header = |name| std::str::from_utf8(record.headers.get(name)?).ok();
+    let partition = header(headers::DLQ_PARTITION)?.parse().ok()?;
+    let offset = header(headers::DLQ_OFFSET)?.parse().ok()?;
+    Some(((header(headers::DLQ_TOPIC)?.to_owned(), partition), offset))
+}
+
+async fn call<T>(
+    doing: &str,
+    call: impl Future<Output = rskafka::client::error::Result<T>>,
+) -> anyhow::Result<T> {
+    match timeout(CALL, call).await {
+        Ok(answer) => answer.with_context(|| format!("{doing} from Kafka")),
+        Err(_) => bail!(anyhow!(
+            "{doing} from Kafka: no answer within {}",
+            HumanDuration(CALL)
+        )),
+    }
+}
