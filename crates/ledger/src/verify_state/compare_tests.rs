@@ -79,13 +79,13 @@ fn stored(fold: &Fold) -> Snapshot {
     snapshot
 }
 
-/// Two devices, each with one window that is sealed and one that is open.
+/// Two devices, each with one window that is sealed and two that are open.
 fn fold() -> Fold {
     let mut fold = Fold::new(Rules {
         sizes: vec![60],
         lateness: 30,
     });
-    for (number, timestamp) in [0, 30, 59, 61, 100, 119, 150].into_iter().enumerate() {
+    for (number, timestamp) in [0, 30, 59, 61, 100, 119, 149].into_iter().enumerate() {
         for device in ["d1", "d2"] {
             let message = DeviceMessage {
                 device_id: device.into(),
@@ -128,8 +128,8 @@ fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
     comparison.report
 }
 
-const SENSOR: &str = "s\0t\0p\0d1\0temperature";
-const SEALED: &str = "w\0t\0p\0d1\060\00";
+const SENSOR: &str = "s\x00t\x00p\x00d1\x00temperature";
+const SEALED: &str = "w\x00t\x00p\x00d1\x0060\x000";
 
 #[test]
 fn what_is_the_same_is_exact() {
@@ -148,7 +148,11 @@ fn what_is_the_same_is_exact() {
 fn any_bit_that_is_changed_is_found() {
     let exact = stored(&fold());
     let mut tried = 0;
-    for (sealed, key) in [(false, SENSOR), (false, "d\0t\0p\0d2"), (true, SEALED)] {
+    for (sealed, key) in [
+        (false, SENSOR),
+        (false, "d\x00t\x00p\x00d2"),
+        (true, SEALED),
+    ] {
         let values = |snapshot: &mut Snapshot| {
             let of = if sealed {
                 &mut snapshot.sealed
@@ -184,13 +188,13 @@ fn a_difference_is_named() {
     assert_eq!(finding.key, "s·t·p·d1·temperature");
     assert_eq!(
         (finding.field.as_str(), finding.expected.as_str()),
-        ("value", "21.428571428571427")
+        ("value", "21.285714285714285")
     );
 }
 
 #[test]
 fn what_is_missing_is_found() {
-    for key in [SENSOR, "d\0t\0p\0d1"] {
+    for key in [SENSOR, "d\x00t\x00p\x00d1"] {
         let mut snapshot = stored(&fold());
         snapshot.live.remove(key).unwrap();
         let report = compare(Kept::Whole, &snapshot);
@@ -206,16 +210,20 @@ fn what_is_too_much_is_found() {
     let exact = stored(&fold());
     let sensor = &exact.live[SENSOR];
     for key in [
-        "s\0t\0p\0d3\0temperature",
-        "s\0t\0p\0d1\0humidity",
+        "s\x00t\x00p\x00d3\x00temperature",
+        "s\x00t\x00p\x00d1\x00humidity",
         "other",
-        "d\0t\0p",
+        "d\x00t\x00p",
     ] {
         let mut snapshot = stored(&fold());
         snapshot.live.insert(key.into(), sensor.clone());
         assert_eq!(compare(Kept::Whole, &snapshot).extra, 1, "{key:?}");
     }
-    for key in ["w\0t\0p\0d1\060\060", "w\0t\0p\0d1\0300\00", "w\0x"] {
+    for key in [
+        "w\x00t\x00p\x00d1\x0060\x0060",
+        "w\x00t\x00p\x00d1\x00300\x000",
+        "w\x00x",
+    ] {
         let mut snapshot = stored(&fold());
         snapshot
             .sealed
@@ -246,8 +254,8 @@ fn a_sealed_window_may_be_missing_only_when_it_may_have_expired() {
 fn of_a_log_without_its_begin_only_what_it_has_is_compared() {
     let mut snapshot = stored(&fold());
     // Of a record that is gone: another window of the sensor, and another device.
-    let bytes = snapshot.live["d\0t\0p\0d1"].clone();
-    snapshot.live.insert("d\0t\0p\0gone".into(), bytes);
+    let bytes = snapshot.live["d\x00t\x00p\x00d1"].clone();
+    snapshot.live.insert("d\x00t\x00p\x00gone".into(), bytes);
     *snapshot.sealed.get_mut(SEALED).unwrap().last_mut().unwrap() ^= 1;
     let report = compare(CUT, &snapshot);
     assert!(report.is_exact(), "{report:?}");

@@ -124,19 +124,19 @@ fn another_version_is_not_read() {
 fn names_are_those_that_the_docs_have() {
     let device = device_name("acme", "plant", "d1");
     assert_eq!(key_prefix("iot", "device-data", 3), "iot:{device-data:3}:");
-    assert_eq!(device_field(&device), "d\0acme\0plant\0d1");
-    assert_eq!(sensor_field(&device, "s"), "s\0acme\0plant\0d1\0s");
+    assert_eq!(device_field(&device), "d\x00acme\x00plant\x00d1");
+    assert_eq!(sensor_field(&device, "s"), "s\x00acme\x00plant\x00d1\x00s");
     let span = Span {
         size: 60_000,
         start: -60_000,
     };
     let key = window_key(&device, span);
-    assert_eq!(key, "w\0acme\0plant\0d1\060000\0-60000");
+    assert_eq!(key, "w\x00acme\x00plant\x00d1\x0060000\x00-60000");
     assert_eq!(parse_window_key(&key), Some((device, span)));
     for other in [
-        "w\0a\0p\0d\060000",
-        "w\0a\0p\0d\0+60000\00",
-        "d\0a\0p\0d\01\02",
+        "w\x00a\x00p\x00d\x0060000",
+        "w\x00a\x00p\x00d\x00+60000\x000",
+        "d\x00a\x00p\x00d\x001\x002",
     ] {
         assert_eq!(parse_window_key(other), None, "{other:?}");
     }

@@ -62,10 +62,11 @@ impl Log {
         Ok(Self { client, begin, end })
     }
 
-    pub(super) fn read(&self) -> Reader<'_> {
+    /// Reads from an offset on, which must not be below the begin.
+    pub(super) fn read_from(&self, offset: i64) -> Reader<'_> {
         Reader {
             log: self,
-            next: self.begin,
+            next: offset,
             holes: 0,
         }
     }
@@ -128,7 +129,7 @@ pub(super) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Lett
     };
     for partition in known.partitions {
         let log = Log::open(client, &(topic.to_owned(), partition)).await?;
-        let mut reader = log.read();
+        let mut reader = log.read_from(log.begin);
         while let Some(records) = reader.next().await? {
             for RecordAndOffset { record, .. } in &records {
                 // Those of the bridge come from MQTT and have no offset.

@@ -7,6 +7,7 @@
 //!
 //! No code of the consumer is used: a fault in it would be in the proof as well.
 
+mod committed;
 mod compare;
 mod fold;
 mod layout;
@@ -16,19 +17,18 @@ mod partition;
 mod reading;
 mod report;
 mod store;
+mod wait;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
 use iot_core::headers::DEAD_LETTER_TOPIC;
-use iot_service::Backoff;
 use iot_service::config::HumanDuration;
-use rskafka::client::Client;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::kafka::connect;
 use crate::security::SecurityArgs;
+use committed::Committed;
 use compare::Comparison;
 use fold::Rules;
 use log::{Log, Partition};
@@ -70,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "iot")]
     key_prefix: String,
     /// Length of windows (windows.size); once for each.
-    #[arg(long, default_value = "1m")]
+    #[arg(long, default_value = "1m", value_parser = window_size)]
     size: Vec<HumanDuration>,
     /// How long windows take late values (windows.allowed_lateness).
     #[arg(long, default_value = "30s")]
@@ -100,12 +100,19 @@ struct Settings {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::new(&args);
-    let security = args.security.checked();
-    let kafka = connect(&args.brokers, &security, CONNECT).await?;
+    let committed = Committed {
+        brokers: args.brokers.join(","),
+        security: args.security.checked(),
+    };
+    let kafka = connect(&args.brokers, &committed.security, CONNECT).await?;
     let store = Store::connect(&args.redis, &args.key_prefix).await?;
     let partitions = log::partitions(&kafka, &args.topic).await?;
     if let Some(patience) = args.wait {
-        wait_for_end(&kafka, &store, &partitions, *patience).await?;
+        let deadline = Instant::now() + *patience;
+        for partition in &partitions {
+            let log = Log::open(&kafka, partition).await?;
+            wait::until_stored(&log, &store, &committed, partition, deadline).await?;
+        }
     }
     let mut stored = Vec::new();
     for partition in &partitions {
@@ -124,6 +131,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     log: &log,
                     snapshot,
                     letters: letters.remove(partition).unwrap_or_default(),
+                    committed: &committed,
                 };
                 check.run().await?
             }
@@ -142,6 +150,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+fn window_size(text: &str) -> Result<HumanDuration, String> {
+    let size: HumanDuration = text.parse()?;
+    match size.as_millis() {
+        0 => Err("must be 1 ms or longer".into()),
+        _ => Ok(size),
+    }
+}
+
 /// A partition without state is as it must be only if it never had a record.
 fn no_state(partition: &Partition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
@@ -153,41 +169,12 @@ fn no_state(partition: &Partition, log: &Log) -> Report {
     comparison.report
 }
 
-/// # Errors
-/// Not everything is stored in time.
-async fn wait_for_end(
-    kafka: &Client,
-    store: &Store,
-    partitions: &[Partition],
-    patience: Duration,
-) -> anyhow::Result<()> {
-    let deadline = Instant::now() + patience;
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-    for partition in partitions {
-        let log = Log::open(kafka, partition).await?;
-        let end = log.end;
-        loop {
-            let stored = store.offset(partition).await?;
-            if stored.unwrap_or(0) >= end {
-                break;
-            }
-            if Instant::now() >= deadline {
-                let (topic, number) = partition;
-                bail!("{topic} {number}: stored is {stored:?} of {end} after {patience:?}");
-            }
-            sleep(backoff.next_delay()).await;
-        }
-    }
-    Ok(())
-}
-
 impl Settings {
     fn new(args: &Args) -> Self {
         let millis = |d: HumanDuration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        let size = |size: &HumanDuration| millis(*size).max(1);
         Self {
             rules: Rules {
-                sizes: args.size.iter().map(size).collect(),
+                sizes: args.size.iter().map(|size| millis(*size)).collect(),
                 lateness: millis(args.lateness),
             },
             retention: millis(args.retention),

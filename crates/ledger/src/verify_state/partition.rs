@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::bail;
 use rskafka::record::RecordAndOffset;
 
 use super::Settings;
+use super::committed::Committed;
 use super::compare::{Comparison, Kept};
 use super::fold::{Entry, Fold};
 use super::log::{Log, Partition};
@@ -22,37 +22,43 @@ pub(super) struct Check<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// Offsets that the consumer refused.
     pub(super) letters: BTreeSet<i64>,
+    pub(super) committed: &'a Committed,
 }
 
 impl Check<'_> {
     /// Folds the log and compares.
     ///
     /// # Errors
-    /// Kafka does not answer, or the log has what can't be told from records that
-    /// count.
+    /// Kafka does not answer.
     pub(super) async fn run(&self) -> anyhow::Result<Report> {
-        let mut work = Work::new(self);
-        let mut reader = self.log.read();
+        let (report, holes) = self.fold(None).await?;
+        if holes == 0 {
+            return Ok(report);
+        }
+        // Where there are transactions, not every record counts.
+        let begin = self.log.begin;
+        let committed = self.committed.offsets(self.partition, begin).await?;
+        Ok(self.fold(Some(&committed)).await?.0)
+    }
+
+    /// The report, and how many offsets have no record.
+    async fn fold(&self, committed: Option<&BTreeSet<i64>>) -> anyhow::Result<(Report, u64)> {
+        let mut work = Work::new(self, committed);
+        let mut reader = self.log.read_from(self.log.begin);
         while let Some(records) = reader.next().await? {
             for record in &records {
                 work.record(record);
             }
         }
-        if reader.holes() > 0 {
-            let (topic, number) = self.partition;
-            bail!(
-                "{topic} {number}: {} offsets have no record: transactions, or compaction. \
-                 Which records count can't be told",
-                reader.holes()
-            );
-        }
-        Ok(work.finish())
+        Ok((work.finish(), reader.holes()))
     }
 }
 
 /// A check under way.
 struct Work<'c> {
     check: &'c Check<'c>,
+    /// Offsets that count, if not all do.
+    committed: Option<&'c BTreeSet<i64>>,
     fold: Fold,
     comparison: Comparison<'c>,
     compared: bool,
@@ -60,7 +66,7 @@ struct Work<'c> {
 }
 
 impl<'c> Work<'c> {
-    fn new(check: &'c Check<'c>) -> Self {
+    fn new(check: &'c Check<'c>, committed: Option<&'c BTreeSet<i64>>) -> Self {
         let mut comparison = Comparison::new(check.partition);
         comparison.retention = check.settings.retention;
         comparison.report.partitions = 1;
@@ -76,6 +82,7 @@ impl<'c> Work<'c> {
         comparison.report.behind = u64::try_from(end - offset).unwrap_or(0);
         Self {
             check,
+            committed,
             fold: Fold::new(check.settings.rules.clone()),
             comparison,
             compared: false,
@@ -94,8 +101,13 @@ impl<'c> Work<'c> {
         if !applied {
             self.compare();
         }
+        let report = &mut self.comparison.report;
+        if self.committed.is_some_and(|c| !c.contains(&record.offset)) {
+            report.aborted += u64::from(applied);
+            return;
+        }
         if self.check.letters.contains(&record.offset) {
-            self.comparison.report.left_out += u64::from(applied);
+            report.refused += u64::from(applied);
             return;
         }
         let taken = self.take(record, recorded);

@@ -11,9 +11,10 @@ pub(super) struct Report {
     pub(super) partitions: u64,
     /// Records below the stored offsets that count.
     pub(super) records: u64,
-    /// Records below the stored offsets that have a dead letter, or belong to an
-    /// aborted transaction.
-    pub(super) left_out: u64,
+    /// Records below the stored offsets that have a dead letter.
+    pub(super) refused: u64,
+    /// Records below the stored offsets that belong to an aborted transaction.
+    pub(super) aborted: u64,
     /// Records from the stored offsets on: not applied yet.
     pub(super) behind: u64,
     pub(super) devices: u64,
@@ -83,7 +84,8 @@ impl Report {
         for (sum, more) in [
             (&mut self.partitions, other.partitions),
             (&mut self.records, other.records),
-            (&mut self.left_out, other.left_out),
+            (&mut self.refused, other.refused),
+            (&mut self.aborted, other.aborted),
             (&mut self.behind, other.behind),
             (&mut self.devices, other.devices),
             (&mut self.sensors, other.sensors),
@@ -132,8 +134,13 @@ impl Report {
             self.values_compared, self.open_windows_compared, self.sealed_windows_compared
         );
         println!(
-            "  not compared: expired {}  not comparable {}  not verified {}  (left out {}, behind {})",
-            self.expired, self.not_comparable, self.not_verified, self.left_out, self.behind
+            "  not compared: expired {}  not comparable {}  not verified {}  (records refused {}, aborted {}, behind {})",
+            self.expired,
+            self.not_comparable,
+            self.not_verified,
+            self.refused,
+            self.aborted,
+            self.behind
         );
         println!(
             "  differences {}  missing {}  extra {}  unreadable {}",

@@ -28,6 +28,9 @@ pub(super) fn valid_url(url: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
+/// Name and value.
+type NamedValue = (Vec<u8>, Vec<u8>);
+
 /// All that is stored of a partition, as of one moment.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
@@ -107,7 +110,7 @@ impl Store {
         loop {
             let mut scan = cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(PORTION);
-            let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) = self.ask(&scan).await?;
+            let (next, found): (u64, Vec<NamedValue>) = self.ask(&scan).await?;
             fields.extend(found);
             if next == 0 {
                 return Ok(fields);
