@@ -1,19 +1,24 @@
-//! Which records of a partition are of no aborted transaction. rskafka does not
-//! tell, so this one question is librdkafka's.
+//! A partition with transactions, read through librdkafka: rskafka can't read the
+//! markers that end transactions, nor tell which of them were aborted.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use iot_service::kafka::KafkaSecurity;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rskafka::chrono::DateTime;
+use rskafka::record::{Record, RecordAndOffset};
+use tokio::sync::mpsc;
 
 use super::log::Partition;
 
 /// How long the next record, or the end, may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Records read ahead.
+const READ_AHEAD: usize = 1_000;
 
 /// How librdkafka reaches Kafka.
 #[derive(Debug, Clone)]
@@ -23,15 +28,17 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    /// Offsets of the records that count, from `begin` on.
+    /// The records of a partition from an offset on, without those of aborted
+    /// transactions, to the end or until the receiver is dropped.
     ///
     /// # Errors
-    /// Kafka does not answer, or asks for what librdkafka is built without.
-    pub(super) async fn offsets(
+    /// librdkafka is built without what the brokers ask for. That Kafka does not
+    /// answer comes through the channel.
+    pub(super) fn read(
         &self,
         partition: &Partition,
         begin: i64,
-    ) -> anyhow::Result<BTreeSet<i64>> {
+    ) -> anyhow::Result<mpsc::Receiver<anyhow::Result<RecordAndOffset>>> {
         let mut config = ClientConfig::new();
         for (name, value) in self.security.librdkafka_properties()? {
             config.set(name, value);
@@ -48,37 +55,59 @@ impl Committed {
         ] {
             config.set(name, value);
         }
-        let partition = partition.clone();
+        let consumer: BaseConsumer = config.create().context("reading transactions")?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&partition.0, partition.1, Offset::Offset(begin))?;
+        consumer.assign(&assignment)?;
+        let (sender, records) = mpsc::channel(READ_AHEAD);
         // librdkafka's calls block.
-        let read = tokio::task::spawn_blocking(move || read(&config, &partition, begin));
-        read.await?
-            .context("asking which transactions were aborted")
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = read(&consumer, &sender) {
+                // Nobody who waits for it: then it is no news.
+                let _ = sender.blocking_send(Err(error.context("reading transactions")));
+            }
+        });
+        Ok(records)
     }
 }
 
 fn read(
-    config: &ClientConfig,
-    (topic, partition): &Partition,
-    begin: i64,
-) -> anyhow::Result<BTreeSet<i64>> {
-    let consumer: BaseConsumer = config.create()?;
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, *partition, Offset::Offset(begin))?;
-    consumer.assign(&assignment)?;
-    let mut offsets = BTreeSet::new();
+    consumer: &BaseConsumer,
+    records: &mpsc::Sender<anyhow::Result<RecordAndOffset>>,
+) -> anyhow::Result<()> {
     let mut deadline = Instant::now() + PATIENCE;
     loop {
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => {
-                offsets.insert(message.offset());
+                if records.blocking_send(Ok(record(&message)?)).is_err() {
+                    return Ok(());
+                }
                 deadline = Instant::now() + PATIENCE;
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(offsets),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
             // It connects anew by itself.
             Some(Err(error)) if Instant::now() < deadline => drop(error),
             Some(Err(error)) => return Err(error.into()),
             None if Instant::now() < deadline => {}
-            None => bail!("no answer within {PATIENCE:?}"),
+            None => bail!("Kafka: no answer within {PATIENCE:?}"),
         }
     }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> anyhow::Result<RecordAndOffset> {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    let headers = headers.map(|header| {
+        let value = header.value.unwrap_or_default();
+        (header.key.to_owned(), value.to_vec())
+    });
+    let timestamp = message.timestamp().to_millis().unwrap_or(-1);
+    Ok(RecordAndOffset {
+        record: Record {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.collect(),
+            timestamp: DateTime::from_timestamp_millis(timestamp).context("a record's time")?,
+        },
+        offset: message.offset(),
+    })
 }

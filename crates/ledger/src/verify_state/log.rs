@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use iot_core::headers;
 use iot_service::config::HumanDuration;
 use rskafka::client::Client;
@@ -16,8 +16,10 @@ use tokio::time::timeout;
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
-/// An answer without records, below the end of the log, is believed after so many.
+/// Answers without records, below the end of the log, until they are believed.
 const EMPTY: u32 = 3;
+/// What that means.
+const HOLES: &str = "a compacted log can't be folded again";
 
 /// A partition of a topic.
 pub(super) type Partition = (String, i32);
@@ -67,51 +69,61 @@ impl Log {
         Reader {
             log: self,
             next: offset,
-            holes: 0,
         }
     }
 }
 
-/// Reads a partition from begin to end.
+/// Reads a partition to its end.
 pub(super) struct Reader<'l> {
     log: &'l Log,
     next: i64,
-    holes: u64,
+}
+
+/// What comes next in a partition.
+pub(super) enum Read {
+    Records(Vec<RecordAndOffset>),
+    /// The marker that ends a transaction: rskafka reads no further.
+    Transaction,
+    End,
 }
 
 impl Reader<'_> {
-    /// The next records; nothing at the end.
+    /// What comes next.
     ///
     /// # Errors
-    /// Kafka does not answer, or the log is cut meanwhile.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<RecordAndOffset>>> {
-        let mut empty = 0;
-        while self.next < self.log.end {
+    /// Kafka does not answer, or the log has holes.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Read> {
+        let (next, end) = (self.next, self.log.end);
+        for _ in 0..EMPTY {
+            if next >= end {
+                return Ok(Read::End);
+            }
             let client = &self.log.client;
-            let fetch = client.fetch_records(self.next, 1..FETCH_BYTES, FETCH_WAIT_MS);
-            let (mut records, _) = call("reading records", fetch).await?;
-            records.retain(|record| record.offset < self.log.end);
-            if let Some(last) = records.last() {
-                let read = last.offset + 1 - self.next;
-                let holes = u64::try_from(read).unwrap_or(0) - records.len() as u64;
-                self.holes += holes;
-                self.next += read;
-                return Ok(Some(records));
-            }
-            empty += 1;
-            // What rskafka leaves out comes one at a time: a marker of a transaction.
-            if empty >= EMPTY {
-                (empty, self.next, self.holes) = (0, self.next + 1, self.holes + 1);
-            }
+            let fetch = client.fetch_records(next, 1..FETCH_BYTES, FETCH_WAIT_MS);
+            let mut records = match call("reading records", fetch).await {
+                Ok((records, _)) => records,
+                Err(error) if is_marker(&error) => return Ok(Read::Transaction),
+                Err(error) => return Err(error),
+            };
+            records.retain(|record| record.offset < end);
+            let Some(last) = records.last() else { continue };
+            self.next = last.offset + 1;
+            let whole = usize::try_from(self.next - next) == Ok(records.len());
+            ensure!(
+                whole,
+                "from {next} to {} records are missing: {HOLES}",
+                self.next
+            );
+            return Ok(Read::Records(records));
         }
-        Ok(None)
+        bail!("there is no record from {next} to {end}: {HOLES}")
     }
+}
 
-    /// Offsets without a record so far: markers of transactions, or what compaction
-    /// removed. Whether a transaction was aborted rskafka does not tell.
-    pub(super) fn holes(&self) -> u64 {
-        self.holes
-    }
+/// rskafka takes a marker for a record of a format that it does not know, and has no
+/// error of its own for it.
+fn is_marker(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("control batch")
 }
 
 /// Offsets of the records that the consumer refused, by partition.
@@ -130,12 +142,15 @@ pub(super) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Lett
     for partition in known.partitions {
         let log = Log::open(client, &(topic.to_owned(), partition)).await?;
         let mut reader = log.read_from(log.begin);
-        while let Some(records) = reader.next().await? {
-            for RecordAndOffset { record, .. } in &records {
-                // Those of the bridge come from MQTT and have no offset.
-                if let Some((partition, offset)) = origin(record) {
-                    letters.entry(partition).or_default().insert(offset);
-                }
+        loop {
+            let records = match reader.next().await? {
+                Read::Records(records) => records,
+                Read::Transaction => bail!("{topic} has transactions, which are not read"),
+                Read::End => break,
+            };
+            // Those of the bridge come from MQTT and have no offset.
+            for (partition, offset) in records.iter().filter_map(|r| origin(&r.record)) {
+                letters.entry(partition).or_default().insert(offset);
             }
         }
     }

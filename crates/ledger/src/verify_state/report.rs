@@ -9,12 +9,12 @@ const DESCRIBED: usize = 20;
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub(super) partitions: u64,
+    /// Those of them that have transactions.
+    pub(super) transactional: u64,
     /// Records below the stored offsets that count.
     pub(super) records: u64,
     /// Records below the stored offsets that have a dead letter.
     pub(super) refused: u64,
-    /// Records below the stored offsets that belong to an aborted transaction.
-    pub(super) aborted: u64,
     /// Records from the stored offsets on: not applied yet.
     pub(super) behind: u64,
     pub(super) devices: u64,
@@ -83,9 +83,9 @@ impl Report {
     pub(super) fn add(&mut self, other: Self) {
         for (sum, more) in [
             (&mut self.partitions, other.partitions),
+            (&mut self.transactional, other.transactional),
             (&mut self.records, other.records),
             (&mut self.refused, other.refused),
-            (&mut self.aborted, other.aborted),
             (&mut self.behind, other.behind),
             (&mut self.devices, other.devices),
             (&mut self.sensors, other.sensors),
@@ -134,13 +134,8 @@ impl Report {
             self.values_compared, self.open_windows_compared, self.sealed_windows_compared
         );
         println!(
-            "  not compared: expired {}  not comparable {}  not verified {}  (records refused {}, aborted {}, behind {})",
-            self.expired,
-            self.not_comparable,
-            self.not_verified,
-            self.refused,
-            self.aborted,
-            self.behind
+            "  not compared: expired {}  not comparable {}  not verified {}  (records refused {}, behind {})",
+            self.expired, self.not_comparable, self.not_verified, self.refused, self.behind
         );
         println!(
             "  differences {}  missing {}  extra {}  unreadable {}",

@@ -7,7 +7,7 @@ use iot_service::Backoff;
 use tokio::time::{Instant, sleep};
 
 use super::committed::Committed;
-use super::log::{Log, Partition};
+use super::log::{Log, Partition, Read};
 use super::store::Store;
 
 /// Waits until everything that is in the log now is stored.
@@ -59,11 +59,15 @@ async fn nothing_from(
     offset: i64,
 ) -> anyhow::Result<bool> {
     let offset = offset.max(log.begin);
-    let mut reader = log.read_from(offset);
-    while reader.next().await?.is_some() {}
-    if reader.holes() == 0 {
-        return Ok(false);
+    match log.read_from(offset).next().await? {
+        Read::End => Ok(true),
+        Read::Records(_) | Read::Transaction => {
+            let next = committed
+                .read(partition, offset)?
+                .recv()
+                .await
+                .transpose()?;
+            Ok(next.is_none_or(|record| record.offset >= log.end))
+        }
     }
-    let left = committed.offsets(partition, offset).await?;
-    Ok(left.range(..log.end).next().is_none())
 }

@@ -47,27 +47,22 @@ impl Verified {
         consumer
     }
 
+    /// Verifies with the consumer's settings, unless `further` has others.
     pub(crate) async fn verify(&self, further: &[&str]) -> Run {
         let brokers = kafka_brokers();
-        let arguments = [
-            "verify-state",
-            "--brokers",
-            &brokers,
-            "--topic",
-            &self.topic,
-            "--dead-letter-topic",
-            &self.letters,
-            "--redis",
-            &self.redis.url,
-            "--lateness",
-            "500ms",
-            "--retention",
-            "1h",
-            "--json",
-        ];
-        let mut arguments = [&arguments, further].concat();
-        if !further.contains(&"--size") {
-            arguments.extend(["--size", "1s"]);
+        let mut arguments = [&["verify-state", "--json"], further].concat();
+        for (option, value) in [
+            ("--brokers", &*brokers),
+            ("--topic", &self.topic),
+            ("--dead-letter-topic", &self.letters),
+            ("--redis", &self.redis.url),
+            ("--size", "1s"),
+            ("--lateness", "500ms"),
+            ("--retention", "1h"),
+        ] {
+            if !further.contains(&option) {
+                arguments.extend([option, value]);
+            }
         }
         run(&arguments).await
     }
@@ -166,9 +161,10 @@ async fn what_a_consumer_stored_is_exact_until_something_is_changed() {
     ] {
         assert_eq!(report[name], count, "{name}: {report}");
     }
-    // Windows of a past that is long over are not stored.
-    assert_eq!(report["sealed_windows_compared"], 0, "{report}");
-    assert!(report["expired"].as_u64().unwrap() > 40, "{report}");
+    assert!(
+        report["sealed_windows_compared"].as_u64().unwrap() > 40,
+        "{report}"
+    );
     assert!(report["open_windows_compared"].as_u64().unwrap() > 6);
 
     let (redis, key) = (&verified.redis, verified.state_key());
@@ -210,17 +206,37 @@ async fn what_a_consumer_stored_is_exact_until_something_is_changed() {
     assert_eq!(letters.code, Some(1));
     assert_eq!(letters.json()["unreadable"], 3, "{letters:?}");
     assert_eq!(verified.verify(&["--size", "2s"]).await.code, Some(1));
-    assert_eq!(
-        verified.verify(&["--lateness", "9s"]).await.code,
-        Some(2),
-        "given twice"
-    );
+    assert_eq!(verified.verify(&["--lateness", "9s"]).await.code, Some(1));
     let _: () = redis.ask(&cmd("FLUSHALL"));
     let report = verified.wrong().await;
     assert_eq!(
         (first(&report)[0], &report["values_compared"]),
         ("missing", &json!(0))
     );
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn what_is_refused_or_not_known_here_is_counted() {
+    let verified = Verified::new("formats", 1).await;
+    // Device `p`, time 1,767,225,600,000, sensor `s` with the value 2.0.
+    let protobuf = b"\x0a\x01p\x28\x80\xd0\xea\xb6\xb7\x33\x3a\x0c\x0a\x01s\x11\0\0\0\0\0\0\0\x40";
+    let fahrenheit = json!({
+        "device_id": "f",
+        "timestamp": BEGIN,
+        "readings": [{"sensor": "temperature", "value": 70, "unit": "degF"}],
+    });
+    let records = [
+        message(1),
+        protobuf.to_vec(),
+        fahrenheit.to_string().into_bytes(),
+    ];
+    produce(&verified.topic, &records).await;
+    let report = verified.consume().await;
+    let count = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!(count("records") + count("refused"), 3, "{report}");
+    // A consumer that takes other units stores values that are not compared.
+    assert!(count("not_verified") <= 1, "{report}");
 }
 
 #[tokio::test]
@@ -245,8 +261,9 @@ async fn a_record_too_few_or_too_many_is_found() {
     assert_eq!(report.code, Some(1), "{report:?}");
     let report = report.json();
     assert_eq!(report["behind"], 0, "{report}");
+    let mut findings = report["findings"].as_array().unwrap().iter();
     assert!(first(&report)[1].contains("d0"), "{report}");
-    assert!(first(&report)[2].contains("window"), "{report}");
+    assert!(findings.any(|finding| finding["field"].as_str().unwrap().contains("count")));
     assert_eq!(consumer.process.stop().await, Some(0));
     // Not applied at all yet: there is nothing to compare, and that is no success.
     let key = verified.state_key();
@@ -278,10 +295,7 @@ async fn records_of_aborted_transactions_do_not_count() {
         (&report["records"], &report["values_compared"]),
         (&json!(20), &json!(9))
     );
-    assert_eq!(
-        report["aborted"], 10,
-        "those after the last offset are not counted: {report}"
-    );
+    assert_eq!(report["transactional"], 1, "{report}");
 }
 
 #[tokio::test]
@@ -317,7 +331,7 @@ async fn of_a_log_without_its_begin_the_rest_is_compared() {
     verified.redis.set_field(&key, field, &value);
     let report = verified.wrong().await;
     assert_eq!(first(&report)[2], "value", "{report}");
-    delete_before(topic, 66).await;
+    delete_before(topic, 67).await;
     assert_eq!(
         verified.wrong().await["values_compared"],
         0,
