@@ -251,6 +251,17 @@ fn a_sealed_window_may_be_missing_only_when_it_may_have_expired() {
 }
 
 #[test]
+fn a_sealed_window_may_be_there_before_the_offset_moves_but_not_another_one() {
+    let mut snapshot = stored(&fold());
+    // A step that failed half way: the record that seals is not applied yet.
+    snapshot.offset = 4;
+    let report = compare(Kept::Whole, &snapshot);
+    assert_eq!((report.extra, report.sealed_windows_compared), (0, 2));
+    *snapshot.sealed.get_mut(SEALED).unwrap().last_mut().unwrap() ^= 1;
+    assert_eq!(compare(Kept::Whole, &snapshot).differences, 1);
+}
+
+#[test]
 fn of_a_log_without_its_begin_only_what_it_has_is_compared() {
     let mut snapshot = stored(&fold());
     // Of a record that is gone: another window of the sensor, and another device.
