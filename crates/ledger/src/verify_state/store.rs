@@ -18,14 +18,17 @@ const PORTION: usize = 1_000;
 /// A partition that moves while it is read is read again so often.
 const READS: usize = 5;
 
-/// Checks a URL: one server, with or without TLS.
-pub(super) fn valid_url(url: &str) -> Result<String, String> {
+/// Checks a URL: one server, with or without TLS; `host:port` is one without.
+pub(super) fn valid_url(text: &str) -> Result<String, String> {
+    let url = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("redis://{text}"),
+    };
     if !url.starts_with("redis://") && !url.starts_with("rediss://") {
         return Err("must begin with redis:// or rediss://".into());
     }
-    let info = url.into_connection_info();
-    info.map(|_| url.to_owned())
-        .map_err(|error| error.to_string())
+    let info = url.as_str().into_connection_info();
+    info.map(|_| url).map_err(|error| error.to_string())
 }
 
 /// Name and value.
@@ -204,7 +207,14 @@ mod tests {
         for good in ["redis://127.0.0.1:6379", "rediss://u:p@redis.example/2"] {
             assert_eq!(valid_url(good), Ok(good.to_owned()));
         }
-        for bad in ["redis-cluster://a:1,b:2", "127.0.0.1:6379", "redis://"] {
+        let short = valid_url("127.0.0.1:6379");
+        assert_eq!(short, Ok("redis://127.0.0.1:6379".into()));
+        for bad in [
+            "redis-cluster://a:1,b:2",
+            "a:1,b:2",
+            "memory://",
+            "redis://",
+        ] {
             assert!(valid_url(bad).is_err(), "{bad}");
         }
     }
