@@ -1,8 +1,8 @@
 //! `iot-ledger verify-kafka`: reads topics from their start, or from a time on,
 //! and reports what became of a run.
 //!
-//! Records of aborted transactions would be counted: nothing here writes any,
-//! and rskafka does not tell them from the others.
+//! A topic with transactions can't be read: nothing here writes any, and rskafka
+//! fails at the markers that end them.
 
 use std::collections::HashMap;
 use std::fs::File;
