@@ -23,6 +23,10 @@ soak *args:
     cargo build --release --workspace --bins
     scripts/faults --release {{ args }}
 
+# Whether what the consumer keeps in Redis is what the log says, on the stack
+verify-state *args:
+    eval "$(scripts/stack env)"; cargo run --release -p iot-ledger -- verify-state {{ args }}
+
 # What CI checks besides the tests
 lint:
     cargo fmt --all --check

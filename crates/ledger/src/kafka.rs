@@ -1,8 +1,8 @@
 //! `iot-ledger verify-kafka`: reads topics from their start, or from a time on,
 //! and reports what became of a run.
 //!
-//! Records of aborted transactions would be counted: nothing here writes any,
-//! and rskafka does not tell them from the others.
+//! A topic with transactions can't be read: nothing here writes any, and rskafka
+//! fails at the markers that end them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -137,7 +137,11 @@ fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(i64::try_from(since.as_millis()).ok()?)
 }
 
-async fn connect(
+/// Connects to Kafka.
+///
+/// # Errors
+/// No broker answers within `patience`, or the login is refused.
+pub(crate) async fn connect(
     brokers: &[String],
     security: &KafkaSecurity,
     patience: Duration,

@@ -8,16 +8,15 @@ mod publish;
 mod security;
 mod subscribe;
 mod verify;
+mod verify_state;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// Sends numbered messages through the system and proves what became of each.
 ///
-/// Exit codes: 0 all is well; 1 a message was not acknowledged, or is lost or
-/// changed, or a broker could not be reached; 2 bad arguments.
-#[derive(Debug, Parser)]
+/// Exit codes: 0 all is well; 1 a message was not acknowledged, is lost or changed,
+/// state is not what the log says, or a server is not reached; 2 bad arguments.
+#[derive(Debug, clap::Parser)]
 #[command(name = "iot-ledger", version)]
 enum Command {
     /// Publish a run of messages over MQTT 5 with QoS 1.
@@ -26,14 +25,17 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Read Kafka and report what of a run was lost, doubled, reordered or changed.
     VerifyKafka(kafka::Args),
+    /// Fold the log and compare what a consumer keeps in Redis with it, exactly.
+    VerifyState(verify_state::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match Command::parse() {
+    let outcome = match <Command as clap::Parser>::parse() {
         Command::Publish(args) => publish::run(args).await,
         Command::Subscribe(args) => subscribe::run(args).await,
         Command::VerifyKafka(args) => kafka::run(args).await,
+        Command::VerifyState(args) => verify_state::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("iot-ledger: {error:#}");

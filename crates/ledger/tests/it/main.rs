@@ -13,3 +13,5 @@ mod sessions;
 mod support;
 mod termination;
 mod verify_kafka;
+mod verify_state;
+mod verify_state_faults;

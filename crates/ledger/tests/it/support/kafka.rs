@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::util::Timeout;
 
@@ -41,6 +41,56 @@ pub(crate) async fn produce(topic: &str, records: &[Vec<u8>]) {
             .await
             .unwrap();
     }
+}
+
+/// Writes a record to partition 0 with a time of its own (ms since the epoch).
+pub(crate) async fn produce_at(topic: &str, timestamp: i64, value: &[u8]) {
+    let producer: FutureProducer = config().create().unwrap();
+    let record = FutureRecord::<(), _>::to(topic).partition(0).payload(value);
+    let sent = producer.send(record.timestamp(timestamp), Timeout::After(PATIENCE));
+    sent.await.unwrap();
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Transaction {
+    Committed,
+    Aborted,
+}
+
+impl Transaction {
+    /// Writes the records to partition 0 in a transaction that ends like this.
+    pub(crate) async fn write(self, topic: &str, records: &[Vec<u8>]) {
+        let mut config = config();
+        config.set("transactional.id", topic);
+        let producer: FutureProducer = config.create().unwrap();
+        let (topic, records) = (topic.to_owned(), records.to_vec());
+        // The calls for transactions block.
+        let written = tokio::task::spawn_blocking(move || {
+            producer.init_transactions(PATIENCE).unwrap();
+            producer.begin_transaction().unwrap();
+            for value in &records {
+                let record = FutureRecord::<(), _>::to(&topic).partition(0);
+                drop(producer.send_result(record.payload(value)).unwrap());
+            }
+            producer.flush(PATIENCE).unwrap();
+            match self {
+                Self::Committed => producer.commit_transaction(PATIENCE).unwrap(),
+                Self::Aborted => producer.abort_transaction(PATIENCE).unwrap(),
+            }
+        });
+        written.await.unwrap();
+    }
+}
+
+/// Cuts the log of partition 0: `offset` is its first record then.
+pub(crate) async fn delete_before(topic: &str, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
+    let mut cut = TopicPartitionList::new();
+    cut.add_partition_offset(topic, 0, Offset::Offset(offset))
+        .unwrap();
+    let deleted = admin.delete_records(&cut, &AdminOptions::new());
+    deleted.await.unwrap();
 }
 
 /// Takes what there is in a topic at this moment, partition after partition;

@@ -2,6 +2,7 @@
 
 mod kafka;
 mod process;
+mod redis;
 mod stack;
 mod system;
 
@@ -9,8 +10,9 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub(crate) use kafka::{create_topic, produce, read_topic};
+pub(crate) use kafka::{Transaction, create_topic, delete_before, produce, produce_at, read_topic};
 pub(crate) use process::{Process, Run, run};
+pub(crate) use redis::RedisServer;
 pub(crate) use stack::OwnStack;
 pub(crate) use system::{Service, Way};
 

@@ -63,6 +63,10 @@ impl Way {
     }
 
     pub(crate) fn consumer(&self, topic: &str) -> Service {
+        self.consumer_with(topic, &[])
+    }
+
+    pub(crate) fn consumer_with(&self, topic: &str, further: &[(&str, &str)]) -> Service {
         let http = format!("127.0.0.1:{}", free_port());
         let settings = [
             ("kafka.brokers", &*self.kafka_brokers),
@@ -70,6 +74,7 @@ impl Way {
             ("kafka.group", &self.tenant),
             ("http.listen", &http),
         ];
+        let settings = [&settings, further].concat();
         let mut consumer = Service::start("iot-consumer", &["run"], &settings);
         consumer.http = http;
         consumer

@@ -1,0 +1,113 @@
+//! A partition with transactions, read through librdkafka: rskafka can't read the
+//! markers that end transactions, nor tell which of them were aborted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use iot_service::kafka::KafkaSecurity;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rskafka::chrono::DateTime;
+use rskafka::record::{Record, RecordAndOffset};
+use tokio::sync::mpsc;
+
+use super::log::Partition;
+
+/// How long the next record, or the end, may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Records read ahead.
+const READ_AHEAD: usize = 1_000;
+
+/// How librdkafka reaches Kafka.
+#[derive(Debug, Clone)]
+pub(super) struct Committed {
+    pub(super) brokers: String,
+    pub(super) security: KafkaSecurity,
+}
+
+impl Committed {
+    /// The records of a partition from an offset on, without those of aborted
+    /// transactions, to the end or until the receiver is dropped.
+    ///
+    /// # Errors
+    /// librdkafka is built without what the brokers ask for. That Kafka does not
+    /// answer comes through the channel.
+    pub(super) fn read(
+        &self,
+        partition: &Partition,
+        begin: i64,
+    ) -> anyhow::Result<mpsc::Receiver<anyhow::Result<RecordAndOffset>>> {
+        let mut config = ClientConfig::new();
+        for (name, value) in self.security.librdkafka_properties()? {
+            config.set(name, value);
+        }
+        for (name, value) in [
+            ("bootstrap.servers", self.brokers.as_str()),
+            ("client.id", "iot-ledger"),
+            // Never joined: partitions are assigned by hand.
+            ("group.id", "iot-ledger"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+        ] {
+            config.set(name, value);
+        }
+        let consumer: BaseConsumer = config.create().context("reading transactions")?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&partition.0, partition.1, Offset::Offset(begin))?;
+        consumer.assign(&assignment)?;
+        let (sender, records) = mpsc::channel(READ_AHEAD);
+        // librdkafka's calls block.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = read(&consumer, &sender) {
+                // Nobody who waits for it: then it is no news.
+                let _ = sender.blocking_send(Err(error.context("reading transactions")));
+            }
+        });
+        Ok(records)
+    }
+}
+
+fn read(
+    consumer: &BaseConsumer,
+    records: &mpsc::Sender<anyhow::Result<RecordAndOffset>>,
+) -> anyhow::Result<()> {
+    let mut deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(message)) => {
+                if records.blocking_send(Ok(record(&message)?)).is_err() {
+                    return Ok(());
+                }
+                deadline = Instant::now() + PATIENCE;
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            // It connects anew by itself.
+            Some(Err(error)) if Instant::now() < deadline => drop(error),
+            Some(Err(error)) => return Err(error.into()),
+            None if Instant::now() < deadline => {}
+            None => bail!("Kafka: no answer within {PATIENCE:?}"),
+        }
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> anyhow::Result<RecordAndOffset> {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    let headers = headers.map(|header| {
+        let value = header.value.unwrap_or_default();
+        (header.key.to_owned(), value.to_vec())
+    });
+    let timestamp = message.timestamp().to_millis().unwrap_or(-1);
+    Ok(RecordAndOffset {
+        record: Record {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.collect(),
+            timestamp: DateTime::from_timestamp_millis(timestamp).context("a record's time")?,
+        },
+        offset: message.offset(),
+    })
+}

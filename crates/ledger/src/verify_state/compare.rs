@@ -1,0 +1,334 @@
+//! The comparison of one partition: what the log says with what is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iot_core::message::Quality;
+
+use super::fold::{Device, Fold, Newest, Sealed, Sensor, Tally};
+use super::layout::{self, StoredDevice, StoredSensor, Unreadable};
+use super::log::Partition;
+use super::model::{Field, Moment, Place, Span, Window};
+use super::report::{Finding, Kind, Report};
+use super::store::Snapshot;
+
+/// Clocks differ, and what is about to expire may be gone already (ms).
+const MARGIN: i64 = 30_000;
+
+/// From where on the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// From its first record.
+    Whole,
+    /// Its begin is gone; no record that is gone has an event time after this one.
+    After(i64),
+}
+
+/// Compares a partition, and keeps what it finds.
+pub(super) struct Comparison<'a> {
+    pub(super) partition: &'a Partition,
+    pub(super) kept: Kept,
+    /// How long sealed windows are kept (ms).
+    pub(super) retention: i64,
+    pub(super) report: Report,
+}
+
+impl Kept {
+    /// Whether only records that are kept can be part of a window.
+    fn has(self, span: Span) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::After(newest) => span.start > newest,
+        }
+    }
+
+    /// Whether something stored can be compared, whose newest record that is kept
+    /// is the expected one. If what is stored is newer, its record is gone.
+    fn has_newest(self, expected: Option<Moment>, found: Moment) -> bool {
+        self == Self::Whole || Some(found) <= expected
+    }
+}
+
+impl<'a> Comparison<'a> {
+    /// Of a log that is whole, with windows that are not kept.
+    pub(super) fn new(partition: &'a Partition) -> Self {
+        Self {
+            partition,
+            kept: Kept::Whole,
+            retention: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Compares the live values with the fold up to the stored offset.
+    pub(super) fn live(&mut self, fold: &Fold, snapshot: &Snapshot) {
+        let mut stored: BTreeMap<&str, &[u8]> = BTreeMap::new();
+        for (field, value) in &snapshot.live {
+            stored.insert(field, value);
+        }
+        for (name, device) in &fold.devices {
+            self.report.devices += 1;
+            self.report.sensors += device.sensors.len() as u64;
+            let field = layout::device_field(name);
+            if let Some(found) = self.stored(&field, &mut stored, layout::device) {
+                self.device(&field, device, &found);
+            }
+            for (sensor, state) in &device.sensors {
+                let field = layout::sensor_field(name, sensor);
+                if let Some(found) = self.stored(&field, &mut stored, layout::sensor) {
+                    self.sensor(&field, state, found);
+                }
+            }
+        }
+        for (field, value) in stored {
+            self.unexpected(field, value);
+        }
+    }
+
+    /// Takes and reads the value of a field.
+    fn stored<T>(
+        &mut self,
+        field: &str,
+        stored: &mut BTreeMap<&str, &[u8]>,
+        read: impl Fn(&[u8]) -> Result<T, Unreadable>,
+    ) -> Option<T> {
+        let Some(value) = stored.remove(field) else {
+            self.find(Kind::Missing, field, "", "a value", "none");
+            return None;
+        };
+        self.report.values_compared += 1;
+        let read = read(value);
+        read.map_err(|Unreadable(why)| {
+            self.find(Kind::Difference, field, "", "a value", &why);
+        })
+        .ok()
+    }
+
+    fn device(&mut self, key: &str, expected: &Device, found: &StoredDevice) {
+        let watermark = expected.watermark.unwrap_or(i64::MIN);
+        if self.kept == Kept::Whole || found.watermark <= watermark {
+            self.fields(
+                key,
+                &[("watermark", Field::Number(watermark))],
+                &[("watermark", Field::Number(found.watermark))],
+            );
+        } else {
+            self.report.not_comparable += 1;
+        }
+        if !self.kept.has_newest(expected.newest, found.newest) {
+            self.report.not_comparable += 1;
+            return;
+        }
+        self.fields(key, &moment(expected.newest), &moment(Some(found.newest)));
+        // Else a record that is gone may have said where the device is.
+        if self.kept == Kept::Whole || expected.place_is_newest {
+            let (expected, found) = (place(&expected.place), place(&found.place));
+            self.fields(key, &expected, &found);
+        } else {
+            self.report.not_comparable += 1;
+        }
+    }
+
+    fn sensor(&mut self, key: &str, expected: &Sensor, found: StoredSensor) {
+        let newest = expected.newest.as_ref();
+        if self.kept.has_newest(newest.map(|n| n.moment), found.newest) {
+            self.newest(key, newest, &found);
+        } else {
+            self.report.not_comparable += 1;
+        }
+        let mut open = BTreeMap::new();
+        for window in found.open {
+            let span = Span {
+                size: window.end.saturating_sub(window.start),
+                start: window.start,
+            };
+            let field = name_of(span);
+            if open.insert(span, window).is_some() {
+                self.find(Kind::Extra, key, &field, "one window", "two");
+            }
+        }
+        for (span, tally) in &expected.open {
+            let found = open.remove(span);
+            if !self.kept.has(*span) {
+                self.report.not_comparable += 1;
+            } else if let Some(found) = found {
+                self.report.open_windows_compared += 1;
+                self.window(key, &name_of(*span), tally, &found);
+            } else {
+                self.find(Kind::Missing, key, &name_of(*span), "a window", "none");
+            }
+        }
+        for span in open.into_keys() {
+            if self.kept.has(span) {
+                self.find(Kind::Extra, key, &name_of(span), "none", "a window");
+            } else {
+                self.report.not_comparable += 1;
+            }
+        }
+    }
+
+    fn newest(&mut self, key: &str, expected: Option<&Newest>, found: &StoredSensor) {
+        self.fields(
+            key,
+            &moment(expected.map(|n| n.moment)),
+            &moment(Some(found.newest)),
+        );
+        let Some(expected) = expected else { return };
+        let quality = |quality: Quality| [("quality", Field::Text(Some(quality.as_str().into())))];
+        self.fields(key, &quality(expected.quality), &quality(found.quality));
+        if expected.unsure {
+            return;
+        }
+        let value = |value, unit: &Option<String>| {
+            [
+                ("value", Field::Float(value)),
+                ("unit", Field::Text(unit.clone())),
+            ]
+        };
+        self.fields(
+            key,
+            &value(expected.value, &expected.unit),
+            &value(found.value, &found.unit),
+        );
+    }
+
+    fn window(&mut self, key: &str, name: &str, expected: &Tally, found: &Window) {
+        let window = &expected.window;
+        self.named_fields(key, name, &window.times(), &found.times());
+        if !expected.unsure {
+            self.named_fields(key, name, &window.values(), &found.values());
+        }
+    }
+
+    /// A live value that no record accounts for.
+    fn unexpected(&mut self, field: &str, value: &[u8]) {
+        let read = match field.split('\0').collect::<Vec<_>>()[..] {
+            ["d", _, _, _] => layout::device(value).map(drop),
+            ["s", _, _, _, _] => layout::sensor(value).map(drop),
+            _ => Err(Unreadable("a value of unknown kind".into())),
+        };
+        match (self.kept, read) {
+            (_, Err(Unreadable(why))) => self.find(Kind::Extra, field, "", "none", &why),
+            (Kept::Whole, Ok(())) => self.find(Kind::Extra, field, "", "none", "a value"),
+            (Kept::After(_), Ok(())) => self.report.not_comparable += 1,
+        }
+    }
+
+    /// Compares the sealed windows with the fold up to the end of the log: a step
+    /// that failed half way has stored windows already, but not their offset.
+    pub(super) fn sealed(&mut self, fold: &Fold, snapshot: &Snapshot) {
+        let mut there = BTreeSet::new();
+        for (key, value) in &snapshot.sealed {
+            let Some(name) = layout::parse_window_key(key) else {
+                self.find(Kind::Extra, key, "", "none", "a key of unknown kind");
+                continue;
+            };
+            let (span, expected) = (name.1, fold.sealed.get(&name));
+            there.insert(name);
+            match (layout::sealed(value), expected) {
+                (Err(Unreadable(why)), _) => {
+                    self.find(Kind::Difference, key, "", "windows", &why);
+                }
+                _ if !self.kept.has(span) => self.report.not_comparable += 1,
+                (Ok(found), Some(expected)) => self.group(key, expected, found),
+                (Ok(_), None) => self.find(Kind::Extra, key, "", "none", "windows"),
+            }
+        }
+        let stored_by_now = |sealed: &Sealed| sealed.by < snapshot.offset;
+        for (name, sealed) in &fold.sealed {
+            if there.contains(name) || !stored_by_now(sealed) {
+                continue;
+            }
+            let (device, span) = name;
+            let expires = sealed.at.saturating_add(self.retention);
+            if !self.kept.has(*span) {
+                self.report.not_comparable += 1;
+            } else if expires > snapshot.read_at.saturating_add(MARGIN) {
+                let key = layout::window_key(device, *span);
+                self.find(Kind::Missing, &key, "", "windows", "none");
+            } else {
+                self.report.expired += sealed.windows.len() as u64;
+            }
+        }
+    }
+
+    /// Windows of one device that were sealed together.
+    fn group(&mut self, key: &str, expected: &Sealed, found: Vec<(String, Window)>) {
+        let mut windows = BTreeMap::new();
+        for (sensor, window) in found {
+            if windows.insert(sensor.clone(), window).is_some() {
+                self.find(Kind::Extra, key, &sensor, "one window", "two");
+            }
+        }
+        for (sensor, tally) in &expected.windows {
+            match windows.remove(sensor) {
+                Some(found) => {
+                    self.report.sealed_windows_compared += 1;
+                    self.window(key, sensor, tally, &found);
+                }
+                None => self.find(Kind::Missing, key, sensor, "a window", "none"),
+            }
+        }
+        for sensor in windows.into_keys() {
+            self.find(Kind::Extra, key, &sensor, "none", "a window");
+        }
+    }
+
+    fn fields(
+        &mut self,
+        key: &str,
+        expected: &[(&'static str, Field)],
+        found: &[(&'static str, Field)],
+    ) {
+        self.named_fields(key, "", expected, found);
+    }
+
+    fn named_fields(
+        &mut self,
+        key: &str,
+        of: &str,
+        expected: &[(&'static str, Field)],
+        found: &[(&'static str, Field)],
+    ) {
+        for ((name, expected), (_, found)) in expected.iter().zip(found) {
+            if expected != found {
+                let field = format!("{of} {name}");
+                let (expected, found) = (expected.to_string(), found.to_string());
+                self.find(Kind::Difference, key, field.trim(), &expected, &found);
+            }
+        }
+    }
+
+    /// Notes a fault; `key` and `field` may have NULs in them.
+    pub(super) fn find(&mut self, kind: Kind, key: &str, field: &str, expected: &str, found: &str) {
+        self.report.find(Finding {
+            kind,
+            topic: self.partition.0.clone(),
+            partition: self.partition.1,
+            key: layout::shown(key),
+            field: layout::shown(field),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        });
+    }
+}
+
+fn moment(moment: Option<Moment>) -> [(&'static str, Field); 2] {
+    let timestamp = moment.map_or(i64::MIN, |moment| moment.timestamp);
+    [
+        ("timestamp", Field::Number(timestamp)),
+        ("seq", Field::Count(moment.and_then(|moment| moment.seq))),
+    ]
+}
+
+fn place(place: &Option<Place>) -> [(&'static str, Field); 3] {
+    let part = |number: usize| Field::Text(place.as_ref().map(|place| place[number].clone()));
+    [("building", part(0)), ("floor", part(1)), ("room", part(2))]
+}
+
+fn name_of(span: Span) -> String {
+    format!("window {} of {} ms", span.start, span.size)
+}
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;

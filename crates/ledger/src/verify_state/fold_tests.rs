@@ -1,0 +1,266 @@
+//! The rules of docs/state.md, each on a log made up for it.
+
+use iot_core::message::Location;
+
+use super::*;
+
+/// Length and lateness of windows in these tests.
+const RULES: (i64, i64) = (60, 30);
+
+fn fold() -> Fold {
+    Fold::new(Rules {
+        sizes: vec![RULES.0],
+        lateness: RULES.1,
+    })
+}
+
+fn reading(sensor: &str, value: f64) -> Reading<'_> {
+    Reading {
+        sensor: sensor.into(),
+        value,
+        unit: None,
+        quality: Quality::Good,
+    }
+}
+
+fn message(timestamp: i64, seq: Option<u64>, readings: Vec<Reading<'_>>) -> DeviceMessage<'_> {
+    DeviceMessage {
+        device_id: "d".into(),
+        tenant: None,
+        project: None,
+        seq,
+        timestamp,
+        location: None,
+        readings,
+    }
+}
+
+fn take(fold: &mut Fold, message: &DeviceMessage<'_>) -> u64 {
+    let offset = 7;
+    fold.take(&Entry {
+        offset,
+        recorded: message.timestamp + 5,
+        tenant: "t",
+        project: "p",
+        message,
+    })
+}
+
+/// One value of `temperature` each.
+fn fed(log: &[(i64, Option<u64>, f64)]) -> Fold {
+    let mut fold = fold();
+    for (timestamp, seq, value) in log {
+        let readings = vec![reading("temperature", *value)];
+        take(&mut fold, &message(*timestamp, *seq, readings));
+    }
+    fold
+}
+
+fn device(fold: &Fold) -> &Device {
+    &fold.devices["t\0p\0d"]
+}
+
+fn open(fold: &Fold) -> Vec<(i64, u64)> {
+    let windows = &device(fold).sensors["temperature"].open;
+    let windows = windows.values().map(|tally| &tally.window);
+    windows.map(|window| (window.start, window.count)).collect()
+}
+
+fn sealed(fold: &Fold) -> Vec<(i64, u64)> {
+    let sealed = fold.sealed.iter().map(|((device, span), sealed)| {
+        assert_eq!((device.as_str(), span.size), ("t\0p\0d", 60));
+        (span.start, sealed.windows["temperature"].window.count)
+    });
+    sealed.collect()
+}
+
+#[test]
+fn a_window_has_its_begin_and_not_its_end() {
+    let fold = fed(&[(60, None, 1.0), (119, None, 2.0), (120, None, 3.0)]);
+    assert_eq!(open(&fold), [(60, 2), (120, 1)]);
+    assert_eq!(sealed(&fold), []);
+}
+
+#[test]
+fn a_window_is_sealed_when_its_lateness_is_over() {
+    let mut log = vec![(60, None, 1.0), (149, None, 2.0), (119, None, 3.0)];
+    assert_eq!(
+        open(&fed(&log)),
+        [(60, 2), (120, 1)],
+        "late, but not too late"
+    );
+    log.extend([(150, None, 4.0), (119, None, 5.0)]);
+    let fold = fed(&log);
+    assert_eq!(
+        (open(&fold), sealed(&fold)),
+        (vec![(120, 2)], vec![(60, 2)])
+    );
+    let sealed = &fold.sealed.values().next().unwrap();
+    assert_eq!((sealed.by, sealed.at), (7, 155));
+}
+
+#[test]
+fn what_seals_a_window_is_the_device_and_not_the_sensor() {
+    let mut fold = fed(&[(60, None, 1.0)]);
+    take(
+        &mut fold,
+        &message(150, None, vec![reading("humidity", 40.0)]),
+    );
+    assert_eq!((open(&fold), sealed(&fold)), (vec![], vec![(60, 1)]));
+    let mut other = message(1_000, None, vec![reading("temperature", 2.0)]);
+    other.device_id = "e".into();
+    let mut fold = fed(&[(60, None, 1.0)]);
+    take(&mut fold, &other);
+    assert_eq!(sealed(&fold), [], "another device");
+}
+
+#[test]
+fn times_before_the_epoch_fall_into_windows_too() {
+    assert_eq!(open(&fed(&[(-1, None, 1.0)])), [(-60, 1)]);
+}
+
+#[test]
+fn a_record_without_a_time_seals_at_the_message_s() {
+    let mut fold = fed(&[(60, None, 1.0)]);
+    let message = message(150, None, vec![reading("temperature", 1.0)]);
+    fold.take(&Entry {
+        offset: 9,
+        recorded: -1,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    });
+    assert_eq!(fold.sealed.values().next().unwrap().at, 150);
+}
+
+#[test]
+fn the_same_numbered_message_again_changes_nothing() {
+    let fold = fed(&[(100, Some(7), 1.0), (100, Some(7), 2.0)]);
+    assert_eq!(open(&fold), [(60, 1)]);
+    let newest = device(&fold).sensors["temperature"].newest.clone().unwrap();
+    assert_eq!(newest.value, 1.0);
+    // Not the newest any more, or without a number: a message of its own.
+    let counts = |log: &[_]| open(&fed(log))[0].1;
+    assert_eq!(
+        counts(&[
+            (100, Some(7), 1.0),
+            (101, Some(8), 2.0),
+            (100, Some(7), 1.0)
+        ]),
+        3
+    );
+    assert_eq!(counts(&[(100, None, 1.0), (100, None, 1.0)]), 2);
+}
+
+#[test]
+fn the_newest_message_wins_by_time_and_then_by_number() {
+    let value = |log: &[_]| {
+        let fold = fed(log);
+        device(&fold).sensors["temperature"]
+            .newest
+            .as_ref()
+            .unwrap()
+            .value
+    };
+    assert_eq!(value(&[(100, None, 1.0), (99, Some(9), 2.0)]), 1.0);
+    assert_eq!(value(&[(100, Some(2), 1.0), (100, Some(1), 2.0)]), 1.0);
+    assert_eq!(value(&[(100, Some(2), 1.0), (100, None, 2.0)]), 1.0);
+    assert_eq!(value(&[(100, None, 1.0), (100, None, 2.0)]), 2.0);
+    assert_eq!(
+        device(&fed(&[(100, None, 1.0), (50, None, 2.0)])).watermark,
+        Some(100)
+    );
+}
+
+#[test]
+fn a_device_is_where_its_newest_message_with_a_place_says() {
+    let mut fold = fold();
+    for (timestamp, room) in [(100, "a"), (99, "b"), (101, ""), (100, "c")] {
+        let mut message = message(timestamp, None, vec![reading("s", 1.0)]);
+        message.location = (!room.is_empty()).then(|| Location {
+            room: room.into(),
+            ..Location::default()
+        });
+        take(&mut fold, &message);
+    }
+    let device = device(&fold);
+    assert_eq!(device.place, Some(["", "", "a"].map(str::to_owned)));
+    assert!(!device.place_is_newest);
+}
+
+#[test]
+fn a_bad_reading_is_the_newest_but_in_no_window() {
+    let mut bad = reading("temperature", 9.0);
+    bad.quality = Quality::Bad;
+    let mut fold = fed(&[(100, None, 1.0)]);
+    take(&mut fold, &message(101, None, vec![bad]));
+    let newest = device(&fold).sensors["temperature"].newest.clone().unwrap();
+    assert_eq!((newest.value, newest.quality), (9.0, Quality::Bad));
+    assert_eq!(newest.unit.as_deref(), Some("celsius"), "the sensor's own");
+    assert_eq!(open(&fold), [(60, 1)]);
+}
+
+#[test]
+fn a_window_sums_up_its_values() {
+    let fold = fed(&[
+        (70, None, 2.0),
+        (60, None, 4.0),
+        (119, None, 9.0),
+        (119, None, 5.0),
+    ]);
+    let open = &device(&fold).sensors["temperature"].open;
+    let window = &open.values().next().unwrap().window;
+    let expected = Window {
+        start: 60,
+        end: 120,
+        count: 4,
+        min: 2.0,
+        max: 9.0,
+        mean: 5.0,
+        squares: 26.0,
+        first: 4.0,
+        last: 5.0,
+        first_at: 60,
+        last_at: 119,
+    };
+    assert_eq!(*window, expected);
+}
+
+#[test]
+fn several_lengths_are_windows_of_their_own() {
+    let mut fold = Fold::new(Rules {
+        sizes: vec![60, 300],
+        lateness: 30,
+    });
+    for timestamp in [0, 59, 90, 299] {
+        let readings = vec![reading("temperature", 1.0)];
+        take(&mut fold, &message(timestamp, None, readings));
+    }
+    let spans = |open: &BTreeMap<Span, Tally>| {
+        let spans = open.iter().map(|(s, t)| (s.size, s.start, t.window.count));
+        spans.collect::<Vec<_>>()
+    };
+    let sensor = &device(&fold).sensors["temperature"];
+    assert_eq!(spans(&sensor.open), [(60, 240, 1), (300, 0, 4)]);
+    assert_eq!(fold.sealed.len(), 2);
+}
+
+#[test]
+fn a_value_in_another_unit_is_not_known() {
+    let mut hot = reading("temperature", 212.0);
+    hot.unit = Some("degF".into());
+    let mut own = reading("oven", 212.0);
+    own.unit = Some("degF".into());
+    let mut fold = fed(&[(100, None, 1.0)]);
+    assert_eq!(take(&mut fold, &message(101, None, vec![hot, own])), 1);
+    let sensors = &device(&fold).sensors;
+    let unsure = |name: &str| {
+        let sensor = &sensors[name];
+        let windows = sensor.open.values().all(|tally| tally.unsure);
+        (sensor.newest.as_ref().unwrap().unsure, windows)
+    };
+    assert_eq!(
+        (unsure("temperature"), unsure("oven")),
+        ((true, true), (false, false))
+    );
+}

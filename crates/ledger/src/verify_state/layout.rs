@@ -1,0 +1,259 @@
+//! How the consumer lays state out in Redis, schema 1, as docs/state.md has it:
+//! names of keys and fields, and the bytes of values. The only file to change when
+//! the layout does.
+
+use iot_core::message::Quality;
+
+use super::model::{Moment, Place, Span, Window};
+
+/// The schema that is read here.
+pub(super) const SCHEMA: &str = "1";
+/// Fields of a partition's hash that are no values.
+pub(super) const SCHEMA_FIELD: &str = "schema";
+pub(super) const OFFSET_FIELD: &str = "offset";
+/// First byte of every value.
+const VERSION: u8 = 1;
+/// Between the parts of a name.
+const SEPARATOR: char = '\0';
+
+/// A value can't be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable(pub(super) String);
+
+/// What is stored of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredDevice {
+    pub(super) watermark: i64,
+    pub(super) newest: Moment,
+    pub(super) place: Option<Place>,
+}
+
+/// What is stored of a sensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredSensor {
+    pub(super) value: f64,
+    pub(super) unit: Option<String>,
+    pub(super) quality: Quality,
+    pub(super) newest: Moment,
+    pub(super) open: Vec<Window>,
+}
+
+/// Begin of all keys of a partition.
+pub(super) fn key_prefix(prefix: &str, topic: &str, partition: i32) -> String {
+    format!("{prefix}:{{{topic}:{partition}}}:")
+}
+
+/// Name of a device, which the names of its values contain.
+pub(super) fn device_name(tenant: &str, project: &str, device: &str) -> String {
+    [tenant, project, device].join("\0")
+}
+
+/// Field that holds a device.
+pub(super) fn device_field(device: &str) -> String {
+    format!("d{SEPARATOR}{device}")
+}
+
+/// Field that holds a sensor of a device.
+pub(super) fn sensor_field(device: &str, sensor: &str) -> String {
+    format!("s{SEPARATOR}{device}{SEPARATOR}{sensor}")
+}
+
+/// End of the key that holds sealed windows.
+pub(super) fn window_key(device: &str, span: Span) -> String {
+    let Span { size, start } = span;
+    format!("w{SEPARATOR}{device}{SEPARATOR}{size}{SEPARATOR}{start}")
+}
+
+/// Begin of the end of any key that holds sealed windows.
+pub(super) const WINDOW: &str = "w\0";
+
+/// Device and span of the end of a key; `None` if it is no key of sealed windows.
+pub(super) fn parse_window_key(key: &str) -> Option<(String, Span)> {
+    let parts: Vec<&str> = key.split(SEPARATOR).collect();
+    let ["w", tenant, project, device, size, start] = parts[..] else {
+        return None;
+    };
+    let span = Span {
+        size: size.parse().ok()?,
+        start: start.parse().ok()?,
+    };
+    let device = device_name(tenant, project, device);
+    // Another way to write the same numbers is another key.
+    (window_key(&device, span) == key).then_some((device, span))
+}
+
+/// A name as it is shown.
+pub(super) fn shown(name: &str) -> String {
+    name.replace(SEPARATOR, "·")
+}
+
+/// Reads the value of a [`device_field`].
+///
+/// # Errors
+/// It is of another version, or damaged.
+pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
+    let mut reader = Reader::new(bytes)?;
+    let watermark = reader.i64()?;
+    let newest = reader.moment()?;
+    let place = reader.option(|reader| Ok([reader.text()?, reader.text()?, reader.text()?]))?;
+    reader.end()?;
+    Ok(StoredDevice {
+        watermark,
+        newest,
+        place,
+    })
+}
+
+/// Reads the value of a [`sensor_field`]. What comes after the open windows is the
+/// detectors', which are not compared.
+///
+/// # Errors
+/// It is of another version, or damaged.
+pub(super) fn sensor(bytes: &[u8]) -> Result<StoredSensor, Unreadable> {
+    let mut reader = Reader::new(bytes)?;
+    let value = reader.f64()?;
+    let unit = reader.option(Reader::text)?;
+    let quality = match reader.u8()? {
+        0 => Quality::Good,
+        1 => Quality::Uncertain,
+        2 => Quality::Bad,
+        other => return Err(Unreadable(format!("there is no quality {other}"))),
+    };
+    let newest = reader.moment()?;
+    skip_alert(&mut reader)?;
+    let open = reader.list(Reader::window)?;
+    Ok(StoredSensor {
+        value,
+        unit,
+        quality,
+        newest,
+        open,
+    })
+}
+
+/// Reads over the state of detection that stands before the open windows.
+fn skip_alert(reader: &mut Reader<'_>) -> Result<(), Unreadable> {
+    reader.option(|reader| {
+        reader.text()?; // id
+        for _ in 0..3 {
+            reader.u8()?; // raised, critical, above
+        }
+        for _ in 0..6 {
+            reader.u64()?; // value, limit, timestamp, raised_at, count, told_at
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Reads the value of a [`window_key`]: sensors with their windows.
+///
+/// # Errors
+/// It is of another version, or damaged.
+pub(super) fn sealed(bytes: &[u8]) -> Result<Vec<(String, Window)>, Unreadable> {
+    let mut reader = Reader::new(bytes)?;
+    let windows = reader.list(|reader| Ok((reader.text()?, reader.window()?)))?;
+    reader.end()?;
+    Ok(windows)
+}
+
+/// Reads little-endian numbers, and texts with their length first.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        let mut reader = Self(bytes);
+        match reader.u8()? {
+            VERSION => Ok(reader),
+            other => Err(Unreadable(format!("its format is {other}, not {VERSION}"))),
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {
+        let (head, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or_else(|| Unreadable("it ends too early".into()))?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn u8(&mut self) -> Result<u8, Unreadable> {
+        Ok(self.take(1)?.iter().copied().sum())
+    }
+
+    fn u64(&mut self) -> Result<u64, Unreadable> {
+        let bytes = self.take(8)?;
+        Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+
+    fn i64(&mut self) -> Result<i64, Unreadable> {
+        self.u64().map(u64::cast_signed)
+    }
+
+    fn f64(&mut self) -> Result<f64, Unreadable> {
+        self.u64().map(f64::from_bits)
+    }
+
+    fn text(&mut self) -> Result<String, Unreadable> {
+        let bytes = self.take(4)?;
+        let length = bytes.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+        let text = std::str::from_utf8(self.take(length)?);
+        text.map(str::to_owned)
+            .map_err(|_| Unreadable("a text is not UTF-8".into()))
+    }
+
+    fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
+    ) -> Result<Option<T>, Unreadable> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            other => Err(Unreadable(format!("{other} is neither yes nor no"))),
+        }
+    }
+
+    /// A number of items and the items.
+    fn list<T>(
+        &mut self,
+        read: impl Fn(&mut Self) -> Result<T, Unreadable>,
+    ) -> Result<Vec<T>, Unreadable> {
+        // Not reserved: a damaged number can be any.
+        (0..self.u64()?).map(|_| read(self)).collect()
+    }
+
+    fn moment(&mut self) -> Result<Moment, Unreadable> {
+        Ok(Moment {
+            timestamp: self.i64()?,
+            seq: self.option(Self::u64)?,
+        })
+    }
+
+    fn window(&mut self) -> Result<Window, Unreadable> {
+        Ok(Window {
+            start: self.i64()?,
+            end: self.i64()?,
+            count: self.u64()?,
+            min: self.f64()?,
+            max: self.f64()?,
+            mean: self.f64()?,
+            squares: self.f64()?,
+            first: self.f64()?,
+            last: self.f64()?,
+            first_at: self.i64()?,
+            last_at: self.i64()?,
+        })
+    }
+
+    fn end(&self) -> Result<(), Unreadable> {
+        match self.0.len() {
+            0 => Ok(()),
+            more => Err(Unreadable(format!("{more} bytes follow its end"))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

@@ -1,0 +1,146 @@
+//! One partition from its first record to its last: which records count, and when
+//! to compare.
+
+use std::collections::BTreeSet;
+
+use rskafka::record::RecordAndOffset;
+
+use super::Settings;
+use super::committed::Committed;
+use super::compare::{Comparison, Kept};
+use super::fold::{Entry, Fold};
+use super::log::{Log, Partition, Read};
+use super::reading::{message, owner};
+use super::report::{Kind, Report};
+use super::store::Snapshot;
+
+/// What is needed to check a partition.
+pub(super) struct Check<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) partition: &'a Partition,
+    pub(super) log: &'a Log,
+    pub(super) snapshot: &'a Snapshot,
+    /// Offsets that the consumer refused.
+    pub(super) letters: BTreeSet<i64>,
+    pub(super) committed: &'a Committed,
+}
+
+impl Check<'_> {
+    /// Folds the log and compares.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or has not all records.
+    pub(super) async fn run(&self) -> anyhow::Result<Report> {
+        let begin = self.log.begin;
+        let mut reader = self.log.read_from(begin);
+        let mut work = Work::new(self);
+        loop {
+            match reader.next().await? {
+                Read::Records(records) => records.iter().for_each(|r| work.record(r)),
+                Read::End => return Ok(work.finish()),
+                Read::Transaction => break,
+            }
+        }
+        // Where there are transactions, not every record counts: from the begin again.
+        let mut work = Work::new(self);
+        let mut records = self.committed.read(self.partition, begin)?;
+        while let Some(record) = records.recv().await {
+            work.record(&record?);
+        }
+        work.comparison.report.transactional = 1;
+        Ok(work.finish())
+    }
+}
+
+/// A check under way.
+struct Work<'c> {
+    check: &'c Check<'c>,
+    fold: Fold,
+    comparison: Comparison<'c>,
+    compared: bool,
+    first: bool,
+}
+
+impl<'c> Work<'c> {
+    fn new(check: &'c Check<'c>) -> Self {
+        let mut comparison = Comparison::new(check.partition);
+        comparison.retention = check.settings.retention;
+        comparison.report.partitions = 1;
+        if check.log.begin > 0 {
+            // Until the first record says when it was.
+            comparison.kept = Kept::After(i64::MAX);
+        }
+        let (offset, end) = (check.snapshot.offset, check.log.end);
+        if offset > end {
+            let (expected, found) = (format!("at most {end}"), offset.to_string());
+            comparison.find(Kind::Difference, "offset", "", &expected, &found);
+        }
+        comparison.report.behind = u64::try_from(end - offset).unwrap_or(0);
+        Self {
+            check,
+            fold: Fold::new(check.settings.rules.clone()),
+            comparison,
+            compared: false,
+            first: true,
+        }
+    }
+
+    fn record(&mut self, record: &RecordAndOffset) {
+        let recorded = record.record.timestamp.timestamp_millis();
+        if std::mem::take(&mut self.first) && self.check.log.begin > 0 && recorded >= 0 {
+            // No record before it is younger, and none may be further ahead.
+            let newest = recorded.saturating_add(self.check.settings.max_future);
+            self.comparison.kept = Kept::After(newest);
+        }
+        let applied = record.offset < self.check.snapshot.offset;
+        if !applied {
+            self.compare();
+        }
+        let report = &mut self.comparison.report;
+        if self.check.letters.contains(&record.offset) {
+            report.refused += u64::from(applied);
+            return;
+        }
+        let taken = self.take(record, recorded);
+        let report = &mut self.comparison.report;
+        match taken {
+            _ if !applied => {}
+            Ok(unsure) => {
+                report.records += 1;
+                report.not_verified += unsure;
+            }
+            Err(error) => {
+                let offset = format!("offset {}", record.offset);
+                let expected = "a dead letter, or a message";
+                let found = format!("{error:#}");
+                self.comparison
+                    .find(Kind::Unreadable, &offset, "", expected, &found);
+            }
+        }
+    }
+
+    fn take(&mut self, record: &RecordAndOffset, recorded: i64) -> anyhow::Result<u64> {
+        let message = message(&record.record)?;
+        let (tenant, project) = owner(&self.check.partition.0, &message)?;
+        Ok(self.fold.take(&Entry {
+            offset: record.offset,
+            recorded,
+            tenant,
+            project,
+            message: &message,
+        }))
+    }
+
+    /// Compares the live values, once.
+    fn compare(&mut self) {
+        if !std::mem::replace(&mut self.compared, true) {
+            self.comparison.live(&self.fold, self.check.snapshot);
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        self.compare();
+        self.comparison.sealed(&self.fold, self.check.snapshot);
+        self.comparison.report
+    }
+}

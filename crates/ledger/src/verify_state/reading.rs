@@ -1,0 +1,128 @@
+//! From a record to the message that it must count as.
+
+use anyhow::{Context, bail};
+use iot_core::headers;
+use iot_core::message::{DeviceMessage, parse, parse_protobuf};
+use iot_core::route::is_name;
+use rskafka::record::Record;
+
+/// Tenant and project of a message that names none, on a topic that names none.
+const DEFAULT: &str = "default";
+
+/// The message of a record: Protobuf or JSON, as its content type says, else as it
+/// looks.
+///
+/// # Errors
+/// It is neither, or lacks what every message has.
+pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
+    let payload = record.value.as_deref().unwrap_or_default();
+    let content_type = record.headers.get(headers::CONTENT_TYPE);
+    let told = content_type.and_then(|value| std::str::from_utf8(value).ok());
+    let told = told.map(|text| text.split(';').next().unwrap_or(text).trim());
+    let is = |types: &[&str]| told.is_some_and(|t| types.iter().any(|k| t.eq_ignore_ascii_case(k)));
+    let protobuf = if is(&[headers::APPLICATION_JSON]) {
+        false
+    } else if is(&[
+        headers::APPLICATION_PROTOBUF,
+        "application/x-protobuf",
+        "application/vnd.google.protobuf",
+    ]) {
+        true
+    } else {
+        let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
+        first.is_some_and(|byte| *byte != b'{')
+    };
+    let message = if protobuf {
+        parse_protobuf(payload).context("as Protobuf")?
+    } else {
+        parse(payload).context("as JSON")?
+    };
+    Ok(message)
+}
+
+/// Tenant and project of a message: a topic `<tenant>.<project>` decides, elsewhere
+/// the message does.
+///
+/// # Errors
+/// Topic and message contradict each other, or a name is no name.
+pub(super) fn owner<'m>(
+    topic: &'m str,
+    message: &'m DeviceMessage<'_>,
+) -> anyhow::Result<(&'m str, &'m str)> {
+    let told = (message.tenant.as_deref(), message.project.as_deref());
+    if let Some((tenant, project)) = topic.split_once('.')
+        && is_name(tenant)
+        && is_name(project)
+    {
+        if told.0.unwrap_or(tenant) != tenant || told.1.unwrap_or(project) != project {
+            bail!("it names another tenant or project than its topic");
+        }
+        return Ok((tenant, project));
+    }
+    let (tenant, project) = (told.0.unwrap_or(DEFAULT), told.1.unwrap_or(DEFAULT));
+    if !is_name(tenant) || !is_name(project) {
+        bail!("its tenant or project is no name");
+    }
+    Ok((tenant, project))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rskafka::chrono::DateTime;
+
+    use super::*;
+
+    const JSON: &[u8] =
+        br#" {"device_id":"d","tenant":"acme","timestamp":1,"readings":[{"sensor":"s","value":2}]}"#;
+    /// Device `d`, time 1, sensor `s` with the value 2.0, by hand from the `.proto`.
+    const PROTOBUF: &[u8] =
+        b"\x0a\x01d\x28\x01\x3a\x0c\x0a\x01s\x11\x00\x00\x00\x00\x00\x00\x00\x40";
+
+    fn record(value: &[u8], content_type: &str) -> Record {
+        let mut headers = BTreeMap::new();
+        if !content_type.is_empty() {
+            headers.insert(headers::CONTENT_TYPE.into(), content_type.into());
+        }
+        Record {
+            key: None,
+            value: Some(value.to_vec()),
+            headers,
+            timestamp: DateTime::from_timestamp_millis(0).unwrap(),
+        }
+    }
+
+    #[test]
+    fn reads_both_formats_with_and_without_a_content_type() {
+        for (value, content_type) in [
+            (JSON, ""),
+            (JSON, "application/json; charset=utf-8"),
+            (JSON, "text/plain"),
+            (PROTOBUF, ""),
+            (PROTOBUF, "Application/Protobuf"),
+        ] {
+            let record = record(value, content_type);
+            let message = message(&record).unwrap_or_else(|e| panic!("{content_type}: {e:#}"));
+            assert_eq!((&*message.device_id, message.timestamp), ("d", 1));
+            assert_eq!(message.readings[0].value, 2.0);
+        }
+        for (value, content_type) in [
+            (PROTOBUF, "application/json"),
+            (JSON, "application/protobuf"),
+            (b"".as_slice(), ""),
+        ] {
+            assert!(message(&record(value, content_type)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_topic_of_a_tenant_decides() {
+        let record = record(JSON, "");
+        let message = message(&record).unwrap();
+        assert_eq!(owner("device-data", &message).unwrap(), ("acme", "default"));
+        assert_eq!(owner("acme.plant", &message).unwrap(), ("acme", "plant"));
+        assert_eq!(owner("a.b.c", &message).unwrap(), ("acme", "default"));
+        assert!(owner("evil.plant", &message).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! What the consumer keeps in Redis, read as bytes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, cmd};
+use tokio::time::timeout;
+
+use super::layout::{OFFSET_FIELD, SCHEMA, SCHEMA_FIELD, WINDOW, key_prefix};
+use super::log::Partition;
+
+/// Connecting, and one call.
+const CALL: Duration = Duration::from_secs(10);
+/// Fields or keys read at once.
+const PORTION: usize = 1_000;
+/// A partition that moves while it is read is read again so often.
+const READS: usize = 5;
+
+/// Checks a URL: one server, with or without TLS; `host:port` is one without.
+pub(super) fn valid_url(text: &str) -> Result<String, String> {
+    let url = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("redis://{text}"),
+    };
+    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        return Err("must begin with redis:// or rediss://".into());
+    }
+    let info = url.as_str().into_connection_info();
+    info.map(|_| url).map_err(|error| error.to_string())
+}
+
+/// Name and value.
+type NamedValue = (Vec<u8>, Vec<u8>);
+
+/// All that is stored of a partition, as of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    /// Next offset to apply.
+    pub(super) offset: i64,
+    /// Live values by their fields, without offset and schema.
+    pub(super) live: BTreeMap<String, Vec<u8>>,
+    /// Sealed windows by the ends of their keys.
+    pub(super) sealed: BTreeMap<String, Vec<u8>>,
+    /// After it was read, milliseconds since the epoch.
+    pub(super) read_at: i64,
+}
+
+/// A Redis with state in it.
+pub(super) struct Store {
+    connection: MultiplexedConnection,
+    prefix: String,
+}
+
+impl Store {
+    /// # Errors
+    /// Redis can't be reached, or refuses the login.
+    pub(super) async fn connect(url: &str, prefix: &str) -> anyhow::Result<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CALL))
+            .set_response_timeout(Some(CALL));
+        let client = Client::open(url).context("opening Redis")?;
+        let connect = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = timeout(CALL, connect).await;
+        let connection = connection.context("connecting to Redis: no answer in time")?;
+        Ok(Self {
+            connection: connection.context("connecting to Redis")?,
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// The offset stored for a partition, if it has state.
+    ///
+    /// # Errors
+    /// Redis does not answer, or what is stored is no offset.
+    pub(super) async fn offset(&self, partition: &Partition) -> anyhow::Result<Option<i64>> {
+        let key = self.key(partition, "state");
+        let offset: Option<String> = self.ask(cmd("HGET").arg(&key).arg(OFFSET_FIELD)).await?;
+        let offset = offset.map(|offset| offset.parse());
+        offset
+            .transpose()
+            .with_context(|| format!("the offset in {key}"))
+    }
+
+    /// Everything of a partition; nothing if it has no state.
+    ///
+    /// # Errors
+    /// Redis does not answer, the state is of another version, or it moves all the
+    /// time.
+    pub(super) async fn snapshot(&self, of: &Partition) -> anyhow::Result<Option<Snapshot>> {
+        for _ in 0..READS {
+            let Some(offset) = self.offset(of).await? else {
+                return Ok(None);
+            };
+            let live = self.live(of).await?;
+            let sealed = self.sealed(of).await?;
+            let count: usize = self.ask(cmd("HLEN").arg(self.key(of, "state"))).await?;
+            // Each step of the consumer moves the offset.
+            if self.offset(of).await? == Some(offset) && live.len() == count {
+                return Ok(Some(snapshot(offset, live, sealed)?));
+            }
+        }
+        bail!(
+            "the state of {} {} moves while it is read: stop the consumer, or its input",
+            of.0,
+            of.1
+        )
+    }
+
+    async fn live(&self, of: &Partition) -> anyhow::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let (key, mut cursor, mut fields) = (self.key(of, "state"), 0_u64, BTreeMap::new());
+        loop {
+            let mut scan = cmd("HSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(PORTION);
+            let (next, found): (u64, Vec<NamedValue>) = self.ask(&scan).await?;
+            fields.extend(found);
+            if next == 0 {
+                return Ok(fields);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Walks over all keys of the database: Redis has no other way to name those
+    /// of a partition.
+    async fn sealed(&self, of: &Partition) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let (begin, mut cursor, mut keys) = (self.key(of, ""), 0_u64, Vec::new());
+        let pattern = format!("{}{WINDOW}*", escaped(&begin));
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern);
+            scan.arg("COUNT").arg(PORTION);
+            let (next, found): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
+            keys.extend(found);
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+        let mut sealed = BTreeMap::new();
+        for keys in keys.chunks(PORTION) {
+            let values: Vec<Option<Vec<u8>>> = self.ask(cmd("MGET").arg(keys)).await?;
+            for (key, value) in keys.iter().zip(values) {
+                // One that has expired since is not there any more.
+                let Some(value) = value else { continue };
+                let end = key.get(begin.len()..).unwrap_or_default();
+                sealed.insert(String::from_utf8_lossy(end).into_owned(), value);
+            }
+        }
+        Ok(sealed)
+    }
+
+    fn key(&self, (topic, partition): &Partition, end: &str) -> String {
+        key_prefix(&self.prefix, topic, *partition) + end
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> anyhow::Result<T> {
+        let mut connection = self.connection.clone();
+        let answer = timeout(CALL, command.query_async(&mut connection)).await;
+        let answer = answer.context("asking Redis: no answer in time")?;
+        answer.context("asking Redis")
+    }
+}
+
+/// Text in which no character means anything to Redis' patterns.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^') {
+            out.push('\\');
+        }
+        out.push(character);
+    }
+    out
+}
+
+fn snapshot(
+    offset: i64,
+    fields: BTreeMap<Vec<u8>, Vec<u8>>,
+    sealed: BTreeMap<String, Vec<u8>>,
+) -> anyhow::Result<Snapshot> {
+    let fields = fields.into_iter();
+    let mut live: BTreeMap<_, _> = fields
+        .map(|(name, value)| (String::from_utf8_lossy(&name).into_owned(), value))
+        .collect();
+    live.remove(OFFSET_FIELD);
+    let schema = live.remove(SCHEMA_FIELD).unwrap_or_default();
+    if schema != SCHEMA.as_bytes() {
+        let schema = String::from_utf8_lossy(&schema);
+        bail!("the state has schema {schema:?}; this program reads {SCHEMA:?}");
+    }
+    Ok(Snapshot {
+        offset,
+        live,
+        sealed,
+        read_at: jiff::Timestamp::now().as_millisecond(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_server_is_taken() {
+        for good in ["redis://127.0.0.1:6379", "rediss://u:p@redis.example/2"] {
+            assert_eq!(valid_url(good), Ok(good.to_owned()));
+        }
+        let short = valid_url("127.0.0.1:6379");
+        assert_eq!(short, Ok("redis://127.0.0.1:6379".into()));
+        for bad in [
+            "redis-cluster://a:1,b:2",
+            "a:1,b:2",
+            "memory://",
+            "redis://",
+        ] {
+            assert!(valid_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_no_pattern() {
+        assert_eq!(escaped("a*[b]?:{t:0}:"), r"a\*\[b\]\?:{t:0}:");
+    }
+
+    #[test]
+    fn another_schema_is_refused() {
+        let fields = |schema: &str| {
+            let fields = [("schema", schema), ("offset", "3"), ("d", "v")];
+            let fields = fields.map(|(name, value)| (name.into(), value.into()));
+            snapshot(3, fields.into_iter().collect(), BTreeMap::new())
+        };
+        assert_eq!(fields("1").unwrap().live.len(), 1);
+        assert!(fields("2").unwrap_err().to_string().contains("\"2\""));
+    }
+}

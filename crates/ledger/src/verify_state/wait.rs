@@ -1,0 +1,73 @@
+//! Waiting for a consumer that is still reading.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use iot_service::Backoff;
+use tokio::time::{Instant, sleep};
+
+use super::committed::Committed;
+use super::log::{Log, Partition, Read};
+use super::store::Store;
+
+/// Waits until everything that is in the log now is stored.
+///
+/// # Errors
+/// It is not by the deadline, or Kafka or Redis do not answer.
+pub(super) async fn until_stored(
+    log: &Log,
+    store: &Store,
+    committed: &Committed,
+    partition: &Partition,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    let (mut before, mut looked_at) = (None, None);
+    loop {
+        let stored = store.offset(partition).await?;
+        if stored.unwrap_or(0) >= log.end {
+            return Ok(());
+        }
+        // It stands still: nothing but markers and aborted records may be left, past
+        // which no offset moves.
+        if let Some(offset) = stored
+            && before == stored
+            && looked_at != stored
+        {
+            if nothing_from(log, committed, partition, offset).await? {
+                return Ok(());
+            }
+            looked_at = stored;
+        }
+        if Instant::now() >= deadline {
+            let (topic, number) = partition;
+            let stored = stored.map_or("nothing".to_owned(), |offset| offset.to_string());
+            bail!(
+                "{topic} {number}: stored is {stored}, of {} in the log",
+                log.end
+            );
+        }
+        before = stored;
+        sleep(backoff.next_delay()).await;
+    }
+}
+
+async fn nothing_from(
+    log: &Log,
+    committed: &Committed,
+    partition: &Partition,
+    offset: i64,
+) -> anyhow::Result<bool> {
+    let offset = offset.max(log.begin);
+    match log.read_from(offset).next().await? {
+        Read::End => Ok(true),
+        Read::Records(_) | Read::Transaction => {
+            let next = committed
+                .read(partition, offset)?
+                .recv()
+                .await
+                .transpose()?;
+            Ok(next.is_none_or(|record| record.offset >= log.end))
+        }
+    }
+}
