@@ -1,5 +1,4 @@
 //! Binary `iot-consumer`.
-
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
