@@ -44,7 +44,8 @@ impl WindowsConfig {
             if !(SHORTEST_SIZE..=LONGEST_SIZE).contains(&**size) {
                 problems.add("windows.sizes", "must each be between 1s and 7 days");
             }
-            if self.sizes[..at].contains(size) {
+            let same = |other: &HumanDuration| other.as_millis() == size.as_millis();
+            if self.sizes[..at].iter().any(same) {
                 problems.add("windows.sizes", format!("{size} is there twice"));
             }
         }

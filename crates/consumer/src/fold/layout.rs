@@ -271,3 +271,76 @@ fn take_detectors(unpacker: &mut Unpacker<'_>) -> Result<Detectors, UnpackError>
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &str = "d\0t\0p\0device";
+
+    /// As docs/state.md has it, for readers that know no more than the newest value.
+    #[test]
+    fn a_sensor_begins_with_its_newest_value_and_can_be_skipped() {
+        let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
+        for (name, value) in [("a", 1.5), ("bc", 2.5)] {
+            let mut sensor = SensorState::new(name);
+            (sensor.value, sensor.timestamp, sensor.seq) = (value, 7, Some(9));
+            sensor.unit = Some("volt".into());
+            device.sensors.push(sensor);
+        }
+        let bytes = device.pack();
+        // Version, two times, no seq, no place, rules, number of sensors.
+        let mut rest = &bytes[1 + 8 + 8 + 1 + 1 + 4 + 4..];
+        for (name, value) in [("a", 1.5_f64), ("bc", 2.5)] {
+            let (length, part) = rest.split_first_chunk().unwrap();
+            let expected = [
+                &(name.len() as u32).to_le_bytes()[..],
+                name.as_bytes(),
+                &value.to_le_bytes(),
+                &[1, 4, 0, 0, 0],
+                b"volt",
+                &[0],
+                &7_i64.to_le_bytes(),
+                &[1],
+                &9_u64.to_le_bytes(),
+                // No open windows, no alerts.
+                &[0, 0, 0, 0, 0],
+            ];
+            assert!(part.starts_with(&expected.concat()));
+            rest = &part[u32::from_le_bytes(*length) as usize..];
+        }
+        assert_eq!(rest, [0_u8; 0]);
+        assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        for key in ["s\0t\0p\0device", "d\0t\0p", "d\0t\0p\0device\0sensor", ""] {
+            let unpacked = DeviceState::unpack(key, &empty());
+            assert_eq!(unpacked, Err(UnpackError::Damaged), "{key:?}");
+        }
+        let mut older = empty();
+        older[0] = 1;
+        assert_eq!(
+            DeviceState::unpack(KEY, &older),
+            Err(UnpackError::Version(1))
+        );
+    }
+
+    fn empty() -> Vec<u8> {
+        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 4 + 4];
+        bytes[0] = 2;
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(rest in prop::collection::vec(0..4_u8, 0..400)) {
+            let mut bytes = vec![2];
+            bytes.extend(rest);
+            let _ = DeviceState::unpack(KEY, &bytes);
+        }
+    }
+}

@@ -62,6 +62,24 @@ async fn devices_alerts_and_stats_can_be_read() {
         (&json!(21.0), &json!(1.0))
     );
 
+    let (_, device) = service
+        .get("/api/v1/devices/default/default/d1?size=1h")
+        .await;
+    let windows = device["windows"]["temperature"].as_array().unwrap();
+    let count: u64 = windows.iter().map(|w| w["count"].as_u64().unwrap()).sum();
+    assert_eq!(count, 5);
+    assert_eq!(
+        windows[0]["end"].as_i64().unwrap() - windows[0]["start"].as_i64().unwrap(),
+        3_600_000
+    );
+    // An hour may have begun between the values.
+    assert!(windows.iter().any(|w| w["slope"].is_f64()), "{windows:?}");
+    let (status, refused) = service
+        .get("/api/v1/devices/default/default/d1?size=7m")
+        .await;
+    let reason = json!("size must be one of 1m, 5m, 1h");
+    assert_eq!((status, &refused["error"]), (400, &reason));
+
     let (_, found) = service.get("/api/v1/devices?building=b1").await;
     assert_eq!(
         (&found["total"], &found["devices"][0]["device"]),
@@ -78,6 +96,7 @@ async fn devices_alerts_and_stats_can_be_read() {
     assert_eq!(alerts["alerts"].as_array().unwrap().len(), 1);
     let alert = &alerts["alerts"][0];
     assert_eq!(alert["id"], "device-data:0:2:temperature:threshold");
+    assert_eq!(alert["kind"], "threshold");
     assert_eq!(
         (&alert["state"], &alert["limit"]),
         (&json!("cleared"), &json!(50.0))

@@ -9,6 +9,7 @@ use super::*;
 use crate::store::{Store, now};
 use server::Server;
 
+mod footprint;
 mod servers;
 
 /// Shared with the tests from outside.

@@ -1,0 +1,77 @@
+//! How much memory of Redis a device takes; docs/state.md has what came of it.
+
+use iot_core::message::{DeviceMessage, Quality, Reading};
+
+use super::*;
+use crate::config::ConsumerConfig;
+use crate::fold::{Event, Fold, FoldRules};
+
+const NAMES: [&str; 5] = ["temperature", "humidity", "pressure", "switch", "current"];
+/// Readings, ten seconds apart: all windows are open, and some of a minute sealed.
+const READINGS: i64 = 30;
+
+fn message(device: usize, at: i64, sensors: usize) -> DeviceMessage<'static> {
+    let reading = |sensor: &'static str| Reading {
+        sensor: sensor.into(),
+        value: ((device as i64 * 7 + at * 13) % 97) as f64 / 4.0,
+        unit: None,
+        quality: Quality::Good,
+    };
+    DeviceMessage {
+        device_id: format!("device-{device:06}").into(),
+        tenant: None,
+        project: None,
+        seq: Some(at as u64),
+        timestamp: at * 10_000,
+        location: None,
+        readings: NAMES[..sensors].iter().copied().map(reading).collect(),
+    }
+}
+
+#[tokio::test]
+#[ignore = "measures"]
+async fn memory_of_devices() {
+    for (devices, sensors) in [(1_000, 5), (1_000, 1), (10_000, 1)] {
+        let server = Server::start(&[]).await;
+        let bench = Bench::at(&server.url(), "footprint");
+        let rules = FoldRules::new(&ConsumerConfig::default());
+        let mut fold = Fold::new(rules, &bench.topic, PART);
+        let (mut offset, mut applied, mut windows) = (0, None, Vec::new());
+        for at in 0..READINGS {
+            for device in 0..devices {
+                let message = message(device, at, sensors);
+                let event = Event {
+                    offset,
+                    recorded: Some(now()),
+                    tenant: "default",
+                    project: "default",
+                    message: &message,
+                };
+                fold.apply(&event).unwrap();
+                fold.take_updates();
+                offset += 1;
+                if offset % 1_000 == 0 {
+                    let changes = fold.take_changes().into_iter();
+                    let (live, sealed): (Vec<_>, Vec<_>) =
+                        changes.partition(|change| matches!(change, Change::Live { .. }));
+                    windows.extend(sealed);
+                    bench.apply(applied, offset, &live).await.unwrap();
+                    applied = Some(offset);
+                }
+            }
+        }
+        let key = bench.key("state");
+        let live: usize = bench.raw(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await;
+        let before = memory(&bench, "used_memory").await as usize;
+        bench.apply(applied, offset + 1, &windows).await.unwrap();
+        let sealed = memory(&bench, "used_memory").await as usize - before;
+        let each = sealed / windows.len();
+        println!(
+            "{devices} devices with {sensors}: {live} B live, {} B per sensor; {} keys of sealed \
+             windows, {each} B each, {} B per sensor",
+            live / devices / sensors,
+            windows.len(),
+            each / sensors,
+        );
+    }
+}
