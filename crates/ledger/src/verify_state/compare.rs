@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::message::Quality;
 
-use super::fold::{Device, Fold, Newest, Sealed, Sensor, Tally};
-use super::layout::{self, StoredDevice, StoredSensor, Unreadable};
+use super::fold::{Device, Fold, Newest, Sealed, Sensor};
+use super::layout::{self, StoredDevice, StoredSensor, StoredWindows, Unreadable};
 use super::log::Partition;
-use super::model::{Field, Moment, Place, Span, Window};
+use super::model::{Field, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
 use super::store::Snapshot;
 
@@ -27,8 +27,8 @@ pub(super) enum Kept {
 pub(super) struct Comparison<'a> {
     pub(super) partition: &'a Partition,
     pub(super) kept: Kept,
-    /// How long sealed windows are kept (ms).
-    pub(super) retention: i64,
+    /// How long sealed windows are kept, in lengths.
+    pub(super) keep: i64,
     pub(super) report: Report,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Comparison<'a> {
         Self {
             partition,
             kept: Kept::Whole,
-            retention: 0,
+            keep: 0,
             report: Report::default(),
         }
     }
@@ -69,13 +69,18 @@ impl<'a> Comparison<'a> {
             self.report.devices += 1;
             self.report.sensors += device.sensors.len() as u64;
             let field = layout::device_field(name);
-            if let Some(found) = self.stored(&field, &mut stored, layout::device) {
-                self.device(&field, device, &found);
-            }
-            for (sensor, state) in &device.sensors {
-                let field = layout::sensor_field(name, sensor);
-                if let Some(found) = self.stored(&field, &mut stored, layout::sensor) {
-                    self.sensor(&field, state, found);
+            let Some(value) = stored.remove(&*field) else {
+                self.find(Kind::Missing, &field, "", "a value", "none");
+                continue;
+            };
+            self.report.values_compared += 1;
+            match layout::device(value) {
+                Ok(found) => {
+                    self.device(&field, device, &found);
+                    self.sensors(&field, device, found.sensors);
+                }
+                Err(Unreadable(why)) => {
+                    self.find(Kind::Difference, &field, "", "a value", &why);
                 }
             }
         }
@@ -84,33 +89,11 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Takes and reads the value of a field.
-    fn stored<T>(
-        &mut self,
-        field: &str,
-        stored: &mut BTreeMap<&str, &[u8]>,
-        read: impl Fn(&[u8]) -> Result<T, Unreadable>,
-    ) -> Option<T> {
-        let Some(value) = stored.remove(field) else {
-            self.find(Kind::Missing, field, "", "a value", "none");
-            return None;
-        };
-        self.report.values_compared += 1;
-        let read = read(value);
-        read.map_err(|Unreadable(why)| {
-            self.find(Kind::Difference, field, "", "a value", &why);
-        })
-        .ok()
-    }
-
     fn device(&mut self, key: &str, expected: &Device, found: &StoredDevice) {
         let watermark = expected.watermark.unwrap_or(i64::MIN);
         if self.kept == Kept::Whole || found.watermark <= watermark {
-            self.fields(
-                key,
-                &[("watermark", Field::Number(watermark))],
-                &[("watermark", Field::Number(found.watermark))],
-            );
+            let field = |watermark| [("watermark", Field::Number(watermark))];
+            self.fields(key, "", &field(watermark), &field(found.watermark));
         } else {
             self.report.not_comparable += 1;
         }
@@ -118,92 +101,96 @@ impl<'a> Comparison<'a> {
             self.report.not_comparable += 1;
             return;
         }
-        self.fields(key, &moment(expected.newest), &moment(Some(found.newest)));
+        let found_moment = moment(Some(found.newest));
+        self.fields(key, "", &moment(expected.newest), &found_moment);
         // Else a record that is gone may have said where the device is.
         if self.kept == Kept::Whole || expected.place_is_newest {
             let (expected, found) = (place(&expected.place), place(&found.place));
-            self.fields(key, &expected, &found);
+            self.fields(key, "", &expected, &found);
         } else {
             self.report.not_comparable += 1;
         }
     }
 
-    fn sensor(&mut self, key: &str, expected: &Sensor, found: StoredSensor) {
+    fn sensors(&mut self, key: &str, expected: &Device, found: Vec<(String, StoredSensor)>) {
+        let mut sensors = self.by_name(key, found);
+        for (name, expected) in &expected.sensors {
+            match sensors.remove(name) {
+                Some(found) => {
+                    self.report.values_compared += 1;
+                    self.sensor(key, name, expected, found);
+                }
+                None => self.find(Kind::Missing, key, name, "a sensor", "none"),
+            }
+        }
+        for name in sensors.into_keys() {
+            match self.kept {
+                Kept::Whole => self.find(Kind::Extra, key, &name, "none", "a sensor"),
+                Kept::After(_) => self.report.not_comparable += 1,
+            }
+        }
+    }
+
+    fn sensor(&mut self, key: &str, name: &str, expected: &Sensor, found: StoredSensor) {
         let newest = expected.newest.as_ref();
         if self.kept.has_newest(newest.map(|n| n.moment), found.newest) {
-            self.newest(key, newest, &found);
+            self.newest(key, name, newest, &found);
         } else {
             self.report.not_comparable += 1;
         }
         let mut open = BTreeMap::new();
         for window in found.open {
-            let span = Span {
-                size: window.end.saturating_sub(window.start),
-                start: window.start,
-            };
-            let field = name_of(span);
+            let span = window.span;
             if open.insert(span, window).is_some() {
+                let field = window_of(name, span);
                 self.find(Kind::Extra, key, &field, "one window", "two");
             }
         }
-        for (span, tally) in &expected.open {
-            let found = open.remove(span);
+        for (span, window) in &expected.open {
+            let (field, found) = (window_of(name, *span), open.remove(span));
             if !self.kept.has(*span) {
                 self.report.not_comparable += 1;
             } else if let Some(found) = found {
                 self.report.open_windows_compared += 1;
-                self.window(key, &name_of(*span), tally, &found);
+                self.fields(key, &field, &window.fields(), &found.fields());
             } else {
-                self.find(Kind::Missing, key, &name_of(*span), "a window", "none");
+                self.find(Kind::Missing, key, &field, "a window", "none");
             }
         }
         for span in open.into_keys() {
             if self.kept.has(span) {
-                self.find(Kind::Extra, key, &name_of(span), "none", "a window");
+                let field = window_of(name, span);
+                self.find(Kind::Extra, key, &field, "none", "a window");
             } else {
                 self.report.not_comparable += 1;
             }
         }
     }
 
-    fn newest(&mut self, key: &str, expected: Option<&Newest>, found: &StoredSensor) {
-        self.fields(
-            key,
-            &moment(expected.map(|n| n.moment)),
-            &moment(Some(found.newest)),
-        );
+    fn newest(&mut self, key: &str, name: &str, expected: Option<&Newest>, found: &StoredSensor) {
+        let expected_moment = moment(expected.map(|newest| newest.moment));
+        let found_moment = moment(Some(found.newest));
+        self.fields(key, name, &expected_moment, &found_moment);
         let Some(expected) = expected else { return };
-        let quality = |quality: Quality| [("quality", Field::Text(Some(quality.as_str().into())))];
-        self.fields(key, &quality(expected.quality), &quality(found.quality));
-        if expected.unsure {
-            return;
-        }
-        let value = |value, unit: &Option<String>| {
+        let value = |value, unit: &Option<String>, quality: Quality| {
             [
                 ("value", Field::Float(value)),
                 ("unit", Field::Text(unit.clone())),
+                ("quality", Field::Text(Some(quality.as_str().into()))),
             ]
         };
         self.fields(
             key,
-            &value(expected.value, &expected.unit),
-            &value(found.value, &found.unit),
+            name,
+            &value(expected.value, &expected.unit, expected.quality),
+            &value(found.value, &found.unit, found.quality),
         );
-    }
-
-    fn window(&mut self, key: &str, name: &str, expected: &Tally, found: &Window) {
-        let window = &expected.window;
-        self.named_fields(key, name, &window.times(), &found.times());
-        if !expected.unsure {
-            self.named_fields(key, name, &window.values(), &found.values());
-        }
     }
 
     /// A live value that no record accounts for.
     fn unexpected(&mut self, field: &str, value: &[u8]) {
         let read = match field.split('\0').collect::<Vec<_>>()[..] {
             ["d", _, _, _] => layout::device(value).map(drop),
-            ["s", _, _, _, _] => layout::sensor(value).map(drop),
             _ => Err(Unreadable("a value of unknown kind".into())),
         };
         match (self.kept, read) {
@@ -229,7 +216,7 @@ impl<'a> Comparison<'a> {
                     self.find(Kind::Difference, key, "", "windows", &why);
                 }
                 _ if !self.kept.has(span) => self.report.not_comparable += 1,
-                (Ok(found), Some(expected)) => self.group(key, expected, found),
+                (Ok(found), Some(expected)) => self.group(key, span, expected, found),
                 (Ok(_), None) => self.find(Kind::Extra, key, "", "none", "windows"),
             }
         }
@@ -239,7 +226,8 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             let (device, span) = name;
-            let expires = sealed.at.saturating_add(self.retention);
+            let retention = span.size.saturating_mul(self.keep);
+            let expires = sealed.at.saturating_add(retention);
             if !self.kept.has(*span) {
                 self.report.not_comparable += 1;
             } else if expires > snapshot.read_at.saturating_add(MARGIN) {
@@ -252,18 +240,16 @@ impl<'a> Comparison<'a> {
     }
 
     /// Windows of one device that were sealed together.
-    fn group(&mut self, key: &str, expected: &Sealed, found: Vec<(String, Window)>) {
-        let mut windows = BTreeMap::new();
-        for (sensor, window) in found {
-            if windows.insert(sensor.clone(), window).is_some() {
-                self.find(Kind::Extra, key, &sensor, "one window", "two");
-            }
-        }
-        for (sensor, tally) in &expected.windows {
+    fn group(&mut self, key: &str, span: Span, expected: &Sealed, found: StoredWindows) {
+        let times = |start, end| [("start", Field::Number(start)), ("end", Field::Number(end))];
+        let expected_times = times(span.start, span.end());
+        self.fields(key, "", &expected_times, &times(found.start, found.end));
+        let mut windows = self.by_name(key, found.windows);
+        for (sensor, window) in &expected.windows {
             match windows.remove(sensor) {
                 Some(found) => {
                     self.report.sealed_windows_compared += 1;
-                    self.window(key, sensor, tally, &found);
+                    self.fields(key, sensor, &window.fields(), &found.fields());
                 }
                 None => self.find(Kind::Missing, key, sensor, "a window", "none"),
             }
@@ -273,16 +259,20 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn fields(
-        &mut self,
-        key: &str,
-        expected: &[(&'static str, Field)],
-        found: &[(&'static str, Field)],
-    ) {
-        self.named_fields(key, "", expected, found);
+    /// What a value has of its sensors; one that is there twice is too much.
+    fn by_name<T>(&mut self, key: &str, list: Vec<(String, T)>) -> BTreeMap<String, T> {
+        let mut sensors = BTreeMap::new();
+        for (name, of) in list {
+            if sensors.contains_key(&name) {
+                self.find(Kind::Extra, key, &name, "once", "twice");
+            }
+            sensors.insert(name, of);
+        }
+        sensors
     }
 
-    fn named_fields(
+    /// Compares fields; `of` is the part of the value that they belong to.
+    fn fields(
         &mut self,
         key: &str,
         of: &str,
@@ -325,8 +315,8 @@ fn place(place: &Option<Place>) -> [(&'static str, Field); 3] {
     [("building", part(0)), ("floor", part(1)), ("room", part(2))]
 }
 
-fn name_of(span: Span) -> String {
-    format!("window {} of {} ms", span.start, span.size)
+fn window_of(sensor: &str, span: Span) -> String {
+    format!("{sensor} window {} of {} ms", span.start, span.size)
 }
 
 #[cfg(test)]

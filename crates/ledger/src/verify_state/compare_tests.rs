@@ -4,28 +4,45 @@ use iot_core::message::{DeviceMessage, Reading};
 
 use super::*;
 use crate::verify_state::fold::{Entry, Rules};
+use crate::verify_state::model::{Values, Window};
 
-/// Bytes of a window, as docs/state.md has them.
-fn window_bytes(window: &Window) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for number in [window.start, window.end] {
-        bytes.extend(number.to_le_bytes());
-    }
-    bytes.extend(window.count.to_le_bytes());
-    for (_, field) in window.values() {
-        let Field::Float(value) = field else {
-            panic!("{field}")
-        };
+/// What comes after the open windows of a sensor, and is not compared.
+const DETECTORS: &[u8] = b"alerts and detectors";
+
+fn values_bytes(values: &Values) -> Vec<u8> {
+    let mut bytes = values.count.to_le_bytes().to_vec();
+    for value in [
+        values.min,
+        values.max,
+        values.mean,
+        values.squares,
+        values.first,
+        values.last,
+    ] {
         bytes.extend(value.to_le_bytes());
-    }
-    for number in [window.first_at, window.last_at] {
-        bytes.extend(number.to_le_bytes());
     }
     bytes
 }
 
+fn window_bytes(window: &Window) -> Vec<u8> {
+    let mut bytes = (window.span.size as u32).to_le_bytes().to_vec();
+    bytes.extend(window.span.start.to_le_bytes());
+    bytes.extend(values_bytes(&window.values));
+    for number in [window.first_at, window.last_at] {
+        bytes.extend((number as u32).to_le_bytes());
+    }
+    for value in [window.time_mean, window.time_squares, window.products] {
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes
+}
+
+fn count(count: usize) -> [u8; 4] {
+    (count as u32).to_le_bytes()
+}
+
 fn text(text: &str) -> Vec<u8> {
-    [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+    [&count(text.len()), text.as_bytes()].concat()
 }
 
 fn moment_bytes(moment: Moment) -> Vec<u8> {
@@ -38,6 +55,36 @@ fn moment_bytes(moment: Moment) -> Vec<u8> {
     bytes
 }
 
+fn sensor_bytes(name: &str, sensor: &Sensor) -> Vec<u8> {
+    let newest = sensor.newest.as_ref().unwrap();
+    let mut bytes = text(name);
+    bytes.extend(newest.value.to_le_bytes());
+    bytes.push(u8::from(newest.unit.is_some()));
+    newest.unit.iter().for_each(|unit| bytes.extend(text(unit)));
+    bytes.push(0);
+    bytes.extend(moment_bytes(newest.moment));
+    bytes.extend(count(sensor.open.len()));
+    let open = sensor.open.values();
+    open.for_each(|window| bytes.extend(window_bytes(window)));
+    bytes.extend(DETECTORS);
+    bytes
+}
+
+fn device_bytes(device: &Device) -> Vec<u8> {
+    let mut bytes = vec![2];
+    bytes.extend(device.watermark.unwrap().to_le_bytes());
+    bytes.extend(moment_bytes(device.newest.unwrap()));
+    bytes.push(0);
+    bytes.extend(count(7));
+    bytes.extend(count(device.sensors.len()));
+    for (name, sensor) in &device.sensors {
+        let sensor = sensor_bytes(name, sensor);
+        bytes.extend(count(sensor.len()));
+        bytes.extend(sensor);
+    }
+    bytes
+}
+
 /// What a consumer would have stored.
 fn stored(fold: &Fold) -> Snapshot {
     let mut snapshot = Snapshot {
@@ -45,33 +92,20 @@ fn stored(fold: &Fold) -> Snapshot {
         ..Snapshot::default()
     };
     for (name, device) in &fold.devices {
-        let mut value = vec![1];
-        value.extend(device.watermark.unwrap().to_le_bytes());
-        value.extend(moment_bytes(device.newest.unwrap()));
-        value.push(0);
+        let value = device_bytes(device);
         snapshot.live.insert(layout::device_field(name), value);
-        for (sensor, state) in &device.sensors {
-            let newest = state.newest.as_ref().unwrap();
-            let mut value = vec![1];
-            value.extend(newest.value.to_le_bytes());
-            value.push(u8::from(newest.unit.is_some()));
-            newest.unit.iter().for_each(|unit| value.extend(text(unit)));
-            value.push(0);
-            value.extend(moment_bytes(newest.moment));
-            value.push(0);
-            value.extend((state.open.len() as u64).to_le_bytes());
-            let open = state.open.values();
-            open.for_each(|tally| value.extend(window_bytes(&tally.window)));
-            let field = layout::sensor_field(name, sensor);
-            snapshot.live.insert(field, value);
-        }
     }
     for ((device, span), sealed) in &fold.sealed {
-        let mut value = vec![1];
-        value.extend((sealed.windows.len() as u64).to_le_bytes());
-        for (sensor, tally) in &sealed.windows {
+        let mut value = vec![2];
+        value.extend(span.start.to_le_bytes());
+        value.extend(span.end().to_le_bytes());
+        value.extend(count(sealed.windows.len()));
+        for (sensor, window) in &sealed.windows {
             value.extend(text(sensor));
-            value.extend(window_bytes(&tally.window));
+            value.extend(values_bytes(&window.values));
+            value.push(u8::from(window.slope.is_some()));
+            let slope = window.slope.iter();
+            slope.for_each(|slope| value.extend(slope.to_le_bytes()));
         }
         let key = layout::window_key(device, *span);
         snapshot.sealed.insert(key, value);
@@ -97,7 +131,7 @@ fn fold() -> Fold {
                 readings: vec![Reading {
                     sensor: "temperature".into(),
                     value: timestamp as f64 / 7.0,
-                    unit: None,
+                    unit: Some("celsius".into()),
                     quality: Quality::Good,
                 }],
             };
@@ -120,7 +154,7 @@ fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
     let partition = ("device-data".to_owned(), 0);
     let mut comparison = Comparison::new(&partition);
     comparison.kept = kept;
-    comparison.retention = 1_000_000;
+    comparison.keep = 1_000;
     comparison.report.records = 14;
     let fold = fold();
     comparison.live(&fold, snapshot);
@@ -128,7 +162,11 @@ fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
     comparison.report
 }
 
-const SENSOR: &str = "s\x00t\x00p\x00d1\x00temperature";
+const DEVICE: &str = "d\x00t\x00p\x00d1";
+/// Where its only sensor begins, and the value of that: after format, watermark,
+/// time and `seq`, place, rules and number of sensors; and after length and name.
+const SENSOR_AT: usize = 1 + 8 + 17 + 1 + 4 + 4;
+const VALUE_AT: usize = SENSOR_AT + 4 + 4 + "temperature".len();
 const SEALED: &str = "w\x00t\x00p\x00d1\x0060\x000";
 
 #[test]
@@ -147,76 +185,114 @@ fn what_is_the_same_is_exact() {
 #[test]
 fn any_bit_that_is_changed_is_found() {
     let exact = stored(&fold());
-    let mut tried = 0;
-    for (sealed, key) in [
-        (false, SENSOR),
-        (false, "d\x00t\x00p\x00d2"),
-        (true, SEALED),
-    ] {
-        let values = |snapshot: &mut Snapshot| {
-            let of = if sealed {
-                &mut snapshot.sealed
-            } else {
-                &mut snapshot.live
-            };
-            of.get(key).unwrap().clone()
-        };
-        let length = values(&mut stored(&fold())).len();
-        for at in 0..length * 8 {
+    let length = exact.live[DEVICE].len() - DETECTORS.len();
+    // The rules that detectors go by are theirs as well.
+    let rules = SENSOR_AT - 8..SENSOR_AT - 4;
+    for at in (0..length).filter(|at| !rules.contains(at)) {
+        for bit in 0..8 {
             let mut snapshot = stored(&fold());
-            let of = if sealed {
-                &mut snapshot.sealed
-            } else {
-                &mut snapshot.live
-            };
-            of.get_mut(key).unwrap()[at / 8] ^= 1 << (at % 8);
+            snapshot.live.get_mut(DEVICE).unwrap()[at] ^= 1 << bit;
             let report = compare(Kept::Whole, &snapshot);
-            assert!(!report.is_exact(), "{key:?} bit {at}");
-            tried += 1;
+            assert!(!report.is_exact(), "bit {bit} of byte {at}");
         }
     }
-    assert!(tried > 1_000 && compare(Kept::Whole, &exact).is_exact());
+    for at in 0..exact.sealed[SEALED].len() {
+        for bit in 0..8 {
+            let mut snapshot = stored(&fold());
+            snapshot.sealed.get_mut(SEALED).unwrap()[at] ^= 1 << bit;
+            let report = compare(Kept::Whole, &snapshot);
+            assert!(!report.is_exact(), "bit {bit} of byte {at}");
+        }
+    }
+    assert!(length > 200 && compare(Kept::Whole, &exact).is_exact());
+}
+
+#[test]
+fn what_is_the_detectors_is_not_compared() {
+    let mut snapshot = stored(&fold());
+    let value = snapshot.live.get_mut(DEVICE).unwrap();
+    *value.last_mut().unwrap() ^= 1;
+    value[SENSOR_AT - 8] ^= 1;
+    assert!(compare(Kept::Whole, &snapshot).is_exact());
 }
 
 #[test]
 fn a_difference_is_named() {
     let mut snapshot = stored(&fold());
-    snapshot.live.get_mut(SENSOR).unwrap()[1] ^= 1;
+    snapshot.live.get_mut(DEVICE).unwrap()[VALUE_AT] ^= 1;
     let report = compare(Kept::Whole, &snapshot);
     assert_eq!((report.differences, report.findings.len()), (1, 1));
     let finding = &report.findings[0];
-    assert_eq!(finding.key, "s·t·p·d1·temperature");
+    assert_eq!(finding.key, "d·t·p·d1");
     assert_eq!(
         (finding.field.as_str(), finding.expected.as_str()),
-        ("value", "21.285714285714285")
+        ("temperature value", "21.285714285714285")
     );
+    let mut snapshot = stored(&fold());
+    let slope = snapshot.sealed.get_mut(SEALED).unwrap();
+    *slope.last_mut().unwrap() ^= 1;
+    let report = compare(Kept::Whole, &snapshot);
+    assert_eq!(report.findings[0].field, "temperature slope");
 }
 
 #[test]
 fn what_is_missing_is_found() {
-    for key in [SENSOR, "d\x00t\x00p\x00d1"] {
-        let mut snapshot = stored(&fold());
-        snapshot.live.remove(key).unwrap();
-        let report = compare(Kept::Whole, &snapshot);
-        assert_eq!((report.missing, report.is_exact()), (1, false));
-    }
+    let mut snapshot = stored(&fold());
+    snapshot.live.remove(DEVICE).unwrap();
+    let report = compare(Kept::Whole, &snapshot);
+    assert_eq!((report.missing, report.is_exact()), (1, false));
     let report = compare(Kept::Whole, &Snapshot::default());
-    assert_eq!(report.missing, 4);
+    assert_eq!(report.missing, 2);
     assert!(!report.is_exact());
+}
+
+/// The device with these sensors.
+fn with_sensors(sensors: &[Vec<u8>]) -> Snapshot {
+    let mut snapshot = stored(&fold());
+    let value = snapshot.live.get_mut(DEVICE).unwrap();
+    value.truncate(SENSOR_AT - 4);
+    value.extend(count(sensors.len()));
+    for sensor in sensors {
+        value.extend(count(sensor.len()));
+        value.extend(sensor);
+    }
+    snapshot
+}
+
+#[test]
+fn a_sensor_is_there_once_under_its_name() {
+    let fold = fold();
+    let sensor = &fold.devices["t\x00p\x00d1"].sensors["temperature"];
+    let sensor = |name: &str| sensor_bytes(name, sensor);
+    let (own, other) = (sensor("temperature"), sensor("humidity"));
+    for (sensors, missing, extra) in [
+        (&[own.clone()][..], 0, 0),
+        (&[], 1, 0),
+        (std::slice::from_ref(&other), 1, 1),
+        (&[own.clone(), other.clone()], 0, 1),
+        (&[own.clone(), own.clone()], 0, 1),
+    ] {
+        let report = compare(Kept::Whole, &with_sensors(sensors));
+        assert_eq!((report.missing, report.extra), (missing, extra));
+        assert_eq!(report.is_exact(), missing + extra == 0);
+    }
+    // Of records that are gone.
+    let report = compare(CUT, &with_sensors(&[own, other]));
+    assert!(report.is_exact(), "{report:?}");
 }
 
 #[test]
 fn what_is_too_much_is_found() {
     let exact = stored(&fold());
-    let sensor = &exact.live[SENSOR];
+    let device = &exact.live[DEVICE];
     for key in [
-        "s\x00t\x00p\x00d3\x00temperature",
-        "s\x00t\x00p\x00d1\x00humidity",
+        "d\x00t\x00p\x00d3",
+        "s\x00t\x00p\x00d1\x00temperature",
         "other",
         "d\x00t\x00p",
     ] {
         let mut snapshot = stored(&fold());
-        snapshot.live.insert(key.into(), sensor.clone());
+        snapshot.live.insert(key.into(), device.clone());
         assert_eq!(compare(Kept::Whole, &snapshot).extra, 1, "{key:?}");
     }
     for key in [
@@ -236,8 +312,8 @@ fn what_is_too_much_is_found() {
 fn a_sealed_window_may_be_missing_only_when_it_may_have_expired() {
     let mut snapshot = stored(&fold());
     snapshot.sealed.remove(SEALED).unwrap();
-    // Sealed at 100 and kept for 1,000,000.
-    snapshot.read_at = 1_000_100 - MARGIN - 1;
+    // Sealed at 100 and kept for 1,000 times its length.
+    snapshot.read_at = 60_100 - MARGIN - 1;
     assert_eq!(compare(Kept::Whole, &snapshot).missing, 1);
     snapshot.read_at += 1;
     let report = compare(Kept::Whole, &snapshot);
@@ -274,8 +350,9 @@ fn of_a_log_without_its_begin_only_what_it_has_is_compared() {
     // Two sealed windows, the places of two devices, one device.
     assert_eq!(report.not_comparable, 5);
     // What only records that are kept account for is compared as ever.
-    let last = snapshot.live.get_mut(SENSOR).unwrap().last_mut().unwrap();
-    *last ^= 1;
+    let value = snapshot.live.get_mut(DEVICE).unwrap();
+    let end_of_windows = value.len() - DETECTORS.len();
+    value[end_of_windows - 1] ^= 1;
     assert_eq!(compare(CUT, &snapshot).differences, 1);
 }
 
@@ -283,9 +360,9 @@ fn of_a_log_without_its_begin_only_what_it_has_is_compared() {
 fn state_that_is_newer_than_a_cut_log_is_not_comparable_and_older_is_wrong() {
     for (change, differences) in [(1, 0), (-1, 1)] {
         let mut snapshot = stored(&fold());
-        let value = snapshot.live.get_mut(SENSOR).unwrap();
+        let value = snapshot.live.get_mut(DEVICE).unwrap();
         // Value, unit and quality are before the time.
-        let at = 1 + 8 + 1 + 4 + "celsius".len() + 1;
+        let at = VALUE_AT + 8 + 1 + 4 + "celsius".len() + 1;
         value[at] = value[at].wrapping_add_signed(change);
         assert_eq!(compare(CUT, &snapshot).differences, differences);
         assert_eq!(compare(Kept::Whole, &snapshot).differences, 1);

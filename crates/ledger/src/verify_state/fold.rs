@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
-use iot_core::sensor;
 
 use super::layout::device_name;
-use super::model::{Moment, Place, Span, Window};
+use super::model::{Moment, Place, Span, Summary, Values, Window};
+
+/// Milliseconds in an hour, which slopes are per.
+const HOUR: f64 = 3_600_000.0;
 
 /// How windows are cut; all in milliseconds.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ pub(super) struct Device {
 #[derive(Debug, Default)]
 pub(super) struct Sensor {
     pub(super) newest: Option<Newest>,
-    pub(super) open: BTreeMap<Span, Tally>,
+    pub(super) open: BTreeMap<Span, Window>,
 }
 
 /// The newest reading of a sensor.
@@ -61,16 +63,6 @@ pub(super) struct Newest {
     pub(super) value: f64,
     pub(super) unit: Option<String>,
     pub(super) quality: Quality,
-    /// The value and its unit are not known here.
-    pub(super) unsure: bool,
-}
-
-/// A window as it fills.
-#[derive(Debug, Clone)]
-pub(super) struct Tally {
-    pub(super) window: Window,
-    /// It has a value that is not known here.
-    pub(super) unsure: bool,
 }
 
 /// Windows of a device that were sealed together, by sensor.
@@ -79,7 +71,7 @@ pub(super) struct Sealed {
     /// Offset of the record that sealed them, and its time in Kafka.
     pub(super) by: i64,
     pub(super) at: i64,
-    pub(super) windows: BTreeMap<String, Tally>,
+    pub(super) windows: BTreeMap<String, Summary>,
 }
 
 impl Fold {
@@ -91,9 +83,8 @@ impl Fold {
         }
     }
 
-    /// Takes the next message of the log. Returns how many of its readings are in a
-    /// unit that is not the sensor's own, so that their value is not known here.
-    pub(super) fn take(&mut self, entry: &Entry<'_>) -> u64 {
+    /// Takes the next message of the log, in the units of the standard sensors.
+    pub(super) fn take(&mut self, entry: &Entry<'_>) {
         let message = entry.message;
         let moment = Moment {
             timestamp: message.timestamp,
@@ -103,7 +94,7 @@ impl Fold {
         let device = self.devices.entry(name.clone()).or_default();
         // The newest numbered message once more: sent again, not measured again.
         if moment.seq.is_some() && device.newest == Some(moment) {
-            return 0;
+            return;
         }
         device.locate(moment, message);
         let watermark = device.watermark.max(Some(moment.timestamp));
@@ -111,21 +102,17 @@ impl Fold {
         let watermark = watermark.unwrap_or(moment.timestamp);
         let over = |span: &Span| self.rules.is_over(*span, watermark);
         for (sensor, state) in &mut device.sensors {
-            for (span, tally) in state.open.extract_if(.., |span, _| over(span)) {
+            for (span, window) in state.open.extract_if(.., |span, _| over(span)) {
                 let sealed = self.sealed.entry((name.clone(), span));
                 let sealed = sealed.or_insert_with(|| Sealed::new(entry));
-                sealed.windows.insert(sensor.clone(), tally);
+                sealed.windows.insert(sensor.clone(), window.summary());
             }
         }
-        let mut unsure = 0;
         for reading in &message.readings {
             let state = device.sensors.entry(reading.sensor.to_string());
-            let in_doubt = has_other_unit(reading);
-            unsure += u64::from(in_doubt);
             let state = state.or_default();
-            state.take(&self.rules, watermark, moment, reading, in_doubt);
+            state.take(&self.rules, watermark, moment, reading);
         }
-        unsure
     }
 }
 
@@ -139,8 +126,7 @@ impl Rules {
 
     /// Whether a window takes no more values.
     fn is_over(&self, span: Span, watermark: i64) -> bool {
-        let last = span.start.saturating_add(span.size);
-        watermark >= last.saturating_add(self.lateness)
+        watermark >= span.end().saturating_add(self.lateness)
     }
 }
 
@@ -160,23 +146,14 @@ impl Device {
 }
 
 impl Sensor {
-    fn take(
-        &mut self,
-        rules: &Rules,
-        watermark: i64,
-        moment: Moment,
-        reading: &Reading<'_>,
-        unsure: bool,
-    ) {
+    fn take(&mut self, rules: &Rules, watermark: i64, moment: Moment, reading: &Reading<'_>) {
         let outdated = self.newest.as_ref().is_some_and(|n| moment < n.moment);
         if !outdated {
-            let standard = sensor::lookup(&reading.sensor).map(|known| known.unit);
             self.newest = Some(Newest {
                 moment,
                 value: reading.value,
-                unit: reading.unit.as_deref().or(standard).map(str::to_owned),
+                unit: reading.unit.as_deref().map(str::to_owned),
                 quality: reading.quality,
-                unsure,
             });
         }
         if reading.quality == Quality::Bad {
@@ -187,19 +164,11 @@ impl Sensor {
             if rules.is_over(span, watermark) {
                 continue;
             }
-            let tally = self.open.entry(span).or_insert_with(|| Tally::new(span));
-            tally.unsure |= unsure;
-            tally.window.count_in(moment.timestamp, reading.value);
+            let after = moment.timestamp.saturating_sub(span.start);
+            let window = self.open.entry(span);
+            let window = window.or_insert_with(|| Window::empty(span));
+            window.count_in(after, reading.value);
         }
-    }
-}
-
-/// A standard sensor that reports in a unit other than its own.
-fn has_other_unit(reading: &Reading<'_>) -> bool {
-    let standard = sensor::lookup(&reading.sensor).map(|known| known.unit);
-    match (standard, reading.unit.as_deref()) {
-        (Some(standard), Some(unit)) => unit != standard,
-        _ => false,
     }
 }
 
@@ -218,54 +187,71 @@ impl Sealed {
     }
 }
 
-impl Tally {
-    fn new(span: Span) -> Self {
-        Self {
-            window: Window::empty(span),
-            unsure: false,
-        }
-    }
-}
-
 impl Window {
     fn empty(span: Span) -> Self {
         Self {
-            start: span.start,
-            end: span.start.saturating_add(span.size),
-            count: 0,
-            min: 0.0,
-            max: 0.0,
-            mean: 0.0,
-            squares: 0.0,
-            first: 0.0,
-            last: 0.0,
+            span,
+            values: Values {
+                count: 0,
+                min: 0.0,
+                max: 0.0,
+                mean: 0.0,
+                squares: 0.0,
+                first: 0.0,
+                last: 0.0,
+            },
             first_at: 0,
             last_at: 0,
+            time_mean: 0.0,
+            time_squares: 0.0,
+            products: 0.0,
         }
     }
 
-    /// Welford's recurrence (Technometrics 4, 1962), each operation rounded as
-    /// written: another order gives other bits.
-    fn count_in(&mut self, timestamp: i64, value: f64) {
-        self.count += 1;
-        if self.count == 1 {
-            (self.min, self.max, self.mean) = (value, value, value);
-            (self.first, self.last) = (value, value);
-            (self.first_at, self.last_at) = (timestamp, timestamp);
+    /// Counts in a value, `after` milliseconds from the begin: Welford's recurrence
+    /// (Technometrics 4, 1962) for values and times, Pebay's (SAND2008-6212, 2008)
+    /// for their products. Each operation is rounded as written: another order gives
+    /// other bits.
+    fn count_in(&mut self, after: i64, value: f64) {
+        // Windows are shorter than 2^53 ms: exact.
+        let time = after as f64;
+        let of = &mut self.values;
+        of.count += 1;
+        if of.count == 1 {
+            (of.min, of.max, of.mean) = (value, value, value);
+            (of.first, of.last) = (value, value);
+            (self.first_at, self.last_at) = (after, after);
+            self.time_mean = time;
             return;
         }
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        let from_old = value - self.mean;
-        self.mean += from_old / self.count as f64;
-        let from_new = value - self.mean;
-        self.squares += from_old * from_new;
+        // Which of 0 and -0 is the lesser is not defined; it is left to `min` here
+        // and there.
+        of.min = of.min.min(value);
+        of.max = of.max.max(value);
+        let count = of.count as f64;
+        let time_from_old = time - self.time_mean;
+        self.time_mean += time_from_old / count;
+        let time_from_new = time - self.time_mean;
+        self.time_squares += time_from_old * time_from_new;
+        let from_old = value - of.mean;
+        of.mean += from_old / count;
+        let from_new = value - of.mean;
+        of.squares += from_old * from_new;
+        self.products += time_from_old * from_new;
         // Of the same time the first to come is first, and the last to come last.
-        if timestamp < self.first_at {
-            (self.first, self.first_at) = (value, timestamp);
+        if after < self.first_at {
+            (of.first, self.first_at) = (value, after);
         }
-        if timestamp >= self.last_at {
-            (self.last, self.last_at) = (value, timestamp);
+        if after >= self.last_at {
+            (of.last, self.last_at) = (value, after);
+        }
+    }
+
+    fn summary(self) -> Summary {
+        let slope = self.products / self.time_squares * HOUR;
+        Summary {
+            values: self.values,
+            slope: (self.time_squares > 0.0).then_some(slope),
         }
     }
 }

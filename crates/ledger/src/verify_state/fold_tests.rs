@@ -35,7 +35,7 @@ fn message(timestamp: i64, seq: Option<u64>, readings: Vec<Reading<'_>>) -> Devi
     }
 }
 
-fn take(fold: &mut Fold, message: &DeviceMessage<'_>) -> u64 {
+fn take(fold: &mut Fold, message: &DeviceMessage<'_>) {
     let offset = 7;
     fold.take(&Entry {
         offset,
@@ -43,7 +43,7 @@ fn take(fold: &mut Fold, message: &DeviceMessage<'_>) -> u64 {
         tenant: "t",
         project: "p",
         message,
-    })
+    });
 }
 
 /// One value of `temperature` each.
@@ -62,14 +62,16 @@ fn device(fold: &Fold) -> &Device {
 
 fn open(fold: &Fold) -> Vec<(i64, u64)> {
     let windows = &device(fold).sensors["temperature"].open;
-    let windows = windows.values().map(|tally| &tally.window);
-    windows.map(|window| (window.start, window.count)).collect()
+    let counts = windows
+        .iter()
+        .map(|(span, window)| (span.start, window.values.count));
+    counts.collect()
 }
 
 fn sealed(fold: &Fold) -> Vec<(i64, u64)> {
     let sealed = fold.sealed.iter().map(|((device, span), sealed)| {
         assert_eq!((device.as_str(), span.size), ("t\0p\0d", 60));
-        (span.start, sealed.windows["temperature"].window.count)
+        (span.start, sealed.windows["temperature"].values.count)
     });
     sealed.collect()
 }
@@ -196,7 +198,6 @@ fn a_bad_reading_is_the_newest_but_in_no_window() {
     take(&mut fold, &message(101, None, vec![bad]));
     let newest = device(&fold).sensors["temperature"].newest.clone().unwrap();
     assert_eq!((newest.value, newest.quality), (9.0, Quality::Bad));
-    assert_eq!(newest.unit.as_deref(), Some("celsius"), "the sensor's own");
     assert_eq!(open(&fold), [(60, 1)]);
 }
 
@@ -209,10 +210,8 @@ fn a_window_sums_up_its_values() {
         (119, None, 5.0),
     ]);
     let open = &device(&fold).sensors["temperature"].open;
-    let window = &open.values().next().unwrap().window;
-    let expected = Window {
-        start: 60,
-        end: 120,
+    let window = open.values().next().unwrap();
+    let values = Values {
         count: 4,
         min: 2.0,
         max: 9.0,
@@ -220,10 +219,27 @@ fn a_window_sums_up_its_values() {
         squares: 26.0,
         first: 4.0,
         last: 5.0,
-        first_at: 60,
-        last_at: 119,
     };
-    assert_eq!(*window, expected);
+    assert_eq!(window.values, values);
+    assert_eq!((window.first_at, window.last_at), (0, 59));
+    // By hand: the mean of the times 10, 0, 59 and 59 is 32.
+    for (found, expected) in [
+        (window.time_mean, 32.0),
+        (window.time_squares, 2_966.0),
+        (window.products, 206.0),
+    ] {
+        assert!((found - expected).abs() < 1e-9, "{window:?}");
+    }
+    let slope = window.clone().summary().slope.unwrap();
+    assert!((slope / HOUR - 206.0 / 2_966.0).abs() < 1e-12, "{slope}");
+}
+
+#[test]
+fn values_of_one_moment_have_no_slope() {
+    let fold = fed(&[(60, None, 1.0), (60, None, 2.0), (150, None, 3.0)]);
+    let sealed = fold.sealed.values().next().unwrap();
+    let window = &sealed.windows["temperature"];
+    assert_eq!((window.values.count, window.slope), (2, None));
 }
 
 #[test]
@@ -236,31 +252,11 @@ fn several_lengths_are_windows_of_their_own() {
         let readings = vec![reading("temperature", 1.0)];
         take(&mut fold, &message(timestamp, None, readings));
     }
-    let spans = |open: &BTreeMap<Span, Tally>| {
-        let spans = open.iter().map(|(s, t)| (s.size, s.start, t.window.count));
+    let spans = |open: &BTreeMap<Span, Window>| {
+        let spans = open.iter().map(|(s, w)| (s.size, s.start, w.values.count));
         spans.collect::<Vec<_>>()
     };
     let sensor = &device(&fold).sensors["temperature"];
     assert_eq!(spans(&sensor.open), [(60, 240, 1), (300, 0, 4)]);
     assert_eq!(fold.sealed.len(), 2);
-}
-
-#[test]
-fn a_value_in_another_unit_is_not_known() {
-    let mut hot = reading("temperature", 212.0);
-    hot.unit = Some("degF".into());
-    let mut own = reading("oven", 212.0);
-    own.unit = Some("degF".into());
-    let mut fold = fed(&[(100, None, 1.0)]);
-    assert_eq!(take(&mut fold, &message(101, None, vec![hot, own])), 1);
-    let sensors = &device(&fold).sensors;
-    let unsure = |name: &str| {
-        let sensor = &sensors[name];
-        let windows = sensor.open.values().all(|tally| tally.unsure);
-        (sensor.newest.as_ref().unwrap().unsure, windows)
-    };
-    assert_eq!(
-        (unsure("temperature"), unsure("oven")),
-        ((true, true), (false, false))
-    );
 }

@@ -1,18 +1,18 @@
-//! How the consumer lays state out in Redis, schema 1, as docs/state.md has it:
+//! How the consumer lays state out in Redis, schema 2, as docs/state.md has it:
 //! names of keys and fields, and the bytes of values. The only file to change when
 //! the layout does.
 
 use iot_core::message::Quality;
 
-use super::model::{Moment, Place, Span, Window};
+use super::model::{Moment, Place, Span, Summary, Values, Window};
 
 /// The schema that is read here.
-pub(super) const SCHEMA: &str = "1";
+pub(super) const SCHEMA: &str = "2";
 /// Fields of a partition's hash that are no values.
 pub(super) const SCHEMA_FIELD: &str = "schema";
 pub(super) const OFFSET_FIELD: &str = "offset";
 /// First byte of every value.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Between the parts of a name.
 const SEPARATOR: char = '\0';
 
@@ -26,6 +26,7 @@ pub(super) struct StoredDevice {
     pub(super) watermark: i64,
     pub(super) newest: Moment,
     pub(super) place: Option<Place>,
+    pub(super) sensors: Vec<(String, StoredSensor)>,
 }
 
 /// What is stored of a sensor.
@@ -36,6 +37,14 @@ pub(super) struct StoredSensor {
     pub(super) quality: Quality,
     pub(super) newest: Moment,
     pub(super) open: Vec<Window>,
+}
+
+/// Windows of a device that were sealed together, by sensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredWindows {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) windows: Vec<(String, Summary)>,
 }
 
 /// Begin of all keys of a partition.
@@ -51,11 +60,6 @@ pub(super) fn device_name(tenant: &str, project: &str, device: &str) -> String {
 /// Field that holds a device.
 pub(super) fn device_field(device: &str) -> String {
     format!("d{SEPARATOR}{device}")
-}
-
-/// Field that holds a sensor of a device.
-pub(super) fn sensor_field(device: &str, sensor: &str) -> String {
-    format!("s{SEPARATOR}{device}{SEPARATOR}{sensor}")
 }
 
 /// End of the key that holds sealed windows.
@@ -93,68 +97,52 @@ pub(super) fn shown(name: &str) -> String {
 /// It is of another version, or damaged.
 pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
     let mut reader = Reader::new(bytes)?;
-    let watermark = reader.i64()?;
-    let newest = reader.moment()?;
-    let place = reader.option(|reader| Ok([reader.text()?, reader.text()?, reader.text()?]))?;
-    reader.end()?;
-    Ok(StoredDevice {
-        watermark,
-        newest,
-        place,
-    })
-}
-
-/// Reads the value of a [`sensor_field`]. What comes after the open windows is the
-/// detectors', which are not compared.
-///
-/// # Errors
-/// It is of another version, or damaged.
-pub(super) fn sensor(bytes: &[u8]) -> Result<StoredSensor, Unreadable> {
-    let mut reader = Reader::new(bytes)?;
-    let value = reader.f64()?;
-    let unit = reader.option(Reader::text)?;
-    let quality = match reader.u8()? {
-        0 => Quality::Good,
-        1 => Quality::Uncertain,
-        2 => Quality::Bad,
-        other => return Err(Unreadable(format!("there is no quality {other}"))),
+    let device = StoredDevice {
+        watermark: reader.i64()?,
+        newest: reader.moment()?,
+        place: reader.option(|reader| Ok([reader.text()?, reader.text()?, reader.text()?]))?,
+        sensors: {
+            // Which rules the detectors have learnt by.
+            reader.u32()?;
+            reader.list(|reader| reader.part(sensor))?
+        },
     };
-    let newest = reader.moment()?;
-    skip_alert(&mut reader)?;
-    let open = reader.list(Reader::window)?;
-    Ok(StoredSensor {
-        value,
-        unit,
-        quality,
-        newest,
-        open,
-    })
+    reader.end()?;
+    Ok(device)
 }
 
-/// Reads over the state of detection that stands before the open windows.
-fn skip_alert(reader: &mut Reader<'_>) -> Result<(), Unreadable> {
-    reader.option(|reader| {
-        reader.text()?; // id
-        for _ in 0..3 {
-            reader.u8()?; // raised, critical, above
-        }
-        for _ in 0..6 {
-            reader.u64()?; // value, limit, timestamp, raised_at, count, told_at
-        }
-        Ok(())
-    })?;
-    Ok(())
+/// Reads a sensor and its name. What comes after the open windows is alerts and
+/// detectors, which are not compared.
+fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable> {
+    let name = reader.text()?;
+    let sensor = StoredSensor {
+        value: reader.f64()?,
+        unit: reader.option(Reader::text)?,
+        quality: match reader.u8()? {
+            0 => Quality::Good,
+            1 => Quality::Uncertain,
+            2 => Quality::Bad,
+            other => return Err(Unreadable(format!("there is no quality {other}"))),
+        },
+        newest: reader.moment()?,
+        open: reader.list(Reader::window)?,
+    };
+    Ok((name, sensor))
 }
 
-/// Reads the value of a [`window_key`]: sensors with their windows.
+/// Reads the value of a [`window_key`].
 ///
 /// # Errors
 /// It is of another version, or damaged.
-pub(super) fn sealed(bytes: &[u8]) -> Result<Vec<(String, Window)>, Unreadable> {
+pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
     let mut reader = Reader::new(bytes)?;
-    let windows = reader.list(|reader| Ok((reader.text()?, reader.window()?)))?;
+    let sealed = StoredWindows {
+        start: reader.i64()?,
+        end: reader.i64()?,
+        windows: reader.list(|reader| Ok((reader.text()?, reader.summary()?)))?,
+    };
     reader.end()?;
-    Ok(windows)
+    Ok(sealed)
 }
 
 /// Reads little-endian numbers, and texts with their length first.
@@ -182,6 +170,11 @@ impl<'a> Reader<'a> {
         Ok(self.take(1)?.iter().copied().sum())
     }
 
+    fn u32(&mut self) -> Result<u32, Unreadable> {
+        let bytes = self.take(4)?;
+        Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u32::from(*b)))
+    }
+
     fn u64(&mut self) -> Result<u64, Unreadable> {
         let bytes = self.take(8)?;
         Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
@@ -195,10 +188,23 @@ impl<'a> Reader<'a> {
         self.u64().map(f64::from_bits)
     }
 
+    /// Bytes with their length before them.
+    fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
+        let length = self.u32()?;
+        // What does not fit is too long for any value.
+        self.take(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    /// Reads from a part with its length before it, and skips the rest of it.
+    fn part<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
+    ) -> Result<T, Unreadable> {
+        read(&mut Self(self.bytes()?))
+    }
+
     fn text(&mut self) -> Result<String, Unreadable> {
-        let bytes = self.take(4)?;
-        let length = bytes.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
-        let text = std::str::from_utf8(self.take(length)?);
+        let text = std::str::from_utf8(self.bytes()?);
         text.map(str::to_owned)
             .map_err(|_| Unreadable("a text is not UTF-8".into()))
     }
@@ -220,7 +226,7 @@ impl<'a> Reader<'a> {
         read: impl Fn(&mut Self) -> Result<T, Unreadable>,
     ) -> Result<Vec<T>, Unreadable> {
         // Not reserved: a damaged number can be any.
-        (0..self.u64()?).map(|_| read(self)).collect()
+        (0..self.u32()?).map(|_| read(self)).collect()
     }
 
     fn moment(&mut self) -> Result<Moment, Unreadable> {
@@ -230,10 +236,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn window(&mut self) -> Result<Window, Unreadable> {
-        Ok(Window {
-            start: self.i64()?,
-            end: self.i64()?,
+    fn values(&mut self) -> Result<Values, Unreadable> {
+        Ok(Values {
             count: self.u64()?,
             min: self.f64()?,
             max: self.f64()?,
@@ -241,8 +245,28 @@ impl<'a> Reader<'a> {
             squares: self.f64()?,
             first: self.f64()?,
             last: self.f64()?,
-            first_at: self.i64()?,
-            last_at: self.i64()?,
+        })
+    }
+
+    fn window(&mut self) -> Result<Window, Unreadable> {
+        Ok(Window {
+            span: Span {
+                size: self.u32()?.into(),
+                start: self.i64()?,
+            },
+            values: self.values()?,
+            first_at: self.u32()?.into(),
+            last_at: self.u32()?.into(),
+            time_mean: self.f64()?,
+            time_squares: self.f64()?,
+            products: self.f64()?,
+        })
+    }
+
+    fn summary(&mut self) -> Result<Summary, Unreadable> {
+        Ok(Summary {
+            values: self.values()?,
+            slope: self.option(Self::f64)?,
         })
     }
 

@@ -9,7 +9,7 @@ struct Bytes(Vec<u8>);
 
 impl Bytes {
     fn new() -> Self {
-        Self(vec![1])
+        Self(vec![2])
     }
 
     fn byte(mut self, byte: u8) -> Self {
@@ -18,6 +18,11 @@ impl Bytes {
     }
 
     fn number(mut self, number: u64) -> Self {
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    fn short(mut self, number: u32) -> Self {
         self.0.extend(number.to_le_bytes());
         self
     }
@@ -32,32 +37,49 @@ impl Bytes {
         self
     }
 
-    fn window(mut self) -> Self {
-        self = self.number(60).number(120).number(2);
-        for value in [1.0, 2.0, 1.5, 0.5, 1.0, 2.0] {
-            self = self.float(value);
-        }
-        self.number(61).number(119)
+    fn part(self, part: Self) -> Self {
+        let mut bytes = self.short(part.0.len() as u32);
+        bytes.0.extend(part.0);
+        bytes
     }
 
-    fn sensor(alert: bool) -> Self {
-        let bytes = Self::new().float(-0.0).byte(1).text("celsius");
-        let mut bytes = bytes.byte(1).number(100).byte(1).number(7);
-        bytes = bytes.byte(u8::from(alert));
-        if alert {
-            bytes = bytes.text("device-data:0:4:temperature:threshold");
-            bytes = bytes.byte(1).byte(0).byte(1);
-            for number in 0..6 {
-                bytes = bytes.number(number);
-            }
+    fn values(self) -> Self {
+        let values = [1.0, 2.0, 1.5, 0.5, 1.0, 2.0];
+        values.into_iter().fold(self.number(2), Self::float)
+    }
+
+    /// A sensor, and after its open window what is another's.
+    fn sensor(more: &[u8]) -> Self {
+        let sensor = Self(Vec::new()).text("temperature").float(-0.0);
+        let sensor = sensor.byte(1).text("celsius").byte(1);
+        let sensor = sensor.number(100).byte(1).number(7);
+        let window = sensor.short(1).short(60).number(60).values();
+        let mut sensor = window.short(1).short(59);
+        for value in [30.0, 1_682.0, 29.0] {
+            sensor = sensor.float(value);
         }
-        bytes.number(1).window()
+        sensor.0.extend(more);
+        sensor
+    }
+
+    /// A device with as many sensors, but without these.
+    fn device(place: bool, sensors: u32) -> Self {
+        let mut bytes = Self::new().number(200).number(100).byte(0);
+        bytes = bytes.byte(u8::from(place));
+        if place {
+            bytes = bytes.text("b1").text("").text("r3");
+        }
+        bytes.short(0xdead_beef).short(sensors)
+    }
+
+    fn sealed() -> Self {
+        let bytes = Self::new().number(60).number(120).short(2);
+        let bytes = bytes.text("humidity").values().byte(0);
+        bytes.text("temperature").values().byte(1).float(-1.5)
     }
 }
 
-const WINDOW: Window = Window {
-    start: 60,
-    end: 120,
+const VALUES: Values = Values {
     count: 2,
     min: 1.0,
     max: 2.0,
@@ -65,59 +87,78 @@ const WINDOW: Window = Window {
     squares: 0.5,
     first: 1.0,
     last: 2.0,
-    first_at: 61,
-    last_at: 119,
 };
 
 #[test]
-fn a_sensor_is_read_with_and_without_an_alert_and_with_more_behind() {
-    for alert in [false, true] {
-        for more in [&[][..], b"state of detectors"] {
-            let mut bytes = Bytes::sensor(alert).0;
-            bytes.extend(more);
-            let sensor = sensor(&bytes).unwrap();
-            assert_eq!(sensor.value.to_bits(), (-0.0_f64).to_bits());
-            assert_eq!(sensor.unit.as_deref(), Some("celsius"));
-            assert_eq!(sensor.quality, Quality::Uncertain);
-            assert_eq!((sensor.newest.timestamp, sensor.newest.seq), (100, Some(7)));
-            assert_eq!(sensor.open, [WINDOW]);
-        }
-    }
-}
-
-#[test]
 fn a_device_is_read_with_and_without_a_place() {
-    let bare = Bytes::new().number(200).number(100).byte(0);
+    let somewhere = device(&Bytes::device(true, 0).0).unwrap();
+    assert_eq!(somewhere.place, Some(["b1", "", "r3"].map(str::to_owned)));
     let newest = Moment {
         timestamp: 100,
         seq: None,
     };
-    let expected = |place| StoredDevice {
+    let expected = StoredDevice {
         watermark: 200,
         newest,
-        place,
+        place: None,
+        sensors: Vec::new(),
     };
-    let somewhere = Bytes(bare.0.clone()).byte(1);
-    let somewhere = somewhere.text("b1").text("").text("r3");
-    let place = ["b1", "", "r3"].map(str::to_owned);
-    assert_eq!(device(&somewhere.0), Ok(expected(Some(place))));
-    let nowhere = bare.byte(0);
-    assert_eq!(device(&nowhere.0), Ok(expected(None)));
+    let nowhere = Bytes::device(false, 0);
+    assert_eq!(device(&nowhere.0), Ok(expected));
     assert!(device(&nowhere.byte(0).0).is_err(), "longer than it is");
 }
 
 #[test]
+fn sensors_are_read_up_to_what_is_the_detectors() {
+    let bytes = Bytes::device(false, 2).part(Bytes::sensor(b"alerts and detectors"));
+    let bytes = bytes.part(Bytes::sensor(b""));
+    let device = device(&bytes.0).unwrap();
+    assert_eq!((device.watermark, device.sensors.len()), (200, 2));
+    for (name, sensor) in device.sensors {
+        assert_eq!(name, "temperature");
+        assert_eq!(sensor.value.to_bits(), (-0.0_f64).to_bits());
+        assert_eq!(sensor.unit.as_deref(), Some("celsius"));
+        assert_eq!(sensor.quality, Quality::Uncertain);
+        assert_eq!((sensor.newest.timestamp, sensor.newest.seq), (100, Some(7)));
+        let window = Window {
+            span: Span {
+                size: 60,
+                start: 60,
+            },
+            values: VALUES,
+            first_at: 1,
+            last_at: 59,
+            time_mean: 30.0,
+            time_squares: 1_682.0,
+            products: 29.0,
+        };
+        assert_eq!(sensor.open, [window]);
+    }
+}
+
+#[test]
 fn sealed_windows_are_read_with_their_sensors() {
-    let bytes = Bytes::new().number(1).text("temperature").window();
-    assert_eq!(sealed(&bytes.0), Ok(vec![("temperature".into(), WINDOW)]));
+    let bytes = Bytes::sealed();
+    let window = |sensor: &str, slope| {
+        let values = VALUES;
+        (sensor.to_owned(), Summary { values, slope })
+    };
+    let expected = StoredWindows {
+        start: 60,
+        end: 120,
+        windows: vec![window("humidity", None), window("temperature", Some(-1.5))],
+    };
+    assert_eq!(sealed(&bytes.0), Ok(expected));
     assert!(sealed(&bytes.byte(0).0).is_err());
 }
 
 #[test]
 fn another_version_is_not_read() {
-    for bytes in [&[][..], &[2, 0, 0]] {
-        assert!(device(bytes).is_err() && sensor(bytes).is_err() && sealed(bytes).is_err());
+    for mut bytes in [Bytes::device(true, 0).0, Bytes::sealed().0] {
+        bytes[0] = 1;
+        assert!(device(&bytes).is_err() && sealed(&bytes).is_err());
     }
+    assert!(device(&[]).is_err() && sealed(&[]).is_err());
 }
 
 #[test]
@@ -125,7 +166,6 @@ fn names_are_those_that_the_docs_have() {
     let device = device_name("acme", "plant", "d1");
     assert_eq!(key_prefix("iot", "device-data", 3), "iot:{device-data:3}:");
     assert_eq!(device_field(&device), "d\x00acme\x00plant\x00d1");
-    assert_eq!(sensor_field(&device, "s"), "s\x00acme\x00plant\x00d1\x00s");
     let span = Span {
         size: 60_000,
         start: -60_000,
@@ -144,15 +184,19 @@ fn names_are_those_that_the_docs_have() {
 
 proptest! {
     #[test]
-    fn a_value_cut_short_is_an_error(length in 0_usize..200) {
-        let bytes = Bytes::sensor(true).0;
-        prop_assume!(length < bytes.len());
-        prop_assert!(sensor(&bytes[..length]).is_err());
+    fn a_value_cut_short_is_an_error(length in 0_usize..300) {
+        let bytes = Bytes::device(true, 1).part(Bytes::sensor(b"detectors"));
+        for bytes in [bytes.0, Bytes::sealed().0] {
+            if let Some(cut) = bytes.get(..length).filter(|cut| cut.len() < bytes.len()) {
+                prop_assert!(device(cut).is_err() && sealed(cut).is_err());
+            }
+        }
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-        let bytes = [&[1], &bytes[..]].concat();
-        let _ = (device(&bytes), sensor(&bytes), sealed(&bytes));
+        let bytes = [&[2], &bytes[..]].concat();
+        let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));
+        let _ = (device(&bytes), device(&part.0), sealed(&bytes));
     }
 }

@@ -19,6 +19,7 @@ mod report;
 mod store;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,15 +70,15 @@ pub(crate) struct Args {
     /// Begin of every key (store.key_prefix).
     #[arg(long, default_value = "iot")]
     key_prefix: String,
-    /// Length of windows (windows.size); once for each.
-    #[arg(long, default_value = "1m", value_parser = window_size)]
+    /// Lengths of windows (windows.sizes), separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "1m,5m,1h", value_parser = window_size)]
     size: Vec<HumanDuration>,
     /// How long windows take late values (windows.allowed_lateness).
     #[arg(long, default_value = "30s")]
     lateness: HumanDuration,
-    /// How long sealed windows are kept (windows.retention).
-    #[arg(long, default_value = "15m")]
-    retention: HumanDuration,
+    /// How many sealed windows of each length are kept (windows.keep).
+    #[arg(long, default_value_t = 15)]
+    keep: u32,
     /// How far messages may be ahead of their records (validate.max_future); used
     /// where the begin of the log is gone.
     #[arg(long, default_value = "5m")]
@@ -90,11 +91,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The consumer's settings that its state depends on; all in milliseconds.
+/// The consumer's settings that its state depends on.
 #[derive(Debug, Clone)]
 struct Settings {
     rules: Rules,
-    retention: i64,
+    /// How long sealed windows are kept, in lengths.
+    keep: i64,
+    /// In milliseconds.
     max_future: i64,
 }
 
@@ -172,12 +175,14 @@ fn no_state(partition: &Partition, log: &Log) -> Report {
 impl Settings {
     fn new(args: &Args) -> Self {
         let millis = |d: HumanDuration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        // A length that is given twice is one length.
+        let sizes: BTreeSet<i64> = args.size.iter().map(|size| millis(*size)).collect();
         Self {
             rules: Rules {
-                sizes: args.size.iter().map(|size| millis(*size)).collect(),
+                sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
             },
-            retention: millis(args.retention),
+            keep: args.keep.into(),
             max_future: millis(args.max_future),
         }
     }

@@ -22,11 +22,9 @@ pub(super) struct Span {
     pub(super) start: i64,
 }
 
-/// What a window says of the values in it.
+/// What a window says of the values in it, open or sealed.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Window {
-    pub(super) start: i64,
-    pub(super) end: i64,
+pub(super) struct Values {
     pub(super) count: u64,
     pub(super) min: f64,
     pub(super) max: f64,
@@ -35,9 +33,29 @@ pub(super) struct Window {
     pub(super) squares: f64,
     pub(super) first: f64,
     pub(super) last: f64,
-    /// Event times of `first` and `last`, milliseconds since the epoch.
+}
+
+/// An open window. Times are milliseconds since its begin.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Window {
+    pub(super) span: Span,
+    pub(super) values: Values,
+    /// Event times of `first` and `last`.
     pub(super) first_at: i64,
     pub(super) last_at: i64,
+    pub(super) time_mean: f64,
+    /// Sum of squared distances of the times to their mean.
+    pub(super) time_squares: f64,
+    /// Sum of the products of both distances.
+    pub(super) products: f64,
+}
+
+/// What remains of a window that is sealed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Summary {
+    pub(super) values: Values,
+    /// Units per hour; none if all values have the same time.
+    pub(super) slope: Option<f64>,
 }
 
 /// One field of a value, as it is compared and shown.
@@ -48,6 +66,7 @@ pub(super) enum Field {
     /// Equal only if every bit is.
     Float(f64),
     Text(Option<String>),
+    Nothing,
 }
 
 impl PartialEq for Field {
@@ -57,6 +76,7 @@ impl PartialEq for Field {
             (Self::Count(a), Self::Count(b)) => a == b,
             (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
             (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Nothing, Self::Nothing) => true,
             _ => false,
         }
     }
@@ -72,26 +92,21 @@ impl fmt::Display for Field {
             Self::Float(float) if float.is_nan() => write!(f, "NaN {:#x}", float.to_bits()),
             Self::Float(float) => write!(f, "{float:?}"),
             Self::Text(Some(text)) => write!(f, "{text:?}"),
-            Self::Count(None) | Self::Text(None) => f.write_str("none"),
+            Self::Count(None) | Self::Text(None) | Self::Nothing => f.write_str("none"),
         }
     }
 }
 
-impl Window {
-    /// Fields that do not depend on the values' unit.
-    pub(super) fn times(&self) -> [(&'static str, Field); 5] {
-        [
-            ("start", Field::Number(self.start)),
-            ("end", Field::Number(self.end)),
-            ("count", Field::Count(Some(self.count))),
-            ("first_at", Field::Number(self.first_at)),
-            ("last_at", Field::Number(self.last_at)),
-        ]
+impl Span {
+    pub(super) fn end(self) -> i64 {
+        self.start.saturating_add(self.size)
     }
+}
 
-    /// Fields that are values.
-    pub(super) fn values(&self) -> [(&'static str, Field); 6] {
+impl Values {
+    fn fields(&self) -> [(&'static str, Field); 7] {
         [
+            ("count", Field::Count(Some(self.count))),
             ("min", Field::Float(self.min)),
             ("max", Field::Float(self.max)),
             ("mean", Field::Float(self.mean)),
@@ -99,6 +114,28 @@ impl Window {
             ("first", Field::Float(self.first)),
             ("last", Field::Float(self.last)),
         ]
+    }
+}
+
+impl Window {
+    pub(super) fn fields(&self) -> Vec<(&'static str, Field)> {
+        let mut fields = Vec::from(self.values.fields());
+        fields.extend([
+            ("first_at", Field::Number(self.first_at)),
+            ("last_at", Field::Number(self.last_at)),
+            ("time_mean", Field::Float(self.time_mean)),
+            ("time_squares", Field::Float(self.time_squares)),
+            ("products", Field::Float(self.products)),
+        ]);
+        fields
+    }
+}
+
+impl Summary {
+    pub(super) fn fields(&self) -> Vec<(&'static str, Field)> {
+        let mut fields = Vec::from(self.values.fields());
+        fields.push(("slope", self.slope.map_or(Field::Nothing, Field::Float)));
+        fields
     }
 }
 
@@ -112,6 +149,7 @@ mod tests {
         assert_ne!(Field::Float(1.0), Field::Float(1.0 + f64::EPSILON));
         assert_eq!(Field::Float(f64::NAN), Field::Float(f64::NAN));
         assert_ne!(Field::Number(1), Field::Count(Some(1)));
+        assert_ne!(Field::Nothing, Field::Float(0.0));
     }
 
     #[test]

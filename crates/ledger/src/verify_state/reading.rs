@@ -1,19 +1,22 @@
 //! From a record to the message that it must count as.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, bail};
-use iot_core::headers;
-use iot_core::message::{DeviceMessage, parse, parse_protobuf};
+use iot_core::message::{DeviceMessage, Reading, parse, parse_protobuf};
 use iot_core::route::is_name;
+use iot_core::{headers, sensor, unit};
 use rskafka::record::Record;
 
 /// Tenant and project of a message that names none, on a topic that names none.
 const DEFAULT: &str = "default";
 
 /// The message of a record: Protobuf or JSON, as its content type says, else as it
-/// looks.
+/// looks, and with values of standard sensors in the sensors' own units.
 ///
 /// # Errors
-/// It is neither, or lacks what every message has.
+/// It is neither, lacks what every message has, or has a standard sensor with a unit
+/// of something else.
 pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
     let payload = record.value.as_deref().unwrap_or_default();
     let content_type = record.headers.get(headers::CONTENT_TYPE);
@@ -32,12 +35,26 @@ pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
         let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
         first.is_some_and(|byte| *byte != b'{')
     };
-    let message = if protobuf {
+    let mut message = if protobuf {
         parse_protobuf(payload).context("as Protobuf")?
     } else {
         parse(payload).context("as JSON")?
     };
+    message.readings.iter_mut().try_for_each(convert)?;
     Ok(message)
+}
+
+fn convert(reading: &mut Reading<'_>) -> anyhow::Result<()> {
+    let Some(known) = sensor::lookup(&reading.sensor) else {
+        return Ok(());
+    };
+    let given = reading.unit.as_deref().unwrap_or(known.unit);
+    let Some(value) = unit::convert(reading.value, given, known.unit) else {
+        bail!("{} in {given:?} is not in {}", known.name, known.unit);
+    };
+    reading.value = value;
+    reading.unit = Some(Cow::Borrowed(known.unit));
+    Ok(())
 }
 
 /// Tenant and project of a message: a topic `<tenant>.<project>` decides, elsewhere
@@ -114,6 +131,28 @@ mod tests {
         ] {
             assert!(message(&record(value, content_type)).is_err());
         }
+    }
+
+    #[test]
+    fn standard_sensors_are_in_their_own_unit_and_others_as_they_came() {
+        let read = |sensor: &str, value: f64, unit: &str| {
+            let json = format!(
+                r#"{{"device_id":"d","timestamp":1,
+                "readings":[{{"sensor":"{sensor}","value":{value}{unit}}}]}}"#
+            );
+            let record = record(json.as_bytes(), "");
+            let message = message(&record).ok()?;
+            let reading = &message.readings[0];
+            Some((reading.value, reading.unit.as_deref().map(str::to_owned)))
+        };
+        let in_unit = |value, unit: &str| Some((value, Some(unit.to_owned())));
+        let kelvin = r#","unit":"K""#;
+        let celsius = in_unit(300.0 - 273.15, "celsius");
+        assert_eq!(read("temperature", 300.0, kelvin), celsius);
+        assert_eq!(read("temperature", 20.0, ""), in_unit(20.0, "celsius"));
+        assert_eq!(read("oven", 300.0, kelvin), in_unit(300.0, "K"));
+        assert_eq!(read("oven", 300.0, ""), Some((300.0, None)));
+        assert_eq!(read("pressure", 1.0, kelvin), None);
     }
 
     #[test]

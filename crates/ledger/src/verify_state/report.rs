@@ -19,7 +19,7 @@ pub(super) struct Report {
     pub(super) behind: u64,
     pub(super) devices: u64,
     pub(super) sensors: u64,
-    /// Live values (of a device, of a sensor) and windows that were compared.
+    /// What is stored of devices, of sensors and of windows, and was compared.
     pub(super) values_compared: u64,
     pub(super) open_windows_compared: u64,
     pub(super) sealed_windows_compared: u64,
@@ -27,15 +27,14 @@ pub(super) struct Report {
     pub(super) expired: u64,
     /// Values and windows that records may be part of which Kafka no longer has.
     pub(super) not_comparable: u64,
-    /// Readings in another unit than their sensor's: their value is not compared.
-    pub(super) not_verified: u64,
     /// Fields that are not what the log says, and values that can't be read.
     pub(super) differences: u64,
     /// Values and windows that should be stored.
     pub(super) missing: u64,
     /// Values and windows that should not.
     pub(super) extra: u64,
-    /// Records that can't be read and have no dead letter.
+    /// Records that can't be read, or not in the units of their sensors, and have no
+    /// dead letter.
     pub(super) unreadable: u64,
     /// The first of them.
     pub(super) findings: Vec<Finding>,
@@ -97,7 +96,6 @@ impl Report {
             ),
             (&mut self.expired, other.expired),
             (&mut self.not_comparable, other.not_comparable),
-            (&mut self.not_verified, other.not_verified),
             (&mut self.differences, other.differences),
             (&mut self.missing, other.missing),
             (&mut self.extra, other.extra),
@@ -134,8 +132,8 @@ impl Report {
             self.values_compared, self.open_windows_compared, self.sealed_windows_compared
         );
         println!(
-            "  not compared: expired {}  not comparable {}  not verified {}  (records refused {}, behind {})",
-            self.expired, self.not_comparable, self.not_verified, self.refused, self.behind
+            "  not compared: expired {}  not comparable {}  (records refused {}, behind {})",
+            self.expired, self.not_comparable, self.refused, self.behind
         );
         println!(
             "  differences {}  missing {}  extra {}  unreadable {}",

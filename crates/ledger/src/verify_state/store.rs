@@ -231,7 +231,7 @@ mod tests {
             let fields = fields.map(|(name, value)| (name.into(), value.into()));
             snapshot(3, fields.into_iter().collect(), BTreeMap::new())
         };
-        assert_eq!(fields("1").unwrap().live.len(), 1);
-        assert!(fields("2").unwrap_err().to_string().contains("\"2\""));
+        assert_eq!(fields("2").unwrap().live.len(), 1);
+        assert!(fields("1").unwrap_err().to_string().contains("\"1\""));
     }
 }
