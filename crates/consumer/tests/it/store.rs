@@ -2,7 +2,7 @@
 //! has that reads the topic from its begin into memory.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use iot_consumer::{From, Missing};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::process::Process;
 use crate::real::{Real, wait_metric};
 use crate::redis_server::Server;
-use crate::service::{Endpoints, Service, message, now, wait_for};
+use crate::service::{DEADLINE, Endpoints, Service, message, wait_for};
 
 const MESSAGES: i64 = 20_000;
 const DEVICES: i64 = 20;
@@ -27,7 +27,7 @@ const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 async fn fill(kafka: &Real) -> JoinHandle<()> {
     let (topic, producer) = (kafka.run.clone(), kafka.producer.clone());
     kafka.create(&topic, 2).await;
-    let begun = now() - MESSAGES * STEP;
+    let begun = begun(kafka);
     tokio::spawn(async move {
         for first in (0..MESSAGES).step_by(500) {
             let sent = (first..first + 500).map(|number| {
@@ -49,6 +49,12 @@ async fn fill(kafka: &Real) -> JoinHandle<()> {
     })
 }
 
+/// Event time of the first message: the name of a run ends with when it began.
+fn begun(kafka: &Real) -> i64 {
+    let name = kafka.run.rsplit('-').next().unwrap();
+    name.parse::<i64>().unwrap() - MESSAGES * STEP
+}
+
 /// Everything that is known of every device; nothing while it is not available.
 async fn state(of: &Endpoints) -> Option<BTreeMap<i64, Value>> {
     let mut devices = BTreeMap::new();
@@ -67,19 +73,35 @@ async fn wait_exact(of: &Endpoints, kafka: &Real) {
     config.kafka.group = format!("{}-reference", kafka.run);
     let reference = Service::start(config).await;
     reference.wait_consumed(MESSAGES as u64).await;
-    let expected = state(&reference).await.expect("a reference");
+    // The API learns of readings a little later.
+    let expected = wait_for("the reference", async || {
+        let state = state(&reference).await?;
+        let last = |device| begun(kafka) + (MESSAGES - DEVICES + device) * STEP;
+        let is_complete = |device: &i64| state[device]["timestamp"] == last(*device);
+        state.keys().all(is_complete).then_some(state)
+    })
+    .await;
     let windows = expected[&0]["windows"]["temperature"].as_array().unwrap();
     assert!(
         windows.len() > 5 && windows[0]["sealed"] == true,
         "{windows:?}"
     );
     reference.stop().await;
-    let mut last = None;
-    let exact = wait_for("the exact state", async || {
-        last = state(of).await;
-        (last.as_ref()? == &expected).then_some(())
-    });
-    exact.await;
+    let begun = Instant::now();
+    loop {
+        let found = state(of).await;
+        if found.as_ref() == Some(&expected) {
+            return;
+        }
+        if begun.elapsed() > DEADLINE {
+            // Device by device, so that one can see what it is.
+            for (device, expected) in &expected {
+                let found = found.as_ref().map(|found| &found[device]);
+                assert_eq!(found, Some(expected), "d{device}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until so many messages were processed, or more.
