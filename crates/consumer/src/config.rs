@@ -194,8 +194,8 @@ pub struct OutputsConfig {
 impl Default for OutputsConfig {
     fn default() -> Self {
         Self {
-            alerts: "alert-events".into(),
-            windows: "device-aggregates".into(),
+            alerts: String::new(),
+            windows: String::new(),
             partitions: 3,
             replication: -1,
         }

@@ -4,6 +4,7 @@
 //! Both are confirmed before the offset moves, and their ids follow from the log
 //! alone: a crash may repeat one, and never loses it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,16 @@ pub(crate) struct Notice {
     source: String,
     time: String,
     payload: Vec<u8>,
+}
+
+/// Events that Kafka has not confirmed, in their order.
+#[derive(Default)]
+pub(crate) struct Waiting(VecDeque<(Notice, Result<DeliveryFuture, KafkaError>)>);
+
+impl Waiting {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// What other programs read.
@@ -201,22 +212,33 @@ impl Outputs {
         Some(Notice::new(topic, kind, key, partition, about, data))
     }
 
-    /// Hands an event over to Kafka's client, after all that were before; the rest is
-    /// done by what it returns, which ends once Kafka has confirmed it. Tries for as
-    /// long as it takes, as the offset must not move past it.
-    pub(crate) fn deliver(&self, notice: Notice) -> impl Future<Output = ()> + Send + use<> {
-        let (outputs, mut queued) = (self.clone(), self.queue(&notice));
-        async move {
-            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-            while let Err(error) = written(queued).await {
-                outputs
-                    .health
-                    .not_ready(format!("can't write to {}: {error}", notice.topic));
-                tokio::time::sleep(backoff.next_delay()).await;
-                queued = outputs.queue(&notice);
+    /// Hands an event over to Kafka's client, behind those that are `waiting`.
+    pub(crate) fn tell(&self, waiting: &mut Waiting, notice: Notice) {
+        let queued = self.queue(&notice);
+        waiting.0.push_back((notice, queued));
+    }
+
+    /// Returns once Kafka has confirmed all of them. Tries for as long as it takes, as
+    /// the offset must not move past them; one that failed is told again with all
+    /// behind it, so that none overtakes another.
+    pub(crate) async fn confirm(&self, waiting: &mut Waiting) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while let Some((notice, queued)) = waiting.0.pop_front() {
+            let Err(error) = written(queued).await else {
+                self.metrics.published(&notice.topic, notice.kind);
+                self.health.ready();
+                continue;
+            };
+            self.health.not_ready(format!(
+                "can't write to {} (outputs), and nothing is processed meanwhile: {error}",
+                notice.topic
+            ));
+            tokio::time::sleep(backoff.next_delay()).await;
+            let queued = self.queue(&notice);
+            waiting.0.push_front((notice, queued));
+            for (notice, queued) in waiting.0.iter_mut().skip(1) {
+                *queued = self.queue(notice);
             }
-            outputs.health.ready();
-            outputs.metrics.published(&notice.topic, notice.kind);
         }
     }
 

@@ -347,15 +347,19 @@ impl Owner {
 
     async fn work(&mut self, pipeline: &mut Pipeline, mut asked: mpsc::Receiver<Question>) -> End {
         loop {
+            if self.inbox.stop.is_cancelled() {
+                self.finish(pipeline).await;
+                return End::Stopped;
+            }
+            // In turns: many questions must not keep records waiting, nor the reverse.
             let done = tokio::select! {
-                biased;
-                () = self.inbox.stop.cancelled() => {
-                    self.finish(pipeline).await;
-                    return End::Stopped;
-                }
+                () = self.inbox.stop.cancelled() => Ok(()),
                 () = self.inbox.reload.notified() => return End::Reload,
                 Some(question) = asked.recv() => {
-                    // The one who asked may be gone.
+                    if question.answer.is_closed() {
+                        continue;
+                    }
+                    // The one who asked may go now.
                     let windows = pipeline.fold().windows(&question.key, question.size);
                     let partition = self.inbox.partition.clone();
                     let _ = question.answer.send(

@@ -26,7 +26,7 @@ use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::kafka::progress::Progress;
 use crate::mapping::Mappings;
-use crate::outputs::Notice;
+use crate::outputs::{Notice, Waiting};
 use crate::owner::Shared;
 use crate::parse;
 use crate::record::{Batch, Record};
@@ -45,6 +45,8 @@ const APPLY_BYTES: usize = 2 << 20;
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
 /// Dead letters on their way at the same time, and their bytes.
 const LETTERS: usize = 64;
+/// Events on their way at the same time.
+const NOTICES: usize = 1_000;
 const LETTER_BYTES: usize = 16 << 20;
 
 /// What became of a record.
@@ -84,6 +86,7 @@ pub(crate) struct Pipeline {
     ahead: bool,
     /// Dead letters, and events for other programs, that Kafka has to confirm.
     letters: JoinSet<()>,
+    notices: Waiting,
     letter_bytes: usize,
     /// Counts late readings by length of window, shortest first.
     late: Vec<IntCounter>,
@@ -115,6 +118,7 @@ impl Pipeline {
             progress,
             ahead: false,
             letters: JoinSet::new(),
+            notices: Waiting::default(),
             letter_bytes: 0,
             stop,
             apply_at: Instant::now() + APPLY_EVERY,
@@ -153,7 +157,9 @@ impl Pipeline {
             self.next = record.offset() + 1;
             self.ahead = true;
             self.shared.metrics.consumed.inc();
-            let letters_full = self.letters.len() >= LETTERS || self.letter_bytes >= LETTER_BYTES;
+            let letters_full = self.letters.len() >= LETTERS
+                || self.notices.len() >= NOTICES
+                || self.letter_bytes >= LETTER_BYTES;
             let step_full =
                 self.fold.changed() >= APPLY_VALUES || self.fold.changed_bytes() >= APPLY_BYTES;
             if letters_full || step_full {
@@ -227,7 +233,7 @@ impl Pipeline {
     fn publish(&mut self, notice: Option<Notice>) {
         if let Some(notice) = notice {
             self.letter_bytes += notice.bytes();
-            self.letters.spawn(self.shared.outputs.deliver(notice));
+            self.shared.outputs.tell(&mut self.notices, notice);
         }
     }
 
@@ -246,6 +252,7 @@ impl Pipeline {
             let notice = self.shared.outputs.windows(&self.partition, change);
             self.publish(notice);
         }
+        self.shared.outputs.confirm(&mut self.notices).await;
         while let Some(written) = self.letters.join_next().await {
             written.map_err(|_| Stale::Letter)?;
         }

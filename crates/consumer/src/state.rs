@@ -193,6 +193,7 @@ impl<'c> Tool<'c> {
             };
             println!("{}, partition {partition}: {now} -> {offset}", self.topic);
         }
+        self.no_members()?;
         if !yes && !confirmed()? {
             bail!("nothing was changed");
         }
@@ -200,6 +201,22 @@ impl<'c> Tool<'c> {
             let reset = self.store.reset((&self.topic, partition), offset).await;
             reset.with_context(|| format!("resetting partition {partition}"))?;
         }
+        Ok(())
+    }
+
+    /// A consumer that runs would not notice a reset to the offset it is at, and write
+    /// its own state on.
+    fn no_members(&self) -> anyhow::Result<()> {
+        let group = &self.config.kafka.group;
+        let found = self.consumer.fetch_group_list(Some(group), DEADLINE);
+        let found = found.with_context(|| format!("asking Kafka for group {group}"))?;
+        let groups = found.groups().iter();
+        let members: usize = groups.map(|group| group.members().len()).sum();
+        anyhow::ensure!(
+            members == 0,
+            "group {group} has {members} members: stop the consumers first (the group forgets one \
+             that was killed, or that has a group_instance_id, after kafka.session_timeout)"
+        );
         Ok(())
     }
 

@@ -9,6 +9,8 @@ use iot_core::{sensor, unit};
 /// quantity. Those of others, and those in a unit that doesn't fit, stay as they are.
 pub(crate) fn to_standard_units(message: &mut DeviceMessage<'_>) {
     for reading in &mut message.readings {
+        // There is one zero: which of two comes out of a minimum is nobody's to say.
+        reading.value += 0.0;
         let Some(given) = &reading.unit else { continue };
         let Some(known) = sensor::lookup(&reading.sensor) else {
             continue;

@@ -17,6 +17,9 @@ const LATEST: i64 = 4_102_444_799_999;
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.
 const MAX_SENSOR: usize = 128;
+/// Largest value: the squares of larger ones are no numbers any more, and would spoil
+/// means and deviations for good.
+const MAX_VALUE: f64 = 1e100;
 /// Longest name of a unit, in bytes.
 const MAX_UNIT: usize = 32;
 /// Longest part of a location, in bytes.
@@ -67,7 +70,7 @@ impl Validator {
 
 fn check_reading(reading: &Reading<'_>) -> Result<(), Refusal> {
     check_text(&reading.sensor, MAX_SENSOR).map_err(|()| Refusal::InvalidSensor)?;
-    if !reading.value.is_finite() {
+    if !reading.value.is_finite() || reading.value.abs() > MAX_VALUE {
         return Err(impossible(reading));
     }
     let unit = reading.unit.as_deref();
@@ -161,6 +164,7 @@ mod tests {
             ("switch", 2.0),
             ("vibration", f64::NAN),
             ("vibration", f64::INFINITY),
+            ("vibration", -1.1e100),
         ] {
             let reason = refused(|m| m.readings.push(reading(sensor, value)));
             assert_eq!(reason, "impossible_value", "{sensor} {value}");

@@ -59,8 +59,9 @@ pub(crate) struct Lag {
 /// Measures the lag of one partition time and again.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
-    /// Since when there have been records to process, milliseconds.
-    behind_since: Option<i64>,
+    /// The end of the log when it was last caught up with, or first seen, and when
+    /// that was, milliseconds.
+    seen: Option<(i64, i64)>,
 }
 
 impl Gauge {
@@ -69,7 +70,7 @@ impl Gauge {
     /// offset is known.
     ///
     /// Of records that are still in Kafka only the end is known, not their times:
-    /// their age is counted from when the lag was first seen.
+    /// their age is counted from when it was first seen that there are some.
     pub(crate) fn measure(
         &mut self,
         progress: &Progress,
@@ -77,15 +78,18 @@ impl Gauge {
         queued: usize,
         now: i64,
     ) -> Option<Lag> {
-        let messages = (end - progress.position()?).max(0);
+        let position = progress.position()?;
+        let messages = (end - position).max(0);
         if messages == 0 {
-            self.behind_since = None;
+            self.seen = None;
             return Some(Lag {
                 messages: 0,
                 seconds: 0.0,
             });
         }
-        let seen = *self.behind_since.get_or_insert(now);
+        // What was there then is processed: what is there now has come since.
+        let seen = self.seen.filter(|(end, _)| position < *end);
+        let (_, seen) = *self.seen.insert(seen.unwrap_or((end, now)));
         let oldest = progress.oldest().filter(|_| queued > 0);
         let millis = (now - oldest.unwrap_or(seen)).max(0);
         Some(Lag {
@@ -115,6 +119,11 @@ mod tests {
         assert_eq!(measure(15, 0, 2_001_500), Some((5, 1.5)));
         progress.begin(Some(1_990_000));
         assert_eq!(measure(15, 5, 2_002_000), Some((5, 12.0)));
+        // Never caught up when it was looked at, and yet not far behind.
+        progress.reach(15);
+        assert_eq!(measure(20, 0, 2_002_500), Some((5, 0.0)));
+        progress.reach(20);
+        assert_eq!(measure(25, 0, 2_003_500), Some((5, 0.0)));
         progress.reach(15);
         assert_eq!(measure(15, 0, 2_003_000), Some((0, 0.0)));
         assert_eq!(measure(16, 0, 9_000_000), Some((1, 0.0)));

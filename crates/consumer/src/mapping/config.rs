@@ -94,6 +94,17 @@ impl MappingsConfig {
             if mapping.readings.is_empty() && mapping.fields.is_none() {
                 add("readings", "or fields must say where readings are");
             }
+            let mut names = mapping.rename.keys().chain(mapping.units.keys());
+            if names.any(|name| name.chars().any(char::is_uppercase)) {
+                add(
+                    "rename",
+                    "and units must have names in lower case, as readings have",
+                );
+            }
+            let only = mapping.nested || !mapping.rename.is_empty() || !mapping.units.is_empty();
+            if only && mapping.fields.is_none() {
+                add("fields", "is missing: nested, rename and units are for it");
+            }
             let single = mapping.readings.iter().map(|reading| &reading.value);
             let fields = mapping.fields.iter().filter(|pointer| !pointer.is_empty());
             if !single.chain(fields).all(|pointer| is_pointer(pointer)) {

@@ -6,7 +6,7 @@ mod config;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::message::{DeviceMessage, ParseError, Quality, Reading};
 use serde_json::{Map, Value};
@@ -26,6 +26,15 @@ pub(crate) struct Around<'r> {
     pub(crate) mqtt: Option<&'r str>,
     /// Kafka's time of it, milliseconds since the epoch.
     pub(crate) recorded: Option<i64>,
+}
+
+/// What was found in a message.
+#[derive(Debug, Default)]
+struct Found {
+    /// Value and unit by name.
+    readings: BTreeMap<String, (f64, Option<String>)>,
+    /// Names that are taken, with or without a value.
+    named: BTreeSet<String>,
 }
 
 /// All mappings of the settings.
@@ -66,7 +75,8 @@ impl MappingConfig {
         if readings.is_empty() {
             return Err(ParseError::NoReadings);
         }
-        let time = json.pointer(&self.time).filter(|_| !self.time.is_empty());
+        let time = json.pointer(&self.time);
+        let time = time.filter(|time| !self.time.is_empty() && !time.is_null());
         Ok(DeviceMessage {
             device_id: self
                 .device(&json, around)
@@ -75,8 +85,9 @@ impl MappingConfig {
             tenant: None,
             project: None,
             seq: None,
-            timestamp: match time.and_then(millis) {
-                Some(millis) => millis,
+            timestamp: match time {
+                // A time that can't be read is not taken for another one.
+                Some(time) => millis(time).ok_or_else(|| missing("timestamp"))?,
                 None => around.recorded.ok_or_else(|| missing("timestamp"))?,
             },
             location: None,
@@ -97,10 +108,11 @@ impl MappingConfig {
     }
 
     fn readings(&self, json: &Value) -> Vec<Reading<'static>> {
-        let mut found = BTreeMap::new();
+        let mut found = Found::default();
         for reading in &self.readings {
             if let Some(value) = json.pointer(&reading.value).and_then(value) {
-                found.insert(reading.sensor.clone(), (value, reading.unit.clone()));
+                let unit = reading.unit.clone();
+                found.readings.insert(reading.sensor.clone(), (value, unit));
             }
         }
         let object = self.fields.as_ref().and_then(|at| json.pointer(at));
@@ -116,12 +128,15 @@ impl MappingConfig {
                 }
             }
         }
-        let readings = found.into_iter().map(|(sensor, (value, unit))| Reading {
-            sensor: Cow::Owned(sensor),
-            value,
-            unit: unit.map(Cow::Owned),
-            quality: Quality::Good,
-        });
+        let readings = found
+            .readings
+            .into_iter()
+            .map(|(sensor, (value, unit))| Reading {
+                sensor: Cow::Owned(sensor),
+                value,
+                unit: unit.map(Cow::Owned),
+                quality: Quality::Good,
+            });
         readings.collect()
     }
 
@@ -132,12 +147,14 @@ impl MappingConfig {
         object: &Map<String, Value>,
         chip: Option<&str>,
         json: &Value,
-        found: &mut BTreeMap<String, (f64, Option<String>)>,
+        found: &mut Found,
     ) {
         for (name, member) in object {
-            let Some(value) = value(member) else { continue };
             let name = name.to_lowercase();
             let sensor = self.rename.get(&name).cloned().unwrap_or(name);
+            // Also one whose chip could not be read this time has its name.
+            let is_first = found.named.insert(sensor.clone());
+            let Some(value) = value(member) else { continue };
             let unit = self.units.get(&sensor).and_then(|unit| {
                 if !unit.starts_with('/') {
                     return Some(unit.clone());
@@ -145,12 +162,13 @@ impl MappingConfig {
                 json.pointer(unit)?.as_str().map(str::to_owned)
             });
             let sensor = match chip {
-                Some(chip) if found.contains_key(&sensor) => {
+                Some(chip) if !is_first => {
                     format!("{}-{sensor}", chip.to_lowercase())
                 }
                 _ => sensor,
             };
-            found.insert(sensor, (value, unit));
+            // What a reading of its own says comes first.
+            found.readings.entry(sensor).or_insert((value, unit));
         }
     }
 }

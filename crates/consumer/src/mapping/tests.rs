@@ -104,6 +104,11 @@ fn tasmota_is_understood() {
         reading("temperature", 68.5, Some("F")),
     ];
     assert_eq!(readings, expected);
+    // A chip that can't be read keeps its name.
+    let payload = r#"{"AM2301":{"Temperature":null},"DS18B20":{"Temperature":70.1}}"#;
+    let found = mapped(&ready(Ready::Tasmota), "tele/plug-3/SENSOR", payload);
+    let (_, _, readings) = found.unwrap().unwrap();
+    assert_eq!(readings, [reading("ds18b20-temperature", 70.1, None)]);
 }
 
 #[test]
@@ -130,6 +135,8 @@ fn own_mappings_come_first_and_say_what_is_missing() {
     assert_eq!(read(r#"{"t":1,"values":[1]}"#), Err("missing_device_id"));
     assert_eq!(read(r#"{"unit":"a","values":["x"]}"#), Err("no_readings"));
     assert_eq!(read("ouch"), Err("not_json"));
+    let local = r#"{"unit":7,"t":"2026-01-01T12:00:00","values":[1]}"#;
+    assert_eq!(read(local), Err("missing_timestamp"));
 }
 
 #[test]

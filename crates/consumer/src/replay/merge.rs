@@ -1,11 +1,16 @@
 //! Records of several partitions in the order of their times.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use rdkafka::message::{Message as _, OwnedMessage};
 
 /// A partition with so many records waiting is not read, until it has half of them.
 const AHEAD: usize = 4_096;
+/// The same in bytes of payload.
+const AHEAD_BYTES: usize = 8 << 20;
+/// After so many records in a row that are too late there is none more in time.
+const BEYOND: u32 = 1_000;
 
 /// A record.
 #[derive(Debug)]
@@ -24,8 +29,16 @@ struct Queue {
     waiting: VecDeque<Taken>,
     /// Offset behind the last record.
     end: i64,
+    /// Of payloads that wait.
+    bytes: usize,
+    /// Records in a row that were too late.
+    beyond: u32,
     done: bool,
     paused: bool,
+}
+
+fn size(record: &Taken) -> usize {
+    record.message.payload().map_or(0, <[u8]>::len)
 }
 
 impl Merge {
@@ -34,6 +47,8 @@ impl Merge {
         let queue = Queue {
             waiting: VecDeque::new(),
             end,
+            bytes: 0,
+            beyond: 0,
             done: false,
             paused: false,
         };
@@ -46,18 +61,27 @@ impl Merge {
         queues.any(|queue| !queue.done && queue.waiting.is_empty())
     }
 
-    /// A record that was read; one from `to` (milliseconds) on ends its partition.
-    pub(super) fn take(&mut self, record: Taken, to: i64) {
+    /// A record that was read; only those with times in `range` (milliseconds) are
+    /// kept. Clocks differ, so one beyond it ends nothing: many in a row do.
+    pub(super) fn take(&mut self, record: Taken, range: &Range<i64>) {
         let Some(queue) = self.0.get_mut(&record.message.partition()) else {
             return;
         };
-        let last = record.message.offset() + 1 >= queue.end;
-        if queue.done || record.message.offset() >= queue.end || record.time >= to {
+        let offset = record.message.offset();
+        if queue.done || offset >= queue.end {
             queue.done = true;
             return;
         }
-        queue.done = last;
-        queue.waiting.push_back(record);
+        queue.beyond = if record.time >= range.end {
+            queue.beyond + 1
+        } else {
+            0
+        };
+        queue.done = offset + 1 >= queue.end || queue.beyond >= BEYOND;
+        if range.contains(&record.time) {
+            queue.bytes += size(&record);
+            queue.waiting.push_back(record);
+        }
     }
 
     /// There is nothing more in a partition.
@@ -72,7 +96,10 @@ impl Merge {
         let waiting = self.0.values_mut();
         let waiting = waiting.filter(|queue| !queue.waiting.is_empty());
         let earliest = waiting.min_by_key(|queue| queue.waiting.front().map(|record| record.time));
-        earliest?.waiting.pop_front()
+        let queue = earliest?;
+        let record = queue.waiting.pop_front()?;
+        queue.bytes -= size(&record);
+        Some(record)
     }
 
     /// Partitions to stop reading, and to go on with.
@@ -80,10 +107,11 @@ impl Merge {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, queue) in &mut self.0 {
             let waiting = queue.waiting.len();
-            if !queue.paused && (queue.done || waiting >= AHEAD) {
+            let full = waiting >= AHEAD || queue.bytes >= AHEAD_BYTES;
+            if !queue.paused && (queue.done || full) {
                 queue.paused = true;
                 pause.push(*partition);
-            } else if queue.paused && !queue.done && waiting <= AHEAD / 2 {
+            } else if queue.paused && !queue.done && waiting <= AHEAD / 2 && !full {
                 queue.paused = false;
                 resume.push(*partition);
             }
@@ -116,7 +144,7 @@ mod tests {
         merge.add(1, 10);
         merge.add(2, 5);
         for (partition, offset, time) in [(0, 0, 10), (0, 1, 40), (0, 2, 50), (1, 7, 20)] {
-            merge.take(record(partition, offset, time), 100);
+            merge.take(record(partition, offset, time), &(0..100));
         }
         assert!(merge.needs_more(), "nothing is known of partition 2");
         merge.finish(2);
@@ -124,10 +152,12 @@ mod tests {
         assert_eq!(merge.pop().map(|record| record.time), Some(10));
         assert_eq!(merge.pop().map(|record| record.time), Some(20));
         assert!(merge.needs_more(), "partition 1 may have more");
-        merge.take(record(1, 8, 30), 100);
-        merge.take(record(1, 9, 100), 100);
+        merge.take(record(1, 8, 100), &(0..100));
+        // One with a clock that is fast, and one behind it.
+        assert!(merge.needs_more());
+        merge.take(record(1, 9, 30), &(0..100));
         assert_eq!(times(&mut merge), [30, 40, 50]);
-        assert!(!merge.needs_more(), "100 is the end");
+        assert!(!merge.needs_more(), "that was the end");
     }
 
     #[test]
@@ -135,9 +165,20 @@ mod tests {
         let mut merge = Merge::default();
         merge.add(0, 2);
         for offset in 0..4 {
-            merge.take(record(0, offset, offset), 100);
+            merge.take(record(0, offset, offset), &(0..100));
         }
         assert_eq!(times(&mut merge), [0, 1]);
+    }
+
+    #[test]
+    fn many_records_that_are_too_late_end_a_partition() {
+        let mut merge = Merge::default();
+        merge.add(0, i64::MAX);
+        for offset in 0..i64::from(BEYOND) {
+            assert!(merge.needs_more());
+            merge.take(record(0, offset, 100 + offset), &(50..100));
+        }
+        assert!(!merge.needs_more());
     }
 
     #[test]
@@ -146,7 +187,7 @@ mod tests {
         merge.add(0, i64::MAX);
         merge.add(1, i64::MAX);
         for offset in 0..AHEAD as i64 {
-            merge.take(record(0, offset, offset), i64::MAX);
+            merge.take(record(0, offset, offset), &(0..i64::MAX));
         }
         assert_eq!(merge.flow(), (vec![0], vec![]));
         assert_eq!(merge.flow(), (vec![], vec![]));

@@ -4,6 +4,7 @@
 mod merge;
 mod sink;
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use anyhow::{Context, bail};
 use iot_service::config::{HumanDuration, Sources, load};
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -185,7 +186,8 @@ impl Pace {
 struct Log {
     consumer: BaseConsumer<Quiet>,
     topic: String,
-    to: i64,
+    /// Times, milliseconds since the epoch.
+    range: Range<i64>,
     merge: Merge,
 }
 
@@ -217,7 +219,7 @@ impl Log {
         Ok(Self {
             consumer,
             topic: topic.to_owned(),
-            to: to.as_millisecond(),
+            range: from.as_millisecond()..to.as_millisecond(),
             merge,
         })
     }
@@ -232,10 +234,16 @@ impl Log {
                         time: message.timestamp().to_millis().unwrap_or_default(),
                         message: message.detach(),
                     };
-                    self.merge.take(record, self.to);
+                    self.merge.take(record, &self.range);
                     heard = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.merge.finish(partition),
+                // It tries on by itself; the silence has an end.
+                Some(Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::Resolve,
+                ))) if heard.elapsed() <= SILENCE => {}
                 Some(Err(error)) => return Err(error).context("reading"),
                 None if heard.elapsed() > SILENCE => {
                     bail!("no record of topic {} for {SILENCE:?}", self.topic)

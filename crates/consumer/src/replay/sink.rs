@@ -57,6 +57,8 @@ impl Sink {
         }
         let mut client = kafka::producer_config(kafka)?;
         client.set("enable.idempotence", "true");
+        // What could be written once can be again.
+        client.set("message.max.bytes", "1000000000");
         let producer = client
             .create_with_context(Failures::default())
             .context("creating the producer")?;

@@ -23,7 +23,13 @@ async fn alerts_and_sealed_windows_are_told() {
     }
     // Two minutes later the first one is sealed.
     send(120_000, 21.0).await;
-    let first = Service::start(config(&kafka.brokers())).await;
+    let settings = || {
+        let mut settings = config(&kafka.brokers());
+        settings.outputs.alerts = "alert-events".into();
+        settings.outputs.windows = "device-aggregates".into();
+        settings
+    };
+    let first = Service::start(settings()).await;
     let alerts = kafka.read("alert-events", 2).await;
     let (raised, cleared) = (event(&alerts[0]), event(&alerts[1]));
     assert_eq!(
@@ -71,7 +77,7 @@ async fn alerts_and_sealed_windows_are_told() {
     first.stop().await;
 
     // A second one with a memory of its own tells the same again, under the same ids.
-    let second = Service::start(config(&kafka.brokers())).await;
+    let second = Service::start(settings()).await;
     let again = kafka.read("alert-events", 4).await;
     let mut ids: Vec<Value> = again
         .iter()
@@ -86,10 +92,7 @@ async fn alerts_and_sealed_windows_are_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_told_what_nobody_wants_to_know() {
     let kafka = Kafka::new(&["device-data"]);
-    let mut settings = config(&kafka.brokers());
-    settings.outputs.alerts = String::new();
-    settings.outputs.windows = String::new();
-    let service = Service::start(settings).await;
+    let service = Service::start(config(&kafka.brokers())).await;
     kafka
         .send("device-data", message("d1", now(), "temperature", 55.0))
         .await;

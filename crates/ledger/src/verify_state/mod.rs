@@ -63,8 +63,7 @@ pub(crate) struct Args {
         long,
         env = "REDIS_URL",
         hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379",
-        value_parser = store::valid_url
+        default_value = "redis://127.0.0.1:6379"
     )]
     redis: String,
     /// Begin of every key (store.key_prefix).
@@ -103,12 +102,20 @@ struct Settings {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::new(&args);
+    // Not a parser of the argument, which would repeat it, password and all.
+    let redis = match store::valid_url(&args.redis) {
+        Ok(redis) => redis,
+        Err(why) => {
+            eprintln!("iot-ledger: --redis {why}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     let committed = Committed {
         brokers: args.brokers.join(","),
         security: args.security.checked(),
     };
     let kafka = connect(&args.brokers, &committed.security, CONNECT).await?;
-    let store = Store::connect(&args.redis, &args.key_prefix).await?;
+    let store = Store::connect(&redis, &args.key_prefix).await?;
     let partitions = log::partitions(&kafka, &args.topic).await?;
     if let Some(patience) = args.wait {
         let deadline = Instant::now() + *patience;

@@ -45,6 +45,8 @@ pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
 }
 
 fn convert(reading: &mut Reading<'_>) -> anyhow::Result<()> {
+    // Minus zero is zero.
+    reading.value += 0.0;
     let Some(known) = sensor::lookup(&reading.sensor) else {
         return Ok(());
     };

@@ -72,19 +72,29 @@ async fn a_state_that_never_rests_is_not_judged() {
     let key = format!("iot:{{{}:0}}:state", verified.topic);
     verified.redis.set_field(&key, "schema", b"2");
     verified.redis.set_field(&key, "offset", b"1");
-    let (url, stop) = (verified.redis.url.clone(), Arc::new(AtomicBool::new(false)));
-    let stopped = stop.clone();
-    let moving = std::thread::spawn(move || {
-        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
-        while !stopped.load(Ordering::Relaxed) {
-            let mut more = cmd("HINCRBY");
-            more.arg(&key).arg("offset").arg(1);
-            more.exec(&mut connection).unwrap();
-        }
-    });
+    // So many that reading them takes a while.
+    let mut fields = cmd("HSET");
+    fields.arg(&key);
+    for number in 0..30_000 {
+        fields.arg(format!("d{number}")).arg("x");
+    }
+    let _: i64 = verified.redis.ask(&fields);
+    let stop = Arc::new(AtomicBool::new(false));
+    let moving = || {
+        let (url, stopped, key) = (verified.redis.url.clone(), stop.clone(), key.clone());
+        std::thread::spawn(move || {
+            let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                let mut more = cmd("HINCRBY");
+                more.arg(&key).arg("offset").arg(1);
+                more.exec(&mut connection).unwrap();
+            }
+        })
+    };
+    let moving: Vec<_> = (0..3).map(|_| moving()).collect();
     let judged = verified.verify(&[]).await;
     stop.store(true, Ordering::Relaxed);
-    moving.join().unwrap();
+    moving.into_iter().for_each(|moving| moving.join().unwrap());
     assert_eq!(judged.code, Some(1), "{judged:?}");
     assert!(
         judged.stderr.contains("moves while it is read"),
