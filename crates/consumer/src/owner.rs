@@ -373,7 +373,11 @@ impl Owner {
                         pipeline.process(&batch).await
                     }
                     Some(_) => Ok(()),
-                    None => return End::Stopped,
+                    // The group's thread has let go of the partition.
+                    None => {
+                        self.finish(pipeline).await;
+                        return End::Stopped;
+                    }
                 },
             };
             match done {

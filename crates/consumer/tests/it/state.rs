@@ -17,6 +17,7 @@ fn state(kafka: &Real, redis: &Server, args: &[&str], answer: &str) -> Output {
         .args(["--topic", &kafka.run]);
     command.args(["--set", &format!("kafka.brokers={}", kafka.brokers)]);
     command.args(["--set", &format!("store.url={}", redis.url())]);
+    command.args(["--set", &format!("kafka.group={}", kafka.run)]);
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
