@@ -1,6 +1,5 @@
 """The bridge beside its limit and its peers, and the goals that it has to meet."""
 
-import json
 import os
 import pathlib
 import re
@@ -45,7 +44,7 @@ def main(args):
             results[name] = CASES[name](args, peers, pathlib.Path(directory))
             print(f"({name}: {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f})", flush=True)
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+        goals.write(args.json, results)
     return goals.check(results, goals.BRIDGE)
 
 

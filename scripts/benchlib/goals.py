@@ -1,6 +1,8 @@
 """What has to be reached, and whether it was."""
 
+import json
 import operator
+import pathlib
 
 AT_LEAST, AT_MOST, ABOVE, BELOW = "at least", "at most", "above", "below"
 HOLDS = {AT_LEAST: operator.ge, AT_MOST: operator.le, ABOVE: operator.gt, BELOW: operator.lt}
@@ -42,6 +44,17 @@ SIMULATOR = [
     ("null_five", "readings", AT_LEAST, 3_000_000, "JSON to nowhere on one core: readings/s"),
 ]
 
+CONSUMER = [
+    ("json_consumer", "cpu_s_per_million", AT_MOST, 2.4, "one reading, JSON: CPU s per million messages"),
+    ("json_consumer", "rate", AT_LEAST, 400_000, "one reading, JSON: messages/s catching up"),
+    ("json_consumer", "peak_mb", AT_MOST, 200, "10,000 devices, catching up: peak memory in MB"),
+    ("hold_json", "rate", AT_LEAST, 99_900, "held for a minute: messages/s"),
+    ("hold_json", "lag_max_s", BELOW, 1, "100,000 messages/s: highest lag in s"),
+    ("hold_json", "cores", AT_MOST, 0.3, "100,000 messages/s: cores"),
+    ("memory", "bytes_per_sensor", AT_MOST, 2_048, "memory of the consumer by device with one sensor, in bytes"),
+    ("memory-10000", "redis_bytes_per_sensor", AT_MOST, 2_048, "memory in Redis by device with one sensor, in bytes"),
+]
+
 
 def check(results, goals):
     """Prints each goal with what was measured; 1 when one was missed, else 0."""
@@ -58,3 +71,8 @@ def check(results, goals):
             missed += 1
         print(f"  {verdict:12} {what}: {measured if measured is not None else '-'} ({comparison} {goal})")
     return 1 if missed else 0
+
+
+def write(path, results):
+    """Keeps what was measured."""
+    pathlib.Path(path).write_text(json.dumps(results, indent=2) + "\n")

@@ -36,7 +36,7 @@ def main(args):
         for name in args.only.split(",") if args.only else CASES:
             results |= CASES[name](args, pathlib.Path(directory))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+        goals.write(args.json, results)
     return goals.check(results, goals.SIMULATOR)
 
 

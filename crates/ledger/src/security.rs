@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use iot_service::config::{Problems, Secret};
 use iot_service::kafka::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SecurityArgs {
     /// Kafka's listener: plaintext, ssl (TLS), sasl_plaintext or sasl_ssl.
     #[arg(

@@ -1,0 +1,126 @@
+//! `iot-ledger consume`: takes a topic's messages as fast as librdkafka gives them.
+//!
+//! The bare half of a consumer, and so its limit: messages are fetched, decompressed,
+//! copied out of the client's memory, and thrown away.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use iot_service::config::HumanDuration;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde::Serialize;
+
+use crate::security::SecurityArgs;
+
+const ANSWER: Duration = Duration::from_secs(15);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kafka brokers, separated by commas.
+    #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092")]
+    brokers: String,
+    #[command(flatten)]
+    security: SecurityArgs,
+    /// Topic to read, from its begin.
+    #[arg(long)]
+    topic: String,
+    /// Messages to take.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Give up when no message came for so long.
+    #[arg(long, default_value = "60s")]
+    timeout: HumanDuration,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was taken.
+#[derive(Debug, Serialize)]
+struct Summary {
+    messages: u64,
+    payload_bytes: u64,
+    /// From the first message to the last.
+    seconds: f64,
+    rate: f64,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let json = args.json;
+    // librdkafka's calls block.
+    let summary = tokio::task::spawn_blocking(move || take(&args)).await??;
+    if json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!(
+            "{} messages, {} payload bytes, in {:.2} s: {:.0} msg/s",
+            summary.messages, summary.payload_bytes, summary.seconds, summary.rate
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn take(args: &Args) -> anyhow::Result<Summary> {
+    let consumer = open(args)?;
+    let (mut messages, mut payload_bytes) = (0, 0);
+    let mut copy = Vec::new();
+    let mut first = None;
+    while messages < args.messages {
+        let Some(message) = consumer.poll(*args.timeout) else {
+            bail!(
+                "no message for {}, after {messages} of {}",
+                args.timeout,
+                args.messages
+            );
+        };
+        let message = message.context("reading Kafka")?;
+        first.get_or_insert_with(Instant::now);
+        copy.clear();
+        copy.extend_from_slice(message.payload().unwrap_or_default());
+        messages += 1;
+        payload_bytes += std::hint::black_box(&copy).len() as u64;
+    }
+    let seconds = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
+    Ok(Summary {
+        messages,
+        payload_bytes,
+        seconds,
+        rate: messages as f64 / seconds.max(f64::MIN_POSITIVE),
+    })
+}
+
+/// A client that reads all partitions from their begin, in no group.
+fn open(args: &Args) -> anyhow::Result<BaseConsumer> {
+    let mut config = ClientConfig::new();
+    let security = args.security.clone().checked();
+    for (name, value) in security.librdkafka_properties()? {
+        config.set(name, value);
+    }
+    for (name, value) in [
+        ("bootstrap.servers", args.brokers.as_str()),
+        ("client.id", "iot-ledger"),
+        ("group.id", "iot-ledger"),
+        ("enable.auto.commit", "false"),
+        // The same as the consumer's: the default of a second costs most of the speed.
+        ("fetch.queue.backoff.ms", "5"),
+    ] {
+        config.set(name, value);
+    }
+    let consumer: BaseConsumer = config.create().context("creating the client")?;
+    let metadata = consumer
+        .fetch_metadata(Some(&args.topic), ANSWER)
+        .with_context(|| format!("asking Kafka for topic {}", args.topic))?;
+    let mut assignment = TopicPartitionList::new();
+    for topic in metadata.topics() {
+        for partition in topic.partitions() {
+            assignment.add_partition_offset(topic.name(), partition.id(), Offset::Beginning)?;
+        }
+    }
+    if assignment.count() == 0 {
+        bail!("there is no topic {}", args.topic);
+    }
+    consumer.assign(&assignment)?;
+    Ok(consumer)
+}
