@@ -39,7 +39,7 @@ class Consumer(common.Process):
     def __init__(self, name, topic, directory, *flags):
         self.port = common.free_port()
         log = open(directory / f"{name}.log", "wb")
-        command = [common.BIN / "iot-consumer", "run", "--set", f"kafka.topics=[{topic}]",
+        command = [common.BIN / "iot-consumer", "run", "--set", f"kafka.topics={topic}",
                    "--set", f"kafka.group={name}", "--set", f"store.key_prefix={name}", "--set", "http.listen=127.0.0.1:0",
                    "--set", f"ops.listen=127.0.0.1:{self.port}", "--set", "log.level=warn", *flags]
         super().__init__("iot-consumer", command, log)

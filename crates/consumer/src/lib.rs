@@ -3,6 +3,8 @@
 //!
 //! [`run`] is the only entrance. The way of a message is in `pipeline.rs`.
 
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod dead_letter;
 mod fold;

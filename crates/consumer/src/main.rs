@@ -1,9 +1,14 @@
 //! Binary `iot-consumer`.
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use iot_consumer::{ConsumerConfig, ReplayArgs, StateCommand};
 use iot_service::cli::{self, ConfigArgs, ConfigCommand};
+
+// A message that is parsed, pushed and stored has a dozen allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Reads devices' messages from Kafka, keeps their state, and streams it to browsers
 #[derive(Parser)]

@@ -367,7 +367,7 @@ impl Owner {
                     );
                     Ok(())
                 }
-                () = tokio::time::sleep_until(pipeline.apply_at) => pipeline.apply().await,
+                () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
                 batch = self.inbox.batches.recv() => match batch {
                     Some(batch) if batch.generation == self.generation => {
                         pipeline.process(&batch).await

@@ -9,6 +9,13 @@ use crate::record::Record;
 /// How the first field of our Protobuf messages begins: number 1, with a length.
 const PROTOBUF_BEGIN: u8 = 0x0a;
 
+/// The names that Protobuf goes by.
+const PROTOBUF: [&str; 3] = [
+    headers::APPLICATION_PROTOBUF,
+    "application/x-protobuf",
+    "application/vnd.google.protobuf",
+];
+
 /// What a record says about the format of its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -49,13 +56,11 @@ pub(crate) fn message<'r>(
 fn named(content_type: &[u8]) -> Option<Format> {
     let text = std::str::from_utf8(content_type).ok()?;
     let media_type = text.split(';').next()?.trim();
-    match media_type.to_ascii_lowercase().as_str() {
-        headers::APPLICATION_JSON => Some(Format::Json),
-        headers::APPLICATION_PROTOBUF
-        | "application/x-protobuf"
-        | "application/vnd.google.protobuf" => Some(Format::Protobuf),
-        _ => None,
+    let is = |name: &&str| media_type.eq_ignore_ascii_case(name);
+    if is(&headers::APPLICATION_JSON) {
+        return Some(Format::Json);
     }
+    PROTOBUF.iter().any(is).then_some(Format::Protobuf)
 }
 
 /// What is neither is told as bad JSON, which more people write by hand.

@@ -6,8 +6,9 @@
 //! 3. identify whose it is
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
-//! 6. push at once what changed to WebSocket clients
-//! 7. store the changes and the offset in one step: at 1,000 values, 2 MiB or once a
+//! 6. push what changed to WebSocket clients: at once, but readings of many devices only
+//!    ten times a second
+//! 7. store the changes and the offset in one step: at 3,000 values, 2 MiB or once a
 //!    second, and only after Kafka has confirmed what others are told of them:
 //!    dead letters, alerts, sealed windows
 
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter::Letter;
-use crate::fold::{Event, Fold, Folded};
+use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
@@ -35,28 +36,24 @@ use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_standard_units;
 use crate::validate::Validator;
 
-/// A step of the store ends when it has so many values, and after each message: at
-/// most one message's are above it.
-const APPLY_VALUES: usize = 1_000;
+/// A step of the store ends when it has so many values, after a message: at most one
+/// message's are above it. Much less than once a second would write each device for
+/// each of its messages.
+const APPLY_VALUES: usize = 3_000;
 /// It ends with about so many bytes too, however large the values are: a step
 /// keeps Redis' one thread busy.
 const APPLY_BYTES: usize = 2 << 20;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
+/// Readings of so many devices are pushed at once in so much time, further ones at its
+/// end: a device that sends a hundred times a second is not told a hundred times.
+const PUSH_AT_ONCE: usize = 50;
+const PUSH_EVERY: Duration = Duration::from_millis(100);
 /// Dead letters on their way at the same time, and their bytes.
 const LETTERS: usize = 64;
 /// Events on their way at the same time.
 const NOTICES: usize = 1_000;
 const LETTER_BYTES: usize = 16 << 20;
-
-/// What became of a record.
-#[derive(Debug, PartialEq)]
-enum Outcome {
-    /// It is part of the state.
-    Folded(Folded),
-    /// It can't be used.
-    DeadLetter(Refusal),
-}
 
 /// Why the state in memory is not to be used any more.
 #[derive(Debug)]
@@ -92,7 +89,10 @@ pub(crate) struct Pipeline {
     late: Vec<IntCounter>,
     /// The partition has to go.
     stop: CancellationToken,
-    pub(crate) apply_at: Instant,
+    apply_at: Instant,
+    /// When as many as ever may be pushed again, and how many were since the last time.
+    push_at: Instant,
+    pushed: usize,
 }
 
 impl Pipeline {
@@ -122,6 +122,8 @@ impl Pipeline {
             letter_bytes: 0,
             stop,
             apply_at: Instant::now() + APPLY_EVERY,
+            push_at: Instant::now(),
+            pushed: 0,
         }
     }
 
@@ -139,6 +141,27 @@ impl Pipeline {
         self.next
     }
 
+    /// When there is something to do without a batch.
+    pub(crate) fn wakes_at(&self) -> Instant {
+        if self.fold.has_untold() {
+            self.apply_at.min(self.push_at)
+        } else {
+            self.apply_at
+        }
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The state has to be loaded again.
+    pub(crate) async fn wake(&mut self) -> Result<(), Stale> {
+        self.push().await;
+        if Instant::now() >= self.apply_at {
+            self.apply().await?;
+        }
+        Ok(())
+    }
+
     /// Takes a batch all the way.
     ///
     /// # Errors
@@ -149,20 +172,15 @@ impl Pipeline {
             .begin(first.and_then(|record| record.timestamp()));
         let mut spent = Duration::ZERO;
         let mut begun = Instant::now();
+        let mut folded = Folded::default();
         for record in batch.records() {
-            match self.step(&record) {
-                Outcome::Folded(folded) => self.count(folded),
-                Outcome::DeadLetter(refusal) => self.refuse(&record, &refusal),
+            match self.read(&record) {
+                Ok(one) => folded.add(&one),
+                Err(refusal) => self.refuse(&record, &refusal),
             }
             self.next = record.offset() + 1;
             self.ahead = true;
-            self.shared.metrics.consumed.inc();
-            let letters_full = self.letters.len() >= LETTERS
-                || self.notices.len() >= NOTICES
-                || self.letter_bytes >= LETTER_BYTES;
-            let step_full =
-                self.fold.changed() >= APPLY_VALUES || self.fold.changed_bytes() >= APPLY_BYTES;
-            if letters_full || step_full {
+            if self.is_full() {
                 spent += begun.elapsed();
                 self.push().await;
                 self.apply().await?;
@@ -170,17 +188,20 @@ impl Pipeline {
             }
         }
         spent += begun.elapsed();
+        self.count(batch.len(), &folded);
         self.shared.metrics.processing.observe(spent.as_secs_f64());
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
     }
 
-    fn step(&mut self, record: &Record<'_>) -> Outcome {
-        match self.read(record) {
-            Ok(folded) => Outcome::Folded(folded),
-            Err(refusal) => Outcome::DeadLetter(refusal),
-        }
+    /// Whether what is read has to be stored before more is.
+    fn is_full(&self) -> bool {
+        self.letters.len() >= LETTERS
+            || self.notices.len() >= NOTICES
+            || self.letter_bytes >= LETTER_BYTES
+            || self.fold.changed() >= APPLY_VALUES
+            || self.fold.changed_bytes() >= APPLY_BYTES
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
@@ -197,15 +218,16 @@ impl Pipeline {
         })
     }
 
-    fn count(&self, folded: Folded) {
+    fn count(&self, messages: usize, folded: &Folded) {
         let metrics = &self.shared.metrics;
+        metrics.consumed.inc_by(messages as u64);
         metrics.readings.inc_by(folded.readings);
         metrics.stale.inc_by(folded.stale);
         for (late, count) in self.late.iter().zip(folded.late) {
             late.inc_by(count);
         }
-        metrics.duplicates.inc_by(u64::from(folded.duplicate));
-        metrics.alerted(&folded);
+        metrics.duplicates.inc_by(folded.duplicates);
+        metrics.alerted(folded);
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
@@ -218,9 +240,16 @@ impl Pipeline {
             .spawn(self.shared.dead_letters.clone().deliver(letter));
     }
 
-    /// Tells WebSocket clients what changed.
+    /// Tells WebSocket clients, and other programs, of alerts; clients also what else
+    /// changed, if it is time.
     async fn push(&mut self) {
-        let updates = self.fold.take_updates();
+        let updates = if self.may_push() {
+            self.fold.take_updates()
+        } else {
+            let (devices, alerts) = (Vec::new(), self.fold.take_alerts());
+            Updates { devices, alerts }
+        };
+        self.pushed += updates.devices.len();
         for alert in &updates.alerts {
             let notice = self.shared.outputs.alert(&self.partition, alert);
             self.publish(notice);
@@ -228,6 +257,14 @@ impl Pipeline {
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;
         }
+    }
+
+    fn may_push(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.push_at {
+            (self.push_at, self.pushed) = (now + PUSH_EVERY, 0);
+        }
+        self.pushed < PUSH_AT_ONCE
     }
 
     fn publish(&mut self, notice: Option<Notice>) {

@@ -53,6 +53,17 @@ impl Batch {
         }
     }
 
+    /// An empty one with room for as much as this one holds.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            generation: self.generation,
+            bytes: Vec::with_capacity(self.bytes.len()),
+            records: Vec::with_capacity(self.records.len()),
+            headers: Vec::with_capacity(self.headers.len()),
+            counted: Counted::default(),
+        }
+    }
+
     /// Copies a message in.
     pub(crate) fn push(&mut self, message: &impl Message) {
         let first = self.headers.len();

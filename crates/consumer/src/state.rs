@@ -166,7 +166,7 @@ impl<'c> Tool<'c> {
         let rules = FoldRules::new(self.config);
         let fold = Fold::restore(rules, &self.topic, partition, &stored.entries)
             .with_context(|| format!("reading partition {partition}"))?;
-        let devices = fold.all().devices.into_iter();
+        let devices = fold.all().devices.into_iter().map(|(_, found)| found);
         Ok(devices
             .filter(|found| &*found.key.device == device)
             .collect())

@@ -10,8 +10,8 @@ use crate::store::Change;
 /// What changed since it was last asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Updates {
-    /// Devices with the readings that changed.
-    pub(crate) devices: Vec<Device>,
+    /// Devices with the readings that changed, each with its place in this state.
+    pub(crate) devices: Vec<(usize, Device)>,
     /// Every change of an alert that clients are told of, in order.
     pub(crate) alerts: Vec<Alert>,
 }
@@ -45,6 +45,16 @@ impl Fold {
         changes
     }
 
+    /// Whether clients have not been told of some readings yet.
+    pub(crate) fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// The changes of alerts that clients haven't been told yet.
+    pub(crate) fn take_alerts(&mut self) -> Vec<Alert> {
+        take(&mut self.alerts)
+    }
+
     /// What clients haven't been told yet.
     pub(crate) fn take_updates(&mut self) -> Updates {
         let mut devices = Vec::with_capacity(self.untold.len());
@@ -60,11 +70,11 @@ impl Fold {
             let readings = sensors.filter_map(|(sensor, mark)| {
                 take(&mut mark.untold).then(|| (sensor.name.clone(), sensor.newest()))
             });
-            devices.push(state.describe(readings.collect()));
+            devices.push((at, state.describe(readings.collect())));
         }
         Updates {
             devices,
-            alerts: take(&mut self.alerts),
+            alerts: self.take_alerts(),
         }
     }
 
@@ -75,8 +85,8 @@ impl Fold {
             state.describe(readings.collect())
         };
         let mut updates = Updates::default();
-        for Tracked { state, .. } in &self.devices {
-            updates.devices.push(full(state));
+        for (at, Tracked { state, .. }) in self.devices.iter().enumerate() {
+            updates.devices.push((at, full(state)));
             for sensor in &state.sensors {
                 let alerts = sensor.alerts.iter();
                 let alerts = alerts.map(|a| state.describe_alert(sensor, a, &self.origin));

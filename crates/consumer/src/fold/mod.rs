@@ -14,7 +14,6 @@ mod tracked;
 pub(crate) mod window;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
@@ -72,11 +71,28 @@ pub(crate) struct Folded {
     /// Readings too late for their window, by its length, shortest first.
     pub(crate) late: [u64; MOST_SIZES],
     /// The same message a second time in a row: nothing was done.
-    pub(crate) duplicate: bool,
+    pub(crate) duplicates: u64,
     /// Alerts raised, by number of their kind.
     pub(crate) raised: [u64; AlertKind::ALL.len()],
     /// Alerts cleared, likewise.
     pub(crate) cleared: [u64; AlertKind::ALL.len()],
+}
+
+impl Folded {
+    /// What both did.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.readings += other.readings;
+        self.stale += other.stale;
+        self.duplicates += other.duplicates;
+        let counts = [
+            (&mut self.late[..], &other.late[..]),
+            (&mut self.raised, &other.raised),
+            (&mut self.cleared, &other.cleared),
+        ];
+        for (mine, others) in counts {
+            mine.iter_mut().zip(others).for_each(|(a, b)| *a += b);
+        }
+    }
 }
 
 /// The state of one partition.
@@ -148,7 +164,7 @@ impl Fold {
         let moment = (message.timestamp, message.seq);
         if message.seq.is_some() && moment == (state.timestamp, state.seq) {
             return Ok(Folded {
-                duplicate: true,
+                duplicates: 1,
                 ..Folded::default()
             });
         }
@@ -313,6 +329,7 @@ impl Fold {
 /// The parts can't hold the separator: validation refuses control characters.
 fn write_key(out: &mut String, tenant: &str, project: &str, device: &str) {
     out.clear();
-    // Writing into a String can't fail.
-    let _ = write!(out, "{tenant}\0{project}\0{device}");
+    for part in [tenant, "\0", project, "\0", device] {
+        out.push_str(part);
+    }
 }

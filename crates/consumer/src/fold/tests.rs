@@ -317,8 +317,8 @@ fn naive_windows(log: &[Sent], device: &str, sensor: &str, size: i64) -> Vec<Nai
 fn a_repetition_is_not_counted_twice() {
     let mut fold = Fold::new(rules(), "device-data", 0);
     let sent = (0, 100, Some(7), 0, 20.0);
-    assert!(!feed(&mut fold, 0, sent).unwrap().duplicate);
-    assert!(feed(&mut fold, 1, sent).unwrap().duplicate);
+    assert_eq!(feed(&mut fold, 0, sent).unwrap().duplicates, 0);
+    assert_eq!(feed(&mut fold, 1, sent).unwrap().duplicates, 1);
     let windows = fold
         .windows(&fold.devices[0].state.key.clone(), 60)
         .unwrap();
@@ -395,12 +395,12 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     .unwrap();
     let told = fold.take_updates();
     assert_eq!(
-        told.devices[0].readings["temperature"].quality,
+        told.devices[0].1.readings["temperature"].quality,
         Quality::Bad
     );
     assert_eq!(told.alerts, []);
     assert_eq!(
-        fold.windows(&told.devices[0].key, 60).unwrap().here["temperature"],
+        fold.windows(&told.devices[0].1.key, 60).unwrap().here["temperature"],
         []
     );
 }
@@ -410,11 +410,12 @@ fn only_what_changed_is_told() {
     let mut fold = Fold::new(rules(), "device-data", 0);
     feed(&mut fold, 0, (0, 100, None, 0, 1.0)).unwrap();
     feed(&mut fold, 1, (0, 101, None, 1, 2.0)).unwrap();
-    assert_eq!(fold.take_updates().devices[0].readings.len(), 2);
+    assert_eq!(fold.take_updates().devices[0].1.readings.len(), 2);
     feed(&mut fold, 2, (0, 102, None, 1, 3.0)).unwrap();
     let told = fold.take_updates();
     assert_eq!(
         told.devices[0]
+            .1
             .readings
             .keys()
             .map(|k| &**k)
@@ -422,7 +423,7 @@ fn only_what_changed_is_told() {
         ["humidity"]
     );
     assert!(fold.take_updates().devices.is_empty());
-    assert_eq!(fold.all().devices[0].readings.len(), 2);
+    assert_eq!(fold.all().devices[0].1.readings.len(), 2);
 }
 
 proptest! {

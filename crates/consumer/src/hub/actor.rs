@@ -109,7 +109,7 @@ impl Actor {
             return;
         }
         self.clients.send_alerts(&updates.alerts).await;
-        for device in &updates.devices {
+        for (_, device) in &updates.devices {
             merge(&mut self.pending, device.clone());
         }
     }

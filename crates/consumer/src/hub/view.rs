@@ -46,46 +46,31 @@ impl DeviceFilter {
 /// Newest values and alerts of all assigned partitions.
 #[derive(Debug)]
 pub(crate) struct View {
-    devices: BTreeMap<DeviceKey, Known>,
+    parts: HashMap<Partition, Part>,
+    /// Where each device is found: in one partition, unless a producer's key
+    /// changed or the topic got more partitions.
+    index: BTreeMap<DeviceKey, Vec<Spot>>,
     /// By time of raising and id: the oldest are the first to go.
     alerts: BTreeMap<(i64, Arc<str>), Listed>,
     most_alerts: usize,
     active: usize,
-    owners: HashMap<Partition, mpsc::Sender<Question>>,
 }
 
-/// A device as each partition knows it that has messages of it: one, unless
-/// a producer's key changed or the topic got more partitions.
-#[derive(Debug)]
-struct Known(Vec<Part>);
-
+/// What a partition knows.
 #[derive(Debug)]
 struct Part {
-    /// Shared with snapshots that are being sent.
-    device: Arc<Device>,
     partition: Arc<Partition>,
+    /// By their places in the partition's state. Shared with snapshots that are
+    /// being sent.
+    devices: Vec<Arc<Device>>,
+    owner: mpsc::Sender<Question>,
 }
 
-impl Known {
-    /// The part with the newest message.
-    fn newest(&self) -> Option<&Part> {
-        self.0
-            .iter()
-            .max_by_key(|part| (part.device.timestamp, part.device.seq))
-    }
-
-    /// The newest of all parts.
-    fn device(&self) -> Option<Arc<Device>> {
-        if let [only] = &self.0[..] {
-            return Some(only.device.clone());
-        }
-        let mut parts = self.0.iter();
-        let mut device = (*parts.next()?.device).clone();
-        for part in parts {
-            device.merge((*part.device).clone());
-        }
-        Some(Arc::new(device))
-    }
+/// Where a partition knows a device.
+#[derive(Debug)]
+struct Spot {
+    partition: Arc<Partition>,
+    place: usize,
 }
 
 #[derive(Debug)]
@@ -97,16 +82,16 @@ struct Listed {
 impl View {
     pub(crate) fn new(most_alerts: usize) -> Self {
         Self {
-            devices: BTreeMap::new(),
+            parts: HashMap::new(),
+            index: BTreeMap::new(),
             alerts: BTreeMap::new(),
             most_alerts,
             active: 0,
-            owners: HashMap::new(),
         }
     }
 
     pub(crate) fn devices(&self) -> usize {
-        self.devices.len()
+        self.index.len()
     }
 
     /// Alerts that hold now.
@@ -119,22 +104,31 @@ impl View {
         &mut self,
         partition: &Partition,
         updates: Updates,
-        questions: mpsc::Sender<Question>,
+        owner: mpsc::Sender<Question>,
     ) {
         self.remove(partition);
-        self.owners.insert(partition.clone(), questions);
+        let part = Part {
+            partition: Arc::new(partition.clone()),
+            devices: Vec::with_capacity(updates.devices.len()),
+            owner,
+        };
+        self.parts.insert(partition.clone(), part);
         self.update(partition, updates);
     }
 
     /// Forgets what only this partition knew.
     pub(crate) fn remove(&mut self, partition: &Partition) {
-        if self.owners.remove(partition).is_none() {
+        let Some(part) = self.parts.remove(partition) else {
             return;
+        };
+        for device in part.devices {
+            if let Some(spots) = self.index.get_mut(&device.key) {
+                spots.retain(|spot| *spot.partition != *partition);
+                if spots.is_empty() {
+                    self.index.remove(&device.key);
+                }
+            }
         }
-        self.devices.retain(|_, known| {
-            known.0.retain(|part| *part.partition != *partition);
-            !known.0.is_empty()
-        });
         let active = &mut self.active;
         self.alerts.retain(|_, listed| {
             let stays = *listed.partition != *partition;
@@ -146,39 +140,34 @@ impl View {
     /// Forgets a partition that its owner has let go; not if another owner has
     /// taken it over meanwhile.
     pub(crate) fn release(&mut self, partition: &Partition, owner: &mpsc::Sender<Question>) {
-        let current = self.owners.get(partition);
-        if current.is_some_and(|current| current.same_channel(owner)) {
+        let current = self.parts.get(partition);
+        if current.is_some_and(|current| current.owner.same_channel(owner)) {
             self.remove(partition);
         }
     }
 
-    /// Takes in what changed in a partition.
+    /// Takes in what changed in a partition; nothing if it was let go.
     pub(crate) fn update(&mut self, partition: &Partition, updates: Updates) {
-        let partition = Arc::new(partition.clone());
-        for change in updates.devices {
-            let Some(known) = self.devices.get_mut(&change.key) else {
-                let key = change.key.clone();
-                let part = Part {
-                    device: Arc::new(change),
-                    partition: partition.clone(),
-                };
-                self.devices.insert(key, Known(vec![part]));
+        let Some(part) = self.parts.get_mut(partition) else {
+            return;
+        };
+        for (place, change) in updates.devices {
+            // By place, because this is done for most messages.
+            if let Some(known) = part.devices.get_mut(place) {
+                Arc::make_mut(known).merge(change);
                 continue;
-            };
-            match known.0.iter_mut().find(|p| p.partition == partition) {
-                Some(part) => Arc::make_mut(&mut part.device).merge(change),
-                None => known.0.push(Part {
-                    device: Arc::new(change),
-                    partition: partition.clone(),
-                }),
             }
-        }
-        for alert in updates.alerts {
-            let listed = Listed {
-                alert,
-                partition: partition.clone(),
+            let spot = Spot {
+                partition: part.partition.clone(),
+                place: part.devices.len(),
             };
-            self.list(listed);
+            self.index.entry(change.key.clone()).or_default().push(spot);
+            part.devices.push(Arc::new(change));
+        }
+        let partition = part.partition.clone();
+        for alert in updates.alerts {
+            let partition = partition.clone();
+            self.list(Listed { alert, partition });
         }
     }
 
@@ -209,14 +198,33 @@ impl View {
         &self,
         key: &DeviceKey,
     ) -> Option<(Arc<Device>, Option<mpsc::Sender<Question>>)> {
-        let known = self.devices.get(key)?;
-        let owner = self.owners.get(&*known.newest()?.partition);
-        Some((known.device()?, owner.cloned()))
+        let spots = self.index.get(key)?;
+        let newest = |part: &(&Part, &Arc<Device>)| (part.1.timestamp, part.1.seq);
+        let (part, _) = self.known(spots).max_by_key(newest)?;
+        Some((self.device(spots)?, Some(part.owner.clone())))
     }
 
     /// All devices.
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Device>> {
-        self.devices.values().filter_map(Known::device)
+        self.index.values().filter_map(|spots| self.device(spots))
+    }
+
+    /// A device as each partition knows it.
+    fn known<'v>(&'v self, spots: &'v [Spot]) -> impl Iterator<Item = (&'v Part, &'v Arc<Device>)> {
+        spots.iter().filter_map(|spot| {
+            let part = self.parts.get(&*spot.partition)?;
+            Some((part, part.devices.get(spot.place)?))
+        })
+    }
+
+    /// The newest of what all partitions know of a device.
+    fn device(&self, spots: &[Spot]) -> Option<Arc<Device>> {
+        let mut known = self.known(spots).map(|(_, device)| device);
+        let mut device = known.next()?.clone();
+        for other in known {
+            Arc::make_mut(&mut device).merge((**other).clone());
+        }
+        Some(device)
     }
 
     /// Alerts, those that changed last first.
@@ -294,7 +302,7 @@ pub(crate) mod tests {
 
     pub(crate) fn devices(devices: Vec<Device>) -> Updates {
         Updates {
-            devices,
+            devices: devices.into_iter().enumerate().collect(),
             alerts: Vec::new(),
         }
     }
@@ -413,6 +421,7 @@ pub(crate) mod tests {
     fn active_alerts_outlive_cleared_ones() {
         use AlertStatus::{Cleared, Raised};
         let mut view = View::new(2);
+        add(&mut view, 0, Updates::default());
         let mut told = |id: &str, at, state| {
             view.update(&partition(0), alerts(vec![alert(id, at, state)]));
             let listed = view.alerts(None);

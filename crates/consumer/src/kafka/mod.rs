@@ -59,7 +59,10 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
         ("client.id", "iot-consumer"),
         // The default of a second costs five times the throughput.
         ("fetch.queue.backoff.ms", "5"),
-        ("queued.min.messages", "20000"),
+        // What waits in the client, each record with half a kilobyte around it: a
+        // fetch of a megabyte of compressed JSON is 20,000 of them, by partition.
+        ("queued.min.messages", "5000"),
+        ("fetch.message.max.bytes", "262144"),
         // New topics that a pattern matches are found this fast.
         ("topic.metadata.refresh.interval.ms", "10000"),
         // Several members on a small broker should not hold idle connections long.

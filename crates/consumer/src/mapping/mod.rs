@@ -12,7 +12,7 @@ use iot_core::message::{DeviceMessage, ParseError, Quality, Reading};
 use serde_json::{Map, Value};
 
 use config::MappingConfig;
-pub(crate) use config::MappingsConfig;
+pub(crate) use config::{MappingsConfig, Ready};
 
 /// Larger numbers are milliseconds, others seconds: those of 2001 and of 5138.
 const SECONDS_BELOW: f64 = 1e11;

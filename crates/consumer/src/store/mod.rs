@@ -158,6 +158,14 @@ impl Store {
         })
     }
 
+    /// How many bytes a step has on its way into the store.
+    pub(crate) fn encoded(&self, step: &Step<'_>) -> usize {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Redis(redis) => redis.encode(step, now()).len(),
+        }
+    }
+
     /// Whether state outlives the process.
     pub(crate) fn is_durable(&self) -> bool {
         match self {

@@ -25,7 +25,7 @@ const CHANNEL: usize = 4;
 const BATCH: usize = 500;
 /// Beyond this a partition is paused. Pausing throws away what librdkafka has
 /// fetched ahead, so it must be worth it.
-const HELD_RECORDS: usize = 10_000;
+const HELD_RECORDS: usize = 5_000;
 const HELD_BYTES: usize = 8 << 20;
 
 /// What the owner of a partition gets.
@@ -122,7 +122,7 @@ impl Slot {
         if self.outbox.is_empty() {
             return true;
         }
-        let next = Batch::new(self.outbox.generation);
+        let next = self.outbox.another();
         self.outbox.count_in(&self.queued);
         match self
             .batches

@@ -31,7 +31,7 @@ const READ: usize = 500;
 /// A partition that is written to while it is read is read again this often.
 const READS: usize = 5;
 /// Most values in one step, below the end of Lua's `unpack` at about 8,000
-/// arguments. The pipeline ends a step at 1,000 and one message more.
+/// arguments. The pipeline ends a step at 3,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
 
 /// Name and value.
@@ -160,6 +160,12 @@ impl Redis {
             }
             answer => answer,
         }
+    }
+
+    /// The bytes of a step as they go to Redis.
+    pub(super) fn encode(&self, step: &Step<'_>, now: i64) -> Vec<u8> {
+        let call = self.script_call("EVALSHA", self.script.get_hash(), step, now);
+        call.get_packed_command()
     }
 
     fn script_call(&self, command: &str, script: &str, step: &Step<'_>, now: i64) -> Cmd {
