@@ -1,6 +1,7 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
 mod detect;
+mod sensors;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::store::StoreConfig;
 pub use detect::{
     DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
 };
+pub use sensors::{Limit, SensorConfig, ThresholdRule};
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};
 
@@ -47,6 +49,10 @@ pub struct ConsumerConfig {
     pub store: StoreConfig,
     /// Messages in other formats than ours.
     pub mappings: MappingsConfig,
+    /// Sensors that are known besides the standard ones, or in their place.
+    pub sensors: Vec<SensorConfig>,
+    /// Other limits for some devices.
+    pub thresholds: Vec<ThresholdRule>,
     /// What a message must satisfy.
     pub validate: ValidateConfig,
     /// Aggregation over time.
@@ -77,6 +83,8 @@ impl Default for ConsumerConfig {
             kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
             mappings: MappingsConfig::default(),
+            sensors: Vec::new(),
+            thresholds: Vec::new(),
             validate: ValidateConfig::default(),
             windows: WindowsConfig::default(),
             detect: DetectConfig::default(),
@@ -302,6 +310,7 @@ impl Settings for ConsumerConfig {
             problems.add("push.interval", "must be longer than 0");
         }
         self.mappings.validate(problems);
+        sensors::validate(&self.sensors, &self.thresholds, problems);
         self.outputs.validate(problems);
         self.dead_letter.validate(problems);
     }

@@ -3,6 +3,7 @@
 //!
 //! [`run`] is the only entrance. The way of a message is in `pipeline.rs`.
 
+mod catalogue;
 mod config;
 mod dead_letter;
 mod fold;
@@ -38,9 +39,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, LimitsConfig,
-    OutputsConfig, PushConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
-    ValidateConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
+    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SpikeConfig, StuckConfig,
+    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;

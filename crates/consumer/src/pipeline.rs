@@ -2,7 +2,7 @@
 //! nothing else touches that partition's state.
 //!
 //! 1. parse the payload
-//! 2. transform its values into standard units
+//! 2. transform its values into the units of the catalogue
 //! 3. identify whose it is
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalogue::Catalogue;
 use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded};
 use crate::identify::{identify, topic_owner};
@@ -32,7 +33,7 @@ use crate::parse;
 use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
 use crate::store::{Conflict, Step, Unstored};
-use crate::transform::to_standard_units;
+use crate::transform::to_known_units;
 use crate::validate::Validator;
 
 /// A step of the store ends when it has so many values, and after each message: at
@@ -74,6 +75,7 @@ pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: Partition,
     mappings: Mappings,
+    catalogue: Catalogue,
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
@@ -108,6 +110,7 @@ impl Pipeline {
         progress.reach(next);
         Self {
             mappings: Mappings::new(&shared.config.mappings),
+            catalogue: Catalogue::new(&shared.config.sensors),
             validator: Validator::new(&shared.config.validate),
             late: shared.metrics.late(&shared.config.windows),
             shared,
@@ -185,12 +188,13 @@ impl Pipeline {
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
         let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
-        to_standard_units(&mut message);
+        to_known_units(&mut message, &self.catalogue);
         let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
-        self.validator.check(&message, record.timestamp())?;
+        let recorded = record.timestamp();
+        self.validator.check(&message, recorded, &self.catalogue)?;
         self.fold.apply(&Event {
             offset: record.offset(),
-            recorded: record.timestamp(),
+            recorded,
             tenant,
             project,
             message: &message,
