@@ -1,5 +1,6 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
+mod aliases;
 mod detect;
 mod sensors;
 mod windows;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::is_reserved;
-use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
+use iot_service::config::{
+    Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
+};
 use iot_service::kafka::{Client, KafkaSecurity, LIBRDKAFKA_PROPERTIES, check_brokers};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -284,6 +287,7 @@ impl Settings for ConsumerConfig {
         ("REDIS_URL", "store.url"),
         ("REDIS_ENDPOINT", "store.url"),
     ];
+    const ALIASES: Aliases = aliases::ALIASES;
     const LIVE: &'static [&'static str] = &[];
 
     fn validate(&self, problems: &mut Problems) {
