@@ -11,6 +11,7 @@ mod http;
 mod hub;
 mod identify;
 mod kafka;
+mod laps;
 mod mapping;
 mod metrics;
 mod model;

@@ -178,7 +178,7 @@ impl Metrics {
             )?,
             processing: make.histogram(
                 "kafka_consumer_processing_duration_seconds",
-                "Time to process one batch of messages, without waiting for Kafka or the store",
+                "Time to process 50 messages of a partition, without waiting for Kafka or the store",
                 vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
             )?,
             active_partitions: make.gauge(

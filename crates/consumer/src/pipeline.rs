@@ -26,6 +26,7 @@ use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::kafka::progress::Progress;
+use crate::laps::Laps;
 use crate::mapping::Mappings;
 use crate::outputs::{Notice, Waiting};
 use crate::owner::Shared;
@@ -92,6 +93,7 @@ pub(crate) struct Pipeline {
     letter_bytes: usize,
     /// Counts late readings by length of window, shortest first.
     late: Vec<IntCounter>,
+    laps: Laps,
     /// The partition has to go.
     stop: CancellationToken,
     pub(crate) apply_at: Instant,
@@ -112,6 +114,7 @@ impl Pipeline {
             mappings: Mappings::new(&shared.config.mappings),
             catalogue: Catalogue::new(&shared.config.sensors),
             validator: Validator::new(&shared.config.validate),
+            laps: Laps::new(shared.metrics.processing.clone()),
             late: shared.metrics.late(&shared.config.windows),
             shared,
             partition,
@@ -150,8 +153,7 @@ impl Pipeline {
         let first = batch.records().next();
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
-        let mut spent = Duration::ZERO;
-        let mut begun = Instant::now();
+        self.laps.go(Instant::now());
         for record in batch.records() {
             match self.step(&record) {
                 Outcome::Folded(folded) => self.count(folded),
@@ -160,20 +162,20 @@ impl Pipeline {
             self.next = record.offset() + 1;
             self.ahead = true;
             self.shared.metrics.consumed.inc();
+            self.laps.count(Instant::now);
             let letters_full = self.letters.len() >= LETTERS
                 || self.notices.len() >= NOTICES
                 || self.letter_bytes >= LETTER_BYTES;
             let step_full =
                 self.fold.changed() >= APPLY_VALUES || self.fold.changed_bytes() >= APPLY_BYTES;
             if letters_full || step_full {
-                spent += begun.elapsed();
+                self.laps.pause(Instant::now());
                 self.push().await;
                 self.apply().await?;
-                begun = Instant::now();
+                self.laps.go(Instant::now());
             }
         }
-        spent += begun.elapsed();
-        self.shared.metrics.processing.observe(spent.as_secs_f64());
+        self.laps.pause(Instant::now());
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
