@@ -46,6 +46,7 @@ pub use config::{
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
+use kafka::ends::Ends;
 use kafka::group::{self, Member};
 use metrics::Metrics;
 pub use model::AlertKind;
@@ -114,6 +115,7 @@ pub async fn run(
         tokio::spawn(kafka::topic::create(kafka, topic, stop));
     }
 
+    let ends = Ends::start(dead_letters.clone());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let state = health.component("state");
     let shared = Arc::new(Shared {
@@ -133,6 +135,7 @@ pub async fn run(
         config: config.kafka,
         commands: obeyed,
         start_owner: owner_starter(shared),
+        ends,
         metrics,
         health: health.component("kafka"),
         stop: stop_group.clone(),
