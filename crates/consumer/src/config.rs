@@ -1,6 +1,8 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
+mod aliases;
 mod detect;
+mod sensors;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -8,8 +10,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use iot_core::headers::DEAD_LETTER_TOPIC;
-use iot_core::route::is_reserved;
-use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
+use iot_core::route::{is_kafka_topic, is_reserved};
+use iot_service::config::{
+    Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
+};
 use iot_service::kafka::{Client, KafkaSecurity, LIBRDKAFKA_PROPERTIES, check_brokers};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -20,8 +24,12 @@ use crate::store::StoreConfig;
 pub use detect::{
     DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
 };
+pub use sensors::{Limit, SensorConfig, ThresholdRule};
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};
+
+/// What Kafka takes for the name of a topic.
+const TOPIC_NAME: &str = "must be 1 to 249 letters, digits and ._- (and neither . nor ..)";
 
 /// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
 /// busy (`max.poll.interval.ms`).
@@ -47,6 +55,10 @@ pub struct ConsumerConfig {
     pub store: StoreConfig,
     /// Messages in other formats than ours.
     pub mappings: MappingsConfig,
+    /// Sensors that are known besides the standard ones, or in their place.
+    pub sensors: Vec<SensorConfig>,
+    /// Other limits for some devices.
+    pub thresholds: Vec<ThresholdRule>,
     /// What a message must satisfy.
     pub validate: ValidateConfig,
     /// Aggregation over time.
@@ -77,6 +89,8 @@ impl Default for ConsumerConfig {
             kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
             mappings: MappingsConfig::default(),
+            sensors: Vec::new(),
+            thresholds: Vec::new(),
             validate: ValidateConfig::default(),
             windows: WindowsConfig::default(),
             detect: DetectConfig::default(),
@@ -205,8 +219,11 @@ impl Default for OutputsConfig {
 impl OutputsConfig {
     fn validate(&self, problems: &mut Problems) {
         let topics = [("alerts", &self.alerts), ("windows", &self.windows)];
-        for (key, topic) in topics {
-            if !topic.is_empty() && !is_reserved(topic) {
+        for (key, topic) in topics.into_iter().filter(|(_, topic)| !topic.is_empty()) {
+            if !is_kafka_topic(topic) {
+                problems.add(format!("outputs.{key}"), TOPIC_NAME);
+            }
+            if !is_reserved(topic) {
                 let message = "must be a reserved name (alert-events, device-aggregates, or one \
                                that begins with \"iot.\"), so that no topic pattern reads it back";
                 problems.add(format!("outputs.{key}"), message);
@@ -276,6 +293,7 @@ impl Settings for ConsumerConfig {
         ("REDIS_URL", "store.url"),
         ("REDIS_ENDPOINT", "store.url"),
     ];
+    const ALIASES: Aliases = aliases::ALIASES;
     const LIVE: &'static [&'static str] = &[];
 
     fn validate(&self, problems: &mut Problems) {
@@ -302,6 +320,7 @@ impl Settings for ConsumerConfig {
             problems.add("push.interval", "must be longer than 0");
         }
         self.mappings.validate(problems);
+        sensors::validate(&self.sensors, &self.thresholds, problems);
         self.outputs.validate(problems);
         self.dead_letter.validate(problems);
     }
@@ -364,6 +383,9 @@ impl KafkaConfig {
 
 impl DeadLetterConfig {
     fn validate(&self, problems: &mut Problems) {
+        if !is_kafka_topic(&self.topic) {
+            problems.add("dead_letter.topic", TOPIC_NAME);
+        }
         if !is_reserved(&self.topic) || self.topic.starts_with("__") {
             problems.add(
                 "dead_letter.topic",
@@ -475,6 +497,23 @@ mod tests {
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
+    }
+
+    #[test]
+    fn names_that_kafka_refuses_are_refused() {
+        let long = format!("iot.{}", "x".repeat(246));
+        let found = problems(&[
+            ("outputs.alerts", "iot.my alerts"),
+            ("outputs.windows", "iot.über"),
+            ("dead_letter.topic", &long),
+        ]);
+        for path in ["outputs.alerts", "outputs.windows", "dead_letter.topic"] {
+            let expected = format!("{path} (command line): must be 1 to 249 letters");
+            assert!(found.contains(&expected), "{expected} is not in:\n{found}");
+        }
+        assert_eq!(found.lines().count(), 3, "{found}");
+        let longest = format!("iot.{}", "x".repeat(245));
+        assert_eq!(problems(&[("dead_letter.topic", &longest)]), "");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod catalogue;
 mod config;
 mod dead_letter;
 mod fold;
@@ -12,6 +13,7 @@ mod http;
 mod hub;
 mod identify;
 mod kafka;
+mod laps;
 mod mapping;
 mod metrics;
 mod model;
@@ -40,12 +42,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, LimitsConfig,
-    OutputsConfig, PushConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
-    ValidateConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
+    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SpikeConfig, StuckConfig,
+    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
+use kafka::ends::Ends;
 use kafka::group::{self, Member};
 use metrics::Metrics;
 pub use model::AlertKind;
@@ -114,6 +117,7 @@ pub async fn run(
         tokio::spawn(kafka::topic::create(kafka, topic, stop));
     }
 
+    let ends = Ends::start(dead_letters.clone());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let state = health.component("state");
     let shared = Arc::new(Shared {
@@ -133,6 +137,7 @@ pub async fn run(
         config: config.kafka,
         commands: obeyed,
         start_owner: owner_starter(shared),
+        ends,
         metrics,
         health: health.component("kafka"),
         stop: stop_group.clone(),

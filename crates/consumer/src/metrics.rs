@@ -144,6 +144,7 @@ pub(crate) struct Metrics {
     pub(crate) store_values: IntCounter,
     pub(crate) store_conflicts: IntCounter,
     pub(crate) store_rebuilds: IntCounter,
+    unreadable_windows: IntCounter,
     pub(crate) devices: IntGauge,
     pub(crate) clients: IntGauge,
     pub(crate) rate: Gauge,
@@ -178,7 +179,7 @@ impl Metrics {
             )?,
             processing: make.histogram(
                 "kafka_consumer_processing_duration_seconds",
-                "Time to process one batch of messages, without waiting for Kafka or the store",
+                "Time to process 50 messages of a partition, without waiting for Kafka or the store",
                 vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
             )?,
             active_partitions: make.gauge(
@@ -246,6 +247,10 @@ impl Metrics {
             store_rebuilds: make.counter(
                 "iot_store_rebuilds_total",
                 "Partitions read again because their state was gone from the store",
+            )?,
+            unreadable_windows: make.counter(
+                "iot_store_unreadable_windows_total",
+                "Stored windows left out of an answer because they can't be read",
             )?,
             store_values: make.counter("iot_store_values_total", "Values written to the store")?,
             store_conflicts: make.counter(
@@ -378,6 +383,24 @@ impl Metrics {
         self.store_errors
             .with_label_values(&[trouble.label()])
             .get()
+    }
+
+    /// Counts a stored window that can't be read; the first is logged, because requests
+    /// can repeat it as often as they like.
+    pub(crate) fn unreadable_window(
+        &self,
+        (topic, partition): (&str, i32),
+        error: &impl std::fmt::Display,
+    ) {
+        if self.unreadable_windows.get() == 0 {
+            tracing::warn!(
+                topic,
+                partition,
+                %error,
+                "a stored window can't be read and is left out; others are only counted"
+            );
+        }
+        self.unreadable_windows.inc();
     }
 
     pub(crate) fn rebalanced(&self, kind: RebalanceKind) {

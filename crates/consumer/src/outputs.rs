@@ -191,7 +191,7 @@ impl Outputs {
         };
         let (size, start): (i64, i64) = (size.parse().ok()?, start.parse().ok()?);
         let mut windows = Windows::new();
-        fold::add_stored(&mut windows, std::slice::from_ref(value)).ok()?;
+        fold::add_stored(&mut windows, value).ok()?;
         let sensors = windows.into_iter().filter_map(|(sensor, mut windows)| {
             let window = serde_json::to_value(windows.pop()?).ok()?;
             Some((sensor.to_string(), window))

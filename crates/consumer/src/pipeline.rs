@@ -2,7 +2,7 @@
 //! nothing else touches that partition's state.
 //!
 //! 1. parse the payload
-//! 2. transform its values into standard units
+//! 2. transform its values into the units of the catalogue
 //! 3. identify whose it is
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
@@ -20,12 +20,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalogue::Catalogue;
 use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Command;
 use crate::kafka::progress::Progress;
+use crate::laps::Laps;
 use crate::mapping::Mappings;
 use crate::outputs::{Notice, Waiting};
 use crate::owner::Shared;
@@ -33,7 +35,7 @@ use crate::parse;
 use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
 use crate::store::{Conflict, Step, Unstored};
-use crate::transform::to_standard_units;
+use crate::transform::to_known_units;
 use crate::validate::Validator;
 
 /// A step of the store ends when it has so many values, after a message: at most one
@@ -71,6 +73,7 @@ pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: Partition,
     mappings: Mappings,
+    catalogue: Catalogue,
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
@@ -87,6 +90,7 @@ pub(crate) struct Pipeline {
     letter_bytes: usize,
     /// Counts late readings by length of window, shortest first.
     late: Vec<IntCounter>,
+    laps: Laps,
     /// The partition has to go.
     stop: CancellationToken,
     apply_at: Instant,
@@ -108,7 +112,9 @@ impl Pipeline {
         progress.reach(next);
         Self {
             mappings: Mappings::new(&shared.config.mappings),
+            catalogue: Catalogue::new(&shared.config.sensors),
             validator: Validator::new(&shared.config.validate),
+            laps: Laps::new(shared.metrics.processing.clone()),
             late: shared.metrics.late(&shared.config.windows),
             shared,
             partition,
@@ -170,9 +176,8 @@ impl Pipeline {
         let first = batch.records().next();
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
-        let mut spent = Duration::ZERO;
-        let mut begun = Instant::now();
         let mut folded = Folded::default();
+        self.laps.go(Instant::now());
         for record in batch.records() {
             match self.read(&record) {
                 Ok(one) => folded.add(&one),
@@ -180,16 +185,16 @@ impl Pipeline {
             }
             self.next = record.offset() + 1;
             self.ahead = true;
+            self.laps.count(Instant::now);
             if self.is_full() {
-                spent += begun.elapsed();
+                self.laps.pause(Instant::now());
                 self.push().await;
                 self.apply().await?;
-                begun = Instant::now();
+                self.laps.go(Instant::now());
             }
         }
-        spent += begun.elapsed();
+        self.laps.pause(Instant::now());
         self.count(batch.len(), &folded);
-        self.shared.metrics.processing.observe(spent.as_secs_f64());
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
@@ -206,12 +211,13 @@ impl Pipeline {
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
         let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
-        to_standard_units(&mut message);
+        to_known_units(&mut message, &self.catalogue);
         let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
-        self.validator.check(&message, record.timestamp())?;
+        let recorded = record.timestamp();
+        self.validator.check(&message, recorded, &self.catalogue)?;
         self.fold.apply(&Event {
             offset: record.offset(),
-            recorded: record.timestamp(),
+            recorded,
             tenant,
             project,
             message: &message,

@@ -1,26 +1,26 @@
-//! Values in the units of the standard sensors.
+//! Values in the units of the catalogue.
 
 use std::borrow::Cow;
 
 use iot_core::message::DeviceMessage;
-use iot_core::{sensor, unit};
+use iot_core::unit;
 
-/// Converts the readings of standard sensors that come in another unit of the same
-/// quantity. Those of others, and those in a unit that doesn't fit, stay as they are.
-pub(crate) fn to_standard_units(message: &mut DeviceMessage<'_>) {
+use crate::catalogue::Catalogue;
+
+/// Converts the readings of known sensors that come in another unit of the same
+/// quantity, and gives those that come without a unit their own. Readings of others, and
+/// those in a unit that doesn't fit, stay as they are.
+pub(crate) fn to_known_units<'m>(message: &mut DeviceMessage<'m>, catalogue: &'m Catalogue) {
     for reading in &mut message.readings {
         // There is one zero: which of two comes out of a minimum is nobody's to say.
         reading.value += 0.0;
-        let Some(given) = &reading.unit else { continue };
-        let Some(known) = sensor::lookup(&reading.sensor) else {
+        let Some(known) = catalogue.find(&reading.sensor) else {
             continue;
         };
-        if given == known.unit {
-            continue;
-        }
-        if let Some(value) = unit::convert(reading.value, given, known.unit) {
+        let given = reading.unit.as_deref().unwrap_or(&known.unit);
+        if let Some(value) = unit::convert(reading.value, given, &known.unit) {
             reading.value = value;
-            reading.unit = Some(Cow::Borrowed(known.unit));
+            reading.unit = Some(Cow::Borrowed(&known.unit));
         }
     }
 }
@@ -30,28 +30,38 @@ mod tests {
     use iot_core::message::parse;
 
     use super::*;
+    use crate::config::SensorConfig;
 
     #[test]
-    fn readings_of_standard_sensors_get_their_unit() {
+    fn readings_of_known_sensors_get_their_unit() {
         let json = br#"{"device_id":"d","timestamp":1,"readings":[
             {"sensor":"temperature","value":212,"unit":"degF"},
             {"sensor":"temperature","value":20},
             {"sensor":"pressure","value":1,"unit":"furlong"},
-            {"sensor":"oven","value":212,"unit":"degF"}]}"#;
+            {"sensor":"oven","value":212,"unit":"degF"},
+            {"sensor":"core","value":0,"unit":"K"},
+            {"sensor":"core","value":5},
+            {"sensor":"vibration","value":7,"unit":"mm/s"}]}"#;
+        let sensor = |name: &str, unit: &str| SensorConfig {
+            name: name.into(),
+            unit: unit.into(),
+            ..SensorConfig::default()
+        };
+        let configured = [sensor("core", "celsius"), sensor("vibration", "mm/s")];
+        let catalogue = Catalogue::new(&configured);
         let mut message = parse(json).unwrap();
-        to_standard_units(&mut message);
-        let found: Vec<_> = message
-            .readings
-            .iter()
-            .map(|r| (r.value, r.unit.as_deref()))
-            .collect();
+        to_known_units(&mut message, &catalogue);
+        let readings = message.readings.iter();
+        let found: Vec<_> = readings.map(|r| (r.value, r.unit.as_deref())).collect();
         let expected = [
             (100.0, Some("celsius")),
             (20.0, Some("celsius")),
             (1.0, Some("furlong")),
             (212.0, Some("degF")),
+            (-273.15, Some("celsius")),
+            (5.0, Some("celsius")),
+            (7.0, Some("mm/s")),
         ];
-        assert_eq!(found[0], expected[0]);
-        assert_eq!((found[1].0, &found[2..]), (20.0, &expected[2..]));
+        assert_eq!(found, expected);
     }
 }

@@ -3,8 +3,8 @@
 //! with the others of the same moment, and the dead letter keeps them all.
 
 use iot_core::message::{DeviceMessage, Reading};
-use iot_core::sensor;
 
+use crate::catalogue::Catalogue;
 use crate::config::ValidateConfig;
 use crate::refusal::Refusal;
 
@@ -48,6 +48,7 @@ impl Validator {
         &self,
         message: &DeviceMessage<'_>,
         recorded: Option<i64>,
+        catalogue: &Catalogue,
     ) -> Result<(), Refusal> {
         check_text(&message.device_id, MAX_DEVICE_ID).map_err(|()| Refusal::InvalidDeviceId)?;
         if message.timestamp < EARLIEST {
@@ -64,28 +65,41 @@ impl Validator {
                 valid.then_some(()).ok_or(Refusal::InvalidLocation)?;
             }
         }
-        message.readings.iter().try_for_each(check_reading)
+        let mut readings = message.readings.iter();
+        readings.try_for_each(|reading| check_reading(reading, catalogue))
     }
 }
 
-fn check_reading(reading: &Reading<'_>) -> Result<(), Refusal> {
-    check_text(&reading.sensor, MAX_SENSOR).map_err(|()| Refusal::InvalidSensor)?;
+/// Whether a sensor can have that name.
+pub(crate) fn is_sensor(name: &str) -> bool {
+    check_text(name, MAX_SENSOR).is_ok()
+}
+
+/// Whether a unit can have that name.
+pub(crate) fn is_unit(name: &str) -> bool {
+    check_text(name, MAX_UNIT).is_ok()
+}
+
+fn check_reading(reading: &Reading<'_>, catalogue: &Catalogue) -> Result<(), Refusal> {
+    if !is_sensor(&reading.sensor) {
+        return Err(Refusal::InvalidSensor);
+    }
     if !reading.value.is_finite() || reading.value.abs() > MAX_VALUE {
         return Err(impossible(reading));
     }
     let unit = reading.unit.as_deref();
-    if unit.is_some_and(|unit| check_text(unit, MAX_UNIT).is_err()) {
+    if unit.is_some_and(|unit| !is_unit(unit)) {
         return Err(Refusal::UnexpectedUnit {
             sensor: reading.sensor.clone().into_owned(),
         });
     }
-    let Some(known) = sensor::lookup(&reading.sensor) else {
+    let Some(known) = catalogue.find(&reading.sensor) else {
         return Ok(());
     };
     // A limit says nothing about a value in another unit.
-    if unit.is_some_and(|unit| unit != known.unit) {
+    if unit.is_some_and(|unit| *unit != *known.unit) {
         return Err(Refusal::UnexpectedUnit {
-            sensor: known.name.into(),
+            sensor: known.name.to_string(),
         });
     }
     if !known.physical.contains(&reading.value) {
@@ -112,6 +126,7 @@ mod tests {
     use iot_core::message::{Location, Quality};
 
     use super::*;
+    use crate::config::{Limit, SensorConfig};
 
     const NOW: i64 = 1_767_225_600_000;
 
@@ -140,7 +155,7 @@ mod tests {
         let mut message = message();
         change(&mut message);
         let validator = Validator::new(&ValidateConfig::default());
-        match validator.check(&message, Some(NOW)) {
+        match validator.check(&message, Some(NOW), &Catalogue::new(&[])) {
             Ok(()) => "",
             Err(refusal) => refusal.reason(),
         }
@@ -195,7 +210,7 @@ mod tests {
                 timestamp,
                 ..message()
             };
-            validator.check(&message, recorded)
+            validator.check(&message, recorded, &Catalogue::new(&[]))
         };
         for recorded in [None, Some(-1)] {
             assert_eq!(check(NOW, recorded), Ok(()));
@@ -232,6 +247,26 @@ mod tests {
             refused(|m| m.location = place(long(129))),
             "invalid_location"
         );
+    }
+
+    #[test]
+    fn a_sensor_of_the_settings_has_its_limits_and_its_unit() {
+        let sensor = SensorConfig {
+            name: "vibration".into(),
+            unit: "mm/s".into(),
+            min: Limit::At(0.0),
+            ..SensorConfig::default()
+        };
+        let catalogue = Catalogue::new(&[sensor]);
+        let check = |value, unit: Option<&'static str>| {
+            let mut reading = reading("vibration", value);
+            reading.unit = unit.map(Into::into);
+            check_reading(&reading, &catalogue).map_err(|refusal| refusal.reason())
+        };
+        assert_eq!(check(0.0, None), Ok(()));
+        assert_eq!(check(1e99, Some("mm/s")), Ok(()));
+        assert_eq!(check(-0.1, None), Err("impossible_value"));
+        assert_eq!(check(1.0, Some("inch/s")), Err("unexpected_unit"));
     }
 
     #[test]

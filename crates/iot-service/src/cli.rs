@@ -109,6 +109,9 @@ where
         let listeners = bind(&settings).await?;
         let shutdown = CancellationToken::new();
         cancel_on_signal(shutdown.clone())?;
+        for (setting, reason) in config::without_effect::<S>(&sources) {
+            tracing::info!(setting, "is given and has no effect: {reason}");
+        }
         let live = config::watch((settings, given), sources, logs, shutdown.clone())?;
         tracing::info!(
             service = S::SERVICE,

@@ -12,7 +12,7 @@ use crate::model::AlertKind;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DetectConfig {
-    /// Beyond the limit of a standard sensor.
+    /// Beyond a limit of the sensor.
     pub threshold: ThresholdConfig,
     /// Far from what the readings before let expect.
     pub spike: SpikeConfig,

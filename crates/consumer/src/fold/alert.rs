@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::detect::{Finding, Verdict};
+use crate::catalogue::Limits;
 use crate::model::{Alert, AlertKind, AlertStatus, DeviceKey, Level, Place};
 
 /// Repeats are told at most once in this many milliseconds of event time.
@@ -76,6 +77,32 @@ pub(crate) fn observe(
         (None, Verdict::Beyond(finding)) => {
             alerts.push(AlertState::new(kind, finding, moment));
             Transition::Raised
+        }
+    }
+}
+
+/// On which side of its limit a value is for which there is an active alert: above it
+/// or not.
+pub(crate) fn side(alerts: &[AlertState]) -> Option<bool> {
+    let of_threshold = |alert: &&AlertState| alert.kind == AlertKind::Threshold;
+    let mut active = alerts
+        .iter()
+        .filter(of_threshold)
+        .filter(|alert| alert.is_active());
+    active.next().map(|alert| alert.above)
+}
+
+/// Measures an active alert of a threshold by the limit that there is now. It keeps its
+/// own if there is none any more.
+pub(crate) fn measure_by(alerts: &mut [AlertState], limits: Limits) {
+    for alert in alerts.iter_mut().filter(|alert| alert.is_active()) {
+        let limit = if alert.above {
+            limits.above
+        } else {
+            limits.below
+        };
+        if alert.kind == AlertKind::Threshold && limit.is_finite() {
+            alert.limit = limit;
         }
     }
 }
@@ -179,15 +206,17 @@ impl AlertState {
 
 #[cfg(test)]
 mod tests {
-    use iot_core::sensor::Threshold;
-
     use super::super::detect::threshold;
     use super::*;
 
     fn run(values: &[(i64, f64)]) -> (Vec<Transition>, Vec<AlertState>) {
         let (mut alerts, mut seen) = (Vec::new(), Vec::new());
+        let limits = Limits {
+            above: 50.0,
+            ..Limits::NONE
+        };
         for (timestamp, value) in values.iter().copied() {
-            let verdict = threshold::look(Threshold::Above(50.0), 0.02, value);
+            let verdict = threshold::look(limits, 0.02, side(&alerts), value);
             let moment = Moment {
                 offset: timestamp,
                 timestamp,

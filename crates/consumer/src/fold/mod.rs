@@ -5,6 +5,7 @@ pub(crate) mod alert;
 mod changes;
 mod detect;
 mod layout;
+mod limits;
 mod pack;
 mod sealed;
 mod state;
@@ -17,12 +18,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
+use crate::catalogue::Catalogue;
 use crate::config::{ConsumerConfig, MOST_SIZES};
 use crate::model::{Alert, AlertKind, DeviceKey};
 use crate::refusal::Refusal;
 use alert::{AlertState, Moment, Transition};
 pub(crate) use changes::Updates;
 use detect::{DetectRules, Verdict};
+use limits::LimitRules;
 pub(crate) use pack::UnpackError;
 pub(crate) use sealed::{DeviceWindows, add_stored};
 use sealed::{SEALED_BYTES, Sealed};
@@ -35,6 +38,7 @@ use window::{Added, WindowRules};
 pub(crate) struct FoldRules {
     windows: WindowRules,
     detect: DetectRules,
+    limits: LimitRules,
     devices: usize,
     sensors: usize,
 }
@@ -44,6 +48,7 @@ impl FoldRules {
         Self {
             windows: WindowRules::new(&config.windows),
             detect: DetectRules::new(&config.detect),
+            limits: LimitRules::new(&Catalogue::new(&config.sensors), &config.thresholds),
             devices: config.limits.devices,
             sensors: config.limits.sensors,
         }
@@ -160,7 +165,8 @@ impl Fold {
     pub(crate) fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
         let at = self.find(event)?;
         let message = event.message;
-        let state = &mut self.devices[at].state;
+        let device = &mut self.devices[at];
+        let state = &mut device.state;
         let moment = (message.timestamp, message.seq);
         if message.seq.is_some() && moment == (state.timestamp, state.seq) {
             return Ok(Folded {
@@ -170,8 +176,10 @@ impl Fold {
         }
         if moment >= (state.timestamp, state.seq) {
             (state.timestamp, state.seq) = moment;
-            if let Some(location) = &message.location {
-                state.move_to(location);
+            if let Some(location) = &message.location
+                && state.move_to(location)
+            {
+                device.find_limits(&self.rules);
             }
         }
         self.mark(at);
@@ -243,7 +251,7 @@ impl Fold {
     fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
         let device = &mut self.devices[at];
         let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
-            let number = device.add_sensor(&reading.sensor, &self.rules.detect);
+            let number = device.add_sensor(&reading.sensor, &self.rules);
             self.changed_bytes += device.state.sensors[number].packed_size();
             number
         });
@@ -270,7 +278,7 @@ impl Fold {
             return;
         }
         (sensor.timestamp, sensor.seq) = moment;
-        sensor.take(reading, marks.known);
+        sensor.take(reading);
         marks.untold = true;
         if usable {
             self.detect(at, number, event, folded);
@@ -281,11 +289,11 @@ impl Fold {
     fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
         let Tracked { state, marks, .. } = &mut self.devices[at];
         let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
-        let threshold = marks.known.and_then(|known| known.alert);
-        let rules = &self.rules.detect;
+        let side = alert::side(&sensor.alerts);
+        let (rules, limits) = (&self.rules.detect, (marks.limits, side));
         let verdicts = sensor
             .detectors
-            .look(rules, marks.kinds, threshold, sensor.value);
+            .look(rules, marks.kinds, limits, sensor.value);
         let is_quiet = verdicts.iter().all(|verdict| *verdict == Verdict::Normal);
         if is_quiet && !sensor.alerts.iter().any(AlertState::is_active) {
             return;
@@ -295,22 +303,39 @@ impl Fold {
             timestamp: sensor.timestamp,
             value: sensor.value,
         };
+        alert::measure_by(&mut sensor.alerts, marks.limits);
         for (kind, verdict) in AlertKind::ALL.into_iter().zip(verdicts) {
-            let sensor = &mut state.sensors[number];
-            match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
-                Transition::None | Transition::Folded => continue,
-                Transition::Raised => {
-                    folded.raised[kind as usize] += 1;
-                    self.changed_bytes += layout::ALERT_BYTES;
-                }
-                Transition::Cleared => folded.cleared[kind as usize] += 1,
-                Transition::Repeated => {}
+            if kind == AlertKind::Threshold && verdict.is_beyond_other(side) {
+                self.observe((at, number), kind, Verdict::Normal, moment, folded);
             }
-            let sensor = &state.sensors[number];
-            let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
-            let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
-            self.alerts.extend(alerts);
+            self.observe((at, number), kind, verdict, moment, folded);
         }
+    }
+
+    /// Takes what a detector says of a sensor's newest value into its alert.
+    fn observe(
+        &mut self,
+        (at, number): (usize, usize),
+        kind: AlertKind,
+        verdict: Verdict,
+        moment: Moment,
+        folded: &mut Folded,
+    ) {
+        let state = &mut self.devices[at].state;
+        let sensor = &mut state.sensors[number];
+        match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
+            Transition::None | Transition::Folded => return,
+            Transition::Raised => {
+                folded.raised[kind as usize] += 1;
+                self.changed_bytes += layout::ALERT_BYTES;
+            }
+            Transition::Cleared => folded.cleared[kind as usize] += 1,
+            Transition::Repeated => {}
+        }
+        let sensor = &state.sensors[number];
+        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
+        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
+        self.alerts.extend(alerts);
     }
 
     /// Remembers that a device has something to store and to tell.

@@ -141,15 +141,13 @@ impl DeviceWindows {
     }
 }
 
-/// Adds what a store has of a device's sealed windows.
+/// Adds what a store has of a device's sealed windows, under one of its keys.
 ///
 /// # Errors
-/// A value that this version can't read.
-pub(crate) fn add_stored(windows: &mut Windows, values: &[Vec<u8>]) -> Result<(), UnpackError> {
-    for value in values {
-        for (sensor, window) in unpack(value)? {
-            add(windows, &sensor, window);
-        }
+/// A value that this version can't read; then nothing of it is added.
+pub(crate) fn add_stored(windows: &mut Windows, value: &[u8]) -> Result<(), UnpackError> {
+    for (sensor, window) in unpack(value)? {
+        add(windows, &sensor, window);
     }
     Ok(())
 }

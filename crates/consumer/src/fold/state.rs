@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iot_core::message::{Location, Quality, Reading};
-use iot_core::sensor::Sensor;
 
 use super::alert::AlertState;
 use super::detect::Detectors;
@@ -99,7 +98,8 @@ impl DeviceState {
         }
     }
 
-    pub(crate) fn move_to(&mut self, location: &Location<'_>) {
+    /// Whether that is another place than the one it was at.
+    pub(crate) fn move_to(&mut self, location: &Location<'_>) -> bool {
         let same = self.place.as_ref().is_some_and(|place| {
             *place.building == location.building
                 && *place.floor == location.floor
@@ -112,6 +112,7 @@ impl DeviceState {
                 room: (*location.room).into(),
             }));
         }
+        !same
     }
 
     /// What clients see of it, with these readings.
@@ -152,13 +153,16 @@ impl SensorState {
         }
     }
 
-    /// Replaces the newest value. `known` is the standard sensor of that name.
-    pub(crate) fn take(&mut self, reading: &Reading<'_>, known: Option<&Sensor>) {
+    /// Replaces the newest value. What detectors have learnt in another unit says
+    /// nothing of it.
+    pub(crate) fn take(&mut self, reading: &Reading<'_>) {
         self.value = reading.value;
         self.quality = reading.quality;
         let unit = reading.unit.as_deref();
-        let unit = unit.or_else(|| known.map(|known| known.unit));
         if self.unit.as_deref() != unit {
+            if self.unit.is_some() && unit.is_some() {
+                self.detectors = Detectors::default();
+            }
             self.unit = unit.map(Arc::from);
         }
     }

@@ -1,12 +1,12 @@
 //! A device in memory: its state, and what only this process needs of it.
 
 use iot_core::message::Reading;
-use iot_core::sensor::{self, Sensor};
 
 use super::FoldRules;
-use super::detect::{DetectRules, Kinds};
+use super::detect::Kinds;
 use super::state::{DeviceState, SensorState};
 use super::window::WindowRules;
+use crate::catalogue::Limits;
 use crate::refusal::Refusal;
 
 #[derive(Debug)]
@@ -23,18 +23,19 @@ pub(super) struct Tracked {
 /// What is remembered of a sensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
-    /// The standard sensor of that name.
-    pub(super) known: Option<&'static Sensor>,
+    /// Beyond which its values are worth an alert, where the device is now.
+    pub(super) limits: Limits,
     /// What is looked for.
     pub(super) kinds: Kinds,
     pub(super) untold: bool,
 }
 
 impl Marks {
-    fn new(sensor: &str, rules: &DetectRules) -> Self {
+    fn new(sensor: &str, device: &DeviceState, rules: &FoldRules) -> Self {
+        let place = device.place.as_deref();
         Self {
-            known: sensor::lookup(sensor),
-            kinds: rules.kinds(sensor),
+            limits: rules.limits.find(sensor, &device.key, place),
+            kinds: rules.detect.kinds(sensor),
             untold: false,
         }
     }
@@ -44,7 +45,7 @@ impl Tracked {
     pub(super) fn new(mut state: DeviceState, rules: &FoldRules) -> Self {
         state.go_by(rules.detect.version);
         let sensors = state.sensors.iter();
-        let marks = sensors.map(|sensor| Marks::new(&sensor.name, &rules.detect));
+        let marks = sensors.map(|sensor| Marks::new(&sensor.name, &state, rules));
         let mut device = Self {
             marks: marks.collect(),
             state,
@@ -63,10 +64,18 @@ impl Tracked {
     }
 
     /// A new sensor.
-    pub(super) fn add_sensor(&mut self, name: &str, rules: &DetectRules) -> usize {
+    pub(super) fn add_sensor(&mut self, name: &str, rules: &FoldRules) -> usize {
         self.state.sensors.push(SensorState::new(name));
-        self.marks.push(Marks::new(name, rules));
+        self.marks.push(Marks::new(name, &self.state, rules));
         self.state.sensors.len() - 1
+    }
+
+    /// Once the device is at another place.
+    pub(super) fn find_limits(&mut self, rules: &FoldRules) {
+        let place = self.state.place.as_deref();
+        for (sensor, marks) in self.state.sensors.iter().zip(&mut self.marks) {
+            marks.limits = rules.limits.find(&sensor.name, &self.state.key, place);
+        }
     }
 
     pub(super) fn find_next_seal(&mut self, rules: &WindowRules) {

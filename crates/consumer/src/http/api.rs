@@ -104,10 +104,12 @@ async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Erro
         let reason = format!("the windows are not available now: {error}");
         Error(StatusCode::SERVICE_UNAVAILABLE, reason)
     })?;
-    add_stored(&mut here, &stored).map_err(|error| {
-        let reason = format!("a stored window can't be read: {error}");
-        Error(StatusCode::INTERNAL_SERVER_ERROR, reason)
-    })?;
+    for value in &stored {
+        // The others are no worse for it.
+        if let Err(error) = add_stored(&mut here, value) {
+            state.metrics.unreadable_window(partition, &error);
+        }
+    }
     Ok(here)
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer_config;
 use super::context::{GroupContext, Partition, Rebalance};
+use super::ends::Ends;
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
 use crate::metrics::{Metrics, Queue, RebalanceKind};
@@ -68,6 +69,7 @@ pub(crate) struct Member {
     pub(crate) config: KafkaConfig,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) start_owner: StartOwner,
+    pub(crate) ends: Ends,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Component,
     pub(crate) stop: CancellationToken,
@@ -447,7 +449,10 @@ impl Group {
         }
         let metrics = &self.member.metrics;
         let now = jiff::Timestamp::now().as_millisecond();
-        let lags = self.slots.lags(statistics, now);
+        let ends = &self.member.ends;
+        ends.ask(self.slots.not_fetched());
+        let ends = ends.known();
+        let lags = self.slots.lags(statistics, &ends, now);
         let lag = lags.map(|(topic, partition, lag)| {
             metrics.lag(topic, partition, lag);
             lag.messages

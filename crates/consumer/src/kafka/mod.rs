@@ -2,6 +2,7 @@
 //! of the consumer group.
 
 pub(crate) mod context;
+pub(crate) mod ends;
 pub(crate) mod group;
 pub(crate) mod progress;
 pub(crate) mod statistics;

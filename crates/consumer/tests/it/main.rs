@@ -5,6 +5,7 @@
 
 mod api;
 mod input;
+mod lag;
 mod lifecycle;
 mod outputs;
 mod process;

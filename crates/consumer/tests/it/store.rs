@@ -151,6 +151,32 @@ async fn a_flushed_redis_is_built_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
+async fn a_stored_window_that_can_not_be_read_is_left_out() {
+    let kafka = Real::new("unreadable");
+    let redis = Server::start(&[]).await;
+    let mut config = kafka.config(&[&kafka.run]);
+    config.store.url = redis.url().as_str().into();
+    let filling = fill(&kafka).await;
+    let service = Service::start(config).await;
+    filling.await.unwrap();
+    wait_exact(&service, &kafka).await;
+    let before = state(&service).await.unwrap();
+    let spoil = "local keys = redis.call('KEYS', 'iot:*:w\\000default\\000default\\000d0\\00060000\\000*') \
+                 redis.call('SET', keys[1], 'x') return #keys";
+    redis.cli(&["EVAL", spoil, "0"]);
+    let after = state(&service).await.expect("every device is answered for");
+    let windows = |of: &BTreeMap<i64, Value>| {
+        let windows = &of[&0]["windows"]["temperature"];
+        windows.as_array().unwrap().len()
+    };
+    assert_eq!(windows(&after), windows(&before) - 1);
+    let unreadable = "iot_store_unreadable_windows_total";
+    assert_eq!(service.metric(unreadable).await, Some(1.0));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
 async fn a_redis_that_is_killed_and_lost_its_last_writes_is_waited_for() {
     let kafka = Real::new("killed");
     let mut redis = Server::start(&["--appendonly", "yes"]).await;

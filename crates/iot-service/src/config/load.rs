@@ -4,6 +4,7 @@ use config::{Config, File, FileFormat};
 use serde_json::{Map, Value, json};
 use serde_path_to_error::Segment;
 
+use super::alias;
 use super::{Problems, Settings, Sources, validate_common};
 
 /// Well-known variables of every service.
@@ -22,7 +23,7 @@ pub fn load<S: Settings>(sources: &Sources) -> Result<S, Problems> {
 pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), Problems> {
     let mut problems = Problems::default();
     let defaults = tree(&S::default());
-    let overrides = overrides::<S>(sources, &defaults);
+    let overrides = overrides::<S>(sources, &defaults, &mut problems);
     let text = match &sources.file {
         None => String::new(),
         Some(path) => std::fs::read_to_string(path).unwrap_or_else(|error| {
@@ -33,16 +34,18 @@ pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), P
             String::new()
         }),
     };
+    let (text, renamed) = alias::rename_in_file(text, S::ALIASES, &mut problems);
     let mut given = merge(&text, &overrides, &defaults).unwrap_or_else(|message| {
         let file = sources.file.as_ref().map(|path| path.display().to_string());
         problems.add(file.unwrap_or_else(|| "config".into()), message);
         json!({})
     });
+    alias::refuse_rest(S::ALIASES, &defaults, &mut given, &mut problems);
     conform(&defaults, &mut given, "", &mut problems);
     let settings: S = deserialise(&mut given, &defaults, &mut problems);
     validate_common(&settings, &mut problems);
     settings.validate(&mut problems);
-    name_origins(&mut problems, &overrides);
+    name_origins(&mut problems, &overrides, &renamed);
     problems.or((settings, given))
 }
 
@@ -69,16 +72,32 @@ pub fn assert_example<S: Settings>() {
     );
 }
 
+/// Settings that are given under other names and have no effect here, and why.
+pub(crate) fn without_effect<S: Settings>(sources: &Sources) -> Vec<(&'static str, &'static str)> {
+    let file = sources.file.as_ref();
+    // What can't be read was reported when it was loaded.
+    let text = file.and_then(|path| std::fs::read_to_string(path).ok());
+    let named = named(sources, &Value::Null);
+    let given = named.iter().map(|o| &*o.path);
+    let given = given.chain(sources.flags.iter().map(|(path, _)| &**path));
+    alias::without_effect(&text.unwrap_or_default(), given, S::ALIASES)
+}
+
 /// A setting given outside the file.
-struct Override {
-    path: String,
-    value: String,
+#[derive(Debug, Clone)]
+pub(super) struct Override {
+    pub(super) path: String,
+    pub(super) value: String,
     /// The variable or flag, as the user wrote it.
-    origin: String,
+    pub(super) origin: String,
 }
 
 /// Well-known variables, `IOT_...` variables, flags: the later wins.
-fn overrides<S: Settings>(sources: &Sources, defaults: &Value) -> Vec<Override> {
+fn overrides<S: Settings>(
+    sources: &Sources,
+    defaults: &Value,
+    problems: &mut Problems,
+) -> Vec<Override> {
     let known = sources.env.iter().filter_map(|(name, value)| {
         let (_, path) = ENV.iter().chain(S::ENV).find(|(known, _)| known == name)?;
         // A compose file passes an unset variable as an empty one.
@@ -88,6 +107,18 @@ fn overrides<S: Settings>(sources: &Sources, defaults: &Value) -> Vec<Override> 
             origin: name.clone(),
         })
     });
+    let flags = sources.flags.iter().map(|(path, value)| Override {
+        path: path.clone(),
+        value: value.clone(),
+        origin: "command line".into(),
+    });
+    let named = alias::rename(named(sources, defaults), S::ALIASES, problems);
+    let flags = alias::rename(flags.collect(), S::ALIASES, problems);
+    known.chain(named).chain(flags).collect()
+}
+
+/// What is given as `IOT_SECTION__KEY`.
+fn named(sources: &Sources, defaults: &Value) -> Vec<Override> {
     let named = sources.env.iter().filter_map(|(name, value)| {
         let path = name.strip_prefix("IOT_")?.to_lowercase().replace("__", ".");
         // Kubernetes gives every pod variables such as IOT_BRIDGE_SERVICE_HOST.
@@ -100,12 +131,7 @@ fn overrides<S: Settings>(sources: &Sources, defaults: &Value) -> Vec<Override> 
             origin: name.clone(),
         })
     });
-    let flags = sources.flags.iter().map(|(path, value)| Override {
-        path: path.clone(),
-        value: value.clone(),
-        origin: "command line".into(),
-    });
-    known.chain(named).chain(flags).collect()
+    named.collect()
 }
 
 /// One tree of all that was given; errors are syntax errors of the file.
@@ -254,11 +280,14 @@ fn reset(given: &mut Value, defaults: &Value, path: &[String]) -> bool {
     (!rest.is_empty() && reset(value, default, rest)) || section.remove(key).is_some()
 }
 
-/// Says of each problem which variable or flag brought the value.
-fn name_origins(problems: &mut Problems, overrides: &[Override]) {
+/// Says of each problem which variable or flag brought the value, or which other name
+/// in the file.
+fn name_origins(problems: &mut Problems, overrides: &[Override], renamed: &[alias::Renamed]) {
     for problem in &mut problems.0 {
-        let origin = overrides.iter().rfind(|o| o.path == problem.path);
-        if let Some(Override { origin, .. }) = origin {
+        let given = overrides.iter().rfind(|o| o.path == problem.path);
+        let other = renamed.iter().find(|(path, _)| *path == problem.path);
+        let other = other.map(|(_, name)| *name);
+        if let Some(origin) = given.map(|o| &*o.origin).or(other) {
             problem.path = format!("{} ({origin})", problem.path);
         }
     }

@@ -5,6 +5,7 @@
 //! [`Settings`]. [`load`] reads all layers and reports every problem at once,
 //! each with the path of the setting and where its value came from.
 
+mod alias;
 mod live;
 mod load;
 mod tree;
@@ -16,10 +17,11 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use alias::{Alias, Aliases};
 pub use live::Live;
 pub(crate) use live::watch;
 pub use load::{assert_example, load};
-pub(crate) use load::{load_given, to_yaml};
+pub(crate) use load::{load_given, to_yaml, without_effect};
 pub use tree::{extract, parse_yaml, read_yaml};
 pub use types::{ByteSize, HumanDuration, Secret};
 
@@ -39,6 +41,8 @@ pub trait Settings: Serialize + DeserializeOwned + Default + Clone + Send + Sync
     /// Well-known variables and the settings they stand for, such as
     /// `("KAFKA_BROKERS", "kafka.brokers")`.
     const ENV: &'static [(&'static str, &'static str)];
+    /// Other names of settings; a file or a layer above it may use either.
+    const ALIASES: Aliases = &[];
     /// Paths of the settings (or whole sections) that a running service takes
     /// over when they change. `log.level` is one always.
     const LIVE: &'static [&'static str];

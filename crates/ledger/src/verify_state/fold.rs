@@ -83,7 +83,7 @@ impl Fold {
         }
     }
 
-    /// Takes the next message of the log, in the units of the standard sensors.
+    /// Takes the next message of the log, in the units of the known sensors.
     pub(super) fn take(&mut self, entry: &Entry<'_>) {
         let message = entry.message;
         let moment = Moment {

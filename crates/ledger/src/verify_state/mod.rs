@@ -34,6 +34,7 @@ use compare::Comparison;
 use fold::Rules;
 use log::{Log, Partition};
 use partition::Check;
+use reading::Units;
 use report::{Kind, Report};
 use store::Store;
 
@@ -78,6 +79,10 @@ pub(crate) struct Args {
     /// How many sealed windows of each length are kept (windows.keep).
     #[arg(long, default_value_t = 15)]
     keep: u32,
+    /// A sensor of the consumer's section sensors and the unit there, NAME=UNIT; may be
+    /// repeated.
+    #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
+    sensor: Vec<(String, String)>,
     /// How far messages may be ahead of their records (validate.max_future); used
     /// where the begin of the log is gone.
     #[arg(long, default_value = "5m")]
@@ -94,6 +99,8 @@ pub(crate) struct Args {
 #[derive(Debug, Clone)]
 struct Settings {
     rules: Rules,
+    /// Units of sensors that are not the standard ones, or not in their standard unit.
+    units: Units,
     /// How long sealed windows are kept, in lengths.
     keep: i64,
     /// In milliseconds.
@@ -168,6 +175,16 @@ fn window_size(text: &str) -> Result<HumanDuration, String> {
     }
 }
 
+fn sensor_unit(text: &str) -> Result<(String, String), String> {
+    // A unit may have the sign in it, a name rather not.
+    match text.split_once('=') {
+        Some((name, unit)) if !name.is_empty() && !unit.is_empty() => {
+            Ok((name.to_owned(), unit.to_owned()))
+        }
+        _ => Err("must be NAME=UNIT".into()),
+    }
+}
+
 /// A partition without state is as it must be only if it never had a record.
 fn no_state(partition: &Partition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
@@ -189,6 +206,7 @@ impl Settings {
                 sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
             },
+            units: args.sensor.iter().cloned().collect(),
             keep: args.keep.into(),
             max_future: millis(args.max_future),
         }

@@ -117,7 +117,7 @@ impl<'c> Work<'c> {
     }
 
     fn take(&mut self, record: &RecordAndOffset, recorded: i64) -> anyhow::Result<()> {
-        let message = message(&record.record)?;
+        let message = message(&record.record, &self.check.settings.units)?;
         let (tenant, project) = owner(&self.check.partition.0, &message)?;
         self.fold.take(&Entry {
             offset: record.offset,

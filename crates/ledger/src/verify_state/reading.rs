@@ -1,6 +1,7 @@
 //! From a record to the message that it must count as.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use iot_core::message::{DeviceMessage, Reading, parse, parse_protobuf};
@@ -11,13 +12,19 @@ use rskafka::record::Record;
 /// Tenant and project of a message that names none, on a topic that names none.
 const DEFAULT: &str = "default";
 
+/// Units by name of the sensor, which come before those of the standard sensors.
+pub(super) type Units = BTreeMap<String, String>;
+
 /// The message of a record: Protobuf or JSON, as its content type says, else as it
-/// looks, and with values of standard sensors in the sensors' own units.
+/// looks, and with values of known sensors in the sensors' own units.
 ///
 /// # Errors
-/// It is neither, lacks what every message has, or has a standard sensor with a unit
+/// It is neither, lacks what every message has, or has a known sensor with a unit
 /// of something else.
-pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
+pub(super) fn message<'r>(
+    record: &'r Record,
+    units: &'r Units,
+) -> anyhow::Result<DeviceMessage<'r>> {
     let payload = record.value.as_deref().unwrap_or_default();
     let content_type = record.headers.get(headers::CONTENT_TYPE);
     let told = content_type.and_then(|value| std::str::from_utf8(value).ok());
@@ -40,22 +47,25 @@ pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
     } else {
         parse(payload).context("as JSON")?
     };
-    message.readings.iter_mut().try_for_each(convert)?;
+    let mut readings = message.readings.iter_mut();
+    readings.try_for_each(|reading| convert(reading, units))?;
     Ok(message)
 }
 
-fn convert(reading: &mut Reading<'_>) -> anyhow::Result<()> {
+fn convert<'r>(reading: &mut Reading<'r>, units: &'r Units) -> anyhow::Result<()> {
     // Minus zero is zero.
     reading.value += 0.0;
-    let Some(known) = sensor::lookup(&reading.sensor) else {
+    let own = units.get(&*reading.sensor).map(String::as_str);
+    let standard = || sensor::lookup(&reading.sensor).map(|known| known.unit);
+    let Some(own) = own.or_else(standard) else {
         return Ok(());
     };
-    let given = reading.unit.as_deref().unwrap_or(known.unit);
-    let Some(value) = unit::convert(reading.value, given, known.unit) else {
-        bail!("{} in {given:?} is not in {}", known.name, known.unit);
+    let given = reading.unit.as_deref().unwrap_or(own);
+    let Some(value) = unit::convert(reading.value, given, own) else {
+        bail!("{} in {given:?} is not in {own}", reading.sensor);
     };
     reading.value = value;
-    reading.unit = Some(Cow::Borrowed(known.unit));
+    reading.unit = Some(Cow::Borrowed(own));
     Ok(())
 }
 
@@ -93,6 +103,8 @@ mod tests {
 
     use super::*;
 
+    static NONE: Units = Units::new();
+
     const JSON: &[u8] =
         br#" {"device_id":"d","tenant":"acme","timestamp":1,"readings":[{"sensor":"s","value":2}]}"#;
     /// Device `d`, time 1, sensor `s` with the value 2.0, by hand from the `.proto`.
@@ -122,7 +134,8 @@ mod tests {
             (PROTOBUF, "Application/Protobuf"),
         ] {
             let record = record(value, content_type);
-            let message = message(&record).unwrap_or_else(|e| panic!("{content_type}: {e:#}"));
+            let message =
+                message(&record, &NONE).unwrap_or_else(|e| panic!("{content_type}: {e:#}"));
             assert_eq!((&*message.device_id, message.timestamp), ("d", 1));
             assert_eq!(message.readings[0].value, 2.0);
         }
@@ -131,19 +144,23 @@ mod tests {
             (JSON, "application/protobuf"),
             (b"".as_slice(), ""),
         ] {
-            assert!(message(&record(value, content_type)).is_err());
+            assert!(message(&record(value, content_type), &NONE).is_err());
         }
     }
 
     #[test]
-    fn standard_sensors_are_in_their_own_unit_and_others_as_they_came() {
+    fn known_sensors_are_in_their_own_unit_and_others_as_they_came() {
+        let units = [("humidity", "ratio"), ("vibration", "mm/s")];
+        let units = units
+            .map(|(name, unit)| (name.to_owned(), unit.to_owned()))
+            .into();
         let read = |sensor: &str, value: f64, unit: &str| {
             let json = format!(
                 r#"{{"device_id":"d","timestamp":1,
                 "readings":[{{"sensor":"{sensor}","value":{value}{unit}}}]}}"#
             );
             let record = record(json.as_bytes(), "");
-            let message = message(&record).ok()?;
+            let message = message(&record, &units).ok()?;
             let reading = &message.readings[0];
             Some((reading.value, reading.unit.as_deref().map(str::to_owned)))
         };
@@ -155,12 +172,16 @@ mod tests {
         assert_eq!(read("oven", 300.0, kelvin), in_unit(300.0, "K"));
         assert_eq!(read("oven", 300.0, ""), Some((300.0, None)));
         assert_eq!(read("pressure", 1.0, kelvin), None);
+        let percent = r#","unit":"percent""#;
+        assert_eq!(read("humidity", 60.0, percent), in_unit(0.6, "ratio"));
+        assert_eq!(read("vibration", 7.0, ""), in_unit(7.0, "mm/s"));
+        assert_eq!(read("vibration", 7.0, percent), None);
     }
 
     #[test]
     fn a_topic_of_a_tenant_decides() {
         let record = record(JSON, "");
-        let message = message(&record).unwrap();
+        let message = message(&record, &NONE).unwrap();
         assert_eq!(owner("device-data", &message).unwrap(), ("acme", "default"));
         assert_eq!(owner("acme.plant", &message).unwrap(), ("acme", "plant"));
         assert_eq!(owner("a.b.c", &message).unwrap(), ("acme", "default"));

@@ -34,6 +34,10 @@ impl Verified {
 
     /// With windows so short that a test has many that are sealed.
     pub(crate) async fn consumer(&self) -> Service {
+        self.consumer_from(&[]).await
+    }
+
+    async fn consumer_from(&self, args: &[&str]) -> Service {
         let settings = [
             ("store.url", &*self.redis.url),
             ("dead_letter.topic", &self.letters),
@@ -45,7 +49,7 @@ impl Verified {
             ("outputs.windows", ""),
             ("validate.max_future", "5m"),
         ];
-        let mut consumer = self.way.consumer_with(&self.topic, &settings);
+        let mut consumer = self.way.consumer_from(args, &self.topic, &settings);
         consumer.ready().await;
         consumer
     }
@@ -258,6 +262,47 @@ async fn formats_and_units_are_those_of_the_consumer() {
     assert_eq!(
         (&report["records"], &report["refused"]),
         (&json!(3), &json!(1)),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn sensors_of_the_settings_have_the_units_that_it_is_told() {
+    let verified = Verified::new("sensors", 1).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sensors = "sensors:\n- {name: temperature, unit: fahrenheit, max: 140, above: 122}\n\
+                   - {name: vibration, unit: mm/s, above: -30}\n";
+    std::fs::write(file.path(), sensors).unwrap();
+    let in_unit = |number, unit| {
+        let message = String::from_utf8(message(number)).unwrap();
+        let named = r#""sensor":"temperature""#;
+        let message = message.replace(named, &format!(r#"{named},"unit":"{unit}""#));
+        message.into_bytes()
+    };
+    // The second is too hot, converted (90 degC are 194), and the last no temperature.
+    let others = [in_unit(30, "K"), in_unit(31, "degC"), in_unit(32, "bar")];
+    let records = (0..30).map(message).chain(others);
+    produce(&verified.topic, &records.collect::<Vec<_>>()).await;
+    let config = file.path().to_str().unwrap();
+    let mut consumer = verified.consumer_from(&["--config", config]).await;
+    let told = [
+        "--sensor",
+        "temperature=fahrenheit",
+        "--sensor",
+        "vibration=mm/s",
+    ];
+    let exact = verified
+        .verify(&[&["--wait", "60s"], &told[..]].concat())
+        .await;
+    assert_eq!(exact.code, Some(0), "{exact:?}");
+    assert_eq!(exact.json()["refused"], 2, "{exact:?}");
+    assert_eq!(consumer.process.stop().await, Some(0));
+    let report = verified.wrong().await;
+    let finding = first(&report);
+    assert_eq!(
+        (finding[0], finding[2]),
+        ("difference", "temperature value"),
         "{report}"
     );
 }

@@ -13,8 +13,7 @@ mod tests;
 pub(crate) mod threshold;
 mod toggling;
 
-use iot_core::sensor::Threshold;
-
+use crate::catalogue::Limits;
 use crate::model::{AlertKind, Level};
 pub(crate) use drift::Drift;
 pub(crate) use rules::DetectRules;
@@ -23,7 +22,7 @@ pub(crate) use stuck::Stuck;
 pub(crate) use toggling::Toggling;
 
 /// Changes whenever detectors come to learn or find something else.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// So many different values make a sensor one with many.
 const MANY: u8 = 3;
 
@@ -36,6 +35,16 @@ pub(crate) enum Verdict {
     Near,
     /// It is not as it should be.
     Beyond(Finding),
+}
+
+impl Verdict {
+    /// Whether it is beyond the limit on the other side than that one.
+    pub(crate) fn is_beyond_other(self, side: Option<bool>) -> bool {
+        match self {
+            Self::Beyond(finding) => side.is_some_and(|above| above != finding.above),
+            Self::Normal | Self::Near => false,
+        }
+    }
 }
 
 /// What is wrong with a reading.
@@ -102,21 +111,20 @@ impl Default for Detectors {
 }
 
 impl Detectors {
-    /// Looks at the next reading; the verdicts are by number of the kind.
+    /// Looks at the next reading; the verdicts are by number of the kind. With the
+    /// limits comes the side on which an alert of theirs is active.
     pub(crate) fn look(
         &mut self,
         rules: &DetectRules,
         kinds: Kinds,
-        threshold: Option<Threshold>,
+        (limits, side): (Limits, Option<bool>),
         value: f64,
     ) -> [Verdict; 5] {
         let mut verdicts = [Verdict::Normal; 5];
         let mut set = |kind: AlertKind, verdict| verdicts[kind as usize] = verdict;
         let config = &rules.config;
-        if let Some(threshold) = threshold
-            && kinds.has(AlertKind::Threshold)
-        {
-            let verdict = threshold::look(threshold, config.threshold.band, value);
+        if kinds.has(AlertKind::Threshold) {
+            let verdict = threshold::look(limits, config.threshold.band, side, value);
             set(AlertKind::Threshold, verdict);
         }
         self.readings = self.readings.saturating_add(1);

@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
 use iot_core::message::parse;
-use iot_core::sensor;
 use serde::Deserialize;
 
 use super::*;
+use crate::catalogue::Catalogue;
 use crate::config::ConsumerConfig;
 use crate::fold::{Event, Fold, FoldRules};
 use crate::model::AlertStatus;
@@ -177,7 +177,7 @@ fn alerts_are_scored_by_labels() {
 fn cost_of_a_reading() {
     const READINGS: u32 = 10_000_000;
     let rules = DetectRules::new(&ConsumerConfig::default().detect);
-    let threshold = sensor::lookup("temperature").and_then(|sensor| sensor.alert);
+    let limits = Catalogue::new(&[]).find("temperature").unwrap().limits;
     let (kinds, mut detectors) = (rules.kinds("temperature"), Detectors::default());
     let (mut random, mut beyond) = (1_u64, 0_usize);
     let begun = Instant::now();
@@ -186,7 +186,7 @@ fn cost_of_a_reading() {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
         let value = 20.0 + (random >> 52) as f64 / 500.0;
-        let verdicts = detectors.look(&rules, kinds, threshold, value);
+        let verdicts = detectors.look(&rules, kinds, (limits, None), value);
         beyond += usize::from(verdicts.iter().any(|v| *v != Verdict::Normal));
     }
     let each = begun.elapsed().as_nanos() / u128::from(READINGS);

@@ -1,62 +1,86 @@
-//! The limit of a standard sensor, with hysteresis: a value that trembles around
-//! it makes one alert and not many.
-
-use iot_core::sensor::Threshold;
+//! The limits of a sensor, with hysteresis: a value that trembles around one makes one
+//! alert and not many.
 
 use super::{Finding, Verdict};
+use crate::catalogue::Limits;
 use crate::model::Level;
 
 /// Beyond the limit by more than this share of it, an alert is critical.
 const CRITICAL: f64 = 0.2;
 
-/// Looks at a value; `band` is how far it has to be back inside, as a share of the
-/// limit.
-pub(crate) fn look(threshold: Threshold, band: f64, value: f64) -> Verdict {
-    let limit = threshold.limit();
-    let beyond = match threshold {
-        Threshold::Above(_) => value - limit,
-        Threshold::Below(_) => limit - value,
-    };
-    if threshold.is_crossed_by(value) {
-        let critical = beyond > CRITICAL * limit.abs();
-        Verdict::Beyond(Finding {
-            level: if critical {
-                Level::Critical
-            } else {
-                Level::Warning
-            },
-            limit,
-            above: matches!(threshold, Threshold::Above(_)),
-        })
-    } else if -beyond < band * limit.abs() {
-        Verdict::Near
-    } else {
-        Verdict::Normal
+/// Looks at a value. `band` is how far it has to be back inside, as a share of the limit,
+/// and `side` that of the limit beyond which the values before were, if they were: above
+/// it or not.
+pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) -> Verdict {
+    let Limits { above, below } = limits;
+    if value > above {
+        return beyond(above, value - above, true);
     }
+    if value < below {
+        return beyond(below, below - value, false);
+    }
+    let near = match side {
+        Some(true) => above - value < band * above.abs(),
+        Some(false) => value - below < band * below.abs(),
+        None => false,
+    };
+    if near { Verdict::Near } else { Verdict::Normal }
+}
+
+fn beyond(limit: f64, distance: f64, above: bool) -> Verdict {
+    let level = if distance > CRITICAL * limit.abs() {
+        Level::Critical
+    } else {
+        Level::Warning
+    };
+    Verdict::Beyond(Finding {
+        level,
+        limit,
+        above,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn values_are_beyond_near_or_normal() {
-        let look = |threshold, value| match look(threshold, 0.02, value) {
+    fn name(verdict: Verdict) -> &'static str {
+        match verdict {
             Verdict::Normal => "normal",
             Verdict::Near => "near",
             Verdict::Beyond(finding) if finding.level == Level::Critical => "critical",
             Verdict::Beyond(_) => "warning",
+        }
+    }
+
+    #[test]
+    fn values_are_beyond_near_or_normal() {
+        let limits = Limits {
+            above: 50.0,
+            below: 20.0,
         };
-        let hot = Threshold::Above(50.0);
-        let seen = [60.1, 60.0, 50.1, 50.0, 49.1, 49.0, 20.0].map(|value| look(hot, value));
+        let look = |side, value| name(look(limits, 0.02, side, value));
+        let hot = [60.1, 60.0, 50.1, 50.0, 49.1, 49.0, 20.1];
         assert_eq!(
-            seen,
+            hot.map(|value| look(Some(true), value)),
             [
                 "critical", "warning", "warning", "near", "near", "normal", "normal"
             ]
         );
-        let dry = Threshold::Below(20.0);
-        let seen = [15.9, 19.9, 20.0, 20.3, 20.5].map(|value| look(dry, value));
-        assert_eq!(seen, ["critical", "warning", "near", "near", "normal"]);
+        let dry = [15.9, 19.9, 20.0, 20.3, 20.5, 49.9];
+        assert_eq!(
+            dry.map(|value| look(Some(false), value)),
+            ["critical", "warning", "near", "near", "normal", "normal"]
+        );
+        assert_eq!([20.0, 50.0].map(|value| look(None, value)), ["normal"; 2]);
+    }
+
+    #[test]
+    fn where_there_is_no_limit_nothing_is_near_it() {
+        for side in [None, Some(true), Some(false)] {
+            for (band, value) in [(0.0, 1e100), (0.5, -1e100), (0.0, f64::NAN)] {
+                assert_eq!(look(Limits::NONE, band, side, value), Verdict::Normal);
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartOwner;
 use crate::kafka::context::Partition;
+use crate::kafka::ends::LogEnds;
 use crate::kafka::progress::{Gauge, Lag, Progress};
 use crate::kafka::statistics::Statistics;
 use crate::record::Batch;
@@ -27,6 +28,10 @@ const BATCH: usize = 500;
 /// fetched ahead, so it must be worth it.
 const HELD_RECORDS: usize = 5_000;
 const HELD_BYTES: usize = 8 << 20;
+
+/// After so long in a phase statistics are about that phase: they come once a second,
+/// and are of a moment before.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// What the owner of a partition gets.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(super) struct Slot {
     phase: Phase,
-    /// When the phase began.
+    /// When the phase began, or went on after a pause.
     since: Instant,
     /// Whether librdkafka fetches it.
     fetched: bool,
@@ -109,6 +114,17 @@ impl Slot {
 
     pub(super) fn set_fetched(&mut self, fetched: bool) {
         self.fetched = fetched;
+    }
+
+    /// Whether it is fetched as fast as it comes.
+    fn is_flowing(&self) -> bool {
+        self.phase == Phase::Reading && !self.paused
+    }
+
+    /// Whether everything that was taken of it is processed, as statistics have it.
+    fn is_drained(&self) -> bool {
+        let queued = self.queued.load(Ordering::Relaxed);
+        queued == 0 && self.outbox.is_empty() && self.since.elapsed() > SETTLED
     }
 
     /// Asks the owner to end.
@@ -225,6 +241,7 @@ impl Slots {
                 let full = slot.outbox.len() >= HELD_RECORDS || slot.outbox.bytes() >= HELD_BYTES;
                 if slot.paused && sent {
                     slot.paused = false;
+                    slot.since = Instant::now();
                     flow.resume.push((topic.clone(), *partition));
                 } else if !slot.paused && !sent && full {
                     slot.paused = true;
@@ -250,11 +267,19 @@ impl Slots {
         self.each().map(|(.., slot)| queued(slot)).sum()
     }
 
+    /// Those of which librdkafka doesn't learn where the log ends.
+    pub(super) fn not_fetched(&self) -> Vec<Partition> {
+        let all = self.each().filter(|(.., slot)| !slot.is_flowing());
+        all.map(|(topic, partition, _)| (topic.to_owned(), partition))
+            .collect()
+    }
+
     /// How far behind partitions are at `now` (milliseconds since the epoch), where
-    /// it is known.
+    /// it is known. `ends` are those of logs that are not fetched.
     pub(super) fn lags<'s>(
         &'s mut self,
         statistics: &'s Statistics,
+        ends: &'s LogEnds,
         now: i64,
     ) -> impl Iterator<Item = (&'s str, i32, Lag)> {
         let slots = self.0.iter_mut().flat_map(|(topic, partitions)| {
@@ -262,7 +287,13 @@ impl Slots {
             slots.map(move |(partition, slot)| (topic.as_str(), *partition, slot))
         });
         slots.filter_map(move |(topic, partition, slot)| {
-            let end = statistics.end(topic, partition)?;
+            let mut end = statistics.end(topic, partition);
+            if !slot.is_flowing() {
+                end = end.max(ends.get(&(topic.to_owned(), partition)).copied());
+            } else if slot.is_drained() && statistics.is_at_end(topic, partition) {
+                end = slot.progress.position();
+            }
+            let end = end?;
             let queued = slot.queued.load(Ordering::Relaxed);
             let lag = slot.gauge.measure(&slot.progress, end, queued, now)?;
             Some((topic, partition, lag))
@@ -284,5 +315,53 @@ impl Slots {
                 .iter()
                 .map(move |(partition, slot)| (topic.as_str(), *partition, slot))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lag in messages when the owner is at 5, by the statistics the log ends at 7
+    /// and is fetched up to there, and it is asked for 20.
+    async fn lag(change: impl FnOnce(&mut Slot)) -> i64 {
+        let (inboxes, taken) = std::sync::mpsc::channel();
+        let start_owner: StartOwner = Box::new(move |inbox| {
+            inboxes.send(inbox).unwrap();
+            tokio::spawn(async {})
+        });
+        let partition = ("t".to_owned(), 0);
+        let mut slots = Slots::default();
+        slots.add(partition.clone(), &start_owner);
+        taken.recv().unwrap().progress.reach(5);
+        let slot = slots.get("t", 0).unwrap();
+        slot.read();
+        change(slot);
+        let json = r#"{"topics": {"t": {"partitions": {"0":
+            {"hi_offset": 7, "ls_offset": 7, "next_offset": 7, "fetchq_cnt": 0}}}}}"#;
+        let statistics = Statistics::parse(json.as_bytes()).unwrap();
+        let ends = LogEnds::from([(partition, 20)]);
+        let mut lags = slots.lags(&statistics, &ends, 0);
+        lags.next().unwrap().2.messages
+    }
+
+    #[tokio::test]
+    async fn of_a_partition_that_is_not_fetched_kafka_says_where_it_ends() {
+        assert_eq!(lag(|_| ()).await, 2);
+        assert_eq!(lag(|slot| slot.paused = true).await, 15);
+        assert_eq!(lag(|slot| slot.hold(1)).await, 15);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_at_the_end_is_no_lag() {
+        let settled = |slot: &mut Slot| {
+            slot.since = slot.since.checked_sub(2 * SETTLED).unwrap();
+        };
+        assert_eq!(lag(settled).await, 0);
+        let queued = lag(|slot| {
+            settled(slot);
+            slot.queued.store(1, Ordering::Relaxed);
+        });
+        assert_eq!(queued.await, 2);
     }
 }

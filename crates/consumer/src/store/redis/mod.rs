@@ -17,7 +17,7 @@ use super::{
     Unavailable,
 };
 use link::Connector;
-use pool::Pool;
+use pool::{Pool, is_replica};
 
 /// Layout of the keys and of the hash; another one is not read.
 const SCHEMA: &str = "2";
@@ -314,12 +314,13 @@ impl From<RedisError> for Unavailable {
             // Before version 7 an error of a script has no code of its own.
             (_, Some("OOM")) => Trouble::Full,
             _ if detail.contains("OOM command not allowed") => Trouble::Full,
+            _ if is_replica(&error) => Trouble::Busy,
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Trouble::Denied,
             (
                 _,
                 Some(
-                    "LOADING" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "READONLY"
-                    | "NOREPLICAS" | "MOVED" | "ASK",
+                    "LOADING" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "NOREPLICAS"
+                    | "MOVED" | "ASK",
                 ),
             ) => Trouble::Busy,
             _ => Trouble::Refused,

@@ -103,8 +103,44 @@ async fn within<T>(
 fn is_broken(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
-            matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
+            is_replica(error) || matches!(error.code(), Some("MASTERDOWN" | "NOAUTH"))
         }
         _ => true,
+    }
+}
+
+/// Whether the server is no master and so takes no writes. Before version 7 an error of
+/// a script has no code of its own: it stands in the text.
+pub(super) fn is_replica(error: &RedisError) -> bool {
+    let in_script = |detail: &str| detail.contains("-READONLY ");
+    error.code() == Some("READONLY") || error.detail().is_some_and(in_script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Trouble, Unavailable};
+
+    fn answer(line: &str) -> RedisError {
+        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        answer.and_then(Value::extract_error).unwrap_err()
+    }
+
+    #[test]
+    fn a_replica_is_known_by_its_answer_to_a_script_of_any_version() {
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "READONLY You can't write against a read only replica. script: 4ca2, on \
+             @user_script:42.",
+            "ERR Error running script (call to f_4ca2): @user_script:42: @user_script: 42: \
+             -READONLY You can't write against a read only replica.",
+        ] {
+            let error = answer(line);
+            assert!(is_broken(&error), "{line}");
+            assert_eq!(Unavailable::from(error).trouble, Trouble::Busy, "{line}");
+        }
+        let other = answer("ERR Error running script (call to f_4ca2): user_script:1: no such key");
+        assert!(!is_broken(&other));
+        assert_eq!(Unavailable::from(other).trouble, Trouble::Refused);
     }
 }

@@ -67,6 +67,16 @@ impl Way {
     }
 
     pub(crate) fn consumer_with(&self, topic: &str, further: &[(&str, &str)]) -> Service {
+        self.consumer_from(&[], topic, further)
+    }
+
+    /// With these arguments too.
+    pub(crate) fn consumer_from(
+        &self,
+        args: &[&str],
+        topic: &str,
+        further: &[(&str, &str)],
+    ) -> Service {
         let http = format!("127.0.0.1:{}", free_port());
         let settings = [
             ("kafka.brokers", &*self.kafka_brokers),
@@ -75,7 +85,8 @@ impl Way {
             ("http.listen", &http),
         ];
         let settings = [&settings, further].concat();
-        let mut consumer = Service::start("iot-consumer", &["run"], &settings);
+        let args = [&["run"], args].concat();
+        let mut consumer = Service::start("iot-consumer", &args, &settings);
         consumer.http = http;
         consumer
     }

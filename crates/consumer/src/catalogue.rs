@@ -1,0 +1,132 @@
+//! The sensors that are known: the standard ones, and those of section `sensors`.
+
+use std::ops::RangeInclusive;
+
+use iot_core::sensor::{self, Sensor, Threshold};
+
+use crate::config::{Limit, SensorConfig};
+
+/// Values beyond these are worth an alert; the limits themselves are still normal.
+/// Where there is none it is infinite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Limits {
+    pub(crate) above: f64,
+    pub(crate) below: f64,
+}
+
+impl Limits {
+    /// None at all.
+    pub(crate) const NONE: Self = Self {
+        above: f64::INFINITY,
+        below: f64::NEG_INFINITY,
+    };
+}
+
+/// A sensor of the catalogue.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Known {
+    pub(crate) name: Box<str>,
+    /// Unit in which values are stored.
+    pub(crate) unit: Box<str>,
+    /// Values that a working one can report.
+    pub(crate) physical: RangeInclusive<f64>,
+    /// For devices that no rule of section `thresholds` is for.
+    pub(crate) limits: Limits,
+}
+
+impl Known {
+    pub(crate) fn new(config: &SensorConfig) -> Self {
+        let or_none = |limit: Limit, none: f64| limit.or(none, none);
+        let least = or_none(config.min, f64::NEG_INFINITY);
+        Self {
+            name: config.name.as_str().into(),
+            unit: config.unit.as_str().into(),
+            physical: least..=or_none(config.max, f64::INFINITY),
+            limits: Limits {
+                above: or_none(config.above, Limits::NONE.above),
+                below: or_none(config.below, Limits::NONE.below),
+            },
+        }
+    }
+
+    fn standard(sensor: &Sensor) -> Self {
+        let mut limits = Limits::NONE;
+        match sensor.alert {
+            Some(Threshold::Above(limit)) => limits.above = limit,
+            Some(Threshold::Below(limit)) => limits.below = limit,
+            None => {}
+        }
+        Self {
+            name: sensor.name.into(),
+            unit: sensor.unit.into(),
+            physical: sensor.physical.clone(),
+            limits,
+        }
+    }
+}
+
+/// All sensors that are known, in the order of their names.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Catalogue(Vec<Known>);
+
+impl Catalogue {
+    /// The standard sensors, except those in whose place others are configured, and
+    /// these.
+    pub(crate) fn new(configured: &[SensorConfig]) -> Self {
+        let replaced = |name: &str| configured.iter().any(|sensor| sensor.name == name);
+        let standard = sensor::ALL.iter().filter(|sensor| !replaced(sensor.name));
+        let mut all: Vec<_> = standard.map(Known::standard).collect();
+        all.extend(configured.iter().map(Known::new));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Self(all)
+    }
+
+    /// The sensor of that name.
+    pub(crate) fn find(&self, name: &str) -> Option<&Known> {
+        let found = self.0.binary_search_by(|known| (*known.name).cmp(name));
+        found.ok().map(|at| &self.0[at])
+    }
+
+    pub(crate) fn all(&self) -> &[Known] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_settings_it_holds_the_standard_sensors() {
+        let catalogue = Catalogue::new(&[]);
+        for standard in sensor::ALL {
+            let known = catalogue.find(standard.name).unwrap();
+            assert_eq!(*known, Known::standard(standard));
+        }
+        assert_eq!(catalogue.all().len(), sensor::ALL.len());
+        assert_eq!(catalogue.find("vibration"), None);
+        let humidity = catalogue.find("humidity").unwrap().limits;
+        assert_eq!((humidity.above, humidity.below), (f64::INFINITY, 20.0));
+    }
+
+    #[test]
+    fn others_are_added_or_take_the_place_of_a_standard_one() {
+        let sensor = |name: &str, above| SensorConfig {
+            name: name.into(),
+            unit: "kelvin".into(),
+            min: Limit::At(0.0),
+            above,
+            ..SensorConfig::default()
+        };
+        let catalogue = Catalogue::new(&[
+            sensor("temperature", Limit::Unset),
+            sensor("core", Limit::At(300.0)),
+        ]);
+        assert_eq!(catalogue.all().len(), sensor::ALL.len() + 1);
+        let temperature = catalogue.find("temperature").unwrap();
+        assert_eq!(&*temperature.unit, "kelvin");
+        assert_eq!(temperature.limits, Limits::NONE);
+        assert_eq!(temperature.physical, 0.0..=f64::INFINITY);
+        assert_eq!(catalogue.find("core").unwrap().limits.above, 300.0);
+    }
+}

@@ -1,0 +1,297 @@
+//! Sections `sensors` and `thresholds`. docs/consumer.md and docs/detection.md explain
+//! them.
+
+use std::collections::HashSet;
+
+use iot_service::config::Problems;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::catalogue::{Catalogue, Known};
+use crate::validate::{is_sensor, is_unit};
+
+/// A limit, in the unit of its sensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Limit {
+    /// Nothing is said about it.
+    #[default]
+    Unset,
+    /// There is none: `none`.
+    None,
+    /// This number.
+    At(f64),
+}
+
+impl Limit {
+    /// The number; `usual` where nothing is said, and `none` where there is none.
+    pub(crate) fn or(self, usual: f64, none: f64) -> f64 {
+        match self {
+            Self::Unset => usual,
+            Self::None => none,
+            Self::At(limit) => limit,
+        }
+    }
+
+    fn is_unset(&self) -> bool {
+        *self == Self::Unset
+    }
+
+    fn number(self) -> Option<f64> {
+        match self {
+            Self::At(limit) => Some(limit),
+            Self::Unset | Self::None => None,
+        }
+    }
+}
+
+impl TryFrom<Value> for Limit {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match (value.as_f64(), value.as_str()) {
+            (Some(limit), _) => Ok(Self::At(limit)),
+            (_, Some("none")) => Ok(Self::None),
+            // A number that is too large comes as nothing.
+            _ => Err("must be a number or none"),
+        }
+    }
+}
+
+impl From<Limit> for Value {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Unset => Self::Null,
+            Limit::None => "none".into(),
+            Limit::At(limit) => limit.into(),
+        }
+    }
+}
+
+/// A sensor of section `sensors`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SensorConfig {
+    /// Its name, as it stands in readings.
+    pub name: String,
+    /// The unit in which its values are stored, and all limits are given.
+    pub unit: String,
+    /// The least value that a working one can report.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub min: Limit,
+    /// The greatest value that a working one can report.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub max: Limit,
+    /// Greater values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub above: Limit,
+    /// Lesser values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub below: Limit,
+}
+
+/// A rule of section `thresholds`: other limits for a sensor of some devices. What is
+/// not said of a device may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThresholdRule {
+    /// Name of the sensor, which the catalogue has.
+    pub sensor: String,
+    /// Whose devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Devices of which project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Devices in which building.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub building: Option<String>,
+    /// Devices on which floor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<String>,
+    /// Devices in which room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room: Option<String>,
+    /// Which device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Greater values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub above: Limit,
+    /// Lesser values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub below: Limit,
+}
+
+impl ThresholdRule {
+    /// What it says of devices, with the names of the settings.
+    pub(crate) fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
+        [
+            ("tenant", self.tenant.as_deref()),
+            ("project", self.project.as_deref()),
+            ("building", self.building.as_deref()),
+            ("floor", self.floor.as_deref()),
+            ("room", self.room.as_deref()),
+            ("device", self.device.as_deref()),
+        ]
+    }
+}
+
+/// Adds what is wrong with the two sections.
+pub(super) fn validate(
+    sensors: &[SensorConfig],
+    thresholds: &[ThresholdRule],
+    problems: &mut Problems,
+) {
+    let mut names = HashSet::new();
+    for (number, sensor) in sensors.iter().enumerate() {
+        let mut add = |key: &str, message: String| {
+            problems.add(format!("sensors[{number}].{key}"), message);
+        };
+        if !is_sensor(&sensor.name) {
+            add("name", "must be 1 to 128 bytes of text".into());
+        }
+        if !names.insert(&sensor.name) {
+            add("name", format!("{:?} is there twice", sensor.name));
+        }
+        if !is_unit(&sensor.unit) {
+            add("unit", "must be 1 to 32 bytes of text".into());
+        }
+        let known = Known::new(sensor);
+        if known.physical.is_empty() {
+            add("min", "must not be greater than max".into());
+        } else {
+            check_limits((sensor.above, sensor.below), &known, &mut add);
+        }
+    }
+    let catalogue = Catalogue::new(sensors);
+    for (number, rule) in thresholds.iter().enumerate() {
+        let mut add = |key: &str, message: String| {
+            problems.add(format!("thresholds[{number}].{key}"), message);
+        };
+        check_rule(rule, &catalogue, &mut add);
+    }
+}
+
+fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(&str, String)) {
+    match catalogue.find(&rule.sensor) {
+        Some(known) => check_limits((rule.above, rule.below), known, add),
+        None => {
+            let message = format!(
+                "{:?} is not in the catalogue: add it to sensors",
+                rule.sensor
+            );
+            add("sensor", message);
+        }
+    }
+    if rule.above.is_unset() && rule.below.is_unset() {
+        add("above", "or below must be given: a number, or none".into());
+    }
+    for (key, value) in rule.conditions() {
+        if value.is_some_and(str::is_empty) {
+            add(key, "must not be empty".into());
+        }
+    }
+}
+
+fn check_limits((above, below): (Limit, Limit), known: &Known, add: &mut impl FnMut(&str, String)) {
+    for (key, limit) in [("above", above), ("below", below)] {
+        let (least, most) = (known.physical.start(), known.physical.end());
+        if limit
+            .number()
+            .is_some_and(|limit| !known.physical.contains(&limit))
+        {
+            add(
+                key,
+                format!("must be in the physical limits, {least} to {most}"),
+            );
+        }
+    }
+    if let (Some(above), Some(below)) = (above.number(), below.number())
+        && below > above
+    {
+        add("below", "must not be greater than above".into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_service::config::{Sources, load};
+
+    use super::*;
+    use crate::config::ConsumerConfig;
+
+    fn read(yaml: &str) -> Result<ConsumerConfig, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), yaml).unwrap();
+        let sources = Sources {
+            file: Some(file.path().into()),
+            ..Sources::default()
+        };
+        load(&sources).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn sensors_and_thresholds_are_read_and_printed_as_they_were() {
+        let config = read(
+            "sensors: [{name: vibration, unit: mm/s, min: 0, above: 7.1}]\n\
+             thresholds: [{sensor: vibration, room: r1, above: none, below: 1}]\n",
+        );
+        let config = config.unwrap();
+        let [sensor] = &config.sensors[..] else {
+            panic!("{:?}", config.sensors)
+        };
+        assert_eq!((sensor.min, sensor.max), (Limit::At(0.0), Limit::Unset));
+        let rule = &config.thresholds[0];
+        assert_eq!((rule.above, rule.below), (Limit::None, Limit::At(1.0)));
+        assert_eq!((rule.room.as_deref(), &rule.tenant), (Some("r1"), &None));
+        let printed = serde_json::to_string(&(sensor, rule)).unwrap();
+        let expected = r#"[{"name":"vibration","unit":"mm/s","min":0.0,"above":7.1},{"sensor":"vibration","room":"r1","above":"none","below":1.0}]"#;
+        assert_eq!(printed, expected);
+    }
+
+    #[test]
+    fn every_problem_is_named_with_its_path() {
+        let found = read(
+            "sensors:\n\
+             - {name: a, unit: mm/s, min: 5, max: 1}\n\
+             - {name: a, unit: ''}\n\
+             - {name: b, unit: volt, min: 0, max: 9, above: 10, below: -1}\n\
+             - {name: c, unit: volt, above: 1, below: 2}\n\
+             thresholds:\n\
+             - {sensor: dust, above: 1}\n\
+             - {sensor: temperature, room: ''}\n\
+             - {sensor: temperature, above: 201, below: none}\n",
+        );
+        let found = found.unwrap_err();
+        for expected in [
+            "sensors[0].min: must not be greater than max",
+            "sensors[1].name: \"a\" is there twice",
+            "sensors[1].unit: must be 1 to 32 bytes",
+            "sensors[2].above: must be in the physical limits, 0 to 9",
+            "sensors[2].below: must be in the physical limits, 0 to 9",
+            "sensors[3].below: must not be greater than above",
+            "thresholds[0].sensor: \"dust\" is not in the catalogue",
+            "thresholds[1].above: or below must be given",
+            "thresholds[1].room: must not be empty",
+            "thresholds[2].above: must be in the physical limits, -90 to 200",
+        ] {
+            assert!(found.contains(expected), "{expected} is not in:\n{found}");
+        }
+        assert_eq!(found.lines().count(), 10, "{found}");
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_limit() {
+        for value in ["1e999", "much", "", "[1]"] {
+            let yaml = format!("sensors: [{{name: a, unit: b, max: {value}}}]\n");
+            let found = read(&yaml).unwrap_err();
+            let expected = "sensors[0].max: must be a number or none";
+            assert!(found.contains(expected), "{value}: {found}");
+        }
+        for value in [".nan", ".inf"] {
+            let yaml = format!("sensors: [{{name: a, unit: b, max: {value}}}]\n");
+            assert!(read(&yaml).is_err(), "{value} is no number in a file");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The ends of logs that are not fetched now. librdkafka learns where a log ends by
+//! fetching only, and so would not notice what comes in while a partition is paused.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::context::Partition;
+use crate::dead_letter::DeadLetters;
+
+/// How long Kafka may take for all ends that are asked for at once.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where logs end, or ended when it was last asked for.
+pub(crate) type LogEnds = HashMap<Partition, i64>;
+
+/// Asks for ends, in another thread than the one that must not wait.
+pub(crate) struct Ends {
+    questions: mpsc::Sender<Vec<Partition>>,
+    answers: watch::Receiver<LogEnds>,
+}
+
+impl Ends {
+    /// Starts the task that asks; it ends when this is dropped.
+    pub(crate) fn start(letters: DeadLetters) -> Self {
+        // A question that finds another one waiting is not needed.
+        let (questions, asked) = mpsc::channel(1);
+        let (answer, answers) = watch::channel(LogEnds::new());
+        tokio::spawn(answer_all(letters, asked, answer));
+        Self { questions, answers }
+    }
+
+    /// Asks for the ends of these, unless it is still being asked for others.
+    pub(crate) fn ask(&self, partitions: Vec<Partition>) {
+        if !partitions.is_empty() {
+            // Next time, then.
+            let _ = self.questions.try_send(partitions);
+        }
+    }
+
+    /// What the last answer was.
+    pub(crate) fn known(&self) -> watch::Ref<'_, LogEnds> {
+        self.answers.borrow()
+    }
+}
+
+async fn answer_all(
+    letters: DeadLetters,
+    mut asked: mpsc::Receiver<Vec<Partition>>,
+    answer: watch::Sender<LogEnds>,
+) {
+    while let Some(partitions) = asked.recv().await {
+        let letters = letters.clone();
+        match tokio::task::spawn_blocking(move || find(&letters, partitions)).await {
+            Ok(ends) => drop(answer.send_replace(ends)),
+            Err(error) => tracing::warn!(%error, "asking Kafka for the ends of logs failed"),
+        }
+    }
+}
+
+/// Those that Kafka says in time.
+fn find(letters: &DeadLetters, partitions: Vec<Partition>) -> LogEnds {
+    let deadline = Instant::now() + ANSWER;
+    let ends = partitions.into_iter().filter_map(|(topic, partition)| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let (_, end) = letters.watermarks(&topic, partition, left).ok()?;
+        Some(((topic, partition), end))
+    });
+    ends.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use iot_service::health::Health;
+    use prometheus::Registry;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{FutureProducer, FutureRecord};
+
+    use super::*;
+    use crate::config::ConsumerConfig;
+    use crate::metrics::Metrics;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn kafka_is_asked_where_logs_end() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("device-data", 2, 1).unwrap();
+        let mut client = rdkafka::ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer: FutureProducer = client.create().unwrap();
+        for _ in 0..3 {
+            let record = FutureRecord::<(), str>::to("device-data");
+            let record = record.partition(1).payload("x");
+            let sent = producer.send(record, Duration::from_secs(30)).await;
+            sent.map_err(|(error, _)| error).unwrap();
+        }
+        let mut config = ConsumerConfig::default();
+        config.kafka.brokers = vec![cluster.bootstrap_servers()];
+        let letters = DeadLetters::new(
+            &config.kafka,
+            &config.dead_letter,
+            Arc::new(Metrics::new(&Registry::new()).unwrap()),
+            Health::default().component("dead_letter"),
+        );
+        let mut ends = Ends::start(letters.unwrap());
+        let partitions = [0, 1].map(|partition| ("device-data".to_owned(), partition));
+        ends.ask(partitions.to_vec());
+        let answered = tokio::time::timeout(Duration::from_secs(60), ends.answers.changed());
+        answered.await.expect("an answer").unwrap();
+        assert_eq!(*ends.known(), partitions.into_iter().zip([0, 3]).collect());
+    }
+}
