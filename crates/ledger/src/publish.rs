@@ -161,7 +161,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.payload_size < smallest {
         let message =
             format!("--payload-size must be at least {smallest} to hold the numbers of this run");
-        crate::Command::command()
+        crate::command::Command::command()
             .error(ErrorKind::ValueValidation, message)
             .exit();
     }

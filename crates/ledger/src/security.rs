@@ -59,7 +59,7 @@ impl SecurityArgs {
         let mut problems = Problems::default();
         security.validate(Client::Complete, &mut problems);
         if !problems.is_empty() {
-            crate::Command::command()
+            crate::command::Command::command()
                 .error(ErrorKind::ValueValidation, problems)
                 .exit();
         }
