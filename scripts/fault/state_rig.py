@@ -9,6 +9,9 @@ import time
 
 from common import DEADLINE, Failed, Service, Stack, free_port, metric, tail, wait_for
 
+# Of each device.
+SENSORS = "temperature,humidity"
+
 
 class Rig(Stack):
     """A stack of its own, of which Kafka is used: each fault has a Redis of its own."""
@@ -31,9 +34,10 @@ class Rig(Stack):
 
     def replay(self, source, into):
         """Writes a topic's records into another one once more, with the times they had."""
-        subprocess.run([self.binaries / "iot-consumer", "replay", "--from", "1h", "--topic", source, "--sink", into,
-                        "--set", f"kafka.brokers={self.brokers}", "--set", "log.level=warn"],
-                       check=True, timeout=DEADLINE, stdout=subprocess.DEVNULL)
+        with open(self.work / f"{into}-replay.log", "ab") as log:
+            subprocess.run([self.binaries / "iot-consumer", "replay", "--from", "1h", "--topic", source,
+                            "--sink", into, "--set", f"kafka.brokers={self.brokers}"],
+                           check=True, timeout=DEADLINE, stdout=log, stderr=log)
 
 
 class Redis:
@@ -84,7 +88,7 @@ class Redis:
         return int(re.search(rf"^{name}:(\d+)", self.cli("INFO"), re.MULTILINE)[1])
 
     def log_file(self):
-        """What is written now; the newest of the append-only files."""
+        """The append-only file that is written now."""
         return max((self.dir / "appendonlydir").glob("*.incr.aof"))
 
 
@@ -150,6 +154,7 @@ class Fleet:
             "kafka.metadata_refresh": "1s",
             "fleet.rate": rate,
             "fleet.devices": devices,
+            "sensors.enabled": SENSORS,
             "ops.listen": f"127.0.0.1:{self.ops}",
             "http.listen": "",
         }
@@ -198,7 +203,7 @@ class Transactions:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self):
-        """In the middle of a transaction: one that goes on."""
+        """In the middle of a transaction."""
         if self.process.poll() is not None:
             raise Failed(f"the producer ended before it was killed: {tail(self.log)}")
         self.process.kill()
@@ -210,7 +215,7 @@ class Transactions:
 
 
 def verify(rig, arguments):
-    """What iot-ledger says of the state: its report, which differs if something does."""
+    """What iot-ledger says of the state: its report, and whether it is exact."""
     ran = subprocess.run([rig.binaries / "iot-ledger", "verify-state", "--brokers", rig.brokers, "--json", *arguments],
                          capture_output=True, text=True)
     try:

@@ -29,7 +29,7 @@ def consumer_killed(trial):
         trial.recovery()
     trial.must(waiting > 0, "it was never killed while something waited")
     trial.must(not consumer.metric(REBUILDS), "the state was built again")
-    trial.note(f"{trial.form.kills} kills")
+    trial.note(f"kills: {trial.form.kills}")
 
 
 @fault("group-killed", "consumers join their group, and are killed -9 in turn")
@@ -51,7 +51,7 @@ def group_killed(trial):
             trial.shared(members)
             kills += 1
     sizes = " and ".join(map(str, trial.form.groups))
-    trial.note(f"{kills} kills, in groups of {sizes}; a dead one is missed after {SESSION} s")
+    trial.note(f"kills: {kills}, in groups of {sizes}; a dead member is missed after {SESSION} s")
 
 
 @fault("consumer-stopped", "one of two consumers stopped (SIGSTOP) until its partitions moved, then woken")
@@ -62,15 +62,13 @@ def consumer_stopped(trial):
     trial.flows()
     sleeper.sleep()
     trial.shared([other])
-    moved = trial.total()
     trial.flows()
     sleeper.wake()
     woken = time.monotonic()
     trial.wait("the sleeper's writes to be refused", lambda: sleeper.metric(CONFLICTS) > 0)
     trial.shared(members)
     trial.recovery(woken)
-    trial.must(trial.total() > moved, "nothing was stored while it slept")
-    trial.note(f"{sleeper.metric(CONFLICTS):g} of its writes were refused")
+    trial.note(f"steps of it that were refused: {sleeper.metric(CONFLICTS):g}")
 
 
 # --------------------------------------------------------------------- Redis
@@ -97,14 +95,14 @@ def redis_killed(trial):
         trial.must(back > 0, f"the stored offsets did not go back: {before}, then {after}")
         again += back
     trial.must(consumer.metric(CONFLICTS) > 0, "no step was refused")
-    trial.note(f"{trial.form.few_kills} kills, {again:,} records folded again")
+    trial.note(f"kills: {trial.form.few_kills}; {again:,} records folded again")
 
 
-@fault("redis-flushed", "FLUSHALL")
+@fault("redis-flushed", "FLUSHALL under load")
 def redis_flushed(trial):
     consumer = trial.consumer()
     trial.fleet()
-    trial.flows(3 * trial.form.down)
+    trial.flows(trial.form.down + 1)
     place, before = consumer.log_end(), trial.total()
     trial.redis.cli("FLUSHALL")
     trial.recovery()
@@ -155,7 +153,7 @@ def redis_full(trial):
     redis.cli("CONFIG", "SET", "maxmemory", "0")
     trial.must(sum(stood.values()) < sum(trial.ends().values()), "nothing waited")
     trial.recovery()
-    trial.note(f"{consumer.metric(refused):g} steps refused in {trial.form.down:g} s")
+    trial.note(f"full for {trial.form.down:g} s, {consumer.metric(refused):g} tries refused")
 
 
 @fault("redis-half-way", "Redis refuses the last write of a step, whose first ones it has done")
@@ -196,7 +194,6 @@ def kafka_restarted(trial):
     fleet = trial.fleet()
     trial.flows()
     trial.rig.kill("kafka")
-    trial.must(not trial.ends(), "Kafka still answered")
     sent = fleet.confirmed()
     time.sleep(trial.form.down)
     trial.rig.stack("start", "kafka")
@@ -217,7 +214,7 @@ def partitions_added(trial):
                lambda: consumer.owned() == trial.partitions and len(trial.stored()) == trial.partitions)
     trial.wait("the new partitions to be used", lambda: all(trial.stored().values()))
     trial.recovery(began)
-    trial.note("found by asking every 10 s")
+    trial.note("the consumer asks for new ones every 10 s")
 
 
 @fault("log-truncated", "records deleted that the stopped consumer had not read")
