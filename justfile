@@ -18,10 +18,18 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored --skip detect::score
 
-# Every fault that the bridge must survive, as docs/reliability.md has them: about a quarter of an hour
-soak *args:
+# Every fault of docs/reliability.md, on the bridge and then on the consumer: about half an hour (names of faults: to one of the two below)
+soak *args: (soak-bridge args) (soak-consumer args)
+
+# Those that the bridge must survive
+soak-bridge *args:
     cargo build --release --workspace --bins
     scripts/faults --release {{ args }}
+
+# Those after which the consumer's state must be exact
+soak-consumer *args:
+    cargo build --release --workspace --bins
+    scripts/state-faults --release {{ args }}
 
 # Whether what the consumer keeps in Redis is what the log says, on the stack
 verify-state *args:

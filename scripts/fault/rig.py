@@ -1,63 +1,35 @@
 """The real things that a fault is tried on: brokers, bridges, loads."""
 
-import contextlib
 import json
 import os
-import pathlib
-import random
 import re
-import signal
-import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 
 import verdict
+from common import DEADLINE, Failed, Service, Stack, can_connect, end, free_port, tail, wait_for
 from proxy import Proxy, Watch
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-# Generous: the machine may be busy with other things.
-DEADLINE = 240
 PREFIX = "mtic/msg/client/realtime"
 # A topic of the bridge's own.
 SESSIONS = "iot.bridge-sessions"
 
 
-class Failed(Exception):
-    """A fault could not be tried, or what must follow did not."""
-
-
-def wait_for(what, condition, deadline=DEADLINE):
-    until = time.monotonic() + deadline
-    while not (value := condition()):
-        if time.monotonic() > until:
-            raise Failed(f"waited {deadline} s for {what}")
-        time.sleep(0.02)
-    return value
-
-
-class Rig:
+class Rig(Stack):
     """A stack of its own, with a proxy in front of either broker."""
 
     def __init__(self, work, binaries):
-        self.work, self.binaries = work, binaries
+        super().__init__(work, binaries)
         self.watch = Watch()
         behind = free_port()
         self.kafka = Proxy(("127.0.0.1", behind))
-        os.environ["STACK_DIR"] = str(work / "stack")
         # A second listener, for the bridge alone: Kafka tells it the proxy's address.
         os.environ["STACK_KAFKA_PROXY"] = f"{behind}:{self.kafka.port}"
         self.second = None
 
     def __enter__(self):
-        try:
-            variables = dict(re.findall(r"export (\w+)=(\S+)", self.stack("up")))
-        except BaseException:
-            self.stack("down")
-            raise
-        self.brokers = variables["KAFKA_BROKERS"]
-        self.mqtt_url = variables["MQTT_URL"]
+        super().__enter__()
+        self.mqtt_url = self.variables["MQTT_URL"]
         host, port = self.mqtt_url.removeprefix("mqtt://").split(":")
         self.mqtt = Proxy((host, int(port)), self.watch)
         return self
@@ -65,38 +37,7 @@ class Rig:
     def __exit__(self, *_):
         if self.second:
             self.second.end()
-        self.stack("down")
-
-    def stack(self, *command):
-        ran = subprocess.run([ROOT / "scripts/stack", *command], capture_output=True, text=True)
-        if ran.returncode:
-            raise Failed(f"scripts/stack {' '.join(command)}: {ran.stderr.strip()}")
-        return ran.stdout
-
-    def pid(self, member):
-        return int((self.work / "stack" / f"{member}.pid").read_text().split()[0])
-
-    def kill(self, member):
-        """SIGKILL, to the process that this stack started."""
-        pid = self.pid(member)
-        os.kill(pid, signal.SIGKILL)
-        wait_for(f"{member} to be gone", lambda: not pathlib.Path(f"/proc/{pid}").exists())
-
-    def kafka_command(self, *command):
-        arguments = pathlib.Path(f"/proc/{self.pid('kafka')}/cmdline").read_bytes().decode().split("\0")
-        classpath = arguments[arguments.index("-cp") + 1]
-        # Flags for a short life: starting is most of what these do.
-        return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-                "-cp", classpath, *command]
-
-    def kafka_tool(self, *command):
-        ran = subprocess.run(self.kafka_command(*command), capture_output=True, text=True, timeout=DEADLINE)
-        if ran.returncode:
-            raise Failed(f"{' '.join(command)}: {ran.stdout}{ran.stderr}")
-        return ran.stdout
-
-    def topics(self, *command):
-        return self.kafka_tool("org.apache.kafka.tools.TopicCommand", "--bootstrap-server", self.brokers, *command)
+        super().__exit__()
 
     def delete_topic(self, topic):
         """Deletes it, and says which messages were in it: its files stay for a minute."""
@@ -107,13 +48,6 @@ class Rig:
         dump = self.kafka_tool("kafka.tools.DumpLogSegments", "--print-data-log", "--files", ",".join(files))
         marks = re.findall(r'"device_id":"ledger-[\w-]+-(\d+)","seq":(\d+),', dump)
         return {(int(conn), int(seq)) for conn, seq in marks}
-
-    def forget(self, topic, records):
-        """Deletes the first records of partition 0."""
-        what = self.work / "delete-records.json"
-        what.write_text(json.dumps({"version": 1, "partitions": [{"topic": topic, "partition": 0, "offset": records}]}))
-        self.kafka_tool("org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", self.brokers,
-                        "--offset-json-file", str(what))
 
     def take_session(self, client_id):
         """Ends a client's session at Mosquitto, by connecting under its name without one."""
@@ -177,73 +111,20 @@ transaction.state.log.replication.factor=1
         wait_for(f"both replicas of {name}", lambda: re.search(r"Isr: (1,2|2,1)", described()))
 
 
-class Bridge:
-    """A bridge that can be killed and started again under the same name."""
+class Bridge(Service):
+    """A bridge, between the proxies."""
 
     def __init__(self, rig, client_id, settings):
-        self.rig, self.client_id, self.ops = rig, client_id, free_port()
-        self.log = rig.work / f"{client_id}.log"
-        settings = {
+        self.client_id = client_id
+        super().__init__(rig, "iot-bridge", client_id, {
             "mqtt.brokers": f"mqtt://{rig.mqtt.address}",
             "mqtt.client_id": client_id,
             "kafka.brokers": rig.kafka.address,
-            "ops.listen": f"127.0.0.1:{self.ops}",
-            "log.format": "text",
             **settings,
-        }
-        self.flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
-        self.process, self.peak = None, 0
-        self.start()
-
-    def start(self):
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.rig.binaries / "iot-bridge", "run", *self.flags],
-                                            stdout=log, stderr=log)
-
-    def ready(self):
-        wait_for("the bridge to be ready", lambda: self.running() and self.readiness()[0] == 200)
-
-    def running(self):
-        if self.process.poll() is not None:
-            raise Failed(f"the bridge ended with {self.process.returncode}; the end of its log:\n{tail(self.log)}")
-        return True
+        })
 
     def stalled(self):
         wait_for("the bridge to say that it is stalled", lambda: "stalled" in self.readiness()[1])
-
-    def readiness(self):
-        """Status and text of /readyz; 0 when nothing answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops}/readyz", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def metric(self, name):
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops}/metrics", timeout=5) as answer:
-                found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
-                return float(found[1]) if found else 0.0
-        return 0.0
-
-    def note_peak(self):
-        with contextlib.suppress(OSError, TypeError):
-            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-            self.peak = max(self.peak, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024)
-
-    def kill(self):
-        self.running()
-        self.note_peak()
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self):
-        """SIGTERM; its exit code."""
-        self.running()
-        self.note_peak()
-        return end(self.process, 60)
 
 
 class Load:
@@ -331,32 +212,3 @@ class Load:
             corrupt=report["corrupt"],
             examples=report["examples"],
         )
-
-
-def end(process, patience):
-    """SIGTERM, and its exit code; SIGKILL when that does not end it."""
-    if process.poll() is None:
-        process.terminate()
-    try:
-        return process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return None
-
-
-def free_port():
-    """Below the range that the kernel hands out: it stays free until it is used."""
-    while can_connect(port := random.randrange(20000, 32000)):
-        pass
-    return port
-
-
-def can_connect(port):
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
-        return True
-    return False
-
-
-def tail(file, lines=20):
-    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])

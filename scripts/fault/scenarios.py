@@ -4,7 +4,9 @@ import dataclasses
 import subprocess
 import time
 
-from rig import PREFIX, Bridge, Load, wait_for
+import common
+from common import wait_for
+from rig import PREFIX, Bridge, Load
 from verdict import Row
 
 # What the settings file of a bridge that can keep tenants apart names.
@@ -31,51 +33,39 @@ LONG = Form(rate=5000, kills=20, down=15, long_down=60, stalled_after=10, patien
 
 
 @dataclasses.dataclass
-class Scenario:
-    name: str
-    title: str
-    play: object
-    short: bool
-    ordered: bool
+class Scenario(common.Scenario):
+    # Whether order must be kept.
+    ordered: bool = True
 
 
-ALL = {}
+ALL = common.Faults(Scenario)
+fault = ALL.add
 
 
-def fault(name, title, short=True, ordered=True):
-    def keep(play):
-        ALL[name] = Scenario(name, title, play, short, ordered)
-        return play
-
-    return keep
-
-
-class Trial:
+class Trial(common.Trial):
     """One fault being tried."""
 
     def __init__(self, rig, form, scenario):
-        self.rig, self.form = rig, form
-        self.row = Row(fault=scenario.title, regressions_allowed=0 if scenario.ordered else None)
+        super().__init__(rig, form, Row(fault=scenario.title, regressions_allowed=0 if scenario.ordered else None))
         # Names of its own: nothing of another trial is in its session or topics.
         self.tenant = scenario.name.replace("-", "_") + f"_{int(time.time() * 1000) % 10**7}"
         self.topic = f"{self.tenant}.p"
         self.dead_letters = f"iot.dead-letter.{self.tenant}"
-        self.bridges, self.loads = [], []
+        self.loads = []
         # Whether the broker forgot the session while the bridge was away.
         self.session_lost = False
-        self.skipped = False
 
     # -- the parts
 
     def bridge(self, suffix="", **settings):
         settings = {key.replace("__", "."): value for key, value in settings.items()}
-        common = {
+        usual = {
             "mqtt.filters": f"{PREFIX}/{self.tenant}/#",
             "dead_letter.topic": self.dead_letters,
             "kafka.stalled_after": f"{self.form.stalled_after}s",
         }
-        bridge = Bridge(self.rig, f"iot-bridge-{self.tenant}{suffix}", common | settings)
-        self.bridges.append(bridge)
+        bridge = Bridge(self.rig, f"iot-bridge-{self.tenant}{suffix}", usual | settings)
+        self.services.append(bridge)
         bridge.ready()
         return bridge
 
@@ -92,17 +82,6 @@ class Trial:
 
     # -- what happens to them
 
-    def note(self, text):
-        self.row.notes.append(text)
-
-    def must(self, holds, problem):
-        if not holds:
-            self.row.problems.append(problem)
-
-    def skip(self, why):
-        self.skipped = True
-        self.note(f"skipped: {why}")
-
     def recovery(self, load, ended=None, delivered=True):
         """Waits until messages come through again without delay, and nothing is behind,
         and takes the time since the fault ended. Where messages are lost at the broker
@@ -118,13 +97,13 @@ class Trial:
             again += load.finish()["resent"]
         if again:
             self.note(f"the publisher sent {again:,} again")
-        lost = sum(int(bridge.metric("mqtt_sessions_lost_total")) for bridge in self.bridges)
+        lost = sum(int(bridge.metric("mqtt_sessions_lost_total")) for bridge in self.services)
         if lost:
             self.note("the broker lost the session")
-        for bridge in self.bridges:
+        for bridge in self.services:
             code = bridge.stop()
             self.must(code == 0, f"the bridge ended with {code} on SIGTERM")
-        self.row.peak_mb = max((bridge.peak for bridge in self.bridges), default=0) / 1e6
+        self.row.peak_mb = max((bridge.peak for bridge in self.services), default=0) / 1e6
         for load in self.loads:
             self.row.count(load.outcome(self.session_lost))
         self.must(self.row.lost_at_broker or not self.session_lost, "nothing was lost: the session was still there")
@@ -134,7 +113,7 @@ class Trial:
         self.rig.kafka.delay = 0
         for proxy in (self.rig.mqtt, self.rig.kafka):
             proxy.heal()
-        for process in [load.process for load in self.loads] + [bridge.process for bridge in self.bridges]:
+        for process in [load.process for load in self.loads] + [bridge.process for bridge in self.services]:
             if process.poll() is None:
                 process.kill()
                 process.wait()

@@ -55,14 +55,14 @@ def packets_are_found_however_cut():
 
 
 def a_lost_record_is_seen(rig):
-    scenario = scenarios.Scenario("self-test", "self-test", None, True, True)
+    scenario = scenarios.Scenario("self-test", "self-test", None)
     trial = scenarios.Trial(rig, scenarios.SHORT, scenario)
     try:
         trial.bridge()
         load = trial.load()
         load.flows(2)
         load.finish()
-        rig.forget(trial.topic, 5)
+        rig.forget(trial.topic, {0: 5})
         trial.settle()
     finally:
         trial.abandon()

@@ -223,9 +223,20 @@ impl DeadLetters {
         deadline: Duration,
     ) -> Result<(i64, i64), KafkaError> {
         // Any client can ask; the group member's own is busy in its thread.
-        self.producer
-            .client()
-            .fetch_watermarks(topic, partition, deadline)
+        let client = self.producer.client();
+        let answer = client.fetch_watermarks(topic, partition, deadline);
+        if !matches!(
+            answer,
+            Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::UnknownPartition
+            ))
+        ) {
+            return answer;
+        }
+        // One that was added: what this client knows of the topic it would go on
+        // believing for a quarter of an hour (metadata.max.age.ms).
+        client.fetch_metadata(Some(topic), deadline)?;
+        client.fetch_watermarks(topic, partition, deadline)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use iot_consumer::ConsumerConfig;
 use iot_service::kafka::SecurityProtocol;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -184,6 +184,31 @@ async fn records_deleted_before_they_were_read_are_counted() {
     first.wait_consumed(32).await;
     assert_eq!(first.readyz().await.0, 200);
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn partitions_that_are_added_are_read() {
+    let kafka = Real::new("added");
+    let topic = kafka.run.clone();
+    kafka.create(&topic, 2).await;
+    kafka.send_each(&topic, 2, 0..10).await;
+    let service = Service::start(kafka.config(&[&topic])).await;
+    service.wait_consumed(20).await;
+    let more = NewPartitions::new(&topic, 4);
+    let added = kafka
+        .admin
+        .create_partitions([&more], &AdminOptions::new())
+        .await;
+    added.unwrap().into_iter().for_each(|added| {
+        added.unwrap();
+    });
+    // The test's own producer learns of them, too.
+    wait_metric(&service, PARTITIONS, 4.0).await;
+    kafka.send_each(&topic, 4, 10..20).await;
+    service.wait_consumed(60).await;
+    assert_eq!(devices(&service).await, 60);
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
