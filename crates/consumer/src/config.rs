@@ -18,7 +18,8 @@ use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
 pub use detect::{
-    DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
+    DetectConfig, DriftConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
+    TogglingConfig,
 };
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};

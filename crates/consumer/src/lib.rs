@@ -39,8 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, LimitsConfig,
-    OutputsConfig, PushConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
-    ValidateConfig, WindowsConfig,
+    OutputsConfig, PushConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
+    TogglingConfig, ValidateConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;

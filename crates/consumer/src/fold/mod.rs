@@ -7,6 +7,9 @@ mod detect;
 mod layout;
 mod pack;
 mod sealed;
+mod silence;
+#[cfg(test)]
+mod silence_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use detect::{DetectRules, Verdict};
 pub(crate) use pack::UnpackError;
 pub(crate) use sealed::{DeviceWindows, add_stored};
 use sealed::{SEALED_BYTES, Sealed};
+use silence::Watch;
 use state::DeviceState;
 use tracked::{Tracked, check_sensors};
 use window::{Added, WindowRules};
@@ -36,6 +40,8 @@ use window::{Added, WindowRules};
 pub(crate) struct FoldRules {
     windows: WindowRules,
     detect: DetectRules,
+    /// After how many milliseconds a device is silent; `None` if it doesn't matter.
+    silence: Option<i64>,
     devices: usize,
     sensors: usize,
 }
@@ -45,6 +51,7 @@ impl FoldRules {
         Self {
             windows: WindowRules::new(&config.windows),
             detect: DetectRules::new(&config.detect),
+            silence: config.detect.silence.patience(),
             devices: config.limits.devices,
             sensors: config.limits.sensors,
         }
@@ -86,6 +93,7 @@ pub(crate) struct Fold {
     /// Begins the ids of alerts: `<topic>:<partition>`.
     origin: String,
     devices: Vec<Tracked>,
+    watch: Watch,
     index: HashMap<String, usize>,
     /// Key of the event at hand; kept for its memory.
     lookup: String,
@@ -103,6 +111,7 @@ impl Fold {
     /// The state before the first record.
     pub(crate) fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
         Self {
+            watch: Watch::new(rules.silence),
             rules,
             origin: format!("{topic}:{partition}"),
             devices: Vec::new(),
@@ -134,6 +143,7 @@ impl Fold {
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
             fold.devices.push(Tracked::new(state, &fold.rules));
         }
+        fold.watch.restore(fold.devices.iter().map(|d| &d.state));
         Ok(fold)
     }
 
@@ -158,12 +168,15 @@ impl Fold {
                 state.move_to(location);
             }
         }
-        self.mark(at);
+        self.save(at);
+        self.tell(at);
         let mut folded = Folded::default();
         self.advance(at, event);
+        self.hear(at, event, &mut folded);
         for reading in &message.readings {
             self.read(at, event, reading, &mut folded);
         }
+        self.reveal(&mut folded);
         Ok(folded)
     }
 
@@ -297,13 +310,18 @@ impl Fold {
         }
     }
 
-    /// Remembers that a device has something to store and to tell.
-    fn mark(&mut self, at: usize) {
+    /// Remembers that a device has something to store.
+    fn save(&mut self, at: usize) {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.unsaved, true) {
             self.unsaved.push(at);
             self.changed_bytes += device.state.packed_size();
         }
+    }
+
+    /// Remembers that a device has something to tell.
+    fn tell(&mut self, at: usize) {
+        let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.untold, true) {
             self.untold.push(at);
         }

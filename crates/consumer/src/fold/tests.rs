@@ -20,7 +20,7 @@ const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
 /// One message of a test: device, time, seq, and a value for one sensor.
 type Sent = (u8, i64, Option<u64>, usize, f64);
 
-fn rules() -> FoldRules {
+pub(super) fn rules() -> FoldRules {
     let windows = WindowRules {
         sizes: SIZES.into(),
         lateness: 30,
@@ -29,6 +29,7 @@ fn rules() -> FoldRules {
     FoldRules {
         windows,
         detect: DetectRules::new(&eager()),
+        silence: Some(12),
         devices: 100,
         sensors: 8,
     }
@@ -46,7 +47,7 @@ fn eager() -> DetectConfig {
     config
 }
 
-fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
+pub(super) fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
     DeviceMessage {
         device_id: format!("d{device}").into(),
         tenant: None,
@@ -70,14 +71,25 @@ fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     let message = message(sent);
     fold.apply(&Event {
         offset: offset as i64,
-        recorded: Some(offset as i64),
+        recorded: recorded(offset),
         tenant: "t",
         project: "p",
         message: &message,
     })
 }
 
-fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
+/// Times of records: they mostly go on, not always, and some have none.
+fn recorded(offset: usize) -> Option<i64> {
+    let at = offset as i64;
+    match offset % 13 {
+        3 => None,
+        5 => Some(at - 4),
+        7 => Some(at + 9),
+        _ => Some(at),
+    }
+}
+
+pub(super) fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
     let states = fold.devices.iter().map(|device| &device.state);
     states
         .map(|state| (state.key.clone(), state.clone()))
@@ -105,13 +117,13 @@ fn straight(log: &[Sent]) -> Fold {
 
 /// What a store would keep.
 #[derive(Debug, Default, PartialEq)]
-struct Kept {
-    live: BTreeMap<String, Vec<u8>>,
+pub(super) struct Kept {
+    pub(super) live: BTreeMap<String, Vec<u8>>,
     /// With the times they expire.
     windows: BTreeMap<String, (Vec<u8>, i64)>,
 }
 
-fn save(fold: &mut Fold, kept: &mut Kept) {
+pub(super) fn save(fold: &mut Fold, kept: &mut Kept) {
     let (announced, bytes) = (fold.changed(), fold.changed_bytes());
     let changes = fold.take_changes();
     assert_eq!(
@@ -142,7 +154,7 @@ fn save(fold: &mut Fold, kept: &mut Kept) {
     }
 }
 
-fn reload(kept: &Kept) -> Fold {
+pub(super) fn reload(kept: &Kept) -> Fold {
     let entries = kept.live.iter().rev();
     let entries: Vec<_> = entries.map(|(k, v)| (k.clone(), v.clone())).collect();
     Fold::restore(rules(), "device-data", 0, &entries).unwrap()
@@ -436,7 +448,7 @@ proptest! {
             let value = if kind == 0 { value / 5 } else { value * value };
             (0, at as i64, None, sensor, f64::from(value) * 9.0)
         };
-        let (mut kept, mut raised) = (Kept::default(), [0; 5]);
+        let (mut kept, mut raised) = (Kept::default(), [0; AlertKind::ALL.len()]);
         let (mut fold, mut whole) = (straight(&[]), straight(&[]));
         let (mut alerts, mut expected) = (Vec::new(), Vec::new());
         for (at, value) in values.into_iter().enumerate() {

@@ -43,6 +43,9 @@ impl Marks {
 impl Tracked {
     pub(super) fn new(mut state: DeviceState, rules: &FoldRules) -> Self {
         state.go_by(rules.detect.version);
+        if rules.silence.is_none() {
+            state.unwatch();
+        }
         let sensors = state.sensors.iter();
         let marks = sensors.map(|sensor| Marks::new(&sensor.name, &rules.detect));
         let mut device = Self {
