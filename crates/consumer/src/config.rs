@@ -1,6 +1,7 @@
 //! Settings of the consumer. `configs/consumer.yaml` explains each of them.
 
 mod detect;
+mod webhook;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use detect::{
     DetectConfig, DriftConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
     TogglingConfig,
 };
+pub use webhook::WebhookConfig;
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};
 
@@ -60,6 +62,8 @@ pub struct ConsumerConfig {
     pub dead_letter: DeadLetterConfig,
     /// Events for other programs.
     pub outputs: OutputsConfig,
+    /// Alerts for people.
+    pub webhook: WebhookConfig,
     /// Streaming to WebSocket clients.
     pub push: PushConfig,
 }
@@ -84,6 +88,7 @@ impl Default for ConsumerConfig {
             limits: LimitsConfig::default(),
             dead_letter: DeadLetterConfig::default(),
             outputs: OutputsConfig::default(),
+            webhook: WebhookConfig::default(),
             push: PushConfig::default(),
         }
     }
@@ -304,6 +309,7 @@ impl Settings for ConsumerConfig {
         }
         self.mappings.validate(problems);
         self.outputs.validate(problems);
+        self.webhook.validate(problems);
         self.dead_letter.validate(problems);
     }
 
@@ -462,6 +468,11 @@ mod tests {
             ("limits.devices", "0"),
             ("kafka.topics", "iot.dead-letter"),
             ("kafka.session_timeout", "1h"),
+            ("webhook.url", "smtp://hunter2@host"),
+            ("webhook.bearer_token", "hunter2"),
+            ("webhook.bearer_token_file", "/nowhere"),
+            ("webhook.max_alerts", "0"),
+            ("detect.silence.after", "0s"),
         ]);
         for expected in [
             "http:// is not a store",
@@ -473,9 +484,25 @@ mod tests {
             "limits.devices",
             "is reserved",
             "between 3s and 5m",
+            "webhook.url (command line): must be http",
+            "set either this or bearer_token",
+            "/nowhere: No such file",
+            "webhook.max_alerts",
+            "detect.silence.after",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+
+    #[test]
+    fn silence_is_not_switched_off_by_sensor() {
+        let mut config = ConsumerConfig::default();
+        let off = vec![crate::model::AlertKind::Silence];
+        config.detect.off.insert("door".into(), off);
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        assert!(problems.to_string().contains("use detect.silence.enabled"));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub(crate) struct Pipeline {
     next: i64,
     /// The same, for the lag.
     progress: Arc<Progress>,
+    /// When Kafka recorded the newest one, if it says so.
+    recorded: Option<i64>,
     /// Something is processed but not stored.
     ahead: bool,
     /// Dead letters, and events for other programs, that Kafka has to confirm.
@@ -116,6 +118,7 @@ impl Pipeline {
             applied,
             next,
             progress,
+            recorded: None,
             ahead: false,
             letters: JoinSet::new(),
             notices: Waiting::default(),
@@ -155,6 +158,7 @@ impl Pipeline {
                 Outcome::DeadLetter(refusal) => self.refuse(&record, &refusal),
             }
             self.next = record.offset() + 1;
+            self.recorded = record.timestamp();
             self.ahead = true;
             self.shared.metrics.consumed.inc();
             let letters_full = self.letters.len() >= LETTERS
@@ -218,12 +222,14 @@ impl Pipeline {
             .spawn(self.shared.dead_letters.clone().deliver(letter));
     }
 
-    /// Tells WebSocket clients what changed.
+    /// Tells others what changed: alerts through Kafka and the webhook, and WebSocket
+    /// clients everything.
     async fn push(&mut self) {
         let updates = self.fold.take_updates();
         for alert in &updates.alerts {
             let notice = self.shared.outputs.alert(&self.partition, alert);
             self.publish(notice);
+            self.shared.webhook.tell(alert, self.recorded);
         }
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;

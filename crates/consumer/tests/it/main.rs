@@ -15,3 +15,4 @@ mod replay;
 mod service;
 mod state;
 mod store;
+mod webhook;
