@@ -17,7 +17,7 @@ const DEFAULT: &str = "default";
 /// # Errors
 /// It is neither, lacks what every message has, or has a standard sensor with a unit
 /// of something else.
-pub(super) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
+pub(crate) fn message(record: &Record) -> anyhow::Result<DeviceMessage<'_>> {
     let payload = record.value.as_deref().unwrap_or_default();
     let content_type = record.headers.get(headers::CONTENT_TYPE);
     let told = content_type.and_then(|value| std::str::from_utf8(value).ok());
@@ -64,7 +64,7 @@ fn convert(reading: &mut Reading<'_>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Topic and message contradict each other, or a name is no name.
-pub(super) fn owner<'m>(
+pub(crate) fn owner<'m>(
     topic: &'m str,
     message: &'m DeviceMessage<'_>,
 ) -> anyhow::Result<(&'m str, &'m str)> {
