@@ -1,7 +1,7 @@
 // Alerts: raised ones first, each one line that says what, where and how far.
 
 import { arrange, byId, make, setAttribute, setText } from './dom.js';
-import { formatClock, formatCount, formatLimit, formatReading, safeText, sensorLabel, usualUnit } from './format.js';
+import { formatClock, formatCount, formatLimit, formatReading, formatSpan, safeText, sensorLabel, usualUnit } from './format.js';
 import { deviceName, placeName } from './places.js';
 import { deviceKey } from './store.js';
 
@@ -27,6 +27,7 @@ export function describeAlert(store, alert) {
     case 'stuck': return isBack ? `${name} moves again: ${value}` : `${name} stuck at ${value}`;
     case 'drift': return isBack ? `${name} back from its drift: ${value}` : `${name} drifts: ${value}, usually ${formatLimit(alert.limit, unit)}`;
     case 'toggling': return isBack ? `${name} no longer toggles` : `${name} toggles`;
+    case 'silence': return isBack ? `Heard again after ${formatSpan(alert.value * 1000)}` : `Silent for more than ${formatSpan(alert.limit * 1000)}`;
     default: return `${name} ${isBack ? 'back at ' : ''}${value}, limit ${formatLimit(alert.limit, unit)}`;
   }
 }

@@ -3,6 +3,7 @@
 mod aliases;
 mod detect;
 mod sensors;
+mod webhook;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -22,9 +23,11 @@ use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
 pub use detect::{
-    DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
+    DetectConfig, DriftConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
+    TogglingConfig,
 };
 pub use sensors::{Limit, SensorConfig, ThresholdRule};
+pub use webhook::WebhookConfig;
 pub use windows::WindowsConfig;
 pub(crate) use windows::{MOST_SIZES, millis};
 
@@ -71,6 +74,8 @@ pub struct ConsumerConfig {
     pub dead_letter: DeadLetterConfig,
     /// Events for other programs.
     pub outputs: OutputsConfig,
+    /// Alerts for people.
+    pub webhook: WebhookConfig,
     /// Streaming to WebSocket clients.
     pub push: PushConfig,
 }
@@ -97,6 +102,7 @@ impl Default for ConsumerConfig {
             limits: LimitsConfig::default(),
             dead_letter: DeadLetterConfig::default(),
             outputs: OutputsConfig::default(),
+            webhook: WebhookConfig::default(),
             push: PushConfig::default(),
         }
     }
@@ -322,6 +328,7 @@ impl Settings for ConsumerConfig {
         self.mappings.validate(problems);
         sensors::validate(&self.sensors, &self.thresholds, problems);
         self.outputs.validate(problems);
+        self.webhook.validate(problems);
         self.dead_letter.validate(problems);
     }
 
@@ -483,6 +490,11 @@ mod tests {
             ("limits.devices", "0"),
             ("kafka.topics", "iot.dead-letter"),
             ("kafka.session_timeout", "1h"),
+            ("webhook.url", "smtp://hunter2@host"),
+            ("webhook.bearer_token", "hunter2"),
+            ("webhook.bearer_token_file", "/nowhere"),
+            ("webhook.max_alerts", "0"),
+            ("detect.silence.after", "0s"),
         ]);
         for expected in [
             "http:// is not a store",
@@ -494,9 +506,25 @@ mod tests {
             "limits.devices",
             "is reserved",
             "between 3s and 5m",
+            "webhook.url (command line): must be http",
+            "set either this or bearer_token",
+            "/nowhere: No such file",
+            "webhook.max_alerts",
+            "detect.silence.after",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+
+    #[test]
+    fn silence_is_not_switched_off_by_sensor() {
+        let mut config = ConsumerConfig::default();
+        let off = vec![crate::model::AlertKind::Silence];
+        config.detect.off.insert("door".into(), off);
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        assert!(problems.to_string().contains("use detect.silence.enabled"));
     }
 
     #[test]

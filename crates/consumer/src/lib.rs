@@ -28,6 +28,7 @@ mod state;
 mod store;
 mod transform;
 mod validate;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +44,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
-    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SpikeConfig, StuckConfig,
-    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WindowsConfig,
+    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SilenceConfig, SpikeConfig, StuckConfig,
+    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
@@ -58,6 +59,7 @@ pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
 use store::Keeper;
 pub use store::{Missing, StoreConfig, StoreUrl};
+use webhook::Webhook;
 
 /// What owners ask of the group's thread, waiting.
 const COMMANDS: usize = 1_024;
@@ -82,8 +84,8 @@ pub async fn run(
         .context("the consumer needs an HTTP listener")?;
     let (registry, health) = (Registry::new(), Health::default());
     let metrics = Arc::new(Metrics::new(&registry).context("registering metrics")?);
-    let tokens: [CancellationToken; 4] = std::array::from_fn(|_| CancellationToken::new());
-    let [stop_group, stop_hub, stop_http, stop_ops] = &tokens;
+    let tokens: [CancellationToken; 5] = std::array::from_fn(|_| CancellationToken::new());
+    let [stop_group, stop_webhook, stop_hub, stop_http, stop_ops] = &tokens;
     let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
 
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
@@ -118,6 +120,12 @@ pub async fn run(
     }
 
     let ends = Ends::start(dead_letters.clone());
+    let (webhook, webhook_task) = Webhook::start(
+        &config.webhook,
+        metrics.clone(),
+        health.component("webhook"),
+        stop_webhook.clone(),
+    )?;
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let state = health.component("state");
     let shared = Arc::new(Shared {
@@ -125,6 +133,7 @@ pub async fn run(
         hub,
         dead_letters,
         outputs,
+        webhook,
         metrics: metrics.clone(),
         commands,
         health: state.clone(),
@@ -158,6 +167,10 @@ pub async fn run(
             left.map_or(Ok(()), |left| left.unwrap_or(Ok(())))
         }
     };
+    stop_webhook.cancel();
+    steps
+        .step("send the last alerts", OTHER, webhook_task)
+        .await;
     stop_hub.cancel();
     steps.step("dismiss clients", OTHER, hub_task).await;
     stop_http.cancel();

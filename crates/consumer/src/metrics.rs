@@ -15,6 +15,7 @@ use crate::kafka::progress::Lag;
 use crate::model::AlertKind;
 use crate::refusal::Refusal;
 use crate::store::Trouble;
+use crate::webhook::{Notified, Told};
 
 /// Why a WebSocket client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,16 +72,19 @@ pub(crate) enum Queue {
     Hub,
     /// Frames that wait for WebSocket clients.
     Clients,
+    /// Alerts on their way to the webhook, not yet grouped.
+    Webhook,
 }
 
 impl Queue {
-    const ALL: [Self; 3] = [Self::Partitions, Self::Hub, Self::Clients];
+    const ALL: [Self; 4] = [Self::Partitions, Self::Hub, Self::Clients, Self::Webhook];
 
     fn label(self) -> &'static str {
         match self {
             Self::Partitions => "partitions",
             Self::Hub => "hub",
             Self::Clients => "clients",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -148,6 +152,7 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     pub(crate) clients: IntGauge,
     pub(crate) rate: Gauge,
+    pub(crate) webhook_retries: IntCounter,
     /// Sum over partitions, for `/api/v1/stats`.
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
@@ -163,6 +168,8 @@ pub(crate) struct Metrics {
     frames: IntCounterVec,
     leaves: IntCounterVec,
     queues: IntGaugeVec,
+    notifications: IntCounterVec,
+    told: IntCounterVec,
 }
 
 impl Metrics {
@@ -312,6 +319,20 @@ impl Metrics {
                 "reason",
             )?,
             queues: make.gauges("iot_queue_depth", "Entries waiting in a queue", &["queue"])?,
+            notifications: make.counters(
+                "iot_webhook_notifications_total",
+                "Notifications of the webhook, by what became of them",
+                "result",
+            )?,
+            told: make.counters(
+                "iot_webhook_alerts_total",
+                "Alerts that the webhook was to tell, by what became of them",
+                "result",
+            )?,
+            webhook_retries: make.counter(
+                "iot_webhook_retries_total",
+                "Tries of the webhook that failed and were made again",
+            )?,
         };
         metrics.start_at_zero();
         Ok(metrics)
@@ -342,6 +363,12 @@ impl Metrics {
         }
         for queue in Queue::ALL {
             self.queues.with_label_values(&[queue.label()]);
+        }
+        for result in Notified::ALL {
+            self.notifications.with_label_values(&[result.label()]);
+        }
+        for result in Told::ALL {
+            self.told.with_label_values(&[result.label()]);
         }
     }
 
@@ -421,6 +448,18 @@ impl Metrics {
         self.queues
             .with_label_values(&[queue.label()])
             .set(depth as i64);
+    }
+
+    pub(crate) fn notified(&self, result: Notified) {
+        self.notifications
+            .with_label_values(&[result.label()])
+            .inc();
+    }
+
+    pub(crate) fn told(&self, result: Told, alerts: u64) {
+        self.told
+            .with_label_values(&[result.label()])
+            .inc_by(alerts);
     }
 
     pub(crate) fn published(&self, topic: &str, kind: Published) {

@@ -138,7 +138,7 @@ pub(crate) enum AlertStatus {
 }
 
 /// What kind of detector raised an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum AlertKind {
@@ -152,17 +152,22 @@ pub enum AlertKind {
     Drift,
     /// A switch that changes too often.
     Toggling,
+    /// Of a device, not of a sensor: nothing is heard of it any more.
+    Silence,
 }
 
 impl AlertKind {
     /// By number.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Threshold,
         Self::Spike,
         Self::Stuck,
         Self::Drift,
         Self::Toggling,
+        Self::Silence,
     ];
+    /// Those that are found in the readings of one sensor: the first ones.
+    pub(crate) const OF_SENSORS: usize = 5;
 
     /// Its name in ids and labels.
     pub(crate) fn label(self) -> &'static str {
@@ -172,6 +177,7 @@ impl AlertKind {
             Self::Stuck => "stuck",
             Self::Drift => "drift",
             Self::Toggling => "toggling",
+            Self::Silence => "silence",
         }
     }
 }
@@ -183,6 +189,7 @@ pub(crate) struct Alert {
     #[serde(flatten)]
     pub(crate) key: DeviceKey,
     pub(crate) location: Option<Arc<Place>>,
+    /// Empty if it is the device's.
     pub(crate) sensor: Arc<str>,
     pub(crate) kind: AlertKind,
     pub(crate) level: Level,
@@ -190,6 +197,7 @@ pub(crate) struct Alert {
     pub(crate) value: f64,
     /// Threshold: the limit. Spike: the most (or least) that was expected. Drift:
     /// the usual level. Stuck, toggling: how many equal readings or changes it takes.
+    /// Silence: how many seconds it takes, of which `value` has passed.
     pub(crate) limit: f64,
     pub(crate) message: String,
     /// Time of the last change.

@@ -20,6 +20,7 @@ use crate::model::DeviceKey;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
 use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
+use crate::webhook::Webhook;
 
 /// How long Kafka may take to say what a log holds.
 const WATERMARKS: Duration = Duration::from_secs(5);
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) outputs: Outputs,
+    pub(crate) webhook: Webhook,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) health: Component,

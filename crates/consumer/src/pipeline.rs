@@ -82,6 +82,8 @@ pub(crate) struct Pipeline {
     next: i64,
     /// The same, for the lag.
     progress: Arc<Progress>,
+    /// When Kafka recorded the newest one, if it says so.
+    recorded: Option<i64>,
     /// Something is processed but not stored.
     ahead: bool,
     /// Dead letters, and events for other programs, that Kafka has to confirm.
@@ -122,6 +124,7 @@ impl Pipeline {
             applied,
             next,
             progress,
+            recorded: None,
             ahead: false,
             letters: JoinSet::new(),
             notices: Waiting::default(),
@@ -184,6 +187,7 @@ impl Pipeline {
                 Err(refusal) => self.refuse(&record, &refusal),
             }
             self.next = record.offset() + 1;
+            self.recorded = record.timestamp();
             self.ahead = true;
             self.laps.count(Instant::now);
             if self.is_full() {
@@ -246,8 +250,8 @@ impl Pipeline {
             .spawn(self.shared.dead_letters.clone().deliver(letter));
     }
 
-    /// Tells WebSocket clients, and other programs, of alerts; clients also what else
-    /// changed, if it is time.
+    /// Tells others of alerts: WebSocket clients, and programs through Kafka and the
+    /// webhook; clients also what else changed, if it is time.
     async fn push(&mut self) {
         let updates = if self.may_push() {
             self.fold.take_updates()
@@ -259,6 +263,7 @@ impl Pipeline {
         for alert in &updates.alerts {
             let notice = self.shared.outputs.alert(&self.partition, alert);
             self.publish(notice);
+            self.shared.webhook.tell(alert, self.recorded);
         }
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;

@@ -19,6 +19,7 @@ struct Inner {
 #[serde(tag = "state", content = "reason", rename_all = "snake_case")]
 enum State {
     Ready,
+    Degraded(String),
     NotReady(String),
     Failed(String),
 }
@@ -72,7 +73,8 @@ impl Health {
 
     pub(crate) fn ready(&self) -> Report {
         self.report(|inner| {
-            !inner.stopping && inner.components.iter().all(|(_, s)| *s == State::Ready)
+            let works = |state: &State| matches!(state, State::Ready | State::Degraded(_));
+            !inner.stopping && inner.components.iter().all(|(_, s)| works(s))
         })
     }
 
@@ -108,6 +110,15 @@ impl Component {
     pub fn ready(&self) {
         if self.set(State::Ready) {
             tracing::info!(component = &*self.name, "ready");
+        }
+    }
+
+    /// The component does not do all of its work, but the service does its own without
+    /// it: it stays ready, and says what is wrong.
+    pub fn degraded(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        if self.set(State::Degraded(reason.clone())) {
+            tracing::warn!(component = &*self.name, reason, "degraded");
         }
     }
 
@@ -151,6 +162,10 @@ mod tests {
         assert!(!health.ready().ok());
         mqtt.ready();
         assert!(health.ready().ok());
+        mqtt.degraded("slow");
+        let report = serde_json::to_value(health.ready()).unwrap();
+        assert_eq!(report["components"]["mqtt"]["reason"], "slow");
+        assert!(health.ready().ok() && health.live().ok());
         kafka.not_ready("no broker answers");
         assert!(!health.ready().ok() && health.live().ok());
         let report = serde_json::to_value(health.ready()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{consume, kafka, publish, subscribe, verify_state};
+use crate::{consume, kafka, publish, score, subscribe, verify_state};
 
 /// Sends numbered messages through the system and proves what became of each.
 ///
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     VerifyKafka(kafka::Args),
     /// Fold the log and compare what a consumer keeps in Redis with it, exactly.
     VerifyState(verify_state::Args),
+    /// Compare alerts with the anomalies that the simulator has labelled.
+    Score(score::Args),
 }
 
 impl Command {
@@ -32,6 +34,7 @@ impl Command {
             Self::Consume(args) => consume::run(args).await,
             Self::VerifyKafka(args) => kafka::run(args).await,
             Self::VerifyState(args) => verify_state::run(args).await,
+            Self::Score(args) => score::run(args).await,
         }
     }
 }

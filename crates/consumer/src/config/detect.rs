@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use iot_service::config::Problems;
+use iot_service::config::{HumanDuration, Problems};
 use serde::{Deserialize, Serialize};
 
+use super::millis;
 use crate::model::AlertKind;
 
 /// Section `detect`.
@@ -22,6 +23,8 @@ pub struct DetectConfig {
     pub drift: DriftConfig,
     /// A switch that changes too often.
     pub toggling: TogglingConfig,
+    /// A device of which nothing is heard any more.
+    pub silence: SilenceConfig,
     /// Kinds that are not looked for, by name of the sensor.
     pub off: BTreeMap<String, Vec<AlertKind>>,
 }
@@ -148,6 +151,32 @@ impl Default for TogglingConfig {
     }
 }
 
+/// Section `detect.silence`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SilenceConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// How long nothing is heard of a device, by the time of its partition.
+    pub after: HumanDuration,
+}
+
+impl Default for SilenceConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            after: HumanDuration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl SilenceConfig {
+    /// In milliseconds; `None` if it is not looked for.
+    pub(crate) fn patience(&self) -> Option<i64> {
+        self.enabled.then(|| millis(*self.after))
+    }
+}
+
 impl DetectConfig {
     pub(crate) fn validate(&self, problems: &mut Problems) {
         let mut check = |valid: bool, path: &str, text: &str| {
@@ -155,6 +184,17 @@ impl DetectConfig {
                 problems.add(path, text);
             }
         };
+        check(
+            self.silence.after.as_secs() >= 1,
+            "detect.silence.after",
+            "must be at least 1s",
+        );
+        let mut off = self.off.values().flatten();
+        check(
+            off.all(|kind| *kind != AlertKind::Silence),
+            "detect.off",
+            "silence is of devices, not of a sensor: use detect.silence.enabled",
+        );
         let weight = |weight: f64| weight > 0.0 && weight <= 1.0;
         let share = |share: f64| (0.0..=1.0).contains(&share);
         let positive = |number: f64| number > 0.0 && number.is_finite();

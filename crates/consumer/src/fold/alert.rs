@@ -108,7 +108,7 @@ pub(crate) fn measure_by(alerts: &mut [AlertState], limits: Limits) {
 }
 
 impl AlertState {
-    fn new(kind: AlertKind, finding: Finding, moment: Moment) -> Self {
+    pub(super) fn new(kind: AlertKind, finding: Finding, moment: Moment) -> Self {
         Self {
             kind,
             status: AlertStatus::Raised,
@@ -128,7 +128,7 @@ impl AlertState {
         self.status == AlertStatus::Raised
     }
 
-    fn clear(&mut self, moment: Moment) {
+    pub(super) fn clear(&mut self, moment: Moment) {
         self.status = AlertStatus::Cleared;
         self.value = moment.value;
         self.timestamp = moment.timestamp;
@@ -158,8 +158,12 @@ impl AlertState {
         sensor: &Arc<str>,
         unit: Option<&str>,
     ) -> Alert {
+        let of = match self.kind {
+            AlertKind::Silence => &format!("{}/{}/{}", key.tenant, key.project, key.device),
+            _ => &**sensor,
+        };
         Alert {
-            id: format!("{origin}:{}:{sensor}:{}", self.offset, self.kind.label()).into(),
+            id: format!("{origin}:{}:{of}:{}", self.offset, self.kind.label()).into(),
             key: key.clone(),
             location: location.cloned(),
             sensor: sensor.clone(),
@@ -200,6 +204,10 @@ impl AlertState {
                 format!("{sensor} changes too often: {limit} times or more in few readings")
             }
             AlertKind::Toggling => format!("{sensor} no longer changes too often"),
+            AlertKind::Silence if active => {
+                format!("nothing heard for {value} s, which is more than {limit} s")
+            }
+            AlertKind::Silence => format!("heard again after {value} s"),
         }
     }
 }

@@ -92,6 +92,7 @@ impl Fold {
                 let alerts = alerts.map(|a| state.describe_alert(sensor, a, &self.origin));
                 updates.alerts.extend(alerts);
             }
+            updates.alerts.extend(state.describe_silence(&self.origin));
         }
         updates
     }

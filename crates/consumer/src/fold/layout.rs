@@ -8,12 +8,16 @@ use iot_core::message::Quality;
 use super::alert::AlertState;
 use super::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use super::pack::{Packer, UnpackError, Unpacker};
+use super::silence::Heard;
 use super::state::{DeviceState, SensorState};
 use super::window::{SensorWindows, Window};
 use crate::model::{AlertKind, AlertStatus, Level, Place};
 
+/// The version of the bytes, and the oldest that is read: it has nothing of silence.
+const VERSION: u8 = 3;
+const OLDEST: u8 = 2;
 /// About the bytes of a device and of a sensor without texts, windows and alerts.
-const DEVICE_BYTES: usize = 52;
+const DEVICE_BYTES: usize = 78;
 const SENSOR_BYTES: usize = 186;
 /// Bytes of an open window and of an alert.
 pub(super) const WINDOW_BYTES: usize = 100;
@@ -21,7 +25,7 @@ pub(super) const ALERT_BYTES: usize = 60;
 
 impl DeviceState {
     pub(super) fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new();
+        let mut packer = Packer::new(VERSION);
         packer.i64(self.watermark);
         packer.i64(self.timestamp);
         packer.option(self.seq, Packer::u64);
@@ -35,6 +39,12 @@ impl DeviceState {
         for sensor in &self.sensors {
             packer.part(|packer| put_sensor(packer, sensor));
         }
+        packer.option(self.heard, |packer, heard| {
+            packer.i64(heard.offset);
+            packer.i64(heard.recorded);
+            packer.i64(heard.clock);
+        });
+        packer.option(self.silence.as_ref(), put_alert);
         packer.finish()
     }
 
@@ -45,7 +55,7 @@ impl DeviceState {
     pub(super) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
         let key = Self::of_store_key(name).ok_or(UnpackError::Damaged)?;
         let mut device = Self::new(key);
-        let mut unpacker = Unpacker::new(bytes)?;
+        let (version, mut unpacker) = Unpacker::new(bytes, OLDEST..=VERSION)?;
         device.watermark = unpacker.i64()?;
         device.timestamp = unpacker.i64()?;
         device.seq = unpacker.option(Unpacker::u64)?;
@@ -60,6 +70,10 @@ impl DeviceState {
         for _ in 0..unpacker.u32()? {
             device.sensors.push(unpacker.part(take_sensor)?);
         }
+        if version > OLDEST {
+            device.heard = unpacker.option(take_heard)?;
+            device.silence = unpacker.option(take_alert)?;
+        }
         unpacker.finish()?;
         Ok(device)
     }
@@ -71,8 +85,9 @@ impl DeviceState {
         let place = self.place.as_deref().map_or(0, |place| {
             12 + place.building.len() + place.floor.len() + place.room.len()
         });
+        let silence = self.silence.map_or(0, |_| ALERT_BYTES);
         let sensors = self.sensors.iter().map(SensorState::packed_size);
-        DEVICE_BYTES + names + place + sensors.sum::<usize>()
+        DEVICE_BYTES + names + place + silence + sensors.sum::<usize>()
     }
 }
 
@@ -218,6 +233,14 @@ fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
     })
 }
 
+fn take_heard(unpacker: &mut Unpacker<'_>) -> Result<Heard, UnpackError> {
+    Ok(Heard {
+        offset: unpacker.i64()?,
+        recorded: unpacker.i64()?,
+        clock: unpacker.i64()?,
+    })
+}
+
 fn put_detectors(packer: &mut Packer, detectors: &Detectors) {
     let Detectors {
         spike,
@@ -311,7 +334,8 @@ mod tests {
             assert!(part.starts_with(&expected.concat()));
             rest = &part[u32::from_le_bytes(*length) as usize..];
         }
-        assert_eq!(rest, [0_u8; 0]);
+        // Never heard, and never silent.
+        assert_eq!(rest, [0_u8; 2]);
         assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
     }
 
@@ -329,16 +353,34 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_an_older_version_wrote_is_read_and_newly_written() {
+        let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
+        device.sensors.push(SensorState::new("a"));
+        let mut older = device.pack();
+        older[0] = OLDEST;
+        older.truncate(older.len() - 2);
+        assert_eq!(DeviceState::unpack(KEY, &older), Ok(device.clone()));
+        device.heard = Some(Heard {
+            offset: 7,
+            recorded: -1,
+            clock: i64::MAX,
+        });
+        let bytes = device.pack();
+        assert_eq!(bytes[0], VERSION);
+        assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
+    }
+
     fn empty() -> Vec<u8> {
-        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 4 + 4];
-        bytes[0] = 2;
+        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 4 + 4 + 2];
+        bytes[0] = VERSION;
         bytes
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(rest in prop::collection::vec(0..4_u8, 0..400)) {
-            let mut bytes = vec![2];
+            let mut bytes = vec![VERSION];
             bytes.extend(rest);
             let _ = DeviceState::unpack(KEY, &bytes);
         }

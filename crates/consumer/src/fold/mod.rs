@@ -6,8 +6,13 @@ mod changes;
 mod detect;
 mod layout;
 mod limits;
+#[cfg(test)]
+mod limits_tests;
 mod pack;
 mod sealed;
+mod silence;
+#[cfg(test)]
+mod silence_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -29,6 +34,7 @@ use limits::LimitRules;
 pub(crate) use pack::UnpackError;
 pub(crate) use sealed::{DeviceWindows, add_stored};
 use sealed::{SEALED_BYTES, Sealed};
+use silence::Watch;
 use state::DeviceState;
 use tracked::{Tracked, check_sensors};
 use window::{Added, WindowRules};
@@ -39,6 +45,8 @@ pub(crate) struct FoldRules {
     windows: WindowRules,
     detect: DetectRules,
     limits: LimitRules,
+    /// After how many milliseconds a device is silent; `None` if it doesn't matter.
+    silence: Option<i64>,
     devices: usize,
     sensors: usize,
 }
@@ -49,6 +57,7 @@ impl FoldRules {
             windows: WindowRules::new(&config.windows),
             detect: DetectRules::new(&config.detect),
             limits: LimitRules::new(&Catalogue::new(&config.sensors), &config.thresholds),
+            silence: config.detect.silence.patience(),
             devices: config.limits.devices,
             sensors: config.limits.sensors,
         }
@@ -107,6 +116,7 @@ pub(crate) struct Fold {
     /// Begins the ids of alerts: `<topic>:<partition>`.
     origin: String,
     devices: Vec<Tracked>,
+    watch: Watch,
     index: HashMap<String, usize>,
     /// Key of the event at hand; kept for its memory.
     lookup: String,
@@ -124,6 +134,7 @@ impl Fold {
     /// The state before the first record.
     pub(crate) fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
         Self {
+            watch: Watch::new(rules.silence),
             rules,
             origin: format!("{topic}:{partition}"),
             devices: Vec::new(),
@@ -155,6 +166,7 @@ impl Fold {
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
             fold.devices.push(Tracked::new(state, &fold.rules));
         }
+        fold.watch.restore(fold.devices.iter().map(|d| &d.state));
         Ok(fold)
     }
 
@@ -182,12 +194,15 @@ impl Fold {
                 device.find_limits(&self.rules);
             }
         }
-        self.mark(at);
+        self.save(at);
+        self.tell(at);
         let mut folded = Folded::default();
         self.advance(at, event);
+        self.hear(at, event, &mut folded);
         for reading in &message.readings {
             self.read(at, event, reading, &mut folded);
         }
+        self.reveal(&mut folded);
         Ok(folded)
     }
 
@@ -338,13 +353,18 @@ impl Fold {
         self.alerts.extend(alerts);
     }
 
-    /// Remembers that a device has something to store and to tell.
-    fn mark(&mut self, at: usize) {
+    /// Remembers that a device has something to store.
+    fn save(&mut self, at: usize) {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.unsaved, true) {
             self.unsaved.push(at);
             self.changed_bytes += device.state.packed_size();
         }
+    }
+
+    /// Remembers that a device has something to tell.
+    fn tell(&mut self, at: usize) {
+        let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.untold, true) {
             self.untold.push(at);
         }

@@ -2,10 +2,8 @@
 //! with their length first. Floats keep every bit, so that state read back is
 //! the state that was written.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-
-/// First byte of every value; a reader refuses those it doesn't know.
-const VERSION: u8 = 2;
 
 /// A stored value can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +20,9 @@ pub(crate) enum UnpackError {
 pub(crate) struct Packer(Vec<u8>);
 
 impl Packer {
-    pub(crate) fn new() -> Self {
-        Self(vec![VERSION])
+    /// `version` is the first byte; a reader refuses those it doesn't know.
+    pub(crate) fn new(version: u8) -> Self {
+        Self(vec![version])
     }
 
     pub(crate) fn u8(&mut self, value: u8) {
@@ -77,9 +76,16 @@ impl Packer {
 pub(crate) struct Unpacker<'a>(&'a [u8]);
 
 impl<'a> Unpacker<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, UnpackError> {
+    /// Begins to read a value of a version that is `known`, and says which.
+    ///
+    /// # Errors
+    /// It is of another one.
+    pub(crate) fn new(
+        bytes: &'a [u8],
+        known: RangeInclusive<u8>,
+    ) -> Result<(u8, Self), UnpackError> {
         match bytes.split_first() {
-            Some((&VERSION, rest)) => Ok(Self(rest)),
+            Some((version, rest)) if known.contains(version) => Ok((*version, Self(rest))),
             Some((version, _)) => Err(UnpackError::Version(*version)),
             None => Err(UnpackError::Damaged),
         }
@@ -172,14 +178,15 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_was_written(a in any::<u64>(), b in any::<i64>(), c in any::<f64>(), d in ".*", e in any::<Option<u8>>()) {
-            let mut packer = Packer::new();
+            let mut packer = Packer::new(2);
             packer.u64(a);
             packer.i64(b);
             packer.f64(c);
             packer.text(&d);
             packer.part(|packer| packer.option(e, Packer::u8));
             let bytes = packer.finish();
-            let mut unpacker = Unpacker::new(&bytes).unwrap();
+            let (version, mut unpacker) = Unpacker::new(&bytes, 2..=3).unwrap();
+            prop_assert_eq!(version, 2);
             prop_assert_eq!(unpacker.u64(), Ok(a));
             prop_assert_eq!(unpacker.i64(), Ok(b));
             prop_assert_eq!(unpacker.f64().unwrap().to_bits(), c.to_bits());
@@ -190,7 +197,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(mut unpacker) = Unpacker::new(&bytes) {
+            if let Ok((_, mut unpacker)) = Unpacker::new(&bytes, 0..=255) {
                 while unpacker.text().is_ok() {}
                 let _ = unpacker.option(Unpacker::i64);
             }
@@ -199,7 +206,10 @@ mod tests {
 
     #[test]
     fn another_version_is_refused() {
-        assert_eq!(Unpacker::new(&[1]).err(), Some(UnpackError::Version(1)));
-        assert_eq!(Unpacker::new(&[]).err(), Some(UnpackError::Damaged));
+        let error = |bytes| Unpacker::new(bytes, 2..=3).err();
+        assert_eq!(error(&[1]), Some(UnpackError::Version(1)));
+        assert_eq!(error(&[4]), Some(UnpackError::Version(4)));
+        assert_eq!(error(&[]), Some(UnpackError::Damaged));
+        assert_eq!(error(&[3]), None);
     }
 }

@@ -9,6 +9,8 @@ use super::window::{Window, WindowRules, deviation};
 use crate::model::{WindowSummary, Windows};
 use crate::store::Change;
 
+/// The version of their bytes.
+const VERSION: u8 = 2;
 /// About the bytes of a sealed window without the name of its sensor.
 pub(super) const SEALED_BYTES: usize = 80;
 
@@ -53,7 +55,7 @@ impl Sealed {
     }
 
     fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new();
+        let mut packer = Packer::new(VERSION);
         packer.i64(self.start);
         packer.i64(self.start.saturating_add(i64::from(self.size)));
         packer.u32(self.windows.len() as u32);
@@ -77,7 +79,7 @@ impl Sealed {
 }
 
 fn unpack(bytes: &[u8]) -> Result<Vec<(Arc<str>, WindowSummary)>, UnpackError> {
-    let mut unpacker = Unpacker::new(bytes)?;
+    let (_, mut unpacker) = Unpacker::new(bytes, VERSION..=VERSION)?;
     let (start, end) = (unpacker.i64()?, unpacker.i64()?);
     let mut windows = Vec::new();
     for _ in 0..unpacker.u32()? {

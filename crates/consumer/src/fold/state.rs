@@ -8,6 +8,7 @@ use iot_core::message::{Location, Quality, Reading};
 
 use super::alert::AlertState;
 use super::detect::Detectors;
+use super::silence::Heard;
 use super::window::SensorWindows;
 use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Value};
 
@@ -28,6 +29,10 @@ pub(crate) struct DeviceState {
     pub(crate) rules: u32,
     /// In the order of their first readings.
     pub(crate) sensors: Vec<SensorState>,
+    /// Where the partition was at its last message; `None` if that is not known.
+    pub(crate) heard: Option<Heard>,
+    /// Its last silence.
+    pub(crate) silence: Option<AlertState>,
 }
 
 /// One sensor of a device.
@@ -55,6 +60,8 @@ impl DeviceState {
             watermark: i64::MIN,
             rules: 0,
             sensors: Vec::new(),
+            heard: None,
+            silence: None,
         }
     }
 
@@ -98,6 +105,14 @@ impl DeviceState {
         }
     }
 
+    /// Is not watched any more; its silence is over then, as nobody would end it.
+    pub(crate) fn unwatch(&mut self) {
+        self.heard = None;
+        if let Some(silence) = &mut self.silence {
+            silence.status = AlertStatus::Cleared;
+        }
+    }
+
     /// Whether that is another place than the one it was at.
     pub(crate) fn move_to(&mut self, location: &Location<'_>) -> bool {
         let same = self.place.as_ref().is_some_and(|place| {
@@ -135,6 +150,13 @@ impl DeviceState {
     ) -> Alert {
         let unit = sensor.unit.as_deref();
         alert.describe(origin, &self.key, self.place.as_ref(), &sensor.name, unit)
+    }
+
+    /// What clients see of its last silence, if there was one.
+    pub(crate) fn describe_silence(&self, origin: &str) -> Option<Alert> {
+        let (place, no_sensor) = (self.place.as_ref(), Arc::from(""));
+        let silence = self.silence.as_ref();
+        silence.map(|silence| silence.describe(origin, &self.key, place, &no_sensor, None))
     }
 }
 

@@ -20,7 +20,7 @@ const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
 /// One message of a test: device, time, seq, and a value for one sensor.
 type Sent = (u8, i64, Option<u64>, usize, f64);
 
-fn rules() -> FoldRules {
+pub(super) fn rules() -> FoldRules {
     let windows = WindowRules {
         sizes: SIZES.into(),
         lateness: 30,
@@ -30,6 +30,7 @@ fn rules() -> FoldRules {
         windows,
         detect: DetectRules::new(&eager()),
         limits: limits(15.0),
+        silence: Some(12),
         devices: 100,
         sensors: 8,
     }
@@ -37,7 +38,7 @@ fn rules() -> FoldRules {
 
 /// One more sensor, with limits on both sides, and another limit for temperatures in
 /// room r1.
-fn limits(in_r1: f64) -> LimitRules {
+pub(super) fn limits(in_r1: f64) -> LimitRules {
     let vibration = SensorConfig {
         name: "vibration".into(),
         unit: "mm/s".into(),
@@ -66,7 +67,7 @@ fn eager() -> DetectConfig {
     config
 }
 
-fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
+pub(super) fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
     DeviceMessage {
         device_id: format!("d{device}").into(),
         tenant: None,
@@ -86,18 +87,29 @@ fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'stat
     }
 }
 
-fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
+pub(super) fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     let message = message(sent);
     fold.apply(&Event {
         offset: offset as i64,
-        recorded: Some(offset as i64),
+        recorded: recorded(offset),
         tenant: "t",
         project: "p",
         message: &message,
     })
 }
 
-fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
+/// Times of records: they mostly go on, not always, and some have none.
+fn recorded(offset: usize) -> Option<i64> {
+    let at = offset as i64;
+    match offset % 13 {
+        3 => None,
+        5 => Some(at - 4),
+        7 => Some(at + 9),
+        _ => Some(at),
+    }
+}
+
+pub(super) fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
     let states = fold.devices.iter().map(|device| &device.state);
     states
         .map(|state| (state.key.clone(), state.clone()))
@@ -115,7 +127,7 @@ fn log() -> impl Strategy<Value = Vec<Sent>> {
     prop::collection::vec(sent, 1..200)
 }
 
-fn straight(log: &[Sent]) -> Fold {
+pub(super) fn straight(log: &[Sent]) -> Fold {
     let mut fold = Fold::new(rules(), "device-data", 0);
     for (offset, sent) in log.iter().enumerate() {
         feed(&mut fold, offset, *sent).unwrap();
@@ -125,13 +137,13 @@ fn straight(log: &[Sent]) -> Fold {
 
 /// What a store would keep.
 #[derive(Debug, Default, PartialEq)]
-struct Kept {
-    live: BTreeMap<String, Vec<u8>>,
+pub(super) struct Kept {
+    pub(super) live: BTreeMap<String, Vec<u8>>,
     /// With the times they expire.
     windows: BTreeMap<String, (Vec<u8>, i64)>,
 }
 
-fn save(fold: &mut Fold, kept: &mut Kept) {
+pub(super) fn save(fold: &mut Fold, kept: &mut Kept) {
     let (announced, bytes) = (fold.changed(), fold.changed_bytes());
     let changes = fold.take_changes();
     assert_eq!(
@@ -162,7 +174,7 @@ fn save(fold: &mut Fold, kept: &mut Kept) {
     }
 }
 
-fn reload(kept: &Kept) -> Fold {
+pub(super) fn reload(kept: &Kept) -> Fold {
     let entries = kept.live.iter().rev();
     let entries: Vec<_> = entries.map(|(k, v)| (k.clone(), v.clone())).collect();
     Fold::restore(rules(), "device-data", 0, &entries).unwrap()
@@ -458,7 +470,7 @@ proptest! {
             let value = if kind == 0 { value / 5 } else { value * value };
             (0, at as i64, None, sensor, f64::from(value) * 9.0)
         };
-        let (mut kept, mut raised) = (Kept::default(), [0; 5]);
+        let (mut kept, mut raised) = (Kept::default(), [0; AlertKind::ALL.len()]);
         let (mut fold, mut whole) = (straight(&[]), straight(&[]));
         let (mut alerts, mut expected) = (Vec::new(), Vec::new());
         for (at, value) in values.into_iter().enumerate() {
@@ -498,94 +510,4 @@ fn other_rules_start_anew_and_leave_values_and_windows_alone() {
     assert!(active_alerts(&fold) > 0);
     assert_eq!(active_alerts(&restored), 0);
     assert_eq!(old.alerts.len(), new.alerts.len());
-}
-
-/// What became of threshold alerts with each value of a sensor, at the times 0, 1, ...:
-/// their limit and status.
-fn threshold_alerts(sensor: usize, values: &[f64]) -> Vec<Vec<(f64, AlertStatus)>> {
-    let mut fold = Fold::new(rules(), "device-data", 0);
-    let told = values.iter().enumerate().map(|(at, value)| {
-        feed(&mut fold, at, (0, at as i64, None, sensor, *value)).unwrap();
-        let alerts = fold.take_updates().alerts.into_iter();
-        let of_kind = alerts.filter(|alert| alert.kind == AlertKind::Threshold);
-        of_kind.map(|alert| (alert.limit, alert.state)).collect()
-    });
-    told.collect()
-}
-
-#[test]
-fn limits_are_those_of_the_place_where_the_device_is() {
-    use AlertStatus::{Cleared, Raised};
-    // The rooms are r0, r1, r2, r0, r1, r2.
-    let told = threshold_alerts(0, &[20.0, 20.0, 20.0, 60.0, 60.0, 40.0]);
-    let expected = [
-        vec![],
-        vec![(15.0, Raised)],
-        vec![(50.0, Cleared)],
-        vec![(50.0, Raised)],
-        // It is worse than before by that.
-        vec![(15.0, Raised)],
-        vec![(50.0, Cleared)],
-    ];
-    assert_eq!(told, expected);
-}
-
-#[test]
-fn from_beyond_one_limit_to_beyond_the_other_is_another_alert() {
-    use AlertStatus::{Cleared, Raised};
-    let told = threshold_alerts(2, &[20.0, 60.0, -1.0, 39.9, 41.0]);
-    let expected = [
-        vec![],
-        vec![(40.0, Raised)],
-        vec![(40.0, Cleared), (0.0, Raised)],
-        vec![(0.0, Cleared)],
-        vec![(40.0, Raised)],
-    ];
-    assert_eq!(told, expected);
-}
-
-#[test]
-fn other_limits_hold_at_once_and_nothing_is_learnt_anew() {
-    let log: Vec<_> = (0..50_u8)
-        .map(|n| (0, 3 * i64::from(n) + 1, None, 0, f64::from(n % 3) + 12.0))
-        .collect();
-    let mut fold = straight(&log);
-    let alerts = fold.all().alerts;
-    assert!(
-        alerts
-            .iter()
-            .all(|alert| alert.kind != AlertKind::Threshold)
-    );
-    let mut kept = Kept::default();
-    save(&mut fold, &mut kept);
-    let entries: Vec<_> = kept.live.into_iter().collect();
-    let mut other = rules();
-    other.limits = limits(5.0);
-    let mut restored = Fold::restore(other, "device-data", 0, &entries).unwrap();
-    assert_eq!(states(&restored), states(&fold));
-    feed(&mut restored, 50, (0, 151, None, 0, 13.0)).unwrap();
-    let told = restored.take_updates().alerts;
-    let told = told.iter().find(|alert| alert.kind == AlertKind::Threshold);
-    assert_eq!(told.map(|alert| alert.limit), Some(5.0));
-}
-
-#[test]
-fn what_was_learnt_in_another_unit_is_forgotten() {
-    let mut fold = straight(&[]);
-    let mut read = |at: i64, unit: Option<&'static str>| {
-        let mut message = message((0, at, None, 2, 20.0));
-        message.readings[0].unit = unit.map(Into::into);
-        let event = Event {
-            offset: at,
-            recorded: None,
-            tenant: "t",
-            project: "p",
-            message: &message,
-        };
-        fold.apply(&event).unwrap();
-        fold.devices[0].state.sensors[0].detectors.readings
-    };
-    let learnt = [None, Some("a"), Some("a"), Some("b"), Some("b")];
-    let learnt: Vec<_> = (0..).zip(learnt).map(|(at, unit)| read(at, unit)).collect();
-    assert_eq!(learnt, [1, 2, 3, 1, 2]);
 }

@@ -44,6 +44,9 @@ impl Marks {
 impl Tracked {
     pub(super) fn new(mut state: DeviceState, rules: &FoldRules) -> Self {
         state.go_by(rules.detect.version);
+        if rules.silence.is_none() {
+            state.unwatch();
+        }
         let sensors = state.sensors.iter();
         let marks = sensors.map(|sensor| Marks::new(&sensor.name, &state, rules));
         let mut device = Self {

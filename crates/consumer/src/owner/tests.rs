@@ -52,7 +52,15 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let store = Arc::new(store);
     let dead_letters =
         DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
+    let (webhook, _) = Webhook::start(
+        &config.webhook,
+        metrics.clone(),
+        health.component("webhook"),
+        stop.clone(),
+    )
+    .unwrap();
     let shared = Arc::new(Shared {
+        webhook,
         store,
         hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
         outputs: Outputs::new(

@@ -16,3 +16,4 @@ mod replay;
 mod service;
 mod state;
 mod store;
+mod webhook;

@@ -13,7 +13,7 @@ use rskafka::chrono::DateTime;
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::mpsc;
 
-use super::log::Partition;
+use crate::log::Partition;
 
 /// How long the next record, or the end, may take.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -6,10 +6,10 @@ use iot_core::message::Quality;
 
 use super::fold::{Device, Fold, Newest, Sealed, Sensor};
 use super::layout::{self, StoredDevice, StoredSensor, StoredWindows, Unreadable};
-use super::log::Partition;
 use super::model::{Field, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
 use super::store::Snapshot;
+use crate::log::Partition;
 
 /// Clocks differ, and what is about to expire may be gone already (ms).
 const MARGIN: i64 = 30_000;

@@ -11,8 +11,12 @@ pub(super) const SCHEMA: &str = "2";
 /// Fields of a partition's hash that are no values.
 pub(super) const SCHEMA_FIELD: &str = "schema";
 pub(super) const OFFSET_FIELD: &str = "offset";
-/// First byte of every value.
-const VERSION: u8 = 2;
+/// First byte of a device: the second kind ends with what is known of its silence.
+const DEVICE_VERSIONS: [u8; 2] = [2, 3];
+/// First byte of sealed windows.
+const SEALED_VERSIONS: [u8; 1] = [2];
+/// Bytes of an alert.
+const ALERT: usize = 60;
 /// Between the parts of a name.
 const SEPARATOR: char = '\0';
 
@@ -96,7 +100,7 @@ pub(super) fn shown(name: &str) -> String {
 /// # Errors
 /// It is of another version, or damaged.
 pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
-    let mut reader = Reader::new(bytes)?;
+    let (version, mut reader) = Reader::new(bytes, &DEVICE_VERSIONS)?;
     let device = StoredDevice {
         watermark: reader.i64()?,
         newest: reader.moment()?,
@@ -107,6 +111,9 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
             reader.list(|reader| reader.part(sensor))?
         },
     };
+    if version > 2 {
+        reader.silence()?;
+    }
     reader.end()?;
     Ok(device)
 }
@@ -135,7 +142,7 @@ fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable>
 /// # Errors
 /// It is of another version, or damaged.
 pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
-    let mut reader = Reader::new(bytes)?;
+    let (_, mut reader) = Reader::new(bytes, &SEALED_VERSIONS)?;
     let sealed = StoredWindows {
         start: reader.i64()?,
         end: reader.i64()?,
@@ -149,12 +156,24 @@ pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+    /// Begins with the version, which has to be one of these.
+    fn new(bytes: &'a [u8], versions: &[u8]) -> Result<(u8, Self), Unreadable> {
         let mut reader = Self(bytes);
-        match reader.u8()? {
-            VERSION => Ok(reader),
-            other => Err(Unreadable(format!("its format is {other}, not {VERSION}"))),
+        let version = reader.u8()?;
+        if versions.contains(&version) {
+            return Ok((version, reader));
         }
+        let known = versions.iter().map(u8::to_string).collect::<Vec<_>>();
+        let known = known.join(" or ");
+        Err(Unreadable(format!("its format is {version}, not {known}")))
+    }
+
+    /// When the device was last heard and its last silence, which are detection and not
+    /// compared.
+    fn silence(&mut self) -> Result<(), Unreadable> {
+        self.option(|reader| reader.take(3 * size_of::<i64>()).map(drop))?;
+        self.option(|reader| reader.take(ALERT).map(drop))?;
+        Ok(())
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {

@@ -12,6 +12,19 @@ impl Bytes {
         Self(vec![2])
     }
 
+    /// The same device by a newer consumer: heard, and silent or not.
+    fn heard(mut self, silent: bool) -> Self {
+        self.0[0] = 3;
+        let heard = self.byte(1).number(41).number(1_000).number(900);
+        if !silent {
+            return heard.byte(0);
+        }
+        // Kind, raised, warning, above; offset; value and limit; times, count, time.
+        let alert = heard.byte(1).byte(5).byte(1).byte(0).byte(1).number(44);
+        let times = alert.float(13.0).float(12.0).number(1_000).number(1_000);
+        times.number(1).number(1_000)
+    }
+
     fn byte(mut self, byte: u8) -> Self {
         self.0.push(byte);
         self
@@ -109,6 +122,23 @@ fn a_device_is_read_with_and_without_a_place() {
 }
 
 #[test]
+fn what_is_known_of_silence_is_passed_over_and_nothing_else() {
+    let older = Bytes::device(true, 1).part(Bytes::sensor(b""));
+    let expected = device(&older.0);
+    assert!(expected.is_ok());
+    for silent in [false, true] {
+        let newer = Bytes::device(true, 1).part(Bytes::sensor(b""));
+        let newer = newer.heard(silent);
+        assert_eq!(device(&newer.0), expected);
+        assert!(device(&newer.byte(0).0).is_err(), "longer than it is");
+    }
+    let mut unknown = older.heard(false);
+    unknown.0[0] = 4;
+    let error = Unreadable("its format is 4, not 2 or 3".into());
+    assert_eq!(device(&unknown.0), Err(error));
+}
+
+#[test]
 fn sensors_are_read_up_to_what_is_the_detectors() {
     let bytes = Bytes::device(false, 2).part(Bytes::sensor(b"alerts and detectors"));
     let bytes = bytes.part(Bytes::sensor(b""));
@@ -186,7 +216,8 @@ proptest! {
     #[test]
     fn a_value_cut_short_is_an_error(length in 0_usize..300) {
         let bytes = Bytes::device(true, 1).part(Bytes::sensor(b"detectors"));
-        for bytes in [bytes.0, Bytes::sealed().0] {
+        let heard = Bytes::device(true, 1).heard(true);
+        for bytes in [bytes.0, heard.0, Bytes::sealed().0] {
             if let Some(cut) = bytes.get(..length).filter(|cut| cut.len() < bytes.len()) {
                 prop_assert!(device(cut).is_err() && sealed(cut).is_err());
             }
@@ -195,8 +226,10 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-        let bytes = [&[2], &bytes[..]].concat();
-        let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));
-        let _ = (device(&bytes), device(&part.0), sealed(&bytes));
+        for version in [2, 3] {
+            let bytes = [&[version], &bytes[..]].concat();
+            let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));
+            let _ = (device(&bytes), device(&part.0), sealed(&bytes));
+        }
     }
 }

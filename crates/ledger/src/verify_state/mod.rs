@@ -11,10 +11,8 @@ mod committed;
 mod compare;
 mod fold;
 mod layout;
-mod log;
 mod model;
 mod partition;
-mod reading;
 mod report;
 mod store;
 mod wait;
@@ -28,13 +26,13 @@ use iot_service::config::HumanDuration;
 use tokio::time::Instant;
 
 use crate::kafka::connect;
+use crate::log::{self, Log, Partition};
+use crate::reading::Units;
 use crate::security::SecurityArgs;
 use committed::Committed;
 use compare::Comparison;
 use fold::Rules;
-use log::{Log, Partition};
 use partition::Check;
-use reading::Units;
 use report::{Kind, Report};
 use store::Store;
 

@@ -9,10 +9,10 @@ use super::Settings;
 use super::committed::Committed;
 use super::compare::{Comparison, Kept};
 use super::fold::{Entry, Fold};
-use super::log::{Log, Partition, Read};
-use super::reading::{message, owner};
 use super::report::{Kind, Report};
 use super::store::Snapshot;
+use crate::log::{Log, Partition, Read};
+use crate::reading::{message, owner};
 
 /// What is needed to check a partition.
 pub(super) struct Check<'a> {

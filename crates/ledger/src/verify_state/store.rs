@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionIn
 use tokio::time::timeout;
 
 use super::layout::{OFFSET_FIELD, SCHEMA, SCHEMA_FIELD, WINDOW, key_prefix};
-use super::log::Partition;
+use crate::log::Partition;
 
 /// Connecting, and one call.
 const CALL: Duration = Duration::from_secs(10);

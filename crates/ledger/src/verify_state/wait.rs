@@ -7,8 +7,8 @@ use iot_service::Backoff;
 use tokio::time::{Instant, sleep};
 
 use super::committed::Committed;
-use super::log::{Log, Partition, Read};
 use super::store::Store;
+use crate::log::{Log, Partition, Read};
 
 /// Waits until everything that is in the log now is stored.
 ///

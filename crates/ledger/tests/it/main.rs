@@ -8,6 +8,7 @@
 mod bridge;
 mod end_to_end;
 mod outage;
+mod score;
 mod secure;
 mod sessions;
 mod support;

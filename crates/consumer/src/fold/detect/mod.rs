@@ -119,8 +119,8 @@ impl Detectors {
         kinds: Kinds,
         (limits, side): (Limits, Option<bool>),
         value: f64,
-    ) -> [Verdict; 5] {
-        let mut verdicts = [Verdict::Normal; 5];
+    ) -> [Verdict; AlertKind::OF_SENSORS] {
+        let mut verdicts = [Verdict::Normal; AlertKind::OF_SENSORS];
         let mut set = |kind: AlertKind, verdict| verdicts[kind as usize] = verdict;
         let config = &rules.config;
         if kinds.has(AlertKind::Threshold) {

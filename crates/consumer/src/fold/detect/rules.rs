@@ -1,10 +1,27 @@
 //! What detectors go by.
 
+use std::collections::BTreeMap;
+
 use iot_core::partition::fnv1a_32;
+use serde::Serialize;
 
 use super::{Kinds, LAYOUT};
-use crate::config::DetectConfig;
+use crate::config::{
+    DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
+};
 use crate::model::AlertKind;
+
+/// The settings that detectors learn by: all but those of silence, which learns nothing.
+/// The names and their order are part of what names the rules.
+#[derive(Serialize)]
+struct Learning<'c> {
+    threshold: &'c ThresholdConfig,
+    spike: &'c SpikeConfig,
+    stuck: &'c StuckConfig,
+    drift: &'c DriftConfig,
+    toggling: &'c TogglingConfig,
+    off: &'c BTreeMap<String, Vec<AlertKind>>,
+}
 
 /// What detectors go by, and which rules these are.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +43,15 @@ impl DetectRules {
         ];
         let enabled = enabled.into_iter().filter(|(_, enabled)| *enabled);
         // Numbers and texts are always JSON.
-        let text = serde_json::to_string(config).unwrap_or_default();
+        let text = serde_json::to_string(&Learning {
+            threshold: &config.threshold,
+            spike: &config.spike,
+            stuck: &config.stuck,
+            drift: &config.drift,
+            toggling: &config.toggling,
+            off: &config.off,
+        });
+        let text = text.unwrap_or_default();
         Self {
             config: config.clone(),
             enabled: enabled.map(|(kind, _)| kind).collect(),
@@ -56,6 +81,17 @@ mod tests {
         assert_ne!(DetectRules::new(&config).version, rules.version);
     }
 
+    /// Of the default settings, from when there was no section `silence`.
+    const VERSION_BEFORE: u32 = 0x1e40_5b73;
+
+    #[test]
+    fn detectors_go_on_with_what_was_learnt_before_there_was_silence() {
+        let mut config = DetectConfig::default();
+        assert_eq!(DetectRules::new(&config).version, VERSION_BEFORE);
+        config.silence.enabled = false;
+        assert_eq!(DetectRules::new(&config).version, VERSION_BEFORE);
+    }
+
     #[test]
     fn kinds_are_off_for_all_or_for_one_sensor() {
         let mut config = DetectConfig::default();
@@ -67,7 +103,7 @@ mod tests {
             let kinds = rules.kinds(sensor);
             AlertKind::ALL.map(|kind| kinds.has(kind))
         };
-        assert_eq!(kinds("valve"), [true, false, false, false, true]);
-        assert_eq!(kinds("other"), [true, true, true, false, true]);
+        assert_eq!(kinds("valve"), [true, false, false, false, true, false]);
+        assert_eq!(kinds("other"), [true, true, true, false, true, false]);
     }
 }

@@ -13,7 +13,7 @@ use rskafka::record::Record;
 const DEFAULT: &str = "default";
 
 /// Units by name of the sensor, which come before those of the standard sensors.
-pub(super) type Units = BTreeMap<String, String>;
+pub(crate) type Units = BTreeMap<String, String>;
 
 /// The message of a record: Protobuf or JSON, as its content type says, else as it
 /// looks, and with values of known sensors in the sensors' own units.
@@ -21,7 +21,7 @@ pub(super) type Units = BTreeMap<String, String>;
 /// # Errors
 /// It is neither, lacks what every message has, or has a known sensor with a unit
 /// of something else.
-pub(super) fn message<'r>(
+pub(crate) fn message<'r>(
     record: &'r Record,
     units: &'r Units,
 ) -> anyhow::Result<DeviceMessage<'r>> {
@@ -74,7 +74,7 @@ fn convert<'r>(reading: &mut Reading<'r>, units: &'r Units) -> anyhow::Result<()
 ///
 /// # Errors
 /// Topic and message contradict each other, or a name is no name.
-pub(super) fn owner<'m>(
+pub(crate) fn owner<'m>(
     topic: &'m str,
     message: &'m DeviceMessage<'_>,
 ) -> anyhow::Result<(&'m str, &'m str)> {

@@ -22,13 +22,13 @@ const EMPTY: u32 = 3;
 const HOLES: &str = "a compacted log can't be folded again";
 
 /// A partition of a topic.
-pub(super) type Partition = (String, i32);
+pub(crate) type Partition = (String, i32);
 
 /// The partitions of topics, in order.
 ///
 /// # Errors
 /// Kafka does not answer, or there is no such topic.
-pub(super) async fn partitions(
+pub(crate) async fn partitions(
     client: &Client,
     topics: &[String],
 ) -> anyhow::Result<Vec<Partition>> {
@@ -44,18 +44,18 @@ pub(super) async fn partitions(
 }
 
 /// A partition of the log, as long as it was when it was opened.
-pub(super) struct Log {
+pub(crate) struct Log {
     client: PartitionClient,
     /// First offset kept.
-    pub(super) begin: i64,
+    pub(crate) begin: i64,
     /// Offset after the last record that is not in an open transaction.
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 impl Log {
     /// # Errors
     /// Kafka does not answer.
-    pub(super) async fn open(client: &Client, partition: &Partition) -> anyhow::Result<Self> {
+    pub(crate) async fn open(client: &Client, partition: &Partition) -> anyhow::Result<Self> {
         let (topic, number) = partition;
         let open = client.partition_client(topic, *number, UnknownTopicHandling::Error);
         let client = call("opening a partition", open).await?;
@@ -65,7 +65,7 @@ impl Log {
     }
 
     /// Reads from an offset on, which must not be below the begin.
-    pub(super) fn read_from(&self, offset: i64) -> Reader<'_> {
+    pub(crate) fn read_from(&self, offset: i64) -> Reader<'_> {
         Reader {
             log: self,
             next: offset,
@@ -74,13 +74,13 @@ impl Log {
 }
 
 /// Reads a partition to its end.
-pub(super) struct Reader<'l> {
+pub(crate) struct Reader<'l> {
     log: &'l Log,
     next: i64,
 }
 
 /// What comes next in a partition.
-pub(super) enum Read {
+pub(crate) enum Read {
     Records(Vec<RecordAndOffset>),
     /// The marker that ends a transaction: rskafka reads no further.
     Transaction,
@@ -92,7 +92,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// Kafka does not answer, or the log has holes.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Read> {
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Read> {
         let (next, end) = (self.next, self.log.end);
         for _ in 0..EMPTY {
             if next >= end {
@@ -127,13 +127,13 @@ fn is_marker(error: &anyhow::Error) -> bool {
 }
 
 /// Offsets of the records that the consumer refused, by partition.
-pub(super) type Letters = HashMap<Partition, BTreeSet<i64>>;
+pub(crate) type Letters = HashMap<Partition, BTreeSet<i64>>;
 
 /// Reads the dead letters of all topics; none if there is no such topic.
 ///
 /// # Errors
 /// Kafka does not answer.
-pub(super) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Letters> {
+pub(crate) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Letters> {
     let mut letters = Letters::new();
     let known = call("listing topics", client.list_topics()).await?;
     let Some(known) = known.into_iter().find(|known| known.name == topic) else {

@@ -1,0 +1,237 @@
+//! Alerts for people, as POSTs to an HTTP endpoint, grouped so that a storm is a few of
+//! them. This is best effort: what a crash, a full queue or an endpoint that is away for
+//! too long costs is not told again. The exact list is in Kafka (`outputs.alerts`).
+
+mod groups;
+mod outcome;
+mod post;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::OptionFuture;
+use iot_service::health::Component;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{WebhookConfig, millis};
+use crate::metrics::{Metrics, Queue};
+use crate::model::{Alert, AlertStatus};
+use groups::{Groups, Notification, TooManyGroups};
+pub(crate) use outcome::{Notified, Told};
+use post::{Poster, Sent, pauses};
+
+/// How long one notification is tried again; the next ones gather meanwhile.
+const GIVE_UP: Duration = Duration::from_secs(600);
+/// How long the notification under way may take when the consumer stops.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Hands alerts over; it never waits.
+#[derive(Clone)]
+pub(crate) struct Webhook {
+    /// None if there is no endpoint.
+    queue: Option<mpsc::Sender<Alert>>,
+    /// Alerts of records before are not told, in milliseconds since the epoch.
+    since: i64,
+    metrics: Arc<Metrics>,
+}
+
+struct Actor {
+    alerts: mpsc::Receiver<Alert>,
+    groups: Groups,
+    poster: Poster,
+    metrics: Arc<Metrics>,
+    health: Component,
+}
+
+impl Webhook {
+    /// Starts the task that sends, if there is an endpoint. `stop` lets it send what
+    /// waits, once, and end.
+    ///
+    /// # Errors
+    /// The endpoint's address is none, or the certificates to trust can't be read.
+    pub(crate) fn start(
+        config: &WebhookConfig,
+        metrics: Arc<Metrics>,
+        health: Component,
+        stop: CancellationToken,
+    ) -> anyhow::Result<(Self, JoinHandle<()>)> {
+        health.ready();
+        let begun = Timestamp::now().as_millisecond();
+        let mut webhook = Self {
+            queue: None,
+            since: begun.saturating_sub(millis(*config.max_age)),
+            metrics: metrics.clone(),
+        };
+        if config.url.is_empty() {
+            return Ok((webhook, tokio::spawn(async {})));
+        }
+        let (queue, alerts) = mpsc::channel(config.queue);
+        let actor = Actor {
+            alerts,
+            groups: Groups::new(
+                *config.group_wait,
+                *config.group_interval,
+                config.max_alerts,
+            ),
+            poster: Poster::new(config)?,
+            metrics,
+            health,
+        };
+        webhook.queue = Some(queue);
+        Ok((webhook, tokio::spawn(actor.run(stop))))
+    }
+
+    /// Tells that an alert was raised or cleared, not that it repeats. `recorded` is
+    /// about when Kafka recorded what made it: what was long before this process began
+    /// was told by another one.
+    pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>) {
+        let Some(queue) = &self.queue else { return };
+        if alert.state == AlertStatus::Raised && alert.count > 1 {
+            return;
+        }
+        if recorded.unwrap_or(alert.timestamp) < self.since {
+            self.metrics.told(Told::Old, 1);
+        } else if queue.try_send(alert.clone()).is_err() {
+            self.metrics.told(Told::QueueFull, 1);
+        }
+    }
+}
+
+impl Actor {
+    async fn run(mut self, stop: CancellationToken) {
+        self.work(&stop).await;
+        self.finish().await;
+    }
+
+    /// Groups alerts, and has one notification on its way at a time.
+    async fn work(&mut self, stop: &CancellationToken) {
+        let mut sending = None;
+        loop {
+            if sending.is_none() {
+                let due = self.groups.take_due(Instant::now());
+                let deliver = |all| deliver(&self.poster, &self.metrics, &self.health, all);
+                sending = due.map(|all| Box::pin(deliver(all)));
+            }
+            let next = self.groups.due().filter(|_| sending.is_none());
+            self.metrics.depth(Queue::Webhook, self.alerts.len());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(()) = OptionFuture::from(sending.as_mut()) => sending = None,
+                Some(alert) = self.alerts.recv() => add(&mut self.groups, &self.metrics, alert),
+                Some(()) = OptionFuture::from(next.map(sleep_until)) => {}
+            }
+        }
+        if let Some(sending) = sending {
+            // It may be between two tries.
+            let _ = timeout(LAST, sending).await;
+        }
+    }
+
+    /// Sends what waits, each once: there is no time to try again.
+    async fn finish(&mut self) {
+        while let Ok(alert) = self.alerts.try_recv() {
+            add(&mut self.groups, &self.metrics, alert);
+        }
+        for notification in self.groups.take_all() {
+            let sent = self.poster.send(&body(&notification)).await;
+            let result = match sent {
+                Sent::Accepted => Notified::Accepted,
+                Sent::Failed(_) => Notified::Failed,
+                Sent::Refused(_) => Notified::Refused,
+            };
+            count(&self.metrics, &notification, result);
+        }
+    }
+}
+
+fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
+    if let Err(TooManyGroups) = groups.add(alert, Instant::now()) {
+        metrics.told(Told::TooManyGroups, 1);
+    }
+}
+
+/// Tries until the endpoint has taken or refused it, or for long enough.
+async fn deliver(poster: &Poster, metrics: &Metrics, health: &Component, all: Notification) {
+    let (body, begun, mut pauses) = (body(&all), Instant::now(), pauses());
+    let result = loop {
+        match poster.send(&body).await {
+            Sent::Accepted => {
+                health.ready();
+                break Notified::Accepted;
+            }
+            Sent::Refused(reason) => {
+                health.degraded(format!("the webhook refuses alerts: {reason}"));
+                tracing::error!(reason, "a notification was refused and is dropped");
+                break Notified::Refused;
+            }
+            Sent::Failed(reason) => {
+                health.degraded(format!("the webhook does not take alerts: {reason}"));
+                if begun.elapsed() > GIVE_UP {
+                    tracing::error!(reason, "a notification was tried for too long");
+                    break Notified::Failed;
+                }
+                metrics.webhook_retries.inc();
+                sleep(pauses.next_delay()).await;
+            }
+        }
+    };
+    count(metrics, &all, result);
+}
+
+fn body(notification: &Notification) -> Vec<u8> {
+    // Texts and numbers: there is nothing in it that can't be JSON.
+    serde_json::to_vec(notification).unwrap_or_default()
+}
+
+fn count(metrics: &Metrics, all: &Notification, result: Notified) {
+    metrics.notified(result);
+    let listed = all.alerts.len() as u64;
+    if result == Notified::Accepted {
+        metrics.told(Told::Listed, listed);
+        metrics.told(Told::Truncated, all.truncated);
+    } else {
+        metrics.told(Told::Undelivered, listed + all.truncated);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::hub::view::tests::alert;
+
+    #[test]
+    fn what_is_old_or_does_not_fit_is_counted_and_repeats_are_nothing_new() {
+        let registry = Registry::new();
+        let (queue, mut alerts) = mpsc::channel(1);
+        let webhook = Webhook {
+            queue: Some(queue),
+            since: 1_000,
+            metrics: Arc::new(Metrics::new(&registry).unwrap()),
+        };
+        let new = alert("a", 5, AlertStatus::Raised);
+        let mut repeated = new.clone();
+        repeated.count = 2;
+        webhook.tell(&repeated, Some(1_000));
+        webhook.tell(&new, Some(999));
+        webhook.tell(&new, None);
+        webhook.tell(&new, Some(1_000));
+        webhook.tell(&alert("b", 2_000, AlertStatus::Cleared), Some(1_000));
+        assert_eq!(alerts.try_recv().as_ref(), Ok(&new));
+        assert!(alerts.try_recv().is_err());
+        let text = TextEncoder::new().encode_to_string(&registry.gather());
+        let text = text.unwrap();
+        for line in [
+            "iot_webhook_alerts_total{result=\"old\"} 2",
+            "iot_webhook_alerts_total{result=\"queue_full\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+}

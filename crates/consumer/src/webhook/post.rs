@@ -1,0 +1,147 @@
+//! One notification on its way to the endpoint.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use iot_core::headers::APPLICATION_JSON;
+use iot_service::config::{HumanDuration, Secret};
+use iot_service::{Backoff, tls};
+use tokio::time::timeout;
+
+use crate::config::WebhookConfig;
+
+/// Between tries, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What became of one try.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Accepted,
+    /// Trying again may help.
+    Failed(String),
+    /// It will not.
+    Refused(String),
+}
+
+/// Where notifications go. Redirects are not followed: the token is for this endpoint.
+pub(super) struct Poster {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    uri: Uri,
+    timeout: HumanDuration,
+    token: Secret,
+    token_file: String,
+}
+
+impl Poster {
+    /// # Errors
+    /// The address is none, or the certificates to trust can't be read.
+    pub(super) fn new(config: &WebhookConfig) -> anyhow::Result<Self> {
+        let tls = tls::client_config(&config.ca_file, "", "").context("setting up the webhook")?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config((*tls).clone())
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            uri: config.url.expose().parse().context("webhook.url")?,
+            timeout: config.timeout,
+            token: config.bearer_token.clone(),
+            token_file: config.bearer_token_file.clone(),
+        })
+    }
+
+    /// One try.
+    pub(super) async fn send(&self, body: &[u8]) -> Sent {
+        let request = match self.request(body) {
+            Ok(request) => request,
+            Err(error) => return Sent::Failed(format!("{error:#}")),
+        };
+        match timeout(*self.timeout, self.client.request(request)).await {
+            Ok(Ok(response)) => judge(response.status()),
+            Ok(Err(error)) => Sent::Failed(reason(&error)),
+            Err(_) => Sent::Failed(format!("no answer within {}", self.timeout)),
+        }
+    }
+
+    fn request(&self, body: &[u8]) -> anyhow::Result<Request<Full<Bytes>>> {
+        let request = Request::post(&self.uri).header(CONTENT_TYPE, APPLICATION_JSON);
+        let token = self.token().context("webhook.bearer_token_file")?;
+        let request = match token.expose() {
+            "" => request,
+            token => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .context("webhook.bearer_token")?;
+                value.set_sensitive(true);
+                request.header(AUTHORIZATION, value)
+            }
+        };
+        Ok(request.body(Full::new(Bytes::copy_from_slice(body)))?)
+    }
+
+    /// Read for each try, so that another one takes effect.
+    fn token(&self) -> std::io::Result<Secret> {
+        if self.token_file.is_empty() {
+            return Ok(self.token.clone());
+        }
+        let text = std::fs::read_to_string(&self.token_file)?;
+        Ok(text.trim().into())
+    }
+}
+
+/// Pauses between tries.
+pub(super) fn pauses() -> Backoff {
+    Backoff::new(Duration::from_millis(500), LONGEST_PAUSE)
+}
+
+fn judge(status: StatusCode) -> Sent {
+    let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    if status.is_success() {
+        Sent::Accepted
+    } else if status.is_server_error() || again.contains(&status) {
+        Sent::Failed(format!("it answers {status}"))
+    } else {
+        Sent::Refused(format!("it answers {status}"))
+    }
+}
+
+/// The innermost cause: what is around it says no more than that it failed.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        for (status, again) in [
+            (500, true),
+            (503, true),
+            (429, true),
+            (408, true),
+            (400, false),
+            (401, false),
+            (404, false),
+            (302, false),
+        ] {
+            let judged = judge(StatusCode::from_u16(status).unwrap());
+            assert_eq!(matches!(judged, Sent::Failed(_)), again, "{status}");
+            assert_eq!(matches!(judged, Sent::Refused(_)), !again, "{status}");
+        }
+        assert_eq!(judge(StatusCode::NO_CONTENT), Sent::Accepted);
+    }
+}
