@@ -50,6 +50,10 @@ bench-bridge *args:
 bench-simulator *args:
     scripts/bench simulator {{ args }}
 
+# Kafka -> consumer -> Redis, beside a bare client
+bench-consumer *args:
+    scripts/bench consumer {{ args }}
+
 # Start Kafka, Mosquitto and Redis on this machine, without containers
 stack-up:
     scripts/stack up
