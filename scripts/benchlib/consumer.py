@@ -1,15 +1,13 @@
 """The consumer beside a bare client, and the goals that it has to meet."""
 
 import os
-import pathlib
 import re
 import statistics
 import subprocess
-import tempfile
 import time
 
 from . import common, goals
-from .simulator import KINDS, LZ4, ethernet_mtu, revision, simulate, used
+from .simulator import KINDS, LZ4, measure, simulate, used
 
 # Devices of the messages that wait to be read, and of the loads for memory.
 DEVICES = 10_000
@@ -21,16 +19,7 @@ SECONDS = 60
 
 def main(args):
     """Measures the cases, prints them and whether each goal was met; the exit code."""
-    if not args.no_build:
-        common.build()
-    print(f"iot-consumer at {revision()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    results = {}
-    with common.own_stack(), ethernet_mtu(), tempfile.TemporaryDirectory(prefix="iot-bench-") as directory:
-        for name in args.only.split(",") if args.only else CASES:
-            results |= CASES[name](args, pathlib.Path(directory))
-    if args.json:
-        goals.write(args.json, results)
-    return goals.check(results, goals.CONSUMER)
+    return measure("iot-consumer", CASES, goals.CONSUMER, args)
 
 
 class Consumer(common.Process):

@@ -28,16 +28,21 @@ HOLD = {"hold": 100_000, "hold_small": 10_000}
 
 def main(args):
     """Measures the cases, prints them and whether each goal was met; the exit code."""
+    return measure("iot-simulator", CASES, goals.SIMULATOR, args)
+
+
+def measure(service, cases, wanted, args):
+    """The cases that are asked for, with brokers of their own."""
     if not args.no_build:
         common.build()
-    print(f"iot-simulator at {revision()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{service} at {revision()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     results = {}
     with common.own_stack(), ethernet_mtu(), tempfile.TemporaryDirectory(prefix="iot-bench-") as directory:
-        for name in args.only.split(",") if args.only else CASES:
-            results |= CASES[name](args, pathlib.Path(directory))
+        for name in args.only.split(",") if args.only else cases:
+            results |= cases[name](args, pathlib.Path(directory))
     if args.json:
         goals.write(args.json, results)
-    return goals.check(results, goals.SIMULATOR)
+    return goals.check(results, wanted)
 
 
 def revision():
