@@ -4,6 +4,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
 
 from . import common, goals
@@ -39,9 +40,11 @@ class Consumer(common.Process):
         return sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))
 
     def highest(self, name):
-        """The highest value of a metric over its labels."""
+        """The highest value of a metric over its labels; an answer that does not come is a failure."""
         text = common.fetch(self.port, "metrics") or ""
-        return max(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)), default=0.0)
+        if not (found := re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)):
+            sys.exit(f"bench: the consumer does not tell {name}")
+        return max(map(float, found))
 
 
 def fill(topic, messages, flags, devices=DEVICES):
@@ -136,7 +139,8 @@ def hold_load(consumer, topic, flags):
         time.sleep(0.25)
     took, (after, peak) = time.monotonic() - began, consumer.usage()
     rate = (consumer.metric("kafka_consumer_messages_consumed_total") - read) / took
-    load.wait()
+    if load.wait():
+        sys.exit("bench: the simulator failed")
     return {
         "rate": round(rate),
         "cores": round((after - cpu) / took, 3),
@@ -151,8 +155,9 @@ def memory(_args, directory):
     results = {}
     for devices in SIZES:
         topic = f"memory-{devices}"
-        # Two hundred readings each, or 4,000,000: detectors have learnt.
-        messages = min(200 * devices, 4_000_000)
+        # Detectors have learnt after 200 readings; those of 100,000 devices get 40, and
+        # take as much memory.
+        messages = min(250 * devices, 4_000_000)
         fill(topic, messages, KINDS["json"], devices)
         before = redis_bytes()
         with common.running(Consumer(topic, topic, directory)) as consumer:

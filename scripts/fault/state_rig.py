@@ -76,7 +76,7 @@ class Redis:
         """What redis-cli prints, of these words or of commands one a line."""
         ran = subprocess.run(["redis-cli", "-p", str(self.port), *words], input=lines,
                              capture_output=True, text=True, timeout=DEADLINE)
-        return ran.stdout.strip()
+        return ran.stdout.rstrip("\n") if lines else ran.stdout.strip()
 
     def offsets(self, topic, partitions):
         """The stored offsets by partition, without those that there are none of."""

@@ -84,6 +84,8 @@ pub(crate) struct Pipeline {
     progress: Arc<Progress>,
     /// When Kafka recorded the newest one, if it says so.
     recorded: Option<i64>,
+    /// When this partition began to be read, in milliseconds since the epoch.
+    begun: i64,
     /// Something is processed but not stored.
     ahead: bool,
     /// Dead letters, and events for other programs, that Kafka has to confirm.
@@ -123,6 +125,7 @@ impl Pipeline {
             fold,
             applied,
             next,
+            begun: jiff::Timestamp::now().as_millisecond(),
             progress,
             recorded: None,
             ahead: false,
@@ -179,26 +182,30 @@ impl Pipeline {
         let first = batch.records().next();
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
-        let mut folded = Folded::default();
+        let mut folded = (0, Folded::default());
         self.laps.go(Instant::now());
         for record in batch.records() {
             match self.read(&record) {
-                Ok(one) => folded.add(&one),
+                Ok(one) => folded.1.add(&one),
                 Err(refusal) => self.refuse(&record, &refusal),
             }
+            folded.0 += 1;
             self.next = record.offset() + 1;
             self.recorded = record.timestamp();
             self.ahead = true;
             self.laps.count(Instant::now);
             if self.is_full() {
                 self.laps.pause(Instant::now());
+                self.count(std::mem::take(&mut folded));
+                // All of it, as storing may take long.
+                self.push_at = Instant::now();
                 self.push().await;
                 self.apply().await?;
                 self.laps.go(Instant::now());
             }
         }
         self.laps.pause(Instant::now());
-        self.count(batch.len(), &folded);
+        self.count(folded);
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
@@ -228,16 +235,17 @@ impl Pipeline {
         })
     }
 
-    fn count(&self, messages: usize, folded: &Folded) {
+    /// Counts so many messages, and what became of them.
+    fn count(&self, (messages, folded): (u64, Folded)) {
         let metrics = &self.shared.metrics;
-        metrics.consumed.inc_by(messages as u64);
+        metrics.consumed.inc_by(messages);
         metrics.readings.inc_by(folded.readings);
         metrics.stale.inc_by(folded.stale);
         for (late, count) in self.late.iter().zip(folded.late) {
             late.inc_by(count);
         }
         metrics.duplicates.inc_by(folded.duplicates);
-        metrics.alerted(folded);
+        metrics.alerted(&folded);
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
@@ -263,7 +271,7 @@ impl Pipeline {
         for alert in &updates.alerts {
             let notice = self.shared.outputs.alert(&self.partition, alert);
             self.publish(notice);
-            self.shared.webhook.tell(alert, self.recorded);
+            self.shared.webhook.tell(alert, self.recorded, self.begun);
         }
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;

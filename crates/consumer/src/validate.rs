@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 /// seconds where milliseconds are meant, give such times.
 const EARLIEST: i64 = 946_684_800_000;
 /// The last moment of 2099: no later time is taken, whatever the record's is.
-const LATEST: i64 = 4_102_444_799_999;
+pub(crate) const LATEST: i64 = 4_102_444_799_999;
 /// Longest device id, in bytes.
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.

@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use iot_service::config::Problems;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::catalogue::{Catalogue, Known};
+use crate::catalogue::{Catalogue, Known, Limits};
 use crate::validate::{is_sensor, is_unit};
 
 /// A limit, in the unit of its sensor.
@@ -98,22 +98,22 @@ pub struct ThresholdRule {
     /// Name of the sensor, which the catalogue has.
     pub sensor: String,
     /// Whose devices.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub tenant: Option<String>,
     /// Devices of which project.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub project: Option<String>,
     /// Devices in which building.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub building: Option<String>,
     /// Devices on which floor.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub floor: Option<String>,
     /// Devices in which room.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub room: Option<String>,
     /// Which device.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub device: Option<String>,
     /// Greater values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
@@ -121,6 +121,11 @@ pub struct ThresholdRule {
     /// Lesser values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
+}
+
+/// A text that is there: what is empty by mistake must not mean everybody.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 impl ThresholdRule {
@@ -175,7 +180,10 @@ pub(super) fn validate(
 
 fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(&str, String)) {
     match catalogue.find(&rule.sensor) {
-        Some(known) => check_limits((rule.above, rule.below), known, add),
+        Some(known) => {
+            check_limits((rule.above, rule.below), known, add);
+            check_sides(rule, known, add);
+        }
         None => {
             let message = format!(
                 "{:?} is not in the catalogue: add it to sensors",
@@ -191,6 +199,30 @@ fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(
         if value.is_some_and(str::is_empty) {
             add(key, "must not be empty".into());
         }
+    }
+}
+
+/// A rule that has one limit leaves the catalogue's other one.
+fn check_sides(rule: &ThresholdRule, known: &Known, add: &mut impl FnMut(&str, String)) {
+    let Limits { above, below } = known.limits;
+    match (rule.above.number(), rule.below.number()) {
+        (Some(limit), None) if rule.below.is_unset() && limit < below => {
+            add(
+                "above",
+                format!(
+                    "must not be less than below, which is {below} in the catalogue: give both"
+                ),
+            );
+        }
+        (None, Some(limit)) if rule.above.is_unset() && limit > above => {
+            add(
+                "below",
+                format!(
+                    "must not be greater than above, which is {above} in the catalogue: give both"
+                ),
+            );
+        }
+        _ => {}
     }
 }
 
@@ -279,6 +311,41 @@ mod tests {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
         assert_eq!(found.lines().count(), 10, "{found}");
+    }
+
+    #[test]
+    fn a_limit_fits_the_one_that_the_catalogue_keeps() {
+        for (rule, problem) in [
+            (
+                "{sensor: temperature, below: 60}",
+                "below: must not be greater than above, which is 50",
+            ),
+            (
+                "{sensor: humidity, above: 10}",
+                "above: must not be less than below, which is 20",
+            ),
+        ] {
+            let found = read(&format!("thresholds: [{rule}]")).unwrap_err();
+            assert!(
+                found.contains(&format!("thresholds[0].{problem}")),
+                "{found}"
+            );
+        }
+        for fits in [
+            "below: 60, above: none",
+            "below: 60, above: 70",
+            "below: 40",
+        ] {
+            let rule = format!("thresholds: [{{sensor: temperature, {fits}}}]");
+            assert!(read(&rule).is_ok(), "{fits}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_is_empty_does_not_mean_everybody() {
+        let found = read("thresholds: [{sensor: temperature, tenant: , above: none}]");
+        let found = found.unwrap_err();
+        assert!(found.contains("thresholds[0].tenant"), "{found}");
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl WebhookConfig {
         if !matches!(scheme, Some("http" | "https")) {
             problems.add("webhook.url", "must be http://HOST... or https://HOST...");
         }
+        let authority = url.as_ref().and_then(Uri::authority);
+        if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+            problems.add("webhook.url", "takes no login: use bearer_token");
+        }
         for error in file_problems(&self.ca_file, "", "") {
             problems.add(format!("webhook.{}", error.setting), error.problem);
         }

@@ -11,6 +11,7 @@ use super::detect::Finding;
 use super::state::DeviceState;
 use super::{Event, Fold, Folded, layout};
 use crate::model::{AlertKind, Level};
+use crate::validate::LATEST;
 
 /// Silent devices that one record can reveal, the following ones the others: what a
 /// record changes is stored in one step, and a step has an end.
@@ -171,7 +172,8 @@ impl DeviceState {
 impl Fold {
     /// A device is heard: if it was silent, that is over.
     pub(super) fn hear(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
-        let recorded = event.recorded.filter(|at| *at >= 0);
+        // A time that can't be would be the partition's for ever.
+        let recorded = event.recorded.filter(|at| (0..=LATEST).contains(at));
         let Some(now) = self.watch.hear(at, event.offset, recorded) else {
             return;
         };

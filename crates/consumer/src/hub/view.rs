@@ -1,6 +1,6 @@
 //! What all assigned partitions together know now, for reads and snapshots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -52,8 +52,9 @@ pub(crate) struct View {
     index: BTreeMap<DeviceKey, Vec<Spot>>,
     /// By time of raising and id: the oldest are the first to go.
     alerts: BTreeMap<(i64, Arc<str>), Listed>,
+    /// Those of them that are over.
+    cleared: BTreeSet<(i64, Arc<str>)>,
     most_alerts: usize,
-    active: usize,
 }
 
 /// What a partition knows.
@@ -85,8 +86,8 @@ impl View {
             parts: HashMap::new(),
             index: BTreeMap::new(),
             alerts: BTreeMap::new(),
+            cleared: BTreeSet::new(),
             most_alerts,
-            active: 0,
         }
     }
 
@@ -96,7 +97,7 @@ impl View {
 
     /// Alerts that hold now.
     pub(crate) fn active_alerts(&self) -> usize {
-        self.active
+        self.alerts.len() - self.cleared.len()
     }
 
     /// Takes a partition in with all it knows.
@@ -129,10 +130,12 @@ impl View {
                 }
             }
         }
-        let active = &mut self.active;
-        self.alerts.retain(|_, listed| {
+        let cleared = &mut self.cleared;
+        self.alerts.retain(|key, listed| {
             let stays = *listed.partition != *partition;
-            *active -= usize::from(!stays && listed.is_active());
+            if !stays {
+                cleared.remove(key);
+            }
             stays
         });
     }
@@ -154,6 +157,7 @@ impl View {
         for (place, change) in updates.devices {
             // By place, because this is done for most messages.
             if let Some(known) = part.devices.get_mut(place) {
+                debug_assert_eq!(known.key, change.key, "places are those of the fold");
                 Arc::make_mut(known).merge(change);
                 continue;
             }
@@ -173,15 +177,16 @@ impl View {
 
     fn list(&mut self, listed: Listed) {
         let key = (listed.alert.raised_at, listed.alert.id.clone());
-        self.active += usize::from(listed.is_active());
-        if let Some(before) = self.alerts.insert(key, listed) {
-            self.active -= usize::from(before.is_active());
+        if listed.is_active() {
+            self.cleared.remove(&key);
+        } else {
+            self.cleared.insert(key.clone());
         }
-        if self.alerts.len() > self.most_alerts.max(self.active) {
-            let oldest = self.alerts.iter().find(|(_, listed)| !listed.is_active());
-            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.alerts.remove(&key);
-            }
+        self.alerts.insert(key, listed);
+        if self.alerts.len() > self.most_alerts.max(self.active_alerts())
+            && let Some(oldest) = self.cleared.pop_first()
+        {
+            self.alerts.remove(&oldest);
         }
     }
 

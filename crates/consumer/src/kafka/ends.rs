@@ -11,6 +11,8 @@ use crate::dead_letter::DeadLetters;
 
 /// How long Kafka may take for all ends that are asked for at once.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long for one: a partition without a leader must not hide the others.
+const ONE: Duration = Duration::from_secs(2);
 
 /// Where logs end, or ended when it was last asked for.
 pub(crate) type LogEnds = HashMap<Partition, i64>;
@@ -52,8 +54,14 @@ async fn answer_all(
 ) {
     while let Some(partitions) = asked.recv().await {
         let letters = letters.clone();
-        match tokio::task::spawn_blocking(move || find(&letters, partitions)).await {
-            Ok(ends) => drop(answer.send_replace(ends)),
+        // Those that did not answer come last.
+        let mut asked = partitions.clone();
+        asked.sort_by_key(|partition| !answer.borrow().contains_key(partition));
+        match tokio::task::spawn_blocking(move || find(&letters, asked)).await {
+            Ok(ends) => answer.send_modify(|known| {
+                known.retain(|partition, _| partitions.contains(partition));
+                known.extend(ends);
+            }),
             Err(error) => tracing::warn!(%error, "asking Kafka for the ends of logs failed"),
         }
     }
@@ -67,7 +75,7 @@ fn find(letters: &DeadLetters, partitions: Vec<Partition>) -> LogEnds {
         if left.is_zero() {
             return None;
         }
-        let (_, end) = letters.watermarks(&topic, partition, left).ok()?;
+        let (_, end) = letters.watermarks(&topic, partition, left.min(ONE)).ok()?;
         Some(((topic, partition), end))
     });
     ends.collect()

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use iot_service::health::Component;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{WebhookConfig, millis};
@@ -34,8 +33,9 @@ const LAST: Duration = Duration::from_secs(1);
 pub(crate) struct Webhook {
     /// None if there is no endpoint.
     queue: Option<mpsc::Sender<Alert>>,
-    /// Alerts of records before are not told, in milliseconds since the epoch.
-    since: i64,
+    /// Alerts of records that were older when their partition began to be read are not
+    /// told. Milliseconds.
+    max_age: i64,
     metrics: Arc<Metrics>,
 }
 
@@ -60,10 +60,9 @@ impl Webhook {
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         health.ready();
-        let begun = Timestamp::now().as_millisecond();
         let mut webhook = Self {
             queue: None,
-            since: begun.saturating_sub(millis(*config.max_age)),
+            max_age: millis(*config.max_age),
             metrics: metrics.clone(),
         };
         if config.url.is_empty() {
@@ -86,14 +85,14 @@ impl Webhook {
     }
 
     /// Tells that an alert was raised or cleared, not that it repeats. `recorded` is
-    /// about when Kafka recorded what made it: what was long before this process began
-    /// was told by another one.
-    pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>) {
+    /// about when Kafka recorded what made it, and `begun` when its partition began to be
+    /// read (both in ms since the epoch): what was long before that was told already.
+    pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
         let Some(queue) = &self.queue else { return };
         if alert.state == AlertStatus::Raised && alert.count > 1 {
             return;
         }
-        if recorded.unwrap_or(alert.timestamp) < self.since {
+        if recorded.unwrap_or(alert.timestamp) < begun.saturating_sub(self.max_age) {
             self.metrics.told(Told::Old, 1);
         } else if queue.try_send(alert.clone()).is_err() {
             self.metrics.told(Told::QueueFull, 1);
@@ -113,7 +112,7 @@ impl Actor {
         loop {
             if sending.is_none() {
                 let due = self.groups.take_due(Instant::now());
-                let deliver = |all| deliver(&self.poster, &self.metrics, &self.health, all);
+                let deliver = |all| deliver(&self.poster, &self.metrics, &self.health, stop, all);
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
@@ -127,22 +126,22 @@ impl Actor {
             }
         }
         if let Some(sending) = sending {
-            // It may be between two tries.
+            // One last try.
             let _ = timeout(LAST, sending).await;
         }
     }
 
-    /// Sends what waits, each once: there is no time to try again.
+    /// Sends what waits, each once and as far as there is time.
     async fn finish(&mut self) {
         while let Ok(alert) = self.alerts.try_recv() {
             add(&mut self.groups, &self.metrics, alert);
         }
+        let end = Instant::now() + LAST;
         for notification in self.groups.take_all() {
-            let sent = self.poster.send(&body(&notification)).await;
-            let result = match sent {
-                Sent::Accepted => Notified::Accepted,
-                Sent::Failed(_) => Notified::Failed,
-                Sent::Refused(_) => Notified::Refused,
+            let result = match timeout_at(end, self.poster.send(&body(&notification))).await {
+                Ok(Sent::Accepted) => Notified::Accepted,
+                Ok(Sent::Failed(_)) | Err(_) => Notified::Failed,
+                Ok(Sent::Refused(_)) => Notified::Refused,
             };
             count(&self.metrics, &notification, result);
         }
@@ -155,8 +154,15 @@ fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
     }
 }
 
-/// Tries until the endpoint has taken or refused it, or for long enough.
-async fn deliver(poster: &Poster, metrics: &Metrics, health: &Component, all: Notification) {
+/// Tries until the endpoint has taken or refused it, or for long enough; once more when
+/// the consumer stops.
+async fn deliver(
+    poster: &Poster,
+    metrics: &Metrics,
+    health: &Component,
+    stop: &CancellationToken,
+    all: Notification,
+) {
     let (body, begun, mut pauses) = (body(&all), Instant::now(), pauses());
     let result = loop {
         match poster.send(&body).await {
@@ -171,12 +177,13 @@ async fn deliver(poster: &Poster, metrics: &Metrics, health: &Component, all: No
             }
             Sent::Failed(reason) => {
                 health.degraded(format!("the webhook does not take alerts: {reason}"));
-                if begun.elapsed() > GIVE_UP {
+                if begun.elapsed() > GIVE_UP || stop.is_cancelled() {
                     tracing::error!(reason, "a notification was tried for too long");
                     break Notified::Failed;
                 }
                 metrics.webhook_retries.inc();
-                sleep(pauses.next_delay()).await;
+                // Also over when it stops.
+                let _ = timeout(pauses.next_delay(), stop.cancelled()).await;
             }
         }
     };
@@ -212,17 +219,17 @@ mod tests {
         let (queue, mut alerts) = mpsc::channel(1);
         let webhook = Webhook {
             queue: Some(queue),
-            since: 1_000,
+            max_age: 500,
             metrics: Arc::new(Metrics::new(&registry).unwrap()),
         };
         let new = alert("a", 5, AlertStatus::Raised);
         let mut repeated = new.clone();
         repeated.count = 2;
-        webhook.tell(&repeated, Some(1_000));
-        webhook.tell(&new, Some(999));
-        webhook.tell(&new, None);
-        webhook.tell(&new, Some(1_000));
-        webhook.tell(&alert("b", 2_000, AlertStatus::Cleared), Some(1_000));
+        webhook.tell(&repeated, Some(1_000), 1_500);
+        webhook.tell(&new, Some(999), 1_500);
+        webhook.tell(&new, None, 1_500);
+        webhook.tell(&new, Some(1_000), 1_500);
+        webhook.tell(&alert("b", 2_000, AlertStatus::Cleared), Some(1_000), 1_500);
         assert_eq!(alerts.try_recv().as_ref(), Ok(&new));
         assert!(alerts.try_recv().is_err());
         let text = TextEncoder::new().encode_to_string(&registry.gather());

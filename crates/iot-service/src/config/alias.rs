@@ -142,11 +142,16 @@ pub(super) fn refuse_rest(
             .filter(|(of, _)| *of == section)
             .map(|(_, key)| key)
             .collect();
-        if let Some(Value::Object(rest)) = take(given, section) {
-            for key in rest.keys() {
-                let message = format!("unknown setting, known here: {}", known.join(", "));
-                problems.add(join(section, key), message);
+        let known = known.join(", ");
+        match take(given, section) {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(rest)) => {
+                for key in rest.keys() {
+                    let message = format!("unknown setting, known here: {known}");
+                    problems.add(join(section, key), message);
+                }
             }
+            Some(_) => problems.add(section, format!("must be a section with: {known}")),
         }
     }
 }
@@ -239,6 +244,16 @@ mod tests {
         let expected = "producer.y: unknown setting, known here: acks, retries, pool";
         assert_eq!(problems.to_string(), expected);
         assert_eq!(given, json!({"kafka": {"x": 1}}), "a section of its own");
+    }
+
+    #[test]
+    fn what_is_no_section_is_not_dropped_in_silence() {
+        for wrong in [json!("x"), json!(5), json!([1])] {
+            let (mut given, mut problems) = (json!({"producer": wrong}), Problems::default());
+            refuse_rest(ALIASES, &json!({"kafka": {}}), &mut given, &mut problems);
+            let expected = "producer: must be a section with: acks, retries, pool";
+            assert_eq!(problems.to_string(), expected);
+        }
     }
 
     #[test]
