@@ -14,11 +14,12 @@ use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::context::Partition;
-use crate::kafka::group::{Command, Inbox};
+use crate::kafka::group::{BATCH, Command, Inbox};
 use crate::metrics::Metrics;
 use crate::model::DeviceKey;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
+use crate::record::Batch;
 use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
 
@@ -371,10 +372,7 @@ impl Owner {
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
                 batch = self.inbox.batches.recv() => match batch {
-                    Some(batch) if batch.generation == self.generation => {
-                        pipeline.process(&batch).await
-                    }
-                    Some(_) => Ok(()),
+                    Some(batch) => self.process(pipeline, batch).await,
                     // The group's thread has let go of the partition.
                     None => {
                         self.finish(pipeline).await;
@@ -394,6 +392,20 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// Takes a batch all the way, unless it was fetched before the state was loaded.
+    async fn process(&self, pipeline: &mut Pipeline, batch: Batch) -> Result<(), Stale> {
+        let done = match batch.generation == self.generation {
+            true => pipeline.process(&batch).await,
+            false => Ok(()),
+        };
+        // Not what was held back while the store was away: that would be kept for ever.
+        if batch.len() <= BATCH {
+            // Enough of them lie there.
+            let _ = self.inbox.spares.try_send(batch.again());
+        }
+        done
     }
 
     /// Stores what is not stored yet. What waits in the channel is left to the

@@ -8,7 +8,7 @@
 //! 5. fold it into newest values, windows and alerts
 //! 6. push what changed to WebSocket clients: at once, but readings of many devices only
 //!    ten times a second
-//! 7. store the changes and the offset in one step: at 3,000 values, 2 MiB or once a
+//! 7. store the changes and the offset in one step: at 3,000 values, 8 MiB or once a
 //!    second, and only after Kafka has confirmed what others are told of them:
 //!    dead letters, alerts, sealed windows
 
@@ -44,7 +44,7 @@ use crate::validate::Validator;
 const APPLY_VALUES: usize = 3_000;
 /// It ends with about so many bytes too, however large the values are: a step
 /// keeps Redis' one thread busy.
-const APPLY_BYTES: usize = 2 << 20;
+const APPLY_BYTES: usize = 8 << 20;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
 /// Readings of so many devices are pushed at once in so much time, further ones at its

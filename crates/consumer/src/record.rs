@@ -53,15 +53,13 @@ impl Batch {
         }
     }
 
-    /// An empty one with room for as much as this one holds.
-    pub(crate) fn another(&self) -> Self {
-        Self {
-            generation: self.generation,
-            bytes: Vec::with_capacity(self.bytes.len()),
-            records: Vec::with_capacity(self.records.len()),
-            headers: Vec::with_capacity(self.headers.len()),
-            counted: Counted::default(),
-        }
+    /// An empty one in the memory of this one.
+    pub(crate) fn again(mut self) -> Self {
+        self.bytes.clear();
+        self.records.clear();
+        self.headers.clear();
+        self.counted = Counted::default();
+        self
     }
 
     /// Copies a message in.

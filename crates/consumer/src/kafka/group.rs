@@ -23,13 +23,18 @@ use super::ends::Ends;
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
 use crate::metrics::{Metrics, Queue, RebalanceKind};
-pub(crate) use slots::Inbox;
+pub(crate) use slots::{BATCH, Inbox};
 use slots::{Slot, Slots};
 
 /// Longest wait for messages: how late a command may be seen.
 const IDLE: Duration = Duration::from_millis(100);
 /// The wait while an owner is starting, behind, or leaving.
 const BUSY: Duration = Duration::from_millis(5);
+/// With so many records on their way to owners no more are taken for a moment: unlike
+/// a pause, that throws nothing away of what is fetched ahead.
+const ENOUGH: usize = 20_000;
+/// The longest such moment. After it owners that don't move are paused one by one.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Messages taken before commands and rebalances are looked at.
 const BURST: usize = 2_000;
 /// How often offsets are committed to Kafka.
@@ -163,6 +168,11 @@ impl Group {
     }
 
     fn take_messages(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while self.slots.waiting() >= ENOUGH && begun.elapsed() < MOMENT {
+            std::thread::sleep(Duration::from_millis(1));
+            self.deliver();
+        }
         let busy = !self.starting.is_empty() || !self.leaving.is_empty() || self.slots.any_paused();
         let mut wait = if busy { BUSY } else { IDLE };
         let mut failed = None;

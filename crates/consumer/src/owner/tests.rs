@@ -78,6 +78,7 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let (batches, receiver) = mpsc::channel(4);
     let (progress, reload) = (Arc::new(Progress::default()), Arc::new(Notify::new()));
     let inbox = Inbox {
+        spares: mpsc::channel(1).0,
         partition: (TOPIC.to_owned(), 0),
         batches: receiver,
         stop: stop.clone(),

@@ -23,7 +23,7 @@ use crate::record::Batch;
 /// Batches that wait in the channel of an owner.
 const CHANNEL: usize = 4;
 /// A batch is handed over when it has this many records, or nothing more waits.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// Beyond this a partition is paused. Pausing throws away what librdkafka has
 /// fetched ahead, so it must be worth it.
 const HELD_RECORDS: usize = 5_000;
@@ -44,6 +44,8 @@ pub(crate) struct Inbox {
     pub(crate) reload: Arc<Notify>,
     /// Next offset to process, for the lag.
     pub(crate) progress: Arc<Progress>,
+    /// Takes empty batches back, for their memory.
+    pub(crate) spares: mpsc::Sender<Batch>,
 }
 
 /// Whether a partition is read.
@@ -66,6 +68,7 @@ pub(super) struct Slot {
     paused: bool,
     outbox: Batch,
     batches: mpsc::Sender<Batch>,
+    spares: mpsc::Receiver<Batch>,
     stop: CancellationToken,
     reload: Arc<Notify>,
     progress: Arc<Progress>,
@@ -140,7 +143,8 @@ impl Slot {
         }
         match self.batches.try_reserve() {
             Ok(place) => {
-                let next = self.outbox.another();
+                let mut next = self.spares.try_recv().unwrap_or_default();
+                next.generation = self.outbox.generation;
                 self.outbox.count_in(&self.queued);
                 place.send(std::mem::replace(&mut self.outbox, next));
                 true
@@ -166,6 +170,7 @@ pub(super) struct Flow {
 impl Slots {
     pub(super) fn add(&mut self, partition: Partition, start_owner: &StartOwner) {
         let (sender, batches) = mpsc::channel(CHANNEL);
+        let (give_back, spares) = mpsc::channel(CHANNEL);
         let (stop, reload) = (CancellationToken::new(), Arc::new(Notify::new()));
         let progress = Arc::new(Progress::default());
         let inbox = Inbox {
@@ -174,6 +179,7 @@ impl Slots {
             stop: stop.clone(),
             reload: reload.clone(),
             progress: progress.clone(),
+            spares: give_back,
         };
         let slot = Slot {
             phase: Phase::Loading,
@@ -182,6 +188,7 @@ impl Slots {
             paused: false,
             outbox: Batch::new(0),
             batches: sender,
+            spares,
             stop,
             reload,
             progress,
