@@ -6,6 +6,7 @@
 #[doc(hidden)]
 pub mod bench;
 mod catalogue;
+mod cli;
 mod config;
 mod dead_letter;
 mod fold;
@@ -42,6 +43,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use cli::Cli;
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
     LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SilenceConfig, SpikeConfig, StuckConfig,

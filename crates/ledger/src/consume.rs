@@ -12,17 +12,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde::Serialize;
 
-use crate::security::SecurityArgs;
+use crate::security::KafkaArgs;
 
 const ANSWER: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kafka brokers, separated by commas.
-    #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092")]
-    brokers: String,
     #[command(flatten)]
-    security: SecurityArgs,
+    kafka: KafkaArgs,
     /// Topic to read, from its begin.
     #[arg(long)]
     topic: String,
@@ -94,12 +91,13 @@ fn take(args: &Args) -> anyhow::Result<Summary> {
 /// A client that reads all partitions from their begin, in no group.
 fn open(args: &Args) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
-    let security = args.security.clone().checked();
+    let security = args.kafka.security.clone().checked();
     for (name, value) in security.librdkafka_properties()? {
         config.set(name, value);
     }
+    let brokers = args.kafka.brokers.join(",");
     for (name, value) in [
-        ("bootstrap.servers", args.brokers.as_str()),
+        ("bootstrap.servers", brokers.as_str()),
         ("client.id", "iot-ledger"),
         ("group.id", "iot-ledger"),
         ("enable.auto.commit", "false"),

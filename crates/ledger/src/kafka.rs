@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::payload;
-use crate::security::SecurityArgs;
+use crate::security::KafkaArgs;
 use crate::verify::{Entry, Place, Plan, Report, Tally};
 
 /// One call to Kafka; rskafka has no deadline of its own and retries for ever.
@@ -39,16 +39,8 @@ const READ_AHEAD: usize = 16;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kafka brokers, separated by commas.
-    #[arg(
-        long,
-        env = "KAFKA_BROKERS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092"
-    )]
-    brokers: Vec<String>,
     #[command(flatten)]
-    security: SecurityArgs,
+    kafka: KafkaArgs,
     /// Topics to read, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "tenant123.project456")]
     topic: Vec<String>,
@@ -95,7 +87,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         messages: args.messages,
     };
     let since = args.since.and_then(time_ago);
-    let client = Arc::new(connect(&args.brokers, &args.security.checked(), *args.timeout).await?);
+    let client = Arc::new(
+        connect(
+            &args.kafka.brokers,
+            &args.kafka.security.checked(),
+            *args.timeout,
+        )
+        .await?,
+    );
     let troubles = Troubles::default();
     let (sender, batches) = mpsc::channel(READ_AHEAD);
     let mut readers = JoinSet::new();

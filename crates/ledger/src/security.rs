@@ -6,6 +6,21 @@ use clap::error::ErrorKind;
 use iot_service::config::{Problems, Secret};
 use iot_service::kafka::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 
+/// Where Kafka is, and how it is entered.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct KafkaArgs {
+    /// Kafka brokers, separated by commas.
+    #[arg(
+        long,
+        env = "KAFKA_BROKERS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9092"
+    )]
+    pub(crate) brokers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SecurityArgs {
     /// Kafka's listener: plaintext, ssl (TLS), sasl_plaintext or sasl_ssl.

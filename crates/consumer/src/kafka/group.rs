@@ -167,12 +167,17 @@ impl Group {
         }
     }
 
-    fn take_messages(&mut self) -> anyhow::Result<()> {
+    /// Gives owners a moment when they all together are behind.
+    fn wait_for_owners(&mut self) {
         let begun = Instant::now();
         while self.slots.waiting() >= ENOUGH && begun.elapsed() < MOMENT {
             std::thread::sleep(Duration::from_millis(1));
             self.deliver();
         }
+    }
+
+    fn take_messages(&mut self) -> anyhow::Result<()> {
+        self.wait_for_owners();
         let busy = !self.starting.is_empty() || !self.leaving.is_empty() || self.slots.any_paused();
         let mut wait = if busy { BUSY } else { IDLE };
         let mut failed = None;

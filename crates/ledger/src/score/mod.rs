@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::kafka::connect;
 use crate::log::{self, Log, Read};
 use crate::reading::{Units, message, owner};
-use crate::security::SecurityArgs;
+use crate::security::KafkaArgs;
 use tally::{Alert, Evidence, Score, Series};
 
 /// How long connecting to Kafka may take.
@@ -36,16 +36,8 @@ const RAISED: &str = "alert.created";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kafka brokers, separated by commas.
-    #[arg(
-        long,
-        env = "KAFKA_BROKERS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092"
-    )]
-    brokers: Vec<String>,
     #[command(flatten)]
-    security: SecurityArgs,
+    kafka: KafkaArgs,
     /// Topics with the devices' messages, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
@@ -105,7 +97,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.truth {
         read_truth(path, &mut evidence)?;
     }
-    let kafka = connect(&args.brokers, &args.security.checked(), CONNECT).await?;
+    let kafka = connect(&args.kafka.brokers, &args.kafka.security.checked(), CONNECT).await?;
     let letters = log::letters(&kafka, &args.dead_letter_topic).await?;
     let by_labels = args.truth.is_none();
     for topic in &args.topic {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::kafka::connect;
 use crate::log::{self, Log, Partition};
 use crate::reading::Units;
-use crate::security::SecurityArgs;
+use crate::security::KafkaArgs;
 use committed::Committed;
 use compare::Comparison;
 use fold::Rules;
@@ -41,16 +41,8 @@ const CONNECT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kafka brokers, separated by commas.
-    #[arg(
-        long,
-        env = "KAFKA_BROKERS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092"
-    )]
-    brokers: Vec<String>,
     #[command(flatten)]
-    security: SecurityArgs,
+    kafka: KafkaArgs,
     /// Topics whose state is verified, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
@@ -116,10 +108,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let committed = Committed {
-        brokers: args.brokers.join(","),
-        security: args.security.checked(),
+        brokers: args.kafka.brokers.join(","),
+        security: args.kafka.security.checked(),
     };
-    let kafka = connect(&args.brokers, &committed.security, CONNECT).await?;
+    let kafka = connect(&args.kafka.brokers, &committed.security, CONNECT).await?;
     let store = Store::connect(&redis, &args.key_prefix).await?;
     let partitions = log::partitions(&kafka, &args.topic).await?;
     if let Some(patience) = args.wait {
