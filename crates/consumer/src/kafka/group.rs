@@ -167,10 +167,11 @@ impl Group {
         }
     }
 
-    /// Gives owners a moment when they all together are behind.
+    /// Gives owners a moment when they all together are behind. Those that are paused
+    /// may be for long: the others don't wait for them.
     fn wait_for_owners(&mut self) {
         let begun = Instant::now();
-        while self.slots.waiting() >= ENOUGH && begun.elapsed() < MOMENT {
+        while self.slots.moving() >= ENOUGH && begun.elapsed() < MOMENT {
             std::thread::sleep(Duration::from_millis(1));
             self.deliver();
         }

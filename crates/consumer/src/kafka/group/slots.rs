@@ -130,6 +130,11 @@ impl Slot {
         queued == 0 && self.outbox.is_empty() && self.since.elapsed() > SETTLED
     }
 
+    /// Records that wait for the owner or are with it.
+    fn waiting(&self) -> usize {
+        self.queued.load(Ordering::Relaxed) + self.outbox.uncounted()
+    }
+
     /// Asks the owner to end.
     pub(super) fn stop(self) -> JoinHandle<()> {
         self.stop.cancel();
@@ -267,8 +272,13 @@ impl Slots {
 
     /// Records that wait for owners or are with them.
     pub(super) fn waiting(&self) -> usize {
-        let queued = |slot: &Slot| slot.queued.load(Ordering::Relaxed) + slot.outbox.uncounted();
-        self.each().map(|(.., slot)| queued(slot)).sum()
+        self.each().map(|(.., slot)| slot.waiting()).sum()
+    }
+
+    /// Those of them in partitions that are not paused.
+    pub(super) fn moving(&self) -> usize {
+        let moving = self.each().filter(|(.., slot)| !slot.paused);
+        moving.map(|(.., slot)| slot.waiting()).sum()
     }
 
     /// Those of which librdkafka doesn't learn where the log ends.
