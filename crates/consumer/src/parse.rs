@@ -34,19 +34,17 @@ pub(crate) fn message<'r>(
     mappings: &Mappings,
 ) -> Result<DeviceMessage<'r>, ParseError> {
     let payload = record.payload().unwrap_or_default();
-    let header = |wanted| {
-        let mut headers = record.headers();
-        headers.find_map(|(name, value)| value.filter(|_| name == wanted))
-    };
     let around = Around {
         topic,
-        mqtt: header(headers::MQTT_TOPIC).and_then(|topic| std::str::from_utf8(topic).ok()),
+        mqtt: record
+            .header(headers::MQTT_TOPIC)
+            .and_then(|topic| std::str::from_utf8(topic).ok()),
         recorded: record.timestamp(),
     };
     if let Some(mapping) = mappings.find(&around) {
         return mapping.message(payload, &around);
     }
-    match header(headers::CONTENT_TYPE).and_then(named) {
+    match record.header(headers::CONTENT_TYPE).and_then(named) {
         Some(Format::Json) => parse(payload),
         Some(Format::Protobuf) => parse_protobuf(payload),
         None => guessed(payload),

@@ -7,7 +7,7 @@
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
 //! 6. push what changed to WebSocket clients: at once, but readings of many devices only
-//!    ten times a second
+//!    ten times a second, or once if nobody is connected
 //! 7. store the changes and the offset in one step: at 3,000 values, 8 MiB or once a
 //!    second, and only after Kafka has confirmed what others are told of them:
 //!    dead letters, alerts, sealed windows
@@ -51,6 +51,8 @@ pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
 /// end: a device that sends a hundred times a second is not told a hundred times.
 const PUSH_AT_ONCE: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);
+/// The same while no client is connected, and only the API shows what is known.
+const PUSH_UNWATCHED: Duration = Duration::from_secs(1);
 /// Dead letters on their way at the same time, and their bytes.
 const LETTERS: usize = 64;
 /// Events on their way at the same time.
@@ -281,7 +283,11 @@ impl Pipeline {
     fn may_push(&mut self) -> bool {
         let now = Instant::now();
         if now >= self.push_at {
-            (self.push_at, self.pushed) = (now + PUSH_EVERY, 0);
+            let every = match self.shared.metrics.clients.get() {
+                0 => PUSH_UNWATCHED,
+                _ => PUSH_EVERY,
+            };
+            (self.push_at, self.pushed) = (now + every, 0);
         }
         self.pushed < PUSH_AT_ONCE
     }

@@ -141,6 +141,16 @@ impl<'b> Record<'b> {
             .map(|range| &self.batch.bytes[range])
     }
 
+    /// The first value under a name.
+    pub(crate) fn header(&self, wanted: &str) -> Option<&'b [u8]> {
+        let bytes = &self.batch.bytes;
+        let mut headers = self.batch.headers[self.entry.headers.clone()].iter();
+        headers.find_map(|(name, value)| {
+            let value = value.clone().map(|range| &bytes[range]);
+            value.filter(|_| &bytes[name.clone()] == wanted.as_bytes())
+        })
+    }
+
     /// Names and values; names are UTF-8.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&'b str, Option<&'b [u8]>)> {
         let batch = self.batch;

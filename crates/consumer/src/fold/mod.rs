@@ -8,6 +8,7 @@ mod layout;
 mod limits;
 #[cfg(test)]
 mod limits_tests;
+mod names;
 mod pack;
 mod sealed;
 mod silence;
@@ -31,6 +32,7 @@ use alert::{AlertState, Moment, Transition};
 pub(crate) use changes::Updates;
 use detect::{DetectRules, Verdict};
 use limits::LimitRules;
+use names::Names;
 pub(crate) use pack::UnpackError;
 pub(crate) use sealed::{DeviceWindows, add_stored};
 use sealed::{SEALED_BYTES, Sealed};
@@ -118,6 +120,7 @@ pub(crate) struct Fold {
     devices: Vec<Tracked>,
     watch: Watch,
     index: HashMap<String, usize>,
+    names: Names,
     /// Key of the event at hand; kept for its memory.
     lookup: String,
     /// Devices with something to store or to tell.
@@ -139,6 +142,7 @@ impl Fold {
             origin: format!("{topic}:{partition}"),
             devices: Vec::new(),
             index: HashMap::new(),
+            names: Names::default(),
             lookup: String::new(),
             unsaved: Vec::new(),
             untold: Vec::new(),
@@ -160,7 +164,8 @@ impl Fold {
     ) -> Result<Self, UnpackError> {
         let mut fold = Self::new(rules, topic, partition);
         for (name, bytes) in entries {
-            let state = DeviceState::unpack(name, bytes)?;
+            let mut state = DeviceState::unpack(name, bytes)?;
+            state.share(&mut fold.names);
             let key = &state.key;
             write_key(&mut fold.lookup, &key.tenant, &key.project, &key.device);
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
@@ -191,6 +196,7 @@ impl Fold {
             if let Some(location) = &message.location
                 && state.move_to(location)
             {
+                state.share(&mut self.names);
                 device.find_limits(&self.rules);
             }
         }
@@ -224,11 +230,12 @@ impl Fold {
             None if self.devices.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
             None => {
                 check_sensors(&[], readings, self.rules.sensors)?;
-                let state = DeviceState::new(DeviceKey {
+                let mut state = DeviceState::new(DeviceKey {
                     tenant: event.tenant.into(),
                     project: event.project.into(),
                     device: (*event.message.device_id).into(),
                 });
+                state.share(&mut self.names);
                 self.index.insert(self.lookup.clone(), self.devices.len());
                 self.devices.push(Tracked::new(state, &self.rules));
                 Ok(self.devices.len() - 1)
@@ -267,6 +274,7 @@ impl Fold {
         let device = &mut self.devices[at];
         let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
             let number = device.add_sensor(&reading.sensor, &self.rules);
+            device.state.sensors[number].share(&mut self.names);
             self.changed_bytes += device.state.sensors[number].packed_size();
             number
         });
@@ -293,7 +301,9 @@ impl Fold {
             return;
         }
         (sensor.timestamp, sensor.seq) = moment;
-        sensor.take(reading);
+        if sensor.take(reading) {
+            sensor.share(&mut self.names);
+        }
         marks.untold = true;
         if usable {
             self.detect(at, number, event, folded);

@@ -1,16 +1,16 @@
 //! The state of a partition: devices with their sensors. `layout.rs` has the
 //! bytes in which a store keeps it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iot_core::message::{Location, Quality, Reading};
 
 use super::alert::AlertState;
 use super::detect::Detectors;
+use super::names::Names;
 use super::silence::Heard;
 use super::window::SensorWindows;
-use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Value};
+use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Readings, Value};
 
 /// Separates the parts of a key; validation lets no control characters in.
 const SEPARATOR: char = '\0';
@@ -113,6 +113,20 @@ impl DeviceState {
         }
     }
 
+    /// Keeps its texts once for all who have the same.
+    pub(super) fn share(&mut self, names: &mut Names) {
+        names.share(&mut self.key.tenant);
+        names.share(&mut self.key.project);
+        if let Some(place) = self.place.as_mut().and_then(Arc::get_mut) {
+            names.share(&mut place.building);
+            names.share(&mut place.floor);
+            names.share(&mut place.room);
+        }
+        for sensor in &mut self.sensors {
+            sensor.share(names);
+        }
+    }
+
     /// Whether that is another place than the one it was at.
     pub(crate) fn move_to(&mut self, location: &Location<'_>) -> bool {
         let same = self.place.as_ref().is_some_and(|place| {
@@ -131,7 +145,7 @@ impl DeviceState {
     }
 
     /// What clients see of it, with these readings.
-    pub(crate) fn describe(&self, readings: BTreeMap<Arc<str>, Value>) -> Device {
+    pub(crate) fn describe(&self, readings: Readings) -> Device {
         Device {
             key: self.key.clone(),
             location: self.place.clone(),
@@ -175,18 +189,28 @@ impl SensorState {
         }
     }
 
-    /// Replaces the newest value. What detectors have learnt in another unit says
-    /// nothing of it.
-    pub(crate) fn take(&mut self, reading: &Reading<'_>) {
+    /// Keeps its texts once for all who have the same.
+    pub(super) fn share(&mut self, names: &mut Names) {
+        names.share(&mut self.name);
+        if let Some(unit) = &mut self.unit {
+            names.share(unit);
+        }
+    }
+
+    /// Replaces the newest value, and says whether that changed the unit. What detectors
+    /// have learnt in another unit says nothing of it.
+    pub(crate) fn take(&mut self, reading: &Reading<'_>) -> bool {
         self.value = reading.value;
         self.quality = reading.quality;
         let unit = reading.unit.as_deref();
-        if self.unit.as_deref() != unit {
-            if self.unit.is_some() && unit.is_some() {
-                self.detectors = Detectors::default();
-            }
-            self.unit = unit.map(Arc::from);
+        if self.unit.as_deref() == unit {
+            return false;
         }
+        if self.unit.is_some() && unit.is_some() {
+            self.detectors = Detectors::default();
+        }
+        self.unit = unit.map(Arc::from);
+        true
     }
 
     pub(crate) fn newest(&self) -> Value {

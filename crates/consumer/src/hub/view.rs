@@ -274,7 +274,7 @@ pub(crate) mod tests {
             location: Some(Arc::new(place)),
             seq: None,
             timestamp,
-            readings: [("temperature".into(), reading)].into(),
+            readings: [("temperature".into(), reading)].into_iter().collect(),
         }
     }
 
@@ -395,12 +395,9 @@ pub(crate) mod tests {
         add(&mut view, 0, devices(vec![device("t", "1", 5, 5.0)]));
         add(&mut view, 1, devices(vec![device("t", "1", 4, 4.0)]));
         let (found, _) = view.get(&key("t", "1")).unwrap();
-        assert_eq!(
-            (found.timestamp, found.readings["temperature"].value),
-            (5, 5.0)
-        );
+        assert_eq!((found.timestamp, found.readings[0].1.value), (5, 5.0));
         assert_eq!(view.devices(), 1);
-        let value = |view: &View| view.get(&key("t", "1")).unwrap().0.readings["temperature"].value;
+        let value = |view: &View| view.get(&key("t", "1")).unwrap().0.readings[0].1.value;
         view.update(&partition(1), devices(vec![device("t", "1", 6, 6.0)]));
         assert_eq!(value(&view), 6.0);
         view.remove(&partition(1));
