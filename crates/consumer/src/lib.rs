@@ -76,11 +76,11 @@ const OTHER: Duration = Duration::from_secs(2);
 /// # Errors
 /// It can't start, or its Kafka client ends for good.
 pub async fn run(
-    config: Live<ConsumerConfig>,
+    live: Live<ConsumerConfig>,
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = (*config.current()).clone();
+    let config = (*live.current()).clone();
     let http_listener = listeners
         .http
         .context("the consumer needs an HTTP listener")?;
@@ -91,7 +91,7 @@ pub async fn run(
     let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
 
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
-    let (hub, hub_task) = Hub::start(&config, metrics.clone(), stop_hub.clone());
+    let (hub, hub_task) = Hub::start(live.clone(), metrics.clone(), stop_hub.clone());
     let store = health.component("store");
     let store = Arc::new(Keeper::open(&config, metrics.clone(), store)?);
     let http = http::serve(
@@ -123,7 +123,7 @@ pub async fn run(
 
     let ends = Ends::start(dead_letters.clone());
     let (webhook, webhook_task) = Webhook::start(
-        &config.webhook,
+        live,
         metrics.clone(),
         health.component("webhook"),
         stop_webhook.clone(),

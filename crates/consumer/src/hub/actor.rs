@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_service::config::Live;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -26,6 +27,7 @@ pub(super) struct Actor {
     pending: Pending,
     /// When the next frame may go, at the earliest.
     flush_at: Instant,
+    config: Live<ConsumerConfig>,
     interval: Duration,
     metrics: Arc<Metrics>,
     /// Messages processed at the last tick, and when that was.
@@ -34,17 +36,19 @@ pub(super) struct Actor {
 
 impl Actor {
     pub(super) fn new(
-        config: &ConsumerConfig,
+        config: Live<ConsumerConfig>,
         metrics: Arc<Metrics>,
         messages: mpsc::Receiver<Message>,
     ) -> Self {
+        let now = config.current();
         Self {
             messages,
-            view: View::new(config.limits.alerts),
-            clients: Clients::new(&config.push, metrics.clone()),
+            view: View::new(now.limits.alerts),
+            clients: Clients::new(&now.push, metrics.clone()),
             pending: Pending::new(),
             flush_at: Instant::now(),
-            interval: *config.push.interval,
+            config,
+            interval: *now.push.interval,
             counted: (metrics.consumed.get(), Instant::now()),
             metrics,
         }
@@ -59,6 +63,11 @@ impl Actor {
                 biased;
                 () = stop.cancelled() => break,
                 _ = stats.tick() => self.tick(),
+                () = self.config.changed() => {
+                    let push = &self.config.current().push;
+                    self.interval = *push.interval;
+                    self.clients.allow(push.clients);
+                }
                 () = sleep_until(self.flush_at), if waiting => self.flush(),
                 message = self.messages.recv() => match message {
                     Some(message) => self.take(message).await,

@@ -111,6 +111,11 @@ impl Clients {
         self.clients.len()
     }
 
+    /// Takes in no more than that; who is there stays.
+    pub(crate) fn allow(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// Takes a client in; `None` if there are too many.
     pub(crate) fn add(
         &mut self,

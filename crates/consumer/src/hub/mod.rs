@@ -9,6 +9,7 @@ pub(crate) mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_service::config::Live;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -83,7 +84,7 @@ pub(crate) struct Hub(mpsc::Sender<Message>);
 impl Hub {
     /// Starts the task; it ends with `stop` and then closes all clients.
     pub(crate) fn start(
-        config: &ConsumerConfig,
+        config: Live<ConsumerConfig>,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> (Self, JoinHandle<()>) {

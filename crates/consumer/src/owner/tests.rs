@@ -1,5 +1,6 @@
 //! An owner with a mock cluster, and a store in memory.
 
+use iot_service::config::Live;
 use iot_service::health::Health;
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
@@ -53,7 +54,7 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let dead_letters =
         DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
     let (webhook, _) = Webhook::start(
-        &config.webhook,
+        Live::fixed(config.clone()),
         metrics.clone(),
         health.component("webhook"),
         stop.clone(),
@@ -62,7 +63,7 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let shared = Arc::new(Shared {
         webhook,
         store,
-        hub: Hub::start(&config, metrics.clone(), stop.clone()).0,
+        hub: Hub::start(Live::fixed(config.clone()), metrics.clone(), stop.clone()).0,
         outputs: Outputs::new(
             &config.outputs,
             dead_letters.producer(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::config::WebhookConfig;
 use crate::model::{Alert, AlertKind, AlertStatus};
 
 /// Groups at the same time: their names come from devices.
@@ -96,13 +97,20 @@ impl Notification {
 }
 
 impl Groups {
-    pub(super) fn new(wait: Duration, interval: Duration, most: usize) -> Self {
+    pub(super) fn new(config: &WebhookConfig) -> Self {
         Self {
-            wait,
-            interval,
-            most,
+            wait: *config.group_wait,
+            interval: *config.group_interval,
+            most: config.max_alerts,
             groups: BTreeMap::new(),
         }
+    }
+
+    /// Goes by other settings from now on.
+    pub(super) fn adopt(&mut self, config: &WebhookConfig) {
+        let groups = std::mem::take(&mut self.groups);
+        *self = Self::new(config);
+        self.groups = groups;
     }
 
     /// Takes an alert.
@@ -148,11 +156,22 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
+    use iot_service::config::HumanDuration;
+
     use super::*;
     use crate::hub::view::tests::alert;
 
     const WAIT: Duration = Duration::from_secs(10);
     const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn new(max_alerts: usize) -> Groups {
+        Groups::new(&WebhookConfig {
+            group_wait: HumanDuration::from_secs(10),
+            group_interval: HumanDuration::from_secs(60),
+            max_alerts,
+            ..WebhookConfig::default()
+        })
+    }
 
     fn raised(id: &str) -> Alert {
         alert(id, 1, AlertStatus::Raised)
@@ -165,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_first_waits_and_the_others_keep_a_distance() {
-        let (mut groups, begin) = (Groups::new(WAIT, INTERVAL, 9), Instant::now());
+        let (mut groups, begin) = (new(9), Instant::now());
         assert_eq!((groups.due(), groups.take_due(begin)), (None, None));
         groups.add(raised("a"), begin).unwrap();
         groups.add(raised("b"), begin + WAIT / 2).unwrap();
@@ -188,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_group_has_a_tenant_a_building_and_a_kind() {
-        let (mut groups, now) = (Groups::new(WAIT, INTERVAL, 9), Instant::now());
+        let (mut groups, now) = (new(9), Instant::now());
         let (mut other_tenant, mut elsewhere) = (raised("b"), raised("c"));
         other_tenant.key.tenant = "other".into();
         elsewhere.location = Some(Arc::new(crate::model::Place {
@@ -213,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_not_listed_is_counted_and_what_changes_is_listed_once() {
-        let (mut groups, now) = (Groups::new(WAIT, INTERVAL, 2), Instant::now());
+        let (mut groups, now) = (new(2), Instant::now());
         for id in ["a", "b", "c", "d"] {
             groups.add(raised(id), now).unwrap();
         }
@@ -234,7 +253,7 @@ mod tests {
 
     #[test]
     fn there_are_not_more_groups_than_memory() {
-        let (mut groups, now) = (Groups::new(WAIT, INTERVAL, 1), Instant::now());
+        let (mut groups, now) = (new(1), Instant::now());
         let of = |tenant: usize| {
             let mut alert = raised("a");
             alert.key.tenant = tenant.to_string().into();

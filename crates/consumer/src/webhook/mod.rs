@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
+use iot_service::config::Live;
 use iot_service::health::Component;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{WebhookConfig, millis};
+use crate::config::{ConsumerConfig, WebhookConfig, millis};
 use crate::metrics::{Metrics, Queue};
 use crate::model::{Alert, AlertStatus};
 use groups::{Groups, Notification, TooManyGroups};
@@ -31,56 +32,54 @@ const LAST: Duration = Duration::from_secs(1);
 /// Hands alerts over; it never waits.
 #[derive(Clone)]
 pub(crate) struct Webhook {
-    /// None if there is no endpoint.
-    queue: Option<mpsc::Sender<Alert>>,
-    /// Alerts of records that were older when their partition began to be read are not
-    /// told. Milliseconds.
-    max_age: i64,
+    queue: mpsc::Sender<Alert>,
+    config: Live<ConsumerConfig>,
     metrics: Arc<Metrics>,
 }
+
+/// None if there is none.
+type Endpoint = Option<Arc<Poster>>;
 
 struct Actor {
     alerts: mpsc::Receiver<Alert>,
     groups: Groups,
-    poster: Poster,
+    endpoint: watch::Sender<Endpoint>,
+    config: Live<ConsumerConfig>,
+    /// What groups and poster were made of.
+    used: WebhookConfig,
     metrics: Arc<Metrics>,
     health: Component,
 }
 
 impl Webhook {
-    /// Starts the task that sends, if there is an endpoint. `stop` lets it send what
-    /// waits, once, and end.
+    /// Starts the task that sends, and that follows the settings. `stop` lets it send
+    /// what waits, once, and end.
     ///
     /// # Errors
     /// The endpoint's address is none, or the certificates to trust can't be read.
     pub(crate) fn start(
-        config: &WebhookConfig,
+        config: Live<ConsumerConfig>,
         metrics: Arc<Metrics>,
         health: Component,
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         health.ready();
-        let mut webhook = Self {
-            queue: None,
-            max_age: millis(*config.max_age),
-            metrics: metrics.clone(),
-        };
-        if config.url.is_empty() {
-            return Ok((webhook, tokio::spawn(async {})));
-        }
-        let (queue, alerts) = mpsc::channel(config.queue);
+        let used = config.current().webhook.clone();
+        let (queue, alerts) = mpsc::channel(used.queue);
         let actor = Actor {
             alerts,
-            groups: Groups::new(
-                *config.group_wait,
-                *config.group_interval,
-                config.max_alerts,
-            ),
-            poster: Poster::new(config)?,
-            metrics,
+            groups: Groups::new(&used),
+            endpoint: watch::Sender::new(endpoint(&used)?),
+            config: config.clone(),
+            used,
+            metrics: metrics.clone(),
             health,
         };
-        webhook.queue = Some(queue);
+        let webhook = Self {
+            queue,
+            config,
+            metrics,
+        };
         Ok((webhook, tokio::spawn(actor.run(stop))))
     }
 
@@ -88,13 +87,14 @@ impl Webhook {
     /// about when Kafka recorded what made it, and `begun` when its partition began to be
     /// read (both in ms since the epoch): what was long before that was told already.
     pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
-        let Some(queue) = &self.queue else { return };
-        if alert.state == AlertStatus::Raised && alert.count > 1 {
+        let config = &self.config.current().webhook;
+        if config.url.is_empty() || alert.state == AlertStatus::Raised && alert.count > 1 {
             return;
         }
-        if recorded.unwrap_or(alert.timestamp) < begun.saturating_sub(self.max_age) {
+        let oldest = begun.saturating_sub(millis(*config.max_age));
+        if recorded.unwrap_or(alert.timestamp) < oldest {
             self.metrics.told(Told::Old, 1);
-        } else if queue.try_send(alert.clone()).is_err() {
+        } else if self.queue.try_send(alert.clone()).is_err() {
             self.metrics.told(Told::QueueFull, 1);
         }
     }
@@ -112,7 +112,8 @@ impl Actor {
         loop {
             if sending.is_none() {
                 let due = self.groups.take_due(Instant::now());
-                let deliver = |all| deliver(&self.poster, &self.metrics, &self.health, stop, all);
+                let (endpoint, health) = (self.endpoint.subscribe(), self.health.clone());
+                let deliver = |all| deliver(endpoint, self.metrics.clone(), health, stop, all);
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
@@ -120,6 +121,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = self.config.changed() => self.adopt(),
                 Some(()) = OptionFuture::from(sending.as_mut()) => sending = None,
                 Some(alert) = self.alerts.recv() => add(&mut self.groups, &self.metrics, alert),
                 Some(()) = OptionFuture::from(next.map(sleep_until)) => {}
@@ -131,21 +133,50 @@ impl Actor {
         }
     }
 
+    /// Goes by the settings as they are now.
+    fn adopt(&mut self) {
+        let config = self.config.current().webhook.clone();
+        if config == self.used {
+            return;
+        }
+        match endpoint(&config) {
+            Ok(endpoint) => {
+                self.health.ready();
+                self.endpoint.send_replace(endpoint);
+                self.groups.adopt(&config);
+                self.used = config;
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the webhook stays as it was");
+            }
+        }
+    }
+
     /// Sends what waits, each once and as far as there is time.
     async fn finish(&mut self) {
         while let Ok(alert) = self.alerts.try_recv() {
             add(&mut self.groups, &self.metrics, alert);
         }
+        let poster = self.endpoint.borrow().clone();
         let end = Instant::now() + LAST;
         for notification in self.groups.take_all() {
-            let result = match timeout_at(end, self.poster.send(&body(&notification))).await {
-                Ok(Sent::Accepted) => Notified::Accepted,
-                Ok(Sent::Failed(_)) | Err(_) => Notified::Failed,
-                Ok(Sent::Refused(_)) => Notified::Refused,
+            let body = body(&notification);
+            let sent = OptionFuture::from(poster.as_ref().map(|poster| poster.send(&body)));
+            let result = match timeout_at(end, sent).await.ok().flatten() {
+                Some(Sent::Accepted) => Notified::Accepted,
+                Some(Sent::Failed(_)) | None => Notified::Failed,
+                Some(Sent::Refused(_)) => Notified::Refused,
             };
             count(&self.metrics, &notification, result);
         }
     }
+}
+
+fn endpoint(config: &WebhookConfig) -> anyhow::Result<Endpoint> {
+    let has_endpoint = !config.url.is_empty();
+    has_endpoint
+        .then(|| Poster::new(config).map(Arc::new))
+        .transpose()
 }
 
 fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
@@ -154,17 +185,21 @@ fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
     }
 }
 
-/// Tries until the endpoint has taken or refused it, or for long enough; once more when
-/// the consumer stops.
+/// Tries until the endpoint, the one of now, has taken or refused it, or for long
+/// enough; once more when the consumer stops.
 async fn deliver(
-    poster: &Poster,
-    metrics: &Metrics,
-    health: &Component,
+    mut endpoint: watch::Receiver<Endpoint>,
+    metrics: Arc<Metrics>,
+    health: Component,
     stop: &CancellationToken,
     all: Notification,
 ) {
     let (body, begun, mut pauses) = (body(&all), Instant::now(), pauses());
     let result = loop {
+        let poster = endpoint.borrow_and_update().clone();
+        let Some(poster) = poster else {
+            break Notified::Failed;
+        };
         match poster.send(&body).await {
             Sent::Accepted => {
                 health.ready();
@@ -182,12 +217,15 @@ async fn deliver(
                     break Notified::Failed;
                 }
                 metrics.webhook_retries.inc();
-                // Also over when it stops.
-                let _ = timeout(pauses.next_delay(), stop.cancelled()).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pauses.next_delay()) => {}
+                    () = stop.cancelled() => {}
+                    _ = endpoint.changed() => {}
+                }
             }
         }
     };
-    count(metrics, &all, result);
+    count(&metrics, &all, result);
 }
 
 fn body(notification: &Notification) -> Vec<u8> {
@@ -208,6 +246,7 @@ fn count(metrics: &Metrics, all: &Notification, result: Notified) {
 
 #[cfg(test)]
 mod tests {
+    use iot_service::config::HumanDuration;
     use prometheus::{Registry, TextEncoder};
 
     use super::*;
@@ -217,9 +256,12 @@ mod tests {
     fn what_is_old_or_does_not_fit_is_counted_and_repeats_are_nothing_new() {
         let registry = Registry::new();
         let (queue, mut alerts) = mpsc::channel(1);
+        let mut config = ConsumerConfig::default();
+        config.webhook.url = "http://127.0.0.1:1".into();
+        config.webhook.max_age = HumanDuration::from_millis(500);
         let webhook = Webhook {
-            queue: Some(queue),
-            max_age: 500,
+            queue,
+            config: Live::fixed(config),
             metrics: Arc::new(Metrics::new(&registry).unwrap()),
         };
         let new = alert("a", 5, AlertStatus::Raised);

@@ -13,6 +13,8 @@ mod push;
 mod real;
 mod redis_server;
 mod replay;
+#[cfg(feature = "tls")]
+mod secure;
 mod service;
 mod state;
 mod store;

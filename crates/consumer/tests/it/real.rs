@@ -19,6 +19,11 @@ use crate::service::{
 
 const PARTITIONS: &str = "kafka_consumer_active_partitions";
 
+/// What the stack has said.
+pub(crate) fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: scripts/stack env"))
+}
+
 /// A real Kafka, and names that no other test uses.
 pub(crate) struct Real {
     pub(crate) brokers: String,
@@ -67,7 +72,7 @@ impl Real {
         config
     }
 
-    async fn send(&self, topic: &str, partition: i32, payload: &[u8]) {
+    pub(crate) async fn send(&self, topic: &str, partition: i32, payload: &[u8]) {
         let record = FutureRecord::<(), [u8]>::to(topic)
             .partition(partition)
             .payload(payload);
@@ -76,7 +81,12 @@ impl Real {
     }
 
     /// So many messages to each partition, every one from a device of its own.
-    async fn send_each(&self, topic: &str, partitions: i32, numbers: std::ops::Range<i32>) {
+    pub(crate) async fn send_each(
+        &self,
+        topic: &str,
+        partitions: i32,
+        numbers: std::ops::Range<i32>,
+    ) {
         let sent = (0..partitions).flat_map(|partition| {
             numbers.clone().map(move |number| async move {
                 let device = format!("p{partition}-{number}");
@@ -138,7 +148,6 @@ async fn a_login_with_a_password_reads_and_writes_dead_letters() {
     kafka.create(&topic, 1).await;
     kafka.send_each(&topic, 1, 0..10).await;
     kafka.send(&topic, 0, b"no message").await;
-    let environment = |name: &str| std::env::var(name).unwrap();
     let mut config = kafka.config(&[&topic]);
     let letters = config.dead_letter.topic.clone();
     config.kafka.brokers = vec![environment("KAFKA_SASL_BROKERS")];

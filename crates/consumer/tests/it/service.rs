@@ -204,6 +204,11 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) async fn start(config: ConsumerConfig) -> Self {
+        Self::follow(Live::fixed(config)).await
+    }
+
+    /// With settings that may change.
+    pub(crate) async fn follow(config: Live<ConsumerConfig>) -> Self {
         let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (ops, http) = (listen().await, listen().await);
         let (ops_address, http_address) = (ops.local_addr().unwrap(), http.local_addr().unwrap());
@@ -212,11 +217,7 @@ impl Service {
             ops,
             http: Some(http),
         };
-        let task = tokio::spawn(iot_consumer::run(
-            Live::fixed(config),
-            listeners,
-            stop.clone(),
-        ));
+        let task = tokio::spawn(iot_consumer::run(config, listeners, stop.clone()));
         Self {
             at: Endpoints {
                 ops: ops_address,

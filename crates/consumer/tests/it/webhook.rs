@@ -1,16 +1,25 @@
 //! Alerts that are posted to an endpoint: grouped, tried again, and never in the way.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Json, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use axum::serve::Listener;
 use iot_consumer::ConsumerConfig;
-use iot_service::config::HumanDuration;
+use iot_service::config::{HumanDuration, Live};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::server::TlsStream;
 
 use crate::redis_server::free_port;
 use crate::service::{Kafka, Service, config, message, now, wait_for};
@@ -25,14 +34,18 @@ struct Endpoint {
 impl Endpoint {
     /// Starts it; gives its address too.
     async fn start(answers: &[u16]) -> (Self, String) {
-        let endpoint = Self::default();
-        endpoint.answers.lock().unwrap().extend(answers);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+        (Self::serve(listener, answers), url)
+    }
+
+    fn serve<L: Listener<Addr: Debug>>(listener: L, answers: &[u16]) -> Self {
+        let endpoint = Self::default();
+        endpoint.answers.lock().unwrap().extend(answers);
         let app = Router::new().route("/alerts", post(take));
         let app = app.with_state(endpoint.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        (endpoint, url)
+        endpoint
     }
 
     /// Who posted what.
@@ -45,6 +58,45 @@ impl Endpoint {
             (self.posts().len() >= count).then_some(())
         })
         .await;
+    }
+}
+
+/// Takes connections with TLS.
+struct Tls(TcpListener, TlsAcceptor);
+
+impl Tls {
+    /// With a certificate that it has signed itself, as PEM.
+    async fn listen() -> (Self, String) {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        (Self(listener, acceptor), signed.cert.pem())
+    }
+}
+
+impl Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.0.accept().await.unwrap();
+            // Who doesn't trust the certificate hangs up.
+            if let Ok(stream) = self.1.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
     }
 }
 
@@ -193,4 +245,65 @@ async fn an_endpoint_that_is_away_keeps_nothing_waiting() {
         "{reason}"
     );
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_with_tls_is_trusted_by_its_certificate_only() {
+    let kafka = Kafka::new(&["device-data"]);
+    let (listener, certificate) = Tls::listen().await;
+    let address = Listener::local_addr(&listener).unwrap();
+    let endpoint = Endpoint::serve(listener, &[]);
+    let mut settings = settings(&kafka, &format!("https://{address}/alerts"));
+    let (sender, live) = watch::channel(Arc::new(settings.clone()));
+    let service = Service::follow(Live::of(live)).await;
+    kafka.send("device-data", hot("d1")).await;
+    wait_for("the reason", async || {
+        let (_, ready) = service.readyz().await;
+        let reason = ready["components"]["webhook"]["reason"].as_str()?;
+        reason.contains("certificate").then_some(())
+    })
+    .await;
+    assert_eq!(endpoint.posts(), []);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), certificate).unwrap();
+    settings.webhook.ca_file = file.path().to_str().unwrap().into();
+    sender.send_replace(Arc::new(settings));
+    endpoint.wait_posts(1).await;
+    assert_eq!(endpoint.posts()[0].1["alerts"][0]["device"], "d1");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_endpoint_does_not_take_goes_to_the_next_one() {
+    let kafka = Kafka::new(&["device-data"]);
+    let mut settings = settings(&kafka, "");
+    let (sender, live) = watch::channel(Arc::new(settings.clone()));
+    let service = Service::follow(Live::of(live)).await;
+    kafka.send("device-data", hot("d1")).await;
+    service.wait_consumed(1).await;
+
+    settings.webhook.url = format!("http://127.0.0.1:{}", free_port()).as_str().into();
+    sender.send_replace(Arc::new(settings.clone()));
+    kafka.send("device-data", hot("d2")).await;
+    wait_for("a try", async || {
+        (service.metric("iot_webhook_retries_total").await? > 0.0).then_some(())
+    })
+    .await;
+
+    let (endpoint, url) = Endpoint::start(&[]).await;
+    settings.webhook.url = url.as_str().into();
+    sender.send_replace(Arc::new(settings.clone()));
+    endpoint.wait_posts(1).await;
+    let posts = endpoint.posts();
+    let devices = posts[0].1["alerts"].as_array().unwrap().iter();
+    let devices: Vec<_> = devices.map(|alert| &alert["device"]).collect();
+    assert_eq!(devices, ["d2"], "nobody was to be told of the first");
+
+    settings.webhook.url = "".into();
+    sender.send_replace(Arc::new(settings));
+    kafka.send("device-data", hot("d3")).await;
+    service.wait_consumed(3).await;
+    service.stop().await;
+    assert_eq!(endpoint.posts().len(), 1);
 }
