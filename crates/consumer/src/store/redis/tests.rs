@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ::redis::AsyncConnectionConfig;
+
 use super::*;
 use crate::store::{Store, now};
 use server::Server;
@@ -86,7 +88,12 @@ impl Bench {
     /// The same as for another version or somebody else: directly.
     async fn raw<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let client = ::redis::Client::open(self.url.as_str()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        // Generous: the defaults are half a second and one.
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(60)))
+            .set_response_timeout(Some(Duration::from_secs(60)));
+        let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        let mut connection = connection.await.unwrap();
         let mut command = cmd(words[0]);
         command.arg(&words[1..]);
         command.query_async(&mut connection).await.unwrap()
