@@ -28,7 +28,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly SERVICES=(iot-consumer iot-bridge iot-simulator)
-registry='' tag='' platform='' namespace=iot-bridge context='' values='' timeout=5m
+registry='' tag='' revision='' platform='' namespace=iot-bridge context='' values='' timeout=5m
 build=true push=true dry_run=false
 chosen=()
 
@@ -77,6 +77,7 @@ parse() {
     [[ -n $tag ]] || tag=$(git describe --tags --always --dirty) ||
         misused '--tag is missing, and this is no git checkout'
     tag=${tag#v}
+    revision=$(git rev-parse HEAD 2>/dev/null) || revision=unknown
 }
 
 need() { command -v "$1" >/dev/null || die "$1 is not installed: $2"; }
@@ -101,19 +102,16 @@ build_and_push() {
     local ref
     ref=$(image "$1"):$tag
     run docker build ${platform:+--platform "$platform"} --file deployments/docker/Dockerfile \
-        --build-arg "SERVICE=$1" --tag "$ref" .
+        --build-arg "SERVICE=${1#iot-}" --build-arg "VERSION=$tag" --build-arg "REVISION=$revision" --tag "$ref" .
     if "$push"; then run docker push "$ref"; fi
 }
 
-# What the charts share comes from beside them, not from a registry. Joined by && like the
-# steps of verify: where a failure is looked at, `set -e` does not end a function.
 install() {
     local service=$1 options=()
     [[ ! -f $values/$service.yaml ]] || options+=(--values "$values/$service.yaml")
-    run helm dependency update "deployments/helm/$service" &&
-        run helm upgrade --install "$service" "deployments/helm/$service" "${helm[@]}" "${options[@]}" \
-            --set-string "image.repository=$(image "$service")" --set-string "image.tag=$tag" \
-            --wait --timeout "$timeout"
+    run helm upgrade --install "$service" "deployments/helm/$service" "${helm[@]}" "${options[@]}" \
+        --set-string "image.repository=$(image "$service")" --set-string "image.tag=$tag" \
+        --wait --timeout "$timeout"
 }
 
 workload() {
@@ -123,6 +121,7 @@ workload() {
     esac
 }
 
+# Joined by &&: where a failure is looked at, `set -e` does not end a function.
 verify() {
     run kubectl "${kube[@]}" --namespace "$namespace" rollout status "$(workload "$1")" --timeout "$timeout" &&
         run helm test "$1" "${helm[@]}" --logs --timeout "$timeout"
