@@ -13,7 +13,8 @@
 #   --tag TAG             of the images; by default what `git describe` says
 #   --platform PLATFORM   of the cluster's nodes, such as linux/amd64, if it is not that of
 #                         this machine
-#   --namespace NAME      of the releases, by default iot-bridge; it has to be there
+#   --namespace NAME      of all releases; by default each has its own, named as the service.
+#                         It has to be there
 #   --context NAME        of the kubeconfig, if not its current one
 #   --values DIR          DIR/SERVICE.yaml, where there is one, are values of its release
 #   --timeout DURATION    how long a release may take to be ready, by default 5m
@@ -28,7 +29,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly SERVICES=(iot-consumer iot-bridge iot-simulator)
-registry='' tag='' revision='' platform='' namespace=iot-bridge context='' values='' timeout=5m
+registry='' tag='' revision='' platform='' namespace='' context='' values='' timeout=5m
 build=true push=true dry_run=false
 chosen=()
 
@@ -92,10 +93,13 @@ check() {
     if "$build"; then need docker 'https://docs.docker.com/engine/install'; fi
     need helm 'https://helm.sh/docs/intro/install'
     need kubectl 'https://kubernetes.io/docs/tasks/tools'
-    kubectl "${kube[@]}" get namespace "$namespace" >/dev/null ||
-        die "namespace $namespace can't be read: create it first, or choose another with --namespace or --context"
+    for service in "${chosen[@]}"; do
+        kubectl "${kube[@]}" get namespace "$(namespace_of "$service")" >/dev/null ||
+            die "namespace $(namespace_of "$service") can't be read: create it (kubectl apply -f k8s/base/namespaces.yaml), or choose another with --namespace or --context"
+    done
 }
 
+namespace_of() { printf %s "${namespace:-$1}"; }
 image() { printf '%s/%s' "$registry" "$1"; }
 
 build_and_push() {
@@ -106,38 +110,28 @@ build_and_push() {
     if "$push"; then run docker push "$ref"; fi
 }
 
-install() {
+release() {
     local service=$1 options=()
-    [[ ! -f $values/$service.yaml ]] || options+=(--values "$values/$service.yaml")
+    [[ -z $values || ! -f $values/$service.yaml ]] || options+=(--values "$values/$service.yaml")
     run helm upgrade --install "$service" "deployments/helm/$service" "${helm[@]}" "${options[@]}" \
         --set-string "image.repository=$(image "$service")" --set-string "image.tag=$tag" \
         --wait --timeout "$timeout"
 }
 
-workload() {
-    case $1 in
-    iot-bridge) echo "statefulset/$1" ;;
-    *) echo "deployment/$1" ;;
-    esac
-}
-
-# Joined by &&: where a failure is looked at, `set -e` does not end a function.
-verify() {
-    run kubectl "${kube[@]}" --namespace "$namespace" rollout status "$(workload "$1")" --timeout "$timeout" &&
-        run helm test "$1" "${helm[@]}" --logs --timeout "$timeout"
-}
+# Asks the service over the network whether it is ready.
+verify() { run helm test "$1" "${helm[@]}" --logs --timeout "$timeout"; }
 
 # What to look at first, whatever went wrong in the cluster.
 show() {
-    say "$1 is not as it should be; its pods, and what it logged last:"
-    kubectl "${kube[@]}" --namespace "$namespace" get pods --selector "app.kubernetes.io/instance=$1" >&2 || true
-    kubectl "${kube[@]}" --namespace "$namespace" logs "$(workload "$1")" --tail 20 >&2 || true
-    die "roll back with: helm rollback $1${helm[*]:+ ${helm[*]}}"
+    local of=(--namespace "$(namespace_of "$1")" --selector "app.kubernetes.io/instance=$1")
+    say "$1 is not as it should be; its pods, and what they logged last:"
+    kubectl "${kube[@]}" get pods "${of[@]}" >&2 || true
+    kubectl "${kube[@]}" logs "${of[@]}" --prefix --tail 20 >&2 || true
+    die "back to the release before: helm rollback $1 ${helm[*]}"
 }
 
 parse "$@"
 kube=(${context:+--context "$context"})
-helm=(--namespace "$namespace" ${context:+--kube-context "$context"})
 check
 if "$build"; then
     for service in "${SERVICES[@]}"; do
@@ -146,7 +140,8 @@ if "$build"; then
 fi
 for service in "${SERVICES[@]}"; do
     [[ " ${chosen[*]} " == *" $service "* ]] || continue
-    install "$service" || show "$service"
+    helm=(--namespace "$(namespace_of "$service")" ${context:+--kube-context "$context"})
+    release "$service" || show "$service"
     verify "$service" || show "$service"
 done
 say "$("$dry_run" && echo 'nothing was run' || echo 'done'): ${chosen[*]}, $tag"
