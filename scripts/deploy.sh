@@ -16,7 +16,8 @@
 #   --namespace NAME      of all releases; by default each has its own, named as the service.
 #                         It has to be there
 #   --context NAME        of the kubeconfig, if not its current one
-#   --values DIR          DIR/SERVICE.yaml, where there is one, are values of its release
+#   --values DIR          values of the releases: DIR/bridge.yaml and so on, where there is
+#                         one, such as in k8s/overlays/prod/values
 #   --timeout DURATION    how long a release may take to be ready, by default 5m
 #   --no-build            the images are in the registry already: neither build nor push
 #   --no-push             build, and don't push: for clusters that use this machine's images
@@ -111,8 +112,8 @@ build_and_push() {
 }
 
 release() {
-    local service=$1 options=()
-    [[ -z $values || ! -f $values/$service.yaml ]] || options+=(--values "$values/$service.yaml")
+    local service=$1 file=$values/${1#iot-}.yaml options=()
+    [[ -z $values || ! -f $file ]] || options+=(--values "$file")
     run helm upgrade --install "$service" "deployments/helm/$service" "${helm[@]}" "${options[@]}" \
         --set-string "image.repository=$(image "$service")" --set-string "image.tag=$tag" \
         --wait --timeout "$timeout"
