@@ -111,12 +111,13 @@ build_and_push() {
     if "$push"; then run docker push "$ref"; fi
 }
 
+# A digest in the values would come before the tag.
 release() {
     local service=$1 file=$values/${1#iot-}.yaml options=()
     [[ -z $values || ! -f $file ]] || options+=(--values "$file")
     run helm upgrade --install "$service" "deployments/helm/$service" "${helm[@]}" "${options[@]}" \
         --set-string "image.repository=$(image "$service")" --set-string "image.tag=$tag" \
-        --wait --timeout "$timeout"
+        --set-string image.digest= --wait --timeout "$timeout"
 }
 
 # Asks the service over the network whether it is ready.
