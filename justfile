@@ -40,7 +40,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-    shellcheck scripts/stack scripts/test-stack .ci/run
+    shellcheck scripts/stack scripts/test-stack scripts/deploy.sh scripts/test-deploy .ci/run
 
 # MQTT -> bridge -> Kafka as fast as it goes, beside what the broker alone does
 bench-bridge *args:
@@ -65,3 +65,11 @@ stack-down:
 # Follow the logs of the stack
 logs:
     eval "$(scripts/stack env)"; tail -n 20 -F "$STACK_DIR"/*.log
+
+# Build, push, install and verify on a Kubernetes cluster (--dry-run prints the commands)
+deploy *args:
+    scripts/deploy.sh {{ args }}
+
+# What may come in with dependencies (needs cargo-deny)
+deny:
+    cargo deny check
