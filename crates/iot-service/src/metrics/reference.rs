@@ -110,7 +110,10 @@ fn labels(family: &MetricFamily) -> String {
         .iter()
         .flat_map(|metric| metric.get_label())
     {
-        let described = label.value().strip_prefix('<').and_then(|v| v.strip_suffix('>'));
+        let described = label
+            .value()
+            .strip_prefix('<')
+            .and_then(|v| v.strip_suffix('>'));
         let value = described.map_or_else(|| format!("`{}`", label.value()), str::to_owned);
         let values = labels.entry(label.name()).or_default();
         if !values.contains(&value) {
@@ -155,11 +158,9 @@ mod tests {
 
     #[test]
     fn only_the_table_of_the_service_is_replaced() {
-        let text = "# A\n<!-- a: begin -->\nold\n<!-- a: end -->\n<!-- b: begin -->\nb\n<!-- b: end -->\n";
-        assert_eq!(
-            with_table(text, "a", "new\n"),
-            text.replace("old", "new"),
-        );
+        let text =
+            "# A\n<!-- a: begin -->\nold\n<!-- a: end -->\n<!-- b: begin -->\nb\n<!-- b: end -->\n";
+        assert_eq!(with_table(text, "a", "new\n"), text.replace("old", "new"),);
     }
 
     #[test]
