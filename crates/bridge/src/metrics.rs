@@ -248,3 +248,18 @@ impl Sessions {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_reference() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        metrics.session("<client id>");
+        metrics.tenant("<its name>");
+        metrics.tenant("other");
+        iot_service::metrics::reference::check("bridge", &registry);
+    }
+}

@@ -576,4 +576,22 @@ mod tests {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
     }
+
+    #[test]
+    fn every_metric_is_in_the_reference() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let partition = ["<Kafka topic>", "<its number>"];
+        metrics.lag.with_label_values(&partition);
+        metrics.lag_seconds.with_label_values(&partition);
+        metrics.late.with_label_values(&["<length, such as 1m>"]);
+        for kind in [
+            Published::AlertCreated,
+            Published::AlertCleared,
+            Published::WindowSealed,
+        ] {
+            metrics.published("<Kafka topic>", kind);
+        }
+        iot_service::metrics::reference::check("consumer", &registry);
+    }
 }

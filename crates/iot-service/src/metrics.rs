@@ -1,5 +1,7 @@
 //! Metrics, registered as they are made.
 
+pub mod reference;
+
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 

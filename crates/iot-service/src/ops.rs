@@ -64,3 +64,15 @@ fn metrics(registry: &Registry) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_a_process_is_in_the_reference() {
+        let registry = Registry::new();
+        about_process(&registry).unwrap();
+        crate::metrics::reference::check("process", &registry);
+    }
+}

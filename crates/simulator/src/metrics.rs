@@ -284,4 +284,11 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
     }
+
+    #[test]
+    fn every_metric_is_in_the_reference() {
+        let registry = Registry::new();
+        Metrics::new(&registry, SinkKind::Kafka).unwrap();
+        iot_service::metrics::reference::check("simulator", &registry);
+    }
 }
