@@ -73,3 +73,17 @@ deploy *args:
 # What may come in with dependencies (needs cargo-deny)
 deny:
     cargo deny check
+
+# Helm charts and Kubernetes manifests: lint, schemas, unit tests, kubeconform
+charts:
+    scripts/charts check
+
+# Containers and manifests for real: images, compose with each container killed, an API
+# server, every query of the dashboards (root, Debian, Go; an hour the first time)
+deploy-check:
+    cargo build --workspace
+    scripts/charts check
+    scripts/charts server
+    scripts/dashboards live
+    scripts/compose images
+    scripts/compose run
