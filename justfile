@@ -87,3 +87,7 @@ deploy-check:
     scripts/dashboards live
     scripts/compose images
     scripts/compose run
+
+# Write the tables of docs/metrics.md anew, after a change to a metric
+metrics:
+    UPDATE_METRICS=1 cargo test --workspace --lib in_the_reference
