@@ -32,7 +32,11 @@ def build():
 
 def build_static():
     """The bridge without any shared library."""
-    subprocess.run(["cargo", "build", "--release", "--target", MUSL, "-p", "iot-bridge"], cwd=ROOT, check=True)
+    # librdkafka's configure takes CC as it is: with the headers of another libc it builds,
+    # and reports errors without their texts.
+    compilers = os.environ | {"CC": "musl-gcc", "HOST_CC": "gcc"}
+    command = ["cargo", "build", "--release", "--target", MUSL, "-p", "iot-bridge"]
+    subprocess.run(command, cwd=ROOT, env=compilers, check=True)
 
 
 def why_not_static():
