@@ -39,10 +39,12 @@ async fn a_paused_partition_falls_behind_what_comes_in() {
     let mut config = kafka.config(&[&topic]);
     config.store.url = redis.url().as_str().into();
     let service = Service::start(config).await;
-    service.wait_ready().await;
+    // Ready is not yet reading: without its state it would be held, not paused.
+    send(&kafka.producer, &topic, 1).await;
+    service.wait_consumed(1).await;
     redis.kill();
     // How much is taken on first depends on how fast it comes.
-    let mut sent = 0;
+    let mut sent = 1;
     wait_for("the partition to be paused", async || {
         send(&kafka.producer, &topic, 10_000).await;
         sent += 10_000;
