@@ -52,9 +52,9 @@ pub(crate) fn message<'r>(
 }
 
 fn named(content_type: &[u8]) -> Option<Format> {
-    let text = std::str::from_utf8(content_type).ok()?;
-    let media_type = text.split(';').next()?.trim();
-    let is = |name: &&str| media_type.eq_ignore_ascii_case(name);
+    let mut parts = content_type.split(|byte| *byte == b';');
+    let media_type = parts.next()?.trim_ascii();
+    let is = |name: &&str| media_type.eq_ignore_ascii_case(name.as_bytes());
     if is(&headers::APPLICATION_JSON) {
         return Some(Format::Json);
     }

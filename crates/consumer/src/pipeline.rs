@@ -74,6 +74,8 @@ pub(crate) enum Stale {
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: Partition,
+    /// Tenant and project of a bridged topic.
+    owner: Option<(String, String)>,
     mappings: Mappings,
     catalogue: Catalogue,
     validator: Validator,
@@ -123,6 +125,7 @@ impl Pipeline {
             laps: Laps::new(shared.metrics.processing.clone()),
             late: shared.metrics.late(&shared.config.windows),
             shared,
+            owner: topic_owner(&partition.0).map(|(a, b)| (a.to_owned(), b.to_owned())),
             partition,
             fold,
             applied,
@@ -225,7 +228,8 @@ impl Pipeline {
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
         let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
         to_known_units(&mut message, &self.catalogue);
-        let (tenant, project) = identify(topic_owner(&self.partition.0), &message)?;
+        let owner = self.owner.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
+        let (tenant, project) = identify(owner, &message)?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded, &self.catalogue)?;
         self.fold.apply(&Event {

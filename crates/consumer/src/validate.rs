@@ -115,8 +115,15 @@ fn impossible(reading: &Reading<'_>) -> Refusal {
 }
 
 fn check_text(text: &str, longest: usize) -> Result<(), ()> {
-    let valid = !text.is_empty() && text.len() <= longest && !text.chars().any(char::is_control);
+    let clean = || is_plain(text) || !text.chars().any(char::is_control);
+    let valid = !text.is_empty() && text.len() <= longest && clean();
     valid.then_some(()).ok_or(())
+}
+
+/// Most text is, which is seen many bytes at a time.
+fn is_plain(text: &str) -> bool {
+    let bytes = text.bytes();
+    bytes.fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 mod error;
 mod parse;
 mod protobuf;
+mod quick;
 mod template;
 
 use std::borrow::Cow;

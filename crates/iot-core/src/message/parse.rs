@@ -1,4 +1,5 @@
-//! Both formats in one pass over the bytes.
+//! Both formats in one pass over the bytes, of messages that are not as plain as
+//! [`quick`] wants them.
 //!
 //! The fields of both formats are collected as they come, whatever their type;
 //! only then is it decided which format it is and what is wrong with it. So the
@@ -11,7 +12,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
+use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading, quick};
 use crate::sensor;
 
 /// Floats below this magnitude hold every whole number exactly.
@@ -31,6 +32,14 @@ pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     let text = std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
         at: error.valid_up_to(),
     })?;
+    if let Some(message) = quick::read(text) {
+        return Ok(message);
+    }
+    careful(text)
+}
+
+/// The same for whatever JSON there is.
+pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
     serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
         .map_err(json_error)?
         .0

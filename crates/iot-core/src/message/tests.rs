@@ -384,10 +384,31 @@ fn message(value: impl Strategy<Value = f64>) -> impl Strategy<Value = DeviceMes
         )
 }
 
-fn json(message: &DeviceMessage<'_>) -> Vec<u8> {
+pub(super) fn json(message: &DeviceMessage<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     message.write_json(&mut out);
     out
+}
+
+/// A message with bytes put in, taken out and cut off.
+pub(super) fn damaged(
+    message: impl Strategy<Value = DeviceMessage<'static>>,
+) -> impl Strategy<Value = Vec<u8>> {
+    let damage = (any::<prop::sample::Index>(), any::<u8>(), 0_u8..3);
+    (message, prop::collection::vec(damage, 1..6)).prop_map(|(message, damages)| {
+        let mut bytes = json(&message);
+        for (at, byte, how) in damages {
+            let at = at.index(bytes.len() + 1);
+            match how {
+                0 => bytes.insert(at, byte),
+                1 if at < bytes.len() => {
+                    bytes.remove(at);
+                }
+                _ => bytes.truncate(at),
+            }
+        }
+        bytes
+    })
 }
 
 proptest! {
@@ -412,19 +433,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_message_is_read_or_refused(
-        message in message(any::<f64>()),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..6),
-    ) {
-        let mut bytes = json(&message);
-        for (at, byte, how) in damage {
-            let at = at.index(bytes.len() + 1);
-            match how {
-                0 => bytes.insert(at, byte),
-                1 if at < bytes.len() => { bytes.remove(at); }
-                _ => bytes.truncate(at),
-            }
-        }
+    fn a_damaged_message_is_read_or_refused(bytes in damaged(message(any::<f64>()))) {
         if let Ok(message) = parse(&bytes) {
             prop_assert!(!message.device_id.is_empty() && !message.readings.is_empty());
             prop_assert!(message.readings.iter().all(|r| r.value.is_finite()));
