@@ -74,6 +74,8 @@ def catch_up_round(kind, number, messages, directory):
     topic = f"catch-{kind}"
     command = [common.BIN / "iot-ledger", "consume", "--topic", topic, "--messages", str(messages), "--json"]
     result = {"bare": used(command, messages)[1], "consumer": read_all(f"{kind}-{number}", topic, messages, directory)}
+    cpu = {who: run["cpu_s_per_million"] for who, run in result.items()}
+    result["consumer"]["times_bare"] = round(cpu["consumer"] / cpu["bare"], 2)
     print(f"  {kind}, round {number}: " + ", ".join(f"{name} {run['rate']:,}" for name, run in result.items()), flush=True)
     return result
 

@@ -46,6 +46,7 @@ SIMULATOR = [
 
 CONSUMER = [
     ("json_consumer", "cpu_s_per_million", AT_MOST, 2.4, "one reading, JSON: CPU s per million messages"),
+    ("json_consumer", "times_bare", AT_MOST, 2.7, "one reading, JSON: times the CPU of a bare client in the same round"),
     ("json_consumer", "rate", AT_LEAST, 400_000, "one reading, JSON: messages/s catching up"),
     ("json_consumer", "peak_mb", AT_MOST, 200, "10,000 devices, catching up: peak memory in MB"),
     ("hold_json", "rate", AT_LEAST, 99_900, "held for a minute: messages/s"),
