@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use iot_service::config::{Sources, load};
+use iot_service::moment;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ConsumerConfig;
 use crate::fold::{Fold, FoldRules};
 use crate::kafka;
 use crate::model::Device;
-use crate::replay::time;
 use crate::store::Store;
 
 /// How long Kafka may take to answer a question.
@@ -70,7 +70,7 @@ impl FromStr for Place {
             "latest" => Ok(Self::Latest),
             number => match number.parse() {
                 Ok(offset) => Ok(Self::Offset(offset)),
-                Err(_) => time(text).map(Self::Time),
+                Err(_) => moment::parse(text).map(Self::Time),
             },
         }
     }

@@ -15,6 +15,7 @@ pub mod kafka;
 pub mod logs;
 mod memory;
 pub mod metrics;
+pub mod moment;
 pub mod mqtt;
 pub mod ops;
 mod probe;

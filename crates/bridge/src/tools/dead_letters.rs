@@ -42,7 +42,8 @@ pub(super) struct Filter {
     /// Only those with this reason, such as too_large
     #[arg(long)]
     reason: Option<String>,
-    /// Only those given up at this time or later: 2026-11-21T10:00:00Z, "2h ago" or -2h
+    /// Only those given up at this time or later: 2026-11-21T10:00:00Z, or
+    /// how long ago (2h)
     #[arg(long, value_name = "TIME", value_parser = time::parse_arg, allow_hyphen_values = true)]
     from: Option<i64>,
     /// Only those given up before this time

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use iot_service::config::{HumanDuration, Sources, load};
+use iot_service::config::{Sources, load};
+use iot_service::moment;
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -37,10 +38,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct ReplayArgs {
     /// Begin: RFC 3339 (2026-01-31T08:00:00Z), or how long ago (2h). Kafka's time
     /// of the records
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     from: Timestamp,
     /// End, not included [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     to: Option<Timestamp>,
     /// Topic to read [default: the first in kafka.topics that is no pattern]
     #[arg(long)]
@@ -55,17 +56,6 @@ pub struct ReplayArgs {
     /// Where they go: stdout (one line of JSON each), or a Kafka topic
     #[arg(long, value_name = "stdout|TOPIC", default_value = "stdout")]
     sink: String,
-}
-
-/// A moment, or how long ago.
-pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let wrong = || format!("{text:?} is no time such as 2026-01-31T08:00:00Z, nor 2h for ago");
-    let ago: HumanDuration = text.parse().map_err(|_| wrong())?;
-    let ago = jiff::SignedDuration::try_from(*ago).map_err(|_| wrong())?;
-    Timestamp::now().checked_sub(ago).map_err(|_| wrong())
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -282,12 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_moments_or_how_long_ago() {
-        let moment = time("2026-01-31T08:00:00Z").unwrap();
-        assert_eq!(moment.as_second(), 1_769_846_400);
-        let ago = Timestamp::now().as_second() - time("2h").unwrap().as_second();
-        assert!((7_199..=7_205).contains(&ago), "{ago}");
-        assert!(time("yesterday").unwrap_err().contains("\"yesterday\""));
+    fn a_speed_is_above_zero() {
         assert!(speed("0").is_err() && speed("x").is_err());
         assert_eq!(speed("2.5"), Ok(2.5));
     }
