@@ -21,8 +21,10 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::refusal::Refusal;
 
-/// Largest record that the topic takes when this service creates it.
+/// Largest record that is sent.
 const MAX_RECORD: usize = 8 << 20;
+/// What the topic is made to take: the same as by the bridge, which sends a little more.
+const TOPIC_LIMIT: usize = MAX_RECORD + (64 << 10);
 /// Room for the framing of a record and for what is added to it.
 const OVERHEAD: usize = 64 << 10;
 /// What is kept of the payload and of the key of a record that is too large.
@@ -246,7 +248,7 @@ pub(crate) fn topic(config: &DeadLetterConfig) -> Topic {
         name: config.topic.clone(),
         partitions: config.partitions,
         replication: config.replication,
-        max_record: Some(MAX_RECORD),
+        max_record: Some(TOPIC_LIMIT),
     }
 }
 

@@ -68,6 +68,7 @@ impl DeviceState {
         })?;
         device.rules = unpacker.u32()?;
         for _ in 0..unpacker.u32()? {
+            device.sensors.reserve_exact(1);
             device.sensors.push(unpacker.part(take_sensor)?);
         }
         if version > OLDEST {

@@ -68,6 +68,9 @@ impl Tracked {
 
     /// A new sensor.
     pub(super) fn add_sensor(&mut self, name: &str, rules: &FoldRules) -> usize {
+        // Most devices have one or few: room for four would be most of their memory.
+        self.state.sensors.reserve_exact(1);
+        self.marks.reserve_exact(1);
         self.state.sensors.push(SensorState::new(name));
         self.marks.push(Marks::new(name, &self.state, rules));
         self.state.sensors.len() - 1
