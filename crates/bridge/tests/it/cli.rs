@@ -119,8 +119,8 @@ fn arguments_of_tools_that_make_no_sense_are_refused_with_2() {
             vec!["\"soon\" is not a time"],
         ),
         (
-            vec!["dead-letters", "replay", "--to", "1h"],
-            vec!["write \"1h ago\""],
+            vec!["dead-letters", "replay", "--to", "-2"],
+            vec!["\"-2\" is not a time"],
         ),
         (
             vec!["dead-letters", "replay", "--from-offset", "12"],
