@@ -68,7 +68,7 @@ impl Tracked {
 
     /// A new sensor.
     pub(super) fn add_sensor(&mut self, name: &str, rules: &FoldRules) -> usize {
-        // Most devices have one or few: room for four would be most of their memory.
+        // Most devices have one or few; by itself a list would keep room for four.
         self.state.sensors.reserve_exact(1);
         self.marks.reserve_exact(1);
         self.state.sensors.push(SensorState::new(name));

@@ -25,9 +25,28 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 pub use error::{JsonKind, ParseError};
-pub use parse::parse;
 pub use protobuf::parse_protobuf;
 pub use template::{ReadingTemplate, Template};
+
+/// Reads a device message in the newer or the older format.
+///
+/// Text without escapes is borrowed from `payload`. Numbers of up to 15
+/// significant digits are read exactly; longer ones may differ in the last bit.
+///
+/// # Errors
+/// What is wrong, and where; see [`ParseError::reason`] for the short form.
+pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+    if payload.iter().all(u8::is_ascii_whitespace) {
+        return Err(ParseError::Empty);
+    }
+    let text = std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
+        at: error.valid_up_to(),
+    })?;
+    if let Some(message) = quick::read(text) {
+        return Ok(message);
+    }
+    parse::careful(text)
+}
 
 /// Readings of one device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,5 +1,5 @@
 //! Both formats in one pass over the bytes, of messages that are not as plain as
-//! [`quick`] wants them.
+//! [`quick`](super::quick) wants them.
 //!
 //! The fields of both formats are collected as they come, whatever their type;
 //! only then is it decided which format it is and what is wrong with it. So the
@@ -12,33 +12,13 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading, quick};
+use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
 use crate::sensor;
 
 /// Floats below this magnitude hold every whole number exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Reads a device message in the newer or the older format.
-///
-/// Text without escapes is borrowed from `payload`. Numbers of up to 15
-/// significant digits are read exactly; longer ones may differ in the last bit.
-///
-/// # Errors
-/// What is wrong, and where; see [`ParseError::reason`] for the short form.
-pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
-    if payload.iter().all(u8::is_ascii_whitespace) {
-        return Err(ParseError::Empty);
-    }
-    let text = std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
-        at: error.valid_up_to(),
-    })?;
-    if let Some(message) = quick::read(text) {
-        return Ok(message);
-    }
-    careful(text)
-}
-
-/// The same for whatever JSON there is.
+/// A message in the newer or the older format, whatever JSON it is.
 pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
     serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
         .map_err(json_error)?
