@@ -25,7 +25,7 @@ pub(super) const ALERT_BYTES: usize = 60;
 
 impl DeviceState {
     pub(super) fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new(VERSION);
+        let mut packer = Packer::new(VERSION, self.packed_size());
         packer.i64(self.watermark);
         packer.i64(self.timestamp);
         packer.option(self.seq, Packer::u64);
@@ -44,7 +44,7 @@ impl DeviceState {
             packer.i64(heard.recorded);
             packer.i64(heard.clock);
         });
-        packer.option(self.silence.as_ref(), put_alert);
+        packer.option(self.silence.as_deref(), put_alert);
         packer.finish()
     }
 
@@ -73,7 +73,7 @@ impl DeviceState {
         }
         if version > OLDEST {
             device.heard = unpacker.option(take_heard)?;
-            device.silence = unpacker.option(take_alert)?;
+            device.silence = unpacker.option(take_alert)?.map(Box::new);
         }
         unpacker.finish()?;
         Ok(device)
@@ -86,7 +86,7 @@ impl DeviceState {
         let place = self.place.as_deref().map_or(0, |place| {
             12 + place.building.len() + place.floor.len() + place.room.len()
         });
-        let silence = self.silence.map_or(0, |_| ALERT_BYTES);
+        let silence = self.silence.as_ref().map_or(0, |_| ALERT_BYTES);
         let sensors = self.sensors.iter().map(SensorState::packed_size);
         DEVICE_BYTES + names + place + silence + sensors.sum::<usize>()
     }

@@ -20,9 +20,12 @@ pub(crate) enum UnpackError {
 pub(crate) struct Packer(Vec<u8>);
 
 impl Packer {
-    /// `version` is the first byte; a reader refuses those it doesn't know.
-    pub(crate) fn new(version: u8) -> Self {
-        Self(vec![version])
+    /// For a value of about `bytes` bytes. `version` is the first one; a reader
+    /// refuses those it doesn't know.
+    pub(crate) fn new(version: u8, bytes: usize) -> Self {
+        let mut value = Vec::with_capacity(bytes);
+        value.push(version);
+        Self(value)
     }
 
     pub(crate) fn u8(&mut self, value: u8) {
@@ -178,7 +181,7 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_was_written(a in any::<u64>(), b in any::<i64>(), c in any::<f64>(), d in ".*", e in any::<Option<u8>>()) {
-            let mut packer = Packer::new(2);
+            let mut packer = Packer::new(2, 0);
             packer.u64(a);
             packer.i64(b);
             packer.f64(c);

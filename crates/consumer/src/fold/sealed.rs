@@ -11,6 +11,8 @@ use crate::store::Change;
 
 /// The version of their bytes.
 const VERSION: u8 = 2;
+/// Bytes before the windows of a value.
+const HEAD_BYTES: usize = 21;
 /// About the bytes of a sealed window without the name of its sensor.
 pub(super) const SEALED_BYTES: usize = 80;
 
@@ -55,7 +57,9 @@ impl Sealed {
     }
 
     fn pack(&self) -> Vec<u8> {
-        let mut packer = Packer::new(VERSION);
+        let names: usize = self.windows.iter().map(|(sensor, _)| sensor.len()).sum();
+        let bytes = HEAD_BYTES + self.windows.len() * SEALED_BYTES + names;
+        let mut packer = Packer::new(VERSION, bytes);
         packer.i64(self.start);
         packer.i64(self.start.saturating_add(i64::from(self.size)));
         packer.u32(self.windows.len() as u32);

@@ -165,7 +165,7 @@ impl Watch {
 
 impl DeviceState {
     pub(super) fn is_silent(&self) -> bool {
-        self.silence.as_ref().is_some_and(AlertState::is_active)
+        self.silence.as_deref().is_some_and(AlertState::is_active)
     }
 }
 
@@ -179,8 +179,8 @@ impl Fold {
         };
         let state = &mut self.devices[at].state;
         let last = state.heard.replace(now);
-        let silence = state.silence.as_mut().filter(|silence| silence.is_active());
-        if let (Some(silence), Some(last)) = (silence, last) {
+        let silence = state.silence.as_deref_mut();
+        if let (Some(silence), Some(last)) = (silence.filter(|s| s.is_active()), last) {
             silence.clear(now.moment(last));
             folded.cleared[AlertKind::Silence as usize] += 1;
             self.alerts.extend(state.describe_silence(&self.origin));
@@ -200,7 +200,8 @@ impl Fold {
                 above: true,
             };
             let moment = now.moment(state.heard.unwrap_or(now));
-            state.silence = Some(AlertState::new(AlertKind::Silence, finding, moment));
+            let silence = AlertState::new(AlertKind::Silence, finding, moment);
+            state.silence = Some(Box::new(silence));
             folded.raised[AlertKind::Silence as usize] += 1;
             self.alerts.extend(state.describe_silence(&self.origin));
             self.changed_bytes += layout::ALERT_BYTES;

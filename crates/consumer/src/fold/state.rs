@@ -31,8 +31,8 @@ pub(crate) struct DeviceState {
     pub(crate) sensors: Vec<SensorState>,
     /// Where the partition was at its last message; `None` if that is not known.
     pub(crate) heard: Option<Heard>,
-    /// Its last silence.
-    pub(crate) silence: Option<AlertState>,
+    /// Its last silence. Few devices have one, and others need no room for it.
+    pub(crate) silence: Option<Box<AlertState>>,
 }
 
 /// One sensor of a device.

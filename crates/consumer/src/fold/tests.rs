@@ -501,3 +501,12 @@ fn other_rules_start_anew_and_leave_values_and_windows_alone() {
     assert_eq!(active_alerts(&restored), 0);
     assert_eq!(old.alerts.len(), new.alerts.len());
 }
+
+#[test]
+fn a_device_has_no_room_for_more_than_it_needs() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    feed(&mut fold, 0, (0, 0, None, 0, 1.0)).unwrap();
+    let Tracked { state, marks, .. } = &fold.devices[0];
+    assert_eq!((state.sensors.capacity(), marks.capacity()), (1, 1));
+    assert_eq!(state.sensors[0].windows.open.capacity(), SIZES.len());
+}

@@ -206,6 +206,8 @@ impl SensorWindows {
             }
             Err(at) => {
                 let window = Window::new(size, start, timestamp, value);
+                // As many as are open at most: by itself the list would keep room for eight.
+                self.open.reserve_exact(1);
                 self.open.insert(at, window);
                 Added::Opened(seals_at)
             }

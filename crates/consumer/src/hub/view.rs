@@ -165,7 +165,10 @@ impl View {
                 partition: part.partition.clone(),
                 place: part.devices.len(),
             };
-            self.index.entry(change.key.clone()).or_default().push(spot);
+            let spots = self.index.entry(change.key.clone()).or_default();
+            // Nearly always the only one; by itself the list would keep room for four.
+            spots.reserve_exact(1);
+            spots.push(spot);
             part.devices.push(Arc::new(change));
         }
         let partition = part.partition.clone();

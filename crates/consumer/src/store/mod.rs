@@ -32,6 +32,14 @@ pub(crate) enum Change {
     },
 }
 
+impl Change {
+    /// Bytes of its key and its value.
+    fn bytes(&self) -> usize {
+        let (Self::Live { key, value } | Self::Window { key, value, .. }) = self;
+        key.len() + value.len()
+    }
+}
+
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step<'a> {

@@ -33,6 +33,10 @@ const READS: usize = 5;
 /// Most values in one step, below the end of Lua's `unpack` at about 8,000
 /// arguments. The pipeline ends a step at 3,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
+/// What comes before the changes of a step, and their bytes; bytes of a number.
+const HEAD_ARGS: usize = 8;
+const HEAD_BYTES: usize = 400;
+const NUMBER_BYTES: usize = 20;
 
 /// Name and value.
 type Field = (Vec<u8>, Vec<u8>);
@@ -187,8 +191,11 @@ impl Redis {
         }
         debug_assert!(live.len() <= MOST_LIVE, "the pipeline ends steps earlier");
         let prefix = self.key_prefix(step.partition);
-        let mut call = cmd(command);
-        call.arg(script).arg(1 + windows.len());
+        // Rather too much: room that is short by a byte would be doubled.
+        let bytes = |change: &Change| change.bytes() + prefix.len() + NUMBER_BYTES;
+        let bytes = HEAD_BYTES + step.changes.iter().map(bytes).sum::<usize>();
+        let mut call = Cmd::with_capacity(HEAD_ARGS + 3 * step.changes.len(), bytes);
+        call.arg(command).arg(script).arg(1 + windows.len());
         call.arg(self.state_key(step.partition));
         for (key, ..) in &windows {
             call.arg(format!("{prefix}{key}"));
