@@ -16,11 +16,12 @@ use iot_core::headers;
 use iot_service::health::Component;
 use rskafka::chrono::DateTime;
 use rskafka::client::error::{Error, ProtocolError};
-use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
+use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use rskafka::{BackoffConfig, BackoffError, ConnectionError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{SendError, Sent, Sink, compress};
 use crate::config::{CompressionKind, KafkaConfig, OnUnavailable, SimulatorConfig};
@@ -29,6 +30,8 @@ use crate::metrics::Metrics;
 
 /// The compression of every so many batches of a partition is measured.
 const MEASURED: u64 = 64;
+/// Between two looks at a partition that is new.
+const SETTLE: Duration = Duration::from_millis(20);
 /// After so many batches larger requests are tried again.
 const GROWS_AFTER: u32 = 100;
 
@@ -107,7 +110,8 @@ impl Topic {
     async fn try_open(&self) -> anyhow::Result<Vec<Partition>> {
         let (client, config) = (connect(&self.config).await?, &self.config);
         let mut partitions = partitions(&client, config).await?;
-        if partitions.is_empty() {
+        let is_new = partitions.is_empty();
+        if is_new {
             create_topic(&client, config)
                 .await
                 .with_context(|| format!("creating topic {}", config.topic))?;
@@ -116,7 +120,28 @@ impl Topic {
             let partitions = partitions.len();
             tracing::info!(topic = config.topic, partitions, "topic found");
         }
-        self.open_all(&client, partitions).await
+        let opened = self.open_all(&client, partitions).await?;
+        if is_new {
+            self.settle(&opened).await;
+        }
+        Ok(opened)
+    }
+
+    /// Waits until brokers lead the partitions of a topic that is new: for a moment they
+    /// refuse what they are sent for it. What else may be wrong the lanes will say.
+    async fn settle(&self, partitions: &[Partition]) {
+        let deadline = Instant::now() + *self.config.request_timeout;
+        for client in partitions.iter().filter_map(|new| new.client.as_ref()) {
+            while let Err(error) = within(&self.config, client.get_offset(OffsetAt::Latest)).await
+                && Instant::now() < deadline
+            {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "a new partition has no leader yet"
+                );
+                tokio::time::sleep(SETTLE).await;
+            }
+        }
     }
 
     /// Opens the partitions behind the first `known`.

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::stack::{environment, fresh};
+
 fn simulator(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
         .args(["--set", "ops.listen=127.0.0.1:0", "--set", "http.listen="])
@@ -47,6 +49,24 @@ fn the_figures_of_a_run_are_one_line_of_json() {
         assert_eq!(figures[name], expected, "{name} of {figures}");
     }
     assert!(figures["send_p99_ms"].as_f64().unwrap() >= 0.0, "{figures}");
+}
+
+#[test]
+#[ignore = "needs the stack"]
+fn a_topic_that_is_missing_is_made_without_an_error() {
+    let brokers = format!("kafka.brokers={}", environment("KAFKA_BROKERS"));
+    let topic = format!("kafka.topic={}", fresh("simulator-new"));
+    let load = ["--messages", "1000", "--rate", "max", "--sink", "kafka"];
+    let sets = ["--set", &brokers, "--set", &topic];
+    let output = simulator(&[&["run", "--json"][..], &load, &sets].concat());
+    let log = text(&output.stderr);
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&figures["messages"], &figures["errors"]),
+        (&1_000.into(), &0.into()),
+        "{log}"
+    );
+    assert!(log.contains("topic created"), "{log}");
 }
 
 #[test]
