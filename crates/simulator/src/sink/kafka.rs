@@ -537,7 +537,11 @@ fn records(batch: &Batch, from: usize, count: usize, media_type: &str) -> Vec<Re
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
+    use crate::config::SinkKind;
 
     /// Sends a batch of messages of these sizes to a topic that takes `most` at
     /// once; the requests, and how many messages were refused.
@@ -574,5 +578,23 @@ mod tests {
             assert_eq!(send(&mut progress, &[1; 8], 4).0, [4, 4]);
         }
         assert_eq!(send(&mut progress, &[1; 8], 8).0, [8]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_new_partition_is_used_once_it_has_a_leader() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("new", 1, 1).unwrap();
+        let mut config = SimulatorConfig::default();
+        config.kafka.topic = "new".into();
+        config.kafka.brokers = vec![cluster.bootstrap_servers()];
+        let metrics = Metrics::new(&prometheus::Registry::new(), SinkKind::Kafka).unwrap();
+        let topic = Topic::new(&config, metrics);
+        let client = connect(&topic.config).await.unwrap();
+        let opened = topic.open_all(&client, vec![0]).await.unwrap();
+        let none = RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &[none; 5]);
+        topic.settle(&opened).await;
+        let client = opened[0].client.as_ref().unwrap();
+        assert_eq!(client.get_offset(OffsetAt::Latest).await.unwrap(), 0);
     }
 }
