@@ -75,6 +75,8 @@ pub(crate) fn observe(
             Transition::Raised
         }
         (None, Verdict::Beyond(finding)) => {
+            // Most sensors have one at most: by itself the list would keep room for four.
+            alerts.reserve_exact(1);
             alerts.push(AlertState::new(kind, finding, moment));
             Transition::Raised
         }

@@ -1,7 +1,7 @@
 //! The assigned partitions as the group's thread sees them: what is on the way
 //! to their owners.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -161,9 +161,10 @@ impl Slot {
     }
 }
 
-/// All assigned partitions.
+/// All assigned partitions. Sorted rather than hashed: each message looks its own up
+/// among few.
 #[derive(Debug, Default)]
-pub(super) struct Slots(HashMap<String, HashMap<i32, Slot>>);
+pub(super) struct Slots(BTreeMap<String, BTreeMap<i32, Slot>>);
 
 /// What delivering asks of the consumer.
 #[derive(Debug, Default)]
@@ -216,7 +217,7 @@ impl Slots {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.values().map(HashMap::len).sum()
+        self.0.values().map(BTreeMap::len).sum()
     }
 
     pub(super) fn partitions(&self) -> Vec<Partition> {
