@@ -1,52 +1,13 @@
 //! The same message as Protobuf: `proto/iot/v1/device_message.proto`, which a
-//! test holds against this.
+//! test holds against this. Read field by field with prost's functions, because
+//! messages that prost derives own each of their texts.
 
 use std::borrow::Cow;
 
-use prost::Message;
+use prost::DecodeError;
+use prost::encoding::{self, DecodeContext, WireType, decode_key, decode_varint};
 
 use super::{DeviceMessage, Location, ParseError, Quality, Reading};
-
-/// `DeviceMessage` of the `.proto`, to be read.
-#[derive(Clone, PartialEq, Message)]
-struct WireMessage {
-    #[prost(string, tag = "1")]
-    device_id: String,
-    #[prost(string, optional, tag = "2")]
-    tenant: Option<String>,
-    #[prost(string, optional, tag = "3")]
-    project: Option<String>,
-    #[prost(uint64, optional, tag = "4")]
-    seq: Option<u64>,
-    #[prost(int64, optional, tag = "5")]
-    timestamp: Option<i64>,
-    #[prost(message, optional, tag = "6")]
-    location: Option<WireLocation>,
-    #[prost(message, repeated, tag = "7")]
-    readings: Vec<WireReading>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct WireLocation {
-    #[prost(string, tag = "1")]
-    building: String,
-    #[prost(string, tag = "2")]
-    floor: String,
-    #[prost(string, tag = "3")]
-    room: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct WireReading {
-    #[prost(string, tag = "1")]
-    sensor: String,
-    #[prost(double, optional, tag = "2")]
-    value: Option<f64>,
-    #[prost(string, optional, tag = "3")]
-    unit: Option<String>,
-    #[prost(int32, tag = "4")]
-    quality: i32,
-}
 
 impl Quality {
     fn from_number(number: i32) -> Option<Self> {
@@ -60,67 +21,238 @@ impl Quality {
 }
 
 /// Reads a device message from Protobuf; the same must hold of it as of one in
-/// JSON.
+/// JSON. Text is borrowed from `payload`.
 ///
 /// # Errors
 /// What is wrong; see [`ParseError::reason`] for the short form.
-pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'static>, ParseError> {
+pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     if payload.is_empty() {
         return Err(ParseError::Empty);
     }
-    let wire = WireMessage::decode(payload).map_err(|error| ParseError::NotProtobuf {
-        detail: error.to_string(),
+    let mut message = DeviceMessage {
+        device_id: Cow::Borrowed(""),
+        tenant: None,
+        project: None,
+        seq: None,
+        timestamp: 0,
+        location: None,
+        readings: Vec::new(),
+    };
+    let (mut timestamp, mut wrong) = (None, None);
+    fields(payload, |field| {
+        match field.tag {
+            1 => message.device_id = field.text()?,
+            2 => message.tenant = Some(field.text()?),
+            3 => message.project = Some(field.text()?),
+            4 => message.seq = Some(field.number(encoding::uint64::merge)?),
+            5 => timestamp = Some(field.number(encoding::int64::merge)?),
+            6 => place(message.location.get_or_insert_default(), field.bytes()?)?,
+            7 => match reading(field.bytes()?)? {
+                Ok(reading) => message.readings.push(reading),
+                // What is no Protobuf at all is worse, and may follow.
+                Err(error) => {
+                    wrong.get_or_insert(error);
+                }
+            },
+            _ => field.skip()?,
+        }
+        Ok(())
     })?;
-    if wire.readings.is_empty() {
+    if message.readings.is_empty() && wrong.is_none() {
         return Err(ParseError::NoReadings);
     }
-    let missing = |field| ParseError::MissingField { field };
-    let readings = wire.readings.into_iter().map(reading);
-    Ok(DeviceMessage {
-        device_id: not_empty(wire.device_id, "device_id")?,
-        tenant: wire.tenant.map(Cow::Owned),
-        project: wire.project.map(Cow::Owned),
-        seq: wire.seq,
-        timestamp: wire.timestamp.ok_or_else(|| missing("timestamp"))?,
-        location: wire.location.map(|place| Location {
-            building: Cow::Owned(place.building),
-            floor: Cow::Owned(place.floor),
-            room: Cow::Owned(place.room),
-        }),
-        readings: readings.collect::<Result<_, _>>()?,
+    not_empty(&message.device_id, "device_id")?;
+    message.timestamp = timestamp.ok_or(ParseError::MissingField { field: "timestamp" })?;
+    wrong.map_or(Ok(message), Err)
+}
+
+fn place<'b>(place: &mut Location<'b>, bytes: &'b [u8]) -> Result<(), ParseError> {
+    fields(bytes, |field| {
+        match field.tag {
+            1 => place.building = field.text()?,
+            2 => place.floor = field.text()?,
+            3 => place.room = field.text()?,
+            _ => field.skip()?,
+        }
+        Ok(())
     })
 }
 
-fn reading(wire: WireReading) -> Result<Reading<'static>, ParseError> {
-    let value = wire
-        .value
-        .ok_or(ParseError::MissingField { field: "value" })?;
-    if !value.is_finite() {
-        return Err(ParseError::NotFinite);
-    }
-    Ok(Reading {
-        sensor: not_empty(wire.sensor, "sensor")?,
+/// A reading, or what is wrong with one that is Protobuf.
+fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> {
+    let (mut sensor, mut value, mut unit, mut quality) = (Cow::Borrowed(""), None, None, 0);
+    fields(bytes, |field| {
+        match field.tag {
+            1 => sensor = field.text()?,
+            2 => value = Some(field.number(encoding::double::merge)?),
+            3 => unit = Some(field.text()?),
+            4 => quality = field.number(encoding::int32::merge)?,
+            _ => field.skip()?,
+        }
+        Ok(())
+    })?;
+    let check = || {
+        let value = value.ok_or(ParseError::MissingField { field: "value" })?;
+        if !value.is_finite() {
+            return Err(ParseError::NotFinite);
+        }
+        not_empty(&sensor, "sensor")?;
+        let quality = Quality::from_number(quality).ok_or(ParseError::UnknownQuality)?;
+        Ok((value, quality))
+    };
+    Ok(check().map(|(value, quality)| Reading {
+        sensor,
         value,
-        unit: wire.unit.map(Cow::Owned),
-        quality: Quality::from_number(wire.quality).ok_or(ParseError::UnknownQuality)?,
-    })
+        unit,
+        quality,
+    }))
 }
 
-fn not_empty(text: String, field: &'static str) -> Result<Cow<'static, str>, ParseError> {
+fn not_empty(text: &str, field: &'static str) -> Result<(), ParseError> {
     match text.is_empty() {
         true => Err(ParseError::EmptyField { field }),
-        false => Ok(Cow::Owned(text)),
+        false => Ok(()),
+    }
+}
+
+/// A field whose value is about to be read.
+struct Field<'f, 'b> {
+    tag: u32,
+    kind: WireType,
+    /// Begins with the value.
+    rest: &'f mut &'b [u8],
+}
+
+/// Calls `take` with each field of a message; it has to read the value.
+fn fields<'b>(
+    mut rest: &'b [u8],
+    mut take: impl FnMut(Field<'_, 'b>) -> Result<(), ParseError>,
+) -> Result<(), ParseError> {
+    while !rest.is_empty() {
+        let (tag, kind) = decode_key(&mut rest).map_err(malformed)?;
+        let rest = &mut rest;
+        take(Field { tag, kind, rest })?;
+    }
+    Ok(())
+}
+
+impl<'b> Field<'_, 'b> {
+    fn text(self) -> Result<Cow<'b, str>, ParseError> {
+        let tag = self.tag;
+        let text = std::str::from_utf8(self.bytes()?);
+        let text = text.map_err(|error| malformed(format!("field {tag}: {error}")))?;
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn bytes(self) -> Result<&'b [u8], ParseError> {
+        encoding::check_wire_type(WireType::LengthDelimited, self.kind).map_err(malformed)?;
+        let length = decode_varint(self.rest).map_err(malformed)?;
+        let bytes = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.rest.split_off(..length));
+        bytes.ok_or_else(|| malformed(format!("field {} ends too early", self.tag)))
+    }
+
+    /// A number, as one of prost's functions reads it.
+    fn number<T: Default>(
+        self,
+        read: impl FnOnce(WireType, &mut T, &mut &'b [u8], DecodeContext) -> Result<(), DecodeError>,
+    ) -> Result<T, ParseError> {
+        let mut value = T::default();
+        read(self.kind, &mut value, self.rest, DecodeContext::default()).map_err(malformed)?;
+        Ok(value)
+    }
+
+    fn skip(self) -> Result<(), ParseError> {
+        let context = DecodeContext::default();
+        encoding::skip_field(self.kind, self.tag, self.rest, context).map_err(malformed)
+    }
+}
+
+fn malformed(error: impl ToString) -> ParseError {
+    ParseError::NotProtobuf {
+        detail: error.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message;
     use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
     use super::super::template::tests::written;
     use super::super::tests::any_message;
     use super::*;
+
+    /// `DeviceMessage` of the `.proto`, as prost reads it.
+    #[derive(Clone, PartialEq, Message)]
+    struct WireMessage {
+        #[prost(string, tag = "1")]
+        device_id: String,
+        #[prost(string, optional, tag = "2")]
+        tenant: Option<String>,
+        #[prost(string, optional, tag = "3")]
+        project: Option<String>,
+        #[prost(uint64, optional, tag = "4")]
+        seq: Option<u64>,
+        #[prost(int64, optional, tag = "5")]
+        timestamp: Option<i64>,
+        #[prost(message, optional, tag = "6")]
+        location: Option<WireLocation>,
+        #[prost(message, repeated, tag = "7")]
+        readings: Vec<WireReading>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct WireLocation {
+        #[prost(string, tag = "1")]
+        building: String,
+        #[prost(string, tag = "2")]
+        floor: String,
+        #[prost(string, tag = "3")]
+        room: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct WireReading {
+        #[prost(string, tag = "1")]
+        sensor: String,
+        #[prost(double, optional, tag = "2")]
+        value: Option<f64>,
+        #[prost(string, optional, tag = "3")]
+        unit: Option<String>,
+        #[prost(int32, tag = "4")]
+        quality: i32,
+    }
+
+    impl WireMessage {
+        /// The same as what is tested, if nothing is missing or wrong.
+        fn message(self) -> Option<DeviceMessage<'static>> {
+            let reading = |wire: WireReading| {
+                Some(Reading {
+                    sensor: Some(wire.sensor).filter(|name| !name.is_empty())?.into(),
+                    value: wire.value.filter(|value| value.is_finite())?,
+                    unit: wire.unit.map(Cow::Owned),
+                    quality: Quality::from_number(wire.quality)?,
+                })
+            };
+            let readings: Option<Vec<_>> = self.readings.into_iter().map(reading).collect();
+            Some(DeviceMessage {
+                device_id: Some(self.device_id).filter(|id| !id.is_empty())?.into(),
+                tenant: self.tenant.map(Cow::Owned),
+                project: self.project.map(Cow::Owned),
+                seq: self.seq,
+                timestamp: self.timestamp?,
+                location: self.location.map(|place| Location {
+                    building: place.building.into(),
+                    floor: place.floor.into(),
+                    room: place.room.into(),
+                }),
+                readings: readings.filter(|readings| !readings.is_empty())?,
+            })
+        }
+    }
 
     /// What others make of it, who have only the `.proto`: in its field names.
     fn by_the_proto(payload: &[u8]) -> serde_json::Value {
@@ -173,10 +305,29 @@ mod tests {
             prop_assert_eq!(by_the_proto(&protobuf), json);
         }
 
-        /// Whatever the bytes are, they are a message or an error.
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Whatever the bytes are, prost would have read the same: a message with fields
+        /// doubled, cut, of other types, unknown, or nothing like it.
         #[test]
-        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse_protobuf(&bytes);
+        fn any_bytes_are_read_as_prost_does(
+            messages in proptest::collection::vec(any_message(), 0..3),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            more in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut bytes: Vec<u8> = messages.iter().flat_map(|message| written(message)).collect();
+            for (at, byte) in changes.iter().filter(|_| !bytes.is_empty()).collect::<Vec<_>>() {
+                *at.get_mut(&mut bytes) = *byte;
+            }
+            bytes.extend(&more);
+            let expected = WireMessage::decode(&bytes[..]);
+            let found = parse_protobuf(&bytes);
+            let malformed = matches!(found, Err(ParseError::NotProtobuf { .. }));
+            prop_assert_eq!(malformed, expected.is_err(), "{:?} {:?}", found, expected);
+            prop_assert_eq!(found.ok(), expected.ok().and_then(WireMessage::message));
         }
     }
 
@@ -192,7 +343,7 @@ mod tests {
             ..WireMessage::default()
         };
         change(&mut wire);
-        parse_protobuf(&wire.encode_to_vec())
+        parse_protobuf(&wire.encode_to_vec()).map(DeviceMessage::into_owned)
     }
 
     #[test]

@@ -176,7 +176,7 @@ pub(crate) fn read_topic(brokers: &str, topic: &str) -> Vec<Arrived> {
             partition: record.partition(),
             key: text(record.key().unwrap()),
             message: match headers["content-type"].as_str() {
-                "application/protobuf" => parse_protobuf(payload).unwrap(),
+                "application/protobuf" => parse_protobuf(payload).unwrap().into_owned(),
                 _ => parse(payload).unwrap().into_owned(),
             },
             headers,
