@@ -16,6 +16,7 @@ SIZES = (1_000, 10_000, 100_000)
 # Of the load that is held.
 RATE = 100_000
 SECONDS = 60
+BARE_SECONDS = 20
 
 
 def main(args):
@@ -114,24 +115,54 @@ def redis_cli(*command):
 
 
 def hold(_args, directory):
-    """A steady load, and how far the consumer is behind it."""
+    """A steady load, how far the consumer is behind it, and what a bare client takes of the same."""
     results = {}
     for kind in ("json", "five"):
+        bare = hold_bare(kind, directory)
         topic = f"hold-{kind}"
         fill(topic, 1_000_000, KINDS[kind])
         with common.running(Consumer(topic, topic, directory)) as consumer:
             common.wait_for(lambda: consumer.metric("kafka_consumer_messages_consumed_total") >= 1_000_000)
-            results[f"hold_{kind}"] = hold_load(consumer, topic, KINDS[kind])
-        print(f"\nhold_{kind}: {RATE:,} msg/s\n  " + "  ".join(f"{key} {value}" for key, value in results[f"hold_{kind}"].items()), flush=True)
+            result = hold_load(consumer, topic, kind)
+        result |= {"bare_cores": bare, "times_bare": round(result["cores"] / bare, 2)}
+        results[f"hold_{kind}"] = result
+        print(f"\nhold_{kind}: {RATE:,} msg/s\n  " + "  ".join(f"{key} {value}" for key, value in result.items()), flush=True)
     return results
 
 
-def hold_load(consumer, topic, flags):
-    """The load, looked at every quarter of a second."""
+def hold_bare(kind, directory):
+    """How much of a core a bare client takes."""
+    topic = f"hold-bare-{kind}"
+    # It reads from the begin: once there is a topic it is as far as the load.
+    fill(topic, 1_000, KINDS[kind])
+    command = [common.BIN / "iot-ledger", "consume", "--topic", topic, "--messages", str(2 * RATE * SECONDS)]
+    load = start_load(topic, kind, BARE_SECONDS + 2)
+    with open(directory / f"{topic}.log", "wb") as log, common.running(common.Process("iot-ledger", command, log)) as bare:
+        time.sleep(2)
+        began, (cpu, _) = time.monotonic(), bare.usage()
+        time.sleep(BARE_SECONDS - 2)
+        cores = (bare.usage()[0] - cpu) / (time.monotonic() - began)
+    end_load(load)
+    return round(cores, 3)
+
+
+def start_load(topic, kind, seconds):
+    """The load."""
     command = [common.BIN / "iot-simulator", "run", "--devices", str(DEVICES), "--rate", str(RATE),
-               "--duration", f"{SECONDS + 2}s", "--sink", "kafka", "--set", f"kafka.topic={topic}", *LZ4, *flags,
+               "--duration", f"{seconds}s", "--sink", "kafka", "--set", f"kafka.topic={topic}", *LZ4, *KINDS[kind],
                "--set", "http.listen=", "--set", f"ops.listen=127.0.0.1:{common.free_port()}", "--set", "log.level=warn"]
-    load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def end_load(load):
+    """Waits for its end."""
+    if load.wait():
+        sys.exit("bench: the simulator failed")
+
+
+def hold_load(consumer, topic, kind):
+    """The load, looked at every quarter of a second."""
+    load = start_load(topic, kind, SECONDS + 2)
     time.sleep(2)
     began, (cpu, _) = time.monotonic(), consumer.usage()
     read = consumer.metric("kafka_consumer_messages_consumed_total")
@@ -141,8 +172,7 @@ def hold_load(consumer, topic, flags):
         time.sleep(0.25)
     took, (after, peak) = time.monotonic() - began, consumer.usage()
     rate = (consumer.metric("kafka_consumer_messages_consumed_total") - read) / took
-    if load.wait():
-        sys.exit("bench: the simulator failed")
+    end_load(load)
     return {
         "rate": round(rate),
         "cores": round((after - cpu) / took, 3),
