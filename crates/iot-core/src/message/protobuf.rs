@@ -304,7 +304,6 @@ mod tests {
             let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(by_the_proto(&protobuf), json);
         }
-
     }
 
     proptest! {
@@ -316,12 +315,15 @@ mod tests {
         fn any_bytes_are_read_as_prost_does(
             messages in proptest::collection::vec(any_message(), 0..3),
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in 0..40_usize,
             more in proptest::collection::vec(any::<u8>(), 0..20),
         ) {
             let mut bytes: Vec<u8> = messages.iter().flat_map(|message| written(message)).collect();
-            for (at, byte) in changes.iter().filter(|_| !bytes.is_empty()).collect::<Vec<_>>() {
-                *at.get_mut(&mut bytes) = *byte;
+            if !bytes.is_empty() {
+                changes.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes) = *byte);
             }
+            // Half of them stay whole.
+            bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(20)));
             bytes.extend(&more);
             let expected = WireMessage::decode(&bytes[..]);
             let found = parse_protobuf(&bytes);

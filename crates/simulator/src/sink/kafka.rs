@@ -21,7 +21,6 @@ use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use rskafka::{BackoffConfig, BackoffError, ConnectionError};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::{SendError, Sent, Sink, compress};
 use crate::config::{CompressionKind, KafkaConfig, OnUnavailable, SimulatorConfig};
@@ -130,18 +129,18 @@ impl Topic {
     /// Waits until brokers lead the partitions of a topic that is new: for a moment they
     /// refuse what they are sent for it. What else may be wrong the lanes will say.
     async fn settle(&self, partitions: &[Partition]) {
-        let deadline = Instant::now() + *self.config.request_timeout;
-        for client in partitions.iter().filter_map(|new| new.client.as_ref()) {
-            while let Err(error) = within(&self.config, client.get_offset(OffsetAt::Latest)).await
-                && Instant::now() < deadline
-            {
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    "a new partition has no leader yet"
-                );
-                tokio::time::sleep(SETTLE).await;
+        let settled = async {
+            for client in partitions.iter().filter_map(|new| new.client.as_ref()) {
+                let end = || within(&self.config, client.get_offset(OffsetAt::Latest));
+                while let Err(error) = end().await {
+                    let error = format!("{error:#}");
+                    tracing::debug!(error, "a new partition has no leader yet");
+                    tokio::time::sleep(SETTLE).await;
+                }
             }
-        }
+        };
+        // All of them together: a broker that does not answer would cost each its time.
+        let _ = tokio::time::timeout(*self.config.request_timeout, settled).await;
     }
 
     /// Opens the partitions behind the first `known`.
