@@ -137,6 +137,7 @@ pub(crate) struct Metrics {
     pub(crate) active_partitions: IntGauge,
     pub(crate) paused_partitions: IntGauge,
     pub(crate) lost_records: IntCounter,
+    pub(crate) fetch_errors: IntCounter,
     pub(crate) commit_errors: IntCounter,
     pub(crate) readings: IntCounter,
     pub(crate) stale: IntCounter,
@@ -200,6 +201,10 @@ impl Metrics {
             lost_records: make.counter(
                 "kafka_consumer_lost_records_total",
                 "Records that Kafka deleted before they were read",
+            )?,
+            fetch_errors: make.counter(
+                "kafka_consumer_fetch_errors_total",
+                "Failed tries to fetch a partition, after each of which its leader is looked for anew",
             )?,
             commit_errors: make.counter(
                 "kafka_consumer_commit_errors_total",

@@ -25,7 +25,7 @@ use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
-use crate::kafka::group::Command;
+use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
 use crate::mapping::Mappings;
@@ -211,6 +211,8 @@ impl Pipeline {
         }
         self.laps.pause(Instant::now());
         self.count(folded);
+        // Beyond its last record there may be what was aborted.
+        self.next = batch.next();
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
@@ -336,12 +338,12 @@ impl Pipeline {
         })?;
         self.applied = self.next;
         self.ahead = false;
-        let command = Command::Commit {
+        let commit = Commit {
             partition: self.partition.clone(),
             offset: self.next,
         };
         // Without the group's thread there is nobody to tell.
-        let _ = self.shared.commands.send(command).await;
+        let _ = self.shared.commits.send(commit).await;
         Ok(())
     }
 }
