@@ -313,7 +313,6 @@ impl Group {
         let metrics = &self.member.metrics;
         let now = jiff::Timestamp::now().as_millisecond();
         let ends = &self.member.ends;
-        self.slots.look();
         ends.ask(self.slots.not_flowing());
         let ends = ends.known();
         let lags = self.slots.lags(&ends, now);
@@ -324,7 +323,7 @@ impl Group {
         let total = lag.sum();
         metrics.lag_total.set(total);
         metrics.depth(Queue::Partitions, self.slots.waiting());
-        metrics.paused_partitions.set(self.slots.behind() as i64);
+        metrics.paused_partitions.set(self.slots.full() as i64);
         self.slots.check_owners(health);
     }
 

@@ -1,6 +1,6 @@
 //! How far a partition has been processed, and how far behind that is.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     end: AtomicI64,
     /// Records that are fetched and not processed yet.
     waiting: AtomicUsize,
+    /// So many of them that no more are fetched.
+    full: AtomicBool,
     standing: Mutex<Standing>,
 }
 
@@ -38,6 +40,7 @@ impl Default for Progress {
             oldest: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(UNKNOWN),
             waiting: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
             standing: Mutex::new(Standing {
                 is_read: false,
                 since: Instant::now(),
@@ -51,6 +54,7 @@ impl Progress {
     /// Its state is being loaded, and after that it is to be read from another offset.
     pub(crate) fn load(&self) {
         self.end.store(UNKNOWN, Ordering::Relaxed);
+        self.set_full(false);
         let mut standing = self.standing();
         (standing.is_read, standing.since) = (false, Instant::now());
     }
@@ -109,6 +113,14 @@ impl Progress {
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     fn oldest(&self) -> Option<i64> {

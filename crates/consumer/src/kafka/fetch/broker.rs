@@ -72,6 +72,9 @@ impl Broker {
                 settled = Instant::now() + SETTLED;
             }
             self.readings.retain(|reading| !reading.is_over());
+            for reading in &self.readings {
+                reading.progress.set_full(!reading.has_room());
+            }
             if self.readings.is_empty() {
                 return Ok(());
             }

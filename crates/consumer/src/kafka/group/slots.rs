@@ -30,10 +30,6 @@ pub(super) struct Slot {
     stop: CancellationToken,
     progress: Arc<Progress>,
     gauge: Gauge,
-    /// Where its owner was when it was last looked at, and whether it stood still since
-    /// with something to do.
-    seen: Option<i64>,
-    is_behind: bool,
     owner: JoinHandle<()>,
 }
 
@@ -44,15 +40,9 @@ impl Slot {
         self.owner
     }
 
-    fn look(&mut self) {
-        let position = self.progress.position();
-        self.is_behind = self.progress.waiting() > 0 && self.seen == position;
-        self.seen = position;
-    }
-
     /// Whether fetches tell where its log ends.
     fn is_flowing(&self) -> bool {
-        !self.is_behind && self.progress.not_read().is_none()
+        !self.progress.is_full() && self.progress.not_read().is_none()
     }
 }
 
@@ -73,8 +63,6 @@ impl Slots {
             stop,
             progress,
             gauge: Gauge::default(),
-            seen: None,
-            is_behind: false,
             owner: start_owner(inbox),
         };
         self.0.insert(partition, slot);
@@ -103,14 +91,12 @@ impl Slots {
         })
     }
 
-    /// Looks which owners move; to be called once in a while.
-    pub(super) fn look(&mut self) {
-        self.0.values_mut().for_each(Slot::look);
-    }
-
-    /// Those whose owners are behind, and don't move.
-    pub(super) fn behind(&self) -> usize {
-        self.0.values().filter(|slot| slot.is_behind).count()
+    /// Those that are not fetched because their owners are behind.
+    pub(super) fn full(&self) -> usize {
+        self.0
+            .values()
+            .filter(|slot| slot.progress.is_full())
+            .count()
     }
 
     /// Records that wait for owners or are with them.
@@ -156,11 +142,10 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::progress::Waiting;
 
     /// The lag in messages when the owner is at 5, the log ended at 7 by the last fetch,
     /// and it is asked for 20.
-    async fn lag(change: impl FnOnce(&mut Slots, &Arc<Progress>)) -> i64 {
+    async fn lag(change: impl FnOnce(&Progress)) -> i64 {
         let (inboxes, taken) = std::sync::mpsc::channel();
         let start_owner: StartOwner = Box::new(move |inbox| {
             inboxes.send(inbox).unwrap();
@@ -173,7 +158,7 @@ mod tests {
         progress.reach(5);
         progress.ends_at(7);
         progress.is_read();
-        change(&mut slots, &progress);
+        change(&progress);
         let ends = LogEnds::from([(partition, 20)]);
         let mut lags = slots.lags(&ends, 0);
         lags.next().unwrap().1.messages
@@ -181,27 +166,9 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_partition_that_is_not_fetched_kafka_says_where_it_ends() {
-        assert_eq!(lag(|_, _| ()).await, 2);
-        assert_eq!(lag(|_, progress| progress.load()).await, 15);
-        let refused = |_: &mut Slots, progress: &Arc<Progress>| progress.troubled("no".into());
-        assert_eq!(lag(refused).await, 15);
-    }
-
-    #[tokio::test]
-    async fn an_owner_that_stands_still_with_something_to_do_is_behind() {
-        let stands = |slots: &mut Slots, progress: &Arc<Progress>| {
-            slots.look();
-            slots.look();
-            assert_eq!((slots.behind(), slots.waiting()), (0, 0), "nothing to do");
-            let waiting = Waiting::new(progress.clone(), 3);
-            slots.look();
-            assert_eq!((slots.behind(), slots.waiting()), (1, 3));
-            progress.reach(6);
-            slots.look();
-            assert_eq!(slots.behind(), 0, "it moves");
-            slots.look();
-            std::mem::forget(waiting);
-        };
-        assert_eq!(lag(stands).await, 14);
+        assert_eq!(lag(|_| ()).await, 2);
+        assert_eq!(lag(Progress::load).await, 15);
+        assert_eq!(lag(|progress| progress.troubled("no".into())).await, 15);
+        assert_eq!(lag(|progress| progress.set_full(true)).await, 15);
     }
 }
