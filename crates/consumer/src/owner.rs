@@ -359,7 +359,10 @@ impl Owner {
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
                 batch = reader.next() => match batch {
                     Ok(batch) => pipeline.process(batch).await,
-                    Err(unreadable) => return self.after(&unreadable).await,
+                    Err(unreadable) => {
+                        self.finish(pipeline).await;
+                        return self.after(&unreadable).await;
+                    }
                 },
             };
             match done {

@@ -6,8 +6,9 @@ use std::ops::Range;
 use rdkafka::Message;
 use rdkafka::message::Headers;
 
-/// Memory that a batch keeps for the next one.
-const KEPT: usize = 4 << 20;
+/// Bytes and records that a batch keeps memory of for the next one.
+const KEPT_BYTES: usize = 4 << 20;
+const KEPT_RECORDS: usize = 20_000;
 /// The time of a record that has none.
 const NO_TIME: i64 = -1;
 
@@ -60,9 +61,11 @@ impl Batch {
     /// Forgets everything but the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT);
+        self.bytes.shrink_to(KEPT_BYTES);
         self.records.clear();
+        self.records.shrink_to(KEPT_RECORDS);
         self.headers.clear();
+        self.headers.shrink_to(KEPT_RECORDS);
     }
 
     /// For records to be put in, and then taken.

@@ -12,6 +12,7 @@ pub(crate) mod topic;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_service::kafka::LIBRDKAFKA_PROPERTIES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -28,7 +29,7 @@ const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
 const NO_QUEUE: &str = "records do not come by librdkafka's queue: see fetch.max.bytes";
 
 /// Properties that can't be given, and why.
-pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
+const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
     ("group.id", "use kafka.group"),
@@ -57,6 +58,20 @@ pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("queued.max.messages.kbytes", NO_QUEUE),
     ("fetch.error.backoff.ms", NO_QUEUE),
 ];
+
+/// Begins of further such names: records are fetched by a client that knows nothing of
+/// them, so that they would be half in force.
+const OWN_PREFIXES: &[&str] = &["ssl.", "sasl.", "enable.ssl.", "enable.sasl."];
+
+/// Why a property can't be given, if it can't.
+pub(crate) fn refused(name: &str) -> Option<&'static str> {
+    let mut all = OWN_PROPERTIES.iter().chain(LIBRDKAFKA_PROPERTIES);
+    if let Some((_, reason)) = all.find(|(own, _)| *own == name) {
+        return Some(reason);
+    }
+    let is_own = OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    is_own.then_some("use kafka.security")
+}
 
 /// Configuration of the group member.
 ///

@@ -76,7 +76,7 @@ impl Progress {
     }
 
     /// It is read, whatever there was before.
-    pub(super) fn is_read(&self) {
+    pub(super) fn set_read(&self) {
         let mut standing = self.standing();
         if !standing.is_read {
             *standing = Standing {

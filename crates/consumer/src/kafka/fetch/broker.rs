@@ -178,7 +178,7 @@ fn receive(reading: &mut Reading, fetched: FetchedPartition<'_>) {
     let progress = &reading.progress;
     progress.ends_at(fetched.end);
     if fetched.records.is_empty() {
-        progress.is_read();
+        progress.set_read();
     }
     let chunk = Chunk::new(fetched.records, reading.offset, fetched.aborted, progress);
     if let Some((chunk, next)) = chunk {

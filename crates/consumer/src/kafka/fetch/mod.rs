@@ -189,7 +189,7 @@ impl Reader {
         loop {
             if let Some(chunk) = self.chunk.as_mut().filter(|chunk| !chunk.is_done()) {
                 chunk.unpack(&mut self.batch).map_err(Unreadable::Bad)?;
-                self.progress.is_read();
+                self.progress.set_read();
                 return Ok(&self.batch);
             }
             // Only now are its records no longer waiting.

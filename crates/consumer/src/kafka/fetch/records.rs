@@ -19,7 +19,7 @@ const CHECKED: usize = 21;
 const FORMAT: u8 = 2;
 const FORMAT_AT: usize = 16;
 /// A batch that unpacks to more is taken for damage, or an attack.
-const MOST_UNPACKED: u64 = 256 << 20;
+const MOST_UNPACKED: u64 = 128 << 20;
 /// Small batches are handed on together, up to so many records.
 const TOGETHER: usize = 500;
 
@@ -564,7 +564,7 @@ pub(super) mod tests {
         let bomb = packed(4, &vec![0; MOST_UNPACKED as usize + 1]);
         let (mut chunk, _) = chunk(&batch(0, 4, -1, 1, &bomb), 0, Vec::new()).unwrap();
         let error = chunk.unpack(&mut Batch::default()).unwrap_err();
-        assert!(error.to_string().contains("more than 256 MiB"), "{error}");
+        assert!(error.to_string().contains("more than 128 MiB"), "{error}");
     }
 
     proptest! {

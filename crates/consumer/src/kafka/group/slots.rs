@@ -157,7 +157,7 @@ mod tests {
         let progress = taken.recv().unwrap().progress;
         progress.reach(5);
         progress.ends_at(7);
-        progress.is_read();
+        progress.set_read();
         change(&progress);
         let ends = LogEnds::from([(partition, 20)]);
         let mut lags = slots.lags(&ends, 0);
