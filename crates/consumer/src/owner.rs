@@ -7,6 +7,7 @@ use std::time::Duration;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::config::{ConsumerConfig, From};
 use crate::dead_letter::DeadLetters;
@@ -14,7 +15,7 @@ use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::context::Partition;
-use crate::kafka::fetch::{Fetcher, Unreadable};
+use crate::kafka::fetch::Fetcher;
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
 use crate::model::DeviceKey;
@@ -28,8 +29,8 @@ const WATERMARKS: Duration = Duration::from_secs(5);
 /// How long the last step may take once the partition has to go; less than the
 /// group's thread waits for it.
 const FINISH: Duration = Duration::from_secs(8);
-/// How long after a batch that can't be read it is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+/// How long after a partition could not be read on that is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Questions that wait for an owner.
 const QUESTIONS: usize = 64;
 
@@ -124,8 +125,8 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             End::Reload => owner.inbox.progress.load(),
         }
     }
-    // Nothing can be read, and nobody else is to take the partition: it stays
-    // paused until it is taken away.
+    // Nothing can be read, and nobody else is to take the partition: it is kept
+    // until it is taken away.
     owner.inbox.stop.cancelled().await;
 }
 
@@ -336,6 +337,8 @@ impl Owner {
             let metrics = &self.shared.metrics;
             metrics.rebalance_took(RebalanceKind::Assigned, took);
         }
+        // Loading the state again looks at what the log holds.
+        let mut reload_at = None;
         loop {
             if self.inbox.stop.is_cancelled() {
                 self.finish(pipeline).await;
@@ -357,13 +360,21 @@ impl Owner {
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
-                batch = reader.next() => match batch {
+                batch = reader.next(), if reload_at.is_none() => match batch {
                     Ok(batch) => pipeline.process(batch).await,
                     Err(unreadable) => {
-                        self.finish(pipeline).await;
-                        return self.after(&unreadable).await;
+                        let (topic, partition) = partition;
+                        tracing::error!(topic, partition, %unreadable, "can't read on");
+                        progress.troubled(unreadable.to_string());
+                        reload_at = Some(Instant::now() + AGAIN);
+                        Ok(())
                     }
                 },
+                () = tokio::time::sleep_until(reload_at.unwrap_or_else(Instant::now)),
+                    if reload_at.is_some() => {
+                    self.finish(pipeline).await;
+                    return End::Reload;
+                }
             };
             match done {
                 Ok(()) => {}
@@ -374,25 +385,6 @@ impl Owner {
                 Err(stale) => {
                     self.report(&stale);
                     return End::Reload;
-                }
-            }
-        }
-    }
-
-    /// The state is loaded again, which looks at what the log holds.
-    async fn after(&self, unreadable: &Unreadable) -> End {
-        let (topic, partition) = &self.inbox.partition;
-        match unreadable {
-            Unreadable::OutOfRange => {
-                tracing::error!(topic, partition, "the offset to be read is not in the log");
-                End::Reload
-            }
-            Unreadable::Bad(error) => {
-                tracing::error!(topic, partition, %error, "the log can't be read; trying again");
-                self.inbox.progress.troubled(error.to_string());
-                tokio::select! {
-                    () = self.inbox.stop.cancelled() => End::Stopped,
-                    () = tokio::time::sleep(AGAIN) => End::Reload,
                 }
             }
         }

@@ -211,7 +211,8 @@ impl Pipeline {
         }
         self.laps.pause(Instant::now());
         self.count(folded);
-        // Beyond its last record there may be what was aborted.
+        // Beyond its last record there may be what was aborted, to be stored as passed too.
+        self.ahead |= self.next != batch.next();
         self.next = batch.next();
         self.progress.reach(self.next);
         self.push().await;

@@ -12,12 +12,15 @@ const KEPT_RECORDS: usize = 20_000;
 /// The time of a record that has none.
 const NO_TIME: i64 = -1;
 
+/// Where the name and the value of a header are.
+type Header = (Range<usize>, Option<Range<usize>>);
+
 /// Records of one partition in log order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
     records: Vec<Entry>,
-    headers: Vec<(Range<usize>, Option<Range<usize>>)>,
+    headers: Vec<Header>,
     /// Offset after it, which may be beyond the last record: what was aborted, and the
     /// marks of transactions, have offsets too.
     next: i64,
@@ -161,11 +164,7 @@ struct Input<'b> {
 }
 
 impl Input<'_> {
-    fn record(
-        &mut self,
-        base: &Base,
-        headers: &mut Vec<(Range<usize>, Option<Range<usize>>)>,
-    ) -> Result<Entry, Malformed> {
+    fn record(&mut self, base: &Base, headers: &mut Vec<Header>) -> Result<Entry, Malformed> {
         let record = self.range()?.ok_or(Malformed)?;
         let after = std::mem::replace(&mut self.at, record.start);
         // Attributes, of which there are none yet.

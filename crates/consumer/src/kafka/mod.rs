@@ -19,7 +19,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use crate::config::KafkaConfig;
 use context::Partition;
 
-/// How often librdkafka reports statistics: lag and the state of connections.
+/// How often librdkafka reports statistics: the state of connections and of the group.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
 
 /// Topics that no pattern may match: those of the platform and of Kafka itself
@@ -119,20 +119,12 @@ fn secure(mut config: ClientConfig, kafka: &KafkaConfig) -> anyhow::Result<Clien
     Ok(config)
 }
 
-/// Properties that mean something to every kind of client, such as those for
-/// TLS and SASL; the others would only make a producer complain.
+/// Properties that mean something to every kind of client; the others would only make a
+/// producer complain.
 fn is_common(name: &str) -> bool {
-    [
-        "security.",
-        "sasl.",
-        "ssl.",
-        "socket.",
-        "broker.",
-        "client.",
-        "debug",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+    ["socket.", "broker.", "client.", "debug"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Configuration of the producer of dead letters.

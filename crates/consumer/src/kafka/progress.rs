@@ -33,6 +33,15 @@ struct Standing {
     trouble: Option<String>,
 }
 
+impl Standing {
+    /// It is not read any more; if it was not before, that began earlier.
+    fn stop(&mut self) {
+        if self.is_read {
+            (self.is_read, self.since) = (false, Instant::now());
+        }
+    }
+}
+
 impl Default for Progress {
     fn default() -> Self {
         Self {
@@ -55,8 +64,7 @@ impl Progress {
     pub(crate) fn load(&self) {
         self.end.store(UNKNOWN, Ordering::Relaxed);
         self.set_full(false);
-        let mut standing = self.standing();
-        (standing.is_read, standing.since) = (false, Instant::now());
+        self.standing().stop();
     }
 
     /// Everything before `offset` is processed.
@@ -90,9 +98,7 @@ impl Progress {
     /// It can't be read.
     pub(crate) fn troubled(&self, reason: String) {
         let mut standing = self.standing();
-        if standing.is_read {
-            (standing.is_read, standing.since) = (false, Instant::now());
-        }
+        standing.stop();
         standing.trouble = Some(reason);
     }
 
@@ -202,6 +208,26 @@ impl Gauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trouble_lasts_from_its_begin_over_every_try_until_something_is_read() {
+        let progress = Progress::default();
+        let first = progress.standing().since;
+        for _ in 0..3 {
+            progress.load();
+            progress.troubled("damage".into());
+        }
+        let (_, reason) = progress.not_read().unwrap();
+        assert_eq!(
+            (progress.standing().since, reason),
+            (first, Some("damage".into()))
+        );
+        progress.set_read();
+        assert_eq!(progress.not_read(), None);
+        progress.load();
+        assert_eq!(progress.not_read().unwrap().1, None, "that trouble is over");
+        assert!(progress.standing().since > first);
+    }
 
     #[test]
     fn lag_is_the_age_of_the_oldest_record_not_processed() {

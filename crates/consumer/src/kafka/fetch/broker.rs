@@ -5,22 +5,28 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Failed};
-use super::records::Chunk;
 use super::wire::{self, Api, Fetch, FetchedPartition, Position};
 use super::{OutOfRange, Reading, Settings};
 
 /// How long a broker may wait for records while a partition is left out, whose owner may
 /// have room in a moment.
-const SHORT: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(20);
 /// The same for so long after a new partition has come, as it seldom comes alone.
 const SETTLED: Duration = Duration::from_millis(200);
 /// An answer below this was hardly worth its costs: the next fetch is asked for only so
 /// long after this one was.
 const SMALL: usize = 64 << 10;
 const PACE: Duration = Duration::from_millis(5);
+/// The longest that a broker may put fetches off.
+const THROTTLED: Duration = Duration::from_secs(30);
+/// How long a connection is kept that nothing is read over.
+const UNUSED: Duration = Duration::from_secs(10);
+/// After so long it is asked again who leads: a broker that was cut off from the others
+/// does not know that it has been replaced, nor a replica that another one is better.
+const FRESH: Duration = Duration::from_secs(60);
 
 pub(super) struct Broker {
     number: i32,
@@ -52,9 +58,10 @@ impl Broker {
     /// Is connected while there is something to read.
     pub(super) async fn run(mut self) {
         while let Some(reading) = self.inbox.recv().await {
-            self.readings.push(reading);
+            self.admit(reading);
             if let Err(error) = self.fetch_all().await {
                 let reason = format!("broker {}: {error}", self.address);
+                self.admit_all();
                 for mut reading in std::mem::take(&mut self.readings) {
                     reading.fail(reason.clone());
                     self.give_back(reading);
@@ -63,28 +70,59 @@ impl Broker {
         }
     }
 
+    /// Takes a reading on, in place of one whose owner must be gone.
+    fn admit(&mut self, reading: Reading) {
+        self.readings
+            .retain(|old| old.partition != reading.partition);
+        self.readings.push(reading);
+    }
+
+    /// Whether any have come.
+    fn admit_all(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(reading) = self.inbox.try_recv() {
+            self.admit(reading);
+            any = true;
+        }
+        any
+    }
+
     async fn fetch_all(&mut self) -> Result<(), Failed> {
-        let mut connection = Connection::open(&self.address, &self.settings.security).await?;
+        let mut connection = Connection::open(&self.address, &self.settings).await?;
         let mut settled = Instant::now() + SETTLED;
+        let mut fresh = Instant::now() + FRESH;
         loop {
-            while let Ok(reading) = self.inbox.try_recv() {
-                self.readings.push(reading);
+            if self.admit_all() {
                 settled = Instant::now() + SETTLED;
             }
             self.readings.retain(|reading| !reading.is_over());
+            if Instant::now() > fresh {
+                fresh = Instant::now() + FRESH;
+                self.ask_anew();
+            }
             for reading in &self.readings {
                 reading.progress.set_full(!reading.has_room());
             }
             if self.readings.is_empty() {
-                return Ok(());
-            }
-            if !self.readings.iter().any(Reading::has_room) {
+                match timeout(UNUSED, self.inbox.recv()).await {
+                    Ok(Some(reading)) => self.admit(reading),
+                    Ok(None) | Err(_) => return Ok(()),
+                }
+            } else if self.readings.iter().any(Reading::has_room) {
+                // Only the first one that has records gets a batch larger than asked for.
+                self.readings.rotate_left(1);
+                self.fetch(&mut connection, settled).await?;
+            } else {
                 self.wait_for_room().await;
-                continue;
             }
-            // Only the first one that has records gets a batch larger than asked for.
-            self.readings.rotate_left(1);
-            self.fetch(&mut connection, settled).await?;
+        }
+    }
+
+    /// Has all readings taken to who leads them now, most likely here.
+    fn ask_anew(&mut self) {
+        for mut reading in std::mem::take(&mut self.readings) {
+            reading.preferred = None;
+            self.give_back(reading);
         }
     }
 
@@ -94,11 +132,14 @@ impl Broker {
         let rooms = rooms.map(|reading| Box::pin(reading.chunks.reserve().map(drop)));
         let come = tokio::select! {
             _ = futures::future::select_all(rooms) => None,
-            come = self.inbox.recv() => come,
+            Some(reading) = self.inbox.recv() => Some(reading),
         };
-        self.readings.extend(come);
+        if let Some(reading) = come {
+            self.admit(reading);
+        }
     }
 
+    /// One fetch of all that have room, and the time that has to pass before the next.
     async fn fetch(&mut self, connection: &mut Connection, settled: Instant) -> Result<(), Failed> {
         let begun = Instant::now();
         let wanted = self.readings.iter().filter(|reading| reading.has_room());
@@ -123,23 +164,25 @@ impl Broker {
         };
         let answer = connection.ask(Api::Fetch, wait, |out| fetch.put(&positions, out));
         let answer = answer.await?;
-        let is_small = answer.len() < SMALL;
-        let fetched = wire::fetched(answer)?;
-        if fetched.error != 0 {
-            return Err(Failed::Refused(wire::name(fetched.error)));
+        let pace = if answer.len() < SMALL {
+            PACE
+        } else {
+            Duration::ZERO
+        };
+        let answer = wire::fetched(answer)?;
+        if answer.error != 0 {
+            return Err(Failed::Refused(wire::name(answer.error)));
         }
-        for partition in fetched.partitions {
-            self.take(partition);
+        for partition in answer.partitions {
+            self.deal_with(partition);
         }
-        let throttle = Duration::from_millis(fetched.throttle.max(0).unsigned_abs().into());
-        tokio::time::sleep(throttle).await;
-        if is_small {
-            tokio::time::sleep_until(begun + PACE).await;
-        }
+        let throttle = Duration::from_millis(answer.throttle.max(0).unsigned_abs().into());
+        let next = (begun + pace).max(Instant::now() + throttle.min(THROTTLED));
+        tokio::time::sleep_until(next).await;
         Ok(())
     }
 
-    fn take(&mut self, fetched: FetchedPartition<'_>) {
+    fn deal_with(&mut self, fetched: FetchedPartition<'_>) {
         let is_it = |one: &Reading| {
             one.partition.1 == fetched.partition && one.partition.0 == fetched.topic
         };
@@ -149,7 +192,7 @@ impl Broker {
         let reading = &mut self.readings[index];
         let elsewhere = fetched.preferred.filter(|other| *other != self.number);
         match (fetched.error, elsewhere) {
-            (0, None) => receive(reading, fetched),
+            (0, None) => reading.receive(fetched),
             (0, elsewhere) => {
                 reading.preferred = elsewhere;
                 let reading = self.readings.remove(index);
@@ -171,19 +214,5 @@ impl Broker {
     fn give_back(&self, reading: Reading) {
         // Only a service that ends takes none back.
         let _ = self.back.send(reading);
-    }
-}
-
-fn receive(reading: &mut Reading, fetched: FetchedPartition<'_>) {
-    let progress = &reading.progress;
-    progress.ends_at(fetched.end);
-    if fetched.records.is_empty() {
-        progress.set_read();
-    }
-    let chunk = Chunk::new(fetched.records, reading.offset, fetched.aborted, progress);
-    if let Some((chunk, next)) = chunk {
-        reading.offset = next;
-        // There was room, and the owner may have gone.
-        let _ = reading.chunks.try_send(Ok(chunk));
     }
 }

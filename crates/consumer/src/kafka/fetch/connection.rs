@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Buf, BufMut};
-use iot_service::kafka::{KafkaSecurity, Login};
+use iot_service::kafka::Login;
 use rsasl::config::SASLConfig;
 use rsasl::prelude::{Mechname, SASLClient, Session};
 use rustls::pki_types::ServerName;
@@ -15,12 +15,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::Settings;
 use super::wire::{self, Api, Malformed};
 
+/// How long an address may take to be reached, of which a name can have several.
+const REACHED: Duration = Duration::from_secs(5);
 /// How long a broker may take to be there: reached, encrypted, logged in.
-const OPEN: Duration = Duration::from_secs(10);
-/// How long for an answer, besides the time that it is asked to wait.
-const ANSWER: Duration = Duration::from_secs(30);
+const OPEN: Duration = Duration::from_secs(15);
+/// How long nothing may come of an answer, besides the time that it is asked to wait.
+const SILENCE: Duration = Duration::from_secs(15);
 /// An answer that says it is longer is none.
 const LONGEST: usize = 256 << 20;
 /// Memory that is kept for the next answer.
@@ -57,6 +60,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// One broker, connected.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
+    client_id: String,
     requests: i32,
     request: Vec<u8>,
     answer: Vec<u8>,
@@ -67,15 +71,15 @@ impl Connection {
     ///
     /// # Errors
     /// It can't be reached, refuses the login, or is no broker of Kafka.
-    pub(super) async fn open(address: &str, security: &KafkaSecurity) -> Result<Self, Failed> {
-        let opened = timeout(OPEN, Self::open_in_time(address, security)).await;
+    pub(super) async fn open(address: &str, settings: &Settings) -> Result<Self, Failed> {
+        let opened = timeout(OPEN, Self::open_in_time(address, settings)).await;
         opened.map_err(|_| Failed::Late)?
     }
 
-    async fn open_in_time(address: &str, security: &KafkaSecurity) -> Result<Self, Failed> {
+    async fn open_in_time(address: &str, settings: &Settings) -> Result<Self, Failed> {
         // Each time, as files may have been changed.
-        let access = security.access()?;
-        let stream = TcpStream::connect(address).await?;
+        let access = settings.security.access()?;
+        let stream = reach(address).await?;
         stream.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match access.tls {
             None => Box::new(stream),
@@ -86,6 +90,7 @@ impl Connection {
         };
         let mut connection = Self {
             stream,
+            client_id: settings.client_id.clone(),
             requests: 0,
             request: Vec::new(),
             answer: Vec::new(),
@@ -98,7 +103,7 @@ impl Connection {
     }
 
     async fn check_version(&mut self) -> Result<(), Failed> {
-        let answer = self.ask(Api::ApiVersions, Duration::ZERO, |_| {}).await?;
+        let answer = self.ask(Api::Versions, Duration::ZERO, |_| {}).await?;
         for api in [Api::Metadata, Api::Fetch] {
             if !wire::is_spoken(answer, api)? {
                 return Err(Failed::Version(api));
@@ -149,36 +154,55 @@ impl Connection {
         wait: Duration,
         body: impl FnOnce(&mut Vec<u8>),
     ) -> Result<&[u8], Failed> {
-        let answered = timeout(wait + ANSWER, self.exchange(api, body)).await;
-        answered.map_err(|_| Failed::Late)??;
-        Ok(&self.answer[4..])
-    }
-
-    async fn exchange(&mut self, api: Api, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), Failed> {
         self.requests = self.requests.wrapping_add(1);
-        wire::begin(api, self.requests, &mut self.request);
+        wire::begin(api, self.requests, &self.client_id, &mut self.request);
         body(&mut self.request);
         wire::end(&mut self.request);
-        self.stream.write_all(&self.request).await?;
-        self.stream.flush().await?;
-        let length = self.stream.read_u32().await? as usize;
+        in_time(SILENCE, self.stream.write_all(&self.request)).await?;
+        in_time(SILENCE, self.stream.flush()).await?;
+        let length = in_time(wait + SILENCE, self.stream.read_u32()).await? as usize;
         if !(4..=LONGEST).contains(&length) {
             return Err(Failed::NotKafka(length));
         }
-        self.answer.clear();
-        self.answer.shrink_to(KEPT);
-        self.answer.reserve(length);
-        let mut answer = (&mut self.stream).take(length as u64);
-        while self.answer.len() < length {
-            if answer.read_buf(&mut self.answer).await? == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-            }
-        }
+        self.read_answer(length).await?;
         match (&self.answer[..4]).get_i32() == self.requests {
-            true => Ok(()),
+            true => Ok(&self.answer[4..]),
             false => Err(Failed::NotKafka(length)),
         }
     }
+
+    /// However long it takes, as long as something comes.
+    async fn read_answer(&mut self, length: usize) -> Result<(), Failed> {
+        self.answer.clear();
+        self.answer.shrink_to(KEPT);
+        self.answer.reserve(length);
+        let mut rest = (&mut self.stream).take(length as u64);
+        while self.answer.len() < length {
+            if in_time(SILENCE, rest.read_buf(&mut self.answer)).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn in_time<T>(
+    time: Duration,
+    work: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Failed> {
+    Ok(timeout(time, work).await.map_err(|_| Failed::Late)??)
+}
+
+/// The first of the addresses of a `host:port` that answers.
+async fn reach(address: &str) -> Result<TcpStream, Failed> {
+    let mut failed = std::io::Error::other("the name has no address").into();
+    for address in tokio::net::lookup_host(address).await? {
+        match in_time(REACHED, TcpStream::connect(address)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 fn server_name(address: &str) -> anyhow::Result<ServerName<'static>> {

@@ -78,6 +78,10 @@ impl Leaders {
         if self.failed_at.is_none_or(|last| last.elapsed() > CALM) {
             self.backoff.reset();
         }
+        // Who answered the last time may know less than others.
+        if !self.known.is_empty() {
+            self.known.rotate_left(1);
+        }
         tokio::time::sleep(self.backoff.next_delay()).await;
         self.failed_at = Some(Instant::now());
     }
@@ -117,8 +121,10 @@ impl Leaders {
     /// The leaders of topics, from whichever broker says it first.
     async fn ask(&mut self, topics: &[&str]) -> Result<Metadata, String> {
         let mut reason = "no broker is known".to_owned();
-        let begin = self.known.iter().chain(&self.settings.brokers);
-        for address in begin.cloned().collect::<Vec<_>>() {
+        let configured = self.settings.brokers.iter();
+        let configured = configured.filter(|address| !self.known.contains(address));
+        let all: Vec<_> = self.known.iter().chain(configured).cloned().collect();
+        for address in all {
             match ask_one(&address, topics, &self.settings).await {
                 Ok(metadata) => {
                     let all = metadata.brokers.iter().map(|(_, address)| address.clone());
@@ -142,7 +148,7 @@ impl Leaders {
         reading.epoch = epoch;
         let mut all = metadata.brokers.iter();
         let Some((_, address)) = all.find(|(other, _)| *other == number) else {
-            let reason = format!("broker {number}, which leads it, is not there");
+            let reason = format!("broker {number}, which has it, is not there");
             return Err(Unplaced(reading, reason));
         };
         let is_at = |(at, _): &(String, _)| at == address;
@@ -169,7 +175,7 @@ impl Leaders {
 struct Unplaced(Reading, String);
 
 async fn ask_one(address: &str, topics: &[&str], settings: &Settings) -> Result<Metadata, Failed> {
-    let mut connection = Connection::open(address, &settings.security).await?;
+    let mut connection = Connection::open(address, settings).await?;
     let answer = connection.ask(Api::Metadata, Duration::ZERO, |out| {
         wire::put_metadata(topics, out);
     });
@@ -182,9 +188,14 @@ fn leader(metadata: &Metadata, topic: &str, partition: i32) -> Result<(i32, i32)
     let found = topics.find(|found| found.name == topic);
     let found = found.ok_or("the broker knows nothing of the topic")?;
     let mut partitions = found.partitions.iter();
-    match partitions.find(|found| found.partition == partition) {
-        Some(found) if found.leader >= 0 => Ok((found.leader, found.epoch)),
-        Some(found) => Err(wire::name(found.error)),
-        None => Err(wire::name(found.error)),
+    let Some(one) = partitions.find(|one| one.partition == partition) else {
+        return Err(match found.error {
+            0 => "the topic has no such partition".to_owned(),
+            error => wire::name(error),
+        });
+    };
+    match one.leader {
+        0.. => Ok((one.leader, one.epoch)),
+        _ => Err("the partition has no leader".to_owned()),
     }
 }

@@ -28,6 +28,7 @@ use crate::record::Batch;
 use leaders::Leaders;
 pub(crate) use records::BadBatch;
 use records::Chunk;
+use wire::FetchedPartition;
 
 /// Fetches that wait for the owner of a partition, besides the one that it works on.
 const AHEAD: usize = 2;
@@ -43,6 +44,7 @@ struct Settings {
     max_bytes: i32,
     partition_bytes: i32,
     rack: String,
+    client_id: String,
 }
 
 impl Settings {
@@ -54,6 +56,7 @@ impl Settings {
                 value.trim().parse().with_context(path)
             })
         };
+        let text = |name: &str| kafka.properties.get(name).cloned();
         let wait = number(&["fetch.wait.max.ms"], 500)?;
         let partition = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
         Ok(Self {
@@ -63,11 +66,8 @@ impl Settings {
             min_bytes: number(&["fetch.min.bytes"], 1)?,
             max_bytes: number(&["fetch.max.bytes"], 8 << 20)?,
             partition_bytes: number(&partition, 512 << 10)?,
-            rack: kafka
-                .properties
-                .get("client.rack")
-                .cloned()
-                .unwrap_or_default(),
+            rack: text("client.rack").unwrap_or_default(),
+            client_id: text("client.id").unwrap_or_else(|| "iot-consumer".to_owned()),
         })
     }
 }
@@ -105,6 +105,20 @@ impl Reading {
         self.chunks.capacity() > 0
     }
 
+    fn receive(&mut self, fetched: FetchedPartition<'_>) {
+        self.progress.ends_at(fetched.end);
+        // Damage that waits for its turn must not pass for nothing at all.
+        if fetched.records.is_empty() && self.progress.waiting() == 0 {
+            self.progress.set_read();
+        }
+        let (records, aborted) = (fetched.records, fetched.aborted);
+        if let Some((chunk, next)) = Chunk::new(records, self.offset, aborted, &self.progress)
+            && self.chunks.try_send(Ok(chunk)).is_ok()
+        {
+            self.offset = next;
+        }
+    }
+
     fn fail(&mut self, reason: String) {
         (self.failed, self.preferred) = (true, None);
         tracing::debug!(partition = ?self.partition, reason, "can't be fetched");
@@ -117,12 +131,14 @@ impl Reading {
 struct OutOfRange;
 
 /// Why a partition can't be read on.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
-    /// The log begins after the offset, or ends before it.
+    #[error("the offset to be read is not in the log")]
     OutOfRange,
-    /// What is there is no batch of records.
+    #[error(transparent)]
     Bad(BadBatch),
+    #[error("nobody fetches any more")]
+    Ended,
 }
 
 /// Takes the records of one partition in order.
@@ -197,8 +213,7 @@ impl Reader {
             match self.chunks.recv().await {
                 Some(Ok(chunk)) => self.chunk = Some(chunk),
                 Some(Err(OutOfRange)) => return Err(Unreadable::OutOfRange),
-                // The service ends.
-                None => std::future::pending().await,
+                None => return Err(Unreadable::Ended),
             }
         }
     }

@@ -20,8 +20,9 @@ const FORMAT: u8 = 2;
 const FORMAT_AT: usize = 16;
 /// A batch that unpacks to more is taken for damage, or an attack.
 const MOST_UNPACKED: u64 = 128 << 20;
-/// Small batches are handed on together, up to so many records.
+/// Small batches are handed on together, up to so many records and bytes.
 const TOGETHER: usize = 500;
+const TOGETHER_BYTES: usize = 1 << 20;
 
 /// A transaction that was aborted: records of the producer from an offset on, up to the
 /// mark that ends it.
@@ -161,8 +162,9 @@ impl Chunk {
         let (mut length, mut next, mut count) = (0, offset, 0);
         while let Some(head) = Head::read(&records[length..]) {
             let Ok(head) = head else {
-                // Said when its turn comes.
+                // Said when its turn comes; until then something waits.
                 length = records.len();
+                count += 1;
                 break;
             };
             length += head.length;
@@ -193,7 +195,11 @@ impl Chunk {
         into.clear();
         self.unpack_one(into)?;
         // One that is bad is found again, with nothing before it.
-        while !self.is_done() && into.len() < TOGETHER && self.unpack_one(into).is_ok() {}
+        while !self.is_done()
+            && into.len() < TOGETHER
+            && into.buffer().len() < TOGETHER_BYTES
+            && self.unpack_one(into).is_ok()
+        {}
         into.end_at(self.offset);
         Ok(())
     }

@@ -242,8 +242,8 @@ async fn a_server_that_is_no_broker_is_told() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let security = KafkaSecurity::default();
-    let opened = connection::Connection::open(&address.to_string(), &security).await;
+    let settings = Settings::new(&KafkaConfig::default()).unwrap();
+    let opened = connection::Connection::open(&address.to_string(), &settings).await;
     let error = opened.err().unwrap().to_string();
     assert!(error.contains("is this Kafka"), "{error}");
 }

@@ -12,7 +12,7 @@ pub(super) enum Api {
     Fetch,
     Metadata,
     SaslHandshake,
-    ApiVersions,
+    Versions,
     SaslAuthenticate,
 }
 
@@ -23,7 +23,7 @@ impl Api {
             Self::Fetch => (1, 11),
             Self::Metadata => (3, 7),
             Self::SaslHandshake => (17, 1),
-            Self::ApiVersions => (18, 0),
+            Self::Versions => (18, 0),
             Self::SaslAuthenticate => (36, 0),
         }
     }
@@ -76,14 +76,14 @@ fn each<T>(input: &mut &[u8], mut read: impl FnMut(&mut &[u8]) -> Result<T>) -> 
 }
 
 /// A request up to its body; its length, the first four bytes, is filled in last.
-pub(super) fn begin(api: Api, correlation: i32, out: &mut Vec<u8>) {
+pub(super) fn begin(api: Api, correlation: i32, client_id: &str, out: &mut Vec<u8>) {
     let (key, version) = api.number();
     out.clear();
     out.put_i32(0);
     out.put_i16(key);
     out.put_i16(version);
     out.put_i32(correlation);
-    put_text(out, "iot-consumer");
+    put_text(out, client_id);
 }
 
 /// Ends a request.
@@ -162,8 +162,8 @@ pub(super) struct TopicMetadata {
 /// Who leads a partition.
 #[derive(Debug)]
 pub(super) struct PartitionMetadata {
-    pub(super) error: i16,
     pub(super) partition: i32,
+    /// -1 if it has none.
     pub(super) leader: i32,
     pub(super) epoch: i32,
 }
@@ -200,8 +200,9 @@ pub(super) fn metadata(mut answer: &[u8]) -> Result<Metadata> {
 }
 
 fn partition(input: &mut &[u8]) -> Result<PartitionMetadata> {
+    // Says of the leader what its number does, or is about replicas.
+    input.try_get_i16()?;
     let found = PartitionMetadata {
-        error: input.try_get_i16()?,
         partition: input.try_get_i32()?,
         leader: input.try_get_i32()?,
         epoch: input.try_get_i32()?,
