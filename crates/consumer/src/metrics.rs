@@ -404,9 +404,8 @@ impl Metrics {
     }
 
     pub(crate) fn store_failed(&self, trouble: Trouble) {
-        self.store_errors
-            .with_label_values(&[trouble.label()])
-            .inc();
+        let errors = self.store_errors.with_label_values(&[trouble.label()]);
+        errors.inc();
     }
 
     /// How often it was.
@@ -450,9 +449,8 @@ impl Metrics {
     }
 
     pub(crate) fn depth(&self, queue: Queue, depth: usize) {
-        self.queues
-            .with_label_values(&[queue.label()])
-            .set(depth as i64);
+        let queue = self.queues.with_label_values(&[queue.label()]);
+        queue.set(depth as i64);
     }
 
     pub(crate) fn notified(&self, result: Notified) {
