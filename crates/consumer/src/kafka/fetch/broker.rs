@@ -19,7 +19,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// An answer below this was hardly worth its costs: the next fetch is asked for only so
 /// long after this one was.
 const SMALL: usize = 64 << 10;
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(10);
 /// The longest that a broker may put fetches off.
 const THROTTLED: Duration = Duration::from_secs(30);
 /// How long a connection is kept that nothing is read over.
@@ -34,7 +34,10 @@ pub(super) struct Broker {
     settings: Arc<Settings>,
     inbox: mpsc::UnboundedReceiver<Reading>,
     back: mpsc::UnboundedSender<Reading>,
+    /// Sorted by partition.
     readings: Vec<Reading>,
+    /// Counts fetches: each begins with another partition.
+    turn: usize,
 }
 
 impl Broker {
@@ -52,6 +55,7 @@ impl Broker {
             inbox,
             back,
             readings: Vec::new(),
+            turn: 0,
         }
     }
 
@@ -74,7 +78,9 @@ impl Broker {
     fn admit(&mut self, reading: Reading) {
         self.readings
             .retain(|old| old.partition != reading.partition);
-        self.readings.push(reading);
+        let before = |other: &Reading| other.partition < reading.partition;
+        let place = self.readings.partition_point(before);
+        self.readings.insert(place, reading);
     }
 
     /// Whether any have come.
@@ -109,8 +115,6 @@ impl Broker {
                     Ok(None) | Err(_) => return Ok(()),
                 }
             } else if self.readings.iter().any(Reading::has_room) {
-                // Only the first one that has records gets a batch larger than asked for.
-                self.readings.rotate_left(1);
                 self.fetch(&mut connection, settled).await?;
             } else {
                 self.wait_for_room().await;
@@ -142,7 +146,10 @@ impl Broker {
     /// One fetch of all that have room, and the time that has to pass before the next.
     async fn fetch(&mut self, connection: &mut Connection, settled: Instant) -> Result<(), Failed> {
         let begun = Instant::now();
-        let wanted = self.readings.iter().filter(|reading| reading.has_room());
+        // Only the first one that has records gets a batch larger than asked for.
+        self.turn = (self.turn + 1) % self.readings.len();
+        let (last, first) = self.readings.split_at(self.turn);
+        let wanted = first.iter().chain(last).filter(|one| one.has_room());
         let positions = wanted.map(|reading| Position {
             topic: &reading.partition.0,
             partition: reading.partition.1,
