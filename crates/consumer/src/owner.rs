@@ -15,7 +15,7 @@ use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::context::Partition;
-use crate::kafka::fetch::Fetcher;
+use crate::kafka::fetch::{Fetcher, Unreadable};
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
 use crate::model::DeviceKey;
@@ -29,8 +29,6 @@ const WATERMARKS: Duration = Duration::from_secs(5);
 /// How long the last step may take once the partition has to go; less than the
 /// group's thread waits for it.
 const FINISH: Duration = Duration::from_secs(8);
-/// How long after a partition could not be read on that is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
 /// Questions that wait for an owner.
 const QUESTIONS: usize = 64;
 
@@ -102,6 +100,15 @@ fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
         offset: stored.max(low),
         lost: (low - stored).max(0),
     }
+}
+
+/// How long after a partition could not be read on that is tried again. The log that was
+/// cut is known at once; damage is for somebody to mend.
+fn again(unreadable: &Unreadable) -> Duration {
+    Duration::from_secs(match unreadable {
+        Unreadable::OutOfRange => 1,
+        Unreadable::Bad(_) | Unreadable::Ended => 10,
+    })
 }
 
 /// Owns a partition until it is told to stop.
@@ -364,9 +371,10 @@ impl Owner {
                     Ok(batch) => pipeline.process(batch).await,
                     Err(unreadable) => {
                         let (topic, partition) = partition;
-                        tracing::error!(topic, partition, %unreadable, "can't read on");
-                        progress.troubled(unreadable.to_string());
-                        reload_at = Some(Instant::now() + AGAIN);
+                        if progress.troubled(unreadable.to_string()) {
+                            tracing::error!(topic, partition, %unreadable, "can't read on");
+                        }
+                        reload_at = Some(Instant::now() + again(&unreadable));
                         Ok(())
                     }
                 },

@@ -95,11 +95,12 @@ impl Progress {
         }
     }
 
-    /// It can't be read.
-    pub(crate) fn troubled(&self, reason: String) {
+    /// It can't be read; says whether that is news.
+    pub(crate) fn troubled(&self, reason: String) -> bool {
         let mut standing = self.standing();
         standing.stop();
-        standing.trouble = Some(reason);
+        let before = standing.trouble.replace(reason);
+        before != standing.trouble
     }
 
     /// How long it has not been read, and why if that is known; none if it is read.
@@ -213,9 +214,9 @@ mod tests {
     fn trouble_lasts_from_its_begin_over_every_try_until_something_is_read() {
         let progress = Progress::default();
         let first = progress.standing().since;
-        for _ in 0..3 {
+        for is_first in [true, false, false] {
             progress.load();
-            progress.troubled("damage".into());
+            assert_eq!(progress.troubled("damage".into()), is_first);
         }
         let (_, reason) = progress.not_read().unwrap();
         assert_eq!(

@@ -196,6 +196,10 @@ impl Broker {
         let Some(index) = self.readings.iter().position(is_it) else {
             return;
         };
+        if self.readings[index].is_over() {
+            // Nobody is told by it any more.
+            return;
+        }
         let reading = &mut self.readings[index];
         let elsewhere = fetched.preferred.filter(|other| *other != self.number);
         match (fetched.error, elsewhere) {
