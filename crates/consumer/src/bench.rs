@@ -58,7 +58,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     }
     let time = Timestamp::CreateTime(BEGIN);
     let message = OwnedMessage::new(Some(payload), None, TOPIC.into(), time, 0, 0, Some(headers));
-    let mut batch = Batch::new(0);
+    let mut batch = Batch::default();
     batch.push(&message);
     let mut config = ConsumerConfig::default().mappings;
     config.ready = vec![Ready::Zigbee2mqtt];

@@ -15,7 +15,7 @@ use iot_core::route::{is_kafka_topic, is_reserved};
 use iot_service::config::{
     Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
 };
-use iot_service::kafka::{Client, KafkaSecurity, LIBRDKAFKA_PROPERTIES, check_brokers};
+use iot_service::kafka::{Client, KafkaSecurity, check_brokers};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
@@ -382,16 +382,13 @@ impl KafkaConfig {
                 format!("{topic} is reserved and never read"),
             );
         }
-        let own = self.properties.keys().filter_map(|name| {
-            let mut all = kafka::OWN_PROPERTIES.iter().chain(LIBRDKAFKA_PROPERTIES);
-            let (_, setting) = all.find(|(own, _)| own == name)?;
-            Some((name, setting))
-        });
-        for (name, reason) in own {
-            problems.add(
-                format!("kafka.properties.{name}"),
-                format!("can't be set: {reason}"),
-            );
+        for name in self.properties.keys() {
+            if let Some(reason) = kafka::refused(name) {
+                problems.add(
+                    format!("kafka.properties.{name}"),
+                    format!("can't be set: {reason}"),
+                );
+            }
         }
         for (name, value) in &self.properties {
             if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
@@ -455,7 +452,18 @@ mod tests {
         let found = problems(&[
             ("kafka.properties.group.id", "mine"),
             ("kafka.properties.enable.auto.commit", "true"),
+            ("kafka.properties.queued.min.messages", "1000"),
+            (
+                "kafka.properties.ssl.endpoint.identification.algorithm",
+                "none",
+            ),
         ]);
+        for expected in [
+            "queued.min.messages (command line): can't be set: records do not come",
+            "identification.algorithm (command line): can't be set: use kafka.security",
+        ] {
+            assert!(found.contains(expected), "{expected} is not in:\n{found}");
+        }
         assert!(
             found.contains(
                 "kafka.properties.group.id (command line): can't be set: use kafka.group"

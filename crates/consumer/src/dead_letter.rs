@@ -266,7 +266,7 @@ mod tests {
     use crate::record::tests::message;
 
     fn letter_of(message: &OwnedMessage) -> Letter {
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::default();
         batch.push(message);
         let record = batch.records().next().unwrap();
         let refusal = Refusal::ImpossibleValue {

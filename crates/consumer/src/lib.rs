@@ -52,6 +52,7 @@ pub use config::{
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::ends::Ends;
+use kafka::fetch::Fetcher;
 use kafka::group::{self, Member};
 use metrics::Metrics;
 pub use model::AlertKind;
@@ -63,8 +64,8 @@ use store::Keeper;
 pub use store::{Missing, StoreConfig, StoreUrl};
 use webhook::Webhook;
 
-/// What owners ask of the group's thread, waiting.
-const COMMANDS: usize = 1_024;
+/// Offsets that wait for the group's thread to commit them.
+const COMMITS: usize = 1_024;
 
 /// Deadlines of the shutdown; together below the 30 s that Kubernetes gives.
 const LEAVE: Duration = Duration::from_secs(15);
@@ -128,7 +129,7 @@ pub async fn run(
         health.component("webhook"),
         stop_webhook.clone(),
     )?;
-    let (commands, obeyed) = mpsc::channel(COMMANDS);
+    let (commits, committed) = mpsc::channel(COMMITS);
     let state = health.component("state");
     let shared = Arc::new(Shared {
         store: store.clone(),
@@ -137,7 +138,8 @@ pub async fn run(
         outputs,
         webhook,
         metrics: metrics.clone(),
-        commands,
+        fetcher: Fetcher::start(&config.kafka, metrics.clone())?,
+        commits,
         health: state.clone(),
         config: config.clone(),
     });
@@ -146,7 +148,7 @@ pub async fn run(
     tokio::spawn(async move { store.greet(&stop_greeting).await });
     let mut group = start_group(Member {
         config: config.kafka,
-        commands: obeyed,
+        commits: committed,
         start_owner: owner_starter(shared),
         ends,
         metrics,

@@ -137,6 +137,7 @@ pub(crate) struct Metrics {
     pub(crate) active_partitions: IntGauge,
     pub(crate) paused_partitions: IntGauge,
     pub(crate) lost_records: IntCounter,
+    pub(crate) fetch_errors: IntCounter,
     pub(crate) commit_errors: IntCounter,
     pub(crate) readings: IntCounter,
     pub(crate) stale: IntCounter,
@@ -200,6 +201,10 @@ impl Metrics {
             lost_records: make.counter(
                 "kafka_consumer_lost_records_total",
                 "Records that Kafka deleted before they were read",
+            )?,
+            fetch_errors: make.counter(
+                "kafka_consumer_fetch_errors_total",
+                "Failed tries to fetch a partition, after each of which its leader is looked for anew",
             )?,
             commit_errors: make.counter(
                 "kafka_consumer_commit_errors_total",
@@ -399,9 +404,8 @@ impl Metrics {
     }
 
     pub(crate) fn store_failed(&self, trouble: Trouble) {
-        self.store_errors
-            .with_label_values(&[trouble.label()])
-            .inc();
+        let errors = self.store_errors.with_label_values(&[trouble.label()]);
+        errors.inc();
     }
 
     /// How often it was.
@@ -445,9 +449,8 @@ impl Metrics {
     }
 
     pub(crate) fn depth(&self, queue: Queue, depth: usize) {
-        self.queues
-            .with_label_values(&[queue.label()])
-            .set(depth as i64);
+        let queue = self.queues.with_label_values(&[queue.label()]);
+        queue.set(depth as i64);
     }
 
     pub(crate) fn notified(&self, result: Notified) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::config::{ConsumerConfig, From};
 use crate::dead_letter::DeadLetters;
@@ -14,12 +15,12 @@ use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::context::Partition;
-use crate::kafka::group::{BATCH, Command, Inbox};
-use crate::metrics::Metrics;
+use crate::kafka::fetch::{Fetcher, Unreadable};
+use crate::kafka::group::{Commit, Inbox};
+use crate::metrics::{Metrics, RebalanceKind};
 use crate::model::DeviceKey;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
-use crate::record::Batch;
 use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
 
@@ -40,7 +41,8 @@ pub(crate) struct Shared {
     pub(crate) outputs: Outputs,
     pub(crate) webhook: Webhook,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) commits: mpsc::Sender<Commit>,
     pub(crate) health: Component,
 }
 
@@ -100,12 +102,20 @@ fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
     }
 }
 
+/// How long after a partition could not be read on that is tried again. The log that was
+/// cut is known at once; damage is for somebody to mend.
+fn again(unreadable: &Unreadable) -> Duration {
+    Duration::from_secs(match unreadable {
+        Unreadable::OutOfRange => 1,
+        Unreadable::Bad(_) | Unreadable::Ended => 10,
+    })
+}
+
 /// Owns a partition until it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
     let mut owner = Owner {
         shared,
         inbox,
-        generation: 0,
         applied: None,
     };
     while let Ok(mut pipeline) = owner.load().await {
@@ -114,25 +124,22 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
         let held = hub.held(&owner.inbox.partition, questions.clone());
         hub.owned(&owner.inbox.partition, pipeline.fold().all(), questions)
             .await;
-        owner.start(&pipeline).await;
         let end = owner.work(&mut pipeline, asked).await;
         owner.applied = Some(pipeline.applied());
         drop(held);
         match end {
             End::Stopped => return,
-            End::Reload => owner.hold().await,
+            End::Reload => owner.inbox.progress.load(),
         }
     }
-    // Nothing can be read, and nobody else is to take the partition: it stays
-    // paused until it is taken away.
+    // Nothing can be read, and nobody else is to take the partition: it is kept
+    // until it is taken away.
     owner.inbox.stop.cancelled().await;
 }
 
 struct Owner {
     shared: Arc<Shared>,
     inbox: Inbox,
-    /// Counts how often the state was loaded: batches fetched before are dropped.
-    generation: u64,
     /// Up to where this owner has stored, or found stored.
     applied: Option<i64>,
 }
@@ -327,28 +334,18 @@ impl Owner {
         NoState::Failed
     }
 
-    /// Lets the partition be read. Without the group's thread the token stops
-    /// this owner soon.
-    async fn start(&self, pipeline: &Pipeline) {
-        let start = Command::Start {
-            partition: self.inbox.partition.clone(),
-            generation: self.generation,
-            offset: pipeline.next(),
-        };
-        let _ = self.shared.commands.send(start).await;
-    }
-
-    /// Stops reading, to load again.
-    async fn hold(&mut self) {
-        self.generation += 1;
-        let hold = Command::Hold {
-            partition: self.inbox.partition.clone(),
-            generation: self.generation,
-        };
-        let _ = self.shared.commands.send(hold).await;
-    }
-
-    async fn work(&mut self, pipeline: &mut Pipeline, mut asked: mpsc::Receiver<Question>) -> End {
+    /// Reads the partition from where its state ends.
+    async fn work(&self, pipeline: &mut Pipeline, mut asked: mpsc::Receiver<Question>) -> End {
+        let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
+        let fetcher = &self.shared.fetcher;
+        let mut reader = fetcher.read(partition, pipeline.next(), progress.clone());
+        if self.applied.is_none() {
+            let took = self.inbox.assigned_at.elapsed();
+            let metrics = &self.shared.metrics;
+            metrics.rebalance_took(RebalanceKind::Assigned, took);
+        }
+        // Loading the state again looks at what the log holds.
+        let mut reload_at = None;
         loop {
             if self.inbox.stop.is_cancelled() {
                 self.finish(pipeline).await;
@@ -357,7 +354,6 @@ impl Owner {
             // In turns: many questions must not keep records waiting, nor the reverse.
             let done = tokio::select! {
                 () = self.inbox.stop.cancelled() => Ok(()),
-                () = self.inbox.reload.notified() => return End::Reload,
                 Some(question) = asked.recv() => {
                     if question.answer.is_closed() {
                         continue;
@@ -371,14 +367,22 @@ impl Owner {
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
-                batch = self.inbox.batches.recv() => match batch {
-                    Some(batch) => self.process(pipeline, batch).await,
-                    // The group's thread has let go of the partition.
-                    None => {
-                        self.finish(pipeline).await;
-                        return End::Stopped;
+                batch = reader.next(), if reload_at.is_none() => match batch {
+                    Ok(batch) => pipeline.process(batch).await,
+                    Err(unreadable) => {
+                        let (topic, partition) = partition;
+                        if progress.troubled(unreadable.to_string()) {
+                            tracing::error!(topic, partition, %unreadable, "can't read on");
+                        }
+                        reload_at = Some(Instant::now() + again(&unreadable));
+                        Ok(())
                     }
                 },
+                () = tokio::time::sleep_until(reload_at.unwrap_or_else(Instant::now)),
+                    if reload_at.is_some() => {
+                    self.finish(pipeline).await;
+                    return End::Reload;
+                }
             };
             match done {
                 Ok(()) => {}
@@ -394,21 +398,7 @@ impl Owner {
         }
     }
 
-    /// Takes a batch all the way, unless it was fetched before the state was loaded.
-    async fn process(&self, pipeline: &mut Pipeline, batch: Batch) -> Result<(), Stale> {
-        let done = match batch.generation == self.generation {
-            true => pipeline.process(&batch).await,
-            false => Ok(()),
-        };
-        // Not what was held back while the store was away: that would be kept for ever.
-        if batch.len() <= BATCH {
-            // Enough of them lie there.
-            let _ = self.inbox.spares.try_send(batch.again());
-        }
-        done
-    }
-
-    /// Stores what is not stored yet. What waits in the channel is left to the
+    /// Stores what is not stored yet. What is fetched and not processed is left to the
     /// next owner, and so is what can't be stored in time.
     async fn finish(&self, pipeline: &mut Pipeline) {
         match tokio::time::timeout(FINISH, pipeline.apply()).await {

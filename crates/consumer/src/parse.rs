@@ -113,7 +113,7 @@ mod tests {
         let payload = Some(payload.to_vec());
         let time = Timestamp::CreateTime(1);
         let message = OwnedMessage::new(payload, None, "t".into(), time, 0, 0, headers);
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::default();
         batch.push(&message);
         let record = batch.records().next().unwrap();
         let mappings = Mappings::new(&MappingsConfig::default());

@@ -8,8 +8,8 @@
 //! 5. fold it into newest values, windows and alerts
 //! 6. push what changed to WebSocket clients: at once, but readings of many devices only
 //!    ten times a second, or once if nobody is connected
-//! 7. store the changes and the offset in one step: at 3,000 values, 8 MiB or once a
-//!    second, and only after Kafka has confirmed what others are told of them:
+//! 7. store the changes and the offset in one step: at 3,000 values (1,000 where there are
+//!    more devices than that), 8 MiB or once a second, and only after Kafka has confirmed what others are told of them:
 //!    dead letters, alerts, sealed windows
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
-use crate::kafka::group::Command;
+use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
 use crate::mapping::Mappings;
@@ -42,6 +42,9 @@ use crate::validate::Validator;
 /// message's are above it. Much less than once a second would write each device for
 /// each of its messages.
 const APPLY_VALUES: usize = 3_000;
+/// The same in a partition with more devices than that, where most messages are a value
+/// of their own anyway: smaller steps take less memory on their way.
+const APPLY_VALUES_OF_MANY: usize = 1_000;
 /// It ends with about so many bytes too, however large the values are: a step
 /// keeps Redis' one thread busy.
 const APPLY_BYTES: usize = 8 << 20;
@@ -211,6 +214,9 @@ impl Pipeline {
         }
         self.laps.pause(Instant::now());
         self.count(folded);
+        // Beyond its last record there may be what was aborted, to be stored as passed too.
+        self.ahead |= self.next != batch.next();
+        self.next = batch.next();
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
@@ -221,8 +227,15 @@ impl Pipeline {
         self.letters.len() >= LETTERS
             || self.notices.len() >= NOTICES
             || self.letter_bytes >= LETTER_BYTES
-            || self.fold.changed() >= APPLY_VALUES
+            || self.fold.changed() >= self.step_values()
             || self.fold.changed_bytes() >= APPLY_BYTES
+    }
+
+    fn step_values(&self) -> usize {
+        match self.fold.devices() {
+            0..=APPLY_VALUES => APPLY_VALUES,
+            _ => APPLY_VALUES_OF_MANY,
+        }
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
@@ -336,12 +349,12 @@ impl Pipeline {
         })?;
         self.applied = self.next;
         self.ahead = false;
-        let command = Command::Commit {
+        let commit = Commit {
             partition: self.partition.clone(),
             offset: self.next,
         };
         // Without the group's thread there is nobody to tell.
-        let _ = self.shared.commands.send(command).await;
+        let _ = self.shared.commits.send(commit).await;
         Ok(())
     }
 }

@@ -2,31 +2,28 @@
 //! one buffer for all bytes, so that a record costs no allocation.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka::Message;
 use rdkafka::message::Headers;
 
+/// Bytes and records that a batch keeps memory of for the next one.
+const KEPT_BYTES: usize = 4 << 20;
+const KEPT_RECORDS: usize = 20_000;
+/// The time of a record that has none.
+const NO_TIME: i64 = -1;
+
+/// Where the name and the value of a header are.
+type Header = (Range<usize>, Option<Range<usize>>);
+
 /// Records of one partition in log order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// Assignment of the partition that the records were fetched under.
-    pub(crate) generation: u64,
     bytes: Vec<u8>,
     records: Vec<Entry>,
-    headers: Vec<(Range<usize>, Option<Range<usize>>)>,
-    counted: Counted,
-}
-
-/// Records in a counter for as long as their batch is there.
-#[derive(Debug, Default)]
-struct Counted(usize, Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.fetch_sub(self.0, Ordering::Relaxed);
-    }
+    headers: Vec<Header>,
+    /// Offset after it, which may be beyond the last record: what was aborted, and the
+    /// marks of transactions, have offsets too.
+    next: i64,
 }
 
 #[derive(Debug)]
@@ -38,6 +35,24 @@ struct Entry {
     headers: Range<usize>,
 }
 
+/// What the records of a batch of the log count from.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) offset: i64,
+    /// Milliseconds since the epoch.
+    pub(crate) time: i64,
+    /// When Kafka took all of them, where the topic keeps that time instead.
+    pub(crate) appended: Option<i64>,
+}
+
+/// A record that is not as Kafka's message format 2 has it.
+#[derive(Debug, thiserror::Error)]
+#[error("its record {0} does not end where it should")]
+pub(crate) struct MalformedRecord(i32);
+
+/// The same, before it is known which record it is.
+struct Malformed;
+
 /// One record and where it stands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'b> {
@@ -46,20 +61,51 @@ pub(crate) struct Record<'b> {
 }
 
 impl Batch {
-    pub(crate) fn new(generation: u64) -> Self {
-        Self {
-            generation,
-            ..Self::default()
-        }
+    /// Forgets everything but the memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        self.records.clear();
+        self.records.shrink_to(KEPT_RECORDS);
+        self.headers.clear();
+        self.headers.shrink_to(KEPT_RECORDS);
     }
 
-    /// An empty one in the memory of this one.
-    pub(crate) fn again(mut self) -> Self {
-        self.bytes.clear();
-        self.records.clear();
-        self.headers.clear();
-        self.counted = Counted::default();
-        self
+    /// For records to be put in, and then taken.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Takes in the records that the buffer has from `start` on, so many, except those
+    /// before the offset `from`. They are in message format 2
+    /// (<https://kafka.apache.org/documentation/#record>).
+    ///
+    /// # Errors
+    /// There is something else; nothing is taken in.
+    pub(crate) fn take_in(
+        &mut self,
+        start: usize,
+        count: i32,
+        base: &Base,
+        from: i64,
+    ) -> Result<(), MalformedRecord> {
+        let (records, headers) = (self.records.len(), self.headers.len());
+        let mut input = Input {
+            bytes: &self.bytes,
+            at: start,
+        };
+        for number in 0..count {
+            match input.record(base, &mut self.headers) {
+                Ok(entry) if entry.offset >= from => self.records.push(entry),
+                Ok(_) => {}
+                Err(Malformed) => {
+                    self.records.truncate(records);
+                    self.headers.truncate(headers);
+                    return Err(MalformedRecord(number));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Copies a message in.
@@ -79,6 +125,7 @@ impl Batch {
             payload: message.payload().map(|payload| self.copy(payload)),
             headers: first..self.headers.len(),
         };
+        self.next = entry.offset + 1;
         self.records.push(entry);
     }
 
@@ -88,35 +135,92 @@ impl Batch {
         start..self.bytes.len()
     }
 
+    /// Offset after it.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// Sets the offset after it.
+    pub(crate) fn end_at(&mut self, next: i64) {
+        self.next = next;
+    }
+
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
-    }
-
-    /// Counts its records in `counter` until it is dropped.
-    pub(crate) fn count_in(&mut self, counter: &Arc<AtomicUsize>) {
-        counter.fetch_add(self.len(), Ordering::Relaxed);
-        self.counted = Counted(self.len(), counter.clone());
-    }
-
-    /// Records that came since it was counted.
-    pub(crate) fn uncounted(&self) -> usize {
-        self.len() - self.counted.0
-    }
-
-    /// Bytes of keys, payloads and headers.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record<'_>> {
         self.records
             .iter()
             .map(|entry| Record { batch: self, entry })
+    }
+}
+
+/// Reads a record where it lies.
+struct Input<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl Input<'_> {
+    fn record(&mut self, base: &Base, headers: &mut Vec<Header>) -> Result<Entry, Malformed> {
+        let record = self.range()?.ok_or(Malformed)?;
+        let after = std::mem::replace(&mut self.at, record.start);
+        // Attributes, of which there are none yet.
+        self.skip(1)?;
+        let time = base.time.wrapping_add(self.varint()?);
+        let offset = base.offset.wrapping_add(self.varint()?);
+        let (key, payload) = (self.range()?, self.range()?);
+        let first = headers.len();
+        for _ in 0..self.varint()? {
+            headers.push((self.range()?.ok_or(Malformed)?, self.range()?));
+        }
+        if self.at != after {
+            return Err(Malformed);
+        }
+        let time = base.appended.unwrap_or(time);
+        Ok(Entry {
+            offset,
+            timestamp: (time != NO_TIME).then_some(time),
+            key,
+            payload,
+            headers: first..headers.len(),
+        })
+    }
+
+    fn skip(&mut self, length: usize) -> Result<(), Malformed> {
+        self.at += length;
+        (self.at <= self.bytes.len()).then_some(()).ok_or(Malformed)
+    }
+
+    /// A length and where so many bytes then are, which are skipped; -1 is null.
+    fn range(&mut self) -> Result<Option<Range<usize>>, Malformed> {
+        let length = self.varint()?;
+        if length == -1 {
+            return Ok(None);
+        }
+        let start = self.at;
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        if length > self.bytes.len() - start {
+            return Err(Malformed);
+        }
+        self.at += length;
+        Ok(Some(start..self.at))
+    }
+
+    /// Seven bits a byte, the lowest first, the sign in the lowest bit of all.
+    fn varint(&mut self) -> Result<i64, Malformed> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.bytes.get(self.at).ok_or(Malformed)?;
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(Malformed)
     }
 }
 
@@ -193,22 +297,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn is_counted_until_it_is_dropped() {
-        let counter = Arc::new(AtomicUsize::new(0));
-        let mut batch = Batch::new(0);
-        batch.push(&message(1, None));
-        batch.count_in(&counter);
-        batch.push(&message(2, None));
-        assert_eq!((counter.load(Ordering::Relaxed), batch.uncounted()), (1, 1));
-        batch.count_in(&counter);
-        assert_eq!((counter.load(Ordering::Relaxed), batch.uncounted()), (2, 0));
-        drop(batch);
-        assert_eq!(counter.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
     fn gives_back_what_was_put_in() {
-        let mut batch = Batch::new(7);
+        let mut batch = Batch::default();
         batch.push(&message(10, Some(b"one")));
         batch.push(&message(12, None));
         let records: Vec<_> = batch.records().collect();

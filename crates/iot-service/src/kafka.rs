@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -258,6 +259,29 @@ impl KafkaSecurity {
             .with_context(|| format!("reading the password of Kafka in {}", self.password_file))
     }
 
+    /// What a client needs that is written in Rust.
+    ///
+    /// # Errors
+    /// A file can't be read or used.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        let (ca, cert, key) = (&self.ca_file, &self.cert_file, &self.key_file);
+        let tls = || {
+            let tls = tls::client_config(ca, cert, key);
+            tls.map_err(|error| anyhow::anyhow!("kafka.security.{error}"))
+        };
+        let login = || {
+            anyhow::Ok(Login {
+                mechanism: self.mechanism,
+                username: self.username.clone(),
+                password: self.login_password()?.into(),
+            })
+        };
+        Ok(Access {
+            tls: self.protocol.tls().then(tls).transpose()?,
+            login: self.protocol.sasl().then(login).transpose()?,
+        })
+    }
+
     /// Makes a client of rskafka use TLS and log in.
     ///
     /// # Errors
@@ -268,21 +292,40 @@ impl KafkaSecurity {
         mut client: rskafka::client::ClientBuilder,
     ) -> anyhow::Result<rskafka::client::ClientBuilder> {
         use rskafka::client::{Credentials, SaslConfig};
-        if self.protocol.tls() {
-            let tls = tls::client_config(&self.ca_file, &self.cert_file, &self.key_file)
-                .map_err(|error| anyhow::anyhow!("kafka.security.{error}"))?;
+        let access = self.access()?;
+        if let Some(tls) = access.tls {
             client = client.tls_config(tls);
         }
-        if self.protocol.sasl() {
-            let login = Credentials::new(self.username.clone(), self.login_password()?);
-            client = client.sasl_config(match self.mechanism {
-                SaslMechanism::Plain => SaslConfig::Plain(login),
-                SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(login),
-                SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(login),
+        if let Some(login) = access.login {
+            let as_one = Credentials::new(login.username, login.password.expose().to_owned());
+            client = client.sasl_config(match login.mechanism {
+                SaslMechanism::Plain => SaslConfig::Plain(as_one),
+                SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(as_one),
+                SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(as_one),
             });
         }
         Ok(client)
     }
+}
+
+/// How a client written in Rust gets at brokers.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Encryption, if there is to be any.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// A login, if there is to be one.
+    pub login: Option<Login>,
+}
+
+/// Who logs in.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// How the password is shown.
+    pub mechanism: SaslMechanism,
+    /// The name.
+    pub username: String,
+    /// The password, read from its file if it has one.
+    pub password: Secret,
 }
 
 /// Properties of librdkafka that have a setting in `kafka.security`, which is

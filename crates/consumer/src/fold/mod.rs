@@ -175,6 +175,11 @@ impl Fold {
         Ok(fold)
     }
 
+    /// How many devices there are.
+    pub(crate) fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
     /// Takes in one event.
     ///
     /// # Errors

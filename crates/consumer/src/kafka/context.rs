@@ -136,7 +136,6 @@ impl ConsumerContext for GroupContext {
     ) {
         let assigns = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
-            // Not all of them are fetched; closing takes out those that are.
             let nothing = TopicPartitionList::new();
             let done = if assigns {
                 consumer.incremental_assign(&nothing)

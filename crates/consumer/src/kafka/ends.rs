@@ -1,5 +1,5 @@
-//! The ends of logs that are not fetched now. librdkafka learns where a log ends by
-//! fetching only, and so would not notice what comes in while a partition is paused.
+//! The ends of logs that are not fetched now: a fetch tells where its log ends, and what
+//! comes in while there is none would not be noticed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! The member of the consumer group: one thread that polls, hands batches to
-//! the owners of partitions, and does to the consumer what they ask for. It
-//! never waits for an owner: a partition whose owner is behind is paused.
+//! The member of the consumer group: one thread that polls, starts and stops the owners
+//! of partitions as they come and go, commits what owners have stored, and reports. No
+//! record comes this way: owners have theirs fetched.
 
 mod slots;
 
@@ -12,7 +12,6 @@ use anyhow::Context;
 use iot_service::health::Component;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,20 +22,13 @@ use super::ends::Ends;
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
 use crate::metrics::{Metrics, Queue, RebalanceKind};
-pub(crate) use slots::{BATCH, Inbox};
-use slots::{Slot, Slots};
+pub(crate) use slots::Inbox;
+use slots::Slots;
 
-/// Longest wait for messages: how late a command may be seen.
+/// Longest wait for something to happen: how late an offset to commit may be seen.
 const IDLE: Duration = Duration::from_millis(100);
-/// The wait while an owner is starting, behind, or leaving.
+/// The wait while owners are leaving.
 const BUSY: Duration = Duration::from_millis(5);
-/// With so many records on their way to owners no more are taken for a moment: unlike
-/// a pause, that throws nothing away of what is fetched ahead.
-const ENOUGH: usize = 20_000;
-/// The longest such moment. After it owners that don't move are paused one by one.
-const MOMENT: Duration = Duration::from_millis(50);
-/// Messages taken before commands and rebalances are looked at.
-const BURST: usize = 2_000;
 /// How often offsets are committed to Kafka.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long owners may take to put their state away. Well below the default
@@ -47,23 +39,11 @@ const STUCK: Duration = Duration::from_secs(10);
 /// The same error is logged this often at most.
 const REPEAT_LOG: Duration = Duration::from_secs(30);
 
-/// What owners ask of the consumer.
+/// State up to an offset is stored: Kafka is to know, for lag tools.
 #[derive(Debug)]
-pub(crate) enum Command {
-    /// State is loaded: fetch from `offset`.
-    Start {
-        partition: Partition,
-        generation: u64,
-        offset: i64,
-    },
-    /// State is about to be loaded again: fetch nothing, and give later batches
-    /// the number `generation`.
-    Hold {
-        partition: Partition,
-        generation: u64,
-    },
-    /// State up to `offset` is stored: tell Kafka, for lag tools.
-    Commit { partition: Partition, offset: i64 },
+pub(crate) struct Commit {
+    pub(crate) partition: Partition,
+    pub(crate) offset: i64,
 }
 
 /// Starts the owner of a partition as a task.
@@ -72,7 +52,7 @@ pub(crate) type StartOwner = Box<dyn Fn(Inbox) -> tokio::task::JoinHandle<()> + 
 /// What the thread needs.
 pub(crate) struct Member {
     pub(crate) config: KafkaConfig,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commits: mpsc::Receiver<Commit>,
     pub(crate) start_owner: StartOwner,
     pub(crate) ends: Ends,
     pub(crate) metrics: Arc<Metrics>,
@@ -97,7 +77,6 @@ pub(crate) fn run(member: Member) -> anyhow::Result<()> {
         consumer,
         member,
         slots: Slots::default(),
-        starting: Vec::new(),
         leaving: Vec::new(),
         commits: HashMap::new(),
         committed_at: Instant::now(),
@@ -114,8 +93,6 @@ struct Group {
     consumer: BaseConsumer<GroupContext>,
     member: Member,
     slots: Slots,
-    /// Starts that could not be carried out yet.
-    starting: Vec<Start>,
     leaving: Vec<Leaving>,
     commits: HashMap<Partition, i64>,
     committed_at: Instant,
@@ -128,38 +105,29 @@ struct Group {
 /// Partitions whose owners put their state away before they are given back.
 struct Leaving {
     partitions: Vec<Partition>,
-    /// Those among them that are fetched.
-    fetched: Vec<Partition>,
     owners: Vec<tokio::task::JoinHandle<()>>,
     since: Instant,
     deadline: Instant,
 }
 
-/// A partition to be fetched from an offset on.
-struct Start {
-    partition: Partition,
-    generation: u64,
-    offset: i64,
-    /// Why it failed the last time.
-    error: Option<KafkaError>,
-}
-
 impl Group {
     fn poll_until_stopped(&mut self) -> anyhow::Result<()> {
         while !self.member.stop.is_cancelled() {
-            self.take_messages()?;
+            let wait = if self.leaving.is_empty() { IDLE } else { BUSY };
+            // Nothing is assigned in librdkafka, so there is no message.
+            if let Some(Err(error)) = self.consumer.poll(wait) {
+                self.failed(error)?;
+            }
             self.serve();
         }
         Ok(())
     }
 
-    /// Everything besides messages.
     fn serve(&mut self) {
         for rebalance in self.consumer.context().take_rebalances() {
             self.rebalance(rebalance);
         }
-        self.obey();
-        self.deliver();
+        self.note_commits();
         self.release(false);
         self.commit();
         if let Some(statistics) = self.consumer.context().take_statistics() {
@@ -167,45 +135,11 @@ impl Group {
         }
     }
 
-    /// Gives owners a moment when they all together are behind. Those that are paused
-    /// may be for long: the others don't wait for them.
-    fn wait_for_owners(&mut self) {
-        let begun = Instant::now();
-        while self.slots.moving() >= ENOUGH && begun.elapsed() < MOMENT {
-            std::thread::sleep(Duration::from_millis(1));
-            self.deliver();
-        }
-    }
-
-    fn take_messages(&mut self) -> anyhow::Result<()> {
-        self.wait_for_owners();
-        let busy = !self.starting.is_empty() || !self.leaving.is_empty() || self.slots.any_paused();
-        let mut wait = if busy { BUSY } else { IDLE };
-        let mut failed = None;
-        for _ in 0..BURST {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => accept(&mut self.slots, &message),
-                Some(Err(error)) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            wait = Duration::ZERO;
-        }
-        failed.map_or(Ok(()), |error| self.failed(error))
-    }
-
     fn failed(&mut self, error: KafkaError) -> anyhow::Result<()> {
         match error {
             KafkaError::MessageConsumptionFatal(_) => {
                 self.member.health.failed(error.to_string());
                 return Err(error).context("the consumer can't go on");
-            }
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                // It isn't said which partition, so each looks at its own log.
-                tracing::error!("an offset to be read is no longer in the log");
-                self.slots.reload_all();
             }
             // Readiness says so, with the reason.
             KafkaError::MessageConsumption(
@@ -250,43 +184,37 @@ impl Group {
             .set(self.slots.len() as i64);
     }
 
-    /// Takes partitions on. The rebalance is answered with no partition at all:
-    /// each is fetched once its owner says where to begin. Any place named
-    /// before, such as the end, would have to be asked of Kafka, and the answer
-    /// may come after the owner's word and override it.
+    /// Takes partitions on. The rebalance is answered with no partition at all: their
+    /// owners have them fetched, and librdkafka must not.
     fn assign(&mut self, partitions: Vec<Partition>) {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
         self.joined = true;
-        let nothing = TopicPartitionList::new();
-        if let Err(error) = self.consumer.incremental_assign(&nothing) {
-            self.log(format!("taking on partitions: {error}"));
-        }
+        self.answer(true);
         for partition in partitions {
             self.slots.add(partition, &self.member.start_owner);
         }
     }
 
     fn revoke(&mut self, partitions: Vec<Partition>) {
-        let (mut fetched, mut owners) = (Vec::new(), Vec::new());
-        for partition in &partitions {
-            self.member.metrics.forget_lag(&partition.0, partition.1);
-            let Some(slot) = self.slots.remove(partition) else {
-                continue;
-            };
-            if slot.is_fetched() {
-                fetched.push(partition.clone());
-            }
-            owners.push(slot.stop());
+        for (topic, partition) in &partitions {
+            self.member.metrics.forget_lag(topic, *partition);
         }
         let since = Instant::now();
+        let owners = self.stop_owners(&partitions);
         self.leaving.push(Leaving {
-            partitions,
-            fetched,
             owners,
+            partitions,
             since,
             deadline: since + RELEASE,
         });
+    }
+
+    fn stop_owners(&mut self, partitions: &[Partition]) -> Vec<tokio::task::JoinHandle<()>> {
+        let slots = partitions
+            .iter()
+            .filter_map(|partition| self.slots.remove(partition));
+        slots.map(slots::Slot::stop).collect()
     }
 
     /// Gives back the partitions whose owners are done; all of them, done or
@@ -309,9 +237,9 @@ impl Group {
                     .for_each(tokio::task::JoinHandle::abort);
             }
             // What owners said last comes before the partitions go.
-            self.obey();
+            self.note_commits();
             self.commit_now();
-            self.give_back(&leaving.fetched);
+            self.answer(false);
             let took = leaving.since.elapsed();
             self.member
                 .metrics
@@ -319,103 +247,22 @@ impl Group {
         }
     }
 
-    /// Answers a rebalance that takes partitions away, which it needs even if
-    /// none of them was fetched.
-    fn give_back(&mut self, fetched: &[Partition]) {
-        if let Err(error) = self.consumer.incremental_unassign(&list(fetched)) {
-            self.log(format!("giving partitions back: {error}"));
-            let nothing = TopicPartitionList::new();
-            if let Err(error) = self.consumer.incremental_unassign(&nothing) {
-                self.log(format!("answering a rebalance: {error}"));
-            }
-        }
-    }
-
-    fn obey(&mut self) {
-        for start in std::mem::take(&mut self.starting) {
-            self.start(start);
-        }
-        while let Ok(command) = self.member.commands.try_recv() {
-            match command {
-                Command::Start {
-                    partition,
-                    generation,
-                    offset,
-                } => self.start(Start {
-                    partition,
-                    generation,
-                    offset,
-                    error: None,
-                }),
-                Command::Hold {
-                    partition,
-                    generation,
-                } => {
-                    if let Some(slot) = self.slots.get(&partition.0, partition.1) {
-                        slot.hold(generation);
-                        if slot.is_fetched() {
-                            self.pause(&partition);
-                        }
-                    }
-                }
-                Command::Commit { partition, offset } => {
-                    self.commits.insert(partition, offset);
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, mut start: Start) {
-        let Some(slot) = self.slots.get(&start.partition.0, start.partition.1) else {
-            return;
+    /// Lets a rebalance go on that brought partitions, or took some away.
+    fn answer(&mut self, brought: bool) {
+        let nothing = TopicPartitionList::new();
+        let answered = match brought {
+            true => self.consumer.incremental_assign(&nothing),
+            false => self.consumer.incremental_unassign(&nothing),
         };
-        if slot.generation() != start.generation {
-            return;
-        }
-        // Taking one out for a moment would pass as the answer to the rebalance
-        // that waits for owners.
-        if slot.is_fetched() && !self.leaving.is_empty() {
-            self.starting.push(start);
-            return;
-        }
-        let waited = slot.waited();
-        match fetch(&self.consumer, slot, &start) {
-            Ok(()) => {
-                let metrics = &self.member.metrics;
-                metrics.rebalance_took(RebalanceKind::Assigned, waited);
-            }
-            Err(error) => {
-                tracing::debug!(partition = ?start.partition, %error, "can't be read yet");
-                start.error = Some(error);
-                self.starting.push(start);
-            }
+        if let Err(error) = answered {
+            self.log(format!("answering a rebalance: {error}"));
         }
     }
 
-    fn pause(&mut self, partition: &Partition) {
-        if let Err(error) = self.consumer.pause(&list(std::slice::from_ref(partition))) {
-            self.log(format!("pausing {partition:?}: {error}"));
+    fn note_commits(&mut self) {
+        while let Ok(Commit { partition, offset }) = self.member.commits.try_recv() {
+            self.commits.insert(partition, offset);
         }
-    }
-
-    fn resume(&mut self, partition: &Partition) {
-        if let Err(error) = self.consumer.resume(&list(std::slice::from_ref(partition))) {
-            self.log(format!("resuming {partition:?}: {error}"));
-        }
-    }
-
-    fn deliver(&mut self) {
-        let changes = self.slots.deliver();
-        for partition in &changes.pause {
-            self.pause(partition);
-        }
-        for partition in &changes.resume {
-            self.resume(partition);
-        }
-        self.member
-            .metrics
-            .paused_partitions
-            .set(self.slots.paused() as i64);
     }
 
     fn commit(&mut self) {
@@ -466,18 +313,17 @@ impl Group {
         let metrics = &self.member.metrics;
         let now = jiff::Timestamp::now().as_millisecond();
         let ends = &self.member.ends;
-        ends.ask(self.slots.not_fetched());
+        ends.ask(self.slots.not_flowing());
         let ends = ends.known();
-        let lags = self.slots.lags(statistics, &ends, now);
-        let lag = lags.map(|(topic, partition, lag)| {
-            metrics.lag(topic, partition, lag);
+        let lags = self.slots.lags(&ends, now);
+        let lag = lags.map(|((topic, partition), lag)| {
+            metrics.lag(topic, *partition, lag);
             lag.messages
         });
         let total = lag.sum();
-        self.member.metrics.lag_total.set(total);
-        self.member
-            .metrics
-            .depth(Queue::Partitions, self.slots.waiting());
+        metrics.lag_total.set(total);
+        metrics.depth(Queue::Partitions, self.slots.waiting());
+        metrics.paused_partitions.set(self.slots.full() as i64);
         self.slots.check_owners(health);
     }
 
@@ -485,107 +331,32 @@ impl Group {
         self.consumer.context().forget_trouble();
         match self.slots.stuck(STUCK) {
             None => self.member.health.ready(),
-            Some((topic, partition)) => {
-                let is_it = |start: &&Start| start.partition == (topic.to_owned(), partition);
-                let start = self.starting.iter().find(is_it);
-                let reason = start.and_then(|start| start.error.as_ref()).map_or_else(
-                    || "its state or the ends of its log are not known yet".to_owned(),
-                    ToString::to_string,
-                );
-                self.member.health.not_ready(format!(
-                    "{topic}, partition {partition} is not read: {reason}"
-                ));
-            }
+            Some(reason) => self.member.health.not_ready(reason),
         }
     }
 
     /// Lets owners put their state away, tells Kafka, and leaves the group.
     fn leave(mut self) {
         let partitions = self.slots.partitions();
-        let (mut fetched, mut owners) = (Vec::new(), Vec::new());
-        for partition in partitions {
-            let Some(slot) = self.slots.remove(&partition) else {
-                continue;
-            };
-            if slot.is_fetched() {
-                fetched.push(partition);
-            }
-            owners.push(slot.stop());
-        }
-        if let Err(error) = self.consumer.pause(&list(&fetched)) {
-            tracing::debug!(%error, "pausing before leaving failed");
-        }
+        let owners = self.stop_owners(&partitions);
         let deadline = Instant::now() + RELEASE;
         let done = |owner: &tokio::task::JoinHandle<()>| owner.is_finished();
         while !owners.iter().all(done) && Instant::now() < deadline {
-            // Polling keeps the membership alive; what is fetched is not for us.
+            // Polling keeps the membership alive.
             drop(self.consumer.poll(BUSY));
-            self.obey();
+            self.note_commits();
         }
         if !owners.iter().all(done) {
             tracing::warn!("owners did not finish in time");
             owners.iter().for_each(tokio::task::JoinHandle::abort);
         }
-        self.obey();
+        self.note_commits();
         self.commit_now();
         self.release(true);
         for rebalance in self.consumer.context().take_rebalances() {
-            self.acknowledge(&rebalance);
+            self.answer(matches!(rebalance, Rebalance::Assign(_)));
         }
         self.consumer.context().close();
         // Dropping the consumer leaves the group.
     }
-
-    /// Lets a rebalance pass that nobody is there for any more. What is still
-    /// fetched goes when the consumer closes.
-    fn acknowledge(&self, rebalance: &Rebalance) {
-        let nothing = TopicPartitionList::new();
-        let done = match rebalance {
-            Rebalance::Assign(_) => self.consumer.incremental_assign(&nothing),
-            Rebalance::Revoke { .. } => self.consumer.incremental_unassign(&nothing),
-        };
-        if let Err(error) = done {
-            tracing::debug!(%error, "a rebalance while leaving failed");
-        }
-    }
-}
-
-/// Fetches a partition from an offset on. One that is fetched already is taken
-/// out and in again, which drops what was fetched before, and works in whatever
-/// state an error has left it.
-fn fetch(
-    consumer: &BaseConsumer<GroupContext>,
-    slot: &mut Slot,
-    start: &Start,
-) -> Result<(), KafkaError> {
-    let (topic, partition) = &start.partition;
-    let mut at = TopicPartitionList::new();
-    at.add_partition_offset(topic, *partition, Offset::Offset(start.offset))?;
-    if slot.is_fetched() {
-        consumer.incremental_unassign(&list(std::slice::from_ref(&start.partition)))?;
-        slot.set_fetched(false);
-    }
-    consumer.incremental_assign(&at)?;
-    slot.set_fetched(true);
-    // A pause outlives the assignment.
-    consumer.resume(&at)?;
-    slot.read();
-    Ok(())
-}
-
-/// Puts a message into the batch for its owner; one that nobody waits for is
-/// fetched again from the offset its owner names.
-fn accept(slots: &mut Slots, message: &BorrowedMessage<'_>) {
-    use rdkafka::Message as _;
-    if let Some(slot) = slots.get(message.topic(), message.partition()) {
-        slot.accept(message);
-    }
-}
-
-fn list(partitions: &[Partition]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for (topic, partition) in partitions {
-        list.add_partition(topic, *partition);
-    }
-    list
 }

@@ -1,8 +1,9 @@
-//! The Kafka side: how clients are configured, and the thread that is a member
-//! of the consumer group.
+//! The Kafka side: how clients are configured, the thread that is a member of the
+//! consumer group, and who fetches.
 
 pub(crate) mod context;
 pub(crate) mod ends;
+pub(crate) mod fetch;
 pub(crate) mod group;
 pub(crate) mod progress;
 pub(crate) mod statistics;
@@ -11,21 +12,24 @@ pub(crate) mod topic;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_service::kafka::LIBRDKAFKA_PROPERTIES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
 use context::Partition;
 
-/// How often librdkafka reports statistics: lag and the state of connections.
+/// How often librdkafka reports statistics: the state of connections and of the group.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
 
 /// Topics that no pattern may match: those of the platform and of Kafka itself
 /// (librdkafka's expressions have no lookahead, so a pattern can't leave them out).
 const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
 
+const NO_QUEUE: &str = "records do not come by librdkafka's queue: see fetch.max.bytes";
+
 /// Properties that can't be given, and why.
-pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
+const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
     ("group.id", "use kafka.group"),
@@ -46,9 +50,28 @@ pub(crate) const OWN_PROPERTIES: &[(&str, &str)] = &[
     ("topic.blacklist", "it keeps reserved topics out"),
     (
         "statistics.interval.ms",
-        "lag and readiness come from the statistics",
+        "readiness comes from the statistics",
     ),
+    ("check.crcs", "checksums are always checked"),
+    ("fetch.queue.backoff.ms", NO_QUEUE),
+    ("queued.min.messages", NO_QUEUE),
+    ("queued.max.messages.kbytes", NO_QUEUE),
+    ("fetch.error.backoff.ms", NO_QUEUE),
 ];
+
+/// Begins of further such names: records are fetched by a client that knows nothing of
+/// them, so that they would be half in force.
+const OWN_PREFIXES: &[&str] = &["ssl.", "sasl.", "enable.ssl.", "enable.sasl."];
+
+/// Why a property can't be given, if it can't.
+pub(crate) fn refused(name: &str) -> Option<&'static str> {
+    let mut all = OWN_PROPERTIES.iter().chain(LIBRDKAFKA_PROPERTIES);
+    if let Some((_, reason)) = all.find(|(own, _)| *own == name) {
+        return Some(reason);
+    }
+    let is_own = OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    is_own.then_some("use kafka.security")
+}
 
 /// Configuration of the group member.
 ///
@@ -58,12 +81,6 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     let mut config = ClientConfig::new();
     for (name, value) in [
         ("client.id", "iot-consumer"),
-        // The default of a second costs five times the throughput.
-        ("fetch.queue.backoff.ms", "5"),
-        // What waits in the client, each record with half a kilobyte around it: a
-        // fetch of a megabyte of compressed JSON is 20,000 of them, by partition.
-        ("queued.min.messages", "5000"),
-        ("fetch.message.max.bytes", "262144"),
         // New topics that a pattern matches are found this fast.
         ("topic.metadata.refresh.interval.ms", "10000"),
         // Several members on a small broker should not hold idle connections long.
@@ -82,10 +99,7 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
         ("session.timeout.ms", &session),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
-        // An offset that is gone is loss, to be counted and not to be jumped over.
-        ("auto.offset.reset", "error"),
         ("partition.assignment.strategy", "cooperative-sticky"),
-        ("isolation.level", "read_committed"),
         ("topic.blacklist", RESERVED),
         ("statistics.interval.ms", STATISTICS_EVERY_MS),
     ] {
@@ -105,20 +119,12 @@ fn secure(mut config: ClientConfig, kafka: &KafkaConfig) -> anyhow::Result<Clien
     Ok(config)
 }
 
-/// Properties that mean something to every kind of client, such as those for
-/// TLS and SASL; the others would only make a producer complain.
+/// Properties that mean something to every kind of client; the others would only make a
+/// producer complain.
 fn is_common(name: &str) -> bool {
-    [
-        "security.",
-        "sasl.",
-        "ssl.",
-        "socket.",
-        "broker.",
-        "client.",
-        "debug",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+    ["socket.", "broker.", "client.", "debug"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Configuration of the producer of dead letters.

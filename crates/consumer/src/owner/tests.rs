@@ -5,49 +5,54 @@ use iot_service::health::Health;
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::kafka::fetch::Fetcher;
 use crate::kafka::progress::Progress;
-use crate::record::Batch;
-use crate::record::tests::message;
 
 const TOPIC: &str = "device-data";
 
 struct Bench {
     shared: Arc<Shared>,
-    commands: mpsc::Receiver<Command>,
-    batches: mpsc::Sender<Batch>,
-    progress: Arc<Progress>,
-    reload: Arc<Notify>,
-    stop: CancellationToken,
-    owner: tokio::task::JoinHandle<()>,
+    commits: mpsc::Receiver<Commit>,
 }
 
-/// Ten more records.
-async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) {
+/// An owner that runs.
+struct Running {
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Ten more records, a second apart.
+async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: i64) {
     let mut client = rdkafka::ClientConfig::new();
     client.set("bootstrap.servers", cluster.bootstrap_servers());
     let producer: FutureProducer = client.create().unwrap();
-    for _ in 0..10 {
-        let record = FutureRecord::<(), str>::to(TOPIC).payload("x");
+    for at in from..from + 10 {
+        let time = 1_767_225_600 + at;
+        let json = format!(r#"{{"deviceId":"d","timestamp":{time},"temperature":20}}"#);
+        let record = FutureRecord::<(), str>::to(TOPIC).payload(&json);
+        let record = record.timestamp(time * 1_000);
         let sent = producer.send(record, Duration::from_secs(30)).await;
         sent.map_err(|(error, _)| error).unwrap();
     }
 }
 
-/// An owner of a partition that has offsets 0 to 9.
-async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
+/// What owners of a partition need.
+fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
     cluster.create_topic(TOPIC, 1, 1).unwrap();
-    fill(cluster).await;
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![cluster.bootstrap_servers()];
     config.kafka.from = from;
+    // An empty fetch sleeps all of this in the mock cluster.
+    let properties = &mut config.kafka.properties;
+    properties.insert("fetch.wait.max.ms".into(), "10".into());
     let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());
     let letters = health.component("dead_letter");
-    let (sender, commands) = mpsc::channel(16);
+    let (sender, commits) = mpsc::channel(16);
     let store = health.component("store");
     let store = Keeper::open(&config, metrics.clone(), store).unwrap();
     let store = Arc::new(store);
@@ -63,7 +68,7 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
     let shared = Arc::new(Shared {
         webhook,
         store,
-        hub: Hub::start(Live::fixed(config.clone()), metrics.clone(), stop.clone()).0,
+        hub: Hub::start(Live::fixed(config.clone()), metrics.clone(), stop).0,
         outputs: Outputs::new(
             &config.outputs,
             dead_letters.producer(),
@@ -71,59 +76,66 @@ async fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: Fro
             health.component("outputs"),
         ),
         dead_letters,
+        fetcher: Fetcher::start(&config.kafka, metrics.clone()).unwrap(),
         metrics,
-        commands: sender,
+        commits: sender,
         health: health.component("state"),
         config,
     });
-    let (batches, receiver) = mpsc::channel(4);
-    let (progress, reload) = (Arc::new(Progress::default()), Arc::new(Notify::new()));
-    let inbox = Inbox {
-        spares: mpsc::channel(1).0,
-        partition: (TOPIC.to_owned(), 0),
-        batches: receiver,
-        stop: stop.clone(),
-        reload: reload.clone(),
-        progress: progress.clone(),
-    };
-    let owner = tokio::spawn(run(shared.clone(), inbox));
-    Bench {
-        shared,
-        commands,
-        batches,
-        progress,
-        reload,
-        stop,
-        owner,
-    }
+    Bench { shared, commits }
 }
 
 impl Bench {
-    /// What the owner asks next, in short.
-    async fn asked(&mut self) -> String {
-        let next = tokio::time::timeout(Duration::from_secs(60), self.commands.recv());
-        match next.await.expect("a command").expect("an owner") {
-            Command::Start {
-                generation, offset, ..
-            } => format!("start {generation} at {offset}"),
-            Command::Hold { generation, .. } => format!("hold {generation}"),
-            Command::Commit { offset, .. } => format!("commit {offset}"),
+    /// Starts an owner, and waits until it knows where to begin.
+    async fn start(&self) -> Running {
+        let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
+        let inbox = Inbox {
+            partition: (TOPIC.to_owned(), 0),
+            stop: stop.clone(),
+            progress: progress.clone(),
+            assigned_at: std::time::Instant::now(),
+        };
+        let task = tokio::spawn(run(self.shared.clone(), inbox));
+        let running = Running {
+            progress,
+            stop,
+            task,
+        };
+        running.reaches(0).await;
+        running
+    }
+
+    /// The offset that is committed next.
+    async fn committed(&mut self) -> i64 {
+        let next = tokio::time::timeout(Duration::from_secs(60), self.commits.recv());
+        next.await.expect("a commit").expect("an owner").offset
+    }
+
+    async fn stored(&self) -> Option<i64> {
+        let stop = CancellationToken::new();
+        let stored = self.shared.store.load((TOPIC, 0), &stop).await;
+        stored.unwrap().offset
+    }
+}
+
+impl Running {
+    async fn reaches(&self, offset: i64) {
+        while self.progress.position() < Some(offset) {
+            tokio::task::yield_now().await;
         }
     }
 
-    async fn send(&self, generation: u64, offset: i64) {
-        let json = r#"{"deviceId":"d","timestamp":1767225600,"temperature":20}"#;
-        let mut batch = Batch::new(generation);
-        batch.push(&message(offset, Some(json.as_bytes())));
-        self.batches.send(batch).await.unwrap();
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_conflict_the_state_is_loaded_again() {
     let cluster = MockCluster::new(1).unwrap();
-    let mut bench = bench(&cluster, From::Earliest).await;
-    assert_eq!(bench.asked().await, "start 0 at 0");
+    let mut bench = bench(&cluster, From::Earliest);
+    let owner = bench.start().await;
     // Somebody else applies to the partition.
     let step = Step {
         partition: (TOPIC, 0),
@@ -131,44 +143,33 @@ async fn after_a_conflict_the_state_is_loaded_again() {
         to: 5,
         changes: &[],
     };
-    let stored = bench.shared.store.apply(&step, &bench.stop).await;
+    let stored = bench.shared.store.apply(&step, &owner.stop).await;
     stored.unwrap();
-    bench.send(0, 0).await;
-    assert_eq!(bench.asked().await, "hold 1");
-    assert_eq!(bench.asked().await, "start 1 at 5");
-    bench.send(0, 1).await;
-    bench.send(1, 5).await;
-    assert_eq!(bench.asked().await, "commit 6");
-    assert_eq!(bench.progress.position(), Some(6));
-    assert_eq!(bench.shared.metrics.store_conflicts.get(), 1);
-    assert_eq!(
-        bench.shared.metrics.consumed.get(),
-        2,
-        "the old batch was dropped"
+    fill(&cluster, 0).await;
+    while bench.committed().await < 10 {}
+    assert_eq!(owner.progress.position(), Some(10));
+    let metrics = &bench.shared.metrics;
+    assert_eq!(metrics.store_conflicts.get(), 1);
+    let values = bench.shared.store.load((TOPIC, 0), &owner.stop).await;
+    let count = values.unwrap().entries.len();
+    assert!(count > 0, "the five that nobody else has applied");
+    assert!(
+        (11..=15).contains(&metrics.consumed.get()),
+        "five were read twice"
     );
-    bench.stop.cancel();
-    bench.owner.await.unwrap();
+    owner.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_goes_back_to_what_is_stored_and_a_stop_stores() {
+async fn a_stop_stores_what_was_read() {
     let cluster = MockCluster::new(1).unwrap();
-    let mut bench = bench(&cluster, From::Earliest).await;
-    assert_eq!(bench.asked().await, "start 0 at 0");
-    bench.send(0, 0).await;
-    assert_eq!(bench.asked().await, "commit 1");
-    bench.reload.notify_one();
-    assert_eq!(bench.asked().await, "hold 1");
-    assert_eq!(bench.asked().await, "start 1 at 1");
-    bench.send(1, 1).await;
-    while bench.progress.position() < Some(2) {
-        tokio::task::yield_now().await;
-    }
-    bench.stop.cancel();
-    assert_eq!(bench.asked().await, "commit 2");
-    bench.owner.await.unwrap();
-    let stored = bench.shared.store.load((TOPIC, 0), &bench.stop).await;
-    assert_eq!(stored.unwrap().offset, Some(2));
+    let mut bench = bench(&cluster, From::Earliest);
+    let owner = bench.start().await;
+    fill(&cluster, 0).await;
+    owner.reaches(10).await;
+    owner.end().await;
+    while bench.committed().await < 10 {}
+    assert_eq!(bench.stored().await, Some(10));
 }
 
 #[test]
@@ -191,16 +192,18 @@ fn begins_where_the_store_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn latest_is_decided_once() {
     let cluster = MockCluster::new(1).unwrap();
-    let mut bench = bench(&cluster, From::Latest).await;
-    assert_eq!(bench.asked().await, "start 0 at 10");
-    fill(&cluster).await;
-    bench.reload.notify_one();
-    assert_eq!(bench.asked().await, "hold 1");
+    let mut bench = bench(&cluster, From::Latest);
+    fill(&cluster, 0).await;
+    let owner = bench.start().await;
+    owner.reaches(10).await;
+    owner.end().await;
+    fill(&cluster, 10).await;
+    let owner = bench.start().await;
+    while bench.committed().await < 20 {}
+    owner.end().await;
+    let consumed = bench.shared.metrics.consumed.get();
     assert_eq!(
-        bench.asked().await,
-        "start 1 at 10",
-        "what came since is not skipped"
+        consumed, 10,
+        "what came since is not skipped, nor what was before read"
     );
-    bench.stop.cancel();
-    bench.owner.await.unwrap();
 }

@@ -136,7 +136,7 @@ impl<'a> Filter<'a> {
         if self.devices.is_empty() {
             return true;
         }
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::default();
         batch.push(&record.message);
         let is_wanted = |device: &str| self.devices.iter().any(|wanted| wanted == device);
         let mut records = batch.records();

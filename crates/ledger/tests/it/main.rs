@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
 
 mod bridge;
+mod damage;
 mod end_to_end;
 mod outage;
 mod score;

@@ -14,13 +14,21 @@ use rdkafka::util::Timeout;
 use super::{PATIENCE, kafka_brokers};
 
 fn config() -> ClientConfig {
+    config_of(&kafka_brokers())
+}
+
+fn config_of(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", kafka_brokers());
+    config.set("bootstrap.servers", brokers);
     config
 }
 
 pub(crate) async fn create_topic(topic: &str, partitions: i32) {
-    let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
+    create_topic_at(&kafka_brokers(), topic, partitions).await;
+}
+
+pub(crate) async fn create_topic_at(brokers: &str, topic: &str, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = config_of(brokers).create().unwrap();
     let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let results = admin
         .create_topics(&[topic], &AdminOptions::new())
@@ -33,7 +41,12 @@ pub(crate) async fn create_topic(topic: &str, partitions: i32) {
 
 /// Writes the records, in their order, to partition 0.
 pub(crate) async fn produce(topic: &str, records: &[Vec<u8>]) {
-    let producer: FutureProducer = config().create().unwrap();
+    produce_to(&kafka_brokers(), topic, records).await;
+}
+
+/// Each a batch of its own.
+pub(crate) async fn produce_to(brokers: &str, topic: &str, records: &[Vec<u8>]) {
+    let producer: FutureProducer = config_of(brokers).create().unwrap();
     for value in records {
         let record = FutureRecord::<(), _>::to(topic).partition(0).payload(value);
         producer

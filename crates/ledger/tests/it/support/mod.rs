@@ -10,7 +10,10 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub(crate) use kafka::{Transaction, create_topic, delete_before, produce, produce_at, read_topic};
+pub(crate) use kafka::{
+    Transaction, create_topic, create_topic_at, delete_before, produce, produce_at, produce_to,
+    read_topic,
+};
 pub(crate) use process::{Process, Run, run};
 pub(crate) use redis::RedisServer;
 pub(crate) use stack::OwnStack;

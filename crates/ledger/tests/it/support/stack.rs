@@ -1,6 +1,6 @@
 //! A stack of a test's own, whose members may be stopped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -38,6 +38,12 @@ impl OwnStack {
             .args(args)
             .env("STACK_DIR", self.dir.path().join("stack"));
         command
+    }
+
+    /// The file with the first records of partition 0 of a topic.
+    pub(crate) fn log(&self, topic: &str) -> PathBuf {
+        let partition = self.dir.path().join(format!("stack/kafka/{topic}-0"));
+        partition.join("00000000000000000000.log")
     }
 
     /// The value of one of the variables that the stack prints.
