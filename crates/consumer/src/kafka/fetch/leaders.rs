@@ -99,14 +99,10 @@ impl Leaders {
         topics.dedup();
         match self.ask(&topics).await {
             Ok(metadata) => {
-                for mut reading in std::mem::take(readings) {
-                    match self.send(reading, &metadata) {
-                        Ok(()) => {}
-                        Err(Unplaced(back, reason)) => {
-                            reading = back;
-                            reading.fail(reason);
-                            readings.push(reading);
-                        }
+                for reading in std::mem::take(readings) {
+                    if let Err(Unplaced(mut reading, reason)) = self.send(reading, &metadata) {
+                        reading.fail(reason);
+                        readings.push(reading);
                     }
                 }
             }

@@ -3,8 +3,8 @@
 //! takes batches from. An owner that is behind is not fetched for: nothing is thrown
 //! away, and what waits is bounded.
 //!
-//! librdkafka, which keeps the membership in the group, would do this too, but at more
-//! than the price of all that happens to a message after (docs/decisions/0010).
+//! librdkafka, which keeps the membership in the group, would do this too, but made a
+//! message cost more than twice as much (docs/decisions/0010).
 
 mod broker;
 mod connection;

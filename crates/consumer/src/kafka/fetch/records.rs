@@ -42,7 +42,7 @@ pub(crate) struct BadBatch {
 
 #[derive(Debug, thiserror::Error)]
 enum Bad {
-    #[error("it is in message format {0}, from before Kafka 0.11")]
+    #[error("it is in message format {0}, and only 2 is read (Kafka 0.11 and newer)")]
     Format(u8),
     #[error("its checksum is another")]
     Checksum,
@@ -93,7 +93,8 @@ impl Head {
         }
         let mut rest = bytes.get(..length)?.get(FORMAT_AT + 1..HEAD)?;
         let (checksum, attributes) = (rest.get_u32(), rest.get_i16());
-        let next = offset + i64::from(rest.get_i32()) + 1;
+        // Not checked yet, so it may be anything.
+        let next = offset.saturating_add(i64::from(rest.get_i32()) + 1);
         let (first_time, last_time) = (rest.get_i64(), rest.get_i64());
         let producer = rest.get_i64();
         // The producer's epoch, and where it is in its sequence.
