@@ -2,7 +2,8 @@
 //! Readings go to all as one frame, made once; for a client that is behind they
 //! are merged to the newest per device and sensor until it has caught up.
 //! Alerts are never merged or dropped. When too many wait for a client, the hub
-//! waits for it for a moment: one that reads catches up, one that doesn't goes.
+//! waits for it for a while: one that reads catches up. One that has taken nothing
+//! for as long already goes at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use crate::model::{Alert, Device, DeviceKey, Stats};
 /// A frame ends with the device or alert that makes it this long, in bytes: far
 /// below what the socket buffers, and a browser doesn't stall on it.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
-/// How long the hub waits for a client with too many alerts waiting. Half of
-/// them have to go in that time.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long the hub waits for a client with too many alerts waiting, counted from
+/// the last frame that it took. Half of them have to go in that time.
+const GRACE: Duration = Duration::from_secs(5);
 /// Alerts that are handed out before others of the process get a turn.
 const ALERTS_AT_ONCE: usize = 256;
 
@@ -234,6 +235,7 @@ impl Clients {
                 continue;
             }
             let drained = client.frames.drained_to(self.queue / 2);
+            let deadline = deadline.min(client.frames.taken_at() + GRACE);
             if timeout_at(deadline, drained).await.is_err() {
                 slow.push(*id);
             }
@@ -381,7 +383,7 @@ mod tests {
             .collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_makes_no_room_for_an_alert_is_dismissed() {
         let mut clients = clients(2);
         let mut slow = clients.add(Vec::new(), Vec::new()).unwrap();
@@ -396,6 +398,35 @@ mod tests {
         assert_eq!(slow.dismissed.try_recv(), Ok(Leave::Slow));
         assert!(quick.dismissed.try_recv().is_err());
         assert_eq!(clients.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_client_that_has_long_taken_nothing() {
+        let mut clients = clients(2);
+        let mut asleep = clients.add(Vec::new(), Vec::new()).unwrap();
+        clients.send_alerts(&alerts(0..1)).await;
+        tokio::time::advance(GRACE).await;
+        clients.send_alerts(&alerts(1..2)).await;
+        let begun = Instant::now();
+        clients.send_alerts(&alerts(2..3)).await;
+        assert_eq!(asleep.dismissed.try_recv(), Ok(Leave::Slow));
+        assert!(begun.elapsed() < GRACE, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_just_read_is_waited_for() {
+        let mut clients = clients(2);
+        let mut reader = clients.add(Vec::new(), Vec::new()).unwrap();
+        clients.send_alerts(&alerts(0..2)).await;
+        let reading = tokio::spawn(async move {
+            tokio::time::sleep(GRACE * 3 / 4).await;
+            while received(&mut reader).unwrap()["alert"]["id"] != "1" {}
+            reader
+        });
+        clients.send_alerts(&alerts(2..3)).await;
+        let mut reader = reading.await.unwrap();
+        assert_eq!(received(&mut reader).unwrap()["alert"]["id"], "2");
+        assert!(reader.dismissed.try_recv().is_err());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::Utf8Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::metrics::FrameKind;
 
@@ -30,12 +31,14 @@ struct Shared {
     taken: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     frames: VecDeque<(FrameKind, Utf8Bytes)>,
     readings: usize,
     alerts: usize,
     stats: usize,
+    /// When the client last took a frame, or the oldest began to wait.
+    taken_at: Instant,
     /// No further frame comes.
     ended: bool,
     /// Nobody takes any.
@@ -50,6 +53,20 @@ pub(crate) fn outbox() -> (Outbox, Frames) {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            frames: VecDeque::new(),
+            readings: 0,
+            alerts: 0,
+            stats: 0,
+            taken_at: Instant::now(),
+            ended: false,
+            abandoned: false,
+        }
     }
 }
 
@@ -69,6 +86,9 @@ impl Outbox {
         let mut queue = self.0.queue();
         if queue.abandoned {
             return false;
+        }
+        if queue.frames.is_empty() {
+            queue.taken_at = Instant::now();
         }
         queue.frames.push_back((kind, frame));
         *queue.count(kind) += 1;
@@ -90,6 +110,11 @@ impl Outbox {
     /// Alerts that wait.
     pub(crate) fn alerts(&self) -> usize {
         self.0.queue().alerts
+    }
+
+    /// When the client last took a frame, or the oldest began to wait.
+    pub(crate) fn taken_at(&self) -> Instant {
+        self.0.queue().taken_at
     }
 
     /// Frames that wait.
@@ -123,6 +148,7 @@ impl Frames {
         let mut queue = self.0.queue();
         let (kind, frame) = queue.frames.pop_front()?;
         *queue.count(kind) -= 1;
+        queue.taken_at = Instant::now();
         drop(queue);
         self.0.taken.notify_one();
         Some(frame)
