@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
+use iot_service::rebootstrap::Rebootstrap;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -92,18 +93,10 @@ pub(crate) struct Verdicts {
     /// Records that the producer has.
     outstanding: AtomicUsize,
     reports: Reports,
+    rebootstrap: Rebootstrap,
 }
 
 impl Verdicts {
-    fn new(reports: &Reports, generation: u32, alone: bool) -> Self {
-        Self {
-            generation,
-            alone,
-            outstanding: AtomicUsize::new(0),
-            reports: reports.clone(),
-        }
-    }
-
     /// The producer has one less.
     fn settled(&self) {
         if self.outstanding.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -118,6 +111,7 @@ impl ClientContext for Verdicts {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.rebootstrap.note(&error);
         client::report(&self.reports.trouble, &error, reason);
     }
 }
@@ -173,7 +167,7 @@ pub(crate) struct Kafka {
 impl Kafka {
     pub(crate) fn new(config: &KafkaConfig, reports: Reports) -> anyhow::Result<Self> {
         Ok(Self {
-            batched: producer(config, Verdicts::new(&reports, 0, false))?,
+            batched: producer(config, &reports, 0, false)?,
             alone: None,
             config: config.clone(),
             generation: 0,
@@ -205,7 +199,7 @@ impl Kafka {
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                producer(&config, Verdicts::new(&self.reports, self.generation, true))?
+                producer(&config, &self.reports, self.generation, true)?
             }
         };
         let sent = self.send_with(&alone, topic, seq, message);
@@ -243,16 +237,31 @@ impl Kafka {
         }
         self.generation += 1;
         self.alone = None;
-        let verdicts = Verdicts::new(&self.reports, self.generation, false);
-        self.batched = producer(&self.config, verdicts)?;
+        self.batched = producer(&self.config, &self.reports, self.generation, false)?;
         Ok(())
+    }
+
+    /// Every second or so: gets producers back that have lost all brokers.
+    pub(crate) fn serve(&self) {
+        for producer in std::iter::once(&self.batched).chain(&self.alone) {
+            producer.context().rebootstrap.serve(producer.client());
+        }
     }
 }
 
 fn producer(
     config: &KafkaConfig,
-    verdicts: Verdicts,
+    reports: &Reports,
+    generation: u32,
+    alone: bool,
 ) -> anyhow::Result<ThreadedProducer<Verdicts>> {
+    let verdicts = Verdicts {
+        generation,
+        alone,
+        outstanding: AtomicUsize::new(0),
+        reports: reports.clone(),
+        rebootstrap: Rebootstrap::new(&config.brokers)?,
+    };
     client::producer(config)?
         .create_with_context(verdicts)
         .context("creating the Kafka producer")

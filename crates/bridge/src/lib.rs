@@ -99,6 +99,7 @@ async fn serve(
     let creator = Creator::new(admin.clone(), &config.topics, dead_letters);
     let helpers = [
         tokio::spawn(creator.run(wanted_end)),
+        tokio::spawn(creator::keep(admin.clone())),
         tokio::spawn(watch_kafka(
             admin,
             config.clone(),

@@ -543,6 +543,7 @@ impl Pipeline {
         if self.ring.len() == 0 {
             self.redelivery.forget_log();
         }
+        self.kafka.serve();
         self.redelivery.tick();
         self.probe_when_empty();
     }

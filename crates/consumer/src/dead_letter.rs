@@ -8,6 +8,7 @@ use anyhow::Context;
 use iot_core::headers;
 use iot_service::Backoff;
 use iot_service::health::Component;
+use iot_service::rebootstrap::Rebootstrap;
 use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
@@ -15,7 +16,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
-use crate::kafka::context::Quiet;
+use crate::kafka::context::Lasting;
 use crate::kafka::topic::Topic;
 use crate::metrics::Metrics;
 use crate::record::Record;
@@ -39,11 +40,13 @@ const DLQ_SENSOR: &str = "dlq-sensor";
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(30);
+const KEEP: Duration = Duration::from_secs(1);
 
 /// Writes dead letters. Clones share one producer.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
-    producer: FutureProducer<Quiet>,
+    producer: FutureProducer<Lasting>,
+    rebootstrap: Arc<Rebootstrap>,
     topic: Arc<str>,
     metrics: Arc<Metrics>,
     health: Component,
@@ -155,12 +158,14 @@ impl DeadLetters {
         ] {
             client.set(name, value);
         }
+        let rebootstrap = Arc::new(Rebootstrap::new(&kafka.brokers)?);
         let producer = client
-            .create_with_context(Quiet)
+            .create_with_context(Lasting(rebootstrap.clone()))
             .context("creating the producer of dead letters")?;
         health.ready();
         Ok(Self {
             producer,
+            rebootstrap,
             topic: config.topic.as_str().into(),
             metrics,
             health,
@@ -168,8 +173,16 @@ impl DeadLetters {
     }
 
     /// The producer, for what else has to be confirmed before the offset moves.
-    pub(crate) fn producer(&self) -> FutureProducer<Quiet> {
+    pub(crate) fn producer(&self) -> FutureProducer<Lasting> {
         self.producer.clone()
+    }
+
+    /// Gets the producer back whenever it has lost all brokers.
+    pub(crate) async fn keep(self) {
+        loop {
+            tokio::time::sleep(KEEP).await;
+            self.rebootstrap.serve(self.producer.client());
+        }
     }
 
     /// Writes a letter; returns once Kafka has confirmed it. Tries for as long

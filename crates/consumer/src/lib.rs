@@ -122,6 +122,8 @@ pub async fn run(
         tokio::spawn(kafka::topic::create(kafka, topic, stop));
     }
 
+    let (letters, stop) = (dead_letters.clone(), stop_http.clone());
+    tokio::spawn(async move { stop.run_until_cancelled(letters.keep()).await });
     let ends = Ends::start(dead_letters.clone());
     let (webhook, webhook_task) = Webhook::start(
         live,

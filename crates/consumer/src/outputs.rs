@@ -22,7 +22,7 @@ use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
 use crate::fold;
-use crate::kafka::context::{Partition, Quiet};
+use crate::kafka::context::{Lasting, Partition};
 use crate::kafka::topic::Topic;
 use crate::metrics::{Metrics, Published};
 use crate::model::{Alert, AlertStatus, Windows};
@@ -34,7 +34,7 @@ const SEPARATOR: char = '\0';
 /// Where they go. Clones share one producer.
 #[derive(Clone)]
 pub(crate) struct Outputs {
-    producer: FutureProducer<Quiet>,
+    producer: FutureProducer<Lasting>,
     /// None if nobody wants to know.
     alerts: Option<Arc<str>>,
     windows: Option<Arc<str>>,
@@ -134,7 +134,7 @@ impl Notice {
 impl Outputs {
     pub(crate) fn new(
         config: &OutputsConfig,
-        producer: FutureProducer<Quiet>,
+        producer: FutureProducer<Lasting>,
         metrics: Arc<Metrics>,
         health: Component,
     ) -> Self {

@@ -19,6 +19,8 @@ pub mod moment;
 pub mod mqtt;
 pub mod ops;
 mod probe;
+#[cfg(feature = "rdkafka")]
+pub mod rebootstrap;
 pub mod shutdown;
 pub mod tls;
 

@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use iot_service::rebootstrap::Rebootstrap;
 use rdkafka::ClientContext;
+use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -45,12 +47,14 @@ struct Notes {
 pub(crate) struct GroupContext {
     notes: Mutex<Notes>,
     closing: AtomicBool,
+    rebootstrap: Rebootstrap,
     metrics: Arc<Metrics>,
 }
 
 impl GroupContext {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(rebootstrap: Rebootstrap, metrics: Arc<Metrics>) -> Self {
         Self {
+            rebootstrap,
             notes: Mutex::default(),
             closing: AtomicBool::new(false),
             metrics,
@@ -70,6 +74,11 @@ impl GroupContext {
         self.notes().statistics.take()
     }
 
+    /// Gets the client back if it has lost all brokers.
+    pub(crate) fn serve(&self, client: &Client<Self>) {
+        self.rebootstrap.serve(client);
+    }
+
     /// What keeps brokers from being reached, as librdkafka put it first.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.notes().trouble.clone()
@@ -81,6 +90,21 @@ impl GroupContext {
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Context of a producer that is there as long as the service.
+#[derive(Debug, Clone)]
+pub(crate) struct Lasting(pub(crate) Arc<Rebootstrap>);
+
+impl ClientContext for Lasting {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.note(&error);
+        Quiet.error(error, reason);
     }
 }
 
@@ -115,6 +139,7 @@ impl ClientContext for GroupContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka reports an error");
+        self.rebootstrap.note(&error);
         // Only counts what other errors say with their reason.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;

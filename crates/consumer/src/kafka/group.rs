@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use iot_service::health::Component;
+use iot_service::rebootstrap::Rebootstrap;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -65,7 +66,8 @@ pub(crate) struct Member {
 /// # Errors
 /// The consumer can't be created, or ends for good.
 pub(crate) fn run(member: Member) -> anyhow::Result<()> {
-    let context = GroupContext::new(member.metrics.clone());
+    let rebootstrap = Rebootstrap::new(&member.config.brokers)?;
+    let context = GroupContext::new(rebootstrap, member.metrics.clone());
     let consumer: BaseConsumer<GroupContext> = consumer_config(&member.config)?
         .create_with_context(context)
         .context("creating the consumer")?;
@@ -124,6 +126,7 @@ impl Group {
     }
 
     fn serve(&mut self) {
+        self.consumer.context().serve(self.consumer.client());
         for rebalance in self.consumer.context().take_rebalances() {
             self.rebalance(rebalance);
         }

@@ -105,6 +105,9 @@ impl MappingsConfig {
             if only && mapping.fields.is_none() {
                 add("fields", "is missing: nested, rename and units are for it");
             }
+            if mapping.readings.iter().any(|one| one.sensor.is_empty()) {
+                add("readings", "must name their sensors");
+            }
             let single = mapping.readings.iter().map(|reading| &reading.value);
             let fields = mapping.fields.iter().filter(|pointer| !pointer.is_empty());
             if !single.chain(fields).all(|pointer| is_pointer(pointer)) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use bytes::{Buf, BufMut};
 use prometheus::Registry;
@@ -39,9 +40,11 @@ impl Answer {
     }
 }
 
-/// A cluster of brokers, numbered from 0, of which the first leads everything.
+/// A cluster of brokers, numbered from 0.
 struct Cluster {
     brokers: Vec<SocketAddr>,
+    /// Who leads everything.
+    leader: Arc<AtomicI32>,
     /// Which broker was asked for which offset, in order.
     asked: Arc<Mutex<Vec<(usize, i64)>>>,
 }
@@ -62,23 +65,29 @@ impl Cluster {
             .map(|one| one.local_addr().unwrap())
             .collect();
         let (asked, answers) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(answers));
+        let leader = Arc::<AtomicI32>::default();
         for (number, listener) in listeners.into_iter().enumerate() {
-            let (brokers, asked, answers) = (brokers.clone(), asked.clone(), answers.clone());
+            let (brokers, leader) = (brokers.clone(), leader.clone());
+            let (asked, answers) = (asked.clone(), answers.clone());
             tokio::spawn(async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    let (brokers, asked, answers) =
-                        (brokers.clone(), asked.clone(), answers.clone());
+                    let (brokers, leader) = (brokers.clone(), leader.clone());
+                    let (asked, answers) = (asked.clone(), answers.clone());
                     let answer = move |offset| {
                         let mut asked = asked.lock().unwrap();
                         asked.push((number, offset));
                         answers(number, asked.len() - 1)
                     };
-                    tokio::spawn(async move { serve(stream, &brokers, answer).await });
+                    tokio::spawn(async move { serve(stream, &brokers, &leader, answer).await });
                 }
             });
         }
-        Self { brokers, asked }
+        Self {
+            brokers,
+            leader,
+            asked,
+        }
     }
 
     fn reader(&self, metrics: &Arc<Metrics>) -> (Reader, Fetcher, Arc<Progress>) {
@@ -101,6 +110,7 @@ impl Cluster {
 async fn serve(
     mut stream: TcpStream,
     brokers: &[SocketAddr],
+    leader: &AtomicI32,
     answer: impl Fn(i64) -> Option<Answer>,
 ) -> std::io::Result<()> {
     loop {
@@ -115,7 +125,7 @@ async fn serve(
         out.put_i32(correlation);
         match api {
             18 => versions(&mut out),
-            3 => metadata(brokers, &mut out),
+            3 => metadata(brokers, leader.load(Ordering::Relaxed), &mut out),
             1 => {
                 // Topic by topic and partition by partition; there is one of each.
                 input.advance(29 + 2 + TOPIC.len() + 4 + 4 + 4);
@@ -142,7 +152,7 @@ fn versions(out: &mut Vec<u8>) {
     }
 }
 
-fn metadata(brokers: &[SocketAddr], out: &mut Vec<u8>) {
+fn metadata(brokers: &[SocketAddr], leader: i32, out: &mut Vec<u8>) {
     out.put_i32(0);
     out.put_i32(brokers.len() as i32);
     for (number, broker) in (0..).zip(brokers) {
@@ -159,7 +169,7 @@ fn metadata(brokers: &[SocketAddr], out: &mut Vec<u8>) {
     out.put_u8(0);
     out.put_i32(1);
     out.put_i16(0);
-    for number in [3, 0, 5, 0, 0, 0] {
+    for number in [3, leader, 5, 0, 0, 0] {
         out.put_i32(number);
     }
 }
@@ -286,6 +296,30 @@ async fn a_replica_nearby_is_asked_until_it_fails() {
     assert_eq!(next(&mut reader).await.unwrap(), (1, 11));
     assert_eq!(next(&mut reader).await.unwrap(), (1, 12));
     assert_eq!(cluster.asked()[..4], [(0, 10), (1, 10), (1, 11), (0, 11)]);
+}
+
+#[tokio::test]
+async fn a_broker_that_no_longer_leads_and_does_not_know_is_left() {
+    let cluster = Cluster::start(2, |_, _| Some(Answer::records(Vec::new()))).await;
+    let metrics = metrics();
+    let (_reader, _fetcher, _) = cluster.reader(&metrics);
+    let is_asked_again = async || {
+        let before = cluster.asked().len();
+        while cluster.asked().len() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    is_asked_again().await;
+    cluster.leader.store(1, Ordering::Relaxed);
+    // More than a minute, of which none passes while an answer is awaited.
+    for _ in 0..40 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::resume();
+        is_asked_again().await;
+    }
+    assert_eq!(cluster.asked().last(), Some(&(1, 10)));
+    assert_eq!(metrics.fetch_errors.get(), 0);
 }
 
 #[tokio::test]
