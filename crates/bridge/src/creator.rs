@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
 use iot_service::Backoff;
-use iot_service::rebootstrap::Rebootstrap;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -21,7 +20,6 @@ use crate::kafka::{self, DEAD_LETTER_MAX};
 /// How many topics are created in one request.
 const BATCH: usize = 100;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-const KEEP: Duration = Duration::from_secs(1);
 
 /// A topic that is wanted, and who wants it.
 #[derive(Debug, Clone)]
@@ -49,35 +47,12 @@ pub(crate) enum Outcome {
 }
 
 /// The admin client, for topics and to see whether Kafka is there.
-pub(crate) type Admin = AdminClient<Lasting>;
+pub(crate) type Admin = AdminClient<Quiet>;
 
 /// An admin client for the cluster.
 pub(crate) fn admin(config: &KafkaConfig) -> anyhow::Result<Arc<Admin>> {
-    let context = Lasting(Rebootstrap::new(&config.brokers)?);
-    let admin = AdminClient::from_config_and_context(&client::client(config)?, context);
+    let admin = AdminClient::from_config_and_context(&client::client(config)?, Quiet);
     Ok(Arc::new(admin.context("creating the Kafka admin client")?))
-}
-
-/// Gets an admin client back whenever it has lost all brokers.
-pub(crate) async fn keep(admin: Arc<Admin>) {
-    loop {
-        tokio::time::sleep(KEEP).await;
-        admin.inner().context().0.serve(admin.inner());
-    }
-}
-
-/// The context of a client that is there as long as the service.
-pub(crate) struct Lasting(Rebootstrap);
-
-impl ClientContext for Lasting {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Quiet.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error);
-        Quiet.error(error, reason);
-    }
 }
 
 /// A context that leaves reporting to those who ask.
@@ -89,7 +64,7 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka client");
+        tracing::debug!(%error, reason, "librdkafka admin client");
     }
 }
 

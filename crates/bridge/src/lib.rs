@@ -32,6 +32,7 @@ use std::time::Duration;
 use anyhow::Context;
 use iot_service::config::Live;
 use iot_service::health::{Component, Health};
+use iot_service::rebootstrap::Rebootstrap;
 use iot_service::{Backoff, Listeners, ops};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -99,9 +100,9 @@ async fn serve(
     let creator = Creator::new(admin.clone(), &config.topics, dead_letters);
     let helpers = [
         tokio::spawn(creator.run(wanted_end)),
-        tokio::spawn(creator::keep(admin.clone())),
         tokio::spawn(watch_kafka(
             admin,
+            Rebootstrap::new(&config.kafka.brokers)?,
             config.clone(),
             kafka_health,
             trouble_end,
@@ -126,6 +127,7 @@ async fn serve(
 /// Tells whether Kafka can be reached: at the start, and after it could not.
 async fn watch_kafka(
     admin: Arc<Admin>,
+    rebootstrap: Rebootstrap,
     config: Arc<BridgeConfig>,
     health: Component,
     mut trouble: watch::Receiver<Option<String>>,
@@ -148,6 +150,8 @@ async fn watch_kafka(
                 health.not_ready(reason);
             }
             Err(error) => {
+                rebootstrap.suspect();
+                rebootstrap.serve(admin.inner());
                 // The producer's own attempts tell more, such as a refused login.
                 let why = trouble.borrow().clone();
                 let why = why.unwrap_or_else(|| format!("{:#}", error.root_cause()));

@@ -53,6 +53,12 @@ impl Rebootstrap {
         }
     }
 
+    /// To be told when a client can't reach Kafka whose errors nobody is told of: those
+    /// of an admin client.
+    pub fn suspect(&self) {
+        self.state().all_down.get_or_insert_with(Instant::now);
+    }
+
     /// Gives the client its brokers again if it may need them. To be called every second
     /// or so; costs nothing while all is well.
     #[allow(unsafe_code)]
