@@ -17,7 +17,7 @@ const NOT_AGAIN: Duration = Duration::from_secs(30);
 ///
 /// librdkafka does that itself, but not always: a broker that is shutting down may answer
 /// a last request with no brokers at all. If the answer comes in the moment after the
-/// connection was closed, versions from 2.11 on forget every broker that they knew and
+/// connection was closed, versions from 2.12 on forget every broker that they knew and
 /// call off the new beginning, and then wait forever
 /// (<https://github.com/confluentinc/librdkafka/issues/5301>).
 #[derive(Debug)]
