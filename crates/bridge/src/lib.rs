@@ -5,7 +5,6 @@
 //! `kafka`.
 
 mod cli;
-mod client;
 mod config;
 mod creator;
 mod deliveries;
@@ -30,9 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_kafka::rebootstrap::Rebootstrap;
 use iot_service::config::Live;
 use iot_service::health::{Component, Health};
-use iot_service::rebootstrap::Rebootstrap;
 use iot_service::{Backoff, Listeners, ops};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -92,7 +91,9 @@ async fn serve(
     let kafka_health = health.component("kafka");
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
 
-    client::warn_of_weaknesses(&config.kafka);
+    for (setting, reason) in config.kafka.weaknesses() {
+        tracing::warn!(setting, reason, "delivery is best effort");
+    }
     let admin = creator::admin(&config.kafka)?;
     let (wanted, wanted_end) = mpsc::unbounded_channel();
     let (trouble, trouble_end) = watch::channel(None);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use iot_core::dead_letter::{self, KEPT, Truncated};
 use iot_core::headers::{self, CONTENT_TYPE};
 use rdkafka::message::{Header, OwnedHeaders};
 use rumqttc::v5::mqttbytes::QoS;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::deliveries::Fingerprint;
 use crate::metrics::Refusal;
-use crate::mqtt::KEPT;
 use crate::topics::TopicId;
 
 /// What a message occupies besides its topic and payload: the slot, and what
@@ -41,8 +41,8 @@ pub(crate) struct Message {
     pub(crate) received_at: i64,
     pub(crate) since: Instant,
     pub(crate) target: Target,
-    /// Size and SHA-256 of a payload of which only the beginning is here.
-    pub(crate) cut: Option<Box<Cut>>,
+    /// Size and digest of a payload that was truncated.
+    pub(crate) cut: Option<Box<Truncated>>,
     /// Which delivery it is, where that can be told.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// An earlier process may have written it: the log has to be asked.
@@ -51,14 +51,6 @@ pub(crate) struct Message {
 
 // There are thousands of them.
 const _: () = assert!(size_of::<Message>() <= 256);
-
-/// What is left of a payload whose end was thrown away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cut {
-    /// Bytes.
-    pub(crate) size: u64,
-    pub(crate) sha256: [u8; 32],
-}
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +170,7 @@ impl Message {
             return false;
         }
         let payload = &mut self.payload;
-        self.cut = Some(Box::new(Cut {
+        self.cut = Some(Box::new(Truncated {
             size: payload.len() as u64,
             sha256: Sha256::digest(&payload).into(),
         }));
@@ -206,13 +198,18 @@ impl Message {
             Target::DeadLetter { why, .. } => {
                 // What a publisher adds may be all that makes it too large.
                 let letter = match &self.cut {
-                    Some(cut) => cut.headers(self.origin()),
+                    Some(cut) => {
+                        let cut = cut.headers().into_iter();
+                        cut.fold(self.origin(), |letter, (name, value)| {
+                            text(letter, name, &value)
+                        })
+                    }
                     None => self.properties(self.origin()),
                 };
-                let letter = text(letter, headers::DLQ_REASON, why.reason.as_str());
-                let letter = text(letter, "dlq-detail", &why.detail);
-                let letter = bytes(letter, headers::DLQ_TOPIC, &self.topic);
-                text(letter, headers::DLQ_TIME, &self.received_at.to_string())
+                let letter = text(letter, dead_letter::REASON, why.reason.as_str());
+                let letter = text(letter, dead_letter::DETAIL, &why.detail);
+                let letter = bytes(letter, dead_letter::TOPIC, &self.topic);
+                text(letter, dead_letter::TIME, &self.received_at.to_string())
             }
         }
     }
@@ -250,7 +247,7 @@ impl Message {
         }
         for (name, value) in &properties.user_properties {
             // Headers that the bridge vouches for can't be set by a publisher.
-            if !name.starts_with("mqtt-") && !name.starts_with("dlq-") {
+            if !name.starts_with("mqtt-") && !name.starts_with(dead_letter::PREFIX) {
                 headers = text(headers, name, value);
             }
         }
@@ -269,19 +266,6 @@ fn properties_size(properties: &PublishProperties) -> usize {
         .map(|(name, value)| name.len() + value.len() + PROPERTY)
         .sum();
     user + properties.content_type.as_ref().map_or(0, String::len)
-}
-
-impl Cut {
-    fn headers(&self, letter: OwnedHeaders) -> OwnedHeaders {
-        let digest: String = self
-            .sha256
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let letter = text(letter, "dlq-cut", "true");
-        let letter = text(letter, "dlq-size", &self.size.to_string());
-        text(letter, "dlq-sha256", &digest)
-    }
 }
 
 fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {

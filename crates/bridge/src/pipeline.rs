@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use iot_core::dead_letter::{self, Truncated};
 use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
 use iot_service::config::Live;
 use iot_service::health::Component;
@@ -23,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::BridgeConfig;
 use crate::creator::{Created, Wanted};
-use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
+use crate::kafka::{Delivery, Kafka};
 use crate::lockstep::Lockstep;
-use crate::message::{Cut, Message, Target};
+use crate::message::{Message, Target};
 use crate::message_ids::MessageIds;
 use crate::metrics::{Metrics, Refusal, SessionGauges};
 use crate::mqtt::{Link, LinkEvent, Oversize, SessionPlan};
@@ -291,7 +292,7 @@ impl Pipeline {
                     size,
                     sha256,
                 } = *oversize;
-                self.receive(publish, Some(Cut { size, sha256 }))?;
+                self.receive(publish, Some(Truncated { size, sha256 }))?;
             }
             LinkEvent::Connected {
                 broker,
@@ -342,7 +343,7 @@ impl Pipeline {
     }
 
     /// receive -> route. `cut`: only the beginning of the payload is there.
-    fn receive(&mut self, publish: Publish, cut: Option<Cut>) -> anyhow::Result<()> {
+    fn receive(&mut self, publish: Publish, cut: Option<Truncated>) -> anyhow::Result<()> {
         let size = cut
             .as_ref()
             .map_or(publish.payload.len() as u64, |cut| cut.size);
@@ -389,7 +390,7 @@ impl Pipeline {
             }
             Err((reason, detail)) => {
                 self.metrics.refused(reason);
-                if size > DEAD_LETTER_MAX as u64 {
+                if size > dead_letter::MAX_RECORD as u64 {
                     message.cut();
                 }
                 Target::dead_letter(self.dead_letters, reason, detail)

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use iot_core::headers::{BRIDGE_SESSIONS_TOPIC, MQTT_DELIVERY};
+use iot_kafka::headers;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::client;
 use crate::config::KafkaConfig;
 use crate::deliveries::Fingerprint;
 use crate::redelivery::Restored;
@@ -87,13 +87,11 @@ pub(crate) fn deliveries(
 }
 
 fn fingerprint(message: &BorrowedMessage<'_>) -> Option<Fingerprint> {
-    let mut headers = message.headers()?.iter();
-    let header = headers.find(|header| header.key == MQTT_DELIVERY)?;
-    Fingerprint::from_bytes(header.value?)
+    Fingerprint::from_bytes(headers::first(message, MQTT_DELIVERY)?)
 }
 
 fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
-    let mut client = client::client(config)?;
+    let mut client = config.client()?;
     client
         // Asked for by the client; nothing is ever committed.
         .set("group.id", "iot-bridge-tail")

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
 use iot_core::route::{is_kafka_topic, is_reserved};
+use iot_kafka::security::{Client, KafkaSecurity, check_brokers};
 use iot_service::config::{
     Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
 };
-use iot_service::kafka::{Client, KafkaSecurity, check_brokers};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
@@ -260,7 +260,7 @@ pub struct DeadLetterConfig {
 impl Default for DeadLetterConfig {
     fn default() -> Self {
         Self {
-            topic: DEAD_LETTER_TOPIC.into(),
+            topic: dead_letter::DEFAULT_TOPIC.into(),
             partitions: 1,
             replication: -1,
         }

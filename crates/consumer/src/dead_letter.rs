@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_core::headers;
+use iot_kafka::rebootstrap::Rebootstrap;
 use iot_service::Backoff;
 use iot_service::health::Component;
-use iot_service::rebootstrap::Rebootstrap;
 use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};

@@ -11,7 +11,6 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod health;
-pub mod kafka;
 pub mod logs;
 mod memory;
 pub mod metrics;
@@ -19,8 +18,6 @@ pub mod moment;
 pub mod mqtt;
 pub mod ops;
 mod probe;
-#[cfg(feature = "rdkafka")]
-pub mod rebootstrap;
 pub mod shutdown;
 pub mod tls;
 

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use iot_core::headers;
+use iot_kafka::security::KafkaSecurity;
 use iot_service::Backoff;
 use iot_service::config::HumanDuration;
-use iot_service::kafka::KafkaSecurity;
 use rskafka::BackoffConfig;
 use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};

@@ -3,8 +3,8 @@
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use iot_kafka::security::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 use iot_service::config::{Problems, Secret};
-use iot_service::kafka::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 
 /// Where Kafka is, and how it is entered.
 #[derive(Debug, Clone, clap::Args)]

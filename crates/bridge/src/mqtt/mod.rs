@@ -8,5 +8,5 @@ mod session;
 mod subscriptions;
 
 pub(crate) use link::{Link, LinkEvent, SessionPlan};
-pub(crate) use oversize::{KEPT, Oversize};
+pub(crate) use oversize::Oversize;
 pub(crate) use session::Granted;

@@ -1,15 +1,13 @@
 //! Messages that are too large to be kept: their beginning, size and hash.
 
 use bytes::{Buf, Bytes, BytesMut};
+use iot_core::dead_letter::KEPT;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use sha2::{Digest, Sha256};
 
 use super::codec::{self, Malformed};
 use crate::config::Protocol;
-
-/// How much of the payload is kept.
-pub(crate) const KEPT: usize = 64 * 1024;
 
 /// A message that was too large to be kept in memory.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! A real Kafka that asks who is there: `scripts/stack` has listeners for it.
 
 use iot_bridge::BridgeConfig;
-use iot_service::kafka::SecurityProtocol;
+use iot_kafka::security::SecurityProtocol;
 
 use crate::broker::Broker;
 use crate::kafka::read_from;
@@ -71,7 +71,7 @@ async fn a_wrong_password_is_told_and_costs_no_message() {
 /// Only in a build with OpenSSL: `cargo test -p iot-bridge --features tls`.
 #[cfg(feature = "tls")]
 mod tls {
-    use iot_service::kafka::SaslMechanism;
+    use iot_kafka::security::SaslMechanism;
 
     use super::*;
 

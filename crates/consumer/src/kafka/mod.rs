@@ -12,7 +12,7 @@ pub(crate) mod topic;
 use std::time::Duration;
 
 use anyhow::Context;
-use iot_service::kafka::LIBRDKAFKA_PROPERTIES;
+use iot_kafka::security::LIBRDKAFKA_PROPERTIES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 

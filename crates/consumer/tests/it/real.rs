@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use iot_consumer::ConsumerConfig;
-use iot_service::kafka::SecurityProtocol;
+use iot_kafka::security::SecurityProtocol;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::Message as _;

@@ -16,7 +16,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use iot_core::headers::{DEAD_LETTER_TOPIC, LABEL};
+use iot_core::dead_letter;
+use iot_core::headers::LABEL;
 use iot_core::message::Quality;
 use rskafka::client::Client;
 use rskafka::record::{Record, RecordAndOffset};
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "alert-events")]
     alerts: String,
     /// Topic with the records that the consumer refused (dead_letter.topic).
-    #[arg(long, default_value = DEAD_LETTER_TOPIC)]
+    #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
     /// The simulator's anomaly.truth_file; without, the labels in the messages count, and
     /// labelled readings in a row are one anomaly.

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
 use iot_service::config::HumanDuration;
 use tokio::time::Instant;
 
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
     /// Topic with the records that the consumer refused (dead_letter.topic).
-    #[arg(long, default_value = DEAD_LETTER_TOPIC)]
+    #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
     /// The consumer's store: redis://USER:PASSWORD@HOST:PORT/DB, or rediss:// for TLS.
     #[arg(

@@ -4,10 +4,10 @@ mod check;
 mod fleet;
 
 use iot_core::headers;
+use iot_kafka::security::KafkaSecurity;
 use iot_service::config::{
     ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
-use iot_service::kafka::KafkaSecurity;
 use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Serialize};
 

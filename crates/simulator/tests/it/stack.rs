@@ -2,7 +2,7 @@
 //! `cargo test -- --ignored` in the environment that it prints.
 
 use iot_core::mqtt_url::MqttUrl;
-use iot_service::kafka::{SaslMechanism, SecurityProtocol};
+use iot_kafka::security::{SaslMechanism, SecurityProtocol};
 use iot_simulator::config::{CompressionKind, Rate, SinkKind};
 use tokio_util::sync::CancellationToken;
 

@@ -1,5 +1,5 @@
-//! `iot-bridge preflight`: asks both sides what they will do to this load, and
-//! says of each trouble what to change. A bridge that starts warns of the same.
+//! `iot-bridge preflight`: checks the MQTT brokers and Kafka against the settings, with
+//! advice for each problem. A bridge that starts logs the same as warnings.
 
 mod kafka;
 mod mqtt;
@@ -18,7 +18,7 @@ use crate::creator;
 pub(crate) use kafka::kafka_checks;
 pub(crate) use mqtt::mqtt_checks;
 
-/// Says what is not as it should be.
+/// Logs every warning and problem.
 pub(crate) fn warn(checks: &[Check]) {
     for check in checks.iter().filter(|check| check.status != Status::Ok) {
         let Check {
@@ -31,26 +31,26 @@ pub(crate) fn warn(checks: &[Check]) {
     }
 }
 
-/// How good or bad something is.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     Ok,
-    /// It works, and may hurt later.
+    /// It works now, with a risk.
     Warning,
-    /// Messages are lost or don't get through.
+    /// Messages are lost or do not arrive.
     Problem,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// What it is about, such as `kafka: largest message`.
+    /// Its name, such as `kafka: largest message`.
     pub(crate) name: &'static str,
     pub(crate) status: Status,
     /// What was found.
     pub(crate) found: String,
-    /// What to change; empty if all is well.
+    /// What to change; empty if the status is ok.
     pub(crate) advice: String,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Status {
 
 #[derive(Debug, Args)]
 pub(crate) struct Preflight {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_to_change_and_counts() {
+    fn the_table_has_advice_and_counts() {
         let checks = [
             Check::ok("kafka: brokers", "1"),
             Check::problem("mqtt: session", "not kept", "allow it"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Buf, BufMut};
-use iot_service::kafka::Login;
+use iot_kafka::security::Login;
 use rsasl::config::SASLConfig;
 use rsasl::prelude::{Mechname, SASLClient, Session};
 use rustls::pki_types::ServerName;
