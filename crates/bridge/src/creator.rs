@@ -228,9 +228,11 @@ mod tests {
 
     #[test]
     fn the_bridges_own_topics_have_their_own_settings() {
-        let mut config = TopicsConfig::default();
-        config.partitions = 7;
-        config.configs = configs(&[("retention.ms", "1000")]);
+        let config = TopicsConfig {
+            partitions: 7,
+            configs: configs(&[("retention.ms", "1000")]),
+            ..TopicsConfig::default()
+        };
         let topic = |name| new_topic(name, &config, "letters");
         assert_eq!(topic("a.b").configs, config.configs);
         assert_eq!(topic("a.b").partitions, 7);

@@ -2,6 +2,7 @@
 
 mod aliases;
 mod detect;
+mod properties;
 mod sensors;
 mod webhook;
 mod windows;
@@ -12,20 +13,20 @@ use std::time::Duration;
 
 use iot_core::dead_letter;
 use iot_core::route::{is_kafka_topic, is_reserved};
-use iot_kafka::security::{Client, KafkaSecurity, check_brokers};
+use iot_kafka::librdkafka::SUPPORT;
+use iot_kafka::security::{KafkaSecurity, check_brokers};
 use iot_service::config::{
     Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
 };
-use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
 pub use detect::{
     DetectConfig, DriftConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
     TogglingConfig,
 };
+use properties::RESERVED;
 pub use sensors::{Limit, SensorConfig, ThresholdRule};
 pub use webhook::WebhookConfig;
 pub use windows::WindowsConfig;
@@ -361,12 +362,7 @@ impl Settings for ConsumerConfig {
 impl KafkaConfig {
     fn validate(&self, problems: &mut Problems) {
         check_brokers(&self.brokers, problems);
-        let librdkafka = if cfg!(feature = "tls") {
-            Client::Complete
-        } else {
-            Client::WithoutOpenssl
-        };
-        self.security.validate(librdkafka, problems);
+        self.security.validate(SUPPORT, problems);
         if self.topics.is_empty() {
             problems.add("kafka.topics", "needs at least one topic");
         }
@@ -382,19 +378,7 @@ impl KafkaConfig {
                 format!("{topic} is reserved and never read"),
             );
         }
-        for name in self.properties.keys() {
-            if let Some(reason) = kafka::refused(name) {
-                problems.add(
-                    format!("kafka.properties.{name}"),
-                    format!("can't be set: {reason}"),
-                );
-            }
-        }
-        for (name, value) in &self.properties {
-            if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
-                problems.add(format!("kafka.properties.{name}"), error.to_string());
-            }
-        }
+        RESERVED.check(&self.properties, problems);
     }
 }
 

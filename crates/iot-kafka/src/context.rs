@@ -40,8 +40,8 @@ impl Lasting {
         Ok(Self(Arc::new(Rebootstrap::new(brokers)?)))
     }
 
-    /// See [`Rebootstrap::serve`].
-    pub fn serve(&self, client: &Client<Self>) {
+    /// Reconnects the client that has this context, or wraps it: see [`Rebootstrap::serve`].
+    pub fn serve<C: ClientContext>(&self, client: &Client<C>) {
         self.0.serve(client);
     }
 }

@@ -99,3 +99,91 @@ fn header<'m>(
         Some((CStr::from_ptr(name).to_string_lossy(), value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::{Offset, TopicPartitionList};
+
+    use super::*;
+
+    /// Adds a header whose name is not UTF-8, as producers in other languages can.
+    #[allow(unsafe_code)]
+    fn add(headers: &OwnedHeaders, name: &[u8], value: &[u8]) {
+        let native: Native = ptr::from_ref(headers.as_borrowed()).cast_mut().cast();
+        let (name_length, length) = (name.len() as isize, value.len() as isize);
+        // SAFETY: the reference is librdkafka's pointer to the headers; it copies both texts.
+        let error = unsafe {
+            bindings::rd_kafka_header_add(
+                native,
+                name.as_ptr().cast(),
+                name_length,
+                value.as_ptr().cast(),
+                length,
+            )
+        };
+        assert_eq!(error, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
+
+    fn sent(headers: Option<OwnedHeaders>) -> (BaseConsumer, MockCluster<'static, impl Sized>) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "none");
+        let producer: BaseProducer = client.create().unwrap();
+        let mut record = BaseRecord::<(), str>::to("t").partition(0).payload("x");
+        record.headers = headers;
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+        let consumer: BaseConsumer = client.create().unwrap();
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+        consumer.assign(&assignment).unwrap();
+        (consumer, cluster)
+    }
+
+    #[test]
+    fn null_repeated_and_malformed_headers_are_read() {
+        let header = |key, value| Header { key, value };
+        let headers = OwnedHeaders::new()
+            .insert(header("a", Some("1")))
+            .insert(header("null", None))
+            .insert(header("a", Some("2")));
+        add(&headers, b"n\xff", b"\xfe");
+        let (consumer, _cluster) = sent(Some(headers));
+        let message = consumer.poll(Duration::from_secs(30)).unwrap().unwrap();
+        let all: Vec<_> = iter(&message).collect();
+        let all: Vec<_> = all.iter().map(|(name, value)| (&**name, *value)).collect();
+        let expected: [(&str, Option<&[u8]>); 4] = [
+            ("a", Some(b"1")),
+            ("null", None),
+            ("a", Some(b"2")),
+            ("n\u{fffd}", Some(b"\xfe")),
+        ];
+        assert_eq!(all, expected);
+        assert_eq!(first(&message, "a"), Some(&b"1"[..]));
+        assert_eq!(first(&message, "null"), None);
+        assert_eq!(first(&message, "b"), None);
+        let copy = detach(&message);
+        let headers = copy.headers().unwrap();
+        let names: Vec<&str> = headers.iter().map(|header| header.key).collect();
+        assert_eq!(names, ["a", "null", "a", "n\u{fffd}"]);
+        assert_eq!(text(headers, "a"), Some("1"));
+        assert_eq!(text(headers, "n\u{fffd}"), None, "the value is not UTF-8");
+        assert_eq!((copy.payload(), copy.offset()), (Some(&b"x"[..]), 0));
+    }
+
+    #[test]
+    fn a_record_without_headers_has_none() {
+        let (consumer, _cluster) = sent(None);
+        let message = consumer.poll(Duration::from_secs(30)).unwrap().unwrap();
+        assert_eq!(iter(&message).count(), 0);
+        assert_eq!(copy(&message).count(), 0);
+    }
+}

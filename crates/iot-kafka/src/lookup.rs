@@ -267,3 +267,53 @@ pub fn committed<C: ConsumerContext>(
     let found = consumer.committed_offsets(wanted, deadline)?;
     offset_of(&found, of)
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_topic_and_its_logs_are_looked_up() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 3, 1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        let producer: BaseProducer = client.create().unwrap();
+        for _ in 0..4 {
+            let record = BaseRecord::<(), str>::to("t").partition(1).payload("x");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(DEADLINE).unwrap();
+        let consumer: BaseConsumer = client.create().unwrap();
+
+        let shape = super::cluster(consumer.client(), DEADLINE).unwrap().topics["t"];
+        assert_eq!((shape.partitions, shape.replication), (3, 1));
+        let partitions = partitions(consumer.client(), "t", DEADLINE).unwrap();
+        assert_eq!(partitions, [0, 1, 2].map(|number| TopicPartition::new("t", number)));
+        let expected = [0, 4, 0].map(|high| Watermarks { low: 0, high });
+        let all = all_watermarks(&consumer, &partitions, DEADLINE).unwrap();
+        assert_eq!(all, expected);
+        assert_eq!(all[1].count(), 4);
+        let one = watermarks(consumer.client(), &partitions[1], DEADLINE).unwrap();
+        assert_eq!(one, expected[1]);
+        assert_eq!(committed(&consumer, &partitions[1], DEADLINE).unwrap(), None);
+    }
+
+    #[test]
+    fn a_missing_topic_is_an_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        let consumer: BaseConsumer = client.create().unwrap();
+        let error = partitions(consumer.client(), "missing", DEADLINE).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+}

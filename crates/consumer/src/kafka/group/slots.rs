@@ -1,5 +1,6 @@
 //! The assigned partitions as the group's thread sees them.
 
+use iot_core::partition::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,17 +10,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::StartOwner;
-use crate::kafka::context::Partition;
 use crate::kafka::ends::LogEnds;
 use crate::kafka::progress::{Gauge, Lag, Progress};
 
-/// What the owner of a partition gets.
+/// What the owner of a partition starts with.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    pub(crate) partition: Partition,
-    /// Put the state away and end.
+    pub(crate) partition: TopicPartition,
+    /// Cancelled when the owner has to store its state and end.
     pub(crate) stop: CancellationToken,
-    /// How far it is, for the lag.
+    /// The owner's progress, for the lag.
     pub(crate) progress: Arc<Progress>,
     pub(crate) assigned_at: Instant,
 }
@@ -34,13 +34,13 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Asks the owner to end.
+    /// Tells the owner to end.
     pub(super) fn stop(self) -> JoinHandle<()> {
         self.stop.cancel();
         self.owner
     }
 
-    /// Whether fetches tell where its log ends.
+    /// Whether fetches report the end of its log.
     fn is_flowing(&self) -> bool {
         !self.progress.is_full() && self.progress.not_read().is_none()
     }
@@ -48,10 +48,10 @@ impl Slot {
 
 /// All assigned partitions.
 #[derive(Debug, Default)]
-pub(super) struct Slots(BTreeMap<Partition, Slot>);
+pub(super) struct Slots(BTreeMap<TopicPartition, Slot>);
 
 impl Slots {
-    pub(super) fn add(&mut self, partition: Partition, start_owner: &StartOwner) {
+    pub(super) fn add(&mut self, partition: TopicPartition, start_owner: &StartOwner) {
         let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
         let inbox = Inbox {
             partition: partition.clone(),
@@ -68,7 +68,7 @@ impl Slots {
         self.0.insert(partition, slot);
     }
 
-    pub(super) fn remove(&mut self, partition: &Partition) -> Option<Slot> {
+    pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Slot> {
         self.0.remove(partition)
     }
 
@@ -76,22 +76,24 @@ impl Slots {
         self.0.len()
     }
 
-    pub(super) fn partitions(&self) -> Vec<Partition> {
+    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
         self.0.keys().cloned().collect()
     }
 
-    /// What keeps a partition from being read for longer than that.
+    /// Why a partition has not been read for longer than that, if there is one.
     pub(super) fn stuck(&self, longest: Duration) -> Option<String> {
-        self.0.iter().find_map(|((topic, partition), slot)| {
-            let (since, reason) = slot.progress.not_read()?;
-            let unknown = || "its state or the ends of its log are not known yet".to_owned();
-            let reason = reason.unwrap_or_else(unknown);
-            (since > longest)
-                .then(|| format!("{topic}, partition {partition} is not read: {reason}"))
-        })
+        self.0
+            .iter()
+            .find_map(|(TopicPartition { topic, partition }, slot)| {
+                let (since, reason) = slot.progress.not_read()?;
+                let unknown = || "its state or the ends of its log are not known yet".to_owned();
+                let reason = reason.unwrap_or_else(unknown);
+                (since > longest)
+                    .then(|| format!("{topic}, partition {partition} is not read: {reason}"))
+            })
     }
 
-    /// Those that are not fetched because their owners are behind.
+    /// How many are not fetched because their owners are behind.
     pub(super) fn full(&self) -> usize {
         self.0
             .values()
@@ -99,25 +101,25 @@ impl Slots {
             .count()
     }
 
-    /// Records that wait for owners or are with them.
+    /// Records that owners have not processed.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |slot: &Slot| slot.progress.waiting();
         self.0.values().map(waiting).sum()
     }
 
-    /// Those of which no fetch tells where the log ends.
-    pub(super) fn not_flowing(&self) -> Vec<Partition> {
+    /// Partitions whose ends of the log no fetch reports.
+    pub(super) fn not_flowing(&self) -> Vec<TopicPartition> {
         let all = self.0.iter().filter(|(_, slot)| !slot.is_flowing());
         all.map(|(partition, _)| partition.clone()).collect()
     }
 
-    /// How far behind partitions are at `now` (milliseconds since the epoch), where
-    /// it is known. `ends` are those of logs that are not fetched.
+    /// The known lags at `now` (milliseconds since the epoch). `ends` are those of logs that
+    /// are not fetched.
     pub(super) fn lags<'s>(
         &'s mut self,
         ends: &'s LogEnds,
         now: i64,
-    ) -> impl Iterator<Item = (&'s Partition, Lag)> {
+    ) -> impl Iterator<Item = (&'s TopicPartition, Lag)> {
         self.0.iter_mut().filter_map(move |(partition, slot)| {
             let mut end = slot.progress.end();
             if !slot.is_flowing() {
@@ -128,10 +130,10 @@ impl Slots {
         })
     }
 
-    /// An owner never ends by itself.
+    /// Reports owners that have ended by themselves, which none should.
     pub(super) fn check_owners(&self, health: &Component) {
         let dead = self.0.iter().filter(|(_, slot)| slot.owner.is_finished());
-        for ((topic, partition), _) in dead {
+        for (TopicPartition { topic, partition }, _) in dead {
             health.failed(format!(
                 "the owner of {topic}, partition {partition} has died"
             ));
@@ -143,15 +145,15 @@ impl Slots {
 mod tests {
     use super::*;
 
-    /// The lag in messages when the owner is at 5, the log ended at 7 by the last fetch,
-    /// and it is asked for 20.
+    /// The lag in messages when the owner is at 5, and the log ends at 7 by the last fetch and
+    /// at 20 by the last look-up.
     async fn lag(change: impl FnOnce(&Progress)) -> i64 {
         let (inboxes, taken) = std::sync::mpsc::channel();
         let start_owner: StartOwner = Box::new(move |inbox| {
             inboxes.send(inbox).unwrap();
             tokio::spawn(async {})
         });
-        let partition = ("t".to_owned(), 0);
+        let partition = TopicPartition::new("t", 0);
         let mut slots = Slots::default();
         slots.add(partition.clone(), &start_owner);
         let progress = taken.recv().unwrap().progress;
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_partition_that_is_not_fetched_kafka_says_where_it_ends() {
+    async fn the_lag_of_a_partition_that_is_not_fetched_comes_from_look_ups() {
         assert_eq!(lag(|_| ()).await, 2);
         assert_eq!(lag(Progress::load).await, 15);
         assert_eq!(
