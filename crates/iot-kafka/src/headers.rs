@@ -107,7 +107,7 @@ mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
     use rdkafka::{Offset, TopicPartitionList};
 
     use super::*;
@@ -130,7 +130,9 @@ mod tests {
         assert_eq!(error, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
     }
 
-    fn sent(headers: Option<OwnedHeaders>) -> (BaseConsumer, MockCluster<'static, impl Sized>) {
+    fn sent(
+        headers: Option<OwnedHeaders>,
+    ) -> (BaseConsumer, MockCluster<'static, DefaultProducerContext>) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
         let mut client = ClientConfig::new();
@@ -143,7 +145,9 @@ mod tests {
         producer.flush(Duration::from_secs(30)).unwrap();
         let consumer: BaseConsumer = client.create().unwrap();
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+        assignment
+            .add_partition_offset("t", 0, Offset::Beginning)
+            .unwrap();
         consumer.assign(&assignment).unwrap();
         (consumer, cluster)
     }

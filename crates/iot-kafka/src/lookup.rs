@@ -296,14 +296,20 @@ mod tests {
         let shape = super::cluster(consumer.client(), DEADLINE).unwrap().topics["t"];
         assert_eq!((shape.partitions, shape.replication), (3, 1));
         let partitions = partitions(consumer.client(), "t", DEADLINE).unwrap();
-        assert_eq!(partitions, [0, 1, 2].map(|number| TopicPartition::new("t", number)));
+        assert_eq!(
+            partitions,
+            [0, 1, 2].map(|number| TopicPartition::new("t", number))
+        );
         let expected = [0, 4, 0].map(|high| Watermarks { low: 0, high });
         let all = all_watermarks(&consumer, &partitions, DEADLINE).unwrap();
         assert_eq!(all, expected);
         assert_eq!(all[1].count(), 4);
         let one = watermarks(consumer.client(), &partitions[1], DEADLINE).unwrap();
         assert_eq!(one, expected[1]);
-        assert_eq!(committed(&consumer, &partitions[1], DEADLINE).unwrap(), None);
+        assert_eq!(
+            committed(&consumer, &partitions[1], DEADLINE).unwrap(),
+            None
+        );
     }
 
     #[test]

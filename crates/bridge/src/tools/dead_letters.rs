@@ -140,11 +140,11 @@ fn list(command: &List, config: &BridgeConfig) -> anyhow::Result<Outcome> {
 fn as_json(letter: &Letter) -> serde_json::Value {
     let origin = match &letter.origin {
         Origin::Mqtt { topic } => json!({ "mqtt_topic": topic }),
-        Origin::Kafka {
-            topic,
-            partition,
-            offset,
-        } => json!({ "kafka_topic": topic, "partition": partition, "offset": offset }),
+        Origin::Kafka { at, offset } => json!({
+            "kafka_topic": at.topic,
+            "partition": at.partition,
+            "offset": offset,
+        }),
         Origin::Unknown => json!({}),
     };
     json!({
@@ -184,11 +184,10 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mqtt { topic } => f.write_str(&plain(topic)),
-            Self::Kafka {
-                topic,
-                partition,
-                offset,
-            } => write!(f, "kafka {} {partition}:{offset}", plain(topic)),
+            Self::Kafka { at, offset } => {
+                let (topic, partition) = at.parts();
+                write!(f, "kafka {} {partition}:{offset}", plain(topic))
+            }
             Self::Unknown => f.write_str("(unknown)"),
         }
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use iot_core::dead_letter;
+use iot_core::headers::MQTT_TOPIC;
 use iot_core::partition::TopicPartition;
-use iot_core::{dead_letter, headers::MQTT_TOPIC};
 use iot_kafka::context::Quiet;
 use iot_kafka::errors::{Named, code};
 use iot_kafka::headers::{copy, text};
@@ -50,11 +51,7 @@ pub(super) enum Origin {
     /// From MQTT, by the bridge.
     Mqtt { topic: String },
     /// From Kafka, by a consumer.
-    Kafka {
-        topic: String,
-        partition: i32,
-        offset: i64,
-    },
+    Kafka { at: TopicPartition, offset: i64 },
     /// The headers do not say.
     Unknown,
 }
@@ -91,8 +88,7 @@ impl Origin {
         let partition = number(dead_letter::PARTITION).and_then(|p| i32::try_from(p).ok());
         match (topic, partition, number(dead_letter::OFFSET)) {
             (Some(topic), Some(partition), Some(offset)) => Self::Kafka {
-                topic: topic.to_string(),
-                partition,
+                at: TopicPartition::new(topic, partition),
                 offset,
             },
             (Some(topic), None, None) => Self::Mqtt {
@@ -393,8 +389,7 @@ pub(super) mod tests {
             ("dlq-offset", "44"),
         ];
         let kafka = Origin::Kafka {
-            topic: "t.p".into(),
-            partition: 3,
+            at: TopicPartition::new("t.p", 3),
             offset: 44,
         };
         assert_eq!(letter(&consumer, b"").origin, kafka);

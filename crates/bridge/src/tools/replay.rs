@@ -79,12 +79,10 @@ fn judge(letter: &Letter, to_topic: Option<&str>, config: &BridgeConfig) -> Verd
             Err(error) => Err(error.reason()),
         },
         // It goes back to the partition that it was read from.
-        Origin::Kafka {
-            topic, partition, ..
-        } => Ok(Target {
-            topic: topic.clone(),
+        Origin::Kafka { at, .. } => Ok(Target {
+            topic: at.topic.to_string(),
             tenant: None,
-            partition: Some(*partition),
+            partition: Some(at.partition),
             key: letter.key.clone(),
         }),
         Origin::Unknown => Err("unknown_origin"),
