@@ -4,6 +4,7 @@
 //! Both are confirmed before the offset moves, and their ids follow from the log
 //! alone: a crash may repeat one, and never loses it.
 
+use iot_core::partition::TopicPartition;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
 use crate::fold;
-use crate::kafka::context::{Lasting, Partition};
+use crate::kafka::context::Lasting;
 use crate::kafka::topic::Topic;
 use crate::metrics::{Metrics, Published};
 use crate::model::{Alert, AlertStatus, Windows};
@@ -80,12 +81,12 @@ impl Notice {
         topic: &Arc<str>,
         kind: Published,
         key: String,
-        (topic_read, partition): &Partition,
+        read: &TopicPartition,
         (name, time): (&str, i64),
         data: impl Serialize,
     ) -> Self {
         let id = uuid(name);
-        let source = format!("/iot-consumer/{topic_read}/{partition}");
+        let source = format!("/iot-consumer/{}/{}", read.topic, read.partition);
         let time = Timestamp::from_millisecond(time).unwrap_or_default();
         let time = time.to_string();
         let envelope = Envelope {
@@ -163,7 +164,7 @@ impl Outputs {
     }
 
     /// The event of an alert's change; none of one that is only repeated.
-    pub(crate) fn alert(&self, partition: &Partition, alert: &Alert) -> Option<Notice> {
+    pub(crate) fn alert(&self, partition: &TopicPartition, alert: &Alert) -> Option<Notice> {
         let topic = self.alerts.as_ref()?;
         let (kind, what) = match alert.state {
             AlertStatus::Raised if alert.count > 1 => return None,
@@ -177,7 +178,7 @@ impl Outputs {
     }
 
     /// The event of windows that were sealed together; none of other changes.
-    pub(crate) fn windows(&self, partition: &Partition, change: &Change) -> Option<Notice> {
+    pub(crate) fn windows(&self, partition: &TopicPartition, change: &Change) -> Option<Notice> {
         let topic = self.windows.as_ref()?;
         let Change::Window {
             key: name, value, ..
@@ -206,7 +207,10 @@ impl Outputs {
             "sensors": sensors.collect::<Map<String, Value>>(),
         });
         let key = key(tenant, project, device);
-        let name = format!("{}:{}:{key}:{size}:{start}", partition.0, partition.1);
+        let name = format!(
+            "{}:{}:{key}:{size}:{start}",
+            partition.topic, partition.partition
+        );
         let about = (name.as_str(), start.saturating_add(size));
         let kind = Published::WindowSealed;
         Some(Notice::new(topic, kind, key, partition, about, data))

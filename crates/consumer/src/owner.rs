@@ -1,6 +1,7 @@
 //! The owner of one assigned partition: loads its state, lets it be read from
 //! where the state ends, and runs its pipeline until the partition goes.
 
+use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use crate::dead_letter::DeadLetters;
 use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
-use crate::kafka::context::Partition;
 use crate::kafka::fetch::{Fetcher, Unreadable};
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
@@ -58,7 +58,7 @@ pub(crate) struct Question {
 /// The windows of a device, and the partition whose state they are.
 #[derive(Debug)]
 pub(crate) struct OwnedWindows {
-    pub(crate) partition: Partition,
+    pub(crate) partition: TopicPartition,
     pub(crate) windows: DeviceWindows,
 }
 
@@ -147,7 +147,7 @@ struct Owner {
 impl Owner {
     /// Offset and state, both as of one step of the store.
     async fn load(&self) -> Result<Pipeline, NoState> {
-        let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let (stored, at, watermarks) = self.stored().await?;
         let rules = FoldRules::new(&self.shared.config);
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
@@ -204,7 +204,7 @@ impl Owner {
     /// of: else `latest` would begin at the end once more after a rebalance, and
     /// skip what came in between.
     async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let mut from = self.shared.config.kafka.from;
         if let Some(before) = self.known_before().await? {
             if self.shared.config.store.missing == Missing::Refuse {
@@ -222,7 +222,7 @@ impl Owner {
             );
         }
         let step = Step {
-            partition: (topic, partition),
+            partition: &self.inbox.partition,
             from: None,
             to: first(watermarks, from),
             changes: &[],
@@ -238,8 +238,10 @@ impl Owner {
     }
 
     async fn read(&self) -> Result<Stored, NoState> {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
-        let load = self.shared.store.load((topic, partition), &self.inbox.stop);
+        let load = self
+            .shared
+            .store
+            .load(&self.inbox.partition, &self.inbox.stop);
         load.await.map_err(|unloaded| match unloaded {
             Unloaded::Unusable(reason) => self.unusable(&reason),
             Unloaded::Stopped => NoState::Stopped,
@@ -269,9 +271,9 @@ impl Owner {
     /// What the log holds.
     async fn watermarks(&self) -> Result<(i64, i64), NoState> {
         self.ask_kafka("what the log holds", || {
-            let (topic, partition) = self.inbox.partition.clone();
+            let partition = self.inbox.partition.clone();
             let letters = self.shared.dead_letters.clone();
-            move || Ok(letters.watermarks(&topic, partition, WATERMARKS)?)
+            move || Ok(letters.watermarks(&partition, WATERMARKS)?)
         })
         .await
     }
@@ -282,7 +284,7 @@ impl Owner {
         T: Send + 'static,
         F: FnOnce() -> anyhow::Result<T> + Send + 'static,
     {
-        let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let answer = tokio::select! {
@@ -306,7 +308,7 @@ impl Owner {
     }
 
     fn missing(&self, before: i64) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the state of {topic}, partition {partition} is gone from the store, though it was \
              applied up to offset {before}: restore it, or set store.missing: rebuild to read \
@@ -316,7 +318,7 @@ impl Owner {
     }
 
     fn unusable(&self, reason: &str) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the stored state of {topic}, partition {partition} can't be read ({reason}): \
              run the version that wrote it, or an empty store to read the topic again"
@@ -325,7 +327,7 @@ impl Owner {
     }
 
     fn beyond_end(&self, stored: i64, end: i64) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the store has applied {topic}, partition {partition} up to offset {stored}, but the \
              log ends at {end}: the topic was created anew or is another cluster's. Give this \
@@ -370,7 +372,7 @@ impl Owner {
                 batch = reader.next(), if reload_at.is_none() => match batch {
                     Ok(batch) => pipeline.process(batch).await,
                     Err(unreadable) => {
-                        let (topic, partition) = partition;
+                        let (topic, partition) = partition.parts();
                         if progress.troubled(unreadable.to_string()) {
                             tracing::error!(topic, partition, %unreadable, "can't read on");
                         }
@@ -405,14 +407,14 @@ impl Owner {
             Ok(Ok(())) => {}
             Ok(Err(stale)) => self.report(&stale),
             Err(_) => {
-                let (topic, partition) = &self.inbox.partition;
+                let (topic, partition) = self.inbox.partition.parts();
                 tracing::warn!(topic, partition, "the last state was not stored in time");
             }
         }
     }
 
     fn report(&self, stale: &Stale) {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         match stale {
             Stale::Conflict(conflict) => {
                 tracing::error!(topic, partition, %conflict, "state not stored; loading it again");

@@ -12,6 +12,7 @@
 //!    more devices than that), 8 MiB or once a second, and only after Kafka has confirmed what others are told of them:
 //!    dead letters, alerts, sealed windows
 
+use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,6 @@ use crate::catalogue::Catalogue;
 use crate::dead_letter::Letter;
 use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
-use crate::kafka::context::Partition;
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
@@ -76,7 +76,7 @@ pub(crate) enum Stale {
 /// The state of one partition and the way into it.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
-    partition: Partition,
+    partition: TopicPartition,
     /// Tenant and project of a bridged topic.
     owner: Option<(String, String)>,
     mappings: Mappings,
@@ -113,7 +113,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        partition: Partition,
+        partition: TopicPartition,
         fold: Fold,
         applied: i64,
         next: i64,
@@ -128,7 +128,7 @@ impl Pipeline {
             laps: Laps::new(shared.metrics.processing.clone()),
             late: shared.metrics.late(&shared.config.windows),
             shared,
-            owner: topic_owner(&partition.0).map(|(a, b)| (a.to_owned(), b.to_owned())),
+            owner: topic_owner(&partition.topic).map(|(a, b)| (a.to_owned(), b.to_owned())),
             partition,
             fold,
             applied,
@@ -239,7 +239,7 @@ impl Pipeline {
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
-        let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
+        let mut message = parse::message(record, &self.partition.topic, &self.mappings)?;
         to_known_units(&mut message, &self.catalogue);
         let owner = self.owner.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
         let (tenant, project) = identify(owner, &message)?;
@@ -268,10 +268,10 @@ impl Pipeline {
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
-        let (topic, partition) = (self.partition.0.as_str(), self.partition.1);
+        let (topic, partition) = self.partition.parts();
         self.shared.metrics.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
-        let letter = Letter::new((topic, partition), record, refusal);
+        let letter = Letter::new(&self.partition, record, refusal);
         self.letter_bytes += letter.bytes();
         self.letters
             .spawn(self.shared.dead_letters.clone().deliver(letter));
@@ -337,7 +337,7 @@ impl Pipeline {
         }
         self.letter_bytes = 0;
         let step = Step {
-            partition: (&self.partition.0, self.partition.1),
+            partition: &self.partition,
             from: Some(self.applied),
             to: self.next,
             changes: &changes,

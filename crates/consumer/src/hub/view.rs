@@ -1,5 +1,6 @@
 //! What all assigned partitions together know now, for reads and snapshots.
 
+use iot_core::partition::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -7,7 +8,6 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::fold::Updates;
-use crate::kafka::context::Partition;
 use crate::model::{Alert, AlertStatus, Device, DeviceKey};
 use crate::owner::Question;
 
@@ -46,7 +46,7 @@ impl DeviceFilter {
 /// Newest values and alerts of all assigned partitions.
 #[derive(Debug)]
 pub(crate) struct View {
-    parts: HashMap<Partition, Part>,
+    parts: HashMap<TopicPartition, Part>,
     /// Where each device is found: in one partition, unless a producer's key
     /// changed or the topic got more partitions.
     index: BTreeMap<DeviceKey, Vec<Spot>>,
@@ -60,7 +60,7 @@ pub(crate) struct View {
 /// What a partition knows.
 #[derive(Debug)]
 struct Part {
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
     /// By their places in the partition's state. Shared with snapshots that are
     /// being sent.
     devices: Vec<Arc<Device>>,
@@ -70,14 +70,14 @@ struct Part {
 /// Where a partition knows a device.
 #[derive(Debug)]
 struct Spot {
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
     place: usize,
 }
 
 #[derive(Debug)]
 struct Listed {
     alert: Alert,
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
 }
 
 impl View {
@@ -103,7 +103,7 @@ impl View {
     /// Takes a partition in with all it knows.
     pub(crate) fn add(
         &mut self,
-        partition: &Partition,
+        partition: &TopicPartition,
         updates: Updates,
         owner: mpsc::Sender<Question>,
     ) {
@@ -118,7 +118,7 @@ impl View {
     }
 
     /// Forgets what only this partition knew.
-    pub(crate) fn remove(&mut self, partition: &Partition) {
+    pub(crate) fn remove(&mut self, partition: &TopicPartition) {
         let Some(part) = self.parts.remove(partition) else {
             return;
         };
@@ -142,7 +142,7 @@ impl View {
 
     /// Forgets a partition that its owner has let go; not if another owner has
     /// taken it over meanwhile.
-    pub(crate) fn release(&mut self, partition: &Partition, owner: &mpsc::Sender<Question>) {
+    pub(crate) fn release(&mut self, partition: &TopicPartition, owner: &mpsc::Sender<Question>) {
         let current = self.parts.get(partition);
         if current.is_some_and(|current| current.owner.same_channel(owner)) {
             self.remove(partition);
@@ -150,7 +150,7 @@ impl View {
     }
 
     /// Takes in what changed in a partition; nothing if it was let go.
-    pub(crate) fn update(&mut self, partition: &Partition, updates: Updates) {
+    pub(crate) fn update(&mut self, partition: &TopicPartition, updates: Updates) {
         let Some(part) = self.parts.get_mut(partition) else {
             return;
         };
@@ -322,8 +322,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn partition(number: i32) -> Partition {
-        ("device-data".to_owned(), number)
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new("device-data", number)
     }
 
     fn add(view: &mut View, number: i32, updates: Updates) {

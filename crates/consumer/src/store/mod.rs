@@ -9,6 +9,7 @@ mod redis;
 mod settings;
 mod url;
 
+use iot_core::partition::TopicPartition;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
@@ -43,7 +44,7 @@ impl Change {
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step<'a> {
-    pub(crate) partition: Partition<'a>,
+    pub(crate) partition: &'a TopicPartition,
     /// The offset that must be stored now; `None` if nothing may be stored.
     pub(crate) from: Option<i64>,
     /// The offset that is stored afterwards.
@@ -139,9 +140,6 @@ pub(crate) enum LoadError {
     Unusable(String),
 }
 
-/// Partition of a topic.
-pub(crate) type Partition<'a> = (&'a str, i32);
-
 /// A store, by the scheme of its URL.
 #[derive(Debug)]
 pub(crate) enum Store {
@@ -197,7 +195,7 @@ impl Store {
     ///
     /// # Errors
     /// It can't be read now, or not by this version.
-    pub(crate) async fn load(&self, partition: Partition<'_>) -> Result<Stored, LoadError> {
+    pub(crate) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
         match self {
             Self::Memory(memory) => Ok(memory.load(partition)),
             Self::Redis(redis) => redis.load(partition).await,
@@ -223,7 +221,7 @@ impl Store {
     /// The store can't be used now.
     pub(crate) async fn reset(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         offset: i64,
     ) -> Result<(), Unavailable> {
         match self {
@@ -241,7 +239,7 @@ impl Store {
     /// They can't be read now.
     pub(crate) async fn windows(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         match self {

@@ -1,6 +1,7 @@
 //! The store against Redis servers. Those that a test starts itself are its own:
 //! it ends them by their pid.
 
+use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -66,8 +67,8 @@ impl Bench {
         }
     }
 
-    fn here(&self) -> Partition<'_> {
-        (&self.topic, PART)
+    fn here(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.as_str(), PART)
     }
 
     async fn apply(
@@ -77,7 +78,7 @@ impl Bench {
         changes: &[Change],
     ) -> Result<(), ApplyError> {
         let step = Step {
-            partition: self.here(),
+            partition: &self.here(),
             from,
             to,
             changes,
@@ -108,7 +109,7 @@ impl Bench {
     }
 
     async fn stored(&self) -> Stored {
-        let mut stored = self.store.load(self.here()).await.unwrap();
+        let mut stored = self.store.load(&self.here()).await.unwrap();
         stored.entries.sort();
         stored
     }
@@ -182,7 +183,7 @@ async fn windows_expire_and_live_state_does_not() {
         live("d\0a", "x"),
     ];
     bench.apply(None, 1, &changes).await.unwrap();
-    let found = bench.store.windows(bench.here(), &keys).await.unwrap();
+    let found = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(found, [b"window", b"window"]);
     let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
     assert!((1..=60_000).contains(&left), "{left} ms");
@@ -243,7 +244,7 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
     ] {
         bench.raw::<()>(&["DEL", &key]).await;
         bench.raw::<()>(&[&["HSET", &key], fields].concat()).await;
-        let Err(LoadError::Unusable(reason)) = bench.store.load(bench.here()).await else {
+        let Err(LoadError::Unusable(reason)) = bench.store.load(&bench.here()).await else {
             panic!("{fields:?} was loaded")
         };
         assert!(reason.contains(expected), "{reason}");
@@ -285,7 +286,7 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
     let mut read = 0;
     while !writing.is_finished() || read == 0 {
         // It may give up when each of its tries is disturbed.
-        let Ok(stored) = bench.store.load(bench.here()).await else {
+        let Ok(stored) = bench.store.load(&bench.here()).await else {
             continue;
         };
         read += 1;
