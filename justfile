@@ -81,8 +81,8 @@ deny:
 charts:
     scripts/charts check
 
-# Containers and manifests for real: images, compose with each container killed, an API
-# server, every query of the dashboards (root, Debian, Go; an hour the first time)
+# Before a release: images and their sizes, compose with each container killed, charts on an
+# API server, every query of the dashboards, fuzzing (root, Debian, Go; an hour the first time)
 deploy-check:
     cargo build --workspace
     scripts/charts check
@@ -90,6 +90,11 @@ deploy-check:
     scripts/dashboards live
     scripts/compose images
     scripts/compose run
+    scripts/fuzz
+
+# Fuzz targets for 30 s each (--seconds N, names of targets)
+fuzz *args:
+    scripts/fuzz {{ args }}
 
 # Write the tables of docs/metrics.md again, after a change to a metric
 metrics:
