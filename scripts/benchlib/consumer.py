@@ -137,7 +137,7 @@ def hold(_args, directory):
 def hold_bare(kind, directory):
     """How much of a core a bare client takes."""
     topic = f"hold-bare-{kind}"
-    # It reads from the begin: once there is a topic it is as far as the load.
+    # It reads from the start of the log: as soon as the topic exists it keeps up with the load.
     fill(topic, 1_000, KINDS[kind])
     command = [common.BIN / "iot-ledger", "consume", "--topic", topic, "--messages", str(2 * RATE * SECONDS)]
     load = start_load(topic, kind, BARE_SECONDS + 2)
@@ -165,7 +165,7 @@ def end_load(load):
 
 
 def hold_load(consumer, topic, kind):
-    """The load, looked at every quarter of a second."""
+    """The load, sampled every quarter of a second."""
     load = start_load(topic, kind, SECONDS + 2)
     time.sleep(2)
     began, (cpu, _) = time.monotonic(), consumer.usage()

@@ -178,7 +178,7 @@ def session_expired(trial):
         time.sleep(expiry + 10)
         trial.note(f"away for {expiry + 10} s, session kept for {expiry} s")
     else:
-        # The same for the bridge: somebody else took its name, and began anew.
+        # The same for the bridge: another client took its name and started a new session.
         trial.rig.take_session(bridge.client_id)
         time.sleep(1)
         trial.note("session taken away")
@@ -248,8 +248,8 @@ def kafka_slow(trial):
 
 
 def cut(trial, proxy, down, old_connections):
-    """Nothing passes for a while, and nobody is told. After it the old connections
-    go on as TCP would have them, or stay dead, as behind a firewall that forgot them."""
+    """Nothing passes for a while, without a reset. Then the old connections continue as
+    TCP has them, or stay dead, as behind a firewall that forgot them."""
     trial.bridge()
     load = trial.load()
     load.flows(2)
