@@ -30,7 +30,7 @@ pub(crate) struct Metrics {
     sessions: Sessions,
 }
 
-/// Duplicates that were acknowledged and not written, by how they were recognized.
+/// Duplicates that were acknowledged and not written, by how they were recognised.
 #[derive(Debug, Clone)]
 pub(crate) struct Deduplicated {
     /// Redeliveries of messages that this process received.
@@ -76,7 +76,7 @@ impl Metrics {
         )?;
         let deduplicated = registrar.counters(
             "bridge_deduplicated_messages_total",
-            "Duplicates, which are acknowledged and not written, by how they were recognized.",
+            "Duplicates, which are acknowledged and not written, by how they were recognised.",
             &["by"],
         )?;
         let latency = HistogramOpts::new(

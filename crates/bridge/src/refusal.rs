@@ -17,7 +17,7 @@ pub(crate) enum Refusal {
     TopicRefused,
     /// The topic does not exist and the bridge may not create it.
     UnknownTopic,
-    /// Kafka does not authorize the bridge to write to the topic.
+    /// Kafka does not authorise the bridge to write to the topic.
     NotAuthorized,
     /// Larger than the configured limit, or than the topic accepts.
     TooLarge,

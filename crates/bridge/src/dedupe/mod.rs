@@ -63,7 +63,7 @@ pub(crate) enum Event {
 /// What to do about a checkpoint that Kafka refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusedCheckpoint {
-    /// Nothing: redeliveries are not recognized from now on.
+    /// Nothing: redeliveries are not recognised from now on.
     Skip,
     /// Write it again: a restart would continue at an outdated one.
     Retry,
@@ -73,7 +73,7 @@ pub(crate) enum RefusedCheckpoint {
 pub(crate) struct Dedupe {
     /// The broker's send window.
     receive_maximum: u16,
-    /// `None` if redeliveries are not recognized, or not yet.
+    /// `None` if redeliveries are not recognised, or not yet.
     numbering: Option<Numbering>,
     restoring: bool,
     /// Kafka has a checkpoint of this session, from this process or an earlier one.
@@ -87,7 +87,7 @@ pub(crate) struct Dedupe {
 }
 
 impl Dedupe {
-    /// Whether redeliveries are recognized: their numbers are in headers.
+    /// Whether redeliveries are recognised: their numbers are in headers.
     pub(crate) fn is_enabled(config: &BridgeConfig) -> bool {
         config.dedupe.redeliveries && config.kafka.headers
     }
@@ -141,7 +141,7 @@ impl Dedupe {
             Restored::Denied => {
                 tracing::warn!(
                     topic = BRIDGE_SESSIONS_TOPIC,
-                    "Kafka does not authorize the bridge to read its checkpoints; redeliveries will be duplicates"
+                    "Kafka does not authorise the bridge to read its checkpoints; redeliveries will be duplicates"
                 );
                 return;
             }

@@ -16,7 +16,7 @@ use crate::config::KafkaConfig;
 pub(crate) enum Restored {
     /// Its last checkpoint; there is none before the first run.
     Checkpoint(Option<Checkpoint>),
-    /// Kafka does not authorize the bridge to read checkpoints.
+    /// Kafka does not authorise the bridge to read checkpoints.
     Denied,
 }
 

@@ -13,7 +13,7 @@
 //! sequential only after its identifiers have gone further than its send window
 //! (see [`Numbering::new`]).
 //!
-//! In doubt a message is new: a duplicate can be recognized later, a message
+//! In doubt a message is new: a duplicate can be recognised later, a message
 //! that was acknowledged and not written is lost.
 
 use std::collections::VecDeque;
