@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use crate::client;
 use crate::config::KafkaConfig;
 use crate::message::Message;
-use crate::metrics::Refusal;
 use crate::pace::Alarm;
+use crate::refusal::Refusal;
 use crate::ring::Seq;
 
 /// The largest record that a dead letter may be.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::codec::Hello;
 use super::oversize::Oversize;
 use super::session::{CONNECT_DEADLINE, Granted, Session, SessionError, SessionEvent};
-use crate::config::{MqttConfig, Protocol};
+use crate::config::{MqttConfig, Protocol, SessionPlan};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
@@ -27,15 +27,6 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// To leave one broker for another.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
-
-/// What makes one session of several different from the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SessionPlan {
-    /// Names the session at the broker.
-    pub(crate) client_id: String,
-    /// What to subscribe to, `$share/...` included.
-    pub(crate) filters: Vec<String>,
-}
 
 /// What happens on the way.
 #[derive(Debug)]

@@ -7,6 +7,6 @@ mod oversize;
 mod session;
 mod subscriptions;
 
-pub(crate) use link::{Link, LinkEvent, SessionPlan};
+pub(crate) use link::{Link, LinkEvent};
 pub(crate) use oversize::{KEPT, Oversize};
 pub(crate) use session::Granted;

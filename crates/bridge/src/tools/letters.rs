@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::cluster::{self, Bounds, DEADLINE};
+use crate::cluster::{self, Bounds, DEADLINE};
 use crate::config::BridgeConfig;
 use crate::creator::Quiet;
 

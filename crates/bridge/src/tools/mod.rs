@@ -4,10 +4,9 @@
 //! Exit codes: 0 when all is as it was asked for, 1 when something is not, 2
 //! for a bad configuration or file.
 
-mod cluster;
 mod dead_letters;
 mod letters;
-pub(crate) mod preflight;
+mod preflight;
 mod replay;
 mod time;
 mod topics;
@@ -22,6 +21,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::BridgeConfig;
 pub(crate) use dead_letters::DeadLettersCommand;
+pub(crate) use preflight::Preflight;
 pub(crate) use topics::TopicsCommand;
 
 /// What came of it.

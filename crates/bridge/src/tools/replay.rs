@@ -19,9 +19,9 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedPro
 use tokio::runtime::Runtime;
 
 use super::Outcome;
-use super::cluster::{self, DEADLINE};
 use super::dead_letters::{Filter, Line};
 use super::letters::{Letter, Origin};
+use crate::cluster::{self, DEADLINE};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin};
 use crate::kafka;

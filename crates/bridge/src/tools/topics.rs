@@ -14,9 +14,9 @@ use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::cluster::{self, Bounds, Cluster, Configs, DEADLINE, Shape};
 use super::topics_file::{self, Wanted};
 use super::{Outcome, Tool};
+use crate::cluster::{self, Bounds, Cluster, Configs, DEADLINE, Shape};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin, Quiet};
 

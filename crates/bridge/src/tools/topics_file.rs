@@ -8,7 +8,7 @@ use iot_service::config::{Problems, extract, read_yaml};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cluster::Configs;
+use crate::cluster::Configs;
 use crate::config::{BridgeConfig, TopicsConfig};
 
 /// A topic that shall be there.

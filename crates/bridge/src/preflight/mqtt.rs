@@ -7,8 +7,8 @@ use anyhow::{Context, anyhow};
 use tokio::time::timeout;
 
 use super::Check;
-use crate::config::{MqttConfig, Protocol};
-use crate::mqtt::{Granted, Link, LinkEvent, SessionPlan};
+use crate::config::{MqttConfig, Protocol, SessionPlan};
+use crate::mqtt::{Granted, Link, LinkEvent};
 
 const BROKERS: &str = "mqtt: brokers";
 const SESSION: &str = "mqtt: session";
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Asks every broker, under a client id of its own: a running bridge keeps its
 /// session. Subscribes to nothing, and leaves no session behind.
-pub(super) async fn ask(config: &MqttConfig) -> Vec<Check> {
+pub(crate) async fn mqtt_broker_checks(config: &MqttConfig) -> Vec<Check> {
     let (mut answered, mut failed) = (Vec::new(), Vec::new());
     for broker in &config.brokers {
         match greet(broker, config).await {

@@ -1,5 +1,5 @@
-//! Messages that name themselves: of those with the same name only the first
-//! is written.
+//! Ids that publishers put into payloads (`dedupe.field`): of messages with the
+//! same id only the first is written.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -10,58 +10,59 @@ use tokio::time::Instant;
 use twox_hash::XxHash3_128;
 
 use crate::config::DedupeConfig;
-use crate::topics::TopicId;
 
-/// The names of a bounded time.
+/// Hashes of the ids seen within `dedupe.window`, at most `dedupe.max_ids`.
 #[derive(Debug)]
-pub(crate) struct MessageIds {
+pub(crate) struct PayloadIds {
     field: String,
     window: Duration,
     max: usize,
-    known: HashSet<u128>,
-    /// In the order of their arrival.
+    seen: HashSet<u128>,
+    /// When each was seen, oldest first.
     ages: VecDeque<(Instant, u128)>,
 }
 
-impl MessageIds {
-    /// None without a field.
+impl PayloadIds {
+    /// `None` if no field is configured.
     pub(crate) fn new(config: &DedupeConfig) -> Option<Self> {
         (!config.field.is_empty()).then(|| Self {
             field: config.field.clone(),
             window: *config.window,
             max: config.max_ids,
-            known: HashSet::new(),
+            seen: HashSet::new(),
             ages: VecDeque::new(),
         })
     }
 
-    /// Whether a message for the same topic had the same name within the
-    /// window. Messages without a name are all different.
-    pub(crate) fn is_known(&mut self, topic: TopicId, payload: &[u8], now: Instant) -> bool {
+    /// Whether a message with the same id was seen within the window, for the
+    /// same Kafka topic; `topic` is a number for it. If not, it counts as seen
+    /// from `now` on. A payload without an id is never a duplicate.
+    pub(crate) fn is_duplicate(&mut self, topic: u64, payload: &[u8], now: Instant) -> bool {
         let Some(id) = id(&self.field, payload) else {
             return false;
         };
-        let id = XxHash3_128::oneshot_with_seed(topic.number(), &id);
-        self.forget(now);
-        if !self.known.insert(id) {
+        let id = XxHash3_128::oneshot_with_seed(topic, &id);
+        self.evict(now);
+        if !self.seen.insert(id) {
             return true;
         }
         self.ages.push_back((now, id));
         false
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn evict(&mut self, now: Instant) {
         while let Some((at, id)) = self.ages.front() {
             if now - *at < self.window && self.ages.len() < self.max {
                 return;
             }
-            self.known.remove(id);
+            self.seen.remove(id);
             self.ages.pop_front();
         }
     }
 }
 
-/// The field of a JSON object, if it is a text or a whole number.
+/// The value of a field of a JSON object, if it is a string or an integer. The
+/// first byte tells these apart.
 fn id(field: &str, payload: &[u8]) -> Option<Vec<u8>> {
     let mut json = serde_json::Deserializer::from_slice(payload);
     let found = Field(field).deserialize(&mut json).ok()??;
@@ -75,7 +76,7 @@ fn id(field: &str, payload: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Finds one field and skips the others without keeping them.
+/// Deserializes one field and skips the others.
 struct Field<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Field<'_> {
@@ -112,32 +113,32 @@ mod tests {
 
     use super::*;
 
-    fn ids(max_ids: usize) -> MessageIds {
+    fn ids(max_ids: usize) -> PayloadIds {
         let config = DedupeConfig {
             field: "messageId".into(),
             window: HumanDuration::from_secs(10),
             max_ids,
             ..DedupeConfig::default()
         };
-        MessageIds::new(&config).unwrap()
+        PayloadIds::new(&config).unwrap()
     }
 
     #[test]
-    fn a_name_is_known_within_the_window_and_for_its_topic() {
+    fn an_id_is_a_duplicate_within_the_window_and_its_topic() {
         let (mut ids, now) = (ids(100), Instant::now());
-        let (topic, other) = (TopicId::of(0), TopicId::of(1));
+        let (topic, other) = (0, 1);
         let payload = br#"{"v":{"messageId":"b"},"messageId":"a"}"#;
-        assert!(!ids.is_known(topic, payload, now));
-        assert!(ids.is_known(topic, br#"{"messageId":"\u0061"}"#, now));
-        assert!(!ids.is_known(other, payload, now));
-        assert!(!ids.is_known(topic, br#"{"messageId":"b"}"#, now));
+        assert!(!ids.is_duplicate(topic, payload, now));
+        assert!(ids.is_duplicate(topic, br#"{"messageId":"\u0061"}"#, now));
+        assert!(!ids.is_duplicate(other, payload, now));
+        assert!(!ids.is_duplicate(topic, br#"{"messageId":"b"}"#, now));
         let later = now + Duration::from_secs(10);
-        assert!(!ids.is_known(topic, payload, later), "forgotten by then");
-        assert!(ids.is_known(topic, payload, later));
+        assert!(!ids.is_duplicate(topic, payload, later), "evicted by then");
+        assert!(ids.is_duplicate(topic, payload, later));
     }
 
     #[test]
-    fn what_has_no_name_is_never_known() {
+    fn payloads_without_an_id_are_never_duplicates() {
         let (mut ids, now) = (ids(100), Instant::now());
         for payload in [
             &b"{}"[..],
@@ -149,16 +150,13 @@ mod tests {
             &[0xff, 0],
         ] {
             for _ in 0..2 {
-                assert!(!ids.is_known(TopicId::of(0), payload, now), "{payload:?}");
+                assert!(!ids.is_duplicate(0, payload, now), "{payload:?}");
             }
         }
-        assert!(!ids.is_known(TopicId::of(0), br#"{"messageId":7}"#, now));
-        assert!(ids.is_known(TopicId::of(0), br#"{"messageId":7}"#, now));
+        assert!(!ids.is_duplicate(0, br#"{"messageId":7}"#, now));
+        assert!(ids.is_duplicate(0, br#"{"messageId":7}"#, now));
         let text = br#"{"messageId":"7"}"#;
-        assert!(
-            !ids.is_known(TopicId::of(0), text, now),
-            "a text is no number"
-        );
+        assert!(!ids.is_duplicate(0, text, now), "a string is not a number");
     }
 
     #[test]
@@ -166,9 +164,9 @@ mod tests {
         let (mut ids, now) = (ids(3), Instant::now());
         let payload = |id: u32| format!(r#"{{"messageId":{id}}}"#).into_bytes();
         for id in 0..1_000 {
-            assert!(!ids.is_known(TopicId::of(0), &payload(id), now));
-            assert!(ids.known.len() <= 3 && ids.ages.len() <= 3);
+            assert!(!ids.is_duplicate(0, &payload(id), now));
+            assert!(ids.seen.len() <= 3 && ids.ages.len() <= 3);
         }
-        assert!(ids.is_known(TopicId::of(0), &payload(999), now));
+        assert!(ids.is_duplicate(0, &payload(999), now));
     }
 }

@@ -16,36 +16,36 @@ use crate::client;
 use crate::config::KafkaConfig;
 use crate::creator::{Admin, Quiet};
 
-pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// How many resources or partitions one request asks about.
 const BATCH: usize = 500;
 
 impl ConsumerContext for Quiet {}
 
 /// What the tools' own clients are configured with.
-pub(super) fn client(config: &KafkaConfig) -> anyhow::Result<ClientConfig> {
+pub(crate) fn client(config: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     client::client(config)
 }
 
 /// Brokers and topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     /// Number and address.
-    pub(super) brokers: BTreeMap<i32, String>,
-    pub(super) topics: BTreeMap<String, Shape>,
+    pub(crate) brokers: BTreeMap<i32, String>,
+    pub(crate) topics: BTreeMap<String, Shape>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) partitions: usize,
+pub(crate) struct Shape {
+    pub(crate) partitions: usize,
     /// Of the partition that has the fewest.
-    pub(super) replication: usize,
+    pub(crate) replication: usize,
 }
 
 /// Settings of a topic or broker, by name.
-pub(super) type Configs = BTreeMap<String, String>;
+pub(crate) type Configs = BTreeMap<String, String>;
 
-pub(super) async fn cluster(admin: &Arc<Admin>) -> anyhow::Result<Cluster> {
+pub(crate) async fn cluster(admin: &Arc<Admin>) -> anyhow::Result<Cluster> {
     let admin = admin.clone();
     let asked = tokio::task::spawn_blocking(move || {
         // Not by the name of a topic: the broker might create it.
@@ -70,7 +70,7 @@ pub(super) async fn cluster(admin: &Arc<Admin>) -> anyhow::Result<Cluster> {
 }
 
 /// The settings of topics; one whose settings may not be read is left out.
-pub(super) async fn topic_configs(
+pub(crate) async fn topic_configs(
     admin: &Admin,
     topics: &[&str],
 ) -> anyhow::Result<HashMap<String, Configs>> {
@@ -91,7 +91,7 @@ pub(super) async fn topic_configs(
 }
 
 /// The settings of a broker; none if they may not be read.
-pub(super) async fn broker_configs(admin: &Admin, id: i32) -> anyhow::Result<Configs> {
+pub(crate) async fn broker_configs(admin: &Admin, id: i32) -> anyhow::Result<Configs> {
     let mut found = describe(admin, &[ResourceSpecifier::Broker(id)]).await?;
     Ok(found.pop().map(|(_, configs)| configs).unwrap_or_default())
 }
@@ -114,7 +114,7 @@ async fn describe(
 
 /// The code of an error, also of an admin request, for which
 /// [`KafkaError::rdkafka_error_code`] has none.
-pub(super) fn code(error: &KafkaError) -> RDKafkaErrorCode {
+pub(crate) fn code(error: &KafkaError) -> RDKafkaErrorCode {
     match error {
         KafkaError::AdminOp(code) => *code,
         error => error
@@ -125,20 +125,20 @@ pub(super) fn code(error: &KafkaError) -> RDKafkaErrorCode {
 
 /// Begin and end of the log of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) begin: i64,
-    pub(super) end: i64,
+pub(crate) struct Bounds {
+    pub(crate) begin: i64,
+    pub(crate) end: i64,
 }
 
 impl Bounds {
     /// How many offsets are in it; as many records, unless it is compacted.
-    pub(super) fn len(self) -> u64 {
+    pub(crate) fn len(self) -> u64 {
         u64::try_from(self.end - self.begin).unwrap_or_default()
     }
 }
 
 /// The bounds of partitions, in their order.
-pub(super) fn bounds<C: ClientContext + ConsumerContext>(
+pub(crate) fn bounds<C: ClientContext + ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: &[(&str, i32)],
 ) -> anyhow::Result<Vec<Bounds>> {

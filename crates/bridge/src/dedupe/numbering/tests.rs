@@ -5,42 +5,42 @@ use proptest::prelude::*;
 use super::*;
 
 const BROKER: &str = "mqtt://broker:1883";
-/// As many as a broker may have sent without an acknowledgement.
+/// The broker's send window: how many messages it sends without an acknowledgement.
 const WINDOW: u16 = 2_000;
 
-/// Which message a delivery is, as only the test knows.
+/// Which message a PUBLISH carries; only the test knows.
 type Truth = u64;
 
-/// A broker that counts identifiers up, a bridge, and Kafka.
+/// A broker that assigns packet identifiers sequentially, a bridge, and Kafka.
 struct World {
     next_id: u16,
     next_truth: Truth,
     unacknowledged: VecDeque<(u16, Truth)>,
-    deliveries: Deliveries,
+    numbering: Numbering,
     first_seq: Seq,
     ring: VecDeque<Slot>,
-    /// Everything that was ever in a ring of this process.
+    /// Everything that was ever in this process's ring.
     pushed: Vec<Truth>,
-    log: HashMap<(u64, u64), (Fingerprint, Truth)>,
+    log: HashMap<(u64, u64), (ReceiveId, Truth)>,
     written: HashMap<Truth, usize>,
     checkpoint: Option<Checkpoint>,
 }
 
 struct Slot {
-    truth: Option<(Truth, Option<Fingerprint>)>,
+    truth: Option<(Truth, Option<ReceiveId>)>,
     checkpoint: Option<Checkpoint>,
     confirmed: bool,
 }
 
 impl World {
     fn new(next_id: u16) -> Self {
-        let mut deliveries = Deliveries::new(None, WINDOW);
-        deliveries.connected(BROKER, false);
+        let mut numbering = Numbering::new(None, WINDOW);
+        numbering.connected(BROKER, false);
         let mut world = Self {
             next_id,
             next_truth: 0,
             unacknowledged: VecDeque::new(),
-            deliveries,
+            numbering,
             first_seq: 0,
             ring: VecDeque::new(),
             pushed: Vec::new(),
@@ -48,12 +48,12 @@ impl World {
             written: HashMap::new(),
             checkpoint: None,
         };
-        // Until it has shown that it counts up.
+        // Until the broker has proved sequential.
         world.flow(usize::from(WINDOW) + 1_000);
         world
     }
 
-    /// The broker sends new messages, as many as its window has room for.
+    /// The broker sends new messages, as many as its send window has room for.
     fn publish(&mut self, count: usize) {
         for _ in 0..count.min(usize::from(WINDOW) - self.unacknowledged.len()) {
             let (id, truth) = (self.next_id, self.next_truth);
@@ -64,36 +64,37 @@ impl World {
         }
     }
 
-    /// All messages look the same: only their numbers tell them apart.
+    /// All messages have the same content, so only their numbers tell them apart.
     fn receive(&mut self, id: u16, dup: bool, truth: Truth) {
-        let receipt = self.deliveries.receive(id, dup, 7, self.first_seq);
-        if let Known::Pushed(seq) = receipt.known {
-            assert_eq!(self.pushed[seq as usize], truth, "taken for another one");
+        let received = self.numbering.receive(id, dup, 7, self.first_seq);
+        if let Kind::Redelivery(seq) = received.kind {
+            assert_eq!(
+                self.pushed[seq as usize], truth,
+                "mistaken for another message"
+            );
             return;
         }
-        if receipt.checkpoint {
-            let checkpoint = Some(self.deliveries.checkpoint(id));
+        if received.checkpoint_due {
+            let checkpoint = Some(self.numbering.checkpoint(id, 0));
             self.push(Slot {
                 truth: None,
                 checkpoint,
                 confirmed: false,
             });
         }
-        let asked = receipt
-            .fingerprint
-            .filter(|_| receipt.known == Known::AskLog);
-        let found = asked.and_then(|print| self.log.get(&(print.session, print.number)));
-        if let Some((print, there)) = found {
-            assert_eq!(print.hash, 7);
-            assert_eq!(*there, truth, "taken for another one of the log");
+        let looked_up = received.id.filter(|_| received.kind == Kind::MaybeWritten);
+        let found = looked_up.and_then(|id| self.log.get(&(id.numbering, id.number)));
+        if let Some((id, written)) = found {
+            assert_eq!(id.hash, 7);
+            assert_eq!(*written, truth, "mistaken for another message in the log");
         }
         let seq = self.push(Slot {
-            truth: Some((truth, receipt.fingerprint)),
+            truth: Some((truth, received.id)),
             checkpoint: None,
             confirmed: found.is_some(),
         });
-        if receipt.fingerprint.is_some() {
-            self.deliveries.pushed(7, seq);
+        if received.id.is_some() {
+            self.numbering.pushed(7, seq);
         }
     }
 
@@ -104,25 +105,24 @@ impl World {
         self.first_seq + self.ring.len() as Seq - 1
     }
 
-    /// Kafka takes every `step`th of what it has not yet.
+    /// Kafka confirms every `step`th message that is not confirmed yet.
     fn confirm(&mut self, step: usize) {
-        let waiting = self.ring.iter_mut().filter(|slot| !slot.confirmed);
-        for slot in waiting.step_by(step) {
+        let unconfirmed = self.ring.iter_mut().filter(|slot| !slot.confirmed);
+        for slot in unconfirmed.step_by(step) {
             slot.confirmed = true;
             if let Some(checkpoint) = slot.checkpoint.take() {
                 self.checkpoint = Some(checkpoint);
             }
-            if let Some((truth, print)) = slot.truth {
+            if let Some((truth, id)) = slot.truth {
                 *self.written.entry(truth).or_default() += 1;
-                if let Some(print) = print {
-                    self.log
-                        .insert((print.session, print.number), (print, truth));
+                if let Some(id) = id {
+                    self.log.insert((id.numbering, id.number), (id, truth));
                 }
             }
         }
     }
 
-    /// The bridge acknowledges; what is `lost` of it never reaches the broker.
+    /// The bridge acknowledges; `lost` acknowledgements never reach the broker.
     fn acknowledge(&mut self, lost: bool) {
         while self.ring.front().is_some_and(|slot| slot.confirmed) {
             let Some(slot) = self.ring.pop_front() else {
@@ -141,7 +141,7 @@ impl World {
     }
 
     fn reconnect(&mut self) {
-        self.deliveries.connected(BROKER, true);
+        self.numbering.connected(BROKER, true);
         for (id, truth) in self.unacknowledged.clone() {
             self.receive(id, true, truth);
         }
@@ -151,11 +151,11 @@ impl World {
         self.ring.clear();
         self.pushed.clear();
         self.first_seq = 0;
-        self.deliveries = Deliveries::new(self.checkpoint.clone(), WINDOW);
+        self.numbering = Numbering::new(self.checkpoint.clone(), WINDOW);
         self.reconnect();
     }
 
-    /// Everything flows, for more than a round of identifiers if need be.
+    /// Messages flow undisturbed, possibly until identifiers wrap around.
     fn flow(&mut self, messages: usize) {
         for _ in 0..messages.div_ceil(1_000) {
             self.publish(1_000);
@@ -164,8 +164,8 @@ impl World {
         }
     }
 
-    /// The broker starts its identifiers anew, and the bridge lives on until
-    /// Kafka has a record of that.
+    /// The broker starts again at another identifier, and the bridge runs until
+    /// Kafka has a checkpoint of that.
     fn forget_identifiers(&mut self, next_id: u16) {
         self.confirm(1);
         self.acknowledge(false);
@@ -174,7 +174,7 @@ impl World {
     }
 
     fn end(&mut self) {
-        // What was lost of the acknowledgements comes again.
+        // Messages with lost acknowledgements are redelivered.
         self.reconnect();
         self.confirm(1);
         self.acknowledge(false);
@@ -204,7 +204,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Reconnect),
         2 => Just(Event::Crash),
         1 => (1_000..70_000usize).prop_map(Event::Flow),
-        // Rounds that end where they began, so that identifiers meet again.
+        // Close to a full wrap, so that identifiers meet earlier ones.
         1 => Just(Event::Flow(65_000)),
     ]
 }
@@ -227,23 +227,23 @@ fn run(world: &mut World, events: Vec<Event>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Of messages that are all alike, none is taken for another one, whatever
-    /// is confirmed, acknowledged, lost, cut or killed: nothing is lost. And
-    /// with a broker that counts up nothing is written twice.
+    /// Messages with the same content are never mistaken for each other,
+    /// whatever is confirmed, acknowledged, lost, disconnected or killed, so
+    /// nothing is lost. With a sequential broker nothing is written twice.
     #[test]
-    fn what_comes_again_is_recognised_and_nothing_else(
+    fn redeliveries_and_nothing_else_are_deduplicated(
         first_id in 1..=u16::MAX,
         events in prop::collection::vec(event(), 1..25),
     ) {
         let mut world = World::new(first_id);
         run(&mut world, events);
-        let twice = world.written.values().filter(|times| **times > 1).count();
-        prop_assert_eq!(twice, 0);
+        let duplicates = world.written.values().filter(|times| **times > 1).count();
+        prop_assert_eq!(duplicates, 0);
     }
 
-    /// A broker that starts its identifiers anew costs duplicates at most.
+    /// A broker that restarts its identifiers causes duplicates at most.
     #[test]
-    fn identifiers_that_start_anew_lose_nothing(
+    fn restarted_identifiers_lose_nothing(
         events in prop::collection::vec(
             prop_oneof![8 => event(), 1 => (1..=u16::MAX).prop_map(Event::ForgetIdentifiers)],
             1..25,
@@ -251,88 +251,78 @@ proptest! {
     ) {
         run(&mut World::new(1), events);
     }
-
-    #[test]
-    fn a_fingerprint_is_read_as_it_was_written(session: u64, number: u64, packet_id: u16, hash: u128) {
-        let print = Fingerprint { session, number, packet_id, hash };
-        prop_assert_eq!(Fingerprint::from_bytes(&print.to_bytes()), Some(print));
-    }
 }
 
 #[test]
-fn topic_and_payload_are_kept_apart() {
-    assert_ne!(hash(b"ab", b"c"), hash(b"a", b"bc"));
-}
-
-#[test]
-fn another_session_or_broker_starts_over() {
-    let mut deliveries = Deliveries::new(None, WINDOW);
-    deliveries.connected(BROKER, false);
-    let first = deliveries.session();
+fn another_session_or_broker_starts_a_new_numbering() {
+    let mut numbering = Numbering::new(None, WINDOW);
+    numbering.connected(BROKER, false);
+    let first = numbering.id();
     assert!(
-        deliveries.receive(5, false, 1, 0).checkpoint,
-        "a checkpoint before the first"
+        numbering.receive(5, false, 1, 0).checkpoint_due,
+        "a checkpoint precedes the first message"
     );
-    deliveries.pushed(1, 0);
-    deliveries.connected("mqtt://backup:1883", true);
-    assert_eq!(deliveries.receive(5, true, 1, 0).known, Known::No);
-    assert_ne!(deliveries.session(), first);
-    let second = deliveries.session();
-    deliveries.connected("mqtt://backup:1883", false);
-    assert_ne!(deliveries.session(), second);
+    numbering.pushed(1, 0);
+    numbering.connected("mqtt://backup:1883", true);
+    assert_eq!(numbering.receive(5, true, 1, 0).kind, Kind::New);
+    assert_ne!(numbering.id(), first);
+    let second = numbering.id();
+    numbering.connected("mqtt://backup:1883", false);
+    assert_ne!(numbering.id(), second);
 }
 
 #[test]
-fn identifiers_that_never_count_up_are_given_up_on() {
-    let mut deliveries = Deliveries::new(None, WINDOW);
-    deliveries.connected(BROKER, false);
+fn a_broker_with_random_identifiers_gets_no_numbering() {
+    let mut numbering = Numbering::new(None, WINDOW);
+    numbering.connected(BROKER, false);
     let mut checkpoints = 0;
     for id in [9, 3, 7, 1, 8, 2, 6, 4] {
-        let receipt = deliveries.receive(id, false, 1, 0);
-        checkpoints += usize::from(receipt.checkpoint);
+        let received = numbering.receive(id, false, 1, 0);
+        checkpoints += usize::from(received.checkpoint_due);
     }
-    assert_eq!(deliveries.session(), 0);
-    assert_eq!(deliveries.receive(5, false, 1, 0).fingerprint, None);
-    // One for each numbering, and one that says that there is none any more.
+    assert_eq!(numbering.id(), 0);
+    assert_eq!(numbering.receive(5, false, 1, 0).id, None);
+    // One for each numbering, and one that says that there is none.
     assert_eq!(checkpoints, 5);
 }
 
-/// A broker that takes the lowest identifier that is free.
+/// A broker that takes the lowest free identifier.
 #[test]
-fn an_identifier_that_is_free_again_may_be_another_message() {
-    let mut deliveries = Deliveries::new(None, WINDOW);
-    deliveries.connected(BROKER, false);
-    deliveries.receive(1, false, 7, 0);
-    deliveries.pushed(7, 1);
-    // Written and acknowledged. The next message, which looks the same, was cut
-    // off on its way.
-    deliveries.connected(BROKER, true);
-    assert_eq!(deliveries.receive(1, true, 7, 2).known, Known::No);
+fn a_reused_identifier_may_be_another_message() {
+    let mut numbering = Numbering::new(None, WINDOW);
+    numbering.connected(BROKER, false);
+    numbering.receive(1, false, 7, 0);
+    numbering.pushed(7, 1);
+    // It is written and acknowledged. The next message has the same content, and
+    // the connection is lost before it arrives.
+    numbering.connected(BROKER, true);
+    assert_eq!(numbering.receive(1, true, 7, 2).kind, Kind::New);
 }
 
-/// A broker whose identifiers are places in a window.
+/// A broker whose identifiers are slots of its send window.
 #[test]
-fn identifiers_that_come_round_early_lose_nothing() {
+fn identifiers_that_wrap_early_lose_nothing() {
     for round in [WINDOW, WINDOW * 5] {
-        let mut deliveries = Deliveries::new(None, WINDOW);
-        deliveries.connected(BROKER, false);
+        let mut numbering = Numbering::new(None, WINDOW);
+        numbering.connected(BROKER, false);
         let mut seq = 0;
         for turn in 0..5 {
             for id in 1..=round {
                 if turn == 4 && id == round {
                     break;
                 }
-                let known = deliveries.receive(id, false, 7, seq).known;
-                assert_eq!(known, Known::No);
-                deliveries.pushed(7, seq);
+                let kind = numbering.receive(id, false, 7, seq).kind;
+                assert_eq!(kind, Kind::New);
+                numbering.pushed(7, seq);
                 seq += 1;
             }
         }
-        // All of that is acknowledged; the next three are cut off on their way.
-        deliveries.connected(BROKER, true);
+        // All of these are acknowledged; the connection is lost before the next
+        // three arrive.
+        numbering.connected(BROKER, true);
         for id in [round, 1, 2] {
-            let known = deliveries.receive(id, true, 7, seq).known;
-            assert_eq!(known, Known::No, "{id} of {round} was never received");
+            let kind = numbering.receive(id, true, 7, seq).kind;
+            assert_eq!(kind, Kind::New, "{id} of {round} was never received");
         }
     }
 }

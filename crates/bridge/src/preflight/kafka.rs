@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rdkafka::admin::AdminOptions;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::super::cluster::{self, Cluster, Configs, DEADLINE, Shape};
 use super::Check;
+use crate::cluster::{self, Cluster, Configs, DEADLINE, Shape};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin, DEAD_LETTER_LIMIT};
 use crate::kafka::DEAD_LETTER_MAX;

@@ -1,10 +1,9 @@
-//! Kafka topics that messages are routed to, and the messages that wait to be
-//! written to each.
+//! The Kafka topics of a session, each with a queue of messages to be written.
 //!
-//! Messages of a topic are given to the producer in lots: the next one when the
-//! one before is confirmed. So whatever Kafka refuses is written before what
-//! came later, and librdkafka, which spins while records wait behind a request
-//! of their partition, has none to spin for.
+//! A topic's messages go to the producer in batches, one in flight at a time. So
+//! a batch that fails is retried before later messages are sent. It also keeps
+//! librdkafka from busy-waiting, which it does while records wait behind a request
+//! for their partition (docs/decisions/0006-lots-and-pace.md).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,23 +14,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::creator::{Created, Outcome, Wanted};
-use crate::metrics::Refusal;
+use crate::refusal::Refusal;
 use crate::ring::Seq;
-
-/// One topic of [`Topics`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct TopicId(usize);
-
-impl TopicId {
-    pub(crate) fn number(self) -> u64 {
-        self.0 as u64
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of(number: usize) -> Self {
-        Self(number)
-    }
-}
+use crate::topic_id::TopicId;
 
 /// The topics of one session.
 #[derive(Debug)]
@@ -40,15 +25,15 @@ pub(crate) struct Topics {
     may_create: bool,
     topics: Vec<Topic>,
     ids: HashMap<Arc<str>, TopicId>,
-    /// Topics by what Kafka compares: it refuses topics that differ only in
-    /// `.` and `_`.
+    /// Topics by [`collision_key`]: Kafka rejects a topic whose name differs from
+    /// an existing one only in `.` and `_`.
     collisions: HashMap<String, TopicId>,
     per_tenant: HashMap<String, usize>,
-    /// Topics for which messages wait.
-    waiting: Vec<TopicId>,
-    /// How many topics the producer has records of.
-    at_producer: usize,
-    // Never longer than the number of topics.
+    /// Topics whose queue is not empty.
+    queued: Vec<TopicId>,
+    /// How many topics have a batch in flight.
+    in_flight: usize,
+    // Bounded by the number of topics.
     wanted: mpsc::UnboundedSender<Wanted>,
     created: mpsc::UnboundedSender<Created>,
 }
@@ -56,38 +41,38 @@ pub(crate) struct Topics {
 #[derive(Debug)]
 struct Topic {
     name: Arc<str>,
-    /// None for the bridge's own topics, which no rule restricts.
+    /// `None` for the bridge's own topics, which have no limits.
     tenant: Option<String>,
     state: State,
-    log: Log,
+    lookup: Lookup,
     /// Messages to be written, in the order of their arrival.
     queue: VecDeque<Seq>,
-    /// Nothing of the queue is given to the producer before.
-    not_before: Instant,
-    /// The first of the queue waits for others until then.
+    /// When the next batch may be sent after a failure.
+    retry_at: Instant,
+    /// Until when the next batch lingers.
     lingers_until: Instant,
-    /// Records that the producer has.
-    outstanding: usize,
+    /// Records without a delivery report.
+    in_flight: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It is there.
+    /// It exists.
     Ready,
-    /// It can't be created from here; whether it is there, its records tell.
+    /// The bridge can't create it. It may exist; producing to it shows that.
     Assumed,
-    /// Being created.
+    /// It is being created.
     Creating,
-    /// Kafka does not want it.
+    /// Kafka rejects it permanently.
     Refused,
 }
 
-/// Whether a topic's log has been asked for what an earlier process wrote.
+/// The lookup of what an earlier process wrote to a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Log {
-    Unread,
-    BeingRead,
-    Read,
+enum Lookup {
+    NotStarted,
+    Running,
+    Done,
 }
 
 impl Topics {
@@ -104,14 +89,14 @@ impl Topics {
             ids: HashMap::new(),
             collisions: HashMap::new(),
             per_tenant: HashMap::new(),
-            waiting: Vec::new(),
-            at_producer: 0,
+            queued: Vec::new(),
+            in_flight: 0,
             wanted,
             created,
         }
     }
 
-    /// How many topics are known.
+    /// How many topics are open.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
     }
@@ -124,7 +109,7 @@ impl Topics {
         &self.topics[id.0].name
     }
 
-    /// The topic of a route, known from now on.
+    /// Opens the topic of a route.
     pub(crate) fn open(&mut self, route: &Route) -> Result<TopicId, Refusal> {
         if let Some(id) = self.ids.get(route.topic.as_str()) {
             return self.accepts(*id).map(|()| *id);
@@ -143,7 +128,7 @@ impl Topics {
         Ok(id)
     }
 
-    /// The same for a topic of the bridge's own, which no rule restricts.
+    /// Opens one of the bridge's own topics, which have no limits.
     pub(crate) fn open_own(&mut self, topic: &Arc<str>) -> TopicId {
         match self.ids.get(topic) {
             Some(id) => *id,
@@ -151,7 +136,7 @@ impl Topics {
         }
     }
 
-    /// Whether messages may be routed there.
+    /// Whether messages may be routed to a topic.
     pub(crate) fn accepts(&self, id: TopicId) -> Result<(), Refusal> {
         match self.topics[id.0].state {
             State::Refused => Err(Refusal::TopicRefused),
@@ -159,119 +144,123 @@ impl Topics {
         }
     }
 
-    /// Appends a message that came at `now`; the first waits for others for
-    /// `linger`.
+    /// Appends a message at `now`. The first message in a queue makes the batch
+    /// linger for `linger`.
     pub(crate) fn enqueue(&mut self, id: TopicId, seq: Seq, now: Instant, linger: Duration) {
         let topic = &mut self.topics[id.0];
         if topic.queue.is_empty() {
             topic.lingers_until = now + linger;
-            self.waiting.push(id);
+            self.queued.push(id);
         }
         topic.queue.push_back(seq);
     }
 
-    /// Puts a message back to its place in the order, not to be given to the
-    /// producer before `due`. The producer does not have it any more.
-    pub(crate) fn put_back(&mut self, id: TopicId, seq: Seq, due: Instant) {
+    /// Returns a message that failed to its place in the queue. The topic sends
+    /// nothing before `retry_at`.
+    pub(crate) fn requeue(&mut self, id: TopicId, seq: Seq, retry_at: Instant) {
         let topic = &mut self.topics[id.0];
         if topic.queue.is_empty() {
-            self.waiting.push(id);
+            self.queued.push(id);
         }
-        topic.not_before = topic.not_before.max(due);
+        topic.retry_at = topic.retry_at.max(retry_at);
         if let Err(place) = topic.queue.binary_search(&seq) {
             topic.queue.insert(place, seq);
         }
     }
 
-    /// The producer has been given a message of the topic.
-    pub(crate) fn given(&mut self, id: TopicId) {
-        let outstanding = &mut self.topics[id.0].outstanding;
-        self.at_producer += usize::from(*outstanding == 0);
-        *outstanding += 1;
+    /// The producer has a record of the topic.
+    pub(crate) fn sent(&mut self, id: TopicId) {
+        let in_flight = &mut self.topics[id.0].in_flight;
+        self.in_flight += usize::from(*in_flight == 0);
+        *in_flight += 1;
     }
 
-    /// The producer has said what became of a message of the topic.
-    pub(crate) fn settled(&mut self, id: TopicId) {
-        let outstanding = &mut self.topics[id.0].outstanding;
-        self.at_producer -= usize::from(*outstanding == 1);
-        *outstanding = outstanding.saturating_sub(1);
+    /// The producer has reported the result of a record of the topic.
+    pub(crate) fn reported(&mut self, id: TopicId) {
+        let in_flight = &mut self.topics[id.0].in_flight;
+        self.in_flight -= usize::from(*in_flight == 1);
+        *in_flight = in_flight.saturating_sub(1);
     }
 
-    /// How many topics the producer has messages of.
-    pub(crate) fn at_producer(&self) -> usize {
-        self.at_producer
+    /// How many topics have records without a delivery report.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
-    /// The producer is another one, and has nothing.
+    /// The producer was replaced: the new one has no records.
     pub(crate) fn producer_restarted(&mut self, now: Instant) {
-        self.at_producer = 0;
+        self.in_flight = 0;
         for topic in &mut self.topics {
-            topic.outstanding = 0;
-            topic.not_before = now;
+            topic.in_flight = 0;
+            topic.retry_at = now;
         }
     }
 
-    /// The next lot of messages to be given to the producer at `now`, all of
-    /// one topic. `last`: no others come, so none waits for them.
-    pub(crate) fn next_lot(
+    /// Takes the next batch that is due at `now`: the queue of a topic. With
+    /// `skip_linger` none lingers.
+    pub(crate) fn next_batch(
         &mut self,
         now: Instant,
-        last: bool,
+        skip_linger: bool,
     ) -> Option<(TopicId, VecDeque<Seq>)> {
         let topics = &mut self.topics;
-        let due = |id: &TopicId| topics[id.0].is_due(now, last);
-        let index = self.waiting.iter().position(due)?;
-        let id = self.waiting.swap_remove(index);
+        let due = |id: &TopicId| topics[id.0].is_due(now, skip_linger);
+        let index = self.queued.iter().position(due)?;
+        let id = self.queued.swap_remove(index);
         Some((id, std::mem::take(&mut topics[id.0].queue)))
     }
 
-    /// When the next lot will be due, unless something else happens before.
+    /// When the next batch becomes due, if only time has to pass.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = |id: &TopicId| self.topics[id.0].due();
-        self.waiting.iter().filter_map(due).min()
+        self.queued.iter().filter_map(due).min()
     }
 
-    /// Puts the end of a lot back before what has come since.
-    pub(crate) fn put_back_rest(&mut self, id: TopicId, mut rest: VecDeque<Seq>) {
+    /// Returns the part of a batch that was not sent to the head of the queue.
+    pub(crate) fn requeue_rest(&mut self, id: TopicId, mut rest: VecDeque<Seq>) {
         let topic = &mut self.topics[id.0];
         if rest.is_empty() {
             return;
         }
         if topic.queue.is_empty() {
-            self.waiting.push(id);
+            self.queued.push(id);
         }
-        // What failed of the lot meanwhile is there already, and comes first.
+        // A message of the batch that failed is in the queue and comes first.
         rest.extend(&topic.queue);
         rest.make_contiguous().sort_unstable();
         topic.queue = rest;
     }
 
-    /// Whether the topic's log has to be asked first. Its messages wait until
-    /// [`Self::log_read`].
-    pub(crate) fn ask_log(&mut self, id: TopicId) -> bool {
+    /// Makes the topic's messages wait until [`Self::lookup_done`], and returns
+    /// true, unless a lookup was started before.
+    pub(crate) fn start_lookup(&mut self, id: TopicId) -> bool {
         let topic = &mut self.topics[id.0];
-        let unread = topic.log == Log::Unread;
-        if unread {
-            topic.log = Log::BeingRead;
+        let starts = topic.lookup == Lookup::NotStarted;
+        if starts {
+            topic.lookup = Lookup::Running;
         }
-        unread
+        starts
     }
 
-    pub(crate) fn log_read(&mut self, name: &str) {
+    /// The lookup in a topic has ended.
+    pub(crate) fn lookup_done(&mut self, name: &str) {
         if let Some(id) = self.ids.get(name) {
-            self.topics[id.0].log = Log::Read;
+            self.topics[id.0].lookup = Lookup::Done;
         }
     }
 
-    /// Kafka says that there is no such topic: creates it again. `false` if the
-    /// bridge can't, so that there is no use in waiting for it.
-    pub(crate) fn gone(&mut self, id: TopicId) -> bool {
+    /// Kafka reports that the topic does not exist: creates it again. `false` if
+    /// the bridge can't create it.
+    pub(crate) fn recreate(&mut self, id: TopicId) -> bool {
         let topic = &mut self.topics[id.0];
         match topic.state {
             State::Creating => true,
             State::Ready => {
                 let name = &*topic.name;
-                tracing::warn!(topic = name, "the Kafka topic is gone: creating it again");
+                tracing::warn!(
+                    topic = name,
+                    "the Kafka topic no longer exists; creating it"
+                );
                 self.create(id);
                 true
             }
@@ -279,8 +268,8 @@ impl Topics {
         }
     }
 
-    /// Takes the end of a creation; returns the messages that have to go
-    /// elsewhere.
+    /// Takes the result of a creation; returns the queue of a topic that Kafka
+    /// rejects.
     pub(crate) fn created(&mut self, created: &Created) -> VecDeque<Seq> {
         let Some(&id) = self.ids.get(&created.topic) else {
             return VecDeque::new();
@@ -294,13 +283,13 @@ impl Topics {
         if created.outcome != Outcome::Refused {
             return VecDeque::new();
         }
-        // Another topic, which Kafka does have, may need the place.
+        // It no longer counts, neither for collisions nor for the limit.
         self.collisions.remove(&collision_key(&created.topic));
         let tenant = topic.tenant.as_ref();
         if let Some(count) = tenant.and_then(|tenant| self.per_tenant.get_mut(tenant)) {
             *count -= 1;
         }
-        self.waiting.retain(|waiting| *waiting != id);
+        self.queued.retain(|queued| *queued != id);
         std::mem::take(&mut self.topics[id.0].queue)
     }
 
@@ -311,11 +300,11 @@ impl Topics {
             name,
             tenant,
             state: State::Assumed,
-            log: Log::Unread,
+            lookup: Lookup::NotStarted,
             queue: VecDeque::new(),
-            not_before: now,
+            retry_at: now,
             lingers_until: now,
-            outstanding: 0,
+            in_flight: 0,
         });
         if self.may_create {
             self.create(id);
@@ -326,7 +315,7 @@ impl Topics {
     fn create(&mut self, id: TopicId) {
         let topic = &mut self.topics[id.0];
         topic.state = State::Creating;
-        // The creator is gone only at the end of the service.
+        // Fails only while the bridge shuts down.
         let _ = self.wanted.send(Wanted {
             topic: topic.name.clone(),
             answer: self.created.clone(),
@@ -335,24 +324,24 @@ impl Topics {
 }
 
 impl Topic {
-    /// Whether the queue waits for time alone to pass.
+    /// Whether the queue waits for nothing but time.
     fn is_free(&self) -> bool {
-        self.state != State::Creating && self.log != Log::BeingRead && self.outstanding == 0
+        self.state != State::Creating && self.lookup != Lookup::Running && self.in_flight == 0
     }
 
     fn due(&self) -> Option<Instant> {
         self.is_free()
-            .then(|| self.not_before.max(self.lingers_until))
+            .then(|| self.retry_at.max(self.lingers_until))
     }
 
-    fn is_due(&self, now: Instant, last: bool) -> bool {
-        match last {
-            true => self.is_free() && self.not_before <= now,
-            false => self.due().is_some_and(|due| due <= now),
+    fn is_due(&self, now: Instant, skip_linger: bool) -> bool {
+        if skip_linger {
+            self.is_free() && self.retry_at <= now
+        } else {
+            self.due().is_some_and(|due| due <= now)
         }
     }
 }
 
 #[cfg(test)]
-#[path = "topics_tests.rs"]
 mod tests;
