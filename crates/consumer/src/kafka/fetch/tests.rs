@@ -323,22 +323,36 @@ async fn a_broker_that_no_longer_leads_and_does_not_know_is_left() {
 }
 
 #[tokio::test]
-async fn an_owner_that_is_behind_is_not_fetched_for() {
+async fn a_reader_that_is_behind_is_not_fetched_for() {
     let cluster = Cluster::start(1, |_, number| {
         Some(Answer::records(plain(10 + number as i64, &[b"x"])))
     });
     let cluster = cluster.await;
     let (mut reader, fetcher, progress) = cluster.reader(&metrics());
-    while progress.waiting() < AHEAD {
-        tokio::task::yield_now().await;
-    }
-    // Nothing tells that it will not be asked for more; by then it would have been.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(cluster.asked().len(), AHEAD);
     for expected in 11..20 {
         assert_eq!(next(&mut reader).await.unwrap(), (1, expected));
     }
-    drop((reader, fetcher));
+    // The batch taken last counts as waiting until the next one is taken.
+    while progress.waiting() <= AHEAD {
+        tokio::task::yield_now().await;
+    }
+    // A fetch that is due at any later time is sent now.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
+    // Another reader replaces the first one; its fetch comes behind all others on the
+    // same connection.
+    let other = fetcher.read(&(TOPIC.to_owned(), 3), 1_000, progress.clone());
+    while cluster.asked().last() != Some(&(0, 1_000)) {
+        tokio::task::yield_now().await;
+    }
+    let taken_and_waiting = 10..19 + AHEAD as i64;
+    let asked = taken_and_waiting.chain([1_000]).map(|offset| (0, offset));
+    assert_eq!(cluster.asked(), asked.collect::<Vec<_>>());
+    drop((reader, other, fetcher));
     while progress.waiting() > 0 {
         tokio::task::yield_now().await;
     }

@@ -3,21 +3,17 @@
 
 use iot_core::partition::TopicPartition;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::AsyncConnectionConfig;
+use testkit::redis::RedisServer;
+use testkit::stack::{redis_url, unique};
 
 use super::*;
 use crate::store::{Store, now};
-use server::Server;
 
 mod footprint;
 mod servers;
-
-/// Shared with the tests from outside.
-#[path = "../../../tests/it/redis_server.rs"]
-mod server;
 
 const PART: i32 = 3;
 
@@ -42,21 +38,10 @@ fn open(config: &StoreConfig) -> Store {
     Store::open(config, RETENTION).unwrap()
 }
 
-fn unique(name: &str) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "{name}-{}-{}",
-        now(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    )
-}
-
 impl Bench {
     /// In the stack's Redis.
     fn new(name: &str) -> Self {
-        let url = std::env::var("REDIS_URL")
-            .expect("REDIS_URL must name a real Redis: scripts/stack up, then scripts/stack env");
-        Self::at(&url, name)
+        Self::at(&redis_url(), name)
     }
 
     fn at(url: &str, name: &str) -> Self {
@@ -258,7 +243,7 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_script_that_redis_forgot_is_sent_again() {
-    let server = Server::start(&[]).await;
+    let server = RedisServer::start(&[]).await;
     let bench = Bench::at(&server.url(), "forgotten");
     bench.apply(None, 1, &[]).await.unwrap();
     bench.raw::<()>(&["SCRIPT", "FLUSH"]).await;
@@ -300,7 +285,7 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn without_memory_a_step_is_refused_as_a_whole() {
-    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let server = RedisServer::start(&["--maxmemory-policy", "noeviction"]).await;
     let bench = Bench::at(&server.url(), "full");
     bench.apply(None, 1, &[live(0, "old")]).await.unwrap();
     let before = bench.stored().await;
@@ -346,7 +331,7 @@ async fn memory(bench: &Bench, field: &str) -> u64 {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_script_that_fails_half_way_leaves_the_state_before() {
-    let server = Server::start(&[]).await;
+    let server = RedisServer::start(&[]).await;
     let admin = Bench::at(&server.url(), "half");
     admin.apply(None, 1, &[live("d\0a", "old")]).await.unwrap();
     // A user who may write windows but not the state: HSET fails after them.
@@ -388,7 +373,7 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
-    let mut server = Server::start(&[]).await;
+    let mut server = RedisServer::start(&[]).await;
     let quick = StoreConfig {
         response_timeout: iot_service::config::HumanDuration::from_millis(200),
         ..config(&server.url())

@@ -32,7 +32,7 @@ fn message(device: usize, at: i64, sensors: usize) -> DeviceMessage<'static> {
 #[ignore = "measures"]
 async fn memory_of_devices() {
     for (devices, sensors) in [(1_000, 5), (1_000, 1), (10_000, 1)] {
-        let server = Server::start(&[]).await;
+        let server = RedisServer::start(&[]).await;
         let bench = Bench::at(&server.url(), "footprint");
         let rules = FoldRules::new(&ConsumerConfig::default());
         let mut fold = Fold::new(rules, &bench.topic, PART);

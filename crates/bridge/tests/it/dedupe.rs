@@ -1,22 +1,21 @@
-//! What comes twice is written once, where that can be known.
+//! Deduplication: a message that is delivered twice is written once, where the bridge can
+//! know that it is the same.
 
 use iot_service::config::HumanDuration;
 use rumqttc::v5::mqttbytes::QoS;
+use testkit::kafka::read_until;
+use testkit::mqtt_broker::Broker;
+use testkit::stack::{kafka_brokers, unique};
 
-use crate::broker::Broker;
-use crate::kafka::{Cluster, read_until};
-use crate::real::{brokers, tenant};
-use crate::{Bridge, TOPIC, gauge};
-
-const KAFKA_TOPIC: &str = "tenant123.project456";
+use crate::{Bridge, KAFKA_TOPIC, TOPIC, gauge, start_cluster};
 
 fn deduplicated(by: &str, count: u32) -> String {
     format!(r#"bridge_deduplicated_messages_total{{by="{by}"}} {count}"#)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_on_its_way_when_the_connection_is_cut_is_written_once() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn messages_in_flight_when_the_connection_breaks_are_written_once() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"1").await;
@@ -25,8 +24,8 @@ async fn what_is_on_its_way_when_the_connection_is_cut_is_written_once() {
     for id in [2, 3, 4] {
         peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
     }
-    let on_their_way = gauge("bridge_in_flight_messages", 3);
-    bridge.says("/metrics", &on_their_way).await;
+    let in_flight = gauge("bridge_in_flight_messages", 3);
+    bridge.wait_for("/metrics", &in_flight).await;
     drop(peer);
 
     let mut peer = broker.accept_subscribed(true).await;
@@ -35,7 +34,9 @@ async fn what_is_on_its_way_when_the_connection_is_cut_is_written_once() {
             .await;
     }
     peer.publish(5, TOPIC, b"5").await;
-    bridge.says("/metrics", &deduplicated("in_flight", 3)).await;
+    bridge
+        .wait_for("/metrics", &deduplicated("in_flight", 3))
+        .await;
     cluster.up();
     assert_eq!(peer.acknowledgements(4).await, [2, 3, 4, 5]);
     let records = cluster.read(KAFKA_TOPIC, 5).await;
@@ -45,8 +46,8 @@ async fn what_is_on_its_way_when_the_connection_is_cut_is_written_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_message_under_a_known_identifier_is_written() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn another_message_with_a_known_packet_identifier_is_written() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"one").await;
@@ -56,18 +57,20 @@ async fn another_message_under_a_known_identifier_is_written() {
     peer.publish_again(1, TOPIC, b"another").await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
     drop(peer);
-    // A session that the broker has lost, whose identifiers start anew.
+    // The broker has lost the session, so packet identifiers start again.
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"another").await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
     assert_eq!(cluster.read(KAFKA_TOPIC, 3).await.len(), 3);
-    bridge.says("/metrics", &deduplicated("in_flight", 0)).await;
+    bridge
+        .wait_for("/metrics", &deduplicated("in_flight", 0))
+        .await;
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_messages_with_the_same_name_the_first_is_written() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn of_messages_with_the_same_id_field_the_first_is_written() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.dedupe.field = "messageId".into();
         config.dedupe.window = HumanDuration::from_secs(600);
@@ -89,21 +92,21 @@ async fn of_messages_with_the_same_name_the_first_is_written() {
     let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
     assert_eq!(texts, [named[0], named[2], named[3], named[4]]);
     bridge
-        .says("/metrics", &deduplicated("message_id", 1))
+        .wait_for("/metrics", &deduplicated("message_id", 1))
         .await;
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_quality_of_service_0_what_is_too_much_is_dropped_and_counted() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn at_qos_0_messages_beyond_the_limit_are_dropped_and_counted() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.mqtt.qos = 0;
         config.in_flight.messages = 10;
     })
     .await;
     let mut peer = broker.accept_subscribed(false).await;
-    bridge.says("/readyz", r#""ok":true"#).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     cluster.down();
     for number in 0..25 {
         let payload = format!("{number}");
@@ -111,7 +114,7 @@ async fn at_quality_of_service_0_what_is_too_much_is_dropped_and_counted() {
             .await;
     }
     bridge
-        .says("/metrics", "bridge_dropped_messages_total 15")
+        .wait_for("/metrics", "bridge_dropped_messages_total 15")
         .await;
     cluster.up();
     let records = cluster.read(KAFKA_TOPIC, 10).await;
@@ -122,22 +125,23 @@ async fn at_quality_of_service_0_what_is_too_much_is_dropped_and_counted() {
 /// All records of the only project, once the last one is there.
 async fn written(tenant: &str, last: &'static str) -> Vec<String> {
     let topic = format!("{tenant}.project456");
-    let records = read_until(brokers(), topic, move |records| {
+    let records = read_until(&kafka_brokers(), &topic, move |records| {
         records.last().is_some_and(|record| record.text() == last)
-    });
-    let records = records.await;
+    })
+    .await;
     records.iter().map(|r| r.text().to_owned()).collect()
 }
 
-/// So many messages show that the broker counts identifiers up.
+/// After this many messages the bridge knows that the broker counts packet identifiers up.
 const SHOWN: u16 = 101;
 
-/// A bridge writes messages, its acknowledgements of the last ten are lost, and
-/// the next bridge gets these again, from a broker that kept the session or not.
+/// A bridge writes messages, its acknowledgements of the last ten are lost, and the broker
+/// delivers these again to the next bridge, with or without the session kept. Returns what
+/// is in Kafka then.
 async fn twice(name: &str, kept: bool) -> Vec<String> {
-    let (broker, tenant) = (Broker::start().await, tenant(name));
+    let (broker, tenant) = (Broker::start().await, unique(name));
     let topic = TOPIC.replace("tenant123", &tenant);
-    let kafka = brokers();
+    let kafka = kafka_brokers();
     let start = || {
         Bridge::start(broker.address(), &kafka, |config| {
             config.topics.create = true;
@@ -148,13 +152,13 @@ async fn twice(name: &str, kept: bool) -> Vec<String> {
     };
     let bridge = start().await;
     let mut peer = broker.accept_subscribed(false).await;
-    // One more has the checkpoint before it that says so.
+    // The checkpoint that says so comes with the message after.
     let last = SHOWN + 1;
     for id in 1..=last {
         peer.publish(id, &topic, id.to_string().as_bytes()).await;
     }
     peer.acknowledgements(last.into()).await;
-    // What has been written has nothing to do at its end: like a crash.
+    // Everything is confirmed, so that stopping has the effect of a crash.
     bridge.stop().await;
     let bridge = start().await;
     let mut peer = broker.accept_subscribed(kept).await;
@@ -169,14 +173,16 @@ async fn twice(name: &str, kept: bool) -> Vec<String> {
     );
     let records = written(&tenant, "the end").await;
     let by_log = if kept { 10 } else { 0 };
-    bridge.says("/metrics", &deduplicated("log", by_log)).await;
+    bridge
+        .wait_for("/metrics", &deduplicated("log", by_log))
+        .await;
     bridge.stop().await;
     records
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
-async fn what_an_earlier_process_wrote_is_only_acknowledged() {
+async fn messages_that_an_earlier_process_wrote_are_only_acknowledged() {
     let mut once: Vec<_> = (1..=SHOWN + 1).map(|number| number.to_string()).collect();
     once.push("the end".into());
     assert_eq!(twice("again", true).await, once);
@@ -184,7 +190,7 @@ async fn what_an_earlier_process_wrote_is_only_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
-async fn without_the_session_nothing_is_taken_for_written() {
+async fn without_a_kept_session_every_message_is_written_again() {
     let once = usize::from(SHOWN) + 2;
-    assert_eq!(twice("anew", false).await.len(), once + 10);
+    assert_eq!(twice("expired", false).await.len(), once + 10);
 }

@@ -2,28 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use iot_core::message::{DeviceMessage, parse, parse_protobuf};
 use iot_core::partition::partition_for;
 use iot_service::Listeners;
 use iot_service::config::Live;
 use iot_simulator::config::{Rate, SimulatorConfig, SinkKind};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Headers;
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use reqwest::Method;
 use serde_json::Value;
+use testkit::http::Ops;
+use testkit::kafka::{Record, read_all};
+use testkit::{in_time, wait_for};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Generous: only a test that fails waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-
 /// A running simulator.
 pub(crate) struct Simulator {
-    ops: SocketAddr,
+    ops: Ops,
     api: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
@@ -39,7 +35,7 @@ impl Simulator {
         let listeners = Listeners { ops, http };
         let run = iot_simulator::run(Live::fixed(config), listeners, shutdown.clone());
         Self {
-            ops: address,
+            ops: Ops(address),
             api,
             shutdown,
             task: tokio::spawn(run),
@@ -48,23 +44,27 @@ impl Simulator {
 
     /// Waits until it ends by itself.
     pub(crate) async fn ended(self) {
-        let ended = tokio::time::timeout(DEADLINE, self.task).await;
-        ended.expect("an end").unwrap().unwrap();
+        self.outcome().await.unwrap();
     }
 
     /// Waits until it ends with an error.
     pub(crate) async fn failed(self) -> String {
-        let ended = tokio::time::timeout(DEADLINE, self.task).await;
-        format!("{:#}", ended.expect("an end").unwrap().unwrap_err())
+        format!("{:#}", self.outcome().await.unwrap_err())
     }
 
-    /// Tells it to stop and waits for that.
+    async fn outcome(self) -> anyhow::Result<()> {
+        in_time("the end of the simulator", self.task)
+            .await
+            .unwrap()
+    }
+
+    /// Stops it in order.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.ended().await;
     }
 
-    /// Asks the API; the status and the answer.
+    /// Sends a request to the API; returns status and answer.
     pub(crate) async fn api(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         let url = format!("http://{}/api/v1/{path}", self.api);
         let request = reqwest::Client::new().request(method, url).json(&body);
@@ -72,40 +72,24 @@ impl Simulator {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    async fn get(&self, path: &str) -> Option<String> {
-        let answer = reqwest::get(format!("http://{}{path}", self.ops)).await;
-        answer.ok()?.text().await.ok()
-    }
-
     /// Why a component isn't ready, or `None` when it is.
-    pub(crate) async fn trouble(&self, component: &str) -> Option<String> {
-        let report: Value = serde_json::from_str(&self.get("/readyz").await?).unwrap();
-        let reason = &report["components"][component]["reason"];
-        reason.as_str().map(str::to_owned)
+    pub(crate) async fn reason(&self, component: &str) -> Option<String> {
+        self.ops.reason(component).await
     }
 
-    /// The sum of a metric over its labels.
+    /// Waits until a component is ready again.
+    pub(crate) async fn wait_for_recovery(&self, component: &str) {
+        wait_for("recovery", async || self.reason(component).await.is_none()).await;
+    }
+
+    /// The sum of a metric over its labels, 0 if it is not there.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").await.unwrap_or_default();
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        lines
-            .filter_map(|line| line.rsplit_once(' '))
-            .map(|(_, value)| value.parse::<f64>().unwrap())
-            .sum()
+        self.ops.metric(name).await.unwrap_or_default()
     }
 
     /// Waits until a metric is at least `least`.
     pub(crate) async fn wait_for_metric(&self, name: &str, least: f64) {
-        wait_for(name, async || self.metric(name).await >= least).await;
-    }
-}
-
-/// Waits for a condition.
-pub(crate) async fn wait_for(what: &str, condition: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !condition().await {
-        assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.ops.wait_metric_at_least(name, least).await;
     }
 }
 
@@ -130,63 +114,28 @@ pub(crate) struct Arrived {
     pub(crate) message: DeviceMessage<'static>,
 }
 
-/// Reads a topic from its beginning to the ends it has now.
-pub(crate) fn read_topic(brokers: &str, topic: &str) -> Vec<Arrived> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "test")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
-    let mut assignment = TopicPartitionList::new();
-    let mut left = 0;
-    for partition in metadata.topics()[0].partitions() {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition.id(), DEADLINE)
-            .unwrap();
-        left += high - low;
-        let begin = Offset::Beginning;
-        assignment
-            .add_partition_offset(topic, partition.id(), begin)
-            .unwrap();
-    }
-    consumer.assign(&assignment).unwrap();
-    let begun = Instant::now();
-    let mut arrived = Vec::new();
-    while (arrived.len() as i64) < left {
-        assert!(
-            begun.elapsed() < DEADLINE,
-            "{} of {left} arrived",
-            arrived.len()
-        );
-        let Some(record) = consumer.poll(Duration::from_millis(100)) else {
-            continue;
-        };
-        let record = record.unwrap();
-        let headers = record
-            .headers()
-            .into_iter()
-            .flat_map(|headers| headers.iter());
+impl Arrived {
+    fn of(record: &Record) -> Self {
+        let headers = record.headers.iter();
         let headers: BTreeMap<_, _> = headers
-            .map(|h| (h.key.to_owned(), text(h.value.unwrap())))
+            .map(|(name, value)| (name.clone(), String::from_utf8(value.clone()).unwrap()))
             .collect();
-        let payload = record.payload().unwrap();
-        arrived.push(Arrived {
-            partition: record.partition(),
-            key: text(record.key().unwrap()),
+        Self {
+            partition: record.partition,
+            key: record.key().unwrap().to_owned(),
             message: match headers["content-type"].as_str() {
-                "application/protobuf" => parse_protobuf(payload).unwrap().into_owned(),
-                _ => parse(payload).unwrap().into_owned(),
+                "application/protobuf" => parse_protobuf(&record.payload).unwrap().into_owned(),
+                _ => parse(&record.payload).unwrap().into_owned(),
             },
             headers,
-        });
+        }
     }
-    arrived
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+/// The messages that a topic has now.
+pub(crate) async fn read_topic(brokers: &str, topic: &str) -> Vec<Arrived> {
+    let records = read_all(brokers, topic).await;
+    records.iter().map(Arrived::of).collect()
 }
 
 /// Asserts that every record is in its device's partition under its key, and
@@ -199,8 +148,8 @@ pub(crate) fn assert_complete(arrived: &[Arrived], partitions: u32) -> HashMap<S
     counts
 }
 
-/// Like [`assert_complete`], but a message may be repeated, as after an answer
-/// that was lost: the first copies are all there, in order.
+/// Like [`assert_complete`], but messages may be repeated, as after a lost answer:
+/// their first copies are all there, in order.
 pub(crate) fn assert_ordered(arrived: &[Arrived], partitions: u32) -> HashMap<String, u64> {
     let mut next: HashMap<String, u64> = HashMap::new();
     for record in arrived {
