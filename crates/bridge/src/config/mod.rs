@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deliveries::MAX_IN_FLIGHT;
 pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
-pub use mqtt::{Isolation, MqttConfig, Protocol};
+pub use mqtt::{Isolation, MqttConfig};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
