@@ -43,8 +43,8 @@ use tokio_util::sync::CancellationToken;
 pub use cli::Cli;
 pub use config::{
     Acks, BridgeConfig, Compression, DeadLetterConfig, DedupeConfig, DeliveryGuarantee,
-    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, Protocol,
-    ShutdownMode, TopicsConfig,
+    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, ShutdownMode,
+    TopicsConfig,
 };
 use creator::{Admin, Creator};
 use metrics::Metrics;

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use iot_core::headers::{self, CONTENT_TYPE};
+use iot_mqtt::{KEPT, Publish, PublishProperties, QoS};
 use rdkafka::message::{Header, OwnedHeaders};
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::dedupe::{ReceiveId, content_hash};
-use crate::mqtt::KEPT;
 use crate::refusal::Refusal;
 use crate::topic_id::TopicId;
 

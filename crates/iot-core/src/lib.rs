@@ -8,7 +8,6 @@
 
 pub mod headers;
 pub mod message;
-pub mod mqtt_url;
 pub mod partition;
 pub mod route;
 pub mod sensor;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
 pub(crate) use mqtt::SessionPlan;
-pub use mqtt::{Isolation, MqttConfig, Protocol};
+pub use mqtt::{Isolation, MqttConfig};
 
 /// The upper limit of [`InFlightConfig::messages`]: deduplication can tell
 /// messages apart only within one cycle of 65,535 packet identifiers.

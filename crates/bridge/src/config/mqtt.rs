@@ -1,36 +1,13 @@
 //! Section `mqtt`.
 
-use std::fmt;
-
-use iot_core::mqtt_url::MqttUrl;
 use iot_core::partition::fnv1a_32;
+use iot_mqtt::{MqttUrl, Protocol, TlsConfig};
 use iot_service::config::{HumanDuration, Problems, Secret};
-use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 /// A string is at most 65,535 bytes long (MQTT 5, section 1.5.4); `$share//` is
 /// part of a shared filter.
 const LONGEST_FILTER: usize = 65_535 - "$share//".len();
-
-/// A version of MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// MQTT 5.
-    #[serde(rename = "5")]
-    V5,
-    /// MQTT 3.1.1.
-    #[serde(rename = "3.1.1")]
-    V311,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V5 => "5",
-            Self::V311 => "3.1.1",
-        })
-    }
-}
 
 /// How messages are divided among MQTT sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,7 +122,7 @@ impl MqttConfig {
             problems.add("mqtt.filters", "must have at least one topic filter");
         }
         for filter in &self.filters {
-            if !rumqttc::v5::mqttbytes::valid_filter(filter) {
+            if !iot_mqtt::valid_filter(filter) {
                 problems.add("mqtt.filters", format!("{filter:?} is not a topic filter"));
             }
             if filter.len() + self.share_group.len() > LONGEST_FILTER {

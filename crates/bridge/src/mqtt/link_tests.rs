@@ -98,6 +98,7 @@ async fn what_the_broker_grants_is_told() {
         shared_subscriptions: Some(false),
         wildcard_subscriptions: Some(true),
         maximum_qos: Some(1),
+        ..Granted::default()
     };
     assert_eq!(said, expected);
     assert!(matches!(next(&mut link).await, LinkEvent::Subscribed));

@@ -16,8 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use iot_service::config::Live;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
+use iot_mqtt::{Oversize, Publish, QoS};
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use crate::dedupe::{Dedupe, Kind, PayloadIds};
 use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
 use crate::message::{Cut, DeadLetterCause, Message, Target};
 use crate::metrics::{Metrics, SessionGauges};
-use crate::mqtt::{Link, LinkEvent, Oversize};
+use crate::mqtt::{Link, LinkEvent};
 use crate::pace::{Alarm, Pace};
 use crate::refusal::Refusal;
 use crate::ring::{Ring, Seq};

@@ -1,14 +1,15 @@
-//! What the MQTT broker will do to this load.
+//! Whether the MQTT brokers grant what the configuration needs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use iot_mqtt::{Granted, Protocol};
 use tokio::time::timeout;
 
 use super::Check;
-use crate::config::{MqttConfig, Protocol, SessionPlan};
-use crate::mqtt::{Granted, Link, LinkEvent};
+use crate::config::{MqttConfig, SessionPlan};
+use crate::mqtt::{Link, LinkEvent};
 
 const BROKERS: &str = "mqtt: brokers";
 const SESSION: &str = "mqtt: session";
@@ -18,7 +19,7 @@ const SHARED: &str = "mqtt: shared subscription";
 const LARGEST: &str = "mqtt: largest message";
 const IN_FLIGHT: &str = "mqtt: in flight";
 
-/// How long a broker may take to greet; longer than the link itself waits.
+/// How long a broker may take to answer; longer than the link itself waits.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Asks every broker, under a client id of its own: a running bridge keeps its
@@ -26,8 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) async fn mqtt_broker_checks(config: &MqttConfig) -> Vec<Check> {
     let (mut answered, mut failed) = (Vec::new(), Vec::new());
     for broker in &config.brokers {
-        match greet(broker, config).await {
-            Ok(greeting) => answered.push(greeting),
+        match connect(broker, config).await {
+            Ok(answer) => answered.push(answer),
             Err(error) => failed.push(format!("{error:#}")),
         }
     }
@@ -44,11 +45,12 @@ pub(crate) async fn mqtt_broker_checks(config: &MqttConfig) -> Vec<Check> {
     checks
 }
 
-type Greeting = (Arc<str>, Granted);
+/// The name of a broker, and what it grants.
+type Answer = (Arc<str>, Granted);
 
-async fn greet(broker: &str, config: &MqttConfig) -> anyhow::Result<Greeting> {
-    // It asks for the session of the bridge, for only then the broker says how
-    // long it would keep that, and ends it with its goodbye.
+async fn connect(broker: &str, config: &MqttConfig) -> anyhow::Result<Answer> {
+    // With the bridge's session expiry, because only then the broker says how long
+    // it would keep the session; DISCONNECT ends it.
     let config = MqttConfig {
         brokers: vec![broker.to_string()],
         ..config.clone()
@@ -59,26 +61,26 @@ async fn greet(broker: &str, config: &MqttConfig) -> anyhow::Result<Greeting> {
     };
     let mut link = Link::new(&config, plan)?;
     let event = timeout(DEADLINE, link.next(true)).await;
-    let greeting = match event.context("an MQTT broker does not answer")? {
+    let answer = match event.context("an MQTT broker does not answer")? {
         LinkEvent::Connected {
             broker, granted, ..
         } => Ok((broker, granted)),
         LinkEvent::Lost { broker, error } => Err(anyhow!("{broker}: {error}")),
-        other => Err(anyhow!("an MQTT broker began with {other:?}")),
+        other => Err(anyhow!("an MQTT broker answered with {other:?}")),
     };
-    let closed = timeout(DEADLINE, link.close(greeting.is_ok())).await;
-    closed.context("the MQTT broker does not take the goodbye")?;
-    greeting
+    let closed = timeout(DEADLINE, link.close(answer.is_ok())).await;
+    closed.context("the MQTT broker does not take the DISCONNECT")?;
+    answer
 }
 
-fn brokers(answered: &[Greeting], failed: &[String]) -> Check {
+fn brokers(answered: &[Answer], failed: &[String]) -> Check {
     let names: Vec<&str> = answered.iter().map(|(name, _)| &**name).collect();
     match (answered.is_empty(), failed.is_empty()) {
         (_, true) => Check::ok(BROKERS, names.join(", ")),
         (false, false) => Check::warning(
             BROKERS,
             failed.join("; "),
-            "see to it, or take it out of mqtt.brokers: nothing may be left when another fails",
+            "repair it, or remove it from mqtt.brokers: if another fails, none may be left",
         ),
         (true, false) => Check::problem(
             BROKERS,
@@ -88,7 +90,7 @@ fn brokers(answered: &[Greeting], failed: &[String]) -> Check {
     }
 }
 
-/// Judges what the broker granted.
+/// Compares what the broker granted with what the configuration needs.
 pub(crate) fn mqtt_checks(granted: &Granted, config: &MqttConfig) -> Vec<Check> {
     let mut checks = vec![session(granted, config), qos(granted, config)];
     checks.extend(wildcards(granted, config));
@@ -98,11 +100,12 @@ pub(crate) fn mqtt_checks(granted: &Granted, config: &MqttConfig) -> Vec<Check> 
     checks
 }
 
-/// A broker that says nothing takes what was asked for (MQTT 5, 3.2.2.3.2).
+/// Without an answer the broker keeps what was asked for (MQTT 5, section 3.2.2.3.2).
 fn session(granted: &Granted, config: &MqttConfig) -> Check {
     let asked = config.session_expiry;
     if config.protocol == Protocol::V311 {
-        let found = "kept as long as the broker is set to: MQTT 3.1.1 can't ask";
+        let found =
+            "kept for as long as the broker is configured to: MQTT 3.1.1 can't ask for a time";
         return Check::ok(SESSION, found);
     }
     let Some(kept) = granted.session_expiry.filter(|kept| *kept < *asked) else {
@@ -114,7 +117,8 @@ fn session(granted: &Granted, config: &MqttConfig) -> Check {
     let kept = iot_service::config::HumanDuration(kept);
     let found = format!("kept for {kept}, not for {asked}");
     if kept.is_zero() {
-        let advice = "let the broker keep sessions: what arrives while the bridge is away is lost";
+        let advice =
+            "let the broker keep sessions: messages that arrive while the bridge is away are lost";
         Check::problem(SESSION, found, advice)
     } else {
         let advice = "raise the broker's limit (Mosquitto: persistent_client_expiration): after a longer absence messages are lost";
@@ -122,11 +126,12 @@ fn session(granted: &Granted, config: &MqttConfig) -> Check {
     }
 }
 
-/// A broker that says nothing has all of them (MQTT 5, 3.2.2.3.4).
+/// Without an answer the broker has all of them (MQTT 5, section 3.2.2.3.4).
 fn qos(granted: &Granted, config: &MqttConfig) -> Check {
     let (most, asked) = (granted.maximum_qos.unwrap_or(2), config.qos);
     if asked == 0 {
-        let advice = "set mqtt.qos: 1: with 0 the broker drops what it can't deliver at once";
+        let advice =
+            "set mqtt.qos: 1: with 0 the broker drops messages that it can't deliver at once";
         return Check::warning(QOS, "mqtt.qos is 0", advice);
     }
     let found = format!("mqtt.qos is {asked}, the broker has up to {most}");
@@ -134,7 +139,7 @@ fn qos(granted: &Granted, config: &MqttConfig) -> Check {
         0 => Check::problem(
             QOS,
             found,
-            "use a broker or listener with QoS 1: with 0 messages get lost",
+            "use a broker or listener with QoS 1: with 0 messages are lost",
         ),
         most if most < asked => Check::warning(QOS, found, format!("set mqtt.qos: {most}")),
         _ => Check::ok(QOS, found),
@@ -147,7 +152,7 @@ fn wildcards(granted: &Granted, config: &MqttConfig) -> Option<Check> {
         .iter()
         .find(|filter| filter.contains(['+', '#']))?;
     Some(if granted.wildcard_subscriptions == Some(false) {
-        let found = format!("refused, and {filter} has some");
+        let found = format!("not available, and {filter} has one");
         Check::problem(
             WILDCARDS,
             found,
@@ -163,7 +168,8 @@ fn shared(granted: &Granted, config: &MqttConfig) -> Option<Check> {
         return None;
     }
     Some(if granted.shared_subscriptions == Some(false) {
-        let advice = "use a broker that has them, or one bridge and no mqtt.share_group";
+        let advice =
+            "use a broker with shared subscriptions, or one bridge without mqtt.share_group";
         Check::problem(SHARED, "not available", advice)
     } else {
         Check::ok(SHARED, "available")
@@ -175,19 +181,19 @@ fn largest(granted: &Granted) -> Check {
         LARGEST,
         match granted.maximum_packet_size {
             Some(limit) => {
-                format!("the broker takes packets of up to {limit} bytes from publishers")
+                format!("the broker accepts packets of up to {limit} bytes from publishers")
             }
-            None => "the broker names no limit".into(),
+            None => "the broker states no limit".into(),
         },
     )
 }
 
 fn in_flight(config: &MqttConfig) -> Check {
-    // What a broker grants here is about messages to it; the bridge sends none.
+    // The broker's Receive Maximum limits messages to the broker; the bridge sends none.
     let asked = config.receive_maximum;
     Check::ok(
         IN_FLIGHT,
-        format!("up to {asked} unacknowledged, if the broker itself allows as many"),
+        format!("up to {asked} unacknowledged messages, if the broker allows as many"),
     )
 }
 
@@ -204,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_says_nothing_grants_all() {
+    fn a_broker_without_limits_grants_everything() {
         let checks = checks(Granted::default(), |config| config.share_group = "g".into());
         assert_eq!(checks.len(), 6);
         for check in &checks {
@@ -213,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_kept_loses_messages() {
+    fn a_session_that_is_not_kept_as_long_is_reported() {
         for (seconds, expected) in [
             (0, Status::Problem),
             (3600, Status::Warning),
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_quality_of_service_is_said() {
+    fn a_lower_quality_of_service_is_reported() {
         for (asked, most, expected) in [
             (0, None, Status::Warning),
             (1, Some(0), Status::Problem),
@@ -251,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn subscriptions_that_the_broker_lacks_matter_only_where_they_are_used() {
+    fn missing_kinds_of_subscriptions_matter_only_if_used() {
         let none = Granted {
             shared_subscriptions: Some(false),
             wildcard_subscriptions: Some(false),

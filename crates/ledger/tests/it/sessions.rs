@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iot_core::mqtt_url::MqttUrl;
+use iot_mqtt::MqttUrl;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use testkit::in_time;

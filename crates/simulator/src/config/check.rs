@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use iot_core::mqtt_url::MqttUrl;
 use iot_core::route;
+use iot_mqtt::MqttUrl;
 use iot_service::config::{ByteSize, HumanDuration, Problems};
 use iot_service::kafka::{Client, check_brokers};
 

@@ -1,7 +1,8 @@
-//! Against a server with certificates of its own making.
+//! Against a server with certificates that the test made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -15,11 +16,11 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::*;
-use crate::config::Problems;
+use crate::{ConnectError, MqttStream};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A CA and what it signed, in files.
+/// A CA and the certificates it signed, in files.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -62,20 +63,19 @@ impl Authority {
     }
 }
 
-/// A server that answers with what it gets, until the client has ended.
+/// An echo server.
 async fn server(authority: &Authority, wants_client: bool) -> u16 {
     authority.sign("server", "localhost");
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap();
-    let builder = match wants_client {
-        true => {
-            let roots = Arc::new(authority.roots());
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            builder.with_client_cert_verifier(verifier.build().unwrap())
-        }
-        false => builder.with_no_client_auth(),
+    let builder = if wants_client {
+        let roots = Arc::new(authority.roots());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
     };
     let certificate = CertificateDer::from_pem_file(authority.path("server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(authority.path("server.key")).unwrap();
@@ -103,7 +103,7 @@ async fn server(authority: &Authority, wants_client: bool) -> u16 {
     port
 }
 
-/// Sends, and reads until the server has ended.
+/// Sends, and reads to the end.
 async fn echo(port: u16, tls: &TlsConfig) -> Result<Vec<u8>, ConnectError> {
     let broker = format!("mqtts://localhost:{port}").parse().unwrap();
     let mut stream = MqttStream::connect(&broker, tls, DEADLINE).await?;
@@ -139,7 +139,7 @@ async fn a_trusted_certificate_is_accepted_and_others_are_explained() {
     tls.ca_file = stranger.text("ca.pem");
     refused(port, &tls, "set mqtt.tls.ca_file").await;
 
-    // Read again at every connection.
+    // It is read again for every connection.
     std::fs::copy(authority.path("ca.pem"), stranger.path("ca.pem")).unwrap();
     assert_eq!(echo(port, &tls).await.unwrap(), b"hello");
     std::fs::remove_file(stranger.path("ca.pem")).unwrap();
@@ -169,7 +169,7 @@ async fn a_client_certificate_is_presented() {
 }
 
 #[tokio::test]
-async fn a_port_without_tls_is_told() {
+async fn a_port_without_tls_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -187,7 +187,7 @@ async fn a_port_without_tls_is_told() {
 }
 
 #[tokio::test]
-async fn a_silent_broker_is_given_up() {
+async fn a_silent_broker_is_an_error_after_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let broker = format!("mqtts://localhost:{port}").parse().unwrap();
@@ -198,7 +198,7 @@ async fn a_silent_broker_is_given_up() {
     };
     let soon = Duration::from_millis(100);
     let connected = MqttStream::connect(&broker, &tls, soon).await;
-    let error = connected.expect_err("nobody answers");
+    let error = connected.expect_err("no answer");
     assert_eq!(error.to_string(), "no answer within 0.1 s");
 }
 
@@ -209,7 +209,7 @@ fn problems(tls: &TlsConfig, broker: &str) -> String {
 }
 
 #[test]
-fn settings_that_can_not_work_are_named() {
+fn settings_that_can_not_work_are_reported() {
     assert_eq!(problems(&TlsConfig::default(), "mqtt://x"), "");
     let authority = Authority::new();
     authority.sign("client", "bridge");

@@ -1,9 +1,9 @@
 //! One publishing MQTT 5 connection that survives its broker.
 //!
-//! It speaks over rumqttc's codec rather than its event loop: many messages a
-//! write, and after a lost connection exactly what was unacknowledged is sent
-//! again, first, in its order, with its number and sending time unchanged. The
-//! first copies of a connection's messages therefore reach the broker in order.
+//! It writes many messages at once. After a lost connection exactly the
+//! unacknowledged messages are sent again, first, in their order, with number and
+//! sending time unchanged. The first copies of a connection's messages therefore
+//! reach the broker in order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,29 +11,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::{Bytes, BytesMut};
-use iot_core::mqtt_url::MqttUrl;
-use iot_service::Backoff;
-use rumqttc::v5::mqttbytes::{
-    self, QoS,
-    v5::{
-        ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, Login, Packet,
-        PingReq, PubAck, PubAckReason, Publish,
-    },
+use bytes::Bytes;
+use iot_mqtt::{
+    Connect, Connection, ConnectionError, Login, MqttUrl, Packet, Protocol, PubAck, PubAckReason,
+    Publish, QoS, TlsConfig, Writer,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
+use iot_service::Backoff;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 
 use crate::histogram::Histogram;
 use crate::payload::{self, Mark};
 
-/// To connect and be greeted.
+/// To connect, CONNACK included.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(5);
-/// A broker that is silent for so long, pings included, is gone.
+/// A broker that sends nothing for so long, not even answers to pings, is gone.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// Bytes gathered before a write; more only grows the latency.
+/// Bytes to queue before a write; more only adds latency.
 const WRITE_CHUNK: usize = 64 * 1024;
 /// Packet identifiers are 1 to 65,535.
 const PACKET_IDS: usize = 65_535;
@@ -43,8 +37,8 @@ const PACKET_IDS: usize = 65_535;
 pub(crate) enum Pace {
     /// As fast as acknowledgements leave room.
     Max,
-    /// Message `seq` is due `first + seq * step` seconds after `start`, however
-    /// late those before it were.
+    /// Message `seq` is due `first + seq * step` seconds after `start`, even if the
+    /// messages before it were late.
     Every {
         start: Instant,
         start_us: u64,
@@ -67,8 +61,8 @@ impl Pace {
         }
     }
 
-    /// The sending time that the message carries. At a set rate it is the time
-    /// it was due: waiting behind a slow broker is part of its latency.
+    /// The sending time in the payload. At a set rate it is the time the message
+    /// was due: waiting for a slow broker is part of its latency.
     fn sent_us(&self, seq: u64) -> u64 {
         match *self {
             Self::Max => payload::now_us(),
@@ -82,7 +76,7 @@ impl Pace {
     }
 }
 
-/// What a connection is to send.
+/// What a connection sends.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) url: MqttUrl,
@@ -91,36 +85,36 @@ pub(crate) struct Job {
     pub(crate) run: String,
     pub(crate) conn: u32,
     pub(crate) messages: u64,
-    /// Fewer messages than that, once somebody lowers it.
+    /// Lowered while running, it ends the job early.
     pub(crate) limit: Arc<AtomicU64>,
     pub(crate) payload_size: usize,
-    /// Unacknowledged messages at a time; the broker may lower it.
+    /// Messages in flight; the broker may lower it.
     pub(crate) window: u16,
     pub(crate) pace: Pace,
-    /// How long to go without any acknowledgement while some are due.
+    /// How long to wait for the next acknowledgement before giving up.
     pub(crate) patience: Duration,
 }
 
-/// What came of it.
+/// The result of a job.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) published: u64,
     pub(crate) acked: u64,
-    /// Acknowledged by a broker that had no subscriber to give the message to.
+    /// Acknowledged by a broker without a matching subscriber.
     pub(crate) unmatched: u64,
     /// Sent again after a lost connection.
     pub(crate) resent: u64,
-    /// Acknowledged with an error: the broker did not take the message.
+    /// Rejected by the broker: acknowledged with an error.
     pub(crate) refused: u64,
     /// Connections that were established, the first included.
     pub(crate) connects: u64,
     /// From the last sending of a message to its acknowledgement.
     pub(crate) ack_latency: Histogram,
-    /// The last trouble, when it was not overcome.
+    /// The last error, if the job is incomplete.
     pub(crate) error: Option<String>,
 }
 
-/// A message that is not acknowledged, or only waits for one before it to be.
+/// A message that is unacknowledged, or behind one that is.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     mark: Mark,
@@ -128,7 +122,7 @@ struct Waiting {
     acked: bool,
 }
 
-/// Sends the whole job; returns when all is acknowledged or patience ran out.
+/// Sends the whole job; returns when everything is acknowledged or patience ran out.
 pub(crate) async fn publish(job: Job) -> Outcome {
     let mut publisher = Publisher {
         job,
@@ -143,7 +137,7 @@ pub(crate) async fn publish(job: Job) -> Outcome {
     loop {
         let acked = publisher.outcome.acked;
         let ended = publisher.session().await;
-        // A connection that broke after the last acknowledgement did its work.
+        // A connection that is lost after the last acknowledgement did its work.
         let (Err(error), false) = (ended, publisher.done()) else {
             publisher.outcome.error = None;
             break;
@@ -158,7 +152,7 @@ pub(crate) async fn publish(job: Job) -> Outcome {
             backoff.reset();
         }
         if publisher.outcome.error.as_ref() != Some(&trouble) {
-            eprintln!("connection {conn}: {trouble}; connecting again");
+            eprintln!("connection {conn}: {trouble}; reconnecting");
             publisher.outcome.error = Some(trouble);
         }
         sleep(backoff.next_delay()).await;
@@ -171,9 +165,9 @@ struct Publisher {
     /// The next message to send for the first time.
     next: u64,
     waiting: VecDeque<Waiting>,
-    /// Packet identifier of the first in `waiting`; the others follow on.
+    /// Packet identifier of the first in `waiting`; the others follow it.
     front_id: u16,
-    /// When something was acknowledged last, or nothing was due.
+    /// When a message was last acknowledged, or nothing was due.
     progress: Instant,
     outcome: Outcome,
     text: String,
@@ -185,88 +179,80 @@ impl Publisher {
         if self.waiting.is_empty() {
             self.progress = self.progress.max(self.next_due().unwrap_or(self.progress));
         }
-        let mut input = BytesMut::with_capacity(WRITE_CHUNK);
-        let mut output = BytesMut::with_capacity(2 * WRITE_CHUNK);
-        let connect = timeout(HANDSHAKE, self.connect(&mut input, &mut output));
-        let (mut stream, window) = connect
-            .await
-            .context("the broker did not greet in time")??;
-        let (mut reader, mut writer) = stream.split();
+        let Connection {
+            stream,
+            mut reader,
+            mut writer,
+            granted,
+            ..
+        } = self.connect().await?;
+        let window = granted.receive_maximum.unwrap_or(u16::MAX);
+        let window = usize::from(window.min(self.job.window));
+        let (mut input, mut output) = tokio::io::split(stream);
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         self.outcome.connects += 1;
-        self.restart(&mut output)?;
+        self.restart(&mut writer)?;
         loop {
-            self.fill(&mut output, window)?;
+            self.fill(&mut writer, window)?;
             if self.done() {
                 break;
             }
             let give_up = self.progress + self.job.patience;
             tokio::select! {
-                read = reader.read_buf(&mut input) => {
-                    if read.context("reading from the broker")? == 0 {
-                        bail!("the broker closed the connection");
-                    }
+                packet = reader.receive(&mut input) => {
                     heard = Instant::now();
-                    self.take_acks(&mut input)?;
+                    self.handle(packet?)?;
+                    while let Some(packet) = reader.packet()? {
+                        self.handle(packet)?;
+                    }
                 }
-                written = writer.write_buf(&mut output), if !output.is_empty() => {
-                    written.context("writing to the broker")?;
-                }
+                written = writer.flush(&mut output), if !writer.is_empty() => written?,
                 () = wait_until(self.next_due()),
-                    if self.has_room(window) && output.len() < WRITE_CHUNK => {}
+                    if self.has_room(window) && writer.len() < WRITE_CHUNK => {}
                 _ = pings.tick() => {
                     if heard.elapsed() > DEAD_AFTER {
-                        bail!("the broker is silent");
+                        bail!("no answer to a ping within {} s", DEAD_AFTER.as_secs());
                     }
-                    write(&Packet::PingReq(PingReq), &mut output)?;
+                    writer.ping();
                 }
                 () = sleep_until(give_up), if !self.waiting.is_empty() => {
                     bail!("{} messages are not acknowledged", self.waiting.len());
                 }
             }
         }
-        let goodbye = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
-        write(&Packet::Disconnect(goodbye), &mut output)?;
-        // Everything is acknowledged: a broker that left first changes nothing.
-        let _ = timeout_at(Instant::now() + HANDSHAKE, writer.write_all(&output)).await;
+        writer.disconnect();
+        // Everything is acknowledged: a broker that disconnects first changes nothing.
+        let _ = timeout_at(Instant::now() + HANDSHAKE, writer.flush(&mut output)).await;
         Ok(())
     }
 
-    /// Connects with a new session; gives the stream and the window to keep to.
-    async fn connect(
-        &self,
-        input: &mut BytesMut,
-        output: &mut BytesMut,
-    ) -> anyhow::Result<(TcpStream, usize)> {
+    /// Connects with a new session.
+    async fn connect(&self) -> anyhow::Result<Connection> {
         let Job {
             url,
             login,
             run,
             conn,
-            window,
             ..
         } = &self.job;
         let connect = Connect {
-            keep_alive: DEAD_AFTER.as_secs() as u16,
             client_id: format!("ledger-{run}-{conn}"),
-            clean_start: true,
-            properties: None,
+            login: login.clone(),
+            ..connect()
         };
-        let (stream, ack) = greet(url, connect, login.clone(), input, output).await?;
-        let maximum = ack.properties.and_then(|p| p.receive_max);
-        let maximum = maximum.unwrap_or(u16::MAX).min(*window);
-        Ok((stream, usize::from(maximum)))
+        open(url, &connect).await
     }
 
-    /// On a new connection: what is unacknowledged goes out first, numbered anew.
-    fn restart(&mut self, output: &mut BytesMut) -> anyhow::Result<()> {
+    /// On a new connection: queues the unacknowledged messages, with new packet
+    /// identifiers.
+    fn restart(&mut self, writer: &mut Writer) -> anyhow::Result<()> {
         self.waiting.retain(|waiting| !waiting.acked);
         self.front_id = 1;
         for index in 0..self.waiting.len() {
             self.waiting[index].sent = Instant::now();
-            self.write_publish(self.waiting[index].mark, index, output)?;
+            self.write_publish(self.waiting[index].mark, index, writer)?;
         }
         self.outcome.resent += self.waiting.len() as u64;
         Ok(())
@@ -290,11 +276,11 @@ impl Publisher {
         self.job.pace.due(self.next)
     }
 
-    /// Appends what is due and has room.
-    fn fill(&mut self, output: &mut BytesMut, window: usize) -> anyhow::Result<()> {
+    /// Queues the messages that are due, as far as there is room.
+    fn fill(&mut self, writer: &mut Writer, window: usize) -> anyhow::Result<()> {
         let now = Instant::now();
         while self.has_room(window)
-            && output.len() < WRITE_CHUNK
+            && writer.len() < WRITE_CHUNK
             && self.next_due().is_none_or(|due| due <= now)
         {
             if self.waiting.is_empty() {
@@ -306,7 +292,7 @@ impl Publisher {
                 seq: self.next,
                 sent_us,
             };
-            self.write_publish(mark, self.waiting.len(), output)?;
+            self.write_publish(mark, self.waiting.len(), writer)?;
             self.waiting.push_back(Waiting {
                 mark,
                 sent: now,
@@ -323,7 +309,7 @@ impl Publisher {
         &mut self,
         mark: Mark,
         index: usize,
-        output: &mut BytesMut,
+        writer: &mut Writer,
     ) -> anyhow::Result<()> {
         let Job {
             run,
@@ -339,7 +325,7 @@ impl Publisher {
             payload: Bytes::copy_from_slice(self.text.as_bytes()),
             ..Publish::default()
         };
-        write(&Packet::Publish(publish), output)
+        Ok(writer.publish(&publish)?)
     }
 
     fn packet_id(&self, index: usize) -> u16 {
@@ -347,18 +333,12 @@ impl Publisher {
         id as u16
     }
 
-    fn take_acks(&mut self, input: &mut BytesMut) -> anyhow::Result<()> {
-        while let Some(packet) = read(input)? {
-            match packet {
-                Packet::PubAck(ack) => self.take_ack(&ack)?,
-                Packet::PingResp(_) => {}
-                Packet::Disconnect(reason) => {
-                    bail!("the broker ended it: {:?}", reason.reason_code)
-                }
-                other => bail!("the broker sent {other:?}"),
-            }
+    fn handle(&mut self, packet: Packet) -> anyhow::Result<()> {
+        match packet {
+            Packet::PubAck(ack) => self.take_ack(&ack),
+            Packet::PingResp => Ok(()),
+            other => Err(ConnectionError::Unexpected(other.name()).into()),
         }
-        Ok(())
     }
 
     fn take_ack(&mut self, ack: &PubAck) -> anyhow::Result<()> {
@@ -391,69 +371,29 @@ impl Publisher {
     }
 }
 
-/// Connects to the broker and waits until it accepts; without a deadline.
-pub(crate) async fn greet(
-    url: &MqttUrl,
-    connect: Connect,
-    login: Option<Login>,
-    input: &mut BytesMut,
-    output: &mut BytesMut,
-) -> anyhow::Result<(TcpStream, ConnAck)> {
-    let mut stream = TcpStream::connect((url.host.as_str(), url.port))
-        .await
-        .with_context(|| format!("connecting to {url}"))?;
-    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
-    write(&Packet::Connect(connect, None, login), output)?;
-    stream
-        .write_all_buf(output)
-        .await
-        .context("writing to the broker")?;
-    let greeting = loop {
-        match read(input)? {
-            Some(packet) => break packet,
-            None if stream
-                .read_buf(input)
-                .await
-                .context("reading from the broker")?
-                == 0 =>
-            {
-                bail!("the broker closed the connection");
-            }
-            None => {}
-        }
-    };
-    match greeting {
-        Packet::ConnAck(ack) if ack.code == ConnectReturnCode::Success => Ok((stream, ack)),
-        Packet::ConnAck(refusal) => {
-            bail!("the broker refused the connection: {:?}", refusal.code)
-        }
-        other => bail!("the broker greeted with {other:?}"),
+/// What the ledger's CONNECTs have in common: they ask for a new session.
+pub(crate) fn connect() -> Connect {
+    Connect {
+        clean_start: true,
+        keep_alive: DEAD_AFTER.as_secs() as u16,
+        ..Connect::default()
     }
 }
 
-/// At once when there is no such time.
+/// Connects to the broker and waits for CONNACK.
+pub(crate) async fn open(url: &MqttUrl, connect: &Connect) -> anyhow::Result<Connection> {
+    // The URL's parser has rejected `mqtts`.
+    let tls = TlsConfig::default();
+    let opened = Connection::open(url, &tls, Protocol::V5, connect, HANDSHAKE);
+    opened.await.with_context(|| format!("connecting to {url}"))
+}
+
+/// Waits until `time`; returns at once without one.
 async fn wait_until(time: Option<Instant>) {
     if let Some(time) = time {
         sleep_until(time).await;
     }
 }
 
-pub(crate) fn write(packet: &Packet, output: &mut BytesMut) -> anyhow::Result<()> {
-    packet
-        .write(output, None)
-        .map(drop)
-        .context("encoding an MQTT packet")
-}
-
-/// The next packet, if it is there as a whole.
-pub(crate) fn read(input: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
-    match Packet::read(input, None) {
-        Ok(packet) => Ok(Some(packet)),
-        Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),
-        Err(error) => Err(error).context("decoding an MQTT packet"),
-    }
-}
-
 #[cfg(test)]
-#[path = "connection_tests.rs"]
 mod tests;

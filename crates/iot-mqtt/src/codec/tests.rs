@@ -1,17 +1,26 @@
-//! Both versions, against rumqttc's codec on the other side.
+//! Both versions, with rumqttc's codec as the broker's.
 
+use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rumqttc::mqttbytes::{self as bytes4, v4};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{self, PubAckReason, PublishProperties, SubscribeReasonCode};
 use sha2::{Digest, Sha256};
 
+use super::writer::put_length;
 use super::*;
+use crate::{Connect, ConnectionError, Login, Protocol};
 
 /// A packet from a broker, whatever the version.
 #[derive(Debug, Clone)]
 enum Sent {
     Publish(Publish),
+    PubAck(u16, PubAckReason),
+    PubRec(u16),
     PubRel(u16),
+    PubComp(u16),
     SubAck(u16, Vec<bool>),
     UnsubAck(u16),
     PingResp,
@@ -51,10 +60,21 @@ fn message() -> impl Strategy<Value = Publish> {
 fn sent() -> impl Strategy<Value = Sent> {
     prop_oneof![
         4 => message().prop_map(Sent::Publish),
+        1 => (any::<u16>(), puback_reason()).prop_map(|(id, reason)| Sent::PubAck(id, reason)),
+        1 => any::<u16>().prop_map(Sent::PubRec),
         1 => any::<u16>().prop_map(Sent::PubRel),
+        1 => any::<u16>().prop_map(Sent::PubComp),
         1 => (any::<u16>(), vec(any::<bool>(), 1..5)).prop_map(|(id, codes)| Sent::SubAck(id, codes)),
         1 => any::<u16>().prop_map(Sent::UnsubAck),
         1 => Just(Sent::PingResp),
+    ]
+}
+
+fn puback_reason() -> impl Strategy<Value = PubAckReason> {
+    prop_oneof![
+        Just(PubAckReason::Success),
+        Just(PubAckReason::NoMatchingSubscribers),
+        Just(PubAckReason::QuotaExceeded)
     ]
 }
 
@@ -73,7 +93,10 @@ impl Sent {
     fn packet5(&self) -> v5::Packet {
         match self.clone() {
             Self::Publish(publish) => v5::Packet::Publish(publish),
+            Self::PubAck(id, reason) => v5::Packet::PubAck(puback(id, reason)),
+            Self::PubRec(id) => v5::Packet::PubRec(PubRec::new(id, None)),
             Self::PubRel(id) => v5::Packet::PubRel(v5::PubRel::new(id, None)),
+            Self::PubComp(id) => v5::Packet::PubComp(v5::PubComp::new(id, None)),
             Self::SubAck(pkid, codes) => v5::Packet::SubAck(SubAck {
                 pkid,
                 return_codes: codes.into_iter().map(code5).collect(),
@@ -100,12 +123,12 @@ impl Sent {
                     ..v4::Publish::from_bytes(topic, qos, publish.payload)
                 })
             }
+            Self::PubAck(id, _) => v4::Packet::PubAck(v4::PubAck::new(id)),
+            Self::PubRec(id) => v4::Packet::PubRec(v4::PubRec::new(id)),
             Self::PubRel(id) => v4::Packet::PubRel(v4::PubRel::new(id)),
+            Self::PubComp(id) => v4::Packet::PubComp(v4::PubComp::new(id)),
             Self::SubAck(id, codes) => {
-                let codes = codes.into_iter().map(|good| match good {
-                    true => v4::SubscribeReasonCode::Success(bytes4::QoS::AtLeastOnce),
-                    false => v4::SubscribeReasonCode::Failure,
-                });
+                let codes = codes.into_iter().map(code4);
                 v4::Packet::SubAck(v4::SubAck::new(id, codes.collect()))
             }
             Self::UnsubAck(id) => v4::Packet::UnsubAck(v4::UnsubAck::new(id)),
@@ -113,13 +136,22 @@ impl Sent {
         }
     }
 
-    /// What the session is to see of it.
+    /// The packet that a session must see.
     fn seen(self, protocol: Protocol, limit: usize) -> Packet {
         let mut frame = BytesMut::new();
         self.write(protocol, &mut frame);
         let mut publish = match self {
             Self::Publish(publish) => publish,
+            Self::PubAck(id, reason) => {
+                let reason = match protocol {
+                    Protocol::V5 => reason,
+                    Protocol::V311 => PubAckReason::Success,
+                };
+                return Packet::PubAck(puback(id, reason));
+            }
+            Self::PubRec(id) => return Packet::PubRec(PubRec::new(id, None)),
             Self::PubRel(id) => return Packet::PubRel(id),
+            Self::PubComp(id) => return Packet::PubComp(id),
             Self::PingResp => return Packet::PingResp,
             Self::SubAck(pkid, codes) => {
                 let codes = codes.into_iter().map(|good| match (good, protocol) {
@@ -158,31 +190,49 @@ impl Sent {
     }
 }
 
-fn code5(good: bool) -> SubscribeReasonCode {
-    match good {
-        true => SubscribeReasonCode::Success(QoS::AtLeastOnce),
-        false => SubscribeReasonCode::NotAuthorized,
+fn puback(pkid: u16, reason: PubAckReason) -> PubAck {
+    PubAck {
+        pkid,
+        reason,
+        properties: None,
     }
 }
 
-/// Reads `stream` as it comes in pieces that end at `cuts`.
+fn code5(good: bool) -> SubscribeReasonCode {
+    if good {
+        SubscribeReasonCode::Success(QoS::AtLeastOnce)
+    } else {
+        SubscribeReasonCode::NotAuthorized
+    }
+}
+
+fn code4(good: bool) -> v4::SubscribeReasonCode {
+    if good {
+        v4::SubscribeReasonCode::Success(bytes4::QoS::AtLeastOnce)
+    } else {
+        v4::SubscribeReasonCode::Failure
+    }
+}
+
+/// Reads `stream`, which arrives in pieces that end at `cuts`.
 fn read_pieces(
     reader: &mut Reader,
     stream: &[u8],
     cuts: &[Index],
-) -> Result<Vec<Packet>, Malformed> {
+) -> Result<Vec<Packet>, ConnectionError> {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     ends.push(stream.len());
     ends.sort_unstable();
-    let (mut input, mut packets, mut begin) = (BytesMut::new(), Vec::new(), 0);
+    let (mut packets, mut start) = (Vec::new(), 0);
     for end in ends {
-        input.extend_from_slice(&stream[begin..end]);
-        begin = end;
-        while let Some(packet) = reader.read(&mut input)? {
+        reader.feed(&stream[start..end]);
+        start = end;
+        while let Some(packet) = reader.packet()? {
             packets.push(packet);
         }
     }
-    assert!(input.is_empty(), "{} bytes are left", input.len());
+    let left = reader.buffer().len();
+    assert_eq!(left, 0, "{left} bytes are left");
     Ok(packets)
 }
 
@@ -202,8 +252,7 @@ proptest! {
         for packet in &sent {
             packet.write(protocol, &mut stream);
         }
-        let mut reader = Reader::new(protocol);
-        reader.limit = limit;
+        let mut reader = Reader::with_limit(protocol, limit);
         let read = read_pieces(&mut reader, &stream, &cuts).unwrap();
         let expected: Vec<_> = sent.into_iter().map(|packet| packet.seen(protocol, limit)).collect();
         prop_assert_eq!(read, expected);
@@ -217,40 +266,64 @@ proptest! {
         body in vec(prop_oneof![2 => 0..45u8, 1 => any::<u8>()], 0..120),
         rest in vec(any::<u8>(), 0..20),
     ) {
-        let mut reader = Reader::new(protocol);
-        reader.limit = limit;
         let mut input = BytesMut::new();
         input.put_u8(first);
         put_length(body.len(), &mut input);
         input.put_slice(&body);
         input.put_slice(&rest);
-        while let Ok(Some(_)) = reader.read(&mut input) {}
+        let mut reader = Reader::with_limit(protocol, limit);
+        reader.feed(&input);
+        while let Ok(Some(_)) = reader.packet() {}
+    }
+
+    #[test]
+    fn messages_are_read_as_they_were_written(
+        protocol in protocol(),
+        messages in vec(message(), 0..5),
+    ) {
+        let mut writer = Writer::new(protocol);
+        for message in &messages {
+            writer.publish(message).unwrap();
+        }
+        let mut reader = Reader::new(protocol);
+        reader.feed(writer.buffer());
+        for mut message in messages {
+            if protocol == Protocol::V311 {
+                message.properties = None;
+            }
+            prop_assert_eq!(reader.packet().unwrap(), Some(Packet::Publish(message)));
+        }
+        prop_assert!(reader.buffer().is_empty());
     }
 
     #[test]
     fn acknowledgements_are_read_as_they_were_queued(
-        queued in vec((1..=u16::MAX, prop_oneof![Just(0x40u8), Just(0x50), Just(0x70)]), 0..50),
+        queued in vec((1..=u16::MAX, 4..8u8), 0..50),
     ) {
-        let (writer, mut out) = (Writer(Protocol::V5), BytesMut::new());
-        for (id, kind) in &queued {
+        let mut writer = Writer::new(Protocol::V5);
+        for &(id, kind) in &queued {
             match kind {
-                0x40 => writer.acknowledge(*id, QoS::AtLeastOnce, &mut out),
-                0x50 => writer.acknowledge(*id, QoS::ExactlyOnce, &mut out),
-                _ => writer.complete(*id, &mut out),
+                PUBACK => writer.acknowledge(id, QoS::AtLeastOnce),
+                PUBREC => writer.acknowledge(id, QoS::ExactlyOnce),
+                PUBREL => writer.release(id),
+                _ => writer.complete(id),
             }
-            writer.acknowledge(*id, QoS::AtMostOnce, &mut out);
+            writer.acknowledge(id, QoS::AtMostOnce);
         }
+        let mut out = writer.buffer().clone();
         let mut same = out.clone();
         let read5: Vec<_> = std::iter::from_fn(|| v5::Packet::read(&mut out, None).ok()).map(|packet| match packet {
-            v5::Packet::PubAck(ack) => (ack.pkid, 0x40),
-            v5::Packet::PubRec(ack) => (ack.pkid, 0x50),
-            v5::Packet::PubComp(ack) => (ack.pkid, 0x70),
+            v5::Packet::PubAck(ack) => (ack.pkid, PUBACK),
+            v5::Packet::PubRec(ack) => (ack.pkid, PUBREC),
+            v5::Packet::PubRel(ack) => (ack.pkid, PUBREL),
+            v5::Packet::PubComp(ack) => (ack.pkid, PUBCOMP),
             other => panic!("{other:?}"),
         }).collect();
         let read4: Vec<_> = std::iter::from_fn(|| v4::Packet::read(&mut same, 100).ok()).map(|packet| match packet {
-            v4::Packet::PubAck(ack) => (ack.pkid, 0x40),
-            v4::Packet::PubRec(ack) => (ack.pkid, 0x50),
-            v4::Packet::PubComp(ack) => (ack.pkid, 0x70),
+            v4::Packet::PubAck(ack) => (ack.pkid, PUBACK),
+            v4::Packet::PubRec(ack) => (ack.pkid, PUBREC),
+            v4::Packet::PubRel(ack) => (ack.pkid, PUBREL),
+            v4::Packet::PubComp(ack) => (ack.pkid, PUBCOMP),
             other => panic!("{other:?}"),
         }).collect();
         prop_assert_eq!(&read5, &queued);
@@ -261,13 +334,13 @@ proptest! {
 #[test]
 fn requests_are_read_as_they_were_written_in_both_versions() {
     let filters = ["a/+/#".to_string(), format!("$share/g/{}", "x".repeat(300))];
-    let mut out = BytesMut::new();
-    let writer = Writer(Protocol::V5);
-    writer.subscribe(7, &filters, QoS::ExactlyOnce, &mut out);
-    writer.unsubscribe(8, &filters, &mut out);
-    writer.ping(&mut out);
-    writer.disconnect(true, &mut out);
-    let v5::Packet::Subscribe(subscribe) = v5::Packet::read(&mut out, None).unwrap() else {
+    let mut writer = Writer::new(Protocol::V5);
+    writer.subscribe(7, &filters, QoS::ExactlyOnce);
+    writer.unsubscribe(8, &filters);
+    writer.ping();
+    writer.disconnect_and_end_session();
+    let out = writer.buffer();
+    let v5::Packet::Subscribe(subscribe) = v5::Packet::read(out, None).unwrap() else {
         panic!("not a SUBSCRIBE");
     };
     assert_eq!(subscribe.pkid, 7);
@@ -283,48 +356,56 @@ fn requests_are_read_as_they_were_written_in_both_versions() {
         filters: filters.to_vec(),
         properties: None,
     };
-    let read = v5::Packet::read(&mut out, None).unwrap();
+    let read = v5::Packet::read(out, None).unwrap();
     assert_eq!(read, v5::Packet::Unsubscribe(unsubscribe));
-    let read = v5::Packet::read(&mut out, None).unwrap();
+    let read = v5::Packet::read(out, None).unwrap();
     assert_eq!(read, v5::Packet::PingReq(v5::PingReq));
-    let v5::Packet::Disconnect(disconnect) = v5::Packet::read(&mut out, None).unwrap() else {
+    let v5::Packet::Disconnect(disconnect) = v5::Packet::read(out, None).unwrap() else {
         panic!("not a DISCONNECT");
     };
     let properties = disconnect.properties.unwrap();
     assert_eq!(properties.session_expiry_interval, Some(0));
 
-    let writer = Writer(Protocol::V311);
-    writer.subscribe(7, &filters, QoS::AtLeastOnce, &mut out);
-    writer.unsubscribe(8, &filters, &mut out);
-    writer.disconnect(true, &mut out);
+    let mut writer = Writer::new(Protocol::V311);
+    writer.subscribe(7, &filters, QoS::AtLeastOnce);
+    writer.unsubscribe(8, &filters);
+    writer.disconnect_and_end_session();
+    let out = writer.buffer();
     let read = |out: &mut BytesMut| v4::Packet::read(out, 10_000).unwrap();
     let wanted = filters.iter().cloned();
     let wanted = wanted.map(|path| v4::SubscribeFilter::new(path, bytes4::QoS::AtLeastOnce));
     let mut subscribe = v4::Subscribe::new_many(wanted);
     subscribe.pkid = 7;
-    assert_eq!(read(&mut out), v4::Packet::Subscribe(subscribe));
+    assert_eq!(read(out), v4::Packet::Subscribe(subscribe));
     let unsubscribe = v4::Unsubscribe {
         pkid: 8,
         topics: filters.to_vec(),
     };
-    assert_eq!(read(&mut out), v4::Packet::Unsubscribe(unsubscribe));
-    assert_eq!(read(&mut out), v4::Packet::Disconnect);
+    assert_eq!(read(out), v4::Packet::Unsubscribe(unsubscribe));
+    assert_eq!(read(out), v4::Packet::Disconnect);
 }
 
 #[test]
-fn a_greeting_says_the_same_in_both_versions() {
-    let hello = || Hello {
+fn connect_has_the_same_content_in_both_versions() {
+    let hello = Connect {
         client_id: "bridge-1".into(),
-        clean: false,
-        login: Some(("user".into(), "word".into())),
+        clean_start: false,
+        login: Some(Login {
+            username: "user".into(),
+            password: "word".into(),
+        }),
         keep_alive: 60,
-        session_expiry: 3600,
-        receive_maximum: 2000,
+        session_expiry: Some(3600),
+        receive_maximum: Some(2000),
     };
-    let mut out = BytesMut::new();
-    Writer(Protocol::V5).connect(hello(), &mut out).unwrap();
-    let v5::Packet::Connect(connect, None, login) = v5::Packet::read(&mut out, None).unwrap()
-    else {
+    let mut writer = Writer::new(Protocol::V5);
+    // Also behind another packet.
+    writer.ping();
+    writer.connect(&hello).unwrap();
+    let out = writer.buffer();
+    let read = v5::Packet::read(out, None).unwrap();
+    assert_eq!(read, v5::Packet::PingReq(v5::PingReq));
+    let v5::Packet::Connect(connect, None, login) = v5::Packet::read(out, None).unwrap() else {
         panic!("not a CONNECT");
     };
     assert_eq!(connect.client_id, "bridge-1");
@@ -338,8 +419,9 @@ fn a_greeting_says_the_same_in_both_versions() {
         "brokers drop larger ones silently"
     );
 
-    Writer(Protocol::V311).connect(hello(), &mut out).unwrap();
-    let v4::Packet::Connect(connect) = v4::Packet::read(&mut out, 1000).unwrap() else {
+    let mut writer = Writer::new(Protocol::V311);
+    writer.connect(&hello).unwrap();
+    let v4::Packet::Connect(connect) = v4::Packet::read(writer.buffer(), 1000).unwrap() else {
         panic!("not a CONNECT");
     };
     assert_eq!(connect.protocol, bytes4::Protocol::V4);
@@ -351,102 +433,23 @@ fn a_greeting_says_the_same_in_both_versions() {
     assert_eq!(connect.login, Some(v4::Login::new("user", "word")));
 }
 
-fn read_one(protocol: Protocol, bytes: &[u8]) -> Result<Option<Packet>, String> {
-    let mut input = BytesMut::from(bytes);
-    let read = Reader::new(protocol).read(&mut input);
-    read.map_err(|error| error.to_string())
-}
-
 #[test]
-fn a_disconnect_may_have_a_reason_and_no_properties() {
-    let read = |bytes: &[u8]| read_one(Protocol::V5, bytes).unwrap().unwrap();
-    let taken_over = Packet::Disconnect(DisconnectReasonCode::SessionTakenOver);
-    assert_eq!(read(&[0xE0, 1, 0x8E]), taken_over);
-    assert_eq!(read(&[0xE0, 2, 0x8E, 0]), taken_over);
-    let normal = Packet::Disconnect(DisconnectReasonCode::NormalDisconnection);
-    assert_eq!(read(&[0xE0, 0]), normal);
-}
-
-#[test]
-fn a_refusal_of_version_5_is_understood() {
-    let refused = read_one(Protocol::V5, &[0x20, 2, 0, 1]).unwrap().unwrap();
-    assert!(
-        matches!(refused, Packet::ConnAck(ack) if ack.code == ConnectReturnCode::RefusedProtocolVersion)
-    );
-}
-
-#[test]
-fn what_is_malformed_is_named() {
-    for (bytes, text) in [
-        (
-            &[0x30, 4, 0, 9, b'a', b'/'][..],
-            "a malformed PUBLISH (too short)",
-        ),
-        (
-            &[0x36, 4, 0, 1, b'a', 0],
-            "a malformed PUBLISH (quality of service 3)",
-        ),
-        (
-            &[0x32, 6, 0, 1, b'a', 0, 0, 0],
-            "a malformed PUBLISH (packet identifier 0)",
-        ),
-        // A user property that reaches into the payload.
-        (
-            &[
-                0x30, 13, 0, 1, b'a', 4, 38, 0, 1, b'k', 0, 1, b'v', b'p', b'p',
-            ],
-            "a malformed PUBLISH (",
-        ),
-        (
-            &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 1],
-            "a length of more than four bytes",
-        ),
-        (&[0x90, 2, 0, 1], "a malformed SUBACK"),
-        (
-            &[0x10, 2, 0, 1],
-            "a malformed CONNECT (a broker does not send that)",
-        ),
-        (
-            &[0xB0, 0xFF, 0xFF, 0xFF, 0x7F],
-            "a malformed UNSUBACK (268435460 bytes)",
-        ),
-    ] {
-        let error = read_one(Protocol::V5, bytes).expect_err(text);
-        assert!(error.contains(text), "{error}");
+fn what_can_not_be_written_leaves_nothing_behind() {
+    for protocol in [Protocol::V5, Protocol::V311] {
+        let mut writer = Writer::new(protocol);
+        let long = "x".repeat(65_536);
+        let publish = Publish::new(long.clone(), QoS::AtMostOnce, "", None);
+        let error = writer.publish(&publish).unwrap_err();
+        assert!(matches!(error, WriteError::TextTooLong(65_536)), "{error}");
+        let publish = Publish::new("a", QoS::AtLeastOnce, "", None);
+        let error = writer.publish(&publish).unwrap_err();
+        assert!(matches!(error, WriteError::PacketId), "{error}");
+        let connect = Connect {
+            client_id: long,
+            ..Connect::default()
+        };
+        let error = writer.connect(&connect).unwrap_err();
+        assert!(matches!(error, WriteError::TextTooLong(65_536)), "{error}");
+        assert!(writer.is_empty());
     }
-}
-
-#[test]
-fn of_a_message_of_any_size_little_is_kept() {
-    let payload: Vec<u8> = (0..20 << 20).map(|i: u32| (i / 7) as u8).collect();
-    let mut publish = Publish::new("a/b", QoS::AtLeastOnce, payload.clone(), None);
-    publish.pkid = 9;
-    let property = ("note".to_string(), "x".repeat(60_000));
-    publish.properties = Some(PublishProperties {
-        user_properties: vec![property; 5],
-        ..PublishProperties::default()
-    });
-    let mut stream = BytesMut::new();
-    v5::Packet::Publish(publish)
-        .write(&mut stream, None)
-        .unwrap();
-    Sent::PubRel(4).write(Protocol::V5, &mut stream);
-
-    let (mut reader, mut input) = (Reader::new(Protocol::V5), BytesMut::new());
-    let mut packets = Vec::new();
-    for chunk in stream.chunks(50_000) {
-        input.extend_from_slice(chunk);
-        while let Some(packet) = reader.read(&mut input).unwrap() {
-            packets.push(packet);
-        }
-        assert!(input.len() < 50_000, "it waits for more than it needs");
-    }
-    let [Packet::Oversize(oversize), Packet::PubRel(4)] = &packets[..] else {
-        panic!("{} packets", packets.len());
-    };
-    assert_eq!(oversize.publish.payload, payload[..64 << 10]);
-    assert_eq!(oversize.publish.topic, "a/b");
-    assert_eq!((oversize.publish.pkid, oversize.size), (9, 20 << 20));
-    assert_eq!(oversize.sha256[..], Sha256::digest(&payload)[..]);
-    assert_eq!(oversize.publish.properties, None);
 }

@@ -1,37 +1,38 @@
-//! Messages that are too large to be kept: their beginning, size and hash.
+//! Messages that are too large to be kept in memory.
 
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use sha2::{Digest, Sha256};
 
-use super::codec::{self, Malformed};
-use crate::config::Protocol;
+use super::Malformed;
+use super::decode;
+use crate::Protocol;
 
-/// How much of the payload is kept.
-pub(crate) const KEPT: usize = 64 * 1024;
+/// How much is kept of the payload of an [`Oversize`] message, bytes: 64 KiB.
+pub const KEPT: usize = 64 * 1024;
 
-/// A message that was too large to be kept in memory.
+/// A message larger than [`MAX_FRAME`](crate::MAX_FRAME), truncated.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Oversize {
-    /// With the beginning of the payload, and no properties.
-    pub(crate) publish: Publish,
-    /// Of the whole payload, in bytes.
-    pub(crate) size: u64,
-    /// Of the whole payload.
-    pub(crate) sha256: [u8; 32],
+pub struct Oversize {
+    /// The message with the first [`KEPT`] bytes of its payload and without properties.
+    pub publish: Publish,
+    /// Size of the whole payload, bytes.
+    pub size: u64,
+    /// SHA-256 of the whole payload.
+    pub sha256: [u8; 32],
 }
 
-/// Reads such a message and throws most of it away.
+/// Reads such a message, keeps its start and discards the rest.
 #[derive(Debug)]
 pub(super) struct Cutter {
     first: u8,
     protocol: Protocol,
-    /// What has not arrived of the packet.
+    /// Bytes of the packet that have not arrived.
     left: usize,
-    /// Without the payload, once topic and packet identifier are there.
+    /// The message without its payload, once topic and packet identifier have arrived.
     publish: Option<Publish>,
-    /// What has not arrived of the properties.
+    /// Bytes of the properties that have not arrived.
     properties: usize,
     kept: Vec<u8>,
     size: u64,
@@ -53,11 +54,11 @@ impl Cutter {
         }
     }
 
-    /// Takes what has arrived; gives the message once it has ended.
+    /// Takes what has arrived from `input`; returns the message once it is complete.
     pub(super) fn feed(&mut self, input: &mut BytesMut) -> Result<Option<Oversize>, Malformed> {
         if self.publish.is_none() {
-            let begun = self.begin(input);
-            self.publish = begun.map_err(|reason| Malformed::new(self.first, reason))?;
+            let started = self.start(input);
+            self.publish = started.map_err(|reason| Malformed::new(self.first, reason))?;
         }
         if self.publish.is_none() {
             return Ok(None);
@@ -85,9 +86,9 @@ impl Cutter {
         }))
     }
 
-    /// Everything in front of the properties, once it is there.
-    fn begin(&mut self, input: &mut BytesMut) -> Result<Option<Publish>, String> {
-        let qos = codec::quality(self.first)?;
+    /// Reads everything in front of the properties, once it has arrived.
+    fn start(&mut self, input: &mut BytesMut) -> Result<Option<Publish>, String> {
+        let qos = decode::quality(self.first)?;
         let Some((length, rest)) = input.split_first_chunk::<2>() else {
             return Ok(None);
         };
@@ -104,14 +105,14 @@ impl Cutter {
         };
         let (properties, size) = match self.protocol {
             Protocol::V311 => (0, 0),
-            Protocol::V5 => match codec::variable_integer(rest)? {
+            Protocol::V5 => match decode::variable_integer(rest)? {
                 Some(found) => found,
                 None => return Ok(None),
             },
         };
-        // A copy: the rest of the buffer is not to be kept with it.
+        // A copy, which does not keep the whole buffer in memory.
         let topic = Bytes::copy_from_slice(topic);
-        let publish = codec::envelope(self.first, qos, topic, packet_id)?;
+        let publish = decode::envelope(self.first, qos, topic, packet_id)?;
         let read = input.len() - rest.len() + size;
         if read + properties > self.left {
             return Err("parts longer than itself".into());

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Ports that MQTT brokers listen on unless they say otherwise.
+/// The ports registered for MQTT, without and with TLS.
 const PORT: u16 = 1883;
 const TLS_PORT: u16 = 8883;
 
 /// Address of an MQTT broker: `mqtt://host:1883` or, with TLS,
-/// `mqtts://host:8883`. `tcp` means `mqtt`, `ssl` means `mqtts`; without a
-/// scheme it is `mqtt`, without a port the usual one.
+/// `mqtts://host:8883`. `tcp` means `mqtt`, `ssl` means `mqtts`; the scheme is
+/// `mqtt` if it is missing, the port 1883 or, with TLS, 8883.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MqttUrl {
-    /// Name or address, an IPv6 address without brackets.
+    /// DNS name or IP address, an IPv6 address without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -26,14 +26,14 @@ pub enum MqttUrlError {
     /// Not one of the four schemes.
     #[error("scheme {0:?} is not one of mqtt, mqtts, tcp, ssl")]
     Scheme(String),
-    /// Credentials would end in logs.
+    /// User or password in the address, which gets into logs.
     #[error("user and password belong in settings of their own, not in the address")]
     Credentials,
-    /// Something behind the port.
+    /// A path, query or fragment.
     #[error("there must be nothing behind the port")]
     Path,
     /// No host.
-    #[error("there is no host")]
+    #[error("the host is missing")]
     Host,
     /// Not a port.
     #[error("{0:?} is not a port from 1 to 65535")]
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_the_reason() {
+    fn invalid_addresses_are_rejected_with_the_reason() {
         let error = |text: &str| text.parse::<MqttUrl>().expect_err(text);
         assert_eq!(error("http://x"), MqttUrlError::Scheme("http".into()));
         assert_eq!(error("mqtt://me:secret@x"), MqttUrlError::Credentials);

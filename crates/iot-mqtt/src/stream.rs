@@ -1,31 +1,28 @@
-//! Connections to MQTT brokers, in the clear or with TLS.
-
-mod tls;
+//! Streams of bytes to and from brokers, in the clear or with TLS.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use iot_core::mqtt_url::MqttUrl;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-pub use tls::{TlsConfig, TlsError};
+use crate::{MqttUrl, TlsConfig, TlsError, tls};
 
-/// Why there is no connection.
+/// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answered in time.
+    /// No answer in time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// TCP or TLS failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// The settings of TLS can't be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
@@ -41,7 +38,7 @@ pub enum MqttStream {
 
 impl MqttStream {
     /// Connects to `broker`, TLS handshake included, within `deadline`. The
-    /// files of `tls` are read anew every time, so that certificates can be
+    /// files of `tls` are read again every time, so that certificates can be
     /// replaced.
     ///
     /// # Errors
@@ -80,7 +77,7 @@ impl AsyncRead for MqttStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
-                // Without TLS's goodbye: packets say themselves where they end.
+                // The end without a close_notify alert: packets have their own length.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     Poll::Ready(Ok(()))
                 }
@@ -116,6 +113,3 @@ impl AsyncWrite for MqttStream {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

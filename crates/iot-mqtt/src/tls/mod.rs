@@ -1,53 +1,54 @@
-//! Section `mqtt.tls`: who is trusted, and who the client is.
+//! Section `mqtt.tls`: which certificates are trusted, and which the client presents.
 
 use std::io;
 
-use iot_core::mqtt_url::MqttUrl;
+use iot_service::config::Problems;
+use iot_service::tls::{self, FileError};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-use crate::config::Problems;
-use crate::tls::{self, FileError};
+use crate::MqttUrl;
 
-/// Section `mqtt.tls`, for brokers whose address begins with `mqtts://`.
+/// Section `mqtt.tls`, for brokers whose address starts with `mqtts://`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// PEM file with the CA certificates to trust; those of the system if empty.
     pub ca_file: String,
-    /// PEM file with the client's certificate, if it needs one.
+    /// PEM file with the client's certificate; none is presented if empty.
     pub cert_file: String,
     /// PEM file with the key of that certificate.
     pub key_file: String,
-    /// The name that the broker's certificate must have, if not its address.
+    /// The name that the broker's certificate must have; the host of its address if empty.
     pub server_name: String,
 }
 
 /// Why TLS can't be used as it is set.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is missing or holds something else, or the system has none.
+    /// A file is missing or has the wrong content, or the system has no certificates.
     #[error("mqtt.tls.{0}")]
     File(#[from] FileError),
     /// Not a DNS name or address.
-    #[error("{0:?} is no name that a certificate can have: set mqtt.tls.server_name")]
+    #[error("{0:?} is not a name that a certificate can have: set mqtt.tls.server_name")]
     Name(String),
-    /// The task that reads the files ended.
+    /// The task that reads the files failed.
     #[error("reading certificates: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
 impl TlsConfig {
-    /// Adds every problem, missing files included.
+    /// Adds every problem to `problems`, missing files included. `brokers` are the
+    /// addresses in `mqtt.brokers`.
     pub fn validate(&self, brokers: &[String], problems: &mut Problems) {
         if *self == Self::default() {
             return;
         }
         let is_tls = |broker: &String| broker.parse().is_ok_and(|url: MqttUrl| url.tls);
         if !brokers.iter().any(is_tls) {
-            let message = "is set, but no address in mqtt.brokers begins with mqtts://: \
+            let message = "is set, but no address in mqtt.brokers starts with mqtts://: \
                            nothing would be encrypted";
             problems.add("mqtt.tls", message);
         }
@@ -59,7 +60,7 @@ impl TlsConfig {
                 problems.add(path, "is needed: a certificate and its key go together");
             }
         }
-        // One without the other is a problem of its own.
+        // A certificate without a key was reported above.
         let (cert_file, key_file) = match self.key_file.as_str() {
             "" => ("", ""),
             key_file => (self.cert_file.as_str(), key_file),
@@ -75,8 +76,8 @@ impl TlsConfig {
         }
     }
 
-    /// What is needed to connect to `host`.
-    pub(super) async fn connector(
+    /// A connector, and the name to expect in the certificate of `host`.
+    pub(crate) async fn connector(
         &self,
         host: &str,
     ) -> Result<(TlsConnector, ServerName<'static>), TlsError> {
@@ -96,8 +97,8 @@ impl TlsConfig {
     }
 }
 
-/// Says what to do about an error of TLS; others stay as they are.
-pub(super) fn explain(error: io::Error) -> io::Error {
+/// Replaces an error of TLS by one that says what to do; returns others unchanged.
+pub(crate) fn explain(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(text) = inner.and_then(explanation) else {
         return error;
@@ -134,10 +135,10 @@ fn explanation(error: &Error) -> Option<String> {
         Error::InvalidCertificate(CertificateError::Other(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
         {
-            "the broker shows the certificate of a CA: it needs one of its own, signed by that CA"
+            "the broker presents the certificate of a CA: it needs its own, signed by that CA"
         }
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            "the broker wants a certificate from its clients: \
+            "the broker requires a certificate from its clients: \
              set mqtt.tls.cert_file and mqtt.tls.key_file"
         }
         Error::AlertReceived(
@@ -159,3 +160,6 @@ fn explanation(error: &Error) -> Option<String> {
     };
     Some(advice.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,12 @@
-//! Against a broker played by hand over a real socket.
+//! The publisher with a scripted broker over a real socket.
 
-use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
-use tokio::net::TcpListener;
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::*;
 use crate::payload::Found;
@@ -43,7 +48,7 @@ impl Broker {
         }
     }
 
-    /// Accepts a connection and greets it.
+    /// Accepts a connection and answers its CONNECT.
     async fn accept(&self, receive_max: Option<u16>) -> Peer {
         let (stream, _) = self.listener.accept().await.unwrap();
         let mut peer = Peer {
@@ -86,18 +91,18 @@ impl Broker {
 impl Peer {
     async fn send(&mut self, packet: Packet) {
         let mut output = BytesMut::new();
-        write(&packet, &mut output).unwrap();
+        packet.write(&mut output, None).unwrap();
         self.stream.write_all(&output).await.unwrap();
     }
 
-    /// `None` once the client said goodbye or is gone.
+    /// `None` once the client has disconnected.
     async fn packet(&mut self) -> Option<Packet> {
         loop {
             // The codec writes a DISCONNECT without a body, but cannot read it.
             if self.input[..] == [0xe0, 0] {
                 return None;
             }
-            if let Some(packet) = read(&mut self.input).unwrap() {
+            if let Ok(packet) = Packet::read(&mut self.input, None) {
                 return Some(packet);
             }
             if self.stream.read_buf(&mut self.input).await.unwrap() == 0 {
@@ -109,7 +114,7 @@ impl Peer {
     /// The next message: its packet identifier and number.
     async fn message(&mut self) -> (u16, u64) {
         loop {
-            match self.packet().await.expect("the client is gone") {
+            match self.packet().await.expect("the client has disconnected") {
                 Packet::Publish(publish) => {
                     assert_eq!(
                         (&publish.topic[..], publish.qos),
@@ -137,7 +142,7 @@ impl Peer {
         .await;
     }
 
-    /// Acknowledges whatever comes until the client says goodbye; the numbers seen.
+    /// Acknowledges every message until the client disconnects; returns their numbers.
     async fn ack_all(&mut self) -> Vec<u64> {
         let mut seen = Vec::new();
         loop {
@@ -174,7 +179,7 @@ async fn sends_everything_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_lowered_limit_ends_it_once_all_is_acknowledged() {
+async fn a_lowered_limit_ends_the_job_once_all_is_acknowledged() {
     let broker = Broker::new().await;
     let job = broker.job(1000, 2);
     let limit = job.limit.clone();
@@ -219,7 +224,7 @@ async fn a_lost_connection_repeats_exactly_what_was_not_acknowledged() {
     }
     peer.ack(ids[0], PubAckReason::Success).await;
     peer.ack(ids[2], PubAckReason::Success).await;
-    // Its arrival shows that the acknowledgements were taken.
+    // Its arrival shows that the acknowledgements were read.
     assert_eq!(peer.message().await.1, 4);
     drop(peer);
     assert_eq!(broker.accept(None).await.ack_all().await, [1, 3, 4, 5]);
@@ -232,7 +237,7 @@ async fn a_lost_connection_repeats_exactly_what_was_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_broker_that_leaves_after_the_last_acknowledgement_is_not_missed() {
+async fn a_connection_lost_after_the_last_acknowledgement_is_no_error() {
     let broker = Broker::new().await;
     let publishing = tokio::spawn(publish(broker.job(2, 1)));
     let mut peer = broker.accept(None).await;
@@ -282,7 +287,7 @@ async fn gives_up_when_nothing_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_of_nothing_ends_the_connection_and_counts_for_nothing() {
+async fn an_acknowledgement_of_an_unsent_message_ends_the_connection_and_is_not_counted() {
     let broker = Broker::new().await;
     let publishing = tokio::spawn(publish(broker.job(1, 3)));
     let mut peer = broker.accept(None).await;
@@ -293,8 +298,36 @@ async fn an_acknowledgement_of_nothing_ends_the_connection_and_counts_for_nothin
     assert_eq!((outcome.acked, outcome.connects), (1, 2));
 }
 
+/// The broker keeps the connection open and answers pings: only its DISCONNECT,
+/// with a reason and without properties as Mosquitto sends it, ends the connection.
+#[tokio::test]
+async fn a_disconnect_ends_the_connection_and_the_publisher_reconnects() {
+    const SERVER_SHUTTING_DOWN: u8 = 0x8B;
+    let broker = Broker::new().await;
+    let publishing = tokio::spawn(publish(broker.job(1, 3)));
+    let mut first = broker.accept(None).await;
+    first.message().await;
+    let disconnect = [0xE0, 1, SERVER_SHUTTING_DOWN];
+    first.stream.write_all(&disconnect).await.unwrap();
+    let answering = async {
+        while let Some(packet) = first.packet().await {
+            assert!(matches!(packet, Packet::PingReq(_)), "{packet:?}");
+            first.send(Packet::PingResp(PingResp)).await;
+        }
+        std::future::pending().await
+    };
+    let mut second = tokio::select! {
+        peer = broker.accept(None) => peer,
+        () = answering => unreachable!(),
+        () = sleep(Duration::from_secs(60)) => panic!("no second connection"),
+    };
+    assert_eq!(second.ack_all().await, [0]);
+    let outcome = publishing.await.unwrap();
+    assert_eq!((outcome.acked, outcome.connects), (1, 2));
+}
+
 #[test]
-fn a_rate_sets_the_times_whatever_happens() {
+fn a_rate_sets_the_sending_times() {
     let start = Instant::now();
     let pace = Pace::Every {
         start,
