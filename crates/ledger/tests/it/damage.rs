@@ -28,8 +28,7 @@ async fn a_batch_that_is_damaged_on_disk_is_named_and_others_go_on() {
 
     let mut consumer = way.consumer(&format!("{damaged},{sound}"));
     let reason = format!(
-        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: its checksum is \
-         another"
+        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: checksum mismatch"
     );
     consumer.not_ready_because(&[("kafka", &reason)]).await;
     // The one before it, and all of the other topic.
