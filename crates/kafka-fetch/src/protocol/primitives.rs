@@ -74,7 +74,7 @@ impl<'a> Decoder<'a> {
     pub(crate) fn nullable_string(&mut self) -> Result<Option<&'a str>> {
         let length = match self.flexible {
             true => self.compact_length()?,
-            false => usize::try_from(self.i16()?).ok(),
+            false => nullable(self.i16()?.into())?,
         };
         let Some(length) = length else {
             return Ok(None);
@@ -100,7 +100,7 @@ impl<'a> Decoder<'a> {
     pub(crate) fn array_length(&mut self) -> Result<usize> {
         let length = match self.flexible {
             true => self.compact_length()?,
-            false => usize::try_from(self.i32()?).ok(),
+            false => nullable(self.i32()?)?,
         };
         Ok(length.unwrap_or(0))
     }
@@ -145,6 +145,16 @@ impl<'a> Decoder<'a> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(TRUNCATED)?;
         self.rest = rest;
         Ok(taken)
+    }
+}
+
+/// A length of which -1 stands for null.
+fn nullable(length: i32) -> Result<Option<usize>> {
+    match length {
+        -1 => Ok(None),
+        length => usize::try_from(length)
+            .map(Some)
+            .map_err(|_| Malformed("a length is negative")),
     }
 }
 
@@ -261,6 +271,15 @@ mod tests {
         assert_eq!(compact.nullable_string(), Ok(None));
         assert_eq!(compact.nullable_string(), Ok(Some("")));
         assert_eq!(compact.bytes(), Ok(&[][..]));
+    }
+
+    #[test]
+    fn negative_lengths_are_rejected() {
+        let bytes = [0xff, 0xfe, 0xff, 0xff];
+        let error = Malformed("a length is negative");
+        let string = Decoder::new(&bytes, false).nullable_string();
+        assert_eq!(string, Err(error));
+        assert_eq!(Decoder::new(&bytes, false).bytes(), Err(error));
     }
 
     #[test]
