@@ -12,7 +12,7 @@ use crate::config::ConsumerConfig;
 use crate::fold::{Event, Fold, FoldRules};
 use crate::mapping::{Mappings, Ready};
 use crate::parse;
-use crate::record::Batch;
+use crate::record::batch_of;
 use crate::store::{Step, Store, StoreConfig};
 
 const TOPIC: &str = "device-data";
@@ -59,8 +59,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     }
     let time = Timestamp::CreateTime(BEGIN);
     let message = OwnedMessage::new(Some(payload), None, TOPIC.into(), time, 0, 0, Some(headers));
-    let mut batch = Batch::default();
-    batch.push(&message);
+    let batch = batch_of(&message);
     let mut config = ConsumerConfig::default().mappings;
     config.ready = vec![Ready::Zigbee2mqtt];
     let mappings = Mappings::new(&config);

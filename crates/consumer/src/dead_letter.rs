@@ -11,6 +11,7 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use iot_service::rebootstrap::Rebootstrap;
 use jiff::Timestamp;
+use kafka_fetch::Record;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -20,7 +21,6 @@ use crate::kafka;
 use crate::kafka::context::Lasting;
 use crate::kafka::topic::Topic;
 use crate::metrics::Metrics;
-use crate::record::Record;
 use crate::refusal::Refusal;
 
 /// Largest record that is sent.
@@ -95,8 +95,8 @@ impl Letter {
         }
         let mut letter = Self {
             key: record.key().map(<[u8]>::to_vec),
-            payload: record.payload().map(<[u8]>::to_vec),
-            size: record.payload().map_or(0, <[u8]>::len),
+            payload: record.value().map(<[u8]>::to_vec),
+            size: record.value().map_or(0, <[u8]>::len),
             headers: all,
             cut: false,
         };
@@ -276,12 +276,11 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
-    use crate::record::Batch;
+    use crate::record::batch_of;
     use crate::record::tests::message;
 
     fn letter_of(message: &OwnedMessage) -> Letter {
-        let mut batch = Batch::default();
-        batch.push(message);
+        let batch = batch_of(message);
         let record = batch.records().next().unwrap();
         let refusal = Refusal::ImpossibleValue {
             sensor: "temperature".into(),

@@ -52,8 +52,8 @@ pub use config::{
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::ends::Ends;
-use kafka::fetch::Fetcher;
 use kafka::group::{self, Member};
+use kafka_fetch::Fetcher;
 use metrics::Metrics;
 pub use model::AlertKind;
 use outputs::Outputs;
@@ -140,7 +140,7 @@ pub async fn run(
         outputs,
         webhook,
         metrics: metrics.clone(),
-        fetcher: Fetcher::start(&config.kafka, metrics.clone())?,
+        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka)?),
         commits,
         health: state.clone(),
         config: config.clone(),

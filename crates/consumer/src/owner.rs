@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use iot_service::Backoff;
 use iot_service::health::Component;
+use kafka_fetch::{Fetcher, SubscriptionError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::dead_letter::DeadLetters;
 use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
-use crate::kafka::fetch::{Fetcher, Unreadable};
+use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
 use crate::model::DeviceKey;
@@ -102,12 +103,12 @@ fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
     }
 }
 
-/// How long after a partition could not be read on that is tried again. The log that was
-/// cut is known at once; damage is for somebody to mend.
-fn again(unreadable: &Unreadable) -> Duration {
-    Duration::from_secs(match unreadable {
-        Unreadable::OutOfRange => 1,
-        Unreadable::Bad(_) | Unreadable::Ended => 10,
+/// How long after a subscription failed the partition is read again. A log that was
+/// truncated is noticed at once; a corrupt batch has to be repaired by somebody.
+fn again(error: &SubscriptionError) -> Duration {
+    Duration::from_secs(match error {
+        SubscriptionError::OffsetOutOfRange(_) => 1,
+        SubscriptionError::Corrupt(_) | SubscriptionError::Stopped => 10,
     })
 }
 
@@ -339,8 +340,12 @@ impl Owner {
     /// Reads the partition from where its state ends.
     async fn work(&self, pipeline: &mut Pipeline, mut asked: mpsc::Receiver<Question>) -> End {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
+        let observed = Arc::new(Observed {
+            progress: progress.clone(),
+            errors: self.shared.metrics.fetch_errors.clone(),
+        });
         let fetcher = &self.shared.fetcher;
-        let mut reader = fetcher.read(partition, pipeline.next(), progress.clone());
+        let mut records = fetcher.subscribe(partition.clone(), pipeline.next(), observed);
         if self.applied.is_none() {
             let took = self.inbox.assigned_at.elapsed();
             let metrics = &self.shared.metrics;
@@ -369,7 +374,7 @@ impl Owner {
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
-                batch = reader.next(), if reload_at.is_none() => match batch {
+                batch = records.next(), if reload_at.is_none() => match batch {
                     Ok(batch) => pipeline.process(batch).await,
                     Err(unreadable) => {
                         let (topic, partition) = partition.parts();

@@ -2,9 +2,9 @@
 
 use iot_core::headers;
 use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
+use kafka_fetch::Record;
 
 use crate::mapping::{Around, Mappings};
-use crate::record::Record;
 
 /// How the first field of our Protobuf messages begins: number 1, with a length.
 const PROTOBUF_BEGIN: u8 = 0x0a;
@@ -33,7 +33,7 @@ pub(crate) fn message<'r>(
     topic: &str,
     mappings: &Mappings,
 ) -> Result<DeviceMessage<'r>, ParseError> {
-    let payload = record.payload().unwrap_or_default();
+    let payload = record.value().unwrap_or_default();
     let around = Around {
         topic,
         mqtt: record
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::mapping::MappingsConfig;
-    use crate::record::Batch;
+    use crate::record::batch_of;
 
     const JSON: &[u8] =
         br#"{"device_id":"{d","timestamp":1,"readings":[{"sensor":"s","value":2.5}]}"#;
@@ -113,8 +113,7 @@ mod tests {
         let payload = Some(payload.to_vec());
         let time = Timestamp::CreateTime(1);
         let message = OwnedMessage::new(payload, None, "t".into(), time, 0, 0, headers);
-        let mut batch = Batch::default();
-        batch.push(&message);
+        let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
         let mappings = Mappings::new(&MappingsConfig::default());
         let message = super::message(&record, "t", &mappings).map_err(|error| error.reason())?;

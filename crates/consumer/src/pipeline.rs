@@ -16,6 +16,7 @@ use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_fetch::{Batch, Record};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -32,7 +33,6 @@ use crate::mapping::Mappings;
 use crate::outputs::{Notice, Waiting};
 use crate::owner::Shared;
 use crate::parse;
-use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
 use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_known_units;
@@ -215,8 +215,8 @@ impl Pipeline {
         self.laps.pause(Instant::now());
         self.count(folded);
         // Beyond its last record there may be what was aborted, to be stored as passed too.
-        self.ahead |= self.next != batch.next();
-        self.next = batch.next();
+        self.ahead |= self.next != batch.next_offset();
+        self.next = batch.next_offset();
         self.progress.reach(self.next);
         self.push().await;
         Ok(())

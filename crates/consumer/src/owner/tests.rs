@@ -8,7 +8,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::kafka::fetch::Fetcher;
 use crate::kafka::progress::Progress;
 
 const TOPIC: &str = "device-data";
@@ -76,7 +75,7 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
             health.component("outputs"),
         ),
         dead_letters,
-        fetcher: Fetcher::start(&config.kafka, metrics.clone()).unwrap(),
+        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
         metrics,
         commits: sender,
         health: health.component("state"),

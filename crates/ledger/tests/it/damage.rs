@@ -32,8 +32,7 @@ async fn a_damaged_batch_is_reported_and_other_partitions_continue() {
 
     let mut consumer = way.consumer(&format!("{damaged},{sound}"));
     let reason = format!(
-        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: its checksum is \
-         another"
+        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: checksum mismatch"
     );
     consumer.not_ready_because(&[("kafka", &reason)]).await;
     // The one before it, and all of the other topic.
