@@ -284,7 +284,72 @@ fn uuid(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use iot_core::message::parse;
+    use iot_service::health::Health;
+    use prometheus::Registry;
+
     use super::*;
+    use crate::config::ConsumerConfig;
+    use crate::dead_letter::DeadLetters;
+    use crate::fold::{Event, Fold, FoldRules};
+
+    fn outputs(config: &ConsumerConfig) -> Outputs {
+        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let health = Health::default();
+        let letters = health.component("dead_letter");
+        let letters =
+            DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
+        let producer = letters.producer();
+        Outputs::new(
+            &config.outputs,
+            producer,
+            metrics,
+            health.component("outputs"),
+        )
+    }
+
+    fn text(notice: &Notice) -> String {
+        let payload = std::str::from_utf8(&notice.payload).unwrap();
+        format!("{} {} {payload}", notice.key, notice.time)
+    }
+
+    /// Other programs rely on ids and fields, and find duplicates by both.
+    #[tokio::test]
+    async fn events_keep_their_json_and_ids() {
+        let mut config = ConsumerConfig::default();
+        config.outputs.alerts = "alert-events".into();
+        config.outputs.windows = "device-aggregates".into();
+        let outputs = outputs(&config);
+        let partition = ("device-data".to_owned(), 3);
+        let mut fold = Fold::new(FoldRules::new(&config), "device-data", 3);
+        let begin = 1_767_225_600_000_i64;
+        for (offset, (seconds, value)) in (40..).zip([(1, 20.0), (7, 55.5), (31, 20.25), (95, 21.0)]) {
+            let json = format!(
+                r#"{{"device_id":"d","timestamp":{},"readings":[
+                    {{"sensor":"temperature","value":{value},"unit":"celsius"}},
+                    {{"sensor":"humidity","value":{}}}]}}"#,
+                begin + seconds * 1_000,
+                value * 2.0
+            );
+            let message = parse(json.as_bytes()).unwrap();
+            let event = Event {
+                offset,
+                recorded: Some(message.timestamp),
+                tenant: "acme",
+                project: "plant",
+                message: &message,
+            };
+            fold.apply(&event).unwrap();
+        }
+        let alerts = fold.take_alerts();
+        let alerts = alerts.iter();
+        let alerts = alerts.filter_map(|alert| outputs.alert(&partition, alert));
+        let changes = fold.take_changes();
+        let windows = changes.iter();
+        let windows = windows.filter_map(|change| outputs.windows(&partition, change));
+        let told: Vec<_> = alerts.chain(windows).map(|notice| text(&notice)).collect();
+        assert_eq!(told.join("\n") + "\n", include_str!("outputs_golden.txt"));
+    }
 
     #[test]
     fn ids_follow_from_names() {

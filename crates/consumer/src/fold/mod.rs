@@ -4,6 +4,8 @@
 pub(crate) mod alert;
 mod changes;
 mod detect;
+#[cfg(test)]
+mod golden_tests;
 mod layout;
 mod limits;
 #[cfg(test)]
