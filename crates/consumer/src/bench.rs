@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Quality, Reading, ReadingTemplate, Template};
+use iot_fold::{Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
 use crate::config::ConsumerConfig;
-use crate::fold::{Event, Fold, FoldRules};
 use crate::mapping::{Mappings, Ready};
 use crate::parse;
 use crate::record::Batch;
@@ -163,7 +163,7 @@ impl Partition {
             detect.toggling.enabled = false;
         }
         Self {
-            fold: Fold::new(FoldRules::new(&config), TOPIC, 0),
+            fold: Fold::new(config.fold_rules(), TOPIC, 0),
             devices,
             messages: (0..devices)
                 .map(|device| message(device, 0, sensors))

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use iot_core::headers::DEAD_LETTER_TOPIC;
 use iot_core::route::{is_kafka_topic, is_reserved};
+use iot_fold::{Catalogue, FoldRules, LimitRules, ThresholdRule};
 use iot_service::config::{
     Aliases, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Settings,
 };
@@ -22,14 +23,11 @@ use serde::{Deserialize, Serialize};
 use crate::kafka;
 use crate::mapping::MappingsConfig;
 use crate::store::StoreConfig;
-pub use detect::{
-    DetectConfig, DriftConfig, SilenceConfig, SpikeConfig, StuckConfig, ThresholdConfig,
-    TogglingConfig,
-};
-pub use sensors::{Limit, SensorConfig, ThresholdRule};
+pub use detect::{DetectConfig, SilenceConfig};
+pub use sensors::SensorConfig;
 pub use webhook::WebhookConfig;
 pub use windows::WindowsConfig;
-pub(crate) use windows::{MOST_SIZES, millis};
+pub(crate) use windows::millis;
 
 /// What Kafka takes for the name of a topic.
 const TOPIC_NAME: &str = "must be 1 to 249 letters, digits and ._- (and neither . nor ..)";
@@ -104,6 +102,25 @@ impl Default for ConsumerConfig {
             outputs: OutputsConfig::default(),
             webhook: WebhookConfig::default(),
             push: PushConfig::default(),
+        }
+    }
+}
+
+impl ConsumerConfig {
+    /// The sensors that are known.
+    pub(crate) fn catalogue(&self) -> Catalogue {
+        Catalogue::new(self.sensors.iter().map(SensorConfig::known))
+    }
+
+    /// What the fold goes by.
+    pub(crate) fn fold_rules(&self) -> FoldRules {
+        FoldRules {
+            windows: self.windows.rules(),
+            detect: self.detect.rules(),
+            limits: LimitRules::new(&self.catalogue(), &self.thresholds),
+            silence: self.detect.silence.patience(),
+            devices: self.limits.devices,
+            sensors: self.limits.sensors,
         }
     }
 }
@@ -541,7 +558,7 @@ mod tests {
     #[test]
     fn silence_is_not_switched_off_by_sensor() {
         let mut config = ConsumerConfig::default();
-        let off = vec![crate::model::AlertKind::Silence];
+        let off = vec![iot_fold::AlertKind::Silence];
         config.detect.off.insert("door".into(), off);
         let mut problems = Problems::default();
         config.validate(&mut problems);

@@ -5,11 +5,9 @@
 
 #[doc(hidden)]
 pub mod bench;
-mod catalogue;
 mod cli;
 mod config;
 mod dead_letter;
-mod fold;
 mod http;
 mod hub;
 mod identify;
@@ -17,7 +15,6 @@ mod kafka;
 mod laps;
 mod mapping;
 mod metrics;
-mod model;
 mod outputs;
 mod owner;
 mod parse;
@@ -45,17 +42,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
-    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SilenceConfig, SpikeConfig, StuckConfig,
-    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WebhookConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, OutputsConfig,
+    PushConfig, SensorConfig, SilenceConfig, ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
+pub use iot_fold::{
+    AlertKind, DriftConfig, Limit, SpikeConfig, StuckConfig, ThresholdConfig, ThresholdRule,
+    TogglingConfig,
+};
 use kafka::ends::Ends;
 use kafka::fetch::Fetcher;
 use kafka::group::{self, Member};
 use metrics::Metrics;
-pub use model::AlertKind;
 use outputs::Outputs;
 use owner::Shared;
 pub use replay::{ReplayArgs, replay};

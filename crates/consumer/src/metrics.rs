@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iot_core::message::ParseError;
+use iot_fold::{AlertKind, Folded};
 use iot_service::config::HumanDuration;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -10,9 +11,7 @@ use prometheus::{
 };
 
 use crate::config::WindowsConfig;
-use crate::fold::Folded;
 use crate::kafka::progress::Lag;
-use crate::model::AlertKind;
 use crate::refusal::Refusal;
 use crate::store::Trouble;
 use crate::webhook::{Notified, Told};
@@ -344,7 +343,11 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
-        for reason in ParseError::REASONS.iter().chain(Refusal::REASONS) {
+        for reason in ParseError::REASONS
+            .iter()
+            .chain(Refusal::REASONS)
+            .chain(iot_fold::Refusal::REASONS)
+        {
             self.refusals.with_label_values(&[reason]);
         }
         for kind in AlertKind::ALL {

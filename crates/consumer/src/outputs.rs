@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::headers;
+use iot_fold::{Alert, AlertStatus, Change, Windows, add_stored};
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
@@ -21,12 +22,9 @@ use serde_json::{Map, Value, json};
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
-use crate::fold;
 use crate::kafka::context::{Lasting, Partition};
 use crate::kafka::topic::Topic;
 use crate::metrics::{Metrics, Published};
-use crate::model::{Alert, AlertStatus, Windows};
-use crate::store::Change;
 
 /// Separates the parts of the names of stored values.
 const SEPARATOR: char = '\0';
@@ -191,7 +189,7 @@ impl Outputs {
         };
         let (size, start): (i64, i64) = (size.parse().ok()?, start.parse().ok()?);
         let mut windows = Windows::new();
-        fold::add_stored(&mut windows, value).ok()?;
+        add_stored(&mut windows, value).ok()?;
         let sensors = windows.into_iter().filter_map(|(sensor, mut windows)| {
             let window = serde_json::to_value(windows.pop()?).ok()?;
             Some((sensor.to_string(), window))
@@ -291,7 +289,7 @@ mod tests {
     use super::*;
     use crate::config::ConsumerConfig;
     use crate::dead_letter::DeadLetters;
-    use crate::fold::{Event, Fold, FoldRules};
+    use iot_fold::{Event, Fold};
 
     fn outputs(config: &ConsumerConfig) -> Outputs {
         let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
@@ -321,9 +319,11 @@ mod tests {
         config.outputs.windows = "device-aggregates".into();
         let outputs = outputs(&config);
         let partition = ("device-data".to_owned(), 3);
-        let mut fold = Fold::new(FoldRules::new(&config), "device-data", 3);
+        let mut fold = Fold::new(config.fold_rules(), "device-data", 3);
         let begin = 1_767_225_600_000_i64;
-        for (offset, (seconds, value)) in (40..).zip([(1, 20.0), (7, 55.5), (31, 20.25), (95, 21.0)]) {
+        for (offset, (seconds, value)) in
+            (40..).zip([(1, 20.0), (7, 55.5), (31, 20.25), (95, 21.0)])
+        {
             let json = format!(
                 r#"{{"device_id":"d","timestamp":{},"readings":[
                     {{"sensor":"temperature","value":{value},"unit":"celsius"}},

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::{DeviceKey, DeviceWindows, Fold};
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, oneshot};
@@ -11,14 +12,12 @@ use tokio::time::Instant;
 
 use crate::config::{ConsumerConfig, From};
 use crate::dead_letter::DeadLetters;
-use crate::fold::{DeviceWindows, Fold, FoldRules};
 use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::context::Partition;
 use crate::kafka::fetch::{Fetcher, Unreadable};
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
-use crate::model::DeviceKey;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
 use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
@@ -149,7 +148,7 @@ impl Owner {
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
         let (stored, at, watermarks) = self.stored().await?;
-        let rules = FoldRules::new(&self.shared.config);
+        let rules = self.shared.config.fold_rules();
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
             .map_err(|error| self.unusable(&error.to_string()))?;
         let offset = match begin(at, watermarks) {

@@ -15,14 +15,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::{Catalogue, Event, Fold, Folded, Updates};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue::Catalogue;
 use crate::dead_letter::Letter;
-use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::context::Partition;
 use crate::kafka::group::Commit;
@@ -123,7 +122,7 @@ impl Pipeline {
         progress.reach(next);
         Self {
             mappings: Mappings::new(&shared.config.mappings),
-            catalogue: Catalogue::new(&shared.config.sensors),
+            catalogue: shared.config.catalogue(),
             validator: Validator::new(&shared.config.validate),
             laps: Laps::new(shared.metrics.processing.clone()),
             late: shared.metrics.late(&shared.config.windows),

@@ -26,14 +26,12 @@ pub(crate) enum Refusal {
     TimestampInFuture,
     #[error("the timestamp is before the year 2000")]
     TimestampImplausible,
-    #[error("the partition has as many devices as limits.devices allows")]
-    TooManyDevices,
-    #[error("the device has as many sensors as limits.sensors allows")]
-    TooManySensors,
+    #[error(transparent)]
+    Full(#[from] iot_fold::Refusal),
 }
 
 impl Refusal {
-    /// Reasons besides those of [`ParseError`], so that counters start at zero.
+    /// Reasons besides those of [`ParseError`] and of the fold, so that counters start at zero.
     pub(crate) const REASONS: &'static [&'static str] = &[
         "contradicts_topic",
         "invalid_tenant_or_project",
@@ -44,8 +42,6 @@ impl Refusal {
         "unexpected_unit",
         "timestamp_in_future",
         "timestamp_implausible",
-        "too_many_devices",
-        "too_many_sensors",
     ];
 
     /// Short reason.
@@ -61,8 +57,7 @@ impl Refusal {
             Self::UnexpectedUnit { .. } => "unexpected_unit",
             Self::TimestampInFuture => "timestamp_in_future",
             Self::TimestampImplausible => "timestamp_implausible",
-            Self::TooManyDevices => "too_many_devices",
-            Self::TooManySensors => "too_many_sensors",
+            Self::Full(full) => full.reason(),
         }
     }
 

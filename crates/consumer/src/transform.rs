@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use iot_core::message::DeviceMessage;
 use iot_core::unit;
-
-use crate::catalogue::Catalogue;
+use iot_fold::Catalogue;
 
 /// Converts the readings of known sensors that come in another unit of the same
 /// quantity, and gives those that come without a unit their own. Readings of others, and
@@ -48,7 +47,7 @@ mod tests {
             ..SensorConfig::default()
         };
         let configured = [sensor("core", "celsius"), sensor("vibration", "mm/s")];
-        let catalogue = Catalogue::new(&configured);
+        let catalogue = Catalogue::new(configured.iter().map(SensorConfig::known));
         let mut message = parse(json).unwrap();
         to_known_units(&mut message, &catalogue);
         let readings = message.readings.iter();

@@ -3,16 +3,14 @@
 //! with the others of the same moment, and the dead letter keeps them all.
 
 use iot_core::message::{DeviceMessage, Reading};
+use iot_fold::{Catalogue, LATEST};
 
-use crate::catalogue::Catalogue;
 use crate::config::ValidateConfig;
 use crate::refusal::Refusal;
 
 /// Before 2000-01-01 no such device existed; a clock that was never set, or
 /// seconds where milliseconds are meant, give such times.
 const EARLIEST: i64 = 946_684_800_000;
-/// The last moment of 2099: no later time is taken, whatever the record's is.
-pub(crate) const LATEST: i64 = 4_102_444_799_999;
 /// Longest device id, in bytes.
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.
@@ -133,7 +131,9 @@ mod tests {
     use iot_core::message::{Location, Quality};
 
     use super::*;
-    use crate::config::{Limit, SensorConfig};
+    use iot_fold::Limit;
+
+    use crate::config::SensorConfig;
 
     const NOW: i64 = 1_767_225_600_000;
 
@@ -162,7 +162,7 @@ mod tests {
         let mut message = message();
         change(&mut message);
         let validator = Validator::new(&ValidateConfig::default());
-        match validator.check(&message, Some(NOW), &Catalogue::new(&[])) {
+        match validator.check(&message, Some(NOW), &Catalogue::new([])) {
             Ok(()) => "",
             Err(refusal) => refusal.reason(),
         }
@@ -217,7 +217,7 @@ mod tests {
                 timestamp,
                 ..message()
             };
-            validator.check(&message, recorded, &Catalogue::new(&[]))
+            validator.check(&message, recorded, &Catalogue::new([]))
         };
         for recorded in [None, Some(-1)] {
             assert_eq!(check(NOW, recorded), Ok(()));
@@ -264,7 +264,7 @@ mod tests {
             min: Limit::At(0.0),
             ..SensorConfig::default()
         };
-        let catalogue = Catalogue::new(&[sensor]);
+        let catalogue = Catalogue::new([sensor.known()]);
         let check = |value, unit: Option<&'static str>| {
             let mut reading = reading("vibration", value);
             reading.unit = unit.map(Into::into);

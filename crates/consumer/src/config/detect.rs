@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use iot_fold::{
+    AlertKind, DetectRules, Detection, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig,
+    TogglingConfig,
+};
 use iot_service::config::{HumanDuration, Problems};
 use serde::{Deserialize, Serialize};
 
 use super::millis;
-use crate::model::AlertKind;
 
 /// Section `detect`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,128 +30,6 @@ pub struct DetectConfig {
     pub silence: SilenceConfig,
     /// Kinds that are not looked for, by name of the sensor.
     pub off: BTreeMap<String, Vec<AlertKind>>,
-}
-
-/// Section `detect.threshold`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ThresholdConfig {
-    /// Whether it is looked for.
-    pub enabled: bool,
-    /// How far a value has to be back inside, as a share of the limit.
-    pub band: f64,
-}
-
-impl Default for ThresholdConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            band: 0.01,
-        }
-    }
-}
-
-/// Section `detect.spike`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SpikeConfig {
-    /// Whether it is looked for.
-    pub enabled: bool,
-    /// Weight of the newest reading in the forecast.
-    pub weight: f64,
-    /// Distance to the forecast, in standard deviations.
-    pub limit: f64,
-    /// Readings to learn from before the first alert.
-    pub warm_up: u32,
-    /// After so many in a row a new level is accepted.
-    pub settle: u32,
-}
-
-impl Default for SpikeConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            weight: 0.6,
-            limit: 4.5,
-            warm_up: 100,
-            settle: 10,
-        }
-    }
-}
-
-/// Section `detect.stuck`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StuckConfig {
-    /// Whether it is looked for.
-    pub enabled: bool,
-    /// Equal readings in a row, at least.
-    pub readings: u32,
-    /// Share of readings that differ from the one before, for a sensor that varies.
-    pub varies: f64,
-    /// Readings to learn from before the first alert.
-    pub warm_up: u32,
-}
-
-impl Default for StuckConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            readings: 10,
-            varies: 0.5,
-            warm_up: 100,
-        }
-    }
-}
-
-/// Section `detect.drift`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DriftConfig {
-    /// Whether it is looked for.
-    pub enabled: bool,
-    /// Weight of the newest reading in the usual level.
-    pub weight: f64,
-    /// Deviations that a reading may be away at no charge: k of the CUSUM.
-    pub slack: f64,
-    /// Sum of what is above, in deviations: h of the CUSUM.
-    pub limit: f64,
-    /// Readings to learn from before the first alert.
-    pub warm_up: u32,
-}
-
-impl Default for DriftConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            weight: 0.005,
-            slack: 1.5,
-            limit: 15.0,
-            warm_up: 200,
-        }
-    }
-}
-
-/// Section `detect.toggling`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TogglingConfig {
-    /// Whether it is looked for.
-    pub enabled: bool,
-    /// Changes among the last readings.
-    pub changes: u32,
-    /// How many readings these are.
-    pub readings: u32,
-}
-
-impl Default for TogglingConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            changes: 9,
-            readings: 12,
-        }
-    }
 }
 
 /// Section `detect.silence`.
@@ -178,6 +59,18 @@ impl SilenceConfig {
 }
 
 impl DetectConfig {
+    /// What detectors go by.
+    pub(crate) fn rules(&self) -> DetectRules {
+        DetectRules::new(Detection {
+            threshold: self.threshold.clone(),
+            spike: self.spike.clone(),
+            stuck: self.stuck.clone(),
+            drift: self.drift.clone(),
+            toggling: self.toggling.clone(),
+            off: self.off.clone(),
+        })
+    }
+
     pub(crate) fn validate(&self, problems: &mut Problems) {
         let mut check = |valid: bool, path: &str, text: &str| {
             if !valid {

@@ -3,70 +3,11 @@
 
 use std::collections::HashSet;
 
+use iot_fold::{Catalogue, Known, Limit, Limits, ThresholdRule};
 use iot_service::config::Problems;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Catalogue, Known, Limits};
 use crate::validate::{is_sensor, is_unit};
-
-/// A limit, in the unit of its sensor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-pub enum Limit {
-    /// Nothing is said about it.
-    #[default]
-    Unset,
-    /// There is none: `none`.
-    None,
-    /// This number.
-    At(f64),
-}
-
-impl Limit {
-    /// The number; `usual` where nothing is said, and `none` where there is none.
-    pub(crate) fn or(self, usual: f64, none: f64) -> f64 {
-        match self {
-            Self::Unset => usual,
-            Self::None => none,
-            Self::At(limit) => limit,
-        }
-    }
-
-    fn is_unset(&self) -> bool {
-        *self == Self::Unset
-    }
-
-    fn number(self) -> Option<f64> {
-        match self {
-            Self::At(limit) => Some(limit),
-            Self::Unset | Self::None => None,
-        }
-    }
-}
-
-impl TryFrom<Value> for Limit {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        match (value.as_f64(), value.as_str()) {
-            (Some(limit), _) => Ok(Self::At(limit)),
-            (_, Some("none")) => Ok(Self::None),
-            // A number that is too large comes as nothing.
-            _ => Err("must be a number or none"),
-        }
-    }
-}
-
-impl From<Limit> for Value {
-    fn from(limit: Limit) -> Self {
-        match limit {
-            Limit::Unset => Self::Null,
-            Limit::None => "none".into(),
-            Limit::At(limit) => limit.into(),
-        }
-    }
-}
 
 /// A sensor of section `sensors`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,55 +31,20 @@ pub struct SensorConfig {
     pub below: Limit,
 }
 
-/// A rule of section `thresholds`: other limits for a sensor of some devices. What is
-/// not said of a device may be anything.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ThresholdRule {
-    /// Name of the sensor, which the catalogue has.
-    pub sensor: String,
-    /// Whose devices.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub tenant: Option<String>,
-    /// Devices of which project.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub project: Option<String>,
-    /// Devices in which building.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub building: Option<String>,
-    /// Devices on which floor.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub floor: Option<String>,
-    /// Devices in which room.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub room: Option<String>,
-    /// Which device.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub device: Option<String>,
-    /// Greater values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
-    pub above: Limit,
-    /// Lesser values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
-    pub below: Limit,
-}
-
-/// A text that is there: what is empty by mistake must not mean everybody.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
-}
-
-impl ThresholdRule {
-    /// What it says of devices, with the names of the settings.
-    pub(crate) fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
-        [
-            ("tenant", self.tenant.as_deref()),
-            ("project", self.project.as_deref()),
-            ("building", self.building.as_deref()),
-            ("floor", self.floor.as_deref()),
-            ("room", self.room.as_deref()),
-            ("device", self.device.as_deref()),
-        ]
+impl SensorConfig {
+    /// The same for the catalogue.
+    pub(crate) fn known(&self) -> Known {
+        let or_none = |limit: Limit, none: f64| limit.or(none, none);
+        let least = or_none(self.min, f64::NEG_INFINITY);
+        Known {
+            name: self.name.as_str().into(),
+            unit: self.unit.as_str().into(),
+            physical: least..=or_none(self.max, f64::INFINITY),
+            limits: Limits {
+                above: or_none(self.above, Limits::NONE.above),
+                below: or_none(self.below, Limits::NONE.below),
+            },
+        }
     }
 }
 
@@ -162,14 +68,14 @@ pub(super) fn validate(
         if !is_unit(&sensor.unit) {
             add("unit", "must be 1 to 32 bytes of text".into());
         }
-        let known = Known::new(sensor);
+        let known = sensor.known();
         if known.physical.is_empty() {
             add("min", "must not be greater than max".into());
         } else {
             check_limits((sensor.above, sensor.below), &known, &mut add);
         }
     }
-    let catalogue = Catalogue::new(sensors);
+    let catalogue = Catalogue::new(sensors.iter().map(SensorConfig::known));
     for (number, rule) in thresholds.iter().enumerate() {
         let mut add = |key: &str, message: String| {
             problems.add(format!("thresholds[{number}].{key}"), message);

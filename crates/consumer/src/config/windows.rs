@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use iot_fold::{MOST_SIZES, WindowRules};
 use iot_service::config::{HumanDuration, Problems};
 use serde::{Deserialize, Serialize};
 
-/// Every reading is counted into a window of each size.
-pub(crate) const MOST_SIZES: usize = 8;
 /// Times within a window are stored as 32 bits of milliseconds.
 const LONGEST_SIZE: Duration = Duration::from_secs(7 * 24 * 3_600);
 const SHORTEST_SIZE: Duration = Duration::from_secs(1);
@@ -59,6 +58,13 @@ impl WindowsConfig {
         if !(1..=MOST_KEPT).contains(&self.keep) {
             problems.add("windows.keep", "must be 1 to 1440");
         }
+    }
+
+    /// How windows are cut.
+    pub(crate) fn rules(&self) -> WindowRules {
+        let sizes = self.sizes.iter().map(|size| millis(**size)).collect();
+        let lateness = millis(*self.allowed_lateness);
+        WindowRules::new(sizes, lateness, i64::from(self.keep))
     }
 
     /// How long the windows are kept that are kept longest.

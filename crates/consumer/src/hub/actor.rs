@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::Updates;
 use iot_service::config::Live;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -10,12 +11,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::{Clients, Pending, merge};
+use super::stats::Stats;
 use super::view::View;
 use super::{Message, QUEUE};
 use crate::config::ConsumerConfig;
-use crate::fold::Updates;
 use crate::metrics::{Metrics, Queue};
-use crate::model::Stats;
 
 const STATS_EVERY: Duration = Duration::from_secs(1);
 

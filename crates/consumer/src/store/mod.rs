@@ -11,34 +11,12 @@ mod url;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use iot_fold::Change;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
 use redis::Redis;
 pub use settings::{Missing, StoreConfig, StoreUrl};
 use url::Target;
-
-/// One value that changed. Keys are unique in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Live state: kept until it is replaced.
-    Live { key: String, value: Vec<u8> },
-    /// Windows that won't change any more: kept until `expires`, in milliseconds
-    /// since the epoch, but not longer than the retention from now, and read one
-    /// by one.
-    Window {
-        key: String,
-        value: Vec<u8>,
-        expires: i64,
-    },
-}
-
-impl Change {
-    /// Bytes of its key and its value.
-    fn bytes(&self) -> usize {
-        let (Self::Live { key, value } | Self::Window { key, value, .. }) = self;
-        key.len() + value.len()
-    }
-}
 
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::{Alert, AlertKind, AlertStatus};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::WebhookConfig;
-use crate::model::{Alert, AlertKind, AlertStatus};
 
 /// Groups at the same time: their names come from devices.
 const MOST_GROUPS: usize = 1_000;
@@ -210,7 +210,7 @@ mod tests {
         let (mut groups, now) = (new(9), Instant::now());
         let (mut other_tenant, mut elsewhere) = (raised("b"), raised("c"));
         other_tenant.key.tenant = "other".into();
-        elsewhere.location = Some(Arc::new(crate::model::Place {
+        elsewhere.location = Some(Arc::new(iot_fold::Place {
             building: "b2".into(),
             ..Default::default()
         }));

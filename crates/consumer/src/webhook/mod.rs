@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
+use iot_fold::{Alert, AlertStatus};
 use iot_service::config::Live;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, watch};
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConsumerConfig, WebhookConfig, millis};
 use crate::metrics::{Metrics, Queue};
-use crate::model::{Alert, AlertStatus};
 use groups::{Groups, Notification, TooManyGroups};
 pub(crate) use outcome::{Notified, Told};
 use post::{Poster, Sent, pauses};

@@ -1,10 +1,10 @@
 //! How much memory of Redis a device takes; docs/state.md has what came of it.
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
+use iot_fold::{Event, Fold};
 
 use super::*;
 use crate::config::ConsumerConfig;
-use crate::fold::{Event, Fold, FoldRules};
 
 const NAMES: [&str; 5] = ["temperature", "humidity", "pressure", "switch", "current"];
 /// Readings, ten seconds apart: all windows are open, and some of a minute sealed.
@@ -34,7 +34,7 @@ async fn memory_of_devices() {
     for (devices, sensors) in [(1_000, 5), (1_000, 1), (10_000, 1)] {
         let server = Server::start(&[]).await;
         let bench = Bench::at(&server.url(), "footprint");
-        let rules = FoldRules::new(&ConsumerConfig::default());
+        let rules = ConsumerConfig::default().fold_rules();
         let mut fold = Fold::new(rules, &bench.topic, PART);
         let (mut offset, mut applied, mut windows) = (0, None, Vec::new());
         for at in 0..READINGS {

@@ -6,16 +6,9 @@
 //! the front. So a record costs the same however many devices there are: one goes to the
 //! end of the line, and only the front is looked at.
 
-use super::alert::{AlertState, Moment};
-use super::detect::Finding;
-use super::state::DeviceState;
-use super::{Event, Fold, Folded, layout};
-use crate::model::{AlertKind, Level};
-use crate::validate::LATEST;
+use crate::alert::{AlertState, Moment};
+use crate::state::DeviceState;
 
-/// Silent devices that one record can reveal, the following ones the others: what a
-/// record changes is stored in one step, and a step has an end.
-pub(super) const MOST_REVEALED: usize = 16;
 /// Not a place in the line.
 const NONE: usize = usize::MAX;
 
@@ -42,7 +35,7 @@ struct Link {
 
 /// The devices that were heard and are not silent, in line.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// How long a device may be silent, in milliseconds; `None` if that doesn't matter.
     patience: Option<i64>,
     /// At the newest record that has a time, or after it.
@@ -66,6 +59,15 @@ impl Heard {
         }
     }
 
+    /// Now, and how many seconds ago a device was heard.
+    pub(crate) fn moment(self, last: Self) -> Moment {
+        Moment {
+            offset: self.offset,
+            timestamp: self.recorded,
+            value: last.seconds_until(self),
+        }
+    }
+
     /// Seconds of the log from then to `now`.
     fn seconds_until(self, now: Self) -> f64 {
         now.recorded.saturating_sub(self.recorded) as f64 / 1_000.0
@@ -73,7 +75,7 @@ impl Heard {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Option<i64>) -> Self {
+    pub(crate) fn new(patience: Option<i64>) -> Self {
         Self {
             patience,
             now: None,
@@ -84,7 +86,7 @@ impl Watch {
     }
 
     /// Lets devices that were stored stand in line as they did.
-    pub(super) fn restore<'d>(&mut self, devices: impl Iterator<Item = &'d DeviceState>) {
+    pub(crate) fn restore<'d>(&mut self, devices: impl Iterator<Item = &'d DeviceState>) {
         let mut heard: Vec<_> = devices
             .enumerate()
             .filter_map(|(at, device)| Some((device.heard?, at, device.is_silent())))
@@ -100,7 +102,7 @@ impl Watch {
 
     /// Moves the time on, and a device to the end of the line. `None` if nobody is
     /// watched, or no record had a time yet.
-    fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
+    pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
         let most = self.patience? / 2;
         let now = match self.now {
             Some(now) => now.next(offset, recorded, most),
@@ -117,7 +119,7 @@ impl Watch {
     }
 
     /// Takes the front out of the line if it has been silent for too long.
-    fn next_silent(&mut self) -> Option<(usize, Heard)> {
+    pub(crate) fn next_silent(&mut self) -> Option<(usize, Heard)> {
         let (patience, now, front) = (self.patience?, self.now?, self.front);
         let link = (*self.links.get(front)?)?;
         if now.clock.saturating_sub(link.clock) <= patience {
@@ -164,59 +166,7 @@ impl Watch {
 }
 
 impl DeviceState {
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.silence.as_deref().is_some_and(AlertState::is_active)
-    }
-}
-
-impl Fold {
-    /// A device is heard: if it was silent, that is over.
-    pub(super) fn hear(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
-        // A time that can't be would be the partition's for ever.
-        let recorded = event.recorded.filter(|at| (0..=LATEST).contains(at));
-        let Some(now) = self.watch.hear(at, event.offset, recorded) else {
-            return;
-        };
-        let state = &mut self.devices[at].state;
-        let last = state.heard.replace(now);
-        let silence = state.silence.as_deref_mut();
-        if let (Some(silence), Some(last)) = (silence.filter(|s| s.is_active()), last) {
-            silence.clear(now.moment(last));
-            folded.cleared[AlertKind::Silence as usize] += 1;
-            self.alerts.extend(state.describe_silence(&self.origin));
-        }
-    }
-
-    /// Raises the alerts of devices that are silent by the time of the newest record.
-    pub(super) fn reveal(&mut self, folded: &mut Folded) {
-        for _ in 0..MOST_REVEALED {
-            let Some((at, now)) = self.watch.next_silent() else {
-                return;
-            };
-            let state = &mut self.devices[at].state;
-            let finding = Finding {
-                level: Level::Warning,
-                limit: self.rules.silence.unwrap_or_default() as f64 / 1_000.0,
-                above: true,
-            };
-            let moment = now.moment(state.heard.unwrap_or(now));
-            let silence = AlertState::new(AlertKind::Silence, finding, moment);
-            state.silence = Some(Box::new(silence));
-            folded.raised[AlertKind::Silence as usize] += 1;
-            self.alerts.extend(state.describe_silence(&self.origin));
-            self.changed_bytes += layout::ALERT_BYTES;
-            self.save(at);
-        }
-    }
-}
-
-impl Heard {
-    /// Now, and how many seconds ago a device was heard.
-    fn moment(self, last: Self) -> Moment {
-        Moment {
-            offset: self.offset,
-            timestamp: self.recorded,
-            value: last.seconds_until(self),
-        }
     }
 }

@@ -1,104 +1,88 @@
 //! The state of one partition as a pure function of its log: no clock, no
 //! randomness, and no trace of how records were cut into batches.
 
-pub(crate) mod alert;
 mod changes;
-mod detect;
 #[cfg(test)]
 mod golden_tests;
-mod layout;
-mod limits;
 #[cfg(test)]
 mod limits_tests;
-mod names;
-mod pack;
-mod sealed;
 mod silence;
 #[cfg(test)]
 mod silence_tests;
-mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tracked;
-pub(crate) mod window;
 
 use std::collections::{BTreeMap, HashMap};
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
-use crate::catalogue::Catalogue;
-use crate::config::{ConsumerConfig, MOST_SIZES};
+use crate::alert::{self, AlertState, Moment, Transition};
+use crate::detect::{DetectRules, Verdict};
+use crate::layout;
+use crate::limits::LimitRules;
 use crate::model::{Alert, AlertKind, DeviceKey};
+use crate::names::Names;
+use crate::pack::UnpackError;
 use crate::refusal::Refusal;
-use alert::{AlertState, Moment, Transition};
-pub(crate) use changes::Updates;
-use detect::{DetectRules, Verdict};
-use limits::LimitRules;
-use names::Names;
-pub(crate) use pack::UnpackError;
-pub(crate) use sealed::{DeviceWindows, add_stored};
-use sealed::{SEALED_BYTES, Sealed};
-use silence::Watch;
-use state::DeviceState;
+use crate::sealed::{DeviceWindows, SEALED_BYTES, Sealed};
+use crate::state::DeviceState;
+use crate::watch::Watch;
+use crate::window::{Added, WindowRules};
+pub use changes::{Change, Updates};
 use tracked::{Tracked, check_sensors};
-use window::{Added, WindowRules};
+
+/// Lengths of windows at the same time, at most.
+pub const MOST_SIZES: usize = 8;
 
 /// What the fold goes by.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FoldRules {
-    windows: WindowRules,
-    detect: DetectRules,
-    limits: LimitRules,
+pub struct FoldRules {
+    /// How windows are cut.
+    pub windows: WindowRules,
+    /// What detectors go by.
+    pub detect: DetectRules,
+    /// Beyond which values there is an alert.
+    pub limits: LimitRules,
     /// After how many milliseconds a device is silent; `None` if it doesn't matter.
-    silence: Option<i64>,
-    devices: usize,
-    sensors: usize,
-}
-
-impl FoldRules {
-    pub(crate) fn new(config: &ConsumerConfig) -> Self {
-        Self {
-            windows: WindowRules::new(&config.windows),
-            detect: DetectRules::new(&config.detect),
-            limits: LimitRules::new(&Catalogue::new(&config.sensors), &config.thresholds),
-            silence: config.detect.silence.patience(),
-            devices: config.limits.devices,
-            sensors: config.limits.sensors,
-        }
-    }
+    pub silence: Option<i64>,
+    /// Devices in the partition, at most.
+    pub devices: usize,
+    /// Sensors of a device, at most.
+    pub sensors: usize,
 }
 
 /// A valid message and whose it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Event<'m> {
-    pub(crate) offset: i64,
+pub struct Event<'m> {
+    pub offset: i64,
     /// When Kafka recorded it, in milliseconds since the epoch, if it says so.
-    pub(crate) recorded: Option<i64>,
-    pub(crate) tenant: &'m str,
-    pub(crate) project: &'m str,
-    pub(crate) message: &'m DeviceMessage<'m>,
+    pub recorded: Option<i64>,
+    pub tenant: &'m str,
+    pub project: &'m str,
+    pub message: &'m DeviceMessage<'m>,
 }
 
 /// What an event did, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Folded {
+pub struct Folded {
     /// Readings taken in.
-    pub(crate) readings: u64,
+    pub readings: u64,
     /// Readings older than the newest known: counted into windows only.
-    pub(crate) stale: u64,
+    pub stale: u64,
     /// Readings too late for their window, by its length, shortest first.
-    pub(crate) late: [u64; MOST_SIZES],
+    pub late: [u64; MOST_SIZES],
     /// The same message a second time in a row: nothing was done.
-    pub(crate) duplicates: u64,
+    pub duplicates: u64,
     /// Alerts raised, by number of their kind.
-    pub(crate) raised: [u64; AlertKind::ALL.len()],
+    pub raised: [u64; AlertKind::ALL.len()],
     /// Alerts cleared, likewise.
-    pub(crate) cleared: [u64; AlertKind::ALL.len()],
+    pub cleared: [u64; AlertKind::ALL.len()],
 }
 
 impl Folded {
     /// What both did.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.readings += other.readings;
         self.stale += other.stale;
         self.duplicates += other.duplicates;
@@ -115,7 +99,7 @@ impl Folded {
 
 /// The state of one partition.
 #[derive(Debug)]
-pub(crate) struct Fold {
+pub struct Fold {
     rules: FoldRules,
     /// Begins the ids of alerts: `<topic>:<partition>`.
     origin: String,
@@ -137,7 +121,7 @@ pub(crate) struct Fold {
 
 impl Fold {
     /// The state before the first record.
-    pub(crate) fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
+    pub fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
         Self {
             watch: Watch::new(rules.silence),
             rules,
@@ -158,7 +142,7 @@ impl Fold {
     ///
     /// # Errors
     /// Values that this version can't read.
-    pub(crate) fn restore(
+    pub fn restore(
         rules: FoldRules,
         topic: &str,
         partition: i32,
@@ -178,7 +162,7 @@ impl Fold {
     }
 
     /// How many devices there are.
-    pub(crate) fn devices(&self) -> usize {
+    pub fn devices(&self) -> usize {
         self.devices.len()
     }
 
@@ -186,7 +170,7 @@ impl Fold {
     ///
     /// # Errors
     /// Refused because of a limit; the state is then as before.
-    pub(crate) fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
+    pub fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
         let at = self.find(event)?;
         let message = event.message;
         let device = &mut self.devices[at];

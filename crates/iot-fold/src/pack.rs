@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A stored value can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UnpackError {
+pub enum UnpackError {
     /// Another version of this program wrote it.
     #[error("format {0} is not known: the state was written by another version")]
     Version(u8),

@@ -16,10 +16,15 @@ mod toggling;
 use crate::catalogue::Limits;
 use crate::model::{AlertKind, Level};
 pub(crate) use drift::Drift;
-pub(crate) use rules::DetectRules;
+pub use drift::DriftConfig;
+pub use rules::{DetectRules, Detection};
 pub(crate) use spike::Spike;
+pub use spike::SpikeConfig;
 pub(crate) use stuck::Stuck;
+pub use stuck::StuckConfig;
+pub use threshold::ThresholdConfig;
 pub(crate) use toggling::Toggling;
+pub use toggling::TogglingConfig;
 
 /// Changes whenever detectors come to learn or find something else.
 const LAYOUT: u32 = 2;

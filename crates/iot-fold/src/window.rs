@@ -1,6 +1,5 @@
 //! Tumbling windows of one sensor by event time, of several lengths at once.
 
-use crate::config::{WindowsConfig, millis};
 use crate::model::WindowSummary;
 
 /// Milliseconds in an hour.
@@ -8,7 +7,7 @@ const HOUR: f64 = 3_600_000.0;
 
 /// How windows are cut, in milliseconds of event time.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct WindowRules {
+pub struct WindowRules {
     /// Lengths, shortest first; each is below 2^32.
     pub(crate) sizes: Vec<i64>,
     pub(crate) lateness: i64,
@@ -17,13 +16,15 @@ pub(crate) struct WindowRules {
 }
 
 impl WindowRules {
-    pub(crate) fn new(config: &WindowsConfig) -> Self {
-        let mut sizes: Vec<_> = config.sizes.iter().map(|size| millis(**size)).collect();
+    /// Windows of these lengths (each above 0 and below 2^32), which take values for
+    /// `lateness` after their end and are kept for `keep` times their length.
+    #[must_use]
+    pub fn new(mut sizes: Vec<i64>, lateness: i64, keep: i64) -> Self {
         sizes.sort_unstable();
         Self {
             sizes,
-            lateness: millis(*config.allowed_lateness),
-            keep: i64::from(config.keep),
+            lateness,
+            keep,
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::detect::{Finding, Verdict};
 use crate::catalogue::Limits;
+use crate::detect::{Finding, Verdict};
 use crate::model::{Alert, AlertKind, AlertStatus, DeviceKey, Level, Place};
 
 /// Repeats are told at most once in this many milliseconds of event time.
@@ -110,7 +110,7 @@ pub(crate) fn measure_by(alerts: &mut [AlertState], limits: Limits) {
 }
 
 impl AlertState {
-    pub(super) fn new(kind: AlertKind, finding: Finding, moment: Moment) -> Self {
+    pub(crate) fn new(kind: AlertKind, finding: Finding, moment: Moment) -> Self {
         Self {
             kind,
             status: AlertStatus::Raised,
@@ -130,7 +130,7 @@ impl AlertState {
         self.status == AlertStatus::Raised
     }
 
-    pub(super) fn clear(&mut self, moment: Moment) {
+    pub(crate) fn clear(&mut self, moment: Moment) {
         self.status = AlertStatus::Cleared;
         self.value = moment.value;
         self.timestamp = moment.timestamp;
@@ -216,8 +216,8 @@ impl AlertState {
 
 #[cfg(test)]
 mod tests {
-    use super::super::detect::threshold;
     use super::*;
+    use crate::detect::threshold;
 
     fn run(values: &[(i64, f64)]) -> (Vec<Transition>, Vec<AlertState>) {
         let (mut alerts, mut seen) = (Vec::new(), Vec::new());

@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::*;
 use crate::catalogue::Catalogue;
-use crate::config::ConsumerConfig;
 use crate::fold::{Event, Fold, FoldRules};
+use crate::limits::LimitRules;
 use crate::model::AlertStatus;
+use crate::window::WindowRules;
 
 /// A line of the simulator's truth file.
 #[derive(Deserialize)]
@@ -56,11 +57,18 @@ type Said = (
 );
 
 fn consume() -> Said {
-    let mut config = ConsumerConfig::default();
-    if let Ok(detect) = std::env::var("DETECT") {
-        config.detect = serde_json::from_str(&detect).unwrap();
-    }
-    let rules = FoldRules::new(&config);
+    let detect = std::env::var("DETECT").map_or_else(
+        |_| Detection::default(),
+        |detect| serde_json::from_str(&detect).unwrap(),
+    );
+    let rules = FoldRules {
+        windows: WindowRules::new(vec![60_000], 30_000, 15),
+        detect: DetectRules::new(detect),
+        limits: LimitRules::new(&Catalogue::new([]), &[]),
+        silence: None,
+        devices: 100_000,
+        sensors: 64,
+    };
     let mut fold = Fold::new(rules, "device-data", 0);
     let (mut times, mut raised) = (HashMap::<Series, Vec<i64>>::new(), BTreeMap::new());
     for (offset, line) in (0..).zip(lines("MESSAGES")) {
@@ -176,8 +184,8 @@ fn alerts_are_scored_by_labels() {
 #[ignore = "measures"]
 fn cost_of_a_reading() {
     const READINGS: u32 = 10_000_000;
-    let rules = DetectRules::new(&ConsumerConfig::default().detect);
-    let limits = Catalogue::new(&[]).find("temperature").unwrap().limits;
+    let rules = DetectRules::new(Detection::default());
+    let limits = Catalogue::new([]).find("temperature").unwrap().limits;
     let (kinds, mut detectors) = (rules.kinds("temperature"), Detectors::default());
     let (mut random, mut beyond) = (1_u64, 0_usize);
     let begun = Instant::now();

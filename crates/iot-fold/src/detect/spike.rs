@@ -2,9 +2,38 @@
 //! a forecast by an exponentially weighted moving average (Roberts, Technometrics
 //! 1, 1959).
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, Verdict};
-use crate::config::SpikeConfig;
 use crate::model::Level;
+
+/// Section `detect.spike`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpikeConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// Weight of the newest reading in the forecast.
+    pub weight: f64,
+    /// Distance to the forecast, in standard deviations.
+    pub limit: f64,
+    /// Readings to learn from before the first alert.
+    pub warm_up: u32,
+    /// After so many in a row a new level is accepted.
+    pub settle: u32,
+}
+
+impl Default for SpikeConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            weight: 0.6,
+            limit: 4.5,
+            warm_up: 100,
+            settle: 10,
+        }
+    }
+}
 
 /// Weight of the newest squared error in the variance: a hundred readings or so
 /// make a variance that is good to a seventh.

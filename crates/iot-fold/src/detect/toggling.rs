@@ -1,9 +1,32 @@
 //! A switch that changes too often: changes among the last readings of a sensor
 //! that knows two values.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, Verdict};
-use crate::config::TogglingConfig;
 use crate::model::Level;
+
+/// Section `detect.toggling`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TogglingConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// Changes among the last readings.
+    pub changes: u32,
+    /// How many readings these are.
+    pub readings: u32,
+}
+
+impl Default for TogglingConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            changes: 9,
+            readings: 12,
+        }
+    }
+}
 
 /// The last 32 readings, newest lowest: 1 if it differs from the one before.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

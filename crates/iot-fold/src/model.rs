@@ -10,44 +10,44 @@ use serde::{Deserialize, Serialize, Serializer};
 
 /// Who a device is: the same device id under another tenant is another device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub(crate) struct DeviceKey {
-    pub(crate) tenant: Arc<str>,
-    pub(crate) project: Arc<str>,
-    pub(crate) device: Arc<str>,
+pub struct DeviceKey {
+    pub tenant: Arc<str>,
+    pub project: Arc<str>,
+    pub device: Arc<str>,
 }
 
 /// Place of a device; a part that isn't known is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub(crate) struct Place {
-    pub(crate) building: Arc<str>,
-    pub(crate) floor: Arc<str>,
-    pub(crate) room: Arc<str>,
+pub struct Place {
+    pub building: Arc<str>,
+    pub floor: Arc<str>,
+    pub room: Arc<str>,
 }
 
 /// Newest value of one sensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Value {
-    pub(crate) value: f64,
-    pub(crate) unit: Option<Arc<str>>,
-    pub(crate) quality: Quality,
-    pub(crate) timestamp: i64,
+pub struct Value {
+    pub value: f64,
+    pub unit: Option<Arc<str>>,
+    pub quality: Quality,
+    pub timestamp: i64,
 }
 
 /// Newest values of a device: all of them, or only those that changed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Device {
+pub struct Device {
     #[serde(flatten)]
-    pub(crate) key: DeviceKey,
-    pub(crate) location: Option<Arc<Place>>,
-    pub(crate) seq: Option<u64>,
-    pub(crate) timestamp: i64,
-    pub(crate) readings: Readings,
+    pub key: DeviceKey,
+    pub location: Option<Arc<Place>>,
+    pub seq: Option<u64>,
+    pub timestamp: i64,
+    pub readings: Readings,
 }
 
 /// Newest values of sensors, in the order of their names. A device has few: a sorted
 /// list takes a tenth of the memory of a tree.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Readings(Vec<(Arc<str>, Value)>);
+pub struct Readings(Vec<(Arc<str>, Value)>);
 
 impl Readings {
     /// Takes over what is not older than what is known.
@@ -105,7 +105,7 @@ impl Place {
 
 impl Alert {
     /// About its size in JSON, in bytes.
-    pub(crate) fn json_size(&self) -> usize {
+    pub fn json_size(&self) -> usize {
         let place = self.location.as_ref().map_or(0, |place| place.json_size());
         let texts = self.id.len() + self.sensor.len() + self.message.len();
         ALERT_JSON + self.key.len() + place + texts
@@ -114,7 +114,7 @@ impl Alert {
 
 impl Device {
     /// About its size in JSON, in bytes.
-    pub(crate) fn json_size(&self) -> usize {
+    pub fn json_size(&self) -> usize {
         let place = self.location.as_ref().map_or(0, |place| place.json_size());
         let reading = |(sensor, value): &(Arc<str>, Value)| {
             VALUE_JSON + sensor.len() + value.unit.as_ref().map_or(0, |unit| unit.len())
@@ -124,7 +124,7 @@ impl Device {
     }
 
     /// Takes over what is newer in `change`.
-    pub(crate) fn merge(&mut self, change: Device) {
+    pub fn merge(&mut self, change: Device) {
         if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {
             self.timestamp = change.timestamp;
             self.seq = change.seq;
@@ -136,31 +136,31 @@ impl Device {
 
 /// Summary of the values of one sensor in `start <= time < end`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct WindowSummary {
-    pub(crate) start: i64,
-    pub(crate) end: i64,
-    pub(crate) count: u64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-    pub(crate) mean: f64,
+pub struct WindowSummary {
+    pub start: i64,
+    pub end: i64,
+    pub count: u64,
+    pub min: f64,
+    pub max: f64,
+    pub mean: f64,
     /// Standard deviation of all values (not of a sample).
-    pub(crate) deviation: f64,
-    pub(crate) first: f64,
-    pub(crate) last: f64,
+    pub deviation: f64,
+    pub first: f64,
+    pub last: f64,
     /// Slope of the line of least squares over event time, in units per hour;
     /// `None` if all values have the same time.
-    pub(crate) slope: Option<f64>,
+    pub slope: Option<f64>,
     /// Whether the window can't change any more.
-    pub(crate) sealed: bool,
+    pub sealed: bool,
 }
 
 /// Windows of a device, by sensor, oldest first.
-pub(crate) type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
+pub type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Level {
+pub enum Level {
     Warning,
     Critical,
 }
@@ -168,7 +168,7 @@ pub(crate) enum Level {
 /// Whether an alert still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum AlertStatus {
+pub enum AlertStatus {
     Raised,
     Cleared,
 }
@@ -194,7 +194,7 @@ pub enum AlertKind {
 
 impl AlertKind {
     /// By number.
-    pub(crate) const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::Threshold,
         Self::Spike,
         Self::Stuck,
@@ -203,10 +203,10 @@ impl AlertKind {
         Self::Silence,
     ];
     /// Those that are found in the readings of one sensor: the first ones.
-    pub(crate) const OF_SENSORS: usize = 5;
+    pub const OF_SENSORS: usize = 5;
 
     /// Its name in ids and labels.
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Threshold => "threshold",
             Self::Spike => "spike",
@@ -220,42 +220,27 @@ impl AlertKind {
 
 /// An alert with everything a client needs to show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Alert {
-    pub(crate) id: Arc<str>,
+pub struct Alert {
+    pub id: Arc<str>,
     #[serde(flatten)]
-    pub(crate) key: DeviceKey,
-    pub(crate) location: Option<Arc<Place>>,
+    pub key: DeviceKey,
+    pub location: Option<Arc<Place>>,
     /// Empty if it is the device's.
-    pub(crate) sensor: Arc<str>,
-    pub(crate) kind: AlertKind,
-    pub(crate) level: Level,
-    pub(crate) state: AlertStatus,
-    pub(crate) value: f64,
+    pub sensor: Arc<str>,
+    pub kind: AlertKind,
+    pub level: Level,
+    pub state: AlertStatus,
+    pub value: f64,
     /// Threshold: the limit. Spike: the most (or least) that was expected. Drift:
     /// the usual level. Stuck, toggling: how many equal readings or changes it takes.
     /// Silence: how many seconds it takes, of which `value` has passed.
-    pub(crate) limit: f64,
-    pub(crate) message: String,
+    pub limit: f64,
+    pub message: String,
     /// Time of the last change.
-    pub(crate) timestamp: i64,
-    pub(crate) raised_at: i64,
+    pub timestamp: i64,
+    pub raised_at: i64,
     /// Readings folded into this alert.
-    pub(crate) count: u64,
-}
-
-/// The consumer at a glance.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(crate) struct Stats {
-    pub(crate) messages_total: u64,
-    pub(crate) messages_per_second: f64,
-    pub(crate) readings_total: u64,
-    pub(crate) dead_letters_total: u64,
-    pub(crate) alerts_active: usize,
-    pub(crate) devices: usize,
-    pub(crate) partitions: i64,
-    pub(crate) lag: i64,
-    pub(crate) clients: usize,
-    pub(crate) server_time: i64,
+    pub count: u64,
 }
 
 #[cfg(test)]

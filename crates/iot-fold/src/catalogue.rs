@@ -4,19 +4,19 @@ use std::ops::RangeInclusive;
 
 use iot_core::sensor::{self, Sensor, Threshold};
 
-use crate::config::{Limit, SensorConfig};
-
 /// Values beyond these are worth an alert; the limits themselves are still normal.
 /// Where there is none it is infinite.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Limits {
-    pub(crate) above: f64,
-    pub(crate) below: f64,
+pub struct Limits {
+    /// Greater values are.
+    pub above: f64,
+    /// Lesser values are.
+    pub below: f64,
 }
 
 impl Limits {
     /// None at all.
-    pub(crate) const NONE: Self = Self {
+    pub const NONE: Self = Self {
         above: f64::INFINITY,
         below: f64::NEG_INFINITY,
     };
@@ -24,31 +24,18 @@ impl Limits {
 
 /// A sensor of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Known {
-    pub(crate) name: Box<str>,
+pub struct Known {
+    /// As it stands in readings.
+    pub name: Box<str>,
     /// Unit in which values are stored.
-    pub(crate) unit: Box<str>,
+    pub unit: Box<str>,
     /// Values that a working one can report.
-    pub(crate) physical: RangeInclusive<f64>,
+    pub physical: RangeInclusive<f64>,
     /// For devices that no rule of section `thresholds` is for.
-    pub(crate) limits: Limits,
+    pub limits: Limits,
 }
 
 impl Known {
-    pub(crate) fn new(config: &SensorConfig) -> Self {
-        let or_none = |limit: Limit, none: f64| limit.or(none, none);
-        let least = or_none(config.min, f64::NEG_INFINITY);
-        Self {
-            name: config.name.as_str().into(),
-            unit: config.unit.as_str().into(),
-            physical: least..=or_none(config.max, f64::INFINITY),
-            limits: Limits {
-                above: or_none(config.above, Limits::NONE.above),
-                below: or_none(config.below, Limits::NONE.below),
-            },
-        }
-    }
-
     fn standard(sensor: &Sensor) -> Self {
         let mut limits = Limits::NONE;
         match sensor.alert {
@@ -67,27 +54,32 @@ impl Known {
 
 /// All sensors that are known, in the order of their names.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Catalogue(Vec<Known>);
+pub struct Catalogue(Vec<Known>);
 
 impl Catalogue {
     /// The standard sensors, except those in whose place others are configured, and
     /// these.
-    pub(crate) fn new(configured: &[SensorConfig]) -> Self {
-        let replaced = |name: &str| configured.iter().any(|sensor| sensor.name == name);
+    #[must_use]
+    pub fn new(configured: impl IntoIterator<Item = Known>) -> Self {
+        let mut all: Vec<_> = configured.into_iter().collect();
+        let replaced = |name: &str| all.iter().any(|known| *known.name == *name);
         let standard = sensor::ALL.iter().filter(|sensor| !replaced(sensor.name));
-        let mut all: Vec<_> = standard.map(Known::standard).collect();
-        all.extend(configured.iter().map(Known::new));
+        let standard: Vec<_> = standard.map(Known::standard).collect();
+        all.extend(standard);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Self(all)
     }
 
     /// The sensor of that name.
-    pub(crate) fn find(&self, name: &str) -> Option<&Known> {
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Known> {
         let found = self.0.binary_search_by(|known| (*known.name).cmp(name));
         found.ok().map(|at| &self.0[at])
     }
 
-    pub(crate) fn all(&self) -> &[Known] {
+    /// All of them, in the order of their names.
+    #[must_use]
+    pub fn all(&self) -> &[Known] {
         &self.0
     }
 }
@@ -98,7 +90,7 @@ mod tests {
 
     #[test]
     fn without_settings_it_holds_the_standard_sensors() {
-        let catalogue = Catalogue::new(&[]);
+        let catalogue = Catalogue::new([]);
         for standard in sensor::ALL {
             let known = catalogue.find(standard.name).unwrap();
             assert_eq!(*known, Known::standard(standard));
@@ -111,17 +103,17 @@ mod tests {
 
     #[test]
     fn others_are_added_or_take_the_place_of_a_standard_one() {
-        let sensor = |name: &str, above| SensorConfig {
+        let sensor = |name: &str, above| Known {
             name: name.into(),
             unit: "kelvin".into(),
-            min: Limit::At(0.0),
-            above,
-            ..SensorConfig::default()
+            physical: 0.0..=f64::INFINITY,
+            limits: Limits {
+                above,
+                ..Limits::NONE
+            },
         };
-        let catalogue = Catalogue::new(&[
-            sensor("temperature", Limit::Unset),
-            sensor("core", Limit::At(300.0)),
-        ]);
+        let configured = [sensor("temperature", f64::INFINITY), sensor("core", 300.0)];
+        let catalogue = Catalogue::new(configured);
         assert_eq!(catalogue.all().len(), sensor::ALL.len() + 1);
         let temperature = catalogue.find("temperature").unwrap();
         assert_eq!(&*temperature.unit, "kelvin");

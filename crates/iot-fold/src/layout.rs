@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use iot_core::message::Quality;
 
-use super::alert::AlertState;
-use super::detect::{Detectors, Drift, Spike, Stuck, Toggling};
-use super::pack::{Packer, UnpackError, Unpacker};
-use super::silence::Heard;
-use super::state::{DeviceState, SensorState};
-use super::window::{SensorWindows, Window};
+use crate::alert::AlertState;
+use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use crate::model::{AlertKind, AlertStatus, Level, Place};
+use crate::pack::{Packer, UnpackError, Unpacker};
+use crate::state::{DeviceState, SensorState};
+use crate::watch::Heard;
+use crate::window::{SensorWindows, Window};
 
 /// The version of the bytes, and the oldest that is read: it has nothing of silence.
 const VERSION: u8 = 3;
@@ -20,11 +20,11 @@ const OLDEST: u8 = 2;
 const DEVICE_BYTES: usize = 78;
 const SENSOR_BYTES: usize = 186;
 /// Bytes of an open window and of an alert.
-pub(super) const WINDOW_BYTES: usize = 100;
-pub(super) const ALERT_BYTES: usize = 60;
+pub(crate) const WINDOW_BYTES: usize = 100;
+pub(crate) const ALERT_BYTES: usize = 60;
 
 impl DeviceState {
-    pub(super) fn pack(&self) -> Vec<u8> {
+    pub(crate) fn pack(&self) -> Vec<u8> {
         let mut packer = Packer::new(VERSION, self.packed_size());
         packer.i64(self.watermark);
         packer.i64(self.timestamp);
@@ -52,7 +52,7 @@ impl DeviceState {
     ///
     /// # Errors
     /// A key or a value that this version doesn't know.
-    pub(super) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
+    pub(crate) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
         let key = Self::of_store_key(name).ok_or(UnpackError::Damaged)?;
         let mut device = Self::new(key);
         let (version, mut unpacker) = Unpacker::new(bytes, OLDEST..=VERSION)?;
@@ -80,7 +80,7 @@ impl DeviceState {
     }
 
     /// About the bytes of its value.
-    pub(super) fn packed_size(&self) -> usize {
+    pub(crate) fn packed_size(&self) -> usize {
         let key = &self.key;
         let names = key.tenant.len() + key.project.len() + key.device.len();
         let place = self.place.as_deref().map_or(0, |place| {
@@ -93,7 +93,7 @@ impl DeviceState {
 }
 
 impl SensorState {
-    pub(super) fn packed_size(&self) -> usize {
+    pub(crate) fn packed_size(&self) -> usize {
         SENSOR_BYTES
             + self.name.len()
             + self.unit.as_deref().map_or(0, str::len)

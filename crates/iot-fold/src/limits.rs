@@ -5,13 +5,131 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
 use crate::catalogue::{Catalogue, Limits};
-use crate::config::{Limit, ThresholdRule};
 use crate::model::{DeviceKey, Place};
+
+/// A limit, in the unit of its sensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Limit {
+    /// Nothing is said about it.
+    #[default]
+    Unset,
+    /// There is none: `none`.
+    None,
+    /// This number.
+    At(f64),
+}
+
+impl Limit {
+    /// The number; `usual` where nothing is said, and `none` where there is none.
+    #[must_use]
+    pub fn or(self, usual: f64, none: f64) -> f64 {
+        match self {
+            Self::Unset => usual,
+            Self::None => none,
+            Self::At(limit) => limit,
+        }
+    }
+
+    /// Whether nothing is said about it.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        *self == Self::Unset
+    }
+
+    /// The number, if there is one.
+    #[must_use]
+    pub fn number(self) -> Option<f64> {
+        match self {
+            Self::At(limit) => Some(limit),
+            Self::Unset | Self::None => None,
+        }
+    }
+}
+
+impl TryFrom<Value> for Limit {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match (value.as_f64(), value.as_str()) {
+            (Some(limit), _) => Ok(Self::At(limit)),
+            (_, Some("none")) => Ok(Self::None),
+            // A number that is too large comes as nothing.
+            _ => Err("must be a number or none"),
+        }
+    }
+}
+
+impl From<Limit> for Value {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Unset => Self::Null,
+            Limit::None => "none".into(),
+            Limit::At(limit) => limit.into(),
+        }
+    }
+}
+
+/// A rule of section `thresholds`: other limits for a sensor of some devices. What is
+/// not said of a device may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThresholdRule {
+    /// Name of the sensor, which the catalogue has.
+    pub sensor: String,
+    /// Whose devices.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub tenant: Option<String>,
+    /// Devices of which project.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub project: Option<String>,
+    /// Devices in which building.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub building: Option<String>,
+    /// Devices on which floor.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub floor: Option<String>,
+    /// Devices in which room.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub room: Option<String>,
+    /// Which device.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub device: Option<String>,
+    /// Greater values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub above: Limit,
+    /// Lesser values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub below: Limit,
+}
+
+/// A text that is there: what is empty by mistake must not mean everybody.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+impl ThresholdRule {
+    /// What it says of devices, with the names of the settings.
+    #[must_use]
+    pub fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
+        [
+            ("tenant", self.tenant.as_deref()),
+            ("project", self.project.as_deref()),
+            ("building", self.building.as_deref()),
+            ("floor", self.floor.as_deref()),
+            ("room", self.room.as_deref()),
+            ("device", self.device.as_deref()),
+        ]
+    }
+}
 
 /// Limits by the name of their sensor.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct LimitRules(HashMap<String, OfSensor>);
+pub struct LimitRules(HashMap<String, OfSensor>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct OfSensor {
@@ -21,7 +139,9 @@ struct OfSensor {
 }
 
 impl LimitRules {
-    pub(super) fn new(catalogue: &Catalogue, rules: &[ThresholdRule]) -> Self {
+    /// The limits of the catalogue, and rules for some devices.
+    #[must_use]
+    pub fn new(catalogue: &Catalogue, rules: &[ThresholdRule]) -> Self {
         let of_sensor = catalogue.all().iter().map(|known| {
             let rules = rules
                 .iter()
@@ -41,7 +161,7 @@ impl LimitRules {
     }
 
     /// The limits of that sensor of a device that is there.
-    pub(super) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
+    pub(crate) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
         let Some(OfSensor { usual, rules }) = self.0.get(sensor) else {
             return Limits::NONE;
         };
@@ -88,7 +208,7 @@ mod tests {
 
     /// Above and below for a temperature of device `d` in that room of building `b`.
     fn find(rules: &[ThresholdRule], tenant: &str, room: Option<&str>) -> (f64, f64) {
-        let rules = LimitRules::new(&Catalogue::new(&[]), rules);
+        let rules = LimitRules::new(&Catalogue::new([]), rules);
         let key = DeviceKey {
             tenant: tenant.into(),
             project: "p".into(),

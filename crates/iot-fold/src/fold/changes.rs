@@ -2,33 +2,64 @@
 
 use std::mem::take;
 
-use super::state::DeviceState;
 use super::{DeviceWindows, Fold, Tracked, write_key};
 use crate::model::{Alert, Device, DeviceKey};
-use crate::store::Change;
+use crate::state::DeviceState;
+
+/// One value that changed. Keys are unique in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Live state: kept until it is replaced.
+    Live {
+        /// [`Fold::restore`] takes it with its value.
+        key: String,
+        /// The bytes of one device.
+        value: Vec<u8>,
+    },
+    /// Windows that won't change any more: kept until `expires`, in milliseconds
+    /// since the epoch, but not longer than the retention from now, and read one
+    /// by one.
+    Window {
+        /// One of [`DeviceWindows::stored`].
+        key: String,
+        /// [`add_stored`](crate::add_stored) reads it.
+        value: Vec<u8>,
+        /// Milliseconds since the epoch.
+        expires: i64,
+    },
+}
+
+impl Change {
+    /// Bytes of its key and its value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let (Self::Live { key, value } | Self::Window { key, value, .. }) = self;
+        key.len() + value.len()
+    }
+}
 
 /// What changed since it was last asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Updates {
+pub struct Updates {
     /// Devices with the readings that changed, each with its place in this state.
-    pub(crate) devices: Vec<(usize, Device)>,
+    pub devices: Vec<(usize, Device)>,
     /// Every change of an alert that clients are told of, in order.
-    pub(crate) alerts: Vec<Alert>,
+    pub alerts: Vec<Alert>,
 }
 
 impl Fold {
     /// How many values a store would have to write.
-    pub(crate) fn changed(&self) -> usize {
+    pub fn changed(&self) -> usize {
         self.unsaved.len() + self.sealed.len()
     }
 
     /// About how many bytes they have together.
-    pub(crate) fn changed_bytes(&self) -> usize {
+    pub fn changed_bytes(&self) -> usize {
         self.changed_bytes
     }
 
     /// The values that changed since the last call.
-    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+    pub fn take_changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::with_capacity(self.changed());
         for at in self.unsaved.drain(..) {
             let device = &mut self.devices[at];
@@ -46,17 +77,17 @@ impl Fold {
     }
 
     /// Whether clients have not been told of some readings yet.
-    pub(crate) fn has_untold(&self) -> bool {
+    pub fn has_untold(&self) -> bool {
         !self.untold.is_empty()
     }
 
     /// The changes of alerts that clients haven't been told yet.
-    pub(crate) fn take_alerts(&mut self) -> Vec<Alert> {
+    pub fn take_alerts(&mut self) -> Vec<Alert> {
         take(&mut self.alerts)
     }
 
     /// What clients haven't been told yet.
-    pub(crate) fn take_updates(&mut self) -> Updates {
+    pub fn take_updates(&mut self) -> Updates {
         let mut devices = Vec::with_capacity(self.untold.len());
         for at in self.untold.drain(..) {
             let Tracked {
@@ -79,7 +110,7 @@ impl Fold {
     }
 
     /// Everything clients could be told, for a partition just loaded.
-    pub(crate) fn all(&self) -> Updates {
+    pub fn all(&self) -> Updates {
         let full = |state: &DeviceState| {
             let readings = state.sensors.iter().map(|s| (s.name.clone(), s.newest()));
             state.describe(readings.collect())
@@ -99,7 +130,7 @@ impl Fold {
 
     /// The windows of a device that are `size` ms long; `None` if there is no such
     /// device.
-    pub(crate) fn windows(&self, key: &DeviceKey, size: i64) -> Option<DeviceWindows> {
+    pub fn windows(&self, key: &DeviceKey, size: i64) -> Option<DeviceWindows> {
         let mut name = String::new();
         write_key(&mut name, &key.tenant, &key.project, &key.device);
         let at = *self.index.get(&name)?;

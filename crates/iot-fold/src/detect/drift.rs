@@ -1,9 +1,38 @@
 //! Little by little away from the usual level: a two-sided CUSUM (Page, Biometrika
 //! 41, 1954) of the standardised distances to a slow average.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, Verdict};
-use crate::config::DriftConfig;
 use crate::model::Level;
+
+/// Section `detect.drift`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DriftConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// Weight of the newest reading in the usual level.
+    pub weight: f64,
+    /// Deviations that a reading may be away at no charge: k of the CUSUM.
+    pub slack: f64,
+    /// Sum of what is above, in deviations: h of the CUSUM.
+    pub limit: f64,
+    /// Readings to learn from before the first alert.
+    pub warm_up: u32,
+}
+
+impl Default for DriftConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            weight: 0.005,
+            slack: 1.5,
+            limit: 15.0,
+            warm_up: 200,
+        }
+    }
+}
 
 /// One reading counts at most so many deviations: a spike is no drift.
 const MOST: f64 = 4.0;

@@ -9,7 +9,7 @@ const FEW: usize = 1_000;
 
 /// The texts of one partition.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     known: HashSet<Arc<str>>,
     /// How many were still in use the last time.
     in_use: usize,
@@ -17,7 +17,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Puts the common copy in the place of `text`.
-    pub(super) fn share(&mut self, text: &mut Arc<str>) {
+    pub(crate) fn share(&mut self, text: &mut Arc<str>) {
         if let Some(known) = self.known.get(text) {
             text.clone_from(known);
             return;

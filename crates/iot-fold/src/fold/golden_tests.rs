@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use super::tests::{message, rules};
 use super::*;
-use crate::store::Change;
 
 /// Two devices, with every part of the layout in use: units, places, qualities, open and
 /// sealed windows, alerts of sensors and of a device.

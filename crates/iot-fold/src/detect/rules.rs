@@ -3,37 +3,44 @@
 use std::collections::BTreeMap;
 
 use iot_core::partition::fnv1a_32;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Kinds, LAYOUT};
-use crate::config::{
-    DetectConfig, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
+use super::{
+    DriftConfig, Kinds, LAYOUT, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
 };
 use crate::model::AlertKind;
 
-/// The settings that detectors learn by: all but those of silence, which learns nothing.
-/// The names and their order are part of what names the rules.
-#[derive(Serialize)]
-struct Learning<'c> {
-    threshold: &'c ThresholdConfig,
-    spike: &'c SpikeConfig,
-    stuck: &'c StuckConfig,
-    drift: &'c DriftConfig,
-    toggling: &'c TogglingConfig,
-    off: &'c BTreeMap<String, Vec<AlertKind>>,
+/// The settings of detectors. The names and their order are part of what names the rules.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detection {
+    /// Beyond a limit of the sensor.
+    pub threshold: ThresholdConfig,
+    /// Far from what the readings before let expect.
+    pub spike: SpikeConfig,
+    /// The same value again and again.
+    pub stuck: StuckConfig,
+    /// Away from the usual level, little by little.
+    pub drift: DriftConfig,
+    /// A switch that changes too often.
+    pub toggling: TogglingConfig,
+    /// Kinds that are not looked for, by name of the sensor.
+    pub off: BTreeMap<String, Vec<AlertKind>>,
 }
 
 /// What detectors go by, and which rules these are.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DetectRules {
-    pub(super) config: DetectConfig,
+pub struct DetectRules {
+    pub(super) config: Detection,
     enabled: Kinds,
     /// Names the rules. State that was made by others is not gone on with.
     pub(crate) version: u32,
 }
 
 impl DetectRules {
-    pub(crate) fn new(config: &DetectConfig) -> Self {
+    /// Rules made of these settings.
+    #[must_use]
+    pub fn new(config: Detection) -> Self {
         let enabled = [
             (AlertKind::Threshold, config.threshold.enabled),
             (AlertKind::Spike, config.spike.enabled),
@@ -43,19 +50,12 @@ impl DetectRules {
         ];
         let enabled = enabled.into_iter().filter(|(_, enabled)| *enabled);
         // Numbers and texts are always JSON.
-        let text = serde_json::to_string(&Learning {
-            threshold: &config.threshold,
-            spike: &config.spike,
-            stuck: &config.stuck,
-            drift: &config.drift,
-            toggling: &config.toggling,
-            off: &config.off,
-        });
+        let text = serde_json::to_string(&config);
         let text = text.unwrap_or_default();
         Self {
-            config: config.clone(),
             enabled: enabled.map(|(kind, _)| kind).collect(),
             version: fnv1a_32(&[&LAYOUT.to_le_bytes(), text.as_bytes()].concat()),
+            config,
         }
     }
 
@@ -74,28 +74,20 @@ mod tests {
 
     #[test]
     fn every_setting_makes_other_rules() {
-        let rules = DetectRules::new(&DetectConfig::default());
-        let mut config = DetectConfig::default();
-        assert_eq!(DetectRules::new(&config), rules);
+        let rules = DetectRules::new(Detection::default());
+        let mut config = Detection::default();
+        assert_eq!(DetectRules::new(config.clone()), rules);
         config.spike.limit += 0.1;
-        assert_ne!(DetectRules::new(&config).version, rules.version);
-    }
-
-    #[test]
-    fn silence_learns_nothing() {
-        let mut config = DetectConfig::default();
-        let rules = DetectRules::new(&config);
-        config.silence.enabled = false;
-        assert_eq!(DetectRules::new(&config).version, rules.version);
+        assert_ne!(DetectRules::new(config).version, rules.version);
     }
 
     #[test]
     fn kinds_are_off_for_all_or_for_one_sensor() {
-        let mut config = DetectConfig::default();
+        let mut config = Detection::default();
         config.drift.enabled = false;
         let off = vec![AlertKind::Spike, AlertKind::Stuck];
         config.off.insert("valve".into(), off);
-        let rules = DetectRules::new(&config);
+        let rules = DetectRules::new(config);
         let kinds = |sensor| {
             let kinds = rules.kinds(sensor);
             AlertKind::ALL.map(|kind| kinds.has(kind))

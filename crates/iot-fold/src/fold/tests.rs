@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use proptest::prelude::*;
 
-use super::detect::DetectRules;
-use super::window::WindowRules;
 use super::*;
-use crate::config::{DetectConfig, Limit, SensorConfig, ThresholdRule};
+use crate::catalogue::{Catalogue, Known, Limits};
+use crate::detect::Detection;
+use crate::limits::{Limit, ThresholdRule};
 use crate::model::{AlertStatus, WindowSummary};
-use crate::store::Change;
+use crate::sealed::add_stored;
 
 /// None is the multiple of another.
 const SIZES: [i64; 3] = [60, 90, 250];
@@ -28,7 +28,7 @@ pub(super) fn rules() -> FoldRules {
     };
     FoldRules {
         windows,
-        detect: DetectRules::new(&eager()),
+        detect: DetectRules::new(eager()),
         limits: limits(15.0),
         silence: Some(12),
         devices: 100,
@@ -39,12 +39,14 @@ pub(super) fn rules() -> FoldRules {
 /// One more sensor, with limits on both sides, and another limit for temperatures in
 /// room r1.
 pub(super) fn limits(in_r1: f64) -> LimitRules {
-    let vibration = SensorConfig {
+    let vibration = Known {
         name: "vibration".into(),
         unit: "mm/s".into(),
-        above: Limit::At(40.0),
-        below: Limit::At(0.0),
-        ..SensorConfig::default()
+        physical: f64::NEG_INFINITY..=f64::INFINITY,
+        limits: Limits {
+            above: 40.0,
+            below: 0.0,
+        },
     };
     let rule = ThresholdRule {
         sensor: "temperature".into(),
@@ -52,12 +54,12 @@ pub(super) fn limits(in_r1: f64) -> LimitRules {
         above: Limit::At(in_r1),
         ..ThresholdRule::default()
     };
-    LimitRules::new(&Catalogue::new(&[vibration]), &[rule])
+    LimitRules::new(&Catalogue::new([vibration]), &[rule])
 }
 
 /// Detectors that have learnt enough after a few readings of a short log.
-fn eager() -> DetectConfig {
-    let mut config = DetectConfig::default();
+fn eager() -> Detection {
+    let mut config = Detection::default();
     (config.spike.warm_up, config.spike.limit) = (3, 1.5);
     (config.stuck.warm_up, config.stuck.readings) = (2, 2);
     config.stuck.varies = 0.1;
@@ -490,7 +492,7 @@ fn other_rules_start_anew_and_leave_values_and_windows_alone() {
     save(&mut fold, &mut kept);
     let entries: Vec<_> = kept.live.into_iter().collect();
     let mut other = rules();
-    other.detect = DetectRules::new(&DetectConfig::default());
+    other.detect = DetectRules::new(Detection::default());
     let restored = Fold::restore(other, "device-data", 0, &entries).unwrap();
     let (before, after) = (&fold.devices[0].state, &restored.devices[0].state);
     let (old, new) = (&before.sensors[0], &after.sensors[0]);

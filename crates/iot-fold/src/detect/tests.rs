@@ -1,7 +1,6 @@
 //! All detectors together, on readings made from a fixed seed.
 
 use super::*;
-use crate::config::DetectConfig;
 
 /// Numbers that are the same in every run.
 struct Random(u64);
@@ -33,7 +32,7 @@ fn readings(seed: u64, count: usize) -> Vec<f64> {
 
 /// How often each kind is raised.
 fn raised(values: &[f64], sensor: &str) -> [u32; 5] {
-    let rules = DetectRules::new(&DetectConfig::default());
+    let rules = DetectRules::new(Detection::default());
     let (mut detectors, mut raised) = (Detectors::default(), [0; 5]);
     let mut active = [false; 5];
     for value in values {
@@ -100,7 +99,7 @@ fn one_value_for_ever_teaches_nothing_wrong() {
     let [_, spike, _, drift, _] = raised(&values, "x");
     assert!(spike + drift <= 5, "{spike} {drift}");
     let mut detectors = Detectors::default();
-    let rules = DetectRules::new(&DetectConfig::default());
+    let rules = DetectRules::new(Detection::default());
     for value in values {
         detectors.look(&rules, rules.kinds("x"), (Limits::NONE, None), value);
     }

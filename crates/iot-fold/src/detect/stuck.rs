@@ -1,9 +1,35 @@
 //! The same value again and again, from a sensor that normally varies: what that
 //! means is learnt from the sensor itself.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, Verdict};
-use crate::config::StuckConfig;
 use crate::model::Level;
+
+/// Section `detect.stuck`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StuckConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// Equal readings in a row, at least.
+    pub readings: u32,
+    /// Share of readings that differ from the one before, for a sensor that varies.
+    pub varies: f64,
+    /// Readings to learn from before the first alert.
+    pub warm_up: u32,
+}
+
+impl Default for StuckConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            readings: 10,
+            varies: 0.5,
+            warm_up: 100,
+        }
+    }
+}
 
 /// Weight of the newest reading in the share of changes.
 const SHARE_WEIGHT: f64 = 0.01;

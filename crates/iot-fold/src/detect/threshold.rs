@@ -1,9 +1,30 @@
 //! The limits of a sensor, with hysteresis: a value that trembles around one makes one
 //! alert and not many.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, Verdict};
 use crate::catalogue::Limits;
 use crate::model::Level;
+
+/// Section `detect.threshold`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThresholdConfig {
+    /// Whether it is looked for.
+    pub enabled: bool,
+    /// How far a value has to be back inside, as a share of the limit.
+    pub band: f64,
+}
+
+impl Default for ThresholdConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            band: 0.01,
+        }
+    }
+}
 
 /// Beyond the limit by more than this share of it, an alert is critical.
 const CRITICAL: f64 = 0.2;

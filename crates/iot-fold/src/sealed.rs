@@ -3,25 +3,25 @@
 
 use std::sync::Arc;
 
-use super::pack::{Packer, UnpackError, Unpacker};
-use super::state::DeviceState;
-use super::window::{Window, WindowRules, deviation};
+use crate::fold::Change;
 use crate::model::{WindowSummary, Windows};
-use crate::store::Change;
+use crate::pack::{Packer, UnpackError, Unpacker};
+use crate::state::DeviceState;
+use crate::window::{Window, WindowRules, deviation};
 
 /// The version of their bytes.
 const VERSION: u8 = 2;
 /// Bytes before the windows of a value.
 const HEAD_BYTES: usize = 21;
 /// About the bytes of a sealed window without the name of its sensor.
-pub(super) const SEALED_BYTES: usize = 80;
+pub(crate) const SEALED_BYTES: usize = 80;
 
 /// The windows of one device that are as long and begin at the same time, sealed
 /// at once because the watermark is the device's.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub(crate) struct Sealed {
     /// Place in the fold's list.
-    pub(super) device: usize,
+    pub(crate) device: usize,
     size: u32,
     start: i64,
     /// In milliseconds since the epoch.
@@ -31,7 +31,7 @@ pub(super) struct Sealed {
 
 impl Sealed {
     /// `recorded` is when the record was, by Kafka, that sealed them.
-    pub(super) fn new(
+    pub(crate) fn new(
         device: usize,
         (size, start): (u32, i64),
         rules: &WindowRules,
@@ -48,7 +48,7 @@ impl Sealed {
         }
     }
 
-    pub(super) fn change(&self, device: &DeviceState) -> Change {
+    pub(crate) fn change(&self, device: &DeviceState) -> Change {
         Change::Window {
             key: device.window_key(i64::from(self.size), self.start),
             value: self.pack(),
@@ -110,16 +110,16 @@ fn unpack(bytes: &[u8]) -> Result<Vec<(Arc<str>, WindowSummary)>, UnpackError> {
 
 /// The windows of a device, as far as its owner knows them.
 #[derive(Debug)]
-pub(crate) struct DeviceWindows {
+pub struct DeviceWindows {
     /// Open ones, and sealed ones that are not stored yet.
-    pub(crate) here: Windows,
+    pub here: Windows,
     /// Keys under which a store may have the others.
-    pub(crate) stored: Vec<String>,
+    pub stored: Vec<String>,
 }
 
 impl DeviceWindows {
     /// Those of length `size`, in milliseconds.
-    pub(super) fn new<'s>(
+    pub(crate) fn new<'s>(
         device: &DeviceState,
         rules: &WindowRules,
         size: i64,
@@ -151,7 +151,7 @@ impl DeviceWindows {
 ///
 /// # Errors
 /// A value that this version can't read; then nothing of it is added.
-pub(crate) fn add_stored(windows: &mut Windows, value: &[u8]) -> Result<(), UnpackError> {
+pub fn add_stored(windows: &mut Windows, value: &[u8]) -> Result<(), UnpackError> {
     for (sensor, window) in unpack(value)? {
         add(windows, &sensor, window);
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use iot_core::message::{Location, Quality, Reading};
 
-use super::alert::AlertState;
-use super::detect::Detectors;
-use super::names::Names;
-use super::silence::Heard;
-use super::window::SensorWindows;
+use crate::alert::AlertState;
+use crate::detect::Detectors;
 use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Readings, Value};
+use crate::names::Names;
+use crate::watch::Heard;
+use crate::window::SensorWindows;
 
 /// Separates the parts of a key; validation lets no control characters in.
 const SEPARATOR: char = '\0';
@@ -71,7 +71,7 @@ impl DeviceState {
     }
 
     /// Whose value has that key; `None` if it is none of these.
-    pub(super) fn of_store_key(name: &str) -> Option<DeviceKey> {
+    pub(crate) fn of_store_key(name: &str) -> Option<DeviceKey> {
         let mut parts = name.split(SEPARATOR);
         let mut next = || parts.next();
         let ("d", tenant, project, device) = (next()?, next()?, next()?, next()?) else {
@@ -114,7 +114,7 @@ impl DeviceState {
     }
 
     /// Keeps its texts once for all who have the same.
-    pub(super) fn share(&mut self, names: &mut Names) {
+    pub(crate) fn share(&mut self, names: &mut Names) {
         names.share(&mut self.key.tenant);
         names.share(&mut self.key.project);
         if let Some(place) = self.place.as_mut().and_then(Arc::get_mut) {
@@ -190,7 +190,7 @@ impl SensorState {
     }
 
     /// Keeps its texts once for all who have the same.
-    pub(super) fn share(&mut self, names: &mut Names) {
+    pub(crate) fn share(&mut self, names: &mut Names) {
         names.share(&mut self.name);
         if let Some(unit) = &mut self.unit {
             names.share(unit);

@@ -3,11 +3,11 @@
 use iot_core::message::Reading;
 
 use super::FoldRules;
-use super::detect::Kinds;
-use super::state::{DeviceState, SensorState};
-use super::window::WindowRules;
 use crate::catalogue::Limits;
+use crate::detect::Kinds;
 use crate::refusal::Refusal;
+use crate::state::{DeviceState, SensorState};
+use crate::window::WindowRules;
 
 #[derive(Debug)]
 pub(super) struct Tracked {
