@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Quality, Reading, ReadingTemplate, Template};
-use iot_fold::{Event, Fold};
+use iot_fold::{AlertKind, Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
@@ -157,10 +157,12 @@ impl Partition {
     fn new(devices: usize, sensors: &[&'static str], detect: bool) -> Self {
         let mut config = ConsumerConfig::default();
         if !detect {
-            let detect = &mut config.detect;
-            (detect.threshold.enabled, detect.spike.enabled) = (false, false);
-            (detect.stuck.enabled, detect.drift.enabled) = (false, false);
-            detect.toggling.enabled = false;
+            let off = AlertKind::ALL
+                .into_iter()
+                .filter(|kind| !kind.is_of_device());
+            let off: Vec<_> = off.collect();
+            let sensors = sensors.iter().map(|sensor| (*sensor).to_owned());
+            config.detect.off = sensors.map(|sensor| (sensor, off.clone())).collect();
         }
         Self {
             fold: Fold::new(config.fold_rules(), TOPIC, 0),

@@ -47,10 +47,6 @@ pub use config::{
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
-pub use iot_fold::{
-    AlertKind, DriftConfig, Limit, SpikeConfig, StuckConfig, ThresholdConfig, ThresholdRule,
-    TogglingConfig,
-};
 use kafka::ends::Ends;
 use kafka::fetch::Fetcher;
 use kafka::group::{self, Member};

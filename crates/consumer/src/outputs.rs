@@ -4,12 +4,12 @@
 //! Both are confirmed before the offset moves, and their ids follow from the log
 //! alone: a crash may repeat one, and never loses it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::headers;
-use iot_fold::{Alert, AlertStatus, Change, Windows, add_stored};
+use iot_fold::{Alert, AlertStatus, DeviceKey, Sealed, WindowSummary};
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
@@ -18,16 +18,13 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
 use crate::kafka::context::{Lasting, Partition};
 use crate::kafka::topic::Topic;
 use crate::metrics::{Metrics, Published};
-
-/// Separates the parts of the names of stored values.
-const SEPARATOR: char = '\0';
 
 /// Where they go. Clones share one producer.
 #[derive(Clone)]
@@ -168,44 +165,37 @@ impl Outputs {
             AlertStatus::Raised => (Published::AlertCreated, "raised"),
             AlertStatus::Cleared => (Published::AlertCleared, "cleared"),
         };
-        let key = key(&alert.key.tenant, &alert.key.project, &alert.key.device);
+        let key = key(&alert.key);
         let name = format!("{}:{what}", alert.id);
         let about = (name.as_str(), alert.timestamp);
         Some(Notice::new(topic, kind, key, partition, about, alert))
     }
 
-    /// The event of windows that were sealed together; none of other changes.
-    pub(crate) fn windows(&self, partition: &Partition, change: &Change) -> Option<Notice> {
+    /// The event of windows that were sealed together.
+    pub(crate) fn windows(&self, partition: &Partition, sealed: &Sealed) -> Option<Notice> {
         let topic = self.windows.as_ref()?;
-        let Change::Window {
-            key: name, value, ..
-        } = change
-        else {
-            return None;
-        };
-        let parts: Vec<&str> = name.split(SEPARATOR).collect();
-        let [_, tenant, project, device, size, start] = parts[..] else {
-            return None;
-        };
-        let (size, start): (i64, i64) = (size.parse().ok()?, start.parse().ok()?);
-        let mut windows = Windows::new();
-        add_stored(&mut windows, value).ok()?;
-        let sensors = windows.into_iter().filter_map(|(sensor, mut windows)| {
-            let window = serde_json::to_value(windows.pop()?).ok()?;
-            Some((sensor.to_string(), window))
-        });
+        let Sealed {
+            key: device,
+            size,
+            start,
+            ..
+        } = sealed;
+        let sensors: BTreeMap<&str, WindowSummary> = sealed
+            .summaries()
+            .map(|(sensor, window)| (&**sensor, window))
+            .collect();
         let data = json!({
-            "tenant": tenant,
-            "project": project,
-            "device": device,
+            "tenant": device.tenant,
+            "project": device.project,
+            "device": device.device,
             "size_ms": size,
             "start": start,
-            "end": start.saturating_add(size),
-            "sensors": sensors.collect::<Map<String, Value>>(),
+            "end": sealed.end(),
+            "sensors": sensors,
         });
-        let key = key(tenant, project, device);
+        let key = key(device);
         let name = format!("{}:{}:{key}:{size}:{start}", partition.0, partition.1);
-        let about = (name.as_str(), start.saturating_add(size));
+        let about = (name.as_str(), sealed.end());
         let kind = Published::WindowSealed;
         Some(Notice::new(topic, kind, key, partition, about, data))
     }
@@ -260,7 +250,12 @@ async fn written(queued: Result<DeliveryFuture, KafkaError>) -> Result<(), Kafka
 }
 
 /// Of a device: all its events are in one partition.
-fn key(tenant: &str, project: &str, device: &str) -> String {
+fn key(device: &DeviceKey) -> String {
+    let DeviceKey {
+        tenant,
+        project,
+        device,
+    } = device;
     format!("{tenant}/{project}/{device}")
 }
 
@@ -345,8 +340,8 @@ mod tests {
         let alerts = alerts.iter();
         let alerts = alerts.filter_map(|alert| outputs.alert(&partition, alert));
         let changes = fold.take_changes();
-        let windows = changes.iter();
-        let windows = windows.filter_map(|change| outputs.windows(&partition, change));
+        let windows = changes.windows.iter();
+        let windows = windows.filter_map(|sealed| outputs.windows(&partition, sealed));
         let told: Vec<_> = alerts.chain(windows).map(|notice| text(&notice)).collect();
         assert_eq!(told.join("\n") + "\n", include_str!("outputs_golden.txt"));
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_fold::{DeviceKey, DeviceWindows, Fold};
+use iot_fold::{Changes, DeviceKey, DeviceWindows, Fold};
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, oneshot};
@@ -224,7 +224,7 @@ impl Owner {
             partition: (topic, partition),
             from: None,
             to: first(watermarks, from),
-            changes: &[],
+            changes: &Changes::default(),
         };
         match self.shared.store.apply(&step, &self.inbox.stop).await {
             Ok(()) => Ok(()),

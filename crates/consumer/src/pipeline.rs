@@ -326,8 +326,8 @@ impl Pipeline {
             return Ok(());
         }
         let changes = self.fold.take_changes();
-        for change in &changes {
-            let notice = self.shared.outputs.windows(&self.partition, change);
+        for sealed in &changes.windows {
+            let notice = self.shared.outputs.windows(&self.partition, sealed);
             self.publish(notice);
         }
         self.shared.outputs.confirm(&mut self.notices).await;

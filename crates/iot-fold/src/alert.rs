@@ -1,23 +1,24 @@
-//! Alerts: raised when a detector finds something, repeats folded in, cleared when
-//! it finds the next reading as it should be.
+//! The life of an alert: a detector raises it with a reading that is not normal, further
+//! such readings are counted into it, and the first normal one clears it.
 
 use std::sync::Arc;
 
 use crate::catalogue::Limits;
 use crate::detect::{Finding, Verdict};
-use crate::model::{Alert, AlertKind, AlertStatus, DeviceKey, Level, Place};
+use crate::kind::{AlertKind, Mentioned};
+use crate::model::{Alert, AlertStatus, DeviceKey, Level, Place};
 
-/// Repeats are told at most once in this many milliseconds of event time.
+/// Clients are told about repeats at most once in so many milliseconds of event time.
 const REPEAT: i64 = 1_000;
 
-/// The last alert of one kind of a sensor.
+/// The last alert of a kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AlertState {
     pub(crate) kind: AlertKind,
     pub(crate) status: AlertStatus,
-    /// The worst since it was raised.
+    /// The most severe level since it was raised.
     pub(crate) level: Level,
-    /// Offset of the record that raised it: with the kind it makes the id.
+    /// Offset of the record that raised it; a part of the id.
     pub(crate) offset: i64,
     pub(crate) value: f64,
     pub(crate) above: bool,
@@ -25,11 +26,11 @@ pub(crate) struct AlertState {
     pub(crate) timestamp: i64,
     pub(crate) raised_at: i64,
     pub(crate) count: u64,
-    /// Time of the last change that was told.
+    /// Time of the last change that clients were told about.
     pub(crate) told_at: i64,
 }
 
-/// A reading, and where it is in the log.
+/// A value, its time, and the offset of its record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) offset: i64,
@@ -37,22 +38,23 @@ pub(crate) struct Moment {
     pub(crate) value: f64,
 }
 
-/// What a reading does to an alert of its sensor.
+/// How a reading changes an alert of its sensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// Nothing.
+    /// Not at all.
     None,
-    /// A new alert.
+    /// It raises one.
     Raised,
-    /// Worse than before, or time to tell how often it repeated.
+    /// It repeats one, and clients are told: it is more severe, or the last time was long
+    /// ago.
     Repeated,
-    /// One more, not worth telling yet.
+    /// It repeats one; clients are not told yet.
     Folded,
-    /// Over.
+    /// It clears one.
     Cleared,
 }
 
-/// Takes what a detector says of a sensor's newest reading into its alert.
+/// Updates the alert of a kind with what a detector has decided about a reading.
 pub(crate) fn observe(
     alerts: &mut Vec<AlertState>,
     kind: AlertKind,
@@ -75,7 +77,7 @@ pub(crate) fn observe(
             Transition::Raised
         }
         (None, Verdict::Beyond(finding)) => {
-            // Most sensors have one at most: by itself the list would keep room for four.
+            // Most sensors have at most one: without this the list would reserve room for four.
             alerts.reserve_exact(1);
             alerts.push(AlertState::new(kind, finding, moment));
             Transition::Raised
@@ -83,8 +85,8 @@ pub(crate) fn observe(
     }
 }
 
-/// On which side of its limit a value is for which there is an active alert: above it
-/// or not.
+/// Whether the active alert of a threshold is about a value above its limit; `None` without
+/// an active one.
 pub(crate) fn side(alerts: &[AlertState]) -> Option<bool> {
     let of_threshold = |alert: &&AlertState| alert.kind == AlertKind::Threshold;
     let mut active = alerts
@@ -94,8 +96,7 @@ pub(crate) fn side(alerts: &[AlertState]) -> Option<bool> {
     active.next().map(|alert| alert.above)
 }
 
-/// Measures an active alert of a threshold by the limit that there is now. It keeps its
-/// own if there is none any more.
+/// Sets the limit of an active alert of a threshold to the present one, if there is one.
 pub(crate) fn measure_by(alerts: &mut [AlertState], limits: Limits) {
     for alert in alerts.iter_mut().filter(|alert| alert.is_active()) {
         let limit = if alert.above {
@@ -160,9 +161,10 @@ impl AlertState {
         sensor: &Arc<str>,
         unit: Option<&str>,
     ) -> Alert {
-        let of = match self.kind {
-            AlertKind::Silence => &format!("{}/{}/{}", key.tenant, key.project, key.device),
-            _ => &**sensor,
+        let of = if self.kind.is_of_device() {
+            &format!("{}/{}/{}", key.tenant, key.project, key.device)
+        } else {
+            &**sensor
         };
         Alert {
             id: format!("{origin}:{}:{of}:{}", self.offset, self.kind.label()).into(),
@@ -174,42 +176,17 @@ impl AlertState {
             state: self.status,
             value: self.value,
             limit: self.limit,
-            message: self.message(sensor, unit),
+            message: self.kind.message(&Mentioned {
+                is_active: self.is_active(),
+                sensor,
+                unit,
+                value: self.value,
+                limit: self.limit,
+                above: self.above,
+            }),
             timestamp: self.timestamp,
             raised_at: self.raised_at,
             count: self.count,
-        }
-    }
-
-    fn message(&self, sensor: &str, unit: Option<&str>) -> String {
-        let side = if self.above { "above" } else { "below" };
-        let rounded = |value: f64| (value * 100.0).round() / 100.0;
-        let (value, limit) = (rounded(self.value), rounded(self.limit));
-        let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
-        let active = self.is_active();
-        match self.kind {
-            AlertKind::Threshold if active => format!("{sensor} {value}{unit} is {side} {limit}"),
-            AlertKind::Threshold => format!("{sensor} {value}{unit} is no longer {side} {limit}"),
-            AlertKind::Spike if active => {
-                format!("{sensor} {value}{unit} is {side} {limit}, the most that is expected")
-            }
-            AlertKind::Spike => format!("{sensor} {value}{unit} is as expected again"),
-            AlertKind::Stuck if active => {
-                format!("{sensor} stays at {value}{unit} for {limit} readings or more")
-            }
-            AlertKind::Stuck => format!("{sensor} {value}{unit} moves again"),
-            AlertKind::Drift if active => {
-                format!("{sensor} {value}{unit} drifts {side} {limit}, its usual level")
-            }
-            AlertKind::Drift => format!("{sensor} {value}{unit} is at its usual level again"),
-            AlertKind::Toggling if active => {
-                format!("{sensor} changes too often: {limit} times or more in few readings")
-            }
-            AlertKind::Toggling => format!("{sensor} no longer changes too often"),
-            AlertKind::Silence if active => {
-                format!("nothing heard for {value} s, which is more than {limit} s")
-            }
-            AlertKind::Silence => format!("heard again after {value} s"),
         }
     }
 }
@@ -238,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn is_raised_folded_and_cleared() {
+    fn an_alert_is_raised_repeated_and_cleared() {
         let (seen, alerts) = run(&[
             (0, 49.0),
             (500, 49.5),
@@ -272,13 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn a_second_alert_takes_the_place_of_the_first() {
+    fn a_second_alert_replaces_the_first() {
         let (_, alerts) = run(&[(0, 51.0), (1, 10.0), (2, 51.0)]);
         assert_eq!((alerts.len(), alerts[0].offset, alerts[0].count), (1, 2, 1));
     }
 
     #[test]
-    fn kinds_have_an_alert_each() {
+    fn each_kind_has_its_own_alert() {
         let (_, mut alerts) = run(&[(0, 51.0)]);
         let finding = Finding {
             level: Level::Warning,
@@ -298,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_happened() {
+    fn the_message_says_what_happened() {
         let key = DeviceKey {
             tenant: "t".into(),
             project: "p".into(),

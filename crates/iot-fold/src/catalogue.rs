@@ -1,21 +1,21 @@
-//! The sensors that are known: the standard ones, and those of section `sensors`.
+//! The sensors that are known: the standard ones and those of section `sensors`.
 
 use std::ops::RangeInclusive;
 
 use iot_core::sensor::{self, Sensor, Threshold};
 
-/// Values beyond these are worth an alert; the limits themselves are still normal.
-/// Where there is none it is infinite.
+/// Values beyond these raise an alert; the limits themselves are normal. Without a limit
+/// it is infinite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Greater values are.
+    /// Greater values raise an alert.
     pub above: f64,
-    /// Lesser values are.
+    /// Smaller values raise an alert.
     pub below: f64,
 }
 
 impl Limits {
-    /// None at all.
+    /// No limits.
     pub const NONE: Self = Self {
         above: f64::INFINITY,
         below: f64::NEG_INFINITY,
@@ -25,13 +25,13 @@ impl Limits {
 /// A sensor of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Known {
-    /// As it stands in readings.
+    /// Its name in readings.
     pub name: Box<str>,
-    /// Unit in which values are stored.
+    /// The unit in which its values are stored.
     pub unit: Box<str>,
-    /// Values that a working one can report.
+    /// The values that a working sensor can report.
     pub physical: RangeInclusive<f64>,
-    /// For devices that no rule of section `thresholds` is for.
+    /// For devices that no rule of section `thresholds` matches.
     pub limits: Limits,
 }
 
@@ -52,13 +52,12 @@ impl Known {
     }
 }
 
-/// All sensors that are known, in the order of their names.
+/// All sensors that are known, ordered by name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Catalogue(Vec<Known>);
 
 impl Catalogue {
-    /// The standard sensors, except those in whose place others are configured, and
-    /// these.
+    /// The configured sensors, and the standard ones whose names these do not have.
     #[must_use]
     pub fn new(configured: impl IntoIterator<Item = Known>) -> Self {
         let mut all: Vec<_> = configured.into_iter().collect();
@@ -77,7 +76,7 @@ impl Catalogue {
         found.ok().map(|at| &self.0[at])
     }
 
-    /// All of them, in the order of their names.
+    /// All of them, ordered by name.
     #[must_use]
     pub fn all(&self) -> &[Known] {
         &self.0
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_settings_it_holds_the_standard_sensors() {
+    fn without_settings_it_has_the_standard_sensors() {
         let catalogue = Catalogue::new([]);
         for standard in sensor::ALL {
             let known = catalogue.find(standard.name).unwrap();
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_added_or_take_the_place_of_a_standard_one() {
+    fn configured_sensors_are_added_or_replace_a_standard_one() {
         let sensor = |name: &str, above| Known {
             name: name.into(),
             unit: "kelvin".into(),

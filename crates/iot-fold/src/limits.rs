@@ -1,6 +1,6 @@
-//! The limits of a device's sensor: those of the catalogue, unless rules of section
-//! `thresholds` are for that device or its place. They follow from the settings and from
-//! what the log has said of the device so far, and from nothing else.
+//! The limits of a device's sensor: those of the catalogue, unless a rule of section
+//! `thresholds` matches the device or its place. They follow from the settings and from
+//! what the log has said about the device so far, and from nothing else.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,17 +15,17 @@ use crate::model::{DeviceKey, Place};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Limit {
-    /// Nothing is said about it.
+    /// Not set.
     #[default]
     Unset,
-    /// There is none: `none`.
+    /// No limit: `none`.
     None,
-    /// This number.
+    /// A number.
     At(f64),
 }
 
 impl Limit {
-    /// The number; `usual` where nothing is said, and `none` where there is none.
+    /// The number; `usual` if it is not set, and `none` if there is no limit.
     #[must_use]
     pub fn or(self, usual: f64, none: f64) -> f64 {
         match self {
@@ -35,13 +35,13 @@ impl Limit {
         }
     }
 
-    /// Whether nothing is said about it.
+    /// Whether it is not set.
     #[must_use]
     pub fn is_unset(&self) -> bool {
         *self == Self::Unset
     }
 
-    /// The number, if there is one.
+    /// The number, if it is one.
     #[must_use]
     pub fn number(self) -> Option<f64> {
         match self {
@@ -58,7 +58,7 @@ impl TryFrom<Value> for Limit {
         match (value.as_f64(), value.as_str()) {
             (Some(limit), _) => Ok(Self::At(limit)),
             (_, Some("none")) => Ok(Self::None),
-            // A number that is too large comes as nothing.
+            // A number that is too large arrives as null.
             _ => Err("must be a number or none"),
         }
     }
@@ -74,29 +74,29 @@ impl From<Limit> for Value {
     }
 }
 
-/// A rule of section `thresholds`: other limits for a sensor of some devices. What is
-/// not said of a device may be anything.
+/// A rule of section `thresholds`: other limits for a sensor of some devices. A rule
+/// without a condition matches all devices.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThresholdRule {
-    /// Name of the sensor, which the catalogue has.
+    /// Name of the sensor, which must be in the catalogue.
     pub sensor: String,
-    /// Whose devices.
+    /// Only devices of this tenant.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub tenant: Option<String>,
-    /// Devices of which project.
+    /// Only devices of this project.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub project: Option<String>,
-    /// Devices in which building.
+    /// Only devices in this building.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub building: Option<String>,
-    /// Devices on which floor.
+    /// Only devices on this floor.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub floor: Option<String>,
-    /// Devices in which room.
+    /// Only devices in this room.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub room: Option<String>,
-    /// Which device.
+    /// Only this device.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub device: Option<String>,
     /// Greater values raise an alert.
@@ -107,13 +107,13 @@ pub struct ThresholdRule {
     pub below: Limit,
 }
 
-/// A text that is there: what is empty by mistake must not mean everybody.
+/// A condition that is present but empty is an error: it must not match all devices.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
 
 impl ThresholdRule {
-    /// What it says of devices, with the names of the settings.
+    /// Its conditions, with the names of their settings.
     #[must_use]
     pub fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
         [
@@ -127,19 +127,19 @@ impl ThresholdRule {
     }
 }
 
-/// Limits by the name of their sensor.
+/// The limits of sensors in the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LimitRules(HashMap<String, OfSensor>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct OfSensor {
     usual: Limits,
-    /// Those that say most of a device first, and of equals the later.
+    /// Rules with most conditions first; of equals the later.
     rules: Vec<ThresholdRule>,
 }
 
 impl LimitRules {
-    /// The limits of the catalogue, and rules for some devices.
+    /// The limits of the catalogue and the rules for some devices.
     #[must_use]
     pub fn new(catalogue: &Catalogue, rules: &[ThresholdRule]) -> Self {
         let of_sensor = catalogue.all().iter().map(|known| {
@@ -148,27 +148,27 @@ impl LimitRules {
                 .rev()
                 .filter(|rule| *rule.sensor == *known.name);
             let mut rules: Vec<_> = rules.cloned().collect();
-            let said = |rule: &ThresholdRule| {
-                let conditions = rule.conditions().into_iter();
-                conditions.filter(|(_, value)| value.is_some()).count()
+            let conditions = |rule: &ThresholdRule| {
+                let all = rule.conditions().into_iter();
+                all.filter(|(_, value)| value.is_some()).count()
             };
-            // Stable: of equals the later stays first.
-            rules.sort_by_key(|rule| Reverse(said(rule)));
+            // The sort is stable: of equals the later stays first.
+            rules.sort_by_key(|rule| Reverse(conditions(rule)));
             let usual = known.limits;
             (known.name.to_string(), OfSensor { usual, rules })
         });
         Self(of_sensor.collect())
     }
 
-    /// The limits of that sensor of a device that is there.
+    /// The limits of a device's sensor while the device is at `place`.
     pub(crate) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
         let Some(OfSensor { usual, rules }) = self.0.get(sensor) else {
             return Limits::NONE;
         };
         let first = |side: fn(&ThresholdRule) -> Limit| {
             let matching = rules.iter().filter(|rule| matches(rule, key, place));
-            let mut said = matching.map(side).filter(|limit| *limit != Limit::Unset);
-            said.next().unwrap_or_default()
+            let mut set = matching.map(side).filter(|limit| !limit.is_unset());
+            set.next().unwrap_or_default()
         };
         Limits {
             above: first(|rule| rule.above).or(usual.above, Limits::NONE.above),
@@ -177,7 +177,7 @@ impl LimitRules {
     }
 }
 
-/// Whether all that the rule says is true of the device.
+/// Whether all conditions of the rule are true.
 fn matches(rule: &ThresholdRule, key: &DeviceKey, place: Option<&Place>) -> bool {
     let wanted = [
         (&rule.tenant, Some(&key.tenant)),
@@ -227,7 +227,7 @@ mod tests {
     const NO: f64 = f64::NEG_INFINITY;
 
     #[test]
-    fn a_rule_is_for_devices_of_which_all_is_true_that_it_says() {
+    fn a_rule_matches_when_all_its_conditions_are_true() {
         let rules = [
             rule(|rule| {
                 (rule.tenant, rule.room) = (Some("acme".into()), Some("r1".into()));
@@ -238,11 +238,11 @@ mod tests {
         assert_eq!(find(&rules, "acme", Some("r1")), (30.0, 5.0));
         assert_eq!(find(&rules, "acme", Some("r2")), (40.0, NO));
         assert_eq!(find(&rules, "other", Some("r1")), (40.0, NO));
-        assert_eq!(find(&rules, "acme", None), (50.0, NO), "nobody knows where");
+        assert_eq!(find(&rules, "acme", None), (50.0, NO), "an unknown place");
     }
 
     #[test]
-    fn the_rule_that_says_most_wins_and_of_equals_the_later() {
+    fn the_rule_with_most_conditions_wins_and_of_equals_the_later() {
         let of = |tenant: &str, above| {
             rule(|rule| (rule.tenant, rule.above) = (Some(tenant.into()), above))
         };
@@ -257,7 +257,7 @@ mod tests {
             of("acme", Limit::None),
             all,
         ];
-        // Each side is that of the first rule which says something of it.
+        // Each side comes from the first rule that sets it.
         assert_eq!(find(&rules, "acme", None), (f64::INFINITY, 1.0));
         assert_eq!(find(&rules, "other", None), (90.0, 1.0));
         assert_eq!(find(&rules[1..3], "other", None), (50.0, NO));

@@ -1,56 +1,74 @@
-//! What the consumer tells its clients: the JSON of the REST API and of the
-//! WebSocket. Times are milliseconds since the epoch.
+//! What the fold shows to clients. Serialised, these are the JSON of the REST API, of the
+//! WebSocket and of events. Times are milliseconds since the epoch.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use iot_core::message::Quality;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
-/// Who a device is: the same device id under another tenant is another device.
+use crate::kind::AlertKind;
+
+/// The identity of a device. The same device id of another tenant or project is another
+/// device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct DeviceKey {
+    /// The tenant.
     pub tenant: Arc<str>,
+    /// The tenant's project.
     pub project: Arc<str>,
+    /// The device id in the project.
     pub device: Arc<str>,
 }
 
-/// Place of a device; a part that isn't known is empty.
+/// Place of a device. An unknown part is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Place {
+    /// The building.
     pub building: Arc<str>,
+    /// The floor in the building.
     pub floor: Arc<str>,
+    /// The room on the floor.
     pub room: Arc<str>,
 }
 
 /// Newest value of one sensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Value {
+    /// The number, in `unit`.
     pub value: f64,
+    /// The unit, if it is known.
     pub unit: Option<Arc<str>>,
+    /// What the device says about it.
     pub quality: Quality,
+    /// Event time.
     pub timestamp: i64,
 }
 
 /// Newest values of a device: all of them, or only those that changed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Device {
+    /// The device.
     #[serde(flatten)]
     pub key: DeviceKey,
+    /// Where it is, if it has said so.
     pub location: Option<Arc<Place>>,
+    /// Sequence number of its newest message.
     pub seq: Option<u64>,
+    /// Event time of its newest message.
     pub timestamp: i64,
+    /// The values, by name of the sensor.
     pub readings: Readings,
 }
 
-/// Newest values of sensors, in the order of their names. A device has few: a sorted
-/// list takes a tenth of the memory of a tree.
+/// Newest values of sensors, ordered by name. A device has few: a sorted list takes a
+/// tenth of the memory of a tree.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Readings(Vec<(Arc<str>, Value)>);
 
 impl Readings {
-    /// Takes over what is not older than what is known.
+    /// Replaces what is not newer.
     fn merge(&mut self, newer: Self) {
         for (sensor, value) in newer.0 {
             match self.0.binary_search_by_key(&&*sensor, |(name, _)| name) {
@@ -85,7 +103,7 @@ impl Serialize for Readings {
     }
 }
 
-/// About the bytes that names and numbers take around texts in JSON.
+/// Approximate bytes of JSON around the texts: names, numbers, punctuation.
 const DEVICE_JSON: usize = 160;
 const PLACE_JSON: usize = 40;
 const VALUE_JSON: usize = 100;
@@ -104,7 +122,8 @@ impl Place {
 }
 
 impl Alert {
-    /// About its size in JSON, in bytes.
+    /// Its approximate size as JSON, in bytes.
+    #[must_use]
     pub fn json_size(&self) -> usize {
         let place = self.location.as_ref().map_or(0, |place| place.json_size());
         let texts = self.id.len() + self.sensor.len() + self.message.len();
@@ -113,7 +132,8 @@ impl Alert {
 }
 
 impl Device {
-    /// About its size in JSON, in bytes.
+    /// Its approximate size as JSON, in bytes.
+    #[must_use]
     pub fn json_size(&self) -> usize {
         let place = self.location.as_ref().map_or(0, |place| place.json_size());
         let reading = |(sensor, value): &(Arc<str>, Value)| {
@@ -123,7 +143,7 @@ impl Device {
         DEVICE_JSON + self.key.len() + place + readings
     }
 
-    /// Takes over what is newer in `change`.
+    /// Takes over from `change` what is not older.
     pub fn merge(&mut self, change: Device) {
         if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {
             self.timestamp = change.timestamp;
@@ -137,109 +157,96 @@ impl Device {
 /// Summary of the values of one sensor in `start <= time < end`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WindowSummary {
+    /// The first moment of the window.
     pub start: i64,
+    /// The first moment after the window.
     pub end: i64,
+    /// How many values.
     pub count: u64,
+    /// The least value.
     pub min: f64,
+    /// The greatest value.
     pub max: f64,
+    /// The arithmetic mean.
     pub mean: f64,
-    /// Standard deviation of all values (not of a sample).
+    /// Standard deviation of all values (of the population, not of a sample).
     pub deviation: f64,
+    /// The value with the least event time; of several the first in the log.
     pub first: f64,
+    /// The value with the greatest event time; of several the last in the log.
     pub last: f64,
-    /// Slope of the line of least squares over event time, in units per hour;
-    /// `None` if all values have the same time.
+    /// Slope of the least-squares line over event time, in units per hour; `None` if all
+    /// values have the same time.
     pub slope: Option<f64>,
-    /// Whether the window can't change any more.
+    /// Whether the window can no longer change.
     pub sealed: bool,
 }
 
 /// Windows of a device, by sensor, oldest first.
 pub type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
 
-/// How bad it is.
+/// How severe an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// Beyond what is normal.
     Warning,
+    /// Far beyond.
     Critical,
 }
 
-/// Whether an alert still holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AlertStatus {
-    Raised,
-    Cleared,
-}
-
-/// What kind of detector raised an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum AlertKind {
-    /// Beyond the limit of its sensor.
-    Threshold,
-    /// Far from what the readings before let expect.
-    Spike,
-    /// The same value again and again.
-    Stuck,
-    /// Away from its usual level, little by little.
-    Drift,
-    /// A switch that changes too often.
-    Toggling,
-    /// Of a device, not of a sensor: nothing is heard of it any more.
-    Silence,
-}
-
-impl AlertKind {
-    /// By number.
-    pub const ALL: [Self; 6] = [
-        Self::Threshold,
-        Self::Spike,
-        Self::Stuck,
-        Self::Drift,
-        Self::Toggling,
-        Self::Silence,
-    ];
-    /// Those that are found in the readings of one sensor: the first ones.
-    pub const OF_SENSORS: usize = 5;
-
-    /// Its name in ids and labels.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Threshold => "threshold",
-            Self::Spike => "spike",
-            Self::Stuck => "stuck",
-            Self::Drift => "drift",
-            Self::Toggling => "toggling",
-            Self::Silence => "silence",
+impl Level {
+    pub(crate) fn critical_if(is_critical: bool) -> Self {
+        if is_critical {
+            Self::Critical
+        } else {
+            Self::Warning
         }
     }
 }
 
-/// An alert with everything a client needs to show it.
+/// Whether an alert is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertStatus {
+    /// It is active.
+    Raised,
+    /// It is over.
+    Cleared,
+}
+
+/// An alert, with everything that a client needs to show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alert {
+    /// `topic:partition:offset:sensor:kind`, with the offset of the record that raised it.
+    /// An alert of a device has `tenant/project/device` in place of the sensor.
     pub id: Arc<str>,
+    /// The device.
     #[serde(flatten)]
     pub key: DeviceKey,
+    /// Where the device is, if it has said so.
     pub location: Option<Arc<Place>>,
-    /// Empty if it is the device's.
+    /// The sensor; empty for an alert of the device.
     pub sensor: Arc<str>,
+    /// What it is about.
     pub kind: AlertKind,
+    /// The most severe level since it was raised.
     pub level: Level,
+    /// Whether it is active.
     pub state: AlertStatus,
+    /// The value of the last change.
     pub value: f64,
-    /// Threshold: the limit. Spike: the most (or least) that was expected. Drift:
-    /// the usual level. Stuck, toggling: how many equal readings or changes it takes.
-    /// Silence: how many seconds it takes, of which `value` has passed.
+    /// What the value is compared with. Threshold: the limit. Spike: the most (or least)
+    /// that was expected. Drift: the usual level. Stuck, toggling: how many equal readings
+    /// or changes raise it. Silence: after how many seconds it is raised.
     pub limit: f64,
+    /// The text for people.
     pub message: String,
-    /// Time of the last change.
+    /// Time of the last change. Of a silence it is Kafka's, else the event's.
     pub timestamp: i64,
+    /// When it was raised, in the same time.
     pub raised_at: i64,
-    /// Readings folded into this alert.
+    /// Readings counted into this alert.
     pub count: u64,
 }
 

@@ -1,28 +1,28 @@
-//! Texts that many devices have in common, kept once: less memory, and a comparison
-//! that finds its text in the processor's cache.
+//! Texts that many devices share are kept once. That takes less memory, and a comparison
+//! finds its text in the processor's cache.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// So many are kept before those that nobody has any more are dropped.
+/// Unused texts are dropped when there are more than so many.
 const FEW: usize = 1_000;
 
 /// The texts of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     known: HashSet<Arc<str>>,
-    /// How many were still in use the last time.
+    /// How many were in use when unused ones were last dropped.
     in_use: usize,
 }
 
 impl Names {
-    /// Puts the common copy in the place of `text`.
+    /// Replaces `text` by the shared copy.
     pub(crate) fn share(&mut self, text: &mut Arc<str>) {
         if let Some(known) = self.known.get(text) {
             text.clone_from(known);
             return;
         }
-        // Devices choose some of them: what has passed must not stay.
+        // Devices choose some of the texts: unused ones must not stay.
         if self.known.len() >= FEW.max(2 * self.in_use) {
             self.known.retain(|text| Arc::strong_count(text) > 1);
             self.in_use = self.known.len();
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_are_one() {
+    fn equal_texts_share_one_copy() {
         let mut names = Names::default();
         let [mut one, mut same]: [Arc<str>; 2] = ["celsius".into(), "celsius".into()];
         names.share(&mut one);
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_any_more_goes() {
+    fn unused_texts_are_dropped() {
         let mut names = Names::default();
         let mut kept = Vec::new();
         for number in 0..10 * FEW {

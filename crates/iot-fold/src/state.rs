@@ -1,5 +1,5 @@
-//! The state of a partition: devices with their sensors. `layout.rs` has the
-//! bytes in which a store keeps it.
+//! The state of a device with its sensors. `layout` has the bytes in which a store keeps
+//! it.
 
 use std::sync::Arc;
 
@@ -12,26 +12,23 @@ use crate::names::Names;
 use crate::watch::Heard;
 use crate::window::SensorWindows;
 
-/// Separates the parts of a key; validation lets no control characters in.
-const SEPARATOR: char = '\0';
-
-/// A device as the log has told so far.
+/// What the log has said about a device so far.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeviceState {
     pub(crate) key: DeviceKey,
     pub(crate) place: Option<Arc<Place>>,
     pub(crate) seq: Option<u64>,
     pub(crate) timestamp: i64,
-    /// Newest event time seen; the device's own, so that a clock that is fast
-    /// can't seal the windows of others.
+    /// The greatest event time so far. Each device has its own, so that one clock that is
+    /// ahead cannot seal the windows of other devices.
     pub(crate) watermark: i64,
-    /// Names the rules by which detectors have learnt.
+    /// The version of the rules by which detectors have learnt.
     pub(crate) rules: u32,
     /// In the order of their first readings.
     pub(crate) sensors: Vec<SensorState>,
-    /// Where the partition was at its last message; `None` if that is not known.
+    /// Where the partition was at its last message; `None` if that is unknown.
     pub(crate) heard: Option<Heard>,
-    /// Its last silence. Few devices have one, and others need no room for it.
+    /// Its last silence. It is boxed because few devices have one.
     pub(crate) silence: Option<Box<AlertState>>,
 }
 
@@ -65,33 +62,8 @@ impl DeviceState {
         }
     }
 
-    /// Key of its value: `d`, tenant, project, device.
-    pub(crate) fn store_key(&self) -> String {
-        join('d', &self.key, &[])
-    }
-
-    /// Whose value has that key; `None` if it is none of these.
-    pub(crate) fn of_store_key(name: &str) -> Option<DeviceKey> {
-        let mut parts = name.split(SEPARATOR);
-        let mut next = || parts.next();
-        let ("d", tenant, project, device) = (next()?, next()?, next()?, next()?) else {
-            return None;
-        };
-        next().is_none().then(|| DeviceKey {
-            tenant: tenant.into(),
-            project: project.into(),
-            device: device.into(),
-        })
-    }
-
-    /// Key of the sealed windows of all sensors that begin at `start` and are
-    /// `size` ms long.
-    pub(crate) fn window_key(&self, size: i64, start: i64) -> String {
-        join('w', &self.key, &[&size.to_string(), &start.to_string()])
-    }
-
-    /// Lets detectors start anew if they went by other rules; alerts are over then,
-    /// as nobody is left to clear them.
+    /// Makes detectors start again if they have learnt by other rules. Alerts are over then,
+    /// because nothing would clear them.
     pub(crate) fn go_by(&mut self, rules: u32) {
         if self.rules == rules {
             return;
@@ -105,7 +77,7 @@ impl DeviceState {
         }
     }
 
-    /// Is not watched any more; its silence is over then, as nobody would end it.
+    /// Ends its silence when silence is turned off, because nothing else would.
     pub(crate) fn unwatch(&mut self) {
         self.heard = None;
         if let Some(silence) = &mut self.silence {
@@ -113,7 +85,7 @@ impl DeviceState {
         }
     }
 
-    /// Keeps its texts once for all who have the same.
+    /// Replaces its texts by shared copies.
     pub(crate) fn share(&mut self, names: &mut Names) {
         names.share(&mut self.key.tenant);
         names.share(&mut self.key.project);
@@ -127,7 +99,7 @@ impl DeviceState {
         }
     }
 
-    /// Whether that is another place than the one it was at.
+    /// Sets the place, and returns whether it has changed.
     pub(crate) fn move_to(&mut self, location: &Location<'_>) -> bool {
         let same = self.place.as_ref().is_some_and(|place| {
             *place.building == location.building
@@ -155,7 +127,7 @@ impl DeviceState {
         }
     }
 
-    /// What clients see of an alert; `origin` begins its id.
+    /// What clients see of an alert; its id starts with `origin`.
     pub(crate) fn describe_alert(
         &self,
         sensor: &SensorState,
@@ -166,7 +138,7 @@ impl DeviceState {
         alert.describe(origin, &self.key, self.place.as_ref(), &sensor.name, unit)
     }
 
-    /// What clients see of its last silence, if there was one.
+    /// What clients see of its last silence, if it had one.
     pub(crate) fn describe_silence(&self, origin: &str) -> Option<Alert> {
         let (place, no_sensor) = (self.place.as_ref(), Arc::from(""));
         let silence = self.silence.as_ref();
@@ -189,7 +161,7 @@ impl SensorState {
         }
     }
 
-    /// Keeps its texts once for all who have the same.
+    /// Replaces its texts by shared copies.
     pub(crate) fn share(&mut self, names: &mut Names) {
         names.share(&mut self.name);
         if let Some(unit) = &mut self.unit {
@@ -197,8 +169,8 @@ impl SensorState {
         }
     }
 
-    /// Replaces the newest value, and says whether that changed the unit. What detectors
-    /// have learnt in another unit says nothing of it.
+    /// Replaces the newest value, and returns whether the unit has changed. Detectors start
+    /// again after a change from one unit to another.
     pub(crate) fn take(&mut self, reading: &Reading<'_>) -> bool {
         self.value = reading.value;
         self.quality = reading.quality;
@@ -221,14 +193,4 @@ impl SensorState {
             timestamp: self.timestamp,
         }
     }
-}
-
-fn join(kind: char, key: &DeviceKey, rest: &[&str]) -> String {
-    let mut out = String::from(kind);
-    let names = [&*key.tenant, &*key.project, &*key.device];
-    for part in names.iter().chain(rest) {
-        out.push(SEPARATOR);
-        out.push_str(part);
-    }
-    out
 }

@@ -1,31 +1,31 @@
-//! Which devices have fallen silent, by the log alone: the time of a partition is the
-//! highest that Kafka has recorded in it, and whoever was last heard too long before
-//! that is silent. docs/detection.md explains it.
+//! Finds devices that have fallen silent, from the log alone. The time of a partition is
+//! the highest time of its records; a device whose last message is too long before that is
+//! silent. docs/detection.md explains the details.
 //!
-//! Devices stand in line by their last message, the one that was heard longest ago at
-//! the front. So a record costs the same however many devices there are: one goes to the
-//! end of the line, and only the front is looked at.
+//! Devices form a queue ordered by their last message, the oldest at the front. A record
+//! therefore costs the same for any number of devices: its device moves to the end, and
+//! only the front is checked.
 
 use crate::alert::{AlertState, Moment};
 use crate::state::DeviceState;
 
-/// Not a place in the line.
+/// Not a number of a device.
 const NONE: usize = usize::MAX;
 
-/// Where a partition was at the last message of a device. It is stored with the device,
-/// so that the line and the time of a partition follow from its devices alone.
+/// Where a partition was at the last message of a device. It is stored with the device, so
+/// that the queue and the time of a partition follow from its devices alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Heard {
     /// Offset of the message.
     pub(crate) offset: i64,
-    /// The highest time of a record so far, milliseconds since the epoch.
+    /// The highest time of a record so far, in milliseconds since the epoch.
     pub(crate) recorded: i64,
-    /// The same without most of the time in which nobody was heard, which tells nothing
-    /// of a single device.
+    /// The same without most of the time in which no device sent anything: such a gap says
+    /// nothing about a single device.
     pub(crate) clock: i64,
 }
 
-/// A device in the line, and who stands before and behind it.
+/// A device in the queue, with its neighbours.
 #[derive(Debug, Clone, Copy)]
 struct Link {
     before: usize,
@@ -33,12 +33,12 @@ struct Link {
     clock: i64,
 }
 
-/// The devices that were heard and are not silent, in line.
+/// The queue of the devices that have sent messages and are not silent.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// How long a device may be silent, in milliseconds; `None` if that doesn't matter.
+    /// How long a device may be silent, in milliseconds; `None` turns this off.
     patience: Option<i64>,
-    /// At the newest record that has a time, or after it.
+    /// At the newest record; `None` until a record has a time.
     now: Option<Heard>,
     front: usize,
     end: usize,
@@ -47,8 +47,8 @@ pub(crate) struct Watch {
 }
 
 impl Heard {
-    /// After the next record. Nobody was heard in between: a step of the clock is no
-    /// longer than `most`.
+    /// After the next record. No device sent anything in between, so the clock advances by
+    /// at most `most`.
     fn next(self, offset: i64, recorded: Option<i64>, most: i64) -> Self {
         let newest = recorded.map_or(self.recorded, |at| at.max(self.recorded));
         let step = newest.saturating_sub(self.recorded).min(most);
@@ -59,7 +59,7 @@ impl Heard {
         }
     }
 
-    /// Now, and how many seconds ago a device was heard.
+    /// The present moment, with the seconds since the last message of a device as its value.
     pub(crate) fn moment(self, last: Self) -> Moment {
         Moment {
             offset: self.offset,
@@ -68,7 +68,7 @@ impl Heard {
         }
     }
 
-    /// Seconds of the log from then to `now`.
+    /// Seconds from then to `now`, in the time of the log.
     fn seconds_until(self, now: Self) -> f64 {
         now.recorded.saturating_sub(self.recorded) as f64 / 1_000.0
     }
@@ -85,7 +85,7 @@ impl Watch {
         }
     }
 
-    /// Lets devices that were stored stand in line as they did.
+    /// Rebuilds the queue from stored devices.
     pub(crate) fn restore<'d>(&mut self, devices: impl Iterator<Item = &'d DeviceState>) {
         let mut heard: Vec<_> = devices
             .enumerate()
@@ -100,8 +100,8 @@ impl Watch {
         }
     }
 
-    /// Moves the time on, and a device to the end of the line. `None` if nobody is
-    /// watched, or no record had a time yet.
+    /// Advances the time and moves a device to the end of the queue. `None` if this is
+    /// turned off, or no record had a time yet.
     pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
         let most = self.patience? / 2;
         let now = match self.now {
@@ -118,7 +118,7 @@ impl Watch {
         Some(now)
     }
 
-    /// Takes the front out of the line if it has been silent for too long.
+    /// Removes the device at the front if it is silent.
     pub(crate) fn next_silent(&mut self) -> Option<(usize, Heard)> {
         let (patience, now, front) = (self.patience?, self.now?, self.front);
         let link = (*self.links.get(front)?)?;
@@ -145,7 +145,7 @@ impl Watch {
         });
     }
 
-    /// Does nothing if it is not in the line.
+    /// Does nothing if the device is not in the queue.
     fn leave(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at).and_then(Option::take) else {
             return;

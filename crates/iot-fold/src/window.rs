@@ -1,11 +1,12 @@
-//! Tumbling windows of one sensor by event time, of several lengths at once.
+//! Tumbling windows of one sensor over event time, of several lengths at once.
 
 use crate::model::WindowSummary;
 
 /// Milliseconds in an hour.
 const HOUR: f64 = 3_600_000.0;
 
-/// How windows are cut, in milliseconds of event time.
+/// Lengths of windows and how long they take values and are kept, in milliseconds of
+/// event time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowRules {
     /// Lengths, shortest first; each is below 2^32.
@@ -28,14 +29,13 @@ impl WindowRules {
         }
     }
 
-    /// How long a sealed window is kept, from the Kafka time of the record that
-    /// sealed it.
+    /// How long a sealed window is kept, from the Kafka time of the record that sealed it.
     pub(crate) fn retention(&self, size: i64) -> i64 {
         size.saturating_mul(self.keep)
     }
 
-    /// Begins of the windows that are sealed at `watermark` and not older than the
-    /// retention, newest first.
+    /// Starts of the windows that are sealed at `watermark` and within the retention, newest
+    /// first.
     pub(crate) fn sealed_starts(
         &self,
         size: i64,
@@ -55,33 +55,33 @@ impl WindowRules {
     }
 }
 
-/// Begin of the window of that size that `timestamp` belongs to.
+/// Start of the window of that size that contains `timestamp`.
 fn start(size: i64, timestamp: i64) -> i64 {
     timestamp.div_euclid(size).saturating_mul(size)
 }
 
-/// Count, extremes, mean, variance and slope of what came so far.
+/// Running count, extremes, mean, variance and slope of the values in a window.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Window {
-    /// Length in milliseconds.
+pub struct Window {
+    /// Length, in milliseconds.
     pub(crate) size: u32,
     pub(crate) start: i64,
     pub(crate) count: u64,
     pub(crate) min: f64,
     pub(crate) max: f64,
     pub(crate) mean: f64,
-    /// Sum of squared distances to the mean, kept by Welford's recurrence
-    /// (Technometrics 4, 1962), which loses no digits where a sum of squares does.
+    /// Sum of squared distances to the mean, by Welford's recurrence (Technometrics 4,
+    /// 1962), which keeps the digits that a sum of squares loses.
     pub(crate) squares: f64,
     pub(crate) first: f64,
     pub(crate) last: f64,
     /// Times of `first` and `last`, in milliseconds since `start`.
     pub(crate) first_at: u32,
     pub(crate) last_at: u32,
-    /// Mean of the times in milliseconds since `start`: small numbers, and exact.
+    /// Mean of the times, in milliseconds since `start`: small numbers lose no digits.
     pub(crate) time_mean: f64,
-    /// The same recurrence for times, and for the products of both distances
-    /// (Pebay, SAND2008-6212, 2008).
+    /// The same recurrence for times, and for the products of both distances (Pébay,
+    /// SAND2008-6212, 2008).
     pub(crate) time_squares: f64,
     pub(crate) products: f64,
 }
@@ -133,14 +133,15 @@ impl Window {
         self.start.saturating_add(i64::from(self.size))
     }
 
-    /// Slope of the line of least squares through the values over event time, in
-    /// units per hour; `None` if all have the same time.
+    /// Slope of the least-squares line through the values over event time, in units per
+    /// hour; `None` if all have the same time.
     pub(crate) fn slope(&self) -> Option<f64> {
         (self.time_squares > 0.0).then(|| self.products / self.time_squares * HOUR)
     }
 
     /// What clients see of it.
-    pub(crate) fn summary(&self, sealed: bool) -> WindowSummary {
+    #[must_use]
+    pub fn summary(&self, sealed: bool) -> WindowSummary {
         WindowSummary {
             start: self.start,
             end: self.end(),
@@ -162,24 +163,25 @@ pub(crate) fn deviation(count: u64, squares: f64) -> f64 {
     (squares / count as f64).sqrt()
 }
 
-/// Milliseconds from the begin of a window, which is at most 2^32 long.
+/// Milliseconds since the start of a window, which is at most 2^32 long.
 fn since(start: i64, timestamp: i64) -> u32 {
     u32::try_from(timestamp.saturating_sub(start)).unwrap_or(u32::MAX)
 }
 
-/// The open windows of a sensor, by length and begin. Sealed ones are the store's.
+/// The open windows of a sensor, ordered by length and start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct SensorWindows {
     pub(crate) open: Vec<Window>,
 }
 
-/// What became of a value in a window.
+/// What happened to a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Added {
+    /// It was counted into an open window.
     Counted,
-    /// It is the first in a window that is sealed at this watermark.
+    /// It opened a window, which is sealed at this watermark.
     Opened(i64),
-    /// Its window is sealed already.
+    /// Its window is already sealed.
     Late,
 }
 
@@ -207,7 +209,7 @@ impl SensorWindows {
             }
             Err(at) => {
                 let window = Window::new(size, start, timestamp, value);
-                // As many as are open at most: by itself the list would keep room for eight.
+                // Without this the list would reserve room for eight.
                 self.open.reserve_exact(1);
                 self.open.insert(at, window);
                 Added::Opened(seals_at)
@@ -215,8 +217,7 @@ impl SensorWindows {
         }
     }
 
-    /// Takes out every window whose time is over at `watermark`: by length, then
-    /// oldest first.
+    /// Removes the windows that are sealed at `watermark`, ordered by length, then by start.
     pub(crate) fn seal(
         &mut self,
         rules: &WindowRules,

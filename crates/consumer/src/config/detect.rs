@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use iot_fold::{
-    AlertKind, DetectRules, Detection, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig,
-    TogglingConfig,
+use iot_fold::AlertKind;
+use iot_fold::detect::{
+    DetectRules, Detection, DriftConfig, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
 };
 use iot_service::config::{HumanDuration, Problems};
 use serde::{Deserialize, Serialize};
@@ -59,71 +59,48 @@ impl SilenceConfig {
 }
 
 impl DetectConfig {
-    /// What detectors go by.
+    /// The rules of detectors.
     pub(crate) fn rules(&self) -> DetectRules {
-        DetectRules::new(Detection {
+        DetectRules::new(self.detection())
+    }
+
+    /// The settings without those of silence, which the fold has apart.
+    fn detection(&self) -> Detection {
+        Detection {
             threshold: self.threshold.clone(),
             spike: self.spike.clone(),
             stuck: self.stuck.clone(),
             drift: self.drift.clone(),
             toggling: self.toggling.clone(),
             off: self.off.clone(),
-        })
+        }
     }
 
     pub(crate) fn validate(&self, problems: &mut Problems) {
-        let mut check = |valid: bool, path: &str, text: &str| {
-            if !valid {
-                problems.add(path, text);
-            }
-        };
-        check(
-            self.silence.after.as_secs() >= 1,
-            "detect.silence.after",
-            "must be at least 1s",
-        );
-        let mut off = self.off.values().flatten();
-        check(
-            off.all(|kind| *kind != AlertKind::Silence),
-            "detect.off",
-            "silence is of devices, not of a sensor: use detect.silence.enabled",
-        );
-        let weight = |weight: f64| weight > 0.0 && weight <= 1.0;
-        let share = |share: f64| (0.0..=1.0).contains(&share);
-        let positive = |number: f64| number > 0.0 && number.is_finite();
-        let (spike, drift) = (&self.spike, &self.drift);
-        const WEIGHT: &str = "must be above 0 and at most 1";
-        const SHARE: &str = "must be between 0 and 1";
-        const POSITIVE: &str = "must be above 0";
-        check(share(self.threshold.band), "detect.threshold.band", SHARE);
-        check(weight(spike.weight), "detect.spike.weight", WEIGHT);
-        check(positive(spike.limit), "detect.spike.limit", POSITIVE);
-        check(
-            (1..=255).contains(&spike.settle),
-            "detect.spike.settle",
-            "must be 1 to 255",
-        );
-        check(share(self.stuck.varies), "detect.stuck.varies", SHARE);
-        check(
-            self.stuck.readings >= 2,
-            "detect.stuck.readings",
-            "must be at least 2",
-        );
-        check(weight(drift.weight), "detect.drift.weight", WEIGHT);
-        check(positive(drift.slack), "detect.drift.slack", POSITIVE);
-        check(positive(drift.limit), "detect.drift.limit", POSITIVE);
-        let TogglingConfig {
-            changes, readings, ..
-        } = self.toggling;
-        check(
-            (2..=32).contains(&readings),
-            "detect.toggling.readings",
-            "must be 2 to 32",
-        );
-        check(
-            (1..=readings).contains(&changes),
-            "detect.toggling.changes",
-            "must be at least 1 and at most detect.toggling.readings",
-        );
+        if self.silence.after.as_secs() < 1 {
+            problems.add("detect.silence.after", "must be at least 1s");
+        }
+        if self.off.values().flatten().any(|kind| kind.is_of_device()) {
+            problems.add(
+                "detect.off",
+                "silence is of devices, not of a sensor: use detect.silence.enabled",
+            );
+        }
+        for (path, must_be) in self.detection().problems() {
+            problems.add(format!("detect.{path}"), must_be);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_silence_are_no_rules_of_detectors() {
+        let mut config = DetectConfig::default();
+        let rules = config.rules();
+        config.silence.enabled = false;
+        assert_eq!(config.rules(), rules);
     }
 }

@@ -191,6 +191,7 @@ impl<'k> Waiting<'k> {
 
 #[cfg(test)]
 mod tests {
+    use iot_fold::Changes;
     use iot_service::health::Health;
     use prometheus::Registry;
 
@@ -217,7 +218,7 @@ mod tests {
             partition: ("device-data", 0),
             from: None,
             to: 1,
-            changes: &[],
+            changes: &Changes::default(),
         };
         let stopping = async {
             while metrics.store_errors(Trouble::Unreachable) < 3 {

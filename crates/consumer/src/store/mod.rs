@@ -11,7 +11,7 @@ mod url;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use iot_fold::Change;
+use iot_fold::Changes;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
 use redis::Redis;
@@ -26,7 +26,7 @@ pub(crate) struct Step<'a> {
     pub(crate) from: Option<i64>,
     /// The offset that is stored afterwards.
     pub(crate) to: i64,
-    pub(crate) changes: &'a [Change],
+    pub(crate) changes: &'a Changes,
 }
 
 /// What a store holds of a partition, without its sealed windows.
@@ -235,4 +235,26 @@ fn now() -> i64 {
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use iot_fold::{DeviceKey, Sealed};
+
+    /// Sealed windows without any sensor. Their start tells devices apart, so that each has
+    /// a value of its own.
+    pub(crate) fn sealed(device: &str, expires: i64) -> Sealed {
+        let start = device.bytes().map(i64::from).sum::<i64>();
+        Sealed {
+            key: DeviceKey {
+                tenant: "t".into(),
+                project: "p".into(),
+                device: device.into(),
+            },
+            size: 60_000,
+            start,
+            expires,
+            sensors: Vec::new(),
+        }
+    }
 }

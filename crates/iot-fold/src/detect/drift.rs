@@ -1,9 +1,9 @@
-//! Little by little away from the usual level: a two-sided CUSUM (Page, Biometrika
-//! 41, 1954) of the standardised distances to a slow average.
+//! Away from the usual level, little by little: a two-sided CUSUM (Page, Biometrika 41,
+//! 1954) of the standardised distances to a slow average.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Verdict};
+use super::{Check, Finding, Verdict};
 use crate::model::Level;
 
 /// Section `detect.drift`.
@@ -14,9 +14,9 @@ pub struct DriftConfig {
     pub enabled: bool,
     /// Weight of the newest reading in the usual level.
     pub weight: f64,
-    /// Deviations that a reading may be away at no charge: k of the CUSUM.
+    /// Deviations from the level that are not summed up: k of the CUSUM.
     pub slack: f64,
-    /// Sum of what is above, in deviations: h of the CUSUM.
+    /// The sum, in deviations, that raises an alert: h of the CUSUM.
     pub limit: f64,
     /// Readings to learn from before the first alert.
     pub warm_up: u32,
@@ -34,20 +34,30 @@ impl Default for DriftConfig {
     }
 }
 
-/// One reading counts at most so many deviations: a spike is no drift.
+impl DriftConfig {
+    pub(super) fn checks(&self) -> [Check; 3] {
+        [
+            Check::weight("drift.weight", self.weight),
+            Check::positive("drift.slack", self.slack),
+            Check::positive("drift.limit", self.limit),
+        ]
+    }
+}
+
+/// A reading counts as at most so many deviations, so that a spike is no drift.
 const MOST: f64 = 4.0;
-/// Sums end at so many times the limit, so that they come back in time.
+/// A sum grows to at most so many times the limit, so that it falls again in time.
 const END: f64 = 2.0;
-/// An alert is over below this share of the limit.
+/// An alert is cleared below this share of the limit.
 const OVER: f64 = 0.5;
 
-/// What was learnt from the readings before.
+/// What was learnt from the previous readings.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Drift {
     /// The usual level.
     pub(crate) mean: f64,
     pub(crate) variance: f64,
-    /// How far readings were above and below it of late, in deviations.
+    /// The two sums: how far recent readings were above and below the level, in deviations.
     pub(crate) up: f64,
     pub(crate) down: f64,
 }
@@ -60,8 +70,8 @@ impl Drift {
         }
     }
 
-    /// `number` counts the readings so far, this one included, which is not the
-    /// first; `step` is the smallest change there ever was.
+    /// `number` counts the readings so far with this one, which is not the first; `step`
+    /// is the smallest change so far.
     pub(super) fn look(
         &mut self,
         rules: &DriftConfig,
@@ -79,7 +89,7 @@ impl Drift {
         }
         let deviation = self.variance.sqrt().max(step);
         if deviation == 0.0 {
-            // Never anything but the same value.
+            // The sensor has only had one value.
             return Verdict::Normal;
         }
         let away = (error / deviation).clamp(-MOST, MOST);
@@ -90,13 +100,9 @@ impl Drift {
         let held = away * deviation;
         self.mean += weight * held;
         if sum > rules.limit {
-            // What drifts says nothing of how widely readings scatter.
+            // Drifting readings say nothing about the normal variance.
             return Verdict::Beyond(Finding {
-                level: if sum >= end {
-                    Level::Critical
-                } else {
-                    Level::Warning
-                },
+                level: Level::critical_if(sum >= end),
                 limit: self.mean,
                 above: self.up > self.down,
             });

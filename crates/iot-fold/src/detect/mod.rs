@@ -1,6 +1,6 @@
-//! Detectors: each looks at the readings of one sensor in the order of their time
-//! and says of every reading whether it is as it should be. They are pure, and
-//! their state is part of the sensor's. docs/detection.md explains them.
+//! Detectors. Each looks at the readings of one sensor, in the order of their time, and
+//! decides for every reading whether it is normal. What a detector has learnt is part of
+//! the sensor's state. docs/detection.md explains the methods.
 
 mod drift;
 mod rules;
@@ -13,11 +13,16 @@ mod tests;
 pub(crate) mod threshold;
 mod toggling;
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Limits;
-use crate::model::{AlertKind, Level};
+use crate::kind::AlertKind;
+use crate::model::Level;
 pub(crate) use drift::Drift;
 pub use drift::DriftConfig;
-pub use rules::{DetectRules, Detection};
+pub use rules::DetectRules;
 pub(crate) use spike::Spike;
 pub use spike::SpikeConfig;
 pub(crate) use stuck::Stuck;
@@ -26,24 +31,101 @@ pub use threshold::ThresholdConfig;
 pub(crate) use toggling::Toggling;
 pub use toggling::TogglingConfig;
 
-/// Changes whenever detectors come to learn or find something else.
+/// Part of what names the rules: to be increased whenever detectors learn or decide
+/// differently.
 const LAYOUT: u32 = 2;
-/// So many different values make a sensor one with many.
+/// A sensor with so many different values has many.
 const MANY: u8 = 3;
 
-/// What a detector says of a reading.
+/// The settings of all detectors. Their names and order are part of what names the rules:
+/// another name or order makes detectors start again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detection {
+    /// Beyond a limit of the sensor.
+    pub threshold: ThresholdConfig,
+    /// Far from what the previous readings predict.
+    pub spike: SpikeConfig,
+    /// The same value again and again.
+    pub stuck: StuckConfig,
+    /// Away from the usual level, little by little.
+    pub drift: DriftConfig,
+    /// A switch that changes too often.
+    pub toggling: TogglingConfig,
+    /// Kinds that are off for single sensors, by name of the sensor.
+    pub off: BTreeMap<String, Vec<AlertKind>>,
+}
+
+impl Detection {
+    fn enabled(&self) -> Kinds {
+        let kinds = [
+            (AlertKind::Threshold, self.threshold.enabled),
+            (AlertKind::Spike, self.spike.enabled),
+            (AlertKind::Stuck, self.stuck.enabled),
+            (AlertKind::Drift, self.drift.enabled),
+            (AlertKind::Toggling, self.toggling.enabled),
+        ];
+        let enabled = kinds.into_iter().filter(|(_, enabled)| *enabled);
+        enabled.map(|(kind, _)| kind).collect()
+    }
+
+    /// The settings that are out of range: their paths, such as `spike.weight`, and what
+    /// they must be.
+    pub fn problems(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let checks = self.threshold.checks().into_iter();
+        let checks = checks.chain(self.spike.checks()).chain(self.stuck.checks());
+        let checks = checks.chain(self.drift.checks());
+        let checks = checks.chain(self.toggling.checks());
+        checks.filter_map(|check| (!check.is_valid).then_some((check.path, check.must_be)))
+    }
+}
+
+/// A setting, and what it must be.
+struct Check {
+    path: &'static str,
+    is_valid: bool,
+    must_be: &'static str,
+}
+
+impl Check {
+    fn new(path: &'static str, is_valid: bool, must_be: &'static str) -> Self {
+        Self {
+            path,
+            is_valid,
+            must_be,
+        }
+    }
+
+    /// A weight of the newest reading in an average.
+    fn weight(path: &'static str, weight: f64) -> Self {
+        let is_valid = weight > 0.0 && weight <= 1.0;
+        Self::new(path, is_valid, "must be above 0 and at most 1")
+    }
+
+    fn share(path: &'static str, share: f64) -> Self {
+        let is_valid = (0.0..=1.0).contains(&share);
+        Self::new(path, is_valid, "must be between 0 and 1")
+    }
+
+    fn positive(path: &'static str, number: f64) -> Self {
+        let is_valid = number > 0.0 && number.is_finite();
+        Self::new(path, is_valid, "must be above 0")
+    }
+}
+
+/// What a detector decides about a reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Verdict {
-    /// It is as it should be: an alert is over.
+    /// It is normal: an active alert is over.
     Normal,
-    /// Too near to the limit to raise an alert, or to clear one.
+    /// It is too close to the limit to raise an alert or to clear one.
     Near,
-    /// It is not as it should be.
+    /// It is beyond what is normal.
     Beyond(Finding),
 }
 
 impl Verdict {
-    /// Whether it is beyond the limit on the other side than that one.
+    /// Whether it is beyond the limit on the side opposite to `side`.
     pub(crate) fn is_beyond_other(self, side: Option<bool>) -> bool {
         match self {
             Self::Beyond(finding) => side.is_some_and(|above| above != finding.above),
@@ -56,9 +138,9 @@ impl Verdict {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
-    /// What it is measured by; what that is depends on the kind of the alert.
+    /// What the value is compared with: see [`Alert::limit`](crate::Alert::limit).
     pub(crate) limit: f64,
-    /// On which side of the limit.
+    /// Whether the value is above the limit.
     pub(crate) above: bool,
 }
 
@@ -79,19 +161,19 @@ impl FromIterator<AlertKind> for Kinds {
     }
 }
 
-/// What detectors have learnt of a sensor. Two-valued sensors can toggle; the
-/// others can be stuck, drift and have spikes.
+/// What detectors have learnt about a sensor. Only sensors of two values can toggle; only
+/// the others can be stuck, drift and have spikes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Detectors {
     /// Readings so far.
     pub(crate) readings: u32,
     /// Different values so far: 1, 2, or 3 for many.
     pub(crate) values: u8,
-    /// The newest value, and the other one of two.
+    /// The newest value, and the previous different one.
     pub(crate) last: f64,
     pub(crate) other: f64,
-    /// The smallest change so far, 0 before the first: about the resolution of the
-    /// sensor.
+    /// The smallest change so far, 0 before the first: an estimate of the sensor's
+    /// resolution.
     pub(crate) step: f64,
     pub(crate) spike: Spike,
     pub(crate) stuck: Stuck,
@@ -116,16 +198,16 @@ impl Default for Detectors {
 }
 
 impl Detectors {
-    /// Looks at the next reading; the verdicts are by number of the kind. With the
-    /// limits comes the side on which an alert of theirs is active.
+    /// Looks at the next reading. The verdicts are indexed by the number of their kind;
+    /// `side` is the side of the limits on which an alert is active.
     pub(crate) fn look(
         &mut self,
         rules: &DetectRules,
         kinds: Kinds,
         (limits, side): (Limits, Option<bool>),
         value: f64,
-    ) -> [Verdict; AlertKind::OF_SENSORS] {
-        let mut verdicts = [Verdict::Normal; AlertKind::OF_SENSORS];
+    ) -> [Verdict; AlertKind::ALL.len()] {
+        let mut verdicts = [Verdict::Normal; AlertKind::ALL.len()];
         let mut set = |kind: AlertKind, verdict| verdicts[kind as usize] = verdict;
         let config = &rules.config;
         if kinds.has(AlertKind::Threshold) {
@@ -147,7 +229,7 @@ impl Detectors {
             let verdict = self.toggling.look(&config.toggling, same);
             set(AlertKind::Toggling, verdict);
         }
-        // A sensor of two values learns too: it may turn out to have more.
+        // These learn from a sensor of two values too, which may turn out to have more.
         let many = self.values >= MANY;
         let of_many = |verdict| if many { verdict } else { Verdict::Normal };
         if kinds.has(AlertKind::Spike) {

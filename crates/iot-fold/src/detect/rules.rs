@@ -1,65 +1,34 @@
-//! What detectors go by.
-
-use std::collections::BTreeMap;
+//! The rules of detectors, and the number that names them.
 
 use iot_core::partition::fnv1a_32;
-use serde::{Deserialize, Serialize};
 
-use super::{
-    DriftConfig, Kinds, LAYOUT, SpikeConfig, StuckConfig, ThresholdConfig, TogglingConfig,
-};
-use crate::model::AlertKind;
+use super::{Detection, Kinds, LAYOUT};
+use crate::kind::AlertKind;
 
-/// The settings of detectors. The names and their order are part of what names the rules.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Detection {
-    /// Beyond a limit of the sensor.
-    pub threshold: ThresholdConfig,
-    /// Far from what the readings before let expect.
-    pub spike: SpikeConfig,
-    /// The same value again and again.
-    pub stuck: StuckConfig,
-    /// Away from the usual level, little by little.
-    pub drift: DriftConfig,
-    /// A switch that changes too often.
-    pub toggling: TogglingConfig,
-    /// Kinds that are not looked for, by name of the sensor.
-    pub off: BTreeMap<String, Vec<AlertKind>>,
-}
-
-/// What detectors go by, and which rules these are.
+/// The rules of detectors, made of their settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectRules {
     pub(super) config: Detection,
     enabled: Kinds,
-    /// Names the rules. State that was made by others is not gone on with.
+    /// Names the rules. It is stored with each device: detectors start again where it is
+    /// another one.
     pub(crate) version: u32,
 }
 
 impl DetectRules {
-    /// Rules made of these settings.
+    /// The rules of these settings.
     #[must_use]
     pub fn new(config: Detection) -> Self {
-        let enabled = [
-            (AlertKind::Threshold, config.threshold.enabled),
-            (AlertKind::Spike, config.spike.enabled),
-            (AlertKind::Stuck, config.stuck.enabled),
-            (AlertKind::Drift, config.drift.enabled),
-            (AlertKind::Toggling, config.toggling.enabled),
-        ];
-        let enabled = enabled.into_iter().filter(|(_, enabled)| *enabled);
-        // Numbers and texts are always JSON.
-        let text = serde_json::to_string(&config);
-        let text = text.unwrap_or_default();
+        // Numbers and texts can always be written as JSON.
+        let text = serde_json::to_string(&config).unwrap_or_default();
         Self {
-            enabled: enabled.map(|(kind, _)| kind).collect(),
+            enabled: config.enabled(),
             version: fnv1a_32(&[&LAYOUT.to_le_bytes(), text.as_bytes()].concat()),
             config,
         }
     }
 
-    /// What is looked for in a sensor.
+    /// The kinds that are enabled for a sensor.
     pub(crate) fn kinds(&self, sensor: &str) -> Kinds {
         let off = self.config.off.get(sensor).map_or(&[][..], |off| off);
         let kinds = AlertKind::ALL.into_iter();

@@ -1,10 +1,10 @@
-//! A reading far from what the ones before let expect: the z-score of the error of
-//! a forecast by an exponentially weighted moving average (Roberts, Technometrics
-//! 1, 1959).
+//! A reading far from what the previous ones predict: the z-score of the error of a
+//! forecast, which is an exponentially weighted moving average (Roberts, Technometrics 1,
+//! 1959).
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Verdict};
+use super::{Check, Finding, Verdict};
 use crate::model::Level;
 
 /// Section `detect.spike`.
@@ -19,7 +19,7 @@ pub struct SpikeConfig {
     pub limit: f64,
     /// Readings to learn from before the first alert.
     pub warm_up: u32,
-    /// After so many in a row a new level is accepted.
+    /// So many in a row are a new level and no spike.
     pub settle: u32,
 }
 
@@ -35,13 +35,27 @@ impl Default for SpikeConfig {
     }
 }
 
-/// Weight of the newest squared error in the variance: a hundred readings or so
-/// make a variance that is good to a seventh.
+impl SpikeConfig {
+    pub(super) fn checks(&self) -> [Check; 3] {
+        [
+            Check::weight("spike.weight", self.weight),
+            Check::positive("spike.limit", self.limit),
+            Check::new(
+                "spike.settle",
+                (1..=255).contains(&self.settle),
+                "must be 1 to 255",
+            ),
+        ]
+    }
+}
+
+/// Weight of the newest squared error in the variance: about a hundred readings make a
+/// variance that is accurate to a seventh.
 const VARIANCE_WEIGHT: f64 = 0.02;
-/// So many times the limit away, a spike is critical.
+/// A spike is critical at so many times the limit.
 const CRITICAL: f64 = 2.0;
 
-/// What was learnt from the readings before.
+/// What was learnt from the previous readings.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Spike {
     /// The forecast.
@@ -60,8 +74,8 @@ impl Spike {
         }
     }
 
-    /// `number` counts the readings so far, this one included, which is not the
-    /// first; `step` is the smallest change there ever was.
+    /// `number` counts the readings so far with this one, which is not the first; `step`
+    /// is the smallest change so far.
     pub(super) fn look(
         &mut self,
         rules: &SpikeConfig,
@@ -70,7 +84,7 @@ impl Spike {
         value: f64,
     ) -> Verdict {
         let error = value - self.mean;
-        // No forecast is better than the sensor's resolution.
+        // No forecast is more accurate than the resolution of the sensor.
         let variance = self.variance.max(step * step);
         let limit = rules.limit * rules.limit * variance;
         let square = error * error;
@@ -80,21 +94,17 @@ impl Spike {
                 let above = error > 0.0;
                 let room = if above { limit.sqrt() } else { -limit.sqrt() };
                 return Verdict::Beyond(Finding {
-                    level: if square > CRITICAL * CRITICAL * limit {
-                        Level::Critical
-                    } else {
-                        Level::Warning
-                    },
+                    level: Level::critical_if(square > CRITICAL * CRITICAL * limit),
                     limit: self.mean + room,
                     above,
                 });
             }
-            // No spike but a new level: nothing is known of the way there.
+            // A new level: the readings on the way there say nothing about its variance.
             (self.mean, self.beyond) = (value, 0);
             return Verdict::Normal;
         }
         self.beyond = 0;
-        // The first readings count alike, as in a plain mean.
+        // The first readings have equal weights, as in a plain mean.
         let alike = 1.0 / f64::from(number);
         self.mean += rules.weight.max(alike) * error;
         let alike = 1.0 / f64::from(number - 1);

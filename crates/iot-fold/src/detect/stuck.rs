@@ -1,9 +1,9 @@
-//! The same value again and again, from a sensor that normally varies: what that
-//! means is learnt from the sensor itself.
+//! The same value again and again, from a sensor that normally varies. What is normal is
+//! learnt from the sensor itself.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Verdict};
+use super::{Check, Finding, Verdict};
 use crate::model::Level;
 
 /// Section `detect.stuck`.
@@ -14,7 +14,7 @@ pub struct StuckConfig {
     pub enabled: bool,
     /// Equal readings in a row, at least.
     pub readings: u32,
-    /// Share of readings that differ from the one before, for a sensor that varies.
+    /// A sensor varies when at least this share of its readings differ from the one before.
     pub varies: f64,
     /// Readings to learn from before the first alert.
     pub warm_up: u32,
@@ -31,24 +31,33 @@ impl Default for StuckConfig {
     }
 }
 
+impl StuckConfig {
+    pub(super) fn checks(&self) -> [Check; 2] {
+        [
+            Check::share("stuck.varies", self.varies),
+            Check::new("stuck.readings", self.readings >= 2, "must be at least 2"),
+        ]
+    }
+}
+
 /// Weight of the newest reading in the share of changes.
 const SHARE_WEIGHT: f64 = 0.01;
 /// Weight of the newest run in the mean length of runs.
 const RUN_WEIGHT: f64 = 0.1;
-/// A run must be less likely than this by the sensor's own runs: -ln of it.
+/// How unlikely a run must be, judged by the sensor's own runs: -ln of the probability.
 const UNLIKELY: f64 = 13.815_510_557_964_274; // 1e-6
-/// So many times as long, it is critical.
+/// A run is critical at so many times the readings that raise an alert.
 const CRITICAL: u32 = 10;
 
-/// What was learnt from the readings before.
+/// What was learnt from the previous readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Stuck {
-    /// Readings in a row that are equal to the one before.
+    /// Readings in a row that equal the one before.
     pub(crate) run: u32,
     /// Share of readings that differ from the one before.
     pub(crate) varies: f64,
-    /// Mean of `run` at the end of runs: a value that stays for a moment, because
-    /// the sensor is coarse or at the end of its range, is normal then.
+    /// Mean length of runs. It makes a value that stays for a moment normal for a sensor
+    /// that is coarse or at the end of its range.
     pub(crate) usual: f64,
 }
 
@@ -63,18 +72,14 @@ impl Default for Stuck {
 }
 
 impl Stuck {
-    /// `number` counts the readings so far, this one included, which is not the first.
+    /// `number` counts the readings so far with this one, which is not the first.
     pub(super) fn look(&mut self, rules: &StuckConfig, number: u32, same: bool) -> Verdict {
         if same {
             self.run = self.run.saturating_add(1);
             if number > rules.warm_up && self.is_unusual(rules) {
                 let critical = self.run >= rules.readings.saturating_mul(CRITICAL);
                 return Verdict::Beyond(Finding {
-                    level: if critical {
-                        Level::Critical
-                    } else {
-                        Level::Warning
-                    },
+                    level: Level::critical_if(critical),
                     limit: f64::from(rules.readings),
                     above: false,
                 });
@@ -92,8 +97,8 @@ impl Stuck {
     }
 
     fn is_unusual(&self, rules: &StuckConfig) -> bool {
-        // A run of n more has probability p^n, if p is how often one goes on;
-        // runs of this mean length go on with p = 1 - 1 / mean.
+        // A run of n repetitions has the probability p^n, where p is how often a run
+        // continues: 1 - 1 / mean for runs of that mean length.
         self.run + 1 >= rules.readings
             && self.varies >= rules.varies
             && f64::from(self.run) * -(1.0 - 1.0 / self.usual).ln() >= UNLIKELY

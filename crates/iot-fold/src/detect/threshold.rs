@@ -1,9 +1,9 @@
-//! The limits of a sensor, with hysteresis: a value that trembles around one makes one
-//! alert and not many.
+//! The limits of a sensor, with hysteresis: a value that moves around a limit makes one
+//! alert, not many.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Verdict};
+use super::{Check, Finding, Verdict};
 use crate::catalogue::Limits;
 use crate::model::Level;
 
@@ -13,7 +13,7 @@ use crate::model::Level;
 pub struct ThresholdConfig {
     /// Whether it is looked for.
     pub enabled: bool,
-    /// How far a value has to be back inside, as a share of the limit.
+    /// How far a value must be back inside to clear an alert, as a share of the limit.
     pub band: f64,
 }
 
@@ -26,12 +26,18 @@ impl Default for ThresholdConfig {
     }
 }
 
-/// Beyond the limit by more than this share of it, an alert is critical.
+impl ThresholdConfig {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [Check::share("threshold.band", self.band)]
+    }
+}
+
+/// An alert is critical when the value is beyond the limit by more than this share of it.
 const CRITICAL: f64 = 0.2;
 
-/// Looks at a value. `band` is how far it has to be back inside, as a share of the limit,
-/// and `side` that of the limit beyond which the values before were, if they were: above
-/// it or not.
+/// Compares a value with the limits. `band` is how far it must be back inside, as a share
+/// of the limit; `side` is whether an active alert is about a value above its limit, or
+/// `None` without an active alert.
 pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) -> Verdict {
     let Limits { above, below } = limits;
     if value > above {
@@ -49,13 +55,8 @@ pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) ->
 }
 
 fn beyond(limit: f64, distance: f64, above: bool) -> Verdict {
-    let level = if distance > CRITICAL * limit.abs() {
-        Level::Critical
-    } else {
-        Level::Warning
-    };
     Verdict::Beyond(Finding {
-        level,
+        level: Level::critical_if(distance > CRITICAL * limit.abs()),
         limit,
         above,
     })

@@ -1,9 +1,9 @@
-//! A switch that changes too often: changes among the last readings of a sensor
-//! that knows two values.
+//! A switch that changes too often: changes among the last readings of a sensor that has
+//! two values.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Verdict};
+use super::{Check, Finding, Verdict};
 use crate::model::Level;
 
 /// Section `detect.toggling`.
@@ -14,7 +14,7 @@ pub struct TogglingConfig {
     pub enabled: bool,
     /// Changes among the last readings.
     pub changes: u32,
-    /// How many readings these are.
+    /// How many readings that are.
     pub readings: u32,
 }
 
@@ -28,7 +28,24 @@ impl Default for TogglingConfig {
     }
 }
 
-/// The last 32 readings, newest lowest: 1 if it differs from the one before.
+impl TogglingConfig {
+    pub(super) fn checks(&self) -> [Check; 2] {
+        [
+            Check::new(
+                "toggling.readings",
+                (2..=32).contains(&self.readings),
+                "must be 2 to 32",
+            ),
+            Check::new(
+                "toggling.changes",
+                (1..=self.readings).contains(&self.changes),
+                "must be at least 1 and at most detect.toggling.readings",
+            ),
+        ]
+    }
+}
+
+/// The last 32 readings, the newest in the lowest bit: 1 if it differs from the one before.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Toggling {
     pub(crate) changes: u32,
@@ -41,11 +58,7 @@ impl Toggling {
         let changes = (self.changes & looked_at).count_ones();
         if changes >= rules.changes {
             Verdict::Beyond(Finding {
-                level: if changes >= rules.readings {
-                    Level::Critical
-                } else {
-                    Level::Warning
-                },
+                level: Level::critical_if(changes >= rules.readings),
                 limit: f64::from(rules.changes),
                 above: true,
             })

@@ -1,92 +1,82 @@
-//! What the fold hands out: to the store what changed, to clients what is new.
+//! What the fold gives away: changes for the store, and updates for clients.
 
 use std::mem::take;
 
 use super::{DeviceWindows, Fold, Tracked, write_key};
+use crate::layout::device_key;
 use crate::model::{Alert, Device, DeviceKey};
+use crate::sealed::Sealed;
 use crate::state::DeviceState;
 
-/// One value that changed. Keys are unique in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Live state: kept until it is replaced.
-    Live {
-        /// [`Fold::restore`] takes it with its value.
-        key: String,
-        /// The bytes of one device.
-        value: Vec<u8>,
-    },
-    /// Windows that won't change any more: kept until `expires`, in milliseconds
-    /// since the epoch, but not longer than the retention from now, and read one
-    /// by one.
-    Window {
-        /// One of [`DeviceWindows::stored`].
-        key: String,
-        /// [`add_stored`](crate::add_stored) reads it.
-        value: Vec<u8>,
-        /// Milliseconds since the epoch.
-        expires: i64,
-    },
+/// What a store has to write, in one step with the offset up to which the fold has read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// Key and bytes of each device that changed. They replace what is stored under that
+    /// key, and [`Fold::restore`] reads them.
+    pub devices: Vec<(String, Vec<u8>)>,
+    /// Windows that can't change any more, in the order in which they were sealed.
+    pub windows: Vec<Sealed>,
 }
 
-impl Change {
-    /// Bytes of its key and its value.
+impl Changes {
+    /// How many values they are.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        let (Self::Live { key, value } | Self::Window { key, value, .. }) = self;
-        key.len() + value.len()
+    pub fn len(&self) -> usize {
+        self.devices.len() + self.windows.len()
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
-/// What changed since it was last asked for.
+/// What clients have not been told yet.
 #[derive(Debug, Default)]
 pub struct Updates {
-    /// Devices with the readings that changed, each with its place in this state.
+    /// Devices with the readings that changed, each with its number in this partition.
     pub devices: Vec<(usize, Device)>,
-    /// Every change of an alert that clients are told of, in order.
+    /// Changes of alerts, in order.
     pub alerts: Vec<Alert>,
 }
 
 impl Fold {
-    /// How many values a store would have to write.
+    /// How many values [`take_changes`](Self::take_changes) would give.
     pub fn changed(&self) -> usize {
         self.unsaved.len() + self.sealed.len()
     }
 
-    /// About how many bytes they have together.
+    /// Their approximate size, in bytes.
     pub fn changed_bytes(&self) -> usize {
         self.changed_bytes
     }
 
-    /// The values that changed since the last call.
-    pub fn take_changes(&mut self) -> Vec<Change> {
-        let mut changes = Vec::with_capacity(self.changed());
-        for at in self.unsaved.drain(..) {
+    /// What changed since the last call. A device is encoded here, because its state goes
+    /// on changing; sealed windows move.
+    pub fn take_changes(&mut self) -> Changes {
+        let mut encode = |at: usize| {
             let device = &mut self.devices[at];
             device.unsaved = false;
-            changes.push(Change::Live {
-                key: device.state.store_key(),
-                value: device.state.pack(),
-            });
-        }
-        for sealed in self.sealed.drain(..) {
-            changes.push(sealed.change(&self.devices[sealed.device].state));
-        }
+            (device_key(&device.state.key), device.state.pack())
+        };
+        let devices = self.unsaved.drain(..).map(&mut encode).collect();
+        let windows = self.sealed.drain(..).map(|(_, sealed)| sealed).collect();
         self.changed_bytes = 0;
-        changes
+        Changes { devices, windows }
     }
 
-    /// Whether clients have not been told of some readings yet.
+    /// Whether there are readings that clients have not been told yet.
     pub fn has_untold(&self) -> bool {
         !self.untold.is_empty()
     }
 
-    /// The changes of alerts that clients haven't been told yet.
+    /// The changes of alerts since the last call, without the readings.
     pub fn take_alerts(&mut self) -> Vec<Alert> {
         take(&mut self.alerts)
     }
 
-    /// What clients haven't been told yet.
+    /// The changed readings and alerts since the last call.
     pub fn take_updates(&mut self) -> Updates {
         let mut devices = Vec::with_capacity(self.untold.len());
         for at in self.untold.drain(..) {
@@ -109,7 +99,7 @@ impl Fold {
         }
     }
 
-    /// Everything clients could be told, for a partition just loaded.
+    /// All devices and all alerts, for a partition that was just loaded.
     pub fn all(&self) -> Updates {
         let full = |state: &DeviceState| {
             let readings = state.sensors.iter().map(|s| (s.name.clone(), s.newest()));
@@ -128,13 +118,14 @@ impl Fold {
         updates
     }
 
-    /// The windows of a device that are `size` ms long; `None` if there is no such
+    /// The windows of a device that are `size` ms long; `None` if the partition has no such
     /// device.
     pub fn windows(&self, key: &DeviceKey, size: i64) -> Option<DeviceWindows> {
         let mut name = String::new();
         write_key(&mut name, &key.tenant, &key.project, &key.device);
         let at = *self.index.get(&name)?;
-        let unstored = self.sealed.iter().filter(|sealed| sealed.device == at);
+        let of_device = self.sealed.iter().filter(|(device, _)| *device == at);
+        let unstored = of_device.map(|(_, sealed)| sealed);
         let (device, rules) = (&self.devices[at].state, &self.rules.windows);
         Some(DeviceWindows::new(device, rules, size, unstored))
     }

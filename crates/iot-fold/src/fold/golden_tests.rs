@@ -8,7 +8,7 @@ use super::*;
 
 /// Two devices, with every part of the layout in use: units, places, qualities, open and
 /// sealed windows, alerts of sensors and of a device.
-fn changes() -> Vec<Change> {
+fn changes() -> Changes {
     let mut fold = Fold::new(rules(), "device-data", 3);
     for at in 0..70_i64 {
         let seq = (at % 2 == 0).then_some(at as u64);
@@ -36,15 +36,12 @@ fn changes() -> Vec<Change> {
 #[test]
 fn keys_and_bytes_are_those_of_schema_2() {
     let mut lines = String::new();
-    for change in changes() {
-        let (key, value, expires) = match change {
-            Change::Live { key, value } => (key, value, None),
-            Change::Window {
-                key,
-                value,
-                expires,
-            } => (key, value, Some(expires)),
-        };
+    let changes = changes();
+    let devices = changes.devices.into_iter();
+    let devices = devices.map(|(key, value)| (key, value, None));
+    let windows = changes.windows.iter();
+    let windows = windows.map(|sealed| (sealed.store_key(), sealed.encode(), Some(sealed.expires)));
+    for (key, value, expires) in devices.chain(windows) {
         write!(lines, "{} {expires:?} ", key.replace('\0', "|")).unwrap();
         for byte in value {
             write!(lines, "{byte:02x}").unwrap();

@@ -19,69 +19,76 @@ use iot_core::message::{DeviceMessage, Quality, Reading};
 
 use crate::alert::{self, AlertState, Moment, Transition};
 use crate::detect::{DetectRules, Verdict};
-use crate::layout;
+use crate::kind::AlertKind;
+use crate::layout::{self, SEALED_BYTES, UnpackError};
 use crate::limits::LimitRules;
-use crate::model::{Alert, AlertKind, DeviceKey};
+use crate::model::{Alert, DeviceKey};
 use crate::names::Names;
-use crate::pack::UnpackError;
 use crate::refusal::Refusal;
-use crate::sealed::{DeviceWindows, SEALED_BYTES, Sealed};
+use crate::sealed::{DeviceWindows, Sealed};
 use crate::state::DeviceState;
 use crate::watch::Watch;
 use crate::window::{Added, WindowRules};
-pub use changes::{Change, Updates};
+pub use changes::{Changes, Updates};
 use tracked::{Tracked, check_sensors};
 
-/// Lengths of windows at the same time, at most.
+/// The most lengths of windows.
 pub const MOST_SIZES: usize = 8;
 
-/// What the fold goes by.
+/// The rules of the fold. All partitions and all replicas must have the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoldRules {
-    /// How windows are cut.
+    /// Lengths of windows, and how long they take values.
     pub windows: WindowRules,
-    /// What detectors go by.
+    /// What detectors look for.
     pub detect: DetectRules,
-    /// Beyond which values there is an alert.
+    /// The limits of sensors.
     pub limits: LimitRules,
-    /// After how many milliseconds a device is silent; `None` if it doesn't matter.
+    /// After how many milliseconds without a message a device is silent; `None` turns this
+    /// off.
     pub silence: Option<i64>,
-    /// Devices in the partition, at most.
+    /// The most devices in a partition.
     pub devices: usize,
-    /// Sensors of a device, at most.
+    /// The most sensors of a device.
     pub sensors: usize,
 }
 
-/// A valid message and whose it is.
+/// A valid message of a record, and the device's tenant and project.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'m> {
+    /// Offset of the record.
     pub offset: i64,
-    /// When Kafka recorded it, in milliseconds since the epoch, if it says so.
+    /// Time of the record, in milliseconds since the epoch, if it has one.
     pub recorded: Option<i64>,
+    /// The tenant, without control characters.
     pub tenant: &'m str,
+    /// The tenant's project, without control characters.
     pub project: &'m str,
+    /// The message. The caller has validated it: names without control characters, finite
+    /// values in the units of the catalogue.
     pub message: &'m DeviceMessage<'m>,
 }
 
-/// What an event did, for metrics.
+/// What an event changed, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Folded {
-    /// Readings taken in.
+    /// Readings.
     pub readings: u64,
-    /// Readings older than the newest known: counted into windows only.
+    /// Readings older than the newest one of their sensor, which only windows count.
     pub stale: u64,
-    /// Readings too late for their window, by its length, shortest first.
+    /// Readings that came after their window was sealed, by length of the window, shortest
+    /// first.
     pub late: [u64; MOST_SIZES],
-    /// The same message a second time in a row: nothing was done.
+    /// Messages that repeat the newest one of their device and changed nothing.
     pub duplicates: u64,
-    /// Alerts raised, by number of their kind.
+    /// Alerts that were raised, by number of their kind.
     pub raised: [u64; AlertKind::ALL.len()],
-    /// Alerts cleared, likewise.
+    /// Alerts that were cleared, by number of their kind.
     pub cleared: [u64; AlertKind::ALL.len()],
 }
 
 impl Folded {
-    /// What both did.
+    /// Adds what another event changed.
     pub fn add(&mut self, other: &Self) {
         self.readings += other.readings;
         self.stale += other.stale;
@@ -97,30 +104,31 @@ impl Folded {
     }
 }
 
-/// The state of one partition.
+/// The state of one partition, and what has changed in it since it was last asked.
 #[derive(Debug)]
 pub struct Fold {
     rules: FoldRules,
-    /// Begins the ids of alerts: `<topic>:<partition>`.
+    /// The start of the ids of alerts: `<topic>:<partition>`.
     origin: String,
     devices: Vec<Tracked>,
     watch: Watch,
     index: HashMap<String, usize>,
     names: Names,
-    /// Key of the event at hand; kept for its memory.
+    /// The key of the current event; kept to reuse its memory.
     lookup: String,
-    /// Devices with something to store or to tell.
+    /// Numbers of devices with changes for the store, and of those with changes for clients.
     unsaved: Vec<usize>,
     untold: Vec<usize>,
+    /// Changes of alerts for clients.
     alerts: Vec<Alert>,
-    /// Sealed windows to store.
-    sealed: Vec<Sealed>,
-    /// About the bytes of what is to store.
+    /// Sealed windows for the store, each with the number of its device.
+    sealed: Vec<(usize, Sealed)>,
+    /// Approximate bytes of the changes for the store.
     changed_bytes: usize,
 }
 
 impl Fold {
-    /// The state before the first record.
+    /// The state of a partition before its first record.
     pub fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
         Self {
             watch: Watch::new(rules.silence),
@@ -138,10 +146,12 @@ impl Fold {
         }
     }
 
-    /// The state that a store holds.
+    /// The state whose live values (key and bytes) a store holds, in any order. Changed
+    /// rules apply from the next event on; where those of detection have changed, detectors
+    /// start again and the alerts of sensors are over.
     ///
     /// # Errors
-    /// Values that this version can't read.
+    /// This version cannot read a key or a value.
     pub fn restore(
         rules: FoldRules,
         topic: &str,
@@ -161,15 +171,15 @@ impl Fold {
         Ok(fold)
     }
 
-    /// How many devices there are.
+    /// How many devices the partition has.
     pub fn devices(&self) -> usize {
         self.devices.len()
     }
 
-    /// Takes in one event.
+    /// Applies the next event. Offsets must increase; they may have gaps.
     ///
     /// # Errors
-    /// Refused because of a limit; the state is then as before.
+    /// A limit of [`FoldRules`] refuses the message. The state has not changed then.
     pub fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
         let at = self.find(event)?;
         let message = event.message;
@@ -203,7 +213,7 @@ impl Fold {
         Ok(folded)
     }
 
-    /// The device of an event, a new one if need be and allowed.
+    /// The device of an event, which may be a new one.
     fn find(&mut self, event: &Event<'_>) -> Result<usize, Refusal> {
         let readings = &event.message.readings;
         write_key(
@@ -234,7 +244,7 @@ impl Fold {
         }
     }
 
-    /// Moves the watermark of a device and seals what is over.
+    /// Advances the watermark of a device and seals its windows that are over.
     fn advance(&mut self, at: usize, event: &Event<'_>) {
         let timestamp = event.message.timestamp;
         let device = &mut self.devices[at];
@@ -243,24 +253,32 @@ impl Fold {
         if watermark < device.next_seal {
             return;
         }
-        // By the log and not by a clock, so that each replay says the same.
+        // The time of the log and not of a clock, so that each replay gives the same.
         let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
         let rules = &self.rules.windows;
-        let mut sealed = BTreeMap::new();
+        let mut sealed = BTreeMap::<_, Vec<_>>::new();
         for sensor in &mut device.state.sensors {
             for window in sensor.windows.seal(rules, watermark) {
-                let same = sealed.entry((window.size, window.start));
-                let same = same.or_insert_with(Vec::new);
                 self.changed_bytes += SEALED_BYTES + sensor.name.len();
-                same.push((sensor.name.clone(), window));
+                let together = sealed.entry((window.size, window.start)).or_default();
+                together.push((sensor.name.clone(), window));
             }
         }
         device.find_next_seal(rules);
-        let sealed = sealed.into_iter();
-        let sealed = sealed.map(|(when, windows)| Sealed::new(at, when, rules, recorded, windows));
-        self.sealed.extend(sealed);
+        for ((size, start), mut sensors) in sealed {
+            sensors.sort_by(|a, b| a.0.cmp(&b.0));
+            let sealed = Sealed {
+                key: device.state.key.clone(),
+                size,
+                start,
+                expires: recorded.saturating_add(rules.retention(i64::from(size))),
+                sensors,
+            };
+            self.sealed.push((at, sealed));
+        }
     }
 
+    /// Takes a reading into the windows, and into the newest value if it is not older.
     fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
         let device = &mut self.devices[at];
         let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
@@ -301,7 +319,7 @@ impl Fold {
         }
     }
 
-    /// Lets detectors look at a sensor's newest value.
+    /// Lets detectors look at the newest value of a sensor.
     fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
         let Tracked { state, marks, .. } = &mut self.devices[at];
         let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
@@ -328,7 +346,7 @@ impl Fold {
         }
     }
 
-    /// Takes what a detector says of a sensor's newest value into its alert.
+    /// Updates an alert of a sensor with what a detector has decided.
     fn observe(
         &mut self,
         (at, number): (usize, usize),
@@ -354,7 +372,7 @@ impl Fold {
         self.alerts.extend(alerts);
     }
 
-    /// Remembers that a device has something to store.
+    /// Marks a device as changed for the store.
     fn save(&mut self, at: usize) {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.unsaved, true) {
@@ -363,7 +381,7 @@ impl Fold {
         }
     }
 
-    /// Remembers that a device has something to tell.
+    /// Marks a device as changed for clients.
     fn tell(&mut self, at: usize) {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.untold, true) {
@@ -372,7 +390,7 @@ impl Fold {
     }
 }
 
-/// The parts can't hold the separator: validation refuses control characters.
+/// Validation refuses control characters, so that no part contains the separator.
 fn write_key(out: &mut String, tenant: &str, project: &str, device: &str) {
     out.clear();
     for part in [tenant, "\0", project, "\0", device] {

@@ -4,17 +4,18 @@ use super::{Event, Fold, Folded};
 use crate::LATEST;
 use crate::alert::AlertState;
 use crate::detect::Finding;
+use crate::kind::AlertKind;
 use crate::layout;
-use crate::model::{AlertKind, Level};
+use crate::model::Level;
 
-/// Silent devices that one record can reveal, the following ones the others: what a
-/// record changes is stored in one step, and a step has an end.
+/// The most devices that one record can make silent; the next records get the others. The
+/// changes of a record are stored in one step, which must stay small.
 pub(super) const MOST_REVEALED: usize = 16;
 
 impl Fold {
-    /// A device is heard: if it was silent, that is over.
+    /// Notes that a device has sent a message, which ends its silence.
     pub(super) fn hear(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
-        // A time that can't be would be the partition's for ever.
+        // An impossible time would stay the highest one permanently.
         let recorded = event.recorded.filter(|at| (0..=LATEST).contains(at));
         let Some(now) = self.watch.hear(at, event.offset, recorded) else {
             return;
@@ -29,7 +30,7 @@ impl Fold {
         }
     }
 
-    /// Raises the alerts of devices that are silent by the time of the newest record.
+    /// Raises alerts for the devices that are silent at the time of the newest record.
     pub(super) fn reveal(&mut self, folded: &mut Folded) {
         for _ in 0..MOST_REVEALED {
             let Some((at, now)) = self.watch.next_silent() else {

@@ -153,26 +153,18 @@ pub(super) fn save(fold: &mut Fold, kept: &mut Kept) {
         changes.len(),
         "changed() counts what take_changes() gives"
     );
-    let size = |change: &Change| match change {
-        Change::Live { value, .. } | Change::Window { value, .. } => value.len(),
-    };
-    let real: usize = changes.iter().map(size).sum();
+    let windows: Vec<_> = changes.windows.iter().map(Sealed::encode).collect();
+    let values = changes.devices.iter().map(|(_, value)| value);
+    let real: usize = values.chain(&windows).map(Vec::len).sum();
     assert!(
         real <= bytes && bytes <= 2 * real + 200,
         "{bytes} bytes were announced, {real} came"
     );
-    for change in changes {
-        match change {
-            Change::Live { key, value } => drop(kept.live.insert(key, value)),
-            Change::Window {
-                key,
-                value,
-                expires,
-            } => {
-                let before = kept.windows.insert(key, (value, expires));
-                assert_eq!(before, None, "a window is sealed once");
-            }
-        }
+    kept.live.extend(changes.devices);
+    for (sealed, value) in changes.windows.iter().zip(windows) {
+        let stored = (value, sealed.expires);
+        let before = kept.windows.insert(sealed.store_key(), stored);
+        assert_eq!(before, None, "a window is sealed once");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A device in memory: its state, and what only this process needs of it.
+//! A device in memory: its state, and what only this process needs.
 
 use iot_core::message::Reading;
 
@@ -12,20 +12,20 @@ use crate::window::WindowRules;
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) state: DeviceState,
-    /// The watermark at which a window of any sensor is sealed next.
+    /// The watermark at which the next window of any sensor is sealed.
     pub(super) next_seal: i64,
-    /// For each sensor of the state.
+    /// One for each sensor of the state.
     pub(super) marks: Vec<Marks>,
     pub(super) unsaved: bool,
     pub(super) untold: bool,
 }
 
-/// What is remembered of a sensor.
+/// What memory keeps beside the state of a sensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
-    /// Beyond which its values are worth an alert, where the device is now.
+    /// Its limits at the present place of the device.
     pub(super) limits: Limits,
-    /// What is looked for.
+    /// The kinds of alerts that are enabled.
     pub(super) kinds: Kinds,
     pub(super) untold: bool,
 }
@@ -60,15 +60,15 @@ impl Tracked {
         device
     }
 
-    /// The sensor of that name; `None` if it is new.
+    /// The number of the sensor with that name; `None` if it is new.
     pub(super) fn sensor(&self, name: &str) -> Option<usize> {
         let mut sensors = self.state.sensors.iter();
         sensors.position(|sensor| &*sensor.name == name)
     }
 
-    /// A new sensor.
+    /// Adds a sensor, and returns its number.
     pub(super) fn add_sensor(&mut self, name: &str, rules: &FoldRules) -> usize {
-        // Most devices have one or few; by itself a list would keep room for four.
+        // Most devices have few sensors: without this the list would reserve room for four.
         self.state.sensors.reserve_exact(1);
         self.marks.reserve_exact(1);
         self.state.sensors.push(SensorState::new(name));
@@ -76,7 +76,7 @@ impl Tracked {
         self.state.sensors.len() - 1
     }
 
-    /// Once the device is at another place.
+    /// Updates the limits after the device has moved.
     pub(super) fn find_limits(&mut self, rules: &FoldRules) {
         let place = self.state.place.as_deref();
         for (sensor, marks) in self.state.sensors.iter().zip(&mut self.marks) {
@@ -91,13 +91,13 @@ impl Tracked {
     }
 }
 
-/// Whether these readings leave a device within its number of sensors.
+/// Checks that these readings leave a device within its limit of sensors.
 pub(super) fn check_sensors(
     known: &[SensorState],
     readings: &[Reading<'_>],
     most: usize,
 ) -> Result<(), Refusal> {
-    // Readings that repeat a new sensor count twice: a bound, not a census.
+    // Readings that repeat a new sensor count twice: this is an upper bound.
     let is_new = |reading: &&Reading<'_>| known.iter().all(|sensor| *sensor.name != reading.sensor);
     let new = readings.iter().filter(is_new).count();
     if new > 0 && known.len() + new > most {

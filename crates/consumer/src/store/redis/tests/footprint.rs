@@ -51,11 +51,9 @@ async fn memory_of_devices() {
                 fold.take_updates();
                 offset += 1;
                 if offset % 1_000 == 0 {
-                    let changes = fold.take_changes().into_iter();
-                    let (live, sealed): (Vec<_>, Vec<_>) =
-                        changes.partition(|change| matches!(change, Change::Live { .. }));
-                    windows.extend(sealed);
-                    bench.apply(applied, offset, &live).await.unwrap();
+                    let mut changes = fold.take_changes();
+                    windows.append(&mut changes.windows);
+                    bench.apply(applied, offset, &changes).await.unwrap();
                     applied = Some(offset);
                 }
             }
@@ -63,14 +61,16 @@ async fn memory_of_devices() {
         let key = bench.key("state");
         let live: usize = bench.raw(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await;
         let before = memory(&bench, "used_memory").await as usize;
-        bench.apply(applied, offset + 1, &windows).await.unwrap();
+        let count = windows.len();
+        let sealed = changes([], windows);
+        bench.apply(applied, offset + 1, &sealed).await.unwrap();
         let sealed = memory(&bench, "used_memory").await as usize - before;
-        let each = sealed / windows.len();
+        let each = sealed / count;
         println!(
             "{devices} devices with {sensors}: {live} B live, {} B per sensor; {} keys of sealed \
              windows, {each} B each, {} B per sensor",
             live / devices / sensors,
-            windows.len(),
+            count,
             each / sensors,
         );
     }

@@ -1,27 +1,25 @@
-//! The bytes in which a store keeps state: fixed fields, little-endian, texts
-//! with their length first. Floats keep every bit, so that state read back is
-//! the state that was written.
+//! The encoding of values: fixed fields, little-endian, texts with their length first.
+//! Floats keep every bit, so that state read back equals the state that was written.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// A stored value can't be read.
+/// A stored value cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
     /// Another version of this program wrote it.
     #[error("format {0} is not known: the state was written by another version")]
     Version(u8),
-    /// It ends too early, or holds what can't be.
+    /// It is too short or too long, or has an impossible field.
     #[error("the value is damaged")]
     Damaged,
 }
 
-/// Builds a value.
+/// Writes a value.
 pub(crate) struct Packer(Vec<u8>);
 
 impl Packer {
-    /// For a value of about `bytes` bytes. `version` is the first one; a reader
-    /// refuses those it doesn't know.
+    /// Starts a value of about `bytes` bytes with the version of its format.
     pub(crate) fn new(version: u8, bytes: usize) -> Self {
         let mut value = Vec::with_capacity(bytes);
         value.push(version);
@@ -49,7 +47,7 @@ impl Packer {
     }
 
     pub(crate) fn text(&mut self, text: &str) {
-        // Texts are bounded by validation far below 4 GiB.
+        // Validation keeps texts far below 4 GiB.
         self.u32(text.len() as u32);
         self.0.extend_from_slice(text.as_bytes());
     }
@@ -61,7 +59,7 @@ impl Packer {
         }
     }
 
-    /// A part with its length in bytes before it, so that it can be skipped.
+    /// A part after its length in bytes, so that a reader can skip it.
     pub(crate) fn part(&mut self, write: impl FnOnce(&mut Self)) {
         let begin = self.0.len();
         self.u32(0);
@@ -79,10 +77,10 @@ impl Packer {
 pub(crate) struct Unpacker<'a>(&'a [u8]);
 
 impl<'a> Unpacker<'a> {
-    /// Begins to read a value of a version that is `known`, and says which.
+    /// Starts to read a value, whose version must be in `known`, and returns the version.
     ///
     /// # Errors
-    /// It is of another one.
+    /// The version is another one.
     pub(crate) fn new(
         bytes: &'a [u8],
         known: RangeInclusive<u8>,
@@ -120,7 +118,7 @@ impl<'a> Unpacker<'a> {
             .map_err(|_| UnpackError::Damaged)
     }
 
-    /// A part that must be read to its end.
+    /// A part, which `read` must read to its end.
     pub(crate) fn part<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, UnpackError>,
@@ -139,7 +137,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Bytes with their length before them.
+    /// Bytes after their length.
     fn bytes(&mut self) -> Result<&'a [u8], UnpackError> {
         let length = self.u32()? as usize;
         let (bytes, rest) = self

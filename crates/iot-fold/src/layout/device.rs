@@ -1,22 +1,22 @@
-//! The bytes of a device: one value with all its sensors. docs/state.md has the
-//! same as a table, for readers that are not this program.
+//! The bytes of a device's live state: one value with all its sensors.
 
 use std::sync::Arc;
 
 use iot_core::message::Quality;
 
+use super::{Packer, UnpackError, Unpacker, parse_device_key};
 use crate::alert::AlertState;
 use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
-use crate::model::{AlertKind, AlertStatus, Level, Place};
-use crate::pack::{Packer, UnpackError, Unpacker};
+use crate::kind::AlertKind;
+use crate::model::{AlertStatus, Level, Place};
 use crate::state::{DeviceState, SensorState};
 use crate::watch::Heard;
 use crate::window::{SensorWindows, Window};
 
-/// The version of the bytes, and the oldest that is read: it has nothing of silence.
+/// The version of the format, and the oldest that is read, which ends before `heard`.
 const VERSION: u8 = 3;
 const OLDEST: u8 = 2;
-/// About the bytes of a device and of a sensor without texts, windows and alerts.
+/// Bytes of a device and of a sensor, rounded up, without texts, windows and alerts.
 const DEVICE_BYTES: usize = 78;
 const SENSOR_BYTES: usize = 186;
 /// Bytes of an open window and of an alert.
@@ -48,12 +48,12 @@ impl DeviceState {
         packer.finish()
     }
 
-    /// What [`pack`](Self::pack) packed under that key.
+    /// The device that [`pack`](Self::pack) wrote under that key.
     ///
     /// # Errors
-    /// A key or a value that this version doesn't know.
+    /// This version cannot read the key or the value.
     pub(crate) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
-        let key = Self::of_store_key(name).ok_or(UnpackError::Damaged)?;
+        let key = parse_device_key(name).ok_or(UnpackError::Damaged)?;
         let mut device = Self::new(key);
         let (version, mut unpacker) = Unpacker::new(bytes, OLDEST..=VERSION)?;
         device.watermark = unpacker.i64()?;
@@ -79,7 +79,7 @@ impl DeviceState {
         Ok(device)
     }
 
-    /// About the bytes of its value.
+    /// The approximate size of its value, in bytes.
     pub(crate) fn packed_size(&self) -> usize {
         let key = &self.key;
         let names = key.tenant.len() + key.project.len() + key.device.len();
@@ -304,7 +304,7 @@ mod tests {
 
     const KEY: &str = "d\0t\0p\0device";
 
-    /// As docs/state.md has it, for readers that know no more than the newest value.
+    /// docs/state.md promises this to readers that need no more than the newest values.
     #[test]
     fn a_sensor_begins_with_its_newest_value_and_can_be_skipped() {
         let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_is_refused() {
+    fn other_keys_and_versions_are_refused() {
         for key in ["s\0t\0p\0device", "d\0t\0p", "d\0t\0p\0device\0sensor", ""] {
             let unpacked = DeviceState::unpack(key, &empty());
             assert_eq!(unpacked, Err(UnpackError::Damaged), "{key:?}");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_version_wrote_is_read_and_newly_written() {
+    fn values_of_the_previous_version_are_read_and_rewritten() {
         let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
         device.sensors.push(SensorState::new("a"));
         let mut older = device.pack();
