@@ -8,11 +8,11 @@ use iot_fold::{AlertKind, Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, StoreConfig};
 use crate::mapping::{Mappings, Ready};
 use crate::parse;
 use crate::record::Batch;
-use crate::store::{Step, Store, StoreConfig};
+use crate::store::{Step, Store};
 
 const TOPIC: &str = "device-data";
 /// Time of the first message, milliseconds since the epoch.

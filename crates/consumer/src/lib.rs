@@ -5,6 +5,7 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod check;
 mod cli;
 mod config;
 mod dead_letter;
@@ -42,8 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, OutputsConfig,
-    PushConfig, SensorConfig, SilenceConfig, ValidateConfig, WebhookConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, Missing,
+    OutputsConfig, PushConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl, ValidateConfig,
+    WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
@@ -56,7 +58,6 @@ use owner::Shared;
 pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
 use store::Keeper;
-pub use store::{Missing, StoreConfig, StoreUrl};
 use webhook::Webhook;
 
 /// Offsets that wait for the group's thread to commit them.

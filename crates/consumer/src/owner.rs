@@ -10,7 +10,7 @@ use iot_service::health::Component;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::config::{ConsumerConfig, From};
+use crate::config::{ConsumerConfig, From, Missing};
 use crate::dead_letter::DeadLetters;
 use crate::hub::Hub;
 use crate::kafka;
@@ -20,7 +20,7 @@ use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
-use crate::store::{Keeper, Missing, Step, Stored, Unloaded, Unstored};
+use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
 
 /// How long Kafka may take to say what a log holds.

@@ -141,7 +141,7 @@ async fn after_a_conflict_the_state_is_loaded_again() {
         partition: (TOPIC, 0),
         from: Some(0),
         to: 5,
-        changes: &[],
+        changes: &Changes::default(),
     };
     let stored = bench.shared.store.apply(&step, &owner.stop).await;
     stored.unwrap();

@@ -12,10 +12,11 @@ mod url;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iot_fold::Changes;
+
+use crate::config::StoreConfig;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
 use redis::Redis;
-pub use settings::{Missing, StoreConfig, StoreUrl};
 use url::Target;
 
 /// Changes that move a partition from one offset to another.

@@ -13,9 +13,8 @@ use iot_fold::{SCHEMA, Sealed};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::url::Servers;
-use super::{
-    ApplyError, Conflict, LoadError, Partition, Step, StoreConfig, Stored, Trouble, Unavailable,
-};
+use super::{ApplyError, Conflict, LoadError, Partition, Step, Stored, Trouble, Unavailable};
+use crate::config::StoreConfig;
 use link::Connector;
 use pool::{Pool, is_replica};
 
