@@ -90,7 +90,7 @@ pub async fn run(
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let (hub, hub_task) = Hub::start(live.clone(), metrics.clone(), stop_hub.clone());
     let store = health.component("store");
-    let store = Arc::new(Keeper::open(&config, metrics.clone(), store)?);
+    let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = http::serve(
         http_listener,
         hub.clone(),
@@ -108,7 +108,7 @@ pub async fn run(
     let outputs = Outputs::new(
         &config.outputs,
         dead_letters.producer(),
-        metrics.clone(),
+        metrics.outputs.clone(),
         health.component("outputs"),
     );
     let mut topics = Outputs::topics(&config.outputs);
@@ -123,7 +123,7 @@ pub async fn run(
     let ends = Ends::start(dead_letters.clone());
     let (webhook, webhook_task) = Webhook::start(
         live,
-        metrics.clone(),
+        metrics.webhook.clone(),
         health.component("webhook"),
         stop_webhook.clone(),
     )?;

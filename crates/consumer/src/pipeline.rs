@@ -124,8 +124,8 @@ impl Pipeline {
             mappings: Mappings::new(&shared.config.mappings),
             catalogue: shared.config.catalogue(),
             validator: Validator::new(&shared.config.validate),
-            laps: Laps::new(shared.metrics.processing.clone()),
-            late: shared.metrics.late(&shared.config.windows),
+            laps: Laps::new(shared.metrics.owner.processing.clone()),
+            late: shared.metrics.owner.late(&shared.config.windows),
             shared,
             owner: topic_owner(&partition.0).map(|(a, b)| (a.to_owned(), b.to_owned())),
             partition,
@@ -244,31 +244,24 @@ impl Pipeline {
         let (tenant, project) = identify(owner, &message)?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded, &self.catalogue)?;
-        self.fold.apply(&Event {
+        Ok(self.fold.apply(&Event {
             offset: record.offset(),
             recorded,
             tenant,
             project,
             message: &message,
-        })
+        })?)
     }
 
     /// Counts so many messages, and what became of them.
     fn count(&self, (messages, folded): (u64, Folded)) {
-        let metrics = &self.shared.metrics;
-        metrics.consumed.inc_by(messages);
-        metrics.readings.inc_by(folded.readings);
-        metrics.stale.inc_by(folded.stale);
-        for (late, count) in self.late.iter().zip(folded.late) {
-            late.inc_by(count);
-        }
-        metrics.duplicates.inc_by(folded.duplicates);
-        metrics.alerted(&folded);
+        let metrics = &self.shared.metrics.owner;
+        metrics.folded(messages, &folded, &self.late);
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
         let (topic, partition) = (self.partition.0.as_str(), self.partition.1);
-        self.shared.metrics.refused(refusal);
+        self.shared.metrics.owner.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
         let letter = Letter::new((topic, partition), record, refusal);
         self.letter_bytes += letter.bytes();

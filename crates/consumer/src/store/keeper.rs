@@ -1,7 +1,6 @@
 //! The store as owners see it: they wait while it is not available, and readiness
 //! and metrics say so.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iot_service::Backoff;
@@ -9,9 +8,10 @@ use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
 use super::outage::{Outage, Outages};
-use super::{ApplyError, Conflict, LoadError, Partition, Step, Store, Stored, Unavailable};
+use super::{
+    ApplyError, Conflict, LoadError, Partition, Step, Store, StoreMetrics, Stored, Unavailable,
+};
 use crate::config::ConsumerConfig;
-use crate::metrics::Metrics;
 
 /// Between two tries.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ pub(crate) enum Unloaded {
 pub(crate) struct Keeper {
     store: Store,
     outages: Outages,
-    metrics: Arc<Metrics>,
+    metrics: StoreMetrics,
 }
 
 impl Keeper {
@@ -50,7 +50,7 @@ impl Keeper {
     /// The settings are not valid.
     pub(crate) fn open(
         config: &ConsumerConfig,
-        metrics: Arc<Metrics>,
+        metrics: StoreMetrics,
         health: Component,
     ) -> anyhow::Result<Self> {
         Ok(Self {
@@ -116,12 +116,12 @@ impl Keeper {
             match self.store.apply(step).await {
                 Ok(()) => {
                     let metrics = &self.metrics;
-                    metrics.store_apply.observe(begun.elapsed().as_secs_f64());
-                    metrics.store_values.inc_by(step.changes.len() as u64);
+                    metrics.apply.observe(begun.elapsed().as_secs_f64());
+                    metrics.values.inc_by(step.changes.len() as u64);
                     return Ok(());
                 }
                 Err(ApplyError::Conflict(conflict)) => {
-                    self.metrics.store_conflicts.inc();
+                    self.metrics.conflicts.inc();
                     return Err(Unstored::Conflict(conflict));
                 }
                 Err(ApplyError::Unavailable(error)) => {
@@ -143,7 +143,7 @@ impl Keeper {
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         let windows = self.store.windows(partition, keys).await;
-        windows.inspect_err(|error| self.metrics.store_failed(error.trouble))
+        windows.inspect_err(|error| self.metrics.errors(error.trouble).inc())
     }
 }
 
@@ -173,7 +173,7 @@ impl<'k> Waiting<'k> {
         error: &Unavailable,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
-        self.keeper.metrics.store_failed(error.trouble);
+        self.keeper.metrics.errors(error.trouble).inc();
         let outage = self
             .outage
             .get_or_insert_with(|| self.keeper.outages.begin());
@@ -193,17 +193,18 @@ impl<'k> Waiting<'k> {
 mod tests {
     use iot_fold::Changes;
     use iot_service::health::Health;
+    use iot_service::metrics::Registrar;
     use prometheus::Registry;
 
     use super::*;
     use crate::store::Trouble;
 
     /// With a Redis that isn't there.
-    fn keeper(health: &Health) -> (Keeper, Arc<Metrics>) {
+    fn keeper(health: &Health) -> (Keeper, StoreMetrics) {
         let mut config = ConsumerConfig::default();
         // Port 1 is nobody's.
         config.store.url = "redis://127.0.0.1:1".into();
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let metrics = StoreMetrics::new(&Registrar(&Registry::new())).unwrap();
         let component = health.component("store");
         let keeper = Keeper::open(&config, metrics.clone(), component).unwrap();
         (keeper, metrics)
@@ -221,7 +222,7 @@ mod tests {
             changes: &Changes::default(),
         };
         let stopping = async {
-            while metrics.store_errors(Trouble::Unreachable) < 3 {
+            while metrics.errors(Trouble::Unreachable).get() < 3 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let said = format!("{health:?}");
@@ -233,7 +234,7 @@ mod tests {
         // Once it goes, one try is left to each.
         let loaded = keeper.load(step.partition, &stop).await;
         assert!(matches!(loaded, Err(Unloaded::Stopped)), "{loaded:?}");
-        assert_eq!(metrics.store_errors(Trouble::Unreachable), 4);
+        assert_eq!(metrics.errors(Trouble::Unreachable).get(), 4);
         let keys = ["w".to_owned()];
         let windows = keeper.windows(step.partition, &keys).await;
         assert_eq!(windows.unwrap_err().trouble, Trouble::Unreachable);

@@ -4,6 +4,7 @@
 
 mod keeper;
 mod memory;
+mod metrics;
 mod outage;
 mod redis;
 mod settings;
@@ -16,6 +17,7 @@ use iot_fold::Changes;
 use crate::config::StoreConfig;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
+pub(crate) use metrics::StoreMetrics;
 use redis::Redis;
 use url::Target;
 

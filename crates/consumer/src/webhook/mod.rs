@@ -3,6 +3,7 @@
 //! too long costs is not told again. The exact list is in Kafka (`outputs.alerts`).
 
 mod groups;
+mod metrics;
 mod outcome;
 mod post;
 
@@ -19,9 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConsumerConfig, WebhookConfig, millis};
-use crate::metrics::{Metrics, Queue};
 use groups::{Groups, Notification, TooManyGroups};
-pub(crate) use outcome::{Notified, Told};
+pub(crate) use metrics::WebhookMetrics;
+use outcome::{Notified, Told};
 use post::{Poster, Sent, pauses};
 
 /// How long one notification is tried again; the next ones gather meanwhile.
@@ -34,7 +35,7 @@ const LAST: Duration = Duration::from_secs(1);
 pub(crate) struct Webhook {
     queue: mpsc::Sender<Alert>,
     config: Live<ConsumerConfig>,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
 }
 
 /// None if there is none.
@@ -47,7 +48,7 @@ struct Actor {
     config: Live<ConsumerConfig>,
     /// What groups and poster were made of.
     used: WebhookConfig,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
     health: Component,
 }
 
@@ -59,7 +60,7 @@ impl Webhook {
     /// The endpoint's address is none, or the certificates to trust can't be read.
     pub(crate) fn start(
         config: Live<ConsumerConfig>,
-        metrics: Arc<Metrics>,
+        metrics: WebhookMetrics,
         health: Component,
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
@@ -117,7 +118,7 @@ impl Actor {
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
-            self.metrics.depth(Queue::Webhook, self.alerts.len());
+            self.metrics.queue.set(self.alerts.len() as i64);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -179,7 +180,7 @@ fn endpoint(config: &WebhookConfig) -> anyhow::Result<Endpoint> {
         .transpose()
 }
 
-fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
+fn add(groups: &mut Groups, metrics: &WebhookMetrics, alert: Alert) {
     if let Err(TooManyGroups) = groups.add(alert, Instant::now()) {
         metrics.told(Told::TooManyGroups, 1);
     }
@@ -189,7 +190,7 @@ fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
 /// enough; once more when the consumer stops.
 async fn deliver(
     mut endpoint: watch::Receiver<Endpoint>,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
     health: Component,
     stop: &CancellationToken,
     all: Notification,
@@ -216,7 +217,7 @@ async fn deliver(
                     tracing::error!(reason, "a notification was tried for too long");
                     break Notified::Failed;
                 }
-                metrics.webhook_retries.inc();
+                metrics.retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(pauses.next_delay()) => {}
                     () = stop.cancelled() => {}
@@ -233,7 +234,7 @@ fn body(notification: &Notification) -> Vec<u8> {
     serde_json::to_vec(notification).unwrap_or_default()
 }
 
-fn count(metrics: &Metrics, all: &Notification, result: Notified) {
+fn count(metrics: &WebhookMetrics, all: &Notification, result: Notified) {
     metrics.notified(result);
     let listed = all.alerts.len() as u64;
     if result == Notified::Accepted {
@@ -247,7 +248,8 @@ fn count(metrics: &Metrics, all: &Notification, result: Notified) {
 #[cfg(test)]
 mod tests {
     use iot_service::config::HumanDuration;
-    use prometheus::{Registry, TextEncoder};
+    use iot_service::metrics::Registrar;
+    use prometheus::{IntGauge, Registry, TextEncoder};
 
     use super::*;
     use crate::hub::view::tests::alert;
@@ -256,13 +258,14 @@ mod tests {
     fn what_is_old_or_does_not_fit_is_counted_and_repeats_are_nothing_new() {
         let registry = Registry::new();
         let (queue, mut alerts) = mpsc::channel(1);
+        let queue_depth = IntGauge::new("depth", "depth").unwrap();
         let mut config = ConsumerConfig::default();
         config.webhook.url = "http://127.0.0.1:1".into();
         config.webhook.max_age = HumanDuration::from_millis(500);
         let webhook = Webhook {
             queue,
             config: Live::fixed(config),
-            metrics: Arc::new(Metrics::new(&registry).unwrap()),
+            metrics: WebhookMetrics::new(&Registrar(&registry), queue_depth).unwrap(),
         };
         let new = alert("a", 5, AlertStatus::Raised);
         let mut repeated = new.clone();

@@ -153,7 +153,10 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     .await;
     master.kill();
     let begun = Instant::now();
-    while let Err(error) = bench.apply(Some(1), 2, &[live("a", "y")]).await {
+    while let Err(error) = bench
+        .apply(Some(1), 2, &changes([live("a", "y")], []))
+        .await
+    {
         assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
         assert!(begun.elapsed() < PATIENCE, "{error}");
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -4,6 +4,8 @@
 //! Both are confirmed before the offset moves, and their ids follow from the log
 //! alone: a crash may repeat one, and never loses it.
 
+mod metrics;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use twox_hash::XxHash3_128;
 use crate::config::OutputsConfig;
 use crate::kafka::context::{Lasting, Partition};
 use crate::kafka::topic::Topic;
-use crate::metrics::{Metrics, Published};
+pub(crate) use metrics::{OutputsMetrics, Published};
 
 /// Where they go. Clones share one producer.
 #[derive(Clone)]
@@ -33,7 +35,7 @@ pub(crate) struct Outputs {
     /// None if nobody wants to know.
     alerts: Option<Arc<str>>,
     windows: Option<Arc<str>>,
-    metrics: Arc<Metrics>,
+    metrics: OutputsMetrics,
     health: Component,
 }
 
@@ -130,7 +132,7 @@ impl Outputs {
     pub(crate) fn new(
         config: &OutputsConfig,
         producer: FutureProducer<Lasting>,
-        metrics: Arc<Metrics>,
+        metrics: OutputsMetrics,
         health: Component,
     ) -> Self {
         let topic = |name: &str| (!name.is_empty()).then(|| name.into());
@@ -279,11 +281,13 @@ fn uuid(name: &str) -> String {
 mod tests {
     use iot_core::message::parse;
     use iot_service::health::Health;
+    use iot_service::metrics::Registrar;
     use prometheus::Registry;
 
     use super::*;
     use crate::config::ConsumerConfig;
     use crate::dead_letter::DeadLetters;
+    use crate::metrics::Metrics;
     use iot_fold::{Event, Fold};
 
     fn outputs(config: &ConsumerConfig) -> Outputs {
@@ -291,12 +295,12 @@ mod tests {
         let health = Health::default();
         let letters = health.component("dead_letter");
         let letters =
-            DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
+            DeadLetters::new(&config.kafka, &config.dead_letter, metrics, letters).unwrap();
         let producer = letters.producer();
         Outputs::new(
             &config.outputs,
             producer,
-            metrics,
+            OutputsMetrics::new(&Registrar(&Registry::new())).unwrap(),
             health.component("outputs"),
         )
     }
@@ -343,7 +347,7 @@ mod tests {
         let windows = changes.windows.iter();
         let windows = windows.filter_map(|sealed| outputs.windows(&partition, sealed));
         let told: Vec<_> = alerts.chain(windows).map(|notice| text(&notice)).collect();
-        assert_eq!(told.join("\n") + "\n", include_str!("outputs_golden.txt"));
+        assert_eq!(told.join("\n") + "\n", include_str!("golden.txt"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The owner of one assigned partition: loads its state, lets it be read from
 //! where the state ends, and runs its pipeline until the partition goes.
 
+mod metrics;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, Stale};
 use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
+pub(crate) use metrics::OwnerMetrics;
 
 /// How long Kafka may take to say what a log holds.
 const WATERMARKS: Duration = Duration::from_secs(5);
@@ -154,7 +157,11 @@ impl Owner {
         let offset = match begin(at, watermarks) {
             Begin::At { offset, lost: 0 } => offset,
             Begin::At { offset, lost } => {
-                self.shared.metrics.lost_records.inc_by(lost.unsigned_abs());
+                self.shared
+                    .metrics
+                    .owner
+                    .lost_records
+                    .inc_by(lost.unsigned_abs());
                 tracing::error!(
                     topic,
                     partition,
@@ -210,7 +217,7 @@ impl Owner {
                 return Err(self.missing(before));
             }
             from = From::Earliest;
-            self.shared.metrics.store_rebuilds.inc();
+            self.shared.metrics.owner.rebuilds.inc();
             tracing::error!(
                 topic,
                 partition,
