@@ -1,5 +1,6 @@
 //! The inside, as benchmarks need it.
 
+use iot_core::partition::TopicPartition;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -137,7 +138,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
         let changes = partition.fold.take_changes();
         partition.fold.take_updates();
         store.encoded(&Step {
-            partition: (TOPIC, 0),
+            partition: &TopicPartition::new(TOPIC, 0),
             from: Some(0),
             to: 1,
             changes: &changes,

@@ -1,6 +1,7 @@
 //! Messages that can't be used go to the dead-letter topic as they came, with
 //! the reason and their origin in headers.
 
+use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,10 +66,10 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
-    /// Copies what has to be kept of a record of `topic`, `partition`.
-    pub(crate) fn new(origin: (&str, i32), record: &Record<'_>, refusal: &Refusal) -> Self {
+    /// Copies what has to be kept of a record of the partition `origin`.
+    pub(crate) fn new(origin: &TopicPartition, record: &Record<'_>, refusal: &Refusal) -> Self {
         let time = Timestamp::now().as_millisecond().to_string();
-        let (partition, offset) = (origin.1.to_string(), record.offset().to_string());
+        let (partition, offset) = (origin.partition.to_string(), record.offset().to_string());
         let mut all = OwnedHeaders::new();
         // Ours can't be set by a producer.
         for (key, value) in record.headers().filter(|(key, _)| !key.starts_with(DLQ)) {
@@ -76,7 +77,7 @@ impl Letter {
         }
         for (key, value) in [
             (headers::DLQ_REASON, refusal.reason()),
-            (headers::DLQ_TOPIC, origin.0),
+            (headers::DLQ_TOPIC, &origin.topic),
             (headers::DLQ_PARTITION, &partition),
             (headers::DLQ_OFFSET, &offset),
             (headers::DLQ_TIME, &time),
@@ -233,10 +234,10 @@ impl DeadLetters {
     /// Kafka doesn't answer.
     pub(crate) fn watermarks(
         &self,
-        topic: &str,
-        partition: i32,
+        at: &TopicPartition,
         deadline: Duration,
     ) -> Result<(i64, i64), KafkaError> {
+        let (topic, partition) = at.parts();
         // Any client can ask; the group member's own is busy in its thread.
         let client = self.producer.client();
         let answer = client.fetch_watermarks(topic, partition, deadline);
@@ -285,7 +286,7 @@ mod tests {
         let refusal = Refusal::ImpossibleValue {
             sensor: "temperature".into(),
         };
-        Letter::new(("device-data", 3), &record, &refusal)
+        Letter::new(&TopicPartition::new("device-data", 3), &record, &refusal)
     }
 
     fn letter(payload: &[u8]) -> Letter {

@@ -1,5 +1,6 @@
 //! Metrics of the consumer.
 
+use iot_core::partition::TopicPartition;
 use std::time::Duration;
 
 use iot_service::metrics::Registrar;
@@ -251,12 +252,9 @@ impl Metrics {
 
     /// Counts a stored window that can't be read; the first is logged, because requests
     /// can repeat it as often as they like.
-    pub(crate) fn unreadable_window(
-        &self,
-        (topic, partition): (&str, i32),
-        error: &impl std::fmt::Display,
-    ) {
+    pub(crate) fn unreadable_window(&self, at: &TopicPartition, error: &impl std::fmt::Display) {
         if self.unreadable_windows.get() == 0 {
+            let (topic, partition) = at.parts();
             tracing::warn!(
                 topic,
                 partition,

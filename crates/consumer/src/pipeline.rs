@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
 use iot_fold::{Catalogue, Event, Fold, Folded, Updates};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter::Letter;
 use crate::identify::{identify, topic_owner};
-use crate::kafka::context::Partition;
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
@@ -75,7 +75,7 @@ pub(crate) enum Stale {
 /// The state of one partition and the way into it.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
-    partition: Partition,
+    partition: TopicPartition,
     /// Tenant and project of a bridged topic.
     owner: Option<(String, String)>,
     mappings: Mappings,
@@ -112,7 +112,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        partition: Partition,
+        partition: TopicPartition,
         fold: Fold,
         applied: i64,
         next: i64,
@@ -127,7 +127,7 @@ impl Pipeline {
             laps: Laps::new(shared.metrics.owner.processing.clone()),
             late: shared.metrics.owner.late(&shared.config.windows),
             shared,
-            owner: topic_owner(&partition.0).map(|(a, b)| (a.to_owned(), b.to_owned())),
+            owner: topic_owner(&partition.topic).map(|(a, b)| (a.to_owned(), b.to_owned())),
             partition,
             fold,
             applied,
@@ -238,7 +238,7 @@ impl Pipeline {
     }
 
     fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
-        let mut message = parse::message(record, &self.partition.0, &self.mappings)?;
+        let mut message = parse::message(record, &self.partition.topic, &self.mappings)?;
         to_known_units(&mut message, &self.catalogue);
         let owner = self.owner.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
         let (tenant, project) = identify(owner, &message)?;
@@ -260,10 +260,10 @@ impl Pipeline {
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
-        let (topic, partition) = (self.partition.0.as_str(), self.partition.1);
+        let (topic, partition) = self.partition.parts();
         self.shared.metrics.owner.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
-        let letter = Letter::new((topic, partition), record, refusal);
+        let letter = Letter::new(&self.partition, record, refusal);
         self.letter_bytes += letter.bytes();
         self.letters
             .spawn(self.shared.dead_letters.clone().deliver(letter));
@@ -329,7 +329,7 @@ impl Pipeline {
         }
         self.letter_bytes = 0;
         let step = Step {
-            partition: (&self.partition.0, self.partition.1),
+            partition: &self.partition,
             from: Some(self.applied),
             to: self.next,
             changes: &changes,

@@ -1,5 +1,6 @@
 //! `iot-consumer state`: what the store holds, and a new beginning.
 
+use iot_core::partition::TopicPartition;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -159,8 +160,8 @@ impl<'c> Tool<'c> {
     }
 
     async fn devices(&self, partition: i32, device: &str) -> anyhow::Result<Vec<Device>> {
-        let here = (self.topic.as_str(), partition);
-        let stored = self.store.load(here).await;
+        let here = TopicPartition::new(&*self.topic, partition);
+        let stored = self.store.load(&here).await;
         let stored = stored.with_context(|| format!("reading partition {partition}"))?;
         let rules = self.config.fold_rules();
         let fold = Fold::restore(rules, &self.topic, partition, &stored.entries)
@@ -185,7 +186,10 @@ impl<'c> Tool<'c> {
             offsets.push((partition, self.place(partition, to)?));
         }
         for (partition, offset) in &offsets {
-            let now = self.store.load((&self.topic, *partition)).await;
+            let now = self
+                .store
+                .load(&TopicPartition::new(&*self.topic, *partition))
+                .await;
             let now = match now {
                 Ok(stored) => stored.offset.map_or("nothing".into(), |at| at.to_string()),
                 Err(error) => format!("state that can't be read ({error})"),
@@ -197,7 +201,10 @@ impl<'c> Tool<'c> {
             bail!("nothing was changed");
         }
         for (partition, offset) in offsets {
-            let reset = self.store.reset((&self.topic, partition), offset).await;
+            let reset = self
+                .store
+                .reset(&TopicPartition::new(&*self.topic, partition), offset)
+                .await;
             reset.with_context(|| format!("resetting partition {partition}"))?;
         }
         Ok(())

@@ -1,4 +1,40 @@
-//! Which partition a device belongs to.
+//! Partitions of Kafka topics: their names, and which one a device belongs to.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One partition of one topic. Clones share the name of the topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// Name of the topic.
+    pub topic: Arc<str>,
+    /// Number of the partition, from 0, with the sign that Kafka's protocol gives it.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// Names a partition.
+    #[must_use]
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self {
+            topic: topic.into(),
+            partition,
+        }
+    }
+
+    /// Topic and number, for log fields and for clients that take them apart.
+    #[must_use]
+    pub fn parts(&self) -> (&str, i32) {
+        (&self.topic, self.partition)
+    }
+}
+
+/// As Kafka's own tools write it: `device-data-7`.
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
 
 const OFFSET_BASIS: u32 = 0x811c_9dc5;
 const PRIME: u32 = 0x0100_0193;
@@ -26,6 +62,20 @@ pub fn partition_for(device_id: &str, partitions: u32) -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn topic_partitions_are_written_as_kafka_writes_them() {
+        let partition = TopicPartition::new("acme.plant", 7);
+        assert_eq!(partition.to_string(), "acme.plant-7");
+    }
+
+    #[test]
+    fn topic_partitions_sort_by_topic_then_number() {
+        let [a2, a10, b1] = [("a", 2), ("a", 10), ("b", 1)].map(|(t, p)| TopicPartition::new(t, p));
+        let mut sorted = [b1.clone(), a10.clone(), a2.clone()];
+        sorted.sort();
+        assert_eq!(sorted, [a2, a10, b1]);
+    }
 
     #[test]
     fn hashes_the_published_vectors() {

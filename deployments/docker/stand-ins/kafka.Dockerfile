@@ -1,4 +1,4 @@
-# In place of apache/kafka: the same jars, users and paths, on Debian's Java.
+# Substitute for apache/kafka: the same jars, users and paths, on Debian's Java.
 FROM stand-in/debian
 RUN useradd --uid 1000 appuser \
     && install -d -o appuser /var/lib/kafka/data /opt/kafka/config /mnt/shared/config

@@ -1,4 +1,4 @@
-# In place of rust:*-slim-bookworm: this machine's toolchain where the image has its own.
+# Substitute for rust:*-slim-bookworm, with this machine's toolchain.
 FROM stand-in/debian
 ENV RUSTUP_HOME=/usr/local/rustup \
     CARGO_HOME=/usr/local/cargo \

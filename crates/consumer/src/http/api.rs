@@ -97,8 +97,7 @@ pub(super) async fn device(
 async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Error> {
     let OwnedWindows { partition, windows } = owned;
     let DeviceWindows { mut here, stored } = windows;
-    let partition = (partition.0.as_str(), partition.1);
-    let stored = state.store.windows(partition, &stored).await;
+    let stored = state.store.windows(&partition, &stored).await;
     let stored = stored.map_err(|error| {
         let reason = format!("the windows are not available now: {error}");
         Error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -106,7 +105,7 @@ async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Erro
     for value in &stored {
         // The others are no worse for it.
         if let Err(error) = add_stored(&mut here, value) {
-            state.metrics.unreadable_window(partition, &error);
+            state.metrics.unreadable_window(&partition, &error);
         }
     }
     Ok(here)

@@ -10,6 +10,7 @@ pub(crate) mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, Device, DeviceKey, Updates};
 use iot_service::config::Live;
 use tokio::runtime::Handle;
@@ -20,7 +21,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ConsumerConfig;
-use crate::kafka::context::Partition;
 use crate::metrics::Metrics;
 use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
@@ -34,9 +34,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// What the hub is told and asked.
 pub(crate) enum Message {
-    Update(Arc<Partition>, Updates),
-    Owned(Arc<Partition>, Updates, mpsc::Sender<Question>),
-    Released(Arc<Partition>, mpsc::Sender<Question>),
+    Update(Arc<TopicPartition>, Updates),
+    Owned(Arc<TopicPartition>, Updates, mpsc::Sender<Question>),
+    Released(Arc<TopicPartition>, mpsc::Sender<Question>),
     Subscribe(oneshot::Sender<Option<Subscription>>),
     Unsubscribe(ClientId),
     Devices(DeviceFilter, oneshot::Sender<(Vec<Arc<Device>>, usize)>),
@@ -60,7 +60,7 @@ pub(crate) struct Gone;
 /// A partition that the hub shows for its owner.
 pub(crate) struct Held {
     hub: Hub,
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -95,7 +95,7 @@ impl Hub {
     }
 
     /// Something changed in a partition.
-    pub(crate) async fn update(&self, partition: &Partition, updates: Updates) {
+    pub(crate) async fn update(&self, partition: &TopicPartition, updates: Updates) {
         self.tell(Message::Update(Arc::new(partition.clone()), updates))
             .await;
     }
@@ -103,7 +103,7 @@ impl Hub {
     /// A partition was loaded: what it knows, and where to ask for more.
     pub(crate) async fn owned(
         &self,
-        partition: &Partition,
+        partition: &TopicPartition,
         updates: Updates,
         questions: mpsc::Sender<Question>,
     ) {
@@ -117,7 +117,11 @@ impl Hub {
 
     /// What the owner with these questions knew goes with the returned value, even
     /// if the owner is ended from outside.
-    pub(crate) fn held(&self, partition: &Partition, questions: mpsc::Sender<Question>) -> Held {
+    pub(crate) fn held(
+        &self,
+        partition: &TopicPartition,
+        questions: mpsc::Sender<Question>,
+    ) -> Held {
         Held {
             hub: self.clone(),
             partition: Arc::new(partition.clone()),

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, AlertStatus, Device, DeviceKey, Updates};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::kafka::context::Partition;
 use crate::owner::Question;
 
 /// Devices returned when a request names no limit.
@@ -45,7 +45,7 @@ impl DeviceFilter {
 /// Newest values and alerts of all assigned partitions.
 #[derive(Debug)]
 pub(crate) struct View {
-    parts: HashMap<Partition, Part>,
+    parts: HashMap<TopicPartition, Part>,
     /// Where each device is found: in one partition, unless a producer's key
     /// changed or the topic got more partitions.
     index: BTreeMap<DeviceKey, Vec<Spot>>,
@@ -59,7 +59,7 @@ pub(crate) struct View {
 /// What a partition knows.
 #[derive(Debug)]
 struct Part {
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
     /// By their places in the partition's state. Shared with snapshots that are
     /// being sent.
     devices: Vec<Arc<Device>>,
@@ -69,14 +69,14 @@ struct Part {
 /// Where a partition knows a device.
 #[derive(Debug)]
 struct Spot {
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
     place: usize,
 }
 
 #[derive(Debug)]
 struct Listed {
     alert: Alert,
-    partition: Arc<Partition>,
+    partition: Arc<TopicPartition>,
 }
 
 impl View {
@@ -102,7 +102,7 @@ impl View {
     /// Takes a partition in with all it knows.
     pub(crate) fn add(
         &mut self,
-        partition: &Partition,
+        partition: &TopicPartition,
         updates: Updates,
         owner: mpsc::Sender<Question>,
     ) {
@@ -117,7 +117,7 @@ impl View {
     }
 
     /// Forgets what only this partition knew.
-    pub(crate) fn remove(&mut self, partition: &Partition) {
+    pub(crate) fn remove(&mut self, partition: &TopicPartition) {
         let Some(part) = self.parts.remove(partition) else {
             return;
         };
@@ -141,7 +141,7 @@ impl View {
 
     /// Forgets a partition that its owner has let go; not if another owner has
     /// taken it over meanwhile.
-    pub(crate) fn release(&mut self, partition: &Partition, owner: &mpsc::Sender<Question>) {
+    pub(crate) fn release(&mut self, partition: &TopicPartition, owner: &mpsc::Sender<Question>) {
         let current = self.parts.get(partition);
         if current.is_some_and(|current| current.owner.same_channel(owner)) {
             self.remove(partition);
@@ -149,7 +149,7 @@ impl View {
     }
 
     /// Takes in what changed in a partition; nothing if it was let go.
-    pub(crate) fn update(&mut self, partition: &Partition, updates: Updates) {
+    pub(crate) fn update(&mut self, partition: &TopicPartition, updates: Updates) {
         let Some(part) = self.parts.get_mut(partition) else {
             return;
         };
@@ -321,8 +321,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn partition(number: i32) -> Partition {
-        ("device-data".to_owned(), number)
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new("device-data", number)
     }
 
     fn add(view: &mut View, number: i32, updates: Updates) {

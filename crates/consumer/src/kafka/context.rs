@@ -1,6 +1,7 @@
 //! What librdkafka calls back: rebalances, statistics, errors. Callbacks run
 //! inside `poll` and only take notes; the group's thread acts on them after.
 
+use iot_core::partition::TopicPartition;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,19 +17,16 @@ use rdkafka::types::RDKafkaRespErr;
 use super::statistics::Statistics;
 use crate::metrics::Metrics;
 
-/// Topic and partition.
-pub(crate) type Partition = (String, i32);
-
 /// A change of the assignment that waits to be acted on. librdkafka goes on
 /// with the rebalance when it is told to (un)assign, not when the callback
 /// returns, so owners can finish while polling goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Rebalance {
     /// These are added.
-    Assign(Vec<Partition>),
+    Assign(Vec<TopicPartition>),
     /// These are taken away; `lost` if the group has given this member up.
     Revoke {
-        partitions: Vec<Partition>,
+        partitions: Vec<TopicPartition>,
         lost: bool,
     },
 }
@@ -175,7 +173,7 @@ impl ConsumerContext for GroupContext {
         let partitions = partitions
             .elements()
             .iter()
-            .map(|element| (element.topic().to_owned(), element.partition()))
+            .map(|element| TopicPartition::new(element.topic(), element.partition()))
             .collect();
         self.notes().rebalances.push(if assigns {
             Rebalance::Assign(partitions)

@@ -1,12 +1,12 @@
 //! The ends of logs that are not fetched now: a fetch tells where its log ends, and what
 //! comes in while there is none would not be noticed.
 
+use iot_core::partition::TopicPartition;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::context::Partition;
 use crate::dead_letter::DeadLetters;
 
 /// How long Kafka may take for all ends that are asked for at once.
@@ -15,11 +15,11 @@ const ANSWER: Duration = Duration::from_secs(5);
 const ONE: Duration = Duration::from_secs(2);
 
 /// Where logs end, or ended when it was last asked for.
-pub(crate) type LogEnds = HashMap<Partition, i64>;
+pub(crate) type LogEnds = HashMap<TopicPartition, i64>;
 
 /// Asks for ends, in another thread than the one that must not wait.
 pub(crate) struct Ends {
-    questions: mpsc::Sender<Vec<Partition>>,
+    questions: mpsc::Sender<Vec<TopicPartition>>,
     answers: watch::Receiver<LogEnds>,
 }
 
@@ -34,7 +34,7 @@ impl Ends {
     }
 
     /// Asks for the ends of these, unless it is still being asked for others.
-    pub(crate) fn ask(&self, partitions: Vec<Partition>) {
+    pub(crate) fn ask(&self, partitions: Vec<TopicPartition>) {
         if !partitions.is_empty() {
             // Next time, then.
             let _ = self.questions.try_send(partitions);
@@ -49,7 +49,7 @@ impl Ends {
 
 async fn answer_all(
     letters: DeadLetters,
-    mut asked: mpsc::Receiver<Vec<Partition>>,
+    mut asked: mpsc::Receiver<Vec<TopicPartition>>,
     answer: watch::Sender<LogEnds>,
 ) {
     while let Some(partitions) = asked.recv().await {
@@ -68,15 +68,15 @@ async fn answer_all(
 }
 
 /// Those that Kafka says in time.
-fn find(letters: &DeadLetters, partitions: Vec<Partition>) -> LogEnds {
+fn find(letters: &DeadLetters, partitions: Vec<TopicPartition>) -> LogEnds {
     let deadline = Instant::now() + ANSWER;
-    let ends = partitions.into_iter().filter_map(|(topic, partition)| {
+    let ends = partitions.into_iter().filter_map(|partition| {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
-        let (_, end) = letters.watermarks(&topic, partition, left.min(ONE)).ok()?;
-        Some(((topic, partition), end))
+        let (_, end) = letters.watermarks(&partition, left.min(ONE)).ok()?;
+        Some((partition, end))
     });
     ends.collect()
 }
@@ -116,7 +116,7 @@ mod tests {
             Health::default().component("dead_letter"),
         );
         let mut ends = Ends::start(letters.unwrap());
-        let partitions = [0, 1].map(|partition| ("device-data".to_owned(), partition));
+        let partitions = [0, 1].map(|partition| TopicPartition::new("device-data", partition));
         ends.ask(partitions.to_vec());
         let answered = tokio::time::timeout(Duration::from_secs(60), ends.answers.changed());
         answered.await.expect("an answer").unwrap();

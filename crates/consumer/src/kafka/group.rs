@@ -4,6 +4,7 @@
 
 mod slots;
 
+use iot_core::partition::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer_config;
-use super::context::{GroupContext, Partition, Rebalance};
+use super::context::{GroupContext, Rebalance};
 use super::ends::Ends;
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
@@ -43,7 +44,7 @@ const REPEAT_LOG: Duration = Duration::from_secs(30);
 /// State up to an offset is stored: Kafka is to know, for lag tools.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    pub(crate) partition: Partition,
+    pub(crate) partition: TopicPartition,
     pub(crate) offset: i64,
 }
 
@@ -96,7 +97,7 @@ struct Group {
     member: Member,
     slots: Slots,
     leaving: Vec<Leaving>,
-    commits: HashMap<Partition, i64>,
+    commits: HashMap<TopicPartition, i64>,
     committed_at: Instant,
     joined: bool,
     /// Reports in a row without a connected broker.
@@ -106,7 +107,7 @@ struct Group {
 
 /// Partitions whose owners put their state away before they are given back.
 struct Leaving {
-    partitions: Vec<Partition>,
+    partitions: Vec<TopicPartition>,
     owners: Vec<tokio::task::JoinHandle<()>>,
     since: Instant,
     deadline: Instant,
@@ -189,7 +190,7 @@ impl Group {
 
     /// Takes partitions on. The rebalance is answered with no partition at all: their
     /// owners have them fetched, and librdkafka must not.
-    fn assign(&mut self, partitions: Vec<Partition>) {
+    fn assign(&mut self, partitions: Vec<TopicPartition>) {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
         self.joined = true;
@@ -199,8 +200,8 @@ impl Group {
         }
     }
 
-    fn revoke(&mut self, partitions: Vec<Partition>) {
-        for (topic, partition) in &partitions {
+    fn revoke(&mut self, partitions: Vec<TopicPartition>) {
+        for TopicPartition { topic, partition } in &partitions {
             self.member.metrics.forget_lag(topic, *partition);
         }
         let since = Instant::now();
@@ -213,7 +214,7 @@ impl Group {
         });
     }
 
-    fn stop_owners(&mut self, partitions: &[Partition]) -> Vec<tokio::task::JoinHandle<()>> {
+    fn stop_owners(&mut self, partitions: &[TopicPartition]) -> Vec<tokio::task::JoinHandle<()>> {
         let slots = partitions
             .iter()
             .filter_map(|partition| self.slots.remove(partition));
@@ -277,10 +278,10 @@ impl Group {
     fn commit_now(&mut self) {
         self.committed_at = Instant::now();
         let mut list = TopicPartitionList::new();
-        for ((topic, partition), offset) in self.commits.drain() {
+        for (TopicPartition { topic, partition }, offset) in self.commits.drain() {
             if let Err(error) = list.add_partition_offset(&topic, partition, Offset::Offset(offset))
             {
-                tracing::warn!(topic, partition, offset, %error, "can't commit");
+                tracing::warn!(topic = &*topic, partition, offset, %error, "can't commit");
             }
         }
         if list.count() == 0 {
@@ -319,7 +320,7 @@ impl Group {
         ends.ask(self.slots.not_flowing());
         let ends = ends.known();
         let lags = self.slots.lags(&ends, now);
-        let lag = lags.map(|((topic, partition), lag)| {
+        let lag = lags.map(|(TopicPartition { topic, partition }, lag)| {
             metrics.lag(topic, *partition, lag);
             lag.messages
         });

@@ -12,12 +12,12 @@ pub(crate) mod topic;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_core::partition::TopicPartition;
 use iot_service::kafka::LIBRDKAFKA_PROPERTIES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
-use context::Partition;
 
 /// How often librdkafka reports statistics: the state of connections and of the group.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
@@ -210,7 +210,7 @@ pub(crate) fn offset_at<C: ConsumerContext>(
 /// Kafka doesn't answer.
 pub(crate) fn committed(
     kafka: &KafkaConfig,
-    (topic, partition): &Partition,
+    at: &TopicPartition,
     deadline: Duration,
 ) -> anyhow::Result<Option<i64>> {
     // Not the member's own client, which is busy in its thread; this one never
@@ -219,9 +219,10 @@ pub(crate) fn committed(
     config.set("group.id", &kafka.group);
     let consumer: BaseConsumer = config.create().context("creating a client")?;
     let mut wanted = TopicPartitionList::new();
-    wanted.add_partition(topic, *partition);
+    let (topic, partition) = at.parts();
+    wanted.add_partition(topic, partition);
     let found = consumer.committed_offsets(wanted, deadline)?;
-    let found = found.find_partition(topic, *partition);
+    let found = found.find_partition(topic, partition);
     let found = found.context("the answer lacks the partition")?;
     found.error()?;
     Ok(match found.offset() {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::headers;
+use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, AlertStatus, DeviceKey, Sealed, WindowSummary};
 use iot_service::Backoff;
 use iot_service::health::Component;
@@ -24,7 +25,7 @@ use serde_json::json;
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
-use crate::kafka::context::{Lasting, Partition};
+use crate::kafka::context::Lasting;
 use crate::kafka::topic::Topic;
 pub(crate) use metrics::{OutputsMetrics, Published};
 
@@ -77,12 +78,12 @@ impl Notice {
         topic: &Arc<str>,
         kind: Published,
         key: String,
-        (topic_read, partition): &Partition,
+        read: &TopicPartition,
         (name, time): (&str, i64),
         data: impl Serialize,
     ) -> Self {
         let id = uuid(name);
-        let source = format!("/iot-consumer/{topic_read}/{partition}");
+        let source = format!("/iot-consumer/{}/{}", read.topic, read.partition);
         let time = Timestamp::from_millisecond(time).unwrap_or_default();
         let time = time.to_string();
         let envelope = Envelope {
@@ -160,7 +161,7 @@ impl Outputs {
     }
 
     /// The event of an alert's change; none of one that is only repeated.
-    pub(crate) fn alert(&self, partition: &Partition, alert: &Alert) -> Option<Notice> {
+    pub(crate) fn alert(&self, partition: &TopicPartition, alert: &Alert) -> Option<Notice> {
         let topic = self.alerts.as_ref()?;
         let (kind, what) = match alert.state {
             AlertStatus::Raised if alert.count > 1 => return None,
@@ -174,7 +175,7 @@ impl Outputs {
     }
 
     /// The event of windows that were sealed together.
-    pub(crate) fn windows(&self, partition: &Partition, sealed: &Sealed) -> Option<Notice> {
+    pub(crate) fn windows(&self, partition: &TopicPartition, sealed: &Sealed) -> Option<Notice> {
         let topic = self.windows.as_ref()?;
         let Sealed {
             key: device,
@@ -196,7 +197,8 @@ impl Outputs {
             "sensors": sensors,
         });
         let key = key(device);
-        let name = format!("{}:{}:{key}:{size}:{start}", partition.0, partition.1);
+        let (topic_read, number) = partition.parts();
+        let name = format!("{topic_read}:{number}:{key}:{size}:{start}");
         let about = (name.as_str(), sealed.end());
         let kind = Published::WindowSealed;
         Some(Notice::new(topic, kind, key, partition, about, data))
@@ -317,7 +319,7 @@ mod tests {
         config.outputs.alerts = "alert-events".into();
         config.outputs.windows = "device-aggregates".into();
         let outputs = outputs(&config);
-        let partition = ("device-data".to_owned(), 3);
+        let partition = TopicPartition::new("device-data", 3);
         let mut fold = Fold::new(config.fold_rules(), "device-data", 3);
         let begin = 1_767_225_600_000_i64;
         for (offset, (seconds, value)) in

@@ -6,6 +6,7 @@ mod metrics;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
 use iot_fold::{Changes, DeviceKey, DeviceWindows, Fold};
 use iot_service::Backoff;
 use iot_service::health::Component;
@@ -16,7 +17,6 @@ use crate::config::{ConsumerConfig, From, Missing};
 use crate::dead_letter::DeadLetters;
 use crate::hub::Hub;
 use crate::kafka;
-use crate::kafka::context::Partition;
 use crate::kafka::fetch::{Fetcher, Unreadable};
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
@@ -60,7 +60,7 @@ pub(crate) struct Question {
 /// The windows of a device, and the partition whose state they are.
 #[derive(Debug)]
 pub(crate) struct OwnedWindows {
-    pub(crate) partition: Partition,
+    pub(crate) partition: TopicPartition,
     pub(crate) windows: DeviceWindows,
 }
 
@@ -149,7 +149,7 @@ struct Owner {
 impl Owner {
     /// Offset and state, both as of one step of the store.
     async fn load(&self) -> Result<Pipeline, NoState> {
-        let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let (stored, at, watermarks) = self.stored().await?;
         let rules = self.shared.config.fold_rules();
         let fold = Fold::restore(rules, topic, partition, &stored.entries)
@@ -210,7 +210,7 @@ impl Owner {
     /// of: else `latest` would begin at the end once more after a rebalance, and
     /// skip what came in between.
     async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let mut from = self.shared.config.kafka.from;
         if let Some(before) = self.known_before().await? {
             if self.shared.config.store.missing == Missing::Refuse {
@@ -228,7 +228,7 @@ impl Owner {
             );
         }
         let step = Step {
-            partition: (topic, partition),
+            partition: &self.inbox.partition,
             from: None,
             to: first(watermarks, from),
             changes: &Changes::default(),
@@ -244,8 +244,10 @@ impl Owner {
     }
 
     async fn read(&self) -> Result<Stored, NoState> {
-        let (topic, partition) = (self.inbox.partition.0.as_str(), self.inbox.partition.1);
-        let load = self.shared.store.load((topic, partition), &self.inbox.stop);
+        let load = self
+            .shared
+            .store
+            .load(&self.inbox.partition, &self.inbox.stop);
         load.await.map_err(|unloaded| match unloaded {
             Unloaded::Unusable(reason) => self.unusable(&reason),
             Unloaded::Stopped => NoState::Stopped,
@@ -275,9 +277,9 @@ impl Owner {
     /// What the log holds.
     async fn watermarks(&self) -> Result<(i64, i64), NoState> {
         self.ask_kafka("what the log holds", || {
-            let (topic, partition) = self.inbox.partition.clone();
+            let partition = self.inbox.partition.clone();
             let letters = self.shared.dead_letters.clone();
-            move || Ok(letters.watermarks(&topic, partition, WATERMARKS)?)
+            move || Ok(letters.watermarks(&partition, WATERMARKS)?)
         })
         .await
     }
@@ -288,7 +290,7 @@ impl Owner {
         T: Send + 'static,
         F: FnOnce() -> anyhow::Result<T> + Send + 'static,
     {
-        let (topic, partition) = (&self.inbox.partition.0, self.inbox.partition.1);
+        let (topic, partition) = self.inbox.partition.parts();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let answer = tokio::select! {
@@ -312,7 +314,7 @@ impl Owner {
     }
 
     fn missing(&self, before: i64) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the state of {topic}, partition {partition} is gone from the store, though it was \
              applied up to offset {before}: restore it, or set store.missing: rebuild to read \
@@ -322,7 +324,7 @@ impl Owner {
     }
 
     fn unusable(&self, reason: &str) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the stored state of {topic}, partition {partition} can't be read ({reason}): \
              run the version that wrote it, or an empty store to read the topic again"
@@ -331,7 +333,7 @@ impl Owner {
     }
 
     fn beyond_end(&self, stored: i64, end: i64) -> NoState {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the store has applied {topic}, partition {partition} up to offset {stored}, but the \
              log ends at {end}: the topic was created anew or is another cluster's. Give this \
@@ -376,7 +378,7 @@ impl Owner {
                 batch = reader.next(), if reload_at.is_none() => match batch {
                     Ok(batch) => pipeline.process(batch).await,
                     Err(unreadable) => {
-                        let (topic, partition) = partition;
+                        let (topic, partition) = partition.parts();
                         if progress.troubled(unreadable.to_string()) {
                             tracing::error!(topic, partition, %unreadable, "can't read on");
                         }
@@ -411,14 +413,14 @@ impl Owner {
             Ok(Ok(())) => {}
             Ok(Err(stale)) => self.report(&stale),
             Err(_) => {
-                let (topic, partition) = &self.inbox.partition;
+                let (topic, partition) = self.inbox.partition.parts();
                 tracing::warn!(topic, partition, "the last state was not stored in time");
             }
         }
     }
 
     fn report(&self, stale: &Stale) {
-        let (topic, partition) = &self.inbox.partition;
+        let (topic, partition) = self.inbox.partition.parts();
         match stale {
             Stale::Conflict(conflict) => {
                 tracing::error!(topic, partition, %conflict, "state not stored; loading it again");

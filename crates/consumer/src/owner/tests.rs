@@ -90,7 +90,7 @@ impl Bench {
     async fn start(&self) -> Running {
         let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
         let inbox = Inbox {
-            partition: (TOPIC.to_owned(), 0),
+            partition: TopicPartition::new(TOPIC, 0),
             stop: stop.clone(),
             progress: progress.clone(),
             assigned_at: std::time::Instant::now(),
@@ -113,7 +113,11 @@ impl Bench {
 
     async fn stored(&self) -> Option<i64> {
         let stop = CancellationToken::new();
-        let stored = self.shared.store.load((TOPIC, 0), &stop).await;
+        let stored = self
+            .shared
+            .store
+            .load(&TopicPartition::new(TOPIC, 0), &stop)
+            .await;
         stored.unwrap().offset
     }
 }
@@ -138,7 +142,7 @@ async fn after_a_conflict_the_state_is_loaded_again() {
     let owner = bench.start().await;
     // Somebody else applies to the partition.
     let step = Step {
-        partition: (TOPIC, 0),
+        partition: &TopicPartition::new(TOPIC, 0),
         from: Some(0),
         to: 5,
         changes: &Changes::default(),
@@ -150,7 +154,8 @@ async fn after_a_conflict_the_state_is_loaded_again() {
     assert_eq!(owner.progress.position(), Some(10));
     let metrics = &bench.shared.metrics;
     assert_eq!(metrics.store.conflicts.get(), 1);
-    let values = bench.shared.store.load((TOPIC, 0), &owner.stop).await;
+    let partition = TopicPartition::new(TOPIC, 0);
+    let values = bench.shared.store.load(&partition, &owner.stop).await;
     let count = values.unwrap().entries.len();
     assert!(count > 0, "the five that nobody else has applied");
     assert!(

@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use iot_core::partition::TopicPartition;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
 use super::outage::{Outage, Outages};
-use super::{
-    ApplyError, Conflict, LoadError, Partition, Step, Store, StoreMetrics, Stored, Unavailable,
-};
+use super::{ApplyError, Conflict, LoadError, Step, Store, StoreMetrics, Stored, Unavailable};
 use crate::config::ConsumerConfig;
 
 /// Between two tries.
@@ -83,7 +82,7 @@ impl Keeper {
     /// There is none that can be used.
     pub(crate) async fn load(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         stop: &CancellationToken,
     ) -> Result<Stored, Unloaded> {
         let mut waiting = Waiting::new(self);
@@ -139,7 +138,7 @@ impl Keeper {
     /// They can't be read now.
     pub(crate) async fn windows(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         let windows = self.store.windows(partition, keys).await;
@@ -216,7 +215,7 @@ mod tests {
         let (keeper, metrics) = keeper(&health);
         let stop = CancellationToken::new();
         let step = Step {
-            partition: ("device-data", 0),
+            partition: &TopicPartition::new("device-data", 0),
             from: None,
             to: 1,
             changes: &Changes::default(),

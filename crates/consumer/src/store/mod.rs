@@ -12,6 +12,7 @@ mod url;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use iot_core::partition::TopicPartition;
 use iot_fold::Changes;
 
 use crate::config::StoreConfig;
@@ -24,7 +25,7 @@ use url::Target;
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step<'a> {
-    pub(crate) partition: Partition<'a>,
+    pub(crate) partition: &'a TopicPartition,
     /// The offset that must be stored now; `None` if nothing may be stored.
     pub(crate) from: Option<i64>,
     /// The offset that is stored afterwards.
@@ -120,9 +121,6 @@ pub(crate) enum LoadError {
     Unusable(String),
 }
 
-/// Partition of a topic.
-pub(crate) type Partition<'a> = (&'a str, i32);
-
 /// A store, by the scheme of its URL.
 #[derive(Debug)]
 pub(crate) enum Store {
@@ -178,7 +176,7 @@ impl Store {
     ///
     /// # Errors
     /// It can't be read now, or not by this version.
-    pub(crate) async fn load(&self, partition: Partition<'_>) -> Result<Stored, LoadError> {
+    pub(crate) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
         match self {
             Self::Memory(memory) => Ok(memory.load(partition)),
             Self::Redis(redis) => redis.load(partition).await,
@@ -204,7 +202,7 @@ impl Store {
     /// The store can't be used now.
     pub(crate) async fn reset(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         offset: i64,
     ) -> Result<(), Unavailable> {
         match self {
@@ -222,7 +220,7 @@ impl Store {
     /// They can't be read now.
     pub(crate) async fn windows(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         match self {

@@ -1,4 +1,4 @@
-{{/* "true" if there are, or may be, several pods. */}}
+{{/* "true" if there are or can be several pods. */}}
 {{- define "iot-bridge.several" -}}
 {{- if or .Values.autoscaling.enabled (gt (int .Values.replicas) 1) -}}true{{- end -}}
 {{- end }}

@@ -1,5 +1,5 @@
 {{/*
-The value of a setting, as JSON, and nothing if there is none.
+The value of a setting as JSON, or nothing if it is not set.
 Takes config (the settings) and path (such as kafka.brokers).
 */}}
 {{- define "iot-lib.setting" -}}
@@ -11,8 +11,8 @@ Takes config (the settings) and path (such as kafka.brokers).
 {{- end }}
 
 {{/*
-Ends the rendering if a setting is in the values that has no place there.
-Takes config, and refused: paths, each with the reason.
+Fails the rendering if the values contain a setting that does not belong there.
+Takes config and refused (paths, each with the reason).
 */}}
 {{- define "iot-lib.refuse" -}}
 {{- $config := .config -}}
@@ -24,7 +24,7 @@ Takes config, and refused: paths, each with the reason.
 {{- end }}
 
 {{/*
-The service's file: the given config, and where the files of `files` are.
+The service's configuration file: config, and the paths of the files in `files`.
 Takes root and config.
 */}}
 {{- define "iot-lib.config" -}}

@@ -24,7 +24,7 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* The rules are those that promtool tests: deployments/prometheus/rules. */}}
+{{/* The rules are the files that promtool tests: deployments/prometheus/rules. */}}
 {{- define "iot-lib.prometheusRule" -}}
 {{- $rules := .Values.metrics.prometheusRule -}}
 {{- if $rules.enabled -}}
@@ -46,7 +46,7 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* One ConfigMap each: together they could be larger than one may be. */}}
+{{/* One ConfigMap each, because together they could exceed the size limit. */}}
 {{- define "iot-lib.dashboards" -}}
 {{- $dashboards := .Values.metrics.dashboards -}}
 {{- if $dashboards.enabled -}}

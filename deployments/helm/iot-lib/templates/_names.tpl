@@ -1,6 +1,6 @@
 {{/*
-Name of the objects of a release. 52 characters, because a StatefulSet puts its name and
-11 characters more into a label, which takes 63.
+Name of the objects of a release. At most 52 characters, because a StatefulSet puts its name
+and 11 more characters into a label, which is limited to 63.
 */}}
 {{- define "iot-lib.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}

@@ -1,4 +1,4 @@
-{{/* What every container of the charts may do: nothing. */}}
+{{/* Security context of every container: no privileges. */}}
 {{- define "iot-lib.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -136,7 +136,7 @@ spec:
 {{- end }}
 
 {{/*
-Asks the service whether it is ready, over the network, with its own binary: the image
+Queries the service's readiness over the network, with its own binary, because the image
 has no shell and no curl.
 */}}
 {{- define "iot-lib.test" -}}

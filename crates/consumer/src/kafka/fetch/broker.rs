@@ -151,8 +151,8 @@ impl Broker {
         let (last, first) = self.readings.split_at(self.turn);
         let wanted = first.iter().chain(last).filter(|one| one.has_room());
         let positions = wanted.map(|reading| Position {
-            topic: &reading.partition.0,
-            partition: reading.partition.1,
+            topic: &reading.partition.topic,
+            partition: reading.partition.partition,
             epoch: reading.epoch,
             offset: reading.offset,
         });
@@ -191,7 +191,7 @@ impl Broker {
 
     fn deal_with(&mut self, fetched: FetchedPartition<'_>) {
         let is_it = |one: &Reading| {
-            one.partition.1 == fetched.partition && one.partition.0 == fetched.topic
+            one.partition.partition == fetched.partition && *one.partition.topic == *fetched.topic
         };
         let Some(index) = self.readings.iter().position(is_it) else {
             return;

@@ -91,10 +91,7 @@ impl Leaders {
         if readings.is_empty() {
             return;
         }
-        let mut topics: Vec<&str> = readings
-            .iter()
-            .map(|one| one.partition.0.as_str())
-            .collect();
+        let mut topics: Vec<&str> = readings.iter().map(|one| &*one.partition.topic).collect();
         topics.sort_unstable();
         topics.dedup();
         match self.ask(&topics).await {
@@ -135,8 +132,8 @@ impl Leaders {
     }
 
     fn send(&mut self, mut reading: Reading, metadata: &Metadata) -> Result<(), Unplaced> {
-        let (topic, partition) = &reading.partition;
-        let (leader, epoch) = match leader(metadata, topic, *partition) {
+        let (topic, partition) = reading.partition.parts();
+        let (leader, epoch) = match leader(metadata, topic, partition) {
             Ok(found) => found,
             Err(reason) => return Err(Unplaced(reading, reason)),
         };

@@ -12,6 +12,7 @@ mod leaders;
 mod records;
 mod wire;
 
+use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use iot_service::kafka::KafkaSecurity;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::context::Partition;
 use super::progress::Progress;
 use crate::config::KafkaConfig;
 use crate::metrics::Metrics;
@@ -82,7 +82,7 @@ pub(crate) struct Fetcher {
 /// A partition that is being read. Who holds it fetches for it: there is one at a time.
 #[derive(Debug)]
 struct Reading {
-    partition: Partition,
+    partition: TopicPartition,
     /// Next offset to fetch.
     offset: i64,
     /// Of the leader that it is fetched from.
@@ -171,7 +171,7 @@ impl Fetcher {
     /// Reads a partition from an offset on, until the reader is dropped.
     pub(crate) fn read(
         &self,
-        partition: &Partition,
+        partition: &TopicPartition,
         offset: i64,
         progress: Arc<Progress>,
     ) -> Reader {

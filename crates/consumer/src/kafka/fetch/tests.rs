@@ -97,7 +97,7 @@ impl Cluster {
         };
         let fetcher = Fetcher::start(&config, metrics.clone()).unwrap();
         let progress = Arc::<Progress>::default();
-        let reader = fetcher.read(&(TOPIC.to_owned(), 3), 10, progress.clone());
+        let reader = fetcher.read(&TopicPartition::new(TOPIC, 3), 10, progress.clone());
         (reader, fetcher, progress)
     }
 

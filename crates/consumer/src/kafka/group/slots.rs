@@ -1,5 +1,6 @@
 //! The assigned partitions as the group's thread sees them.
 
+use iot_core::partition::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,14 +10,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::StartOwner;
-use crate::kafka::context::Partition;
 use crate::kafka::ends::LogEnds;
 use crate::kafka::progress::{Gauge, Lag, Progress};
 
 /// What the owner of a partition gets.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    pub(crate) partition: Partition,
+    pub(crate) partition: TopicPartition,
     /// Put the state away and end.
     pub(crate) stop: CancellationToken,
     /// How far it is, for the lag.
@@ -48,10 +48,10 @@ impl Slot {
 
 /// All assigned partitions.
 #[derive(Debug, Default)]
-pub(super) struct Slots(BTreeMap<Partition, Slot>);
+pub(super) struct Slots(BTreeMap<TopicPartition, Slot>);
 
 impl Slots {
-    pub(super) fn add(&mut self, partition: Partition, start_owner: &StartOwner) {
+    pub(super) fn add(&mut self, partition: TopicPartition, start_owner: &StartOwner) {
         let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
         let inbox = Inbox {
             partition: partition.clone(),
@@ -68,7 +68,7 @@ impl Slots {
         self.0.insert(partition, slot);
     }
 
-    pub(super) fn remove(&mut self, partition: &Partition) -> Option<Slot> {
+    pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Slot> {
         self.0.remove(partition)
     }
 
@@ -76,19 +76,21 @@ impl Slots {
         self.0.len()
     }
 
-    pub(super) fn partitions(&self) -> Vec<Partition> {
+    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
         self.0.keys().cloned().collect()
     }
 
     /// What keeps a partition from being read for longer than that.
     pub(super) fn stuck(&self, longest: Duration) -> Option<String> {
-        self.0.iter().find_map(|((topic, partition), slot)| {
-            let (since, reason) = slot.progress.not_read()?;
-            let unknown = || "its state or the ends of its log are not known yet".to_owned();
-            let reason = reason.unwrap_or_else(unknown);
-            (since > longest)
-                .then(|| format!("{topic}, partition {partition} is not read: {reason}"))
-        })
+        self.0
+            .iter()
+            .find_map(|(TopicPartition { topic, partition }, slot)| {
+                let (since, reason) = slot.progress.not_read()?;
+                let unknown = || "its state or the ends of its log are not known yet".to_owned();
+                let reason = reason.unwrap_or_else(unknown);
+                (since > longest)
+                    .then(|| format!("{topic}, partition {partition} is not read: {reason}"))
+            })
     }
 
     /// Those that are not fetched because their owners are behind.
@@ -106,7 +108,7 @@ impl Slots {
     }
 
     /// Those of which no fetch tells where the log ends.
-    pub(super) fn not_flowing(&self) -> Vec<Partition> {
+    pub(super) fn not_flowing(&self) -> Vec<TopicPartition> {
         let all = self.0.iter().filter(|(_, slot)| !slot.is_flowing());
         all.map(|(partition, _)| partition.clone()).collect()
     }
@@ -117,7 +119,7 @@ impl Slots {
         &'s mut self,
         ends: &'s LogEnds,
         now: i64,
-    ) -> impl Iterator<Item = (&'s Partition, Lag)> {
+    ) -> impl Iterator<Item = (&'s TopicPartition, Lag)> {
         self.0.iter_mut().filter_map(move |(partition, slot)| {
             let mut end = slot.progress.end();
             if !slot.is_flowing() {
@@ -131,7 +133,7 @@ impl Slots {
     /// An owner never ends by itself.
     pub(super) fn check_owners(&self, health: &Component) {
         let dead = self.0.iter().filter(|(_, slot)| slot.owner.is_finished());
-        for ((topic, partition), _) in dead {
+        for (TopicPartition { topic, partition }, _) in dead {
             health.failed(format!(
                 "the owner of {topic}, partition {partition} has died"
             ));
@@ -151,7 +153,7 @@ mod tests {
             inboxes.send(inbox).unwrap();
             tokio::spawn(async {})
         });
-        let partition = ("t".to_owned(), 0);
+        let partition = TopicPartition::new("t", 0);
         let mut slots = Slots::default();
         slots.add(partition.clone(), &start_owner);
         let progress = taken.recv().unwrap().progress;

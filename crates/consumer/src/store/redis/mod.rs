@@ -9,11 +9,12 @@ mod tests;
 
 use std::collections::HashMap;
 
+use iot_core::partition::TopicPartition;
 use iot_fold::{SCHEMA, Sealed};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::url::Servers;
-use super::{ApplyError, Conflict, LoadError, Partition, Step, Stored, Trouble, Unavailable};
+use super::{ApplyError, Conflict, LoadError, Step, Stored, Trouble, Unavailable};
 use crate::config::StoreConfig;
 use link::Connector;
 use pool::{Pool, is_replica};
@@ -38,9 +39,6 @@ const NUMBER_BYTES: usize = 20;
 /// Name and value.
 type Field = (Vec<u8>, Vec<u8>);
 
-/// Of no partition.
-const NOWHERE: Partition<'_> = ("", 0);
-
 /// Redis, however many servers it has.
 #[derive(Debug)]
 pub(crate) struct Redis {
@@ -63,11 +61,13 @@ impl Redis {
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
-        self.ask::<Value>(NOWHERE, &cmd("PING")).await?;
+        // Any connection will do.
+        let nowhere = TopicPartition::new("", 0);
+        self.ask::<Value>(&nowhere, &cmd("PING")).await?;
         let mut info = cmd("INFO");
         info.arg("memory");
         // A cluster answers for each node, and a user may lack the right to ask.
-        if let Ok(info) = self.ask::<String>(NOWHERE, &info).await
+        if let Ok(info) = self.ask::<String>(&nowhere, &info).await
             && let Some(policy) = evicts(&info)
         {
             tracing::warn!(
@@ -83,7 +83,7 @@ impl Redis {
     /// as of one moment if the offset is the same before and after, because each
     /// step moves it, and if there are as many fields as Redis counts: a cursor
     /// that another server continues after a fail-over may leave some out.
-    pub(super) async fn load(&self, partition: Partition<'_>) -> Result<Stored, LoadError> {
+    pub(super) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
         for _ in 0..READS {
             if let Some(fields) = self.read(partition).await.map_err(Unavailable::from)? {
                 return stored(fields);
@@ -98,7 +98,7 @@ impl Redis {
     /// All fields of the state, or nothing if it changed meanwhile.
     async fn read(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
     ) -> Result<Option<HashMap<Vec<u8>, Vec<u8>>>, RedisError> {
         let key = self.state_key(partition);
         let (mut fields, mut cursor) = (HashMap::new(), 0_u64);
@@ -123,7 +123,7 @@ impl Redis {
 
     async fn offset(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         key: &str,
     ) -> Result<Option<Vec<u8>>, RedisError> {
         let mut get = cmd("HGET");
@@ -210,7 +210,7 @@ impl Redis {
 
     pub(super) async fn reset(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         offset: i64,
     ) -> Result<(), Unavailable> {
         // Both or none: Redis does nothing else in between, and neither can fail once
@@ -226,7 +226,7 @@ impl Redis {
 
     pub(super) async fn windows(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         let prefix = self.key_prefix(partition);
@@ -245,7 +245,7 @@ impl Redis {
     /// Sends a command and waits for its answer, both with a deadline.
     async fn ask<T: FromRedisValue>(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         cmd: &Cmd,
     ) -> Result<T, RedisError> {
         let answer = self.pool.ask(partition, cmd).await?;
@@ -253,11 +253,12 @@ impl Redis {
     }
 
     /// The braces put all keys of a partition on one node of a cluster.
-    fn key_prefix(&self, (topic, partition): Partition<'_>) -> String {
+    fn key_prefix(&self, partition: &TopicPartition) -> String {
+        let (topic, partition) = partition.parts();
         format!("{}:{{{topic}:{partition}}}:", self.prefix)
     }
 
-    fn state_key(&self, partition: Partition<'_>) -> String {
+    fn state_key(&self, partition: &TopicPartition) -> String {
         self.key_prefix(partition) + "state"
     }
 }

@@ -6,12 +6,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::link::{Connector, Link};
-use crate::store::Partition;
 
 /// Connections, made when they are needed.
 pub(super) struct Pool {
@@ -46,7 +46,7 @@ impl Pool {
     /// No connection, no answer in time, or an error as the answer.
     pub(super) async fn ask(
         &self,
-        partition: Partition<'_>,
+        partition: &TopicPartition,
         cmd: &Cmd,
     ) -> Result<Value, RedisError> {
         let connecting = self.connector.connect_timeout();
@@ -65,7 +65,7 @@ impl Pool {
         answer
     }
 
-    fn place(&self, partition: Partition<'_>) -> &Mutex<Place> {
+    fn place(&self, partition: &TopicPartition) -> &Mutex<Place> {
         let mut hasher = DefaultHasher::new();
         partition.hash(&mut hasher);
         &self.places[(hasher.finish() % self.places.len() as u64) as usize]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ::redis::AsyncConnectionConfig;
+use iot_core::partition::TopicPartition;
 use iot_fold::Changes;
 
 use super::*;
@@ -68,13 +69,13 @@ impl Bench {
         }
     }
 
-    fn here(&self) -> Partition<'_> {
-        (&self.topic, PART)
+    fn here(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.as_str(), PART)
     }
 
     async fn apply(&self, from: Option<i64>, to: i64, changes: &Changes) -> Result<(), ApplyError> {
         let step = Step {
-            partition: self.here(),
+            partition: &self.here(),
             from,
             to,
             changes,
@@ -105,7 +106,7 @@ impl Bench {
     }
 
     async fn stored(&self) -> Stored {
-        let mut stored = self.store.load(self.here()).await.unwrap();
+        let mut stored = self.store.load(&self.here()).await.unwrap();
         stored.entries.sort();
         stored
     }
@@ -187,7 +188,7 @@ async fn windows_expire_and_live_state_does_not() {
     let windows = [window("a", 60_000), window("b", 60_000), window("over", -1)];
     let first = changes([live("d\0a", "x")], windows);
     bench.apply(None, 1, &first).await.unwrap();
-    let found = bench.store.windows(bench.here(), &keys).await.unwrap();
+    let found = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(found, ["a", "b"].map(|device| sealed(device, 0).encode()));
     let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
     assert!((1..=60_000).contains(&left), "{left} ms");
@@ -250,7 +251,7 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
     ] {
         bench.raw::<()>(&["DEL", &key]).await;
         bench.raw::<()>(&[&["HSET", &key], fields].concat()).await;
-        let Err(LoadError::Unusable(reason)) = bench.store.load(bench.here()).await else {
+        let Err(LoadError::Unusable(reason)) = bench.store.load(&bench.here()).await else {
             panic!("{fields:?} was loaded")
         };
         assert!(reason.contains(expected), "{reason}");
@@ -294,7 +295,7 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
     let mut read = 0;
     while !writing.is_finished() || read == 0 {
         // It may give up when each of its tries is disturbed.
-        let Ok(stored) = bench.store.load(bench.here()).await else {
+        let Ok(stored) = bench.store.load(&bench.here()).await else {
             continue;
         };
         read += 1;

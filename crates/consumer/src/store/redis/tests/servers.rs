@@ -45,7 +45,7 @@ async fn the_documented_rights_of_a_user_are_enough() {
     bench.apply(None, 1, &changes).await.unwrap();
     assert_eq!(bench.stored().await.offset, Some(1));
     let keys = [window_key("a")];
-    let windows = bench.store.windows(bench.here(), &keys).await.unwrap();
+    let windows = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(windows.len(), 1);
 }
 
@@ -106,7 +106,7 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
     let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
     let bench = Bench::at(&url, "cluster");
     for partition in 0..20 {
-        let partition = (bench.topic.as_str(), partition);
+        let partition = &TopicPartition::new(bench.topic.as_str(), partition);
         let changes = changes([live("d\0a", "x")], [window("a", 60_000)]);
         let step = Step {
             partition,
