@@ -1,4 +1,4 @@
-//! The inside, as benchmarks need it.
+//! What benchmarks need of the inside.
 
 use iot_core::partition::TopicPartition;
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ const TOPIC: &str = "device-data";
 /// Time of the first message, milliseconds since the epoch.
 const BEGIN: i64 = 1_750_000_000_000;
 
-/// A format, and what reads a message of it: the number of its readings.
+/// A format, and a function that parses a message in it and returns the number of readings.
 pub type Parser = (&'static str, Box<dyn Fn() -> usize>);
 
 /// One for each format.
@@ -107,13 +107,13 @@ fn payload(message: &DeviceMessage<'_>, protobuf: bool) -> Vec<u8> {
     out
 }
 
-/// What folds the next message: of so many devices in turns, a second apart, with
-/// detection or without.
+/// A function that folds the next message of so many devices in turn, a second apart, with
+/// or without detection.
 pub fn fold(devices: usize, sensors: &[&'static str], detect: bool) -> impl FnMut() {
     let mut partition = Partition::new(devices, sensors, detect);
     move || {
         partition.next();
-        // What waits to be stored or told would grow.
+        // Changes and updates would accumulate.
         if partition.offset % 10_000 == 0 {
             partition.fold.take_changes();
             partition.fold.take_updates();
@@ -121,8 +121,8 @@ pub fn fold(devices: usize, sensors: &[&'static str], detect: bool) -> impl FnMu
     }
 }
 
-/// What encodes a step of the store in which each device changed, and says how many
-/// bytes it has.
+/// A function that encodes a step in which each device has changed, and returns its size in
+/// bytes.
 ///
 /// # Panics
 /// Never: the settings are valid.
@@ -146,7 +146,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
     }
 }
 
-/// A partition and the messages to come.
+/// A partition and its next messages.
 struct Partition {
     fold: Fold,
     devices: usize,

@@ -1,7 +1,7 @@
 //! Consumer group: reads devices' messages from Kafka, validates them, keeps
 //! newest values, windows and alerts, and streams them to browsers.
 //!
-//! [`run`] is the only entrance. The way of a message is in `pipeline.rs`.
+//! [`run`] is the only entry point. `pipeline.rs` shows the path of a message.
 
 #[doc(hidden)]
 pub mod bench;
@@ -60,7 +60,7 @@ pub use state::StateCommand;
 use store::Keeper;
 use webhook::Webhook;
 
-/// Offsets that wait for the group's thread to commit them.
+/// The most offsets that wait to be committed.
 const COMMITS: usize = 1_024;
 
 /// Deadlines of the shutdown; together below the 30 s that Kubernetes gives.
@@ -71,7 +71,7 @@ const OTHER: Duration = Duration::from_secs(2);
 /// Runs the consumer until `shutdown`.
 ///
 /// # Errors
-/// It can't start, or its Kafka client ends for good.
+/// The consumer cannot start, or its Kafka client has failed permanently.
 pub async fn run(
     live: Live<ConsumerConfig>,
     listeners: Listeners,
@@ -174,7 +174,7 @@ pub async fn run(
         .step("send the last alerts", OTHER, webhook_task)
         .await;
     stop_hub.cancel();
-    steps.step("dismiss clients", OTHER, hub_task).await;
+    steps.step("disconnect clients", OTHER, hub_task).await;
     stop_http.cancel();
     steps.step("close connections", CLIENTS, http).await;
     stop_ops.cancel();
@@ -182,13 +182,13 @@ pub async fn run(
     result
 }
 
-/// The thread that is a member of the group; it says how it ended.
+/// Starts the thread that is a member of the group. The receiver gets its result.
 fn start_group(member: Member) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("kafka-group".into())
         .spawn(move || {
-            // Nobody listens any more after the deadline of the shutdown.
+            // Nothing receives it after the deadline of the shutdown.
             let _ = end.send(group::run(member));
         })
         .context("starting the thread of the consumer group")?;

@@ -1,9 +1,10 @@
-//! Why a message is not used.
+//! The reasons to refuse a message. The stages above return them; those of the fold are its
+//! own.
 
 use iot_core::message::ParseError;
 
-/// Why a message goes to the dead-letter topic. [`reason`](Self::reason) is the
-/// label of metrics and the `dlq-reason` header; the text is for logs.
+/// Why a message goes to the dead-letter topic. [`reason`](Self::reason) is the label of
+/// metrics and the header `dlq-reason`; the text is for logs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("the payload can't be read")]
@@ -61,7 +62,7 @@ impl Refusal {
         }
     }
 
-    /// The sensor that is to blame, for the `dlq-sensor` header.
+    /// The sensor that caused it, for the header `dlq-sensor`.
     pub(crate) fn sensor(&self) -> Option<&str> {
         match self {
             Self::ImpossibleValue { sensor } | Self::UnexpectedUnit { sensor } => Some(sensor),

@@ -1,6 +1,6 @@
-//! What a message must satisfy beyond its format. One impossible reading
-//! refuses the whole message: a device that reports it is not to be trusted
-//! with the others of the same moment, and the dead letter keeps them all.
+//! What a message must satisfy beyond its format. One impossible reading refuses the whole
+//! message: the other readings of that moment cannot be trusted either, and the dead letter
+//! keeps them all.
 
 use iot_core::message::{DeviceMessage, Reading};
 use iot_fold::{Catalogue, LATEST};
@@ -8,15 +8,15 @@ use iot_fold::{Catalogue, LATEST};
 use crate::config::ValidateConfig;
 use crate::refusal::Refusal;
 
-/// Before 2000-01-01 no such device existed; a clock that was never set, or
-/// seconds where milliseconds are meant, give such times.
+/// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
+/// of milliseconds.
 const EARLIEST: i64 = 946_684_800_000;
 /// Longest device id, in bytes.
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.
 const MAX_SENSOR: usize = 128;
-/// Largest value: the squares of larger ones are no numbers any more, and would spoil
-/// means and deviations for good.
+/// Largest value. Squares of larger values are infinite and would permanently spoil means
+/// and deviations.
 const MAX_VALUE: f64 = 1e100;
 /// Longest name of a unit, in bytes.
 const MAX_UNIT: usize = 32;
@@ -36,12 +36,12 @@ impl Validator {
         }
     }
 
-    /// Checks a message. Its time is compared with the time of its Kafka record
-    /// (milliseconds; with a fixed time if it has none) and never with a clock,
-    /// so that reading the log again decides the same.
+    /// Checks a message. Its time is compared with the time of its record (`recorded`, in
+    /// milliseconds; a fixed time if it has none) and never with a clock, so that reading the
+    /// log again decides the same.
     ///
     /// # Errors
-    /// The first thing found wrong.
+    /// The first problem that was found.
     pub(crate) fn check(
         &self,
         message: &DeviceMessage<'_>,
@@ -118,7 +118,7 @@ fn check_text(text: &str, longest: usize) -> Result<(), ()> {
     valid.then_some(()).ok_or(())
 }
 
-/// Most text is, which is seen many bytes at a time.
+/// Most text is plain ASCII, which is checked many bytes at a time.
 fn is_plain(text: &str) -> bool {
     let bytes = text.bytes();
     bytes.fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))

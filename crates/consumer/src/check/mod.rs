@@ -1,5 +1,5 @@
-//! Which settings are valid. A section is checked here where that takes knowledge of the
-//! part of the program that uses it.
+//! Checks the settings. Sections whose values only the Kafka client, the store or the
+//! catalogue can judge are checked here, so that `config` stays plain data.
 
 mod sensors;
 
@@ -14,15 +14,15 @@ use rdkafka::ClientConfig;
 use crate::config::{self, ConsumerConfig, DeadLetterConfig, KafkaConfig, OutputsConfig};
 use crate::kafka;
 
-/// What Kafka takes for the name of a topic.
+/// What Kafka accepts as the name of a topic.
 const TOPIC_NAME: &str = "must be 1 to 249 letters, digits and ._- (and neither . nor ..)";
 
 /// Longer than a heartbeat (3 s), at most as long as librdkafka lets a member be
 /// busy (`max.poll.interval.ms`).
 const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(300);
 
-/// Sensors of a device: what a message changes is stored in one step, and a step
-/// has an end.
+/// The most sensors of a device: the changes of a message are stored in one step, whose size
+/// is limited.
 const MOST_SENSORS: usize = 1_000;
 
 impl Settings for ConsumerConfig {
@@ -35,7 +35,7 @@ impl Settings for ConsumerConfig {
         ("REDIS_ENDPOINT", "store.url"),
     ];
     const ALIASES: Aliases = config::ALIASES;
-    /// Nothing of what the state is made by: it would no longer be what the log says.
+    /// No rules of the fold are among them: the state would no longer follow from the log.
     const LIVE: &'static [&'static str] = &[
         "webhook.url",
         "webhook.bearer_token",

@@ -8,7 +8,7 @@ use iot_service::config::Problems;
 use crate::config::SensorConfig;
 use crate::validate::{is_sensor, is_unit};
 
-/// Adds what is wrong with the two sections.
+/// Adds all problems of the two sections.
 pub(super) fn check(
     sensors: &[SensorConfig],
     thresholds: &[ThresholdRule],
@@ -68,7 +68,7 @@ fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(
     }
 }
 
-/// A rule that has one limit leaves the catalogue's other one.
+/// A rule with one limit keeps the other one of the catalogue, which it must fit.
 fn check_sides(rule: &ThresholdRule, known: &Known, add: &mut impl FnMut(&str, String)) {
     let Limits { above, below } = known.limits;
     match (rule.above.number(), rule.below.number()) {

@@ -18,7 +18,7 @@ use super::millis;
 pub struct DetectConfig {
     /// Beyond a limit of the sensor.
     pub threshold: ThresholdConfig,
-    /// Far from what the readings before let expect.
+    /// Far from what the previous readings predict.
     pub spike: SpikeConfig,
     /// The same value again and again.
     pub stuck: StuckConfig,
@@ -26,9 +26,9 @@ pub struct DetectConfig {
     pub drift: DriftConfig,
     /// A switch that changes too often.
     pub toggling: TogglingConfig,
-    /// A device of which nothing is heard any more.
+    /// A device that sends no messages any more.
     pub silence: SilenceConfig,
-    /// Kinds that are not looked for, by name of the sensor.
+    /// Kinds that are off for single sensors, by name of the sensor.
     pub off: BTreeMap<String, Vec<AlertKind>>,
 }
 
@@ -36,9 +36,9 @@ pub struct DetectConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SilenceConfig {
-    /// Whether it is looked for.
+    /// Whether it is on.
     pub enabled: bool,
-    /// How long nothing is heard of a device, by the time of its partition.
+    /// How long a device may send nothing, in the time of its partition.
     pub after: HumanDuration,
 }
 
@@ -52,7 +52,7 @@ impl Default for SilenceConfig {
 }
 
 impl SilenceConfig {
-    /// In milliseconds; `None` if it is not looked for.
+    /// In milliseconds; `None` if it is off.
     pub(crate) fn patience(&self) -> Option<i64> {
         self.enabled.then(|| millis(*self.after))
     }
@@ -64,7 +64,7 @@ impl DetectConfig {
         DetectRules::new(self.detection())
     }
 
-    /// The settings without those of silence, which the fold has apart.
+    /// The settings without those of silence, which is no detector.
     fn detection(&self) -> Detection {
         Detection {
             threshold: self.threshold.clone(),

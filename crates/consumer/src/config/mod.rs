@@ -35,13 +35,13 @@ pub struct ConsumerConfig {
     pub ops: OpsConfig,
     /// Page, REST API and WebSocket.
     pub http: HttpConfig,
-    /// Where messages come from.
+    /// The source of messages.
     pub kafka: KafkaConfig,
     /// Where state is kept.
     pub store: StoreConfig,
-    /// Messages in other formats than ours.
+    /// Third-party formats.
     pub mappings: MappingsConfig,
-    /// Sensors that are known besides the standard ones, or in their place.
+    /// Sensors in addition to the standard ones, or in place of them.
     pub sensors: Vec<SensorConfig>,
     /// Other limits for some devices.
     pub thresholds: Vec<ThresholdRule>,
@@ -49,11 +49,11 @@ pub struct ConsumerConfig {
     pub validate: ValidateConfig,
     /// Aggregation over time.
     pub windows: WindowsConfig,
-    /// What is an alert.
+    /// Detectors.
     pub detect: DetectConfig,
-    /// Bounds of memory.
+    /// Limits of memory.
     pub limits: LimitsConfig,
-    /// Where messages go that can't be used.
+    /// The topic for messages that cannot be used.
     pub dead_letter: DeadLetterConfig,
     /// Events for other programs.
     pub outputs: OutputsConfig,
@@ -97,7 +97,7 @@ impl ConsumerConfig {
         Catalogue::new(self.sensors.iter().map(SensorConfig::known))
     }
 
-    /// What the fold goes by.
+    /// The rules of the fold.
     pub(crate) fn fold_rules(&self) -> FoldRules {
         FoldRules {
             windows: self.windows.rules(),
@@ -114,7 +114,7 @@ impl ConsumerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaConfig {
-    /// `host:port` of brokers to begin with.
+    /// `host:port` of the first brokers to connect to.
     pub brokers: Vec<String>,
     /// Encryption and login.
     pub security: KafkaSecurity,
@@ -122,12 +122,12 @@ pub struct KafkaConfig {
     pub topics: Vec<String>,
     /// Consumer group.
     pub group: String,
-    /// Name of this member, which then keeps its partitions over a restart; empty
-    /// for none.
+    /// Name of this member, with which it keeps its partitions over a restart; empty for
+    /// none.
     pub group_instance_id: String,
-    /// How long a member may be silent before its partitions go to others.
+    /// How long a member may be silent before its partitions are assigned to others.
     pub session_timeout: HumanDuration,
-    /// Where to begin in a partition that the store knows nothing of.
+    /// Where to start in a partition without a stored offset.
     pub from: From,
     /// Any other property of librdkafka.
     pub properties: BTreeMap<String, String>,
@@ -151,11 +151,11 @@ impl Default for KafkaConfig {
     }
 }
 
-/// Where to begin in a partition without a stored offset.
+/// Where to start in a partition without a stored offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum From {
-    /// At the oldest record kept.
+    /// At the oldest record that is kept.
     Earliest,
     /// After the newest record.
     Latest,
@@ -165,7 +165,7 @@ pub enum From {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ValidateConfig {
-    /// How far a message's time may be ahead of its Kafka record's.
+    /// How far the time of a message may be ahead of its record time.
     pub max_future: HumanDuration,
 }
 
@@ -185,7 +185,7 @@ pub struct LimitsConfig {
     pub devices: usize,
     /// Sensors of one device.
     pub sensors: usize,
-    /// Alerts listed by the API, all active ones first kept.
+    /// Alerts that the API lists; active ones are kept first.
     pub alerts: usize,
 }
 
@@ -207,7 +207,7 @@ pub struct OutputsConfig {
     pub alerts: String,
     /// Topic for sealed windows; empty for none.
     pub windows: String,
-    /// Partitions of topics that have to be created.
+    /// Partitions of topics that the consumer creates.
     pub partitions: i32,
     /// Their replicas; -1 is the brokers' default.
     pub replication: i32,
@@ -252,8 +252,7 @@ impl Default for DeadLetterConfig {
 pub struct PushConfig {
     /// Shortest time between two frames of readings.
     pub interval: HumanDuration,
-    /// Alerts that wait for one client; one that makes no room for a further one
-    /// is disconnected.
+    /// Alerts that wait for one client; a client without room for another is disconnected.
     pub queue: usize,
     /// WebSocket clients at the same time.
     pub clients: usize,

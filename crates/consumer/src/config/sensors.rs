@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SensorConfig {
-    /// Its name, as it stands in readings.
+    /// Its name in readings.
     pub name: String,
-    /// The unit in which its values are stored, and all limits are given.
+    /// The unit of its stored values and of these limits.
     pub unit: String,
-    /// The least value that a working one can report.
+    /// The least value that a working sensor can report.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub min: Limit,
-    /// The greatest value that a working one can report.
+    /// The greatest value that a working sensor can report.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub max: Limit,
     /// Greater values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub above: Limit,
-    /// Lesser values raise an alert.
+    /// Smaller values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
 }
 
 impl SensorConfig {
-    /// The same for the catalogue.
+    /// The sensor as the catalogue has it.
     pub(crate) fn known(&self) -> Known {
         let or_none = |limit: Limit, none: f64| limit.or(none, none);
         let least = or_none(self.min, f64::NEG_INFINITY);

@@ -41,13 +41,13 @@ impl Serialize for StoreUrl {
     }
 }
 
-/// What to do when state that was there is gone.
+/// What to do when the state of a partition is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Missing {
     /// Read the partition again from the earliest record that is still kept.
     Rebuild,
-    /// Read nothing, and say so.
+    /// Read nothing, and report it in `/readyz`.
     Refuse,
 }
 
@@ -67,15 +67,15 @@ pub struct StoreConfig {
     pub db: u16,
     /// Connections at the same time.
     pub connections: usize,
-    /// How long connecting may take, login included.
+    /// How long connecting may take, with the login.
     pub connect_timeout: HumanDuration,
     /// How long an answer may take.
     pub response_timeout: HumanDuration,
     /// PEM file with the certificates to trust; empty for those of the system.
     pub ca_file: String,
-    /// Begin of every key.
+    /// The start of every key.
     pub key_prefix: String,
-    /// What to do when state that was there is gone.
+    /// What to do when the state of a partition is gone.
     pub missing: Missing,
 }
 
@@ -97,7 +97,7 @@ impl Default for StoreConfig {
     }
 }
 
-/// `text` with the password of a URL replaced, fit to be printed.
+/// `text` with the password in a URL redacted.
 fn redact(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();

@@ -1,8 +1,8 @@
-//! What the consumer tells other programs through Kafka: alerts as they are raised
-//! and cleared, and windows as they are sealed.
+//! Events for other programs in Kafka: alerts that are raised or cleared, and windows that
+//! are sealed.
 //!
-//! Both are confirmed before the offset moves, and their ids follow from the log
-//! alone: a crash may repeat one, and never loses it.
+//! Kafka confirms them before the offset moves, and their ids follow from the log alone: a
+//! crash may repeat an event, and never loses one.
 
 mod metrics;
 
@@ -29,18 +29,19 @@ use crate::kafka::context::Lasting;
 use crate::kafka::topic::Topic;
 pub(crate) use metrics::{OutputsMetrics, Published};
 
-/// Where they go. Clones share one producer.
+/// Produces events. Clones share one producer.
 #[derive(Clone)]
 pub(crate) struct Outputs {
     producer: FutureProducer<Lasting>,
-    /// None if nobody wants to know.
+    /// Topic for alerts; `None` turns them off.
     alerts: Option<Arc<str>>,
+    /// Topic for sealed windows; `None` turns them off.
     windows: Option<Arc<str>>,
     metrics: OutputsMetrics,
     health: Component,
 }
 
-/// An event for others, on its way.
+/// An event and its headers.
 #[derive(Debug)]
 pub(crate) struct Notice {
     topic: Arc<str>,
@@ -52,7 +53,7 @@ pub(crate) struct Notice {
     payload: Vec<u8>,
 }
 
-/// Events that Kafka has not confirmed, in their order.
+/// Events in flight, in their order.
 #[derive(Default)]
 pub(crate) struct Waiting(VecDeque<(Notice, Result<DeliveryFuture, KafkaError>)>);
 
@@ -62,7 +63,7 @@ impl Waiting {
     }
 }
 
-/// What other programs read.
+/// The JSON of an event.
 #[derive(Debug, Serialize)]
 struct Envelope<'n, T> {
     id: &'n str,
@@ -97,7 +98,7 @@ impl Notice {
             topic: topic.clone(),
             kind,
             key,
-            // Texts and numbers: there is nothing in it that can't be JSON.
+            // Texts and numbers can always be written as JSON.
             payload: serde_json::to_vec(&envelope).unwrap_or_default(),
             id,
             source,
@@ -105,7 +106,7 @@ impl Notice {
         }
     }
 
-    /// Those of CloudEvents 1.0 in its Kafka binding, binary mode.
+    /// The headers of CloudEvents 1.0, Kafka binding, binary mode.
     fn headers(&self) -> OwnedHeaders {
         let all = [
             (headers::CONTENT_TYPE, headers::APPLICATION_JSON),
@@ -123,7 +124,7 @@ impl Notice {
         headers
     }
 
-    /// Bytes of it.
+    /// Its size, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.payload.len() + self.key.len()
     }
@@ -147,7 +148,7 @@ impl Outputs {
         }
     }
 
-    /// The topics that there have to be.
+    /// The topics that are needed.
     pub(crate) fn topics(config: &OutputsConfig) -> Vec<Topic> {
         let names = [&config.alerts, &config.windows];
         let names = names.into_iter().filter(|name| !name.is_empty());
@@ -160,7 +161,7 @@ impl Outputs {
         names.map(topic).collect()
     }
 
-    /// The event of an alert's change; none of one that is only repeated.
+    /// The event of a change of an alert; `None` if the alert only repeats.
     pub(crate) fn alert(&self, partition: &TopicPartition, alert: &Alert) -> Option<Notice> {
         let topic = self.alerts.as_ref()?;
         let (kind, what) = match alert.state {
@@ -204,15 +205,15 @@ impl Outputs {
         Some(Notice::new(topic, kind, key, partition, about, data))
     }
 
-    /// Hands an event over to Kafka's client, behind those that are `waiting`.
+    /// Hands an event to the producer, after those in `waiting`.
     pub(crate) fn tell(&self, waiting: &mut Waiting, notice: Notice) {
         let queued = self.queue(&notice);
         waiting.0.push_back((notice, queued));
     }
 
-    /// Returns once Kafka has confirmed all of them. Tries for as long as it takes, as
-    /// the offset must not move past them; one that failed is told again with all
-    /// behind it, so that none overtakes another.
+    /// Returns when Kafka has confirmed all events. Retries without limit, because the offset
+    /// must not pass them. After a failure that event and all behind it are produced again,
+    /// so that they keep their order.
     pub(crate) async fn confirm(&self, waiting: &mut Waiting) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while let Some((notice, queued)) = waiting.0.pop_front() {
@@ -253,7 +254,7 @@ async fn written(queued: Result<DeliveryFuture, KafkaError>) -> Result<(), Kafka
     }
 }
 
-/// Of a device: all its events are in one partition.
+/// The record key: all events of a device are in one partition.
 fn key(device: &DeviceKey) -> String {
     let DeviceKey {
         tenant,
@@ -263,7 +264,7 @@ fn key(device: &DeviceKey) -> String {
     format!("{tenant}/{project}/{device}")
 }
 
-/// A UUID of version 8 (RFC 9562) that is always the same for the same name.
+/// A UUID of version 8 (RFC 9562) that depends on the name only.
 fn uuid(name: &str) -> String {
     let hash = XxHash3_128::oneshot(name.as_bytes());
     let version = (hash & !(0xf << 76)) | (0x8 << 76);

@@ -1,5 +1,5 @@
-//! The owner of one assigned partition: loads its state, lets it be read from
-//! where the state ends, and runs its pipeline until the partition goes.
+//! The owner of one assigned partition. It loads the state, reads the log from the stored
+//! offset, and runs the pipeline until the partition is revoked.
 
 mod metrics;
 
@@ -26,15 +26,15 @@ use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
 pub(crate) use metrics::OwnerMetrics;
 
-/// How long Kafka may take to say what a log holds.
+/// Deadline for a question to Kafka.
 const WATERMARKS: Duration = Duration::from_secs(5);
-/// How long the last step may take once the partition has to go; less than the
-/// group's thread waits for it.
+/// Deadline for the last step after the partition was revoked; shorter than the thread of
+/// the group waits for it.
 const FINISH: Duration = Duration::from_secs(8);
-/// Questions that wait for an owner.
+/// The most questions that wait for an owner.
 const QUESTIONS: usize = 64;
 
-/// What all owners use.
+/// What all owners share.
 pub(crate) struct Shared {
     pub(crate) config: ConsumerConfig,
     pub(crate) store: Arc<Keeper>,
@@ -64,29 +64,29 @@ pub(crate) struct OwnedWindows {
     pub(crate) windows: DeviceWindows,
 }
 
-/// Why work ended.
+/// Why an owner stopped reading.
 enum End {
     Stopped,
     Reload,
 }
 
-/// Why there is no state to work on.
+/// Why there is no state.
 enum NoState {
     Stopped,
-    /// Reported, and only a restart helps.
+    /// It is reported in `/readyz`, and only a restart helps.
     Failed,
 }
 
-/// Where to begin.
+/// Where to start reading.
 #[derive(Debug, PartialEq, Eq)]
 enum Begin {
-    /// Here; so many records before are gone without having been read.
+    /// At this offset; so many earlier records were deleted before they were read.
     At { offset: i64, lost: i64 },
-    /// The stored offset is beyond the log: it is not the log it was.
+    /// The stored offset is beyond the end of the log, which is therefore another log.
     BeyondEnd,
 }
 
-/// The offset to begin at where nothing is stored.
+/// The offset to start at when nothing is stored.
 fn first((low, high): (i64, i64), from: From) -> i64 {
     match from {
         From::Earliest => low,
@@ -104,8 +104,8 @@ fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
     }
 }
 
-/// How long after a partition could not be read on that is tried again. The log that was
-/// cut is known at once; damage is for somebody to mend.
+/// How long to wait before a partition that cannot be read is tried again. A truncated log
+/// is recognised by loading the state again; damage takes somebody to repair it.
 fn again(unreadable: &Unreadable) -> Duration {
     Duration::from_secs(match unreadable {
         Unreadable::OutOfRange => 1,
@@ -113,7 +113,7 @@ fn again(unreadable: &Unreadable) -> Duration {
     })
 }
 
-/// Owns a partition until it is told to stop.
+/// Owns a partition until it is revoked.
 pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
     let mut owner = Owner {
         shared,
@@ -134,20 +134,19 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             End::Reload => owner.inbox.progress.load(),
         }
     }
-    // Nothing can be read, and nobody else is to take the partition: it is kept
-    // until it is taken away.
+    // Keep the partition without reading it: another consumer would fail the same way.
     owner.inbox.stop.cancelled().await;
 }
 
 struct Owner {
     shared: Arc<Shared>,
     inbox: Inbox,
-    /// Up to where this owner has stored, or found stored.
+    /// The last offset that this owner has stored, or found in the store.
     applied: Option<i64>,
 }
 
 impl Owner {
-    /// Offset and state, both as of one step of the store.
+    /// Loads offset and state, which belong to the same step.
     async fn load(&self) -> Result<Pipeline, NoState> {
         let (topic, partition) = self.inbox.partition.parts();
         let (stored, at, watermarks) = self.stored().await?;
@@ -168,7 +167,7 @@ impl Owner {
                     stored = at,
                     begin = offset,
                     lost,
-                    "records were deleted before they were read; going on at the log's begin"
+                    "records were deleted before they were read; continuing from the start of the log"
                 );
                 offset
             }
@@ -192,9 +191,9 @@ impl Owner {
         ))
     }
 
-    /// What the store holds, up to where, and then what the log holds: in this
-    /// order, because who had the partition before may still be storing, and what is stored
-    /// then may be beyond an end that was seen earlier.
+    /// Asks for the stored state and offset, and then for the ends of the log. The order
+    /// matters: the previous owner may still be storing, and its offset may be beyond an end
+    /// that was read earlier.
     async fn stored(&self) -> Result<(Stored, i64, (i64, i64)), NoState> {
         loop {
             let stored = self.read().await?;
@@ -206,9 +205,9 @@ impl Owner {
         }
     }
 
-    /// Stores the offset to begin at in a partition that the store knows nothing
-    /// of: else `latest` would begin at the end once more after a rebalance, and
-    /// skip what came in between.
+    /// Stores the offset to start at when the store has nothing about the partition. Without
+    /// it `latest` would start at the end again after a rebalance, and skip the records in
+    /// between.
     async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
         let (topic, partition) = self.inbox.partition.parts();
         let mut from = self.shared.config.kafka.from;
@@ -223,8 +222,8 @@ impl Owner {
                 partition,
                 before,
                 begin = watermarks.0,
-                "the state is gone from the store; building it again from the earliest record \
-                 that is still kept"
+                "the state is gone from the store; rebuilding it from the earliest record that is \
+                 still kept"
             );
         }
         let step = Step {
@@ -236,7 +235,7 @@ impl Owner {
         match self.shared.store.apply(&step, &self.inbox.stop).await {
             Ok(()) => Ok(()),
             Err(Unstored::Conflict(conflict)) => {
-                tracing::info!(topic, partition, %conflict, "somebody else has begun this partition");
+                tracing::info!(topic, partition, %conflict, "another consumer has started this partition");
                 Ok(())
             }
             Err(Unstored::Stopped) => Err(NoState::Stopped),
@@ -254,9 +253,9 @@ impl Owner {
         })
     }
 
-    /// Up to where the partition was applied before its state went missing; `None`
-    /// if it never was. Kafka keeps what was committed for lag tools, so that a
-    /// store that was emptied while no consumer ran is not taken for a new one.
+    /// The offset up to which the partition was applied before its state disappeared; `None`
+    /// if it never was. The offset that was committed to Kafka tells a store that was emptied
+    /// while no consumer ran from a new one.
     async fn known_before(&self) -> Result<Option<i64>, NoState> {
         if !self.shared.store.is_durable() {
             return Ok(None);
@@ -274,7 +273,7 @@ impl Owner {
         .await
     }
 
-    /// What the log holds.
+    /// The first and the next offset of the log.
     async fn watermarks(&self) -> Result<(i64, i64), NoState> {
         self.ask_kafka("what the log holds", || {
             let partition = self.inbox.partition.clone();
@@ -284,7 +283,7 @@ impl Owner {
         .await
     }
 
-    /// Asks in another thread until Kafka answers.
+    /// Asks on another thread, again and again until Kafka answers.
     async fn ask_kafka<T, F>(&self, what: &str, question: impl Fn() -> F) -> Result<T, NoState>
     where
         T: Send + 'static,
@@ -300,10 +299,10 @@ impl Owner {
             match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => {
-                    tracing::warn!(topic, partition, %error, what, "Kafka does not say");
+                    tracing::warn!(topic, partition, %error, what, "no answer from Kafka; retrying");
                 }
                 Err(error) => {
-                    tracing::warn!(topic, partition, %error, what, "asking Kafka failed");
+                    tracing::warn!(topic, partition, %error, what, "asking Kafka failed; retrying");
                 }
             }
             tokio::select! {
@@ -342,7 +341,7 @@ impl Owner {
         NoState::Failed
     }
 
-    /// Reads the partition from where its state ends.
+    /// Reads the partition from the stored offset.
     async fn work(&self, pipeline: &mut Pipeline, mut asked: mpsc::Receiver<Question>) -> End {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
         let fetcher = &self.shared.fetcher;
@@ -352,21 +351,21 @@ impl Owner {
             let metrics = &self.shared.metrics;
             metrics.rebalance_took(RebalanceKind::Assigned, took);
         }
-        // Loading the state again looks at what the log holds.
+        // When to load the state again, which also asks for the ends of the log.
         let mut reload_at = None;
         loop {
             if self.inbox.stop.is_cancelled() {
                 self.finish(pipeline).await;
                 return End::Stopped;
             }
-            // In turns: many questions must not keep records waiting, nor the reverse.
+            // At random: many questions must not keep records waiting, nor the reverse.
             let done = tokio::select! {
                 () = self.inbox.stop.cancelled() => Ok(()),
                 Some(question) = asked.recv() => {
                     if question.answer.is_closed() {
                         continue;
                     }
-                    // The one who asked may go now.
+                    // The client may leave in between.
                     let windows = pipeline.fold().windows(&question.key, question.size);
                     let partition = self.inbox.partition.clone();
                     let _ = question.answer.send(
@@ -380,7 +379,7 @@ impl Owner {
                     Err(unreadable) => {
                         let (topic, partition) = partition.parts();
                         if progress.troubled(unreadable.to_string()) {
-                            tracing::error!(topic, partition, %unreadable, "can't read on");
+                            tracing::error!(topic, partition, %unreadable, "cannot read the partition; retrying");
                         }
                         reload_at = Some(Instant::now() + again(&unreadable));
                         Ok(())
@@ -406,15 +405,19 @@ impl Owner {
         }
     }
 
-    /// Stores what is not stored yet. What is fetched and not processed is left to the
-    /// next owner, and so is what can't be stored in time.
+    /// Stores the last step. The next owner reads again what is not processed, and what
+    /// cannot be stored in time.
     async fn finish(&self, pipeline: &mut Pipeline) {
         match tokio::time::timeout(FINISH, pipeline.apply()).await {
             Ok(Ok(())) => {}
             Ok(Err(stale)) => self.report(&stale),
             Err(_) => {
                 let (topic, partition) = self.inbox.partition.parts();
-                tracing::warn!(topic, partition, "the last state was not stored in time");
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "the last state was not stored in time; the next owner reads those records again"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The store of one process.
+//! The store `memory://`, which lives as long as the process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ struct Kept {
     offset: Option<i64>,
     live: BTreeMap<String, Vec<u8>>,
     windows: HashMap<Arc<str>, Window>,
-    /// When windows expire, and which.
+    /// Times at which windows expire, with their keys.
     expiries: BTreeSet<(i64, Arc<str>)>,
 }
 
@@ -57,7 +57,7 @@ impl Memory {
         let mut partitions = self.lock();
         let kept = partitions.entry(step.partition.clone()).or_default();
         if kept.offset == Some(step.to) && step.from != Some(step.to) {
-            // The same step a second time, after an answer that got lost.
+            // The same step again, after an answer that got lost.
             return Ok(());
         }
         if kept.offset != step.from {
@@ -228,14 +228,14 @@ mod tests {
             store.windows(&here(), &keys, 1_999),
             [value.clone(), sealed("b", 0).encode()]
         );
-        // Sealed once more, it is kept longer.
+        // A window that is stored again is kept longer.
         apply(&store, Some(10), 11, &windows([("a", 4_000)])).unwrap();
         assert_eq!(
             store.windows(&here(), &keys, 3_000),
             std::slice::from_ref(&value)
         );
         assert!(store.windows(&here(), &keys, 4_000).is_empty());
-        // The clock of whoever wrote the record is wrong.
+        // A record time that is far ahead.
         apply(&store, Some(11), 12, &windows([("a", i64::MAX)])).unwrap();
         assert_eq!(store.windows(&here(), &keys, 10_999), [value]);
         assert!(store.windows(&here(), &keys, 11_000).is_empty());

@@ -8,11 +8,11 @@ use iot_service::tls;
 use super::url::{Servers, Target, Topology};
 use crate::config::StoreConfig;
 
-/// Connections more than this help nobody.
+/// More connections do not help.
 const MOST_CONNECTIONS: usize = 1_000;
 
 impl StoreConfig {
-    /// Adds every problem of the section.
+    /// Adds all problems of the section.
     pub(crate) fn validate(&self, problems: &mut Problems) {
         match Target::parse(self.url.expose()) {
             Err(message) => problems.add("store.url", message),
@@ -26,7 +26,7 @@ impl StoreConfig {
             ("store.connect_timeout", self.connect_timeout),
             ("store.response_timeout", self.response_timeout),
         ] {
-            // An owner whose partition goes may wait for both.
+            // An owner whose partition is revoked may wait for both.
             if value.is_zero() || *value > Duration::from_secs(60) {
                 problems.add(path, "must be longer than 0 and at most 1m");
             }
@@ -100,8 +100,7 @@ impl StoreConfig {
         own.or(servers.username.as_deref())
     }
 
-    /// The password, empty if there is none; from its file if it has one, read anew
-    /// each time.
+    /// The password, empty if there is none. A password file is read each time.
     ///
     /// # Errors
     /// The file can't be read; the text says which.

@@ -1,6 +1,6 @@
-//! Alerts for people, as POSTs to an HTTP endpoint, grouped so that a storm is a few of
-//! them. This is best effort: what a crash, a full queue or an endpoint that is away for
-//! too long costs is not told again. The exact list is in Kafka (`outputs.alerts`).
+//! Alerts for people, posted to an HTTP endpoint in groups, so that a storm makes few
+//! requests. Delivery is best effort: alerts that a crash, a full queue or a long outage of
+//! the endpoint loses are not sent again. The exact list is in Kafka (`outputs.alerts`).
 
 mod groups;
 mod metrics;
@@ -25,12 +25,12 @@ pub(crate) use metrics::WebhookMetrics;
 use outcome::{Notified, Told};
 use post::{Poster, Sent, pauses};
 
-/// How long one notification is tried again; the next ones gather meanwhile.
+/// How long one notification is retried, while the next ones gather.
 const GIVE_UP: Duration = Duration::from_secs(600);
-/// How long the notification under way may take when the consumer stops.
+/// How long the notification in flight may take when the consumer stops.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Hands alerts over; it never waits.
+/// Passes alerts to the task that sends them, without waiting.
 #[derive(Clone)]
 pub(crate) struct Webhook {
     queue: mpsc::Sender<Alert>,
@@ -38,7 +38,7 @@ pub(crate) struct Webhook {
     metrics: WebhookMetrics,
 }
 
-/// None if there is none.
+/// `None` while `webhook.url` is empty.
 type Endpoint = Option<Arc<Poster>>;
 
 struct Actor {
@@ -46,18 +46,18 @@ struct Actor {
     groups: Groups,
     endpoint: watch::Sender<Endpoint>,
     config: Live<ConsumerConfig>,
-    /// What groups and poster were made of.
+    /// The settings in use.
     used: WebhookConfig,
     metrics: WebhookMetrics,
     health: Component,
 }
 
 impl Webhook {
-    /// Starts the task that sends, and that follows the settings. `stop` lets it send
-    /// what waits, once, and end.
+    /// Starts the task that sends alerts and follows changed settings. After `stop` it sends
+    /// what waits, once, and ends.
     ///
     /// # Errors
-    /// The endpoint's address is none, or the certificates to trust can't be read.
+    /// The URL is invalid, or the certificates to trust cannot be read.
     pub(crate) fn start(
         config: Live<ConsumerConfig>,
         metrics: WebhookMetrics,
@@ -84,9 +84,9 @@ impl Webhook {
         Ok((webhook, tokio::spawn(actor.run(stop))))
     }
 
-    /// Tells that an alert was raised or cleared, not that it repeats. `recorded` is
-    /// about when Kafka recorded what made it, and `begun` when its partition began to be
-    /// read (both in ms since the epoch): what was long before that was told already.
+    /// Passes an alert that was raised or cleared on; one that only repeats is ignored.
+    /// `recorded` is the approximate time of its record, and `begun` when reading of its
+    /// partition started (both in ms since the epoch): much older alerts were sent before.
     pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
         let config = &self.config.current().webhook;
         if config.url.is_empty() || alert.state == AlertStatus::Raised && alert.count > 1 {
@@ -107,7 +107,7 @@ impl Actor {
         self.finish().await;
     }
 
-    /// Groups alerts, and has one notification on its way at a time.
+    /// Groups alerts, with one notification in flight at a time.
     async fn work(&mut self, stop: &CancellationToken) {
         let mut sending = None;
         loop {
@@ -129,12 +129,12 @@ impl Actor {
             }
         }
         if let Some(sending) = sending {
-            // One last try.
+            // One last attempt.
             let _ = timeout(LAST, sending).await;
         }
     }
 
-    /// Goes by the settings as they are now.
+    /// Adopts changed settings.
     fn adopt(&mut self) {
         let config = self.config.current().webhook.clone();
         if config == self.used {
@@ -153,7 +153,7 @@ impl Actor {
         }
     }
 
-    /// Sends what waits, each once and as far as there is time.
+    /// Sends what waits, each notification once, until the deadline.
     async fn finish(&mut self) {
         while let Ok(alert) = self.alerts.try_recv() {
             add(&mut self.groups, &self.metrics, alert);
@@ -186,8 +186,8 @@ fn add(groups: &mut Groups, metrics: &WebhookMetrics, alert: Alert) {
     }
 }
 
-/// Tries until the endpoint, the one of now, has taken or refused it, or for long
-/// enough; once more when the consumer stops.
+/// Retries until the endpoint, which may change meanwhile, accepts or refuses it, or until
+/// the time is up. When the consumer stops there is one more attempt.
 async fn deliver(
     mut endpoint: watch::Receiver<Endpoint>,
     metrics: WebhookMetrics,
@@ -230,7 +230,7 @@ async fn deliver(
 }
 
 fn body(notification: &Notification) -> Vec<u8> {
-    // Texts and numbers: there is nothing in it that can't be JSON.
+    // Texts and numbers can always be written as JSON.
     serde_json::to_vec(notification).unwrap_or_default()
 }
 
