@@ -2,15 +2,9 @@
 //! randomness, and no trace of how records were cut into batches.
 
 mod changes;
-#[cfg(test)]
-mod golden_tests;
-#[cfg(test)]
-mod limits_tests;
 mod silence;
 #[cfg(test)]
-mod silence_tests;
-#[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod tracked;
 
 use std::collections::{BTreeMap, HashMap};

@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 
-use super::tests::{message, rules};
 use super::*;
 
 /// Two devices, with every part of the layout in use: units, places, qualities, open and

@@ -1,6 +1,5 @@
 //! Limits by place, and by the settings at hand.
 
-use super::tests::{Kept, feed, limits, message, rules, save, states, straight};
 use super::*;
 use crate::model::AlertStatus;
 

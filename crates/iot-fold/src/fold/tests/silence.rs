@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::silence::MOST_REVEALED;
-use super::tests::{Kept, message, reload, rules, save, states};
 use super::*;
+use crate::fold::silence::MOST_REVEALED;
 use crate::model::AlertStatus;
 
 /// As in the rules of the tests.

@@ -1,5 +1,10 @@
 //! The fold against a naive model, and against itself cut in other places.
 
+mod golden;
+mod limits;
+mod silence;
+mod windows;
+
 use std::collections::BTreeMap;
 
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
@@ -9,8 +14,7 @@ use super::*;
 use crate::catalogue::{Catalogue, Known, Limits};
 use crate::detect::Detection;
 use crate::limits::{Limit, ThresholdRule};
-use crate::model::{AlertStatus, WindowSummary};
-use crate::sealed::add_stored;
+use crate::model::AlertStatus;
 
 /// None is the multiple of another.
 const SIZES: [i64; 3] = [60, 90, 250];
@@ -20,7 +24,7 @@ const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
 /// One message of a test: device, time, seq, and a value for one sensor.
 type Sent = (u8, i64, Option<u64>, usize, f64);
 
-pub(super) fn rules() -> FoldRules {
+fn rules() -> FoldRules {
     let windows = WindowRules {
         sizes: SIZES.into(),
         lateness: 30,
@@ -38,7 +42,7 @@ pub(super) fn rules() -> FoldRules {
 
 /// One more sensor, with limits on both sides, and another limit for temperatures in
 /// room r1.
-pub(super) fn limits(in_r1: f64) -> LimitRules {
+fn limits(in_r1: f64) -> LimitRules {
     let vibration = Known {
         name: "vibration".into(),
         unit: "mm/s".into(),
@@ -69,7 +73,7 @@ fn eager() -> Detection {
     config
 }
 
-pub(super) fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
+fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'static> {
     DeviceMessage {
         device_id: format!("d{device}").into(),
         tenant: None,
@@ -89,7 +93,7 @@ pub(super) fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMe
     }
 }
 
-pub(super) fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
+fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     let message = message(sent);
     fold.apply(&Event {
         offset: offset as i64,
@@ -111,7 +115,7 @@ fn recorded(offset: usize) -> Option<i64> {
     }
 }
 
-pub(super) fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
+fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
     let states = fold.devices.iter().map(|device| &device.state);
     states
         .map(|state| (state.key.clone(), state.clone()))
@@ -129,7 +133,7 @@ fn log() -> impl Strategy<Value = Vec<Sent>> {
     prop::collection::vec(sent, 1..200)
 }
 
-pub(super) fn straight(log: &[Sent]) -> Fold {
+fn straight(log: &[Sent]) -> Fold {
     let mut fold = Fold::new(rules(), "device-data", 0);
     for (offset, sent) in log.iter().enumerate() {
         feed(&mut fold, offset, *sent).unwrap();
@@ -139,13 +143,13 @@ pub(super) fn straight(log: &[Sent]) -> Fold {
 
 /// What a store would keep.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Kept {
-    pub(super) live: BTreeMap<String, Vec<u8>>,
+struct Kept {
+    live: BTreeMap<String, Vec<u8>>,
     /// With the times they expire.
     windows: BTreeMap<String, (Vec<u8>, i64)>,
 }
 
-pub(super) fn save(fold: &mut Fold, kept: &mut Kept) {
+fn save(fold: &mut Fold, kept: &mut Kept) {
     let (announced, bytes) = (fold.changed(), fold.changed_bytes());
     let changes = fold.take_changes();
     assert_eq!(
@@ -168,7 +172,7 @@ pub(super) fn save(fold: &mut Fold, kept: &mut Kept) {
     }
 }
 
-pub(super) fn reload(kept: &Kept) -> Fold {
+fn reload(kept: &Kept) -> Fold {
     let entries = kept.live.iter().rev();
     let entries: Vec<_> = entries.map(|(k, v)| (k.clone(), v.clone())).collect();
     Fold::restore(rules(), "device-data", 0, &entries).unwrap()
@@ -204,52 +208,6 @@ proptest! {
     }
 
     #[test]
-    fn windows_match_a_naive_model(log in log()) {
-        let mut fold = straight(&log);
-        let keys: Vec<_> = states(&fold).into_keys().collect();
-        let here = |fold: &Fold, key, size| fold.windows(key, size).unwrap().here;
-        let all = |fold: &Fold| keys.iter().map(|key| SIZES.map(|size| here(fold, key, size))).collect::<Vec<_>>();
-        let before = all(&fold);
-        let mut kept = Kept::default();
-        save(&mut fold, &mut kept);
-        for (key, before) in keys.iter().zip(before) {
-            for (size, before) in SIZES.into_iter().zip(before) {
-                let DeviceWindows { mut here, stored } = fold.windows(key, size).unwrap();
-                for (value, _) in stored.iter().filter_map(|key| kept.windows.get(key)) {
-                    add_stored(&mut here, value).unwrap();
-                }
-                prop_assert_eq!(&here, &before, "the same before and after they are stored");
-                for (sensor, found) in &here {
-                    let expected = naive_windows(&log, &key.device, sensor, size);
-                    prop_assert_eq!(found.len(), expected.len());
-                    for (found, expected) in found.iter().zip(expected) {
-                        check_window(found, expected, size)?;
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn late_values_are_counted_for_each_size(log in log()) {
-        let mut fold = Fold::new(rules(), "device-data", 0);
-        let mut watermarks = BTreeMap::new();
-        let fresh = straight_taken(&log);
-        for (offset, sent) in log.iter().enumerate() {
-            let folded = feed(&mut fold, offset, *sent).unwrap();
-            if !fresh[offset] {
-                continue;
-            }
-            let watermark = watermarks.entry(sent.0).or_insert(i64::MIN);
-            *watermark = sent.1.max(*watermark);
-            for (size, late) in SIZES.iter().zip(folded.late) {
-                let end = sent.1 / size * size + size;
-                prop_assert_eq!(late, u64::from(end + 30 <= *watermark));
-            }
-        }
-    }
-
-    #[test]
     fn the_newest_value_wins_whatever_the_order(log in log()) {
         let fold = straight(&log);
         for (key, state) in states(&fold) {
@@ -262,43 +220,6 @@ proptest! {
             }
         }
     }
-}
-
-fn check_window(
-    found: &WindowSummary,
-    (start, values, sealed): NaiveWindow,
-    size: i64,
-) -> Result<(), TestCaseError> {
-    prop_assert_eq!(
-        (found.start, found.end, found.sealed),
-        (start, start + size, sealed)
-    );
-    prop_assert_eq!(found.count as usize, values.len());
-    let n = values.len() as f64;
-    let mean = values.iter().map(|(_, v)| v).sum::<f64>() / n;
-    let squares = values.iter().map(|(_, v)| (v - mean).powi(2)).sum::<f64>();
-    prop_assert!((found.mean - mean).abs() < 1e-9);
-    prop_assert!((found.deviation - (squares / n).sqrt()).abs() < 1e-6);
-    let least = values.iter().map(|(_, v)| *v).fold(f64::INFINITY, f64::min);
-    let most = values
-        .iter()
-        .map(|(_, v)| *v)
-        .fold(f64::NEG_INFINITY, f64::max);
-    prop_assert_eq!((found.min, found.max), (least, most));
-    let first = values.iter().min_by_key(|(t, _)| *t).unwrap().1;
-    let last = values.iter().max_by_key(|(t, _)| *t).unwrap().1;
-    prop_assert_eq!((found.first, found.last), (first, last));
-    let time = values.iter().map(|(t, _)| *t as f64).sum::<f64>() / n;
-    let spread = |(t, _): &(i64, f64)| (*t as f64 - time).powi(2);
-    let spread = values.iter().map(spread).sum::<f64>();
-    let both = |(t, v): &(i64, f64)| (*t as f64 - time) * (v - mean);
-    let both = values.iter().map(both).sum::<f64>();
-    let distinct = values.iter().any(|(t, _)| *t != values[0].0);
-    prop_assert_eq!(found.slope.is_some(), distinct);
-    if let Some(slope) = found.slope {
-        prop_assert!((slope / 3_600_000.0 - both / spread).abs() < 1e-9);
-    }
-    Ok(())
 }
 
 /// Of each message whether it is no immediate repetition of the newest of its device.
@@ -319,25 +240,6 @@ fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = Sent> + '
     let fresh = log.iter().copied().zip(straight_taken(log));
     let fresh = fresh.filter_map(|(sent, fresh)| fresh.then_some(sent));
     fresh.filter(move |sent| format!("d{}", sent.0) == device)
-}
-
-/// Begin, values with their times, and whether it is sealed.
-type NaiveWindow = (i64, Vec<(i64, f64)>, bool);
-
-fn naive_windows(log: &[Sent], device: &str, sensor: &str, size: i64) -> Vec<NaiveWindow> {
-    let mut watermark = i64::MIN;
-    let mut windows = BTreeMap::<i64, Vec<(i64, f64)>>::new();
-    for (_, timestamp, _, number, value) in taken(log, device) {
-        watermark = watermark.max(timestamp);
-        let start = timestamp / size * size;
-        if NAMES[number] == sensor && start + size + 30 > watermark {
-            windows.entry(start).or_default().push((timestamp, value));
-        }
-    }
-    let all = windows
-        .into_iter()
-        .map(|(start, values)| (start, values, start + size + 30 <= watermark));
-    all.collect()
 }
 
 #[test]
