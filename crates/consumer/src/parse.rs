@@ -1,4 +1,4 @@
-//! From the bytes of a record to a message, whatever format they are in.
+//! Parses the payload of a record, in whichever format it is.
 
 use iot_core::headers;
 use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
@@ -6,10 +6,10 @@ use kafka_fetch::Record;
 
 use crate::mapping::{Around, Mappings};
 
-/// How the first field of our Protobuf messages begins: number 1, with a length.
+/// The first byte of our Protobuf messages: field 1, with a length.
 const PROTOBUF_BEGIN: u8 = 0x0a;
 
-/// The names that Protobuf goes by.
+/// Content types of Protobuf.
 const PROTOBUF: [&str; 3] = [
     headers::APPLICATION_PROTOBUF,
     "application/x-protobuf",
@@ -23,11 +23,11 @@ enum Format {
     Protobuf,
 }
 
-/// The message of a record of `topic`: as a mapping has it that is meant for it, in
-/// the format that its `content-type` names, else in the one that it looks like.
+/// The message in a record of `topic`. A mapping that matches the record comes first, then
+/// the header `content-type`, then the look of the payload.
 ///
 /// # Errors
-/// It is not a message in that format.
+/// The payload is not a message in that format.
 pub(crate) fn message<'r>(
     record: &Record<'r>,
     topic: &str,
@@ -61,9 +61,9 @@ fn named(content_type: &[u8]) -> Option<Format> {
     PROTOBUF.iter().any(is).then_some(Format::Protobuf)
 }
 
-/// What is neither is told as bad JSON, which more people write by hand.
+/// A payload in neither format is reported as bad JSON, which is more often written by hand.
 fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
-    // The byte is whitespace in JSON, but then a brace follows.
+    // The byte is also a newline, which JSON may start with; then a brace follows.
     let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
     if payload.first() == Some(&PROTOBUF_BEGIN)
         && first != Some(&b'{')

@@ -7,14 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use iot_fold::{Device, Fold};
 use iot_service::config::{Sources, load};
 use iot_service::moment;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ConsumerConfig;
-use crate::fold::{Fold, FoldRules};
 use crate::kafka;
-use crate::model::Device;
 use crate::store::Store;
 
 /// How long Kafka may take to answer a question.
@@ -164,7 +163,7 @@ impl<'c> Tool<'c> {
         let here = TopicPartition::new(&*self.topic, partition);
         let stored = self.store.load(&here).await;
         let stored = stored.with_context(|| format!("reading partition {partition}"))?;
-        let rules = FoldRules::new(self.config);
+        let rules = self.config.fold_rules();
         let fold = Fold::restore(rules, &self.topic, partition, &stored.entries)
             .with_context(|| format!("reading partition {partition}"))?;
         let devices = fold.all().devices.into_iter().map(|(_, found)| found);

@@ -221,7 +221,7 @@ async fn a_subscriber_that_is_behind_is_not_fetched_for() {
     }
     tokio::time::resume();
     // The fetch of another subscription comes after all others on the same connection.
-    let other = fetcher.subscribe(TopicPartition::new(TOPIC, 3), 1_000, Arc::new(()));
+    let other = fetcher.subscribe(partition(), 1_000, Arc::new(()));
     while cluster.asked().last() != Some(&(0, 1_000)) {
         tokio::task::yield_now().await;
     }

@@ -12,11 +12,17 @@ async fn a_login_is_used_and_its_absence_said() {
     let server = RedisServer::start(&["--requirepass", "hunter2"]).await;
     let url = format!("redis://:hunter2@127.0.0.1:{}/5", server.port());
     let bench = Bench::at(&url, "login");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
+    bench
+        .apply(None, 1, &changes([live("a", "x")], []))
+        .await
+        .unwrap();
     let keys: Vec<String> = bench.raw(&["KEYS", "*state"]).await;
     assert_eq!(keys, [bench.key("state")], "in the database of the URL");
     let without = Bench::at(&server.url(), "login");
-    assert_eq!(trouble(without.apply(None, 1, &[]).await), Trouble::Denied);
+    assert_eq!(
+        trouble(without.apply(None, 1, &Changes::default()).await),
+        Trouble::Denied
+    );
 }
 
 #[tokio::test]
@@ -38,10 +44,10 @@ async fn the_documented_rights_of_a_user_are_enough() {
         ..Bench::at(&server.url(), "rights")
     };
     bench.store.ping().await.unwrap();
-    let changes = [live("a", "x"), window("w\0a", 60_000)];
+    let changes = changes([live("a", "x")], [window("a", 60_000)]);
     bench.apply(None, 1, &changes).await.unwrap();
     assert_eq!(bench.stored().await.offset, Some(1));
-    let keys = ["w\0a".to_owned()];
+    let keys = [window_key("a")];
     let windows = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(windows.len(), 1);
 }
@@ -97,7 +103,7 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
     let bench = Bench::at(&url, "cluster");
     for partition in 0..20 {
         let partition = &TopicPartition::new(bench.topic.as_str(), partition);
-        let changes = [live("d\0a", "x"), window("w\0a", 60_000)];
+        let changes = changes([live("d\0a", "x")], [window("a", 60_000)]);
         let step = Step {
             partition,
             from: None,
@@ -107,9 +113,9 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
         bench.store.apply(&step).await.unwrap();
         bench.store.apply(&step).await.unwrap();
         assert_eq!(bench.store.load(partition).await.unwrap().offset, Some(7));
-        let keys = ["w\0a".to_owned(), "w\0b".to_owned()];
+        let keys = ["a", "b"].map(window_key);
         let windows = bench.store.windows(partition, &keys).await.unwrap();
-        assert_eq!(windows, [b"window"]);
+        assert_eq!(windows, [sealed("a", 0).encode()]);
     }
     for node in &nodes {
         assert_ne!(node.cli(&["DBSIZE"]).trim(), "0", "both have partitions");
@@ -133,14 +139,17 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     .await;
     let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port());
     let bench = Bench::at(&url, "sentinel");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
+    bench
+        .apply(None, 1, &changes([live("a", "x")], []))
+        .await
+        .unwrap();
     wait_for("the replica to have it", async || {
         replica.cli(&["DBSIZE"]).trim() == "1"
     })
     .await;
     master.kill();
     wait_for("the fail-over", async || {
-        let applied = bench.apply(Some(1), 2, &[live("a", "y")]).await;
+        let applied = bench.apply(Some(1), 2, &changes([live("a", "y")], [])).await;
         if let Err(error) = &applied {
             assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
         }
