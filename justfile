@@ -10,6 +10,12 @@ default:
 demo *args:
     cargo run --release -p demo -- {{ args }}
 
+# After a small change, in under two minutes: format, lints, unit tests
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace --lib --bins
+
 # All tests that need no services
 test:
     cargo test --workspace
@@ -35,12 +41,9 @@ soak-consumer *args:
 verify-state *args:
     eval "$(scripts/stack env)"; cargo run --release -p iot-ledger -- verify-state {{ args }}
 
-# What CI checks besides the tests
-lint:
-    cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
-    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
-    shellcheck scripts/stack scripts/test-stack scripts/deploy.sh scripts/test-deploy .ci/run
+# Everything that CI checks, or some of its steps (.ci/run --list)
+ci *steps:
+    .ci/run {{ steps }}
 
 # MQTT -> bridge -> Kafka as fast as it goes, beside what the broker alone does
 bench-bridge *args:
@@ -78,8 +81,8 @@ deny:
 charts:
     scripts/charts check
 
-# Containers and manifests for real: images, compose with each container killed, an API
-# server, every query of the dashboards (root, Debian, Go; an hour the first time)
+# Before a release: images and their sizes, compose with each container killed, charts on an
+# API server, every query of the dashboards, fuzzing (root, Debian, Go; an hour the first time)
 deploy-check:
     cargo build --workspace
     scripts/charts check
@@ -87,7 +90,12 @@ deploy-check:
     scripts/dashboards live
     scripts/compose images
     scripts/compose run
+    scripts/fuzz
 
-# Write the tables of docs/metrics.md anew, after a change to a metric
+# Fuzz targets for 30 s each (--seconds N, names of targets)
+fuzz *args:
+    scripts/fuzz {{ args }}
+
+# Write the tables of docs/metrics.md again, after a change to a metric
 metrics:
     UPDATE_METRICS=1 cargo test --workspace --lib in_the_reference

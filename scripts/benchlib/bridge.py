@@ -9,8 +9,11 @@ import sys
 import tempfile
 import time
 
+from lib.process import ROOT, wait_for
+from lib.stack import stack
+
 from . import common, flat, goals, sessions, size
-from .common import Bridge, publish, publisher, running, topic, verify, wait_for
+from .common import DEADLINE, Bridge, publish, publisher, running, topic, verify
 from .kafka import KafkaError, connected
 from .peers import PEERS
 
@@ -105,17 +108,17 @@ def outage(args, _peers, directory):
         bridge.ready()
         load = subprocess.Popen(publisher("d", topic("outage"), messages, payload, rate), stdout=subprocess.DEVNULL)
         began = time.monotonic()
-        wait_for(lambda: time.monotonic() > began + before)
-        common.stack("stop", "kafka")
+        time.sleep(max(0.0, began + before - time.monotonic()))
+        stack("stop", "kafka")
         down = time.monotonic()
-        wait_for(lambda: time.monotonic() > down + args.outage)
+        time.sleep(max(0.0, down + args.outage - time.monotonic()))
         stalled = bridge.metric("bridge_stalled")
-        common.stack("start", "kafka")
+        stack("start", "kafka")
         back = time.monotonic()
         # All but the last half second of what is due by now.
         with connected(os.environ["KAFKA_BROKERS"]) as kafka:
             due = lambda: min(rate * (time.monotonic() - began - 0.5), messages - 1)
-            wait_for(lambda: reached(kafka, "outage.p") > due())
+            wait_for("the backlog", lambda: reached(kafka, "outage.p") > due(), DEADLINE)
         recovered = time.monotonic() - back
         load.wait(common.DEADLINE)
         bridge.acknowledged(messages)
@@ -138,7 +141,7 @@ def start(_args, _peers, directory):
     for _ in range(STARTS):
         began = time.monotonic()
         with running(Bridge("start", directory)) as bridge:
-            wait_for(lambda: bridge.metric("mqtt_connection_status") >= 1, every=0.002)
+            wait_for("the connection", lambda: bridge.metric("mqtt_connection_status") >= 1, DEADLINE, every=0.002)
             took.append(time.monotonic() - began)
     return told("start", {"seconds": round(statistics.median(took), 3)})
 
@@ -193,7 +196,7 @@ def machine(peers):
     run = lambda *command: subprocess.run(command, check=False, capture_output=True, text=True)
     model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     mosquitto = run("mosquitto_sub", "--version").stdout.splitlines()
-    revision = run("git", "-C", str(common.ROOT), "describe", "--always", "--dirty").stdout.strip()
+    revision = run("git", "-C", str(ROOT), "describe", "--always", "--dirty").stdout.strip()
     lines = [
         f"{os.cpu_count()} cores of {model[1] if model else 'an unknown processor'}, load {os.getloadavg()[0]:.1f}",
         f"{'static ' if Bridge.binary == common.STATIC else ''}iot-bridge at {revision}, {mosquitto[0] if mosquitto else 'mosquitto_sub'}, "

@@ -6,15 +6,15 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+from lib.net import fetch, free_port
+from lib.process import ROOT, end, peak_memory, wait_for
+from lib.stack import Stack
+
 BIN = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 MUSL = "x86_64-unknown-linux-musl"
 STATIC = BIN.parent / MUSL / "release/iot-bridge"
@@ -53,20 +53,9 @@ def why_not_static():
 @contextlib.contextmanager
 def own_stack():
     """Brokers of its own, in the environment, for as long as they are needed."""
-    with tempfile.TemporaryDirectory(prefix="iot-bench-") as directory:
-        os.environ["STACK_DIR"] = directory
-        try:
-            stack("up")
-            os.environ.update(re.findall(r"export (\w+)=(\S+)", stack("env")))
-            yield
-        finally:
-            stack("down")
-
-
-def stack(*command):
-    """Runs scripts/stack, gives what it printed."""
-    process = subprocess.run([ROOT / "scripts/stack", *command], check=True, stdout=subprocess.PIPE, text=True)
-    return process.stdout
+    with tempfile.TemporaryDirectory(prefix="iot-bench-") as directory, Stack(pathlib.Path(directory), BIN) as stack:
+        os.environ.update(stack.variables)
+        yield
 
 
 def mqtt_address():
@@ -87,19 +76,14 @@ class Process:
         proc = pathlib.Path(f"/proc/{self.popen.pid}")
         fields = (proc / "stat").read_text().rsplit(")", 1)[1].split()
         ticks = int(fields[11]) + int(fields[12])
-        peak = re.search(r"VmHWM:\s+(\d+) kB", (proc / "status").read_text())
+        peak = peak_memory(self.popen.pid)
         if not peak:
             sys.exit(f"bench: {self.name} has ended")
-        return ticks / os.sysconf("SC_CLK_TCK"), int(peak[1]) * 1024
+        return ticks / os.sysconf("SC_CLK_TCK"), peak
 
     def stop(self):
         """Ends it, by force if need be."""
-        self.popen.terminate()
-        try:
-            self.popen.wait(30)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
+        end(self.popen, 30)
 
 
 @contextlib.contextmanager
@@ -140,11 +124,11 @@ class Bridge(Process):
 
     def ready(self):
         """Waits until it is subscribed and sees Kafka."""
-        wait_for(lambda: fetch(self.port, "readyz") is not None)
+        wait_for("the bridge to be ready", lambda: answer(self.port, "readyz") is not None, DEADLINE)
 
     def metrics(self):
         """Its metrics as text."""
-        return fetch(self.port, "metrics") or ""
+        return answer(self.port, "metrics") or ""
 
     def metric(self, name):
         """The sum of a metric over its labels; 0 when it is not there."""
@@ -153,7 +137,7 @@ class Bridge(Process):
 
     def acknowledged(self, messages):
         """Waits until so many messages are acknowledged to MQTT."""
-        wait_for(lambda: self.metric("mqtt_acknowledgements_total") >= messages)
+        wait_for("acknowledgements", lambda: self.metric("mqtt_acknowledgements_total") >= messages, DEADLINE)
 
 
 def topic(tenant):
@@ -182,30 +166,12 @@ def verify(run, topics, messages, connections=4):
     return json.loads(process.stdout)
 
 
-def fetch(port, path):
+def answer(port, path):
     """What the ops server answers, or nothing."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
-            return answer.read().decode()
+        return fetch(f"http://127.0.0.1:{port}/{path}")
     except OSError:
         return None
-
-
-def wait_for(condition, every=0.02, deadline=DEADLINE):
-    """Waits for a condition, gives what it gave."""
-    until = time.monotonic() + deadline
-    while not (value := condition()):
-        if time.monotonic() > until:
-            sys.exit("bench: nothing happened for too long")
-        time.sleep(every)
-    return value
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def report(title, runs):

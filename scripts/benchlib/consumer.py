@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 
+from lib.net import free_port
+from lib.process import wait_for
+
 from . import common, goals
 from .simulator import KINDS, LZ4, measure, simulate, used
 
@@ -17,6 +20,7 @@ SIZES = (1_000, 10_000, 100_000)
 RATE = 100_000
 SECONDS = 60
 BARE_SECONDS = 20
+CONSUMED = "kafka_consumer_messages_consumed_total"
 
 
 def main(args):
@@ -28,7 +32,7 @@ class Consumer(common.Process):
     """iot-consumer with a group and a part of Redis of its own."""
 
     def __init__(self, name, topic, directory, *flags):
-        self.port = common.free_port()
+        self.port = free_port()
         log = open(directory / f"{name}.log", "wb")
         command = [common.BIN / "iot-consumer", "run", "--set", f"kafka.topics={topic}",
                    "--set", f"kafka.group={name}", "--set", f"store.key_prefix={name}", "--set", "http.listen=127.0.0.1:0",
@@ -37,12 +41,12 @@ class Consumer(common.Process):
 
     def metric(self, name):
         """The sum of a metric over its labels; 0 when it is not there."""
-        text = common.fetch(self.port, "metrics") or ""
+        text = common.answer(self.port, "metrics") or ""
         return sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))
 
     def highest(self, name):
         """The highest value of a metric over its labels; an answer that does not come is a failure."""
-        text = common.fetch(self.port, "metrics") or ""
+        text = common.answer(self.port, "metrics") or ""
         if not (found := re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)):
             sys.exit(f"bench: the consumer does not tell {name}")
         return max(map(float, found))
@@ -85,11 +89,11 @@ def read_all(name, topic, messages, directory):
     """From the first message to the last that is stored, and what it took from the start."""
     redis = redis_cpu()
     with common.running(Consumer(name, topic, directory)) as consumer:
-        read = lambda: consumer.metric("kafka_consumer_messages_consumed_total")
-        common.wait_for(lambda: read() > 0, every=0.005)
+        read = lambda: consumer.metric(CONSUMED)
+        wait_for("the first message", lambda: read() > 0, common.DEADLINE, every=0.005)
         # The wait may have seen the first thousands already.
         began, first = time.monotonic(), read()
-        common.wait_for(lambda: read() >= messages, every=0.01)
+        wait_for("the last message", lambda: read() >= messages, common.DEADLINE, every=0.01)
         took = time.monotonic() - began
         # What it has read is stored within a second.
         time.sleep(1.5)
@@ -122,7 +126,7 @@ def hold(_args, directory):
         topic = f"hold-{kind}"
         fill(topic, 1_000_000, KINDS[kind])
         with common.running(Consumer(topic, topic, directory)) as consumer:
-            common.wait_for(lambda: consumer.metric("kafka_consumer_messages_consumed_total") >= 1_000_000)
+            wait_for("a million messages", lambda: consumer.metric(CONSUMED) >= 1_000_000, common.DEADLINE)
             result = hold_load(consumer, topic, kind)
         result |= {"bare_cores": bare, "times_bare": round(result["cores"] / bare, 2)}
         results[f"hold_{kind}"] = result
@@ -133,7 +137,7 @@ def hold(_args, directory):
 def hold_bare(kind, directory):
     """How much of a core a bare client takes."""
     topic = f"hold-bare-{kind}"
-    # It reads from the begin: once there is a topic it is as far as the load.
+    # It reads from the start of the log: as soon as the topic exists it keeps up with the load.
     fill(topic, 1_000, KINDS[kind])
     command = [common.BIN / "iot-ledger", "consume", "--topic", topic, "--messages", str(2 * RATE * SECONDS)]
     load = start_load(topic, kind, BARE_SECONDS + 2)
@@ -150,7 +154,7 @@ def start_load(topic, kind, seconds):
     """The load."""
     command = [common.BIN / "iot-simulator", "run", "--devices", str(DEVICES), "--rate", str(RATE),
                "--duration", f"{seconds}s", "--sink", "kafka", "--set", f"kafka.topic={topic}", *LZ4, *KINDS[kind],
-               "--set", "http.listen=", "--set", f"ops.listen=127.0.0.1:{common.free_port()}", "--set", "log.level=warn"]
+               "--set", "http.listen=", "--set", f"ops.listen=127.0.0.1:{free_port()}", "--set", "log.level=warn"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
@@ -161,17 +165,17 @@ def end_load(load):
 
 
 def hold_load(consumer, topic, kind):
-    """The load, looked at every quarter of a second."""
+    """The load, sampled every quarter of a second."""
     load = start_load(topic, kind, SECONDS + 2)
     time.sleep(2)
     began, (cpu, _) = time.monotonic(), consumer.usage()
-    read = consumer.metric("kafka_consumer_messages_consumed_total")
+    read = consumer.metric(CONSUMED)
     lags = []
     while time.monotonic() < began + SECONDS - 2:
         lags.append(consumer.highest("kafka_consumer_lag_seconds"))
         time.sleep(0.25)
     took, (after, peak) = time.monotonic() - began, consumer.usage()
-    rate = (consumer.metric("kafka_consumer_messages_consumed_total") - read) / took
+    rate = (consumer.metric(CONSUMED) - read) / took
     end_load(load)
     return {
         "rate": round(rate),
@@ -193,7 +197,7 @@ def memory(_args, directory):
         fill(topic, messages, KINDS["json"], devices)
         before = redis_bytes()
         with common.running(Consumer(topic, topic, directory)) as consumer:
-            common.wait_for(lambda: consumer.metric("kafka_consumer_messages_consumed_total") >= messages)
+            wait_for("the last message", lambda: consumer.metric(CONSUMED) >= messages, common.DEADLINE)
             time.sleep(1.5)
             peak = consumer.usage()[1]
         results[topic] = {

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 
+from lib.process import wait_for
+
 from . import common
-from .common import Bridge, Process, publish, running, topic, verify, wait_for
+from .common import Bridge, Process, publish, running, topic, verify
 from .kafka import connected
 
 BARE = ("mosquitto_sub", "iot-ledger subscribe")
@@ -116,7 +118,7 @@ def peer_bridge(peer, directory, tenant, messages, payload):
     with open(directory / f"{tenant}.log", "wb") as log, connected(os.environ["KAFKA_BROKERS"]) as kafka:
         kafka.create_topic(f"{tenant}.p")
         with running(Process(peer.name, command, log)) as process:
-            wait_for(lambda: probe(kafka, process, tenant), every=0.5)
+            wait_for(f"{process.name} to deliver", lambda: probe(kafka, process, tenant), common.DEADLINE, every=0.5)
             steady(lambda: kafka.end(f"{tenant}.p"))
             return through(kafka, process, tenant, messages, payload)
 
@@ -148,7 +150,7 @@ def through(kafka, process, tenant, messages, payload):
     before, _ = process.usage()
     began = time.monotonic()
     publish("f", topic(tenant), messages, payload)
-    wait_for(lambda: kafka.end(log) >= first + messages, every=0.01)
+    wait_for("the last message", lambda: kafka.end(log) >= first + messages, common.DEADLINE, every=0.01)
     took = time.monotonic() - began
     time.sleep(common.SETTLE)
     cpu, peak = process.usage()

@@ -5,14 +5,16 @@ bare subscribers. rumqttd is what the demo embeds, here as its own program.
 """
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
 
+from lib.net import can_connect, free_port
+from lib.process import wait_for
+
 from . import common
-from .common import Bridge, Process, publisher, running, topic, verify, wait_for
+from .common import Bridge, Process, publisher, running, topic, verify
 from .kafka import connected
 
 SESSIONS = 4
@@ -46,12 +48,12 @@ def measure(args, _peers, directory):
     rounds = []
     for number in range(args.runs + 1):
         names = [f"sessions{number}x{session}" for session in range(SESSIONS)]
-        port = common.free_port()
+        port = free_port()
         (directory / "rumqttd.toml").write_text(CONFIG.format(port=port))
         command = [binary, "--config", directory / "rumqttd.toml"]
         with open(directory / "rumqttd.log", "wb") as log, running(Process("rumqttd", command, log)):
             url = f"mqtt://127.0.0.1:{port}"
-            wait_for(lambda: listens(port))
+            wait_for("rumqttd", lambda: can_connect(port))
             limit = bare(url, names, args.messages // 2)
             run = bridge(directory, url, names, args.messages // 2)
         rounds.append(run | {"limit": round(limit), "ratio": round(run["rate"] / limit, 2)})
@@ -69,12 +71,6 @@ def install():
         command = ["cargo", "install", "rumqttd", "--version", VERSION, "--no-default-features"]
         subprocess.run([*command, "--root", common.CACHE], check=True)
     return binary
-
-
-def listens(port):
-    """Whether somebody accepts connections there."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def bare(url, names, messages):
@@ -108,7 +104,7 @@ def bridge(directory, url, names, messages):
         before, _ = process.usage()
         began = time.monotonic()
         load = publish_all("f", url, names, share)
-        wait_for(lambda: all(kafka.end(f"{name}.p") >= share for name in names), every=0.01)
+        wait_for("the last messages", lambda: all(kafka.end(f"{name}.p") >= share for name in names), common.DEADLINE, every=0.01)
         took = time.monotonic() - began
         time.sleep(common.SETTLE)
         cpu, peak = process.usage()

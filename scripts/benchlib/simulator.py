@@ -10,6 +10,9 @@ import sys
 import tempfile
 import time
 
+from lib.net import free_port
+from lib.process import ROOT
+
 from . import common, goals
 
 # What the messages of flat out look like.
@@ -47,7 +50,7 @@ def measure(service, cases, wanted, args):
 
 def revision():
     """The commit that is measured."""
-    command = ["git", "-C", common.ROOT, "describe", "--always", "--dirty"]
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
@@ -150,7 +153,7 @@ def simulate(flags, stdout=subprocess.PIPE, before=()):
     """The simulator from its start to its end: its figures and what it used."""
     devices = [] if "--devices" in flags else ["--devices", "10000"]
     command = [*before, common.BIN / "iot-simulator", "run", *devices, *flags, "--set", "http.listen=",
-               "--set", f"ops.listen=127.0.0.1:{common.free_port()}", "--set", "log.level=warn"]
+               "--set", f"ops.listen=127.0.0.1:{free_port()}", "--set", "log.level=warn"]
     messages = int(flags[flags.index("--messages") + 1]) if "--messages" in flags else None
     output, usage = used(command, messages, stdout)
     return json.loads(output) if output else None, usage

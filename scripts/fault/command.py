@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from common import ROOT, Failed, tail
+from lib.process import ROOT, Failed, tail
 
 
 @dataclasses.dataclass

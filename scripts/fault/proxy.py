@@ -17,7 +17,7 @@ FRESH = 1.0
 class Proxy:
     """Between a service and a broker: what connects to `address` reaches `target`.
 
-    While it is cut, nothing passes and nobody is told: sockets stay open, and
+    While it is cut, nothing passes and no peer notices: sockets stay open, and
     new connections are taken by the kernel and hang. A `watch` is shown what
     passes, on each connection by an object of its own.
     """

@@ -6,9 +6,13 @@ import re
 import subprocess
 import time
 
-import verdict
-from common import DEADLINE, Failed, Service, Stack, can_connect, end, free_port, tail, wait_for
-from proxy import Proxy, Watch
+from lib.net import can_connect, free_port
+from lib.process import DEADLINE, Failed, end, tail, wait_for
+from lib.service import Service
+from lib.stack import Stack
+
+from . import verdict
+from .proxy import Proxy, Watch
 
 PREFIX = "mtic/msg/client/realtime"
 # A topic of the bridge's own.

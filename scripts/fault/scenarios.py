@@ -4,10 +4,12 @@ import dataclasses
 import subprocess
 import time
 
-import common
-from common import wait_for
-from rig import PREFIX, Bridge, Load
-from verdict import Row
+from lib.process import wait_for
+from lib.stack import stack
+
+from . import common
+from .rig import PREFIX, Bridge, Load
+from .verdict import Row
 
 # What the settings file of a bridge that can keep tenants apart names.
 ISOLATION = "isolation:"
@@ -117,7 +119,7 @@ class Trial(common.Trial):
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        self.rig.stack("up")
+        stack("up")
 
 
 # ------------------------------------------------------------- the processes
@@ -176,7 +178,7 @@ def session_expired(trial):
         time.sleep(expiry + 10)
         trial.note(f"away for {expiry + 10} s, session kept for {expiry} s")
     else:
-        # The same for the bridge: somebody else took its name, and began anew.
+        # The same for the bridge: another client took its name and started a new session.
         trial.rig.take_session(bridge.client_id)
         time.sleep(1)
         trial.note("session taken away")
@@ -194,7 +196,7 @@ def kafka_killed(trial, down):
     load.flows()
     trial.rig.kill("kafka")
     time.sleep(down)
-    trial.rig.stack("start", "kafka")
+    stack("start", "kafka")
     trial.recovery(load)
     trial.note(f"down for {down:g} s")
 
@@ -214,8 +216,8 @@ def mosquitto_restarted(trial):
     trial.bridge()
     load = trial.load()
     load.flows(2)
-    trial.rig.stack("stop", "mosquitto")
-    trial.rig.stack("start", "mosquitto")
+    stack("stop", "mosquitto")
+    stack("start", "mosquitto")
     trial.recovery(load)
 
 
@@ -225,7 +227,7 @@ def mosquitto_killed(trial):
     load = trial.load()
     load.flows(2)
     trial.rig.kill("mosquitto")
-    trial.rig.stack("start", "mosquitto")
+    stack("start", "mosquitto")
     trial.recovery(load, delivered=False)
 
 
@@ -246,8 +248,8 @@ def kafka_slow(trial):
 
 
 def cut(trial, proxy, down, old_connections):
-    """Nothing passes for a while, and nobody is told. After it the old connections
-    go on as TCP would have them, or stay dead, as behind a firewall that forgot them."""
+    """Nothing passes for a while, without a reset. Then the old connections continue as
+    TCP has them, or stay dead, as behind a firewall that forgot them."""
     trial.bridge()
     load = trial.load()
     load.flows(2)

@@ -3,9 +3,8 @@ that are deleted from Kafka before it looks."""
 
 import sys
 
-import scenarios
-import verdict
-from proxy import Connection, Watch
+from . import scenarios, verdict
+from .proxy import Connection, Watch
 
 
 def run(rig):

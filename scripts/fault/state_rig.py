@@ -7,7 +7,10 @@ import signal
 import subprocess
 import time
 
-from common import DEADLINE, Failed, Service, Stack, free_port, metric, tail, wait_for
+from lib.net import free_port, metric
+from lib.process import DEADLINE, Failed, tail, wait_for
+from lib.service import Service
+from lib.stack import Stack
 
 # Of each device.
 SENSORS = "temperature,humidity"

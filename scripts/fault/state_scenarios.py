@@ -3,8 +3,11 @@
 import os
 import time
 
-from common import Faults, wait_for
-from state_trial import CONFLICTS, LATE, LOST, MAX_FUTURE, REBUILDS, SESSION
+from lib.process import wait_for
+from lib.stack import stack
+
+from .common import Faults
+from .state_trial import CONFLICTS, LATE, LOST, MAX_FUTURE, REBUILDS, SESSION
 
 # So often a fault is tried that must fall into a moment.
 TRIES = 10
@@ -195,7 +198,7 @@ def kafka_restarted(trial):
     trial.rig.kill("kafka")
     sent = fleet.confirmed()
     time.sleep(trial.form.down)
-    trial.rig.stack("start", "kafka")
+    stack("start", "kafka")
     trial.recovery()
     trial.must(fleet.confirmed() > sent, "nothing was sent after it")
     trial.note(f"down for {trial.form.down:g} s")

@@ -3,10 +3,12 @@
 import dataclasses
 import time
 
-import common
-from common import wait_for
-from state_rig import Consumer, Fleet, Redis, Transactions, verify
-from state_verdict import Row, Sent
+from lib.process import wait_for
+from lib.stack import stack
+
+from . import common
+from .state_rig import Consumer, Fleet, Redis, Transactions, verify
+from .state_verdict import Row, Sent
 
 # What the consumer counts.
 CONFLICTS = "iot_store_conflicts_total"
@@ -201,7 +203,7 @@ class Trial(common.Trial):
             if one.process and one.process.poll() is None:
                 one.process.kill()
                 one.process.wait()
-        self.rig.stack("up")
+        stack("up")
 
 
 def reached(stored, ends):

@@ -8,10 +8,9 @@ use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 use crate::config::BridgeConfig;
 use crate::show::show_route;
-use crate::tools::preflight::Preflight;
-use crate::tools::{self, DeadLettersCommand, TopicsCommand};
+use crate::tools::{self, DeadLettersCommand, Preflight, TopicsCommand};
 
-/// Carries messages from MQTT to Kafka, and loses none.
+/// Bridge messages from MQTT to Kafka without loss.
 #[derive(Debug, Parser)]
 #[command(name = "iot-bridge", version)]
 pub struct Cli {
@@ -25,21 +24,21 @@ pub struct Cli {
 enum Command {
     /// Run until SIGTERM or Ctrl-C (the default)
     Run,
-    /// Carry what the broker holds for this bridge to Kafka and end its MQTT
-    /// session: before a replica goes for good
+    /// Write to Kafka what the MQTT broker has queued for this bridge, and end its
+    /// session: before a replica is removed permanently
     Drain,
-    /// Show where messages of an MQTT topic would go
+    /// Show the Kafka topic and key for an MQTT topic
     Route {
         /// The MQTT topic
         topic: String,
     },
-    /// Create Kafka topics ahead, and list them
+    /// Create and list Kafka topics
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Show what could not be delivered, and send it again
+    /// List and replay messages that could not be delivered
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// Ask both brokers what they will do to this load; exits with 1 if there is a problem
+    /// Check the MQTT brokers and Kafka against the configuration; exits with 1 if there is a problem
     Preflight(Preflight),
     /// Print completions for a shell
     Completions {
@@ -51,7 +50,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what the command line asks for.
+    /// Runs the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         let sources = self.config.sources(Vec::new());

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::KafkaConfig;
 use crate::message::Message;
-use crate::metrics::Refusal;
 use crate::pace::Alarm;
+use crate::refusal::Refusal;
 use crate::ring::Seq;
 
 /// The delivery report of a record.

@@ -1,29 +1,31 @@
-//! MQTT to Kafka: payloads untouched, acknowledged only after Kafka confirmed.
+//! Bridges MQTT to Kafka: payloads are unchanged, and a message is acknowledged only
+//! after Kafka has confirmed it.
 //!
-//! [`run`] is the whole service. The way of a message is in `pipeline`; the
-//! parts that it is made of are `mqtt`, `ring` (what is on its way), `topics` and
-//! `kafka`.
+//! [`run`] is the service. `pipeline` has the message flow; it is made of `mqtt`,
+//! `dedupe`, `router`, `topics` (queues), `kafka` (producer) and `ring` (messages in
+//! flight).
 
 mod cli;
+mod cluster;
 mod config;
 mod creator;
-mod deliveries;
+mod dedupe;
 mod kafka;
-mod lockstep;
 mod message;
-mod message_ids;
 mod metrics;
 mod mqtt;
 mod pace;
 mod pipeline;
-mod redelivery;
+mod preflight;
+mod refusal;
 mod ring;
 mod router;
 mod sessions;
 mod show;
-mod tail;
 mod tools;
+mod topic_id;
 mod topics;
+mod window_limit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,23 +42,22 @@ use tokio_util::sync::CancellationToken;
 pub use cli::Cli;
 pub use config::{
     Acks, BridgeConfig, Compression, DeadLetterConfig, DedupeConfig, DeliveryGuarantee,
-    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, Protocol,
-    ShutdownMode, TopicsConfig,
+    Idempotence, InFlightConfig, Isolation, KafkaConfig, MetricsConfig, MqttConfig, ShutdownMode,
+    TopicsConfig,
 };
 use creator::{Admin, Creator};
 use metrics::Metrics;
 use sessions::{Purpose, Shared};
-use tools::preflight;
 
 const OPS_DEADLINE: Duration = Duration::from_secs(2);
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Runs the bridge until `shutdown`, then until everything it has taken is in
-/// Kafka and acknowledged, or the deadlines of the shutdown are over.
+/// Runs the bridge until `shutdown`, and then until everything received is in Kafka
+/// and acknowledged, or the shutdown deadlines have passed.
 ///
 /// # Errors
-/// When it can't be started. Whatever happens to MQTT or Kafka later is shown
-/// by logs, health and metrics, and waited for.
+/// The bridge can't start. Later failures of MQTT or Kafka are not errors: the bridge
+/// retries, and reports them in logs, health and metrics.
 pub async fn run(
     config: Live<BridgeConfig>,
     listeners: Listeners,
@@ -65,11 +66,11 @@ pub async fn run(
     serve(config, listeners, shutdown, Purpose::Carry).await
 }
 
-/// Ends the subscriptions, carries what the broker still holds for the
-/// sessions of this bridge to Kafka, and ends the sessions.
+/// Drains the sessions of this bridge: ends the subscriptions, writes to Kafka what
+/// the broker has queued, and ends the sessions.
 ///
 /// # Errors
-/// When it can't be started.
+/// The bridge can't start.
 pub async fn drain(
     config: Live<BridgeConfig>,
     listeners: Listeners,
@@ -125,7 +126,8 @@ async fn serve(
     Ok(())
 }
 
-/// Tells whether Kafka can be reached: at the start, and after it could not.
+/// Reports in `health` whether Kafka can be reached: checks it at the start, and
+/// again whenever `trouble` says that no broker answers.
 async fn watch_kafka(
     admin: Arc<Admin>,
     rebootstrap: Rebootstrap,
@@ -153,7 +155,7 @@ async fn watch_kafka(
             Err(error) => {
                 rebootstrap.suspect();
                 rebootstrap.serve(admin.inner());
-                // The producer's own attempts tell more, such as a refused login.
+                // The producers know the reason, such as a failed login.
                 let why = trouble.borrow().clone();
                 let why = why.unwrap_or_else(|| format!("{:#}", error.root_cause()));
                 health.not_ready(format!("no Kafka broker answers: {why}"));
@@ -167,7 +169,7 @@ async fn probe(admin: Arc<Admin>) -> anyhow::Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         admin
             .inner()
-            // Not by the name of a topic: the broker might create it, its own way.
+            // All topics: asking for one by name could make the broker create it.
             .fetch_metadata(None, PROBE_DEADLINE)
             .map(drop)
     });

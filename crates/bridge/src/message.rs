@@ -1,33 +1,32 @@
-//! A message on its way, and the Kafka record it becomes.
+//! An MQTT message in flight, and the Kafka record that it becomes.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use iot_core::dead_letter::{self, KEPT, Truncated};
 use iot_core::headers::{self, CONTENT_TYPE};
+use iot_mqtt::{Publish, PublishProperties, QoS};
 use rdkafka::message::{Header, OwnedHeaders};
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::deliveries::Fingerprint;
-use crate::metrics::Refusal;
-use crate::topics::TopicId;
+use crate::dedupe::{ReceiveId, content_hash};
+use crate::refusal::Refusal;
+use crate::topic_id::TopicId;
 
-/// What a message occupies besides its topic and payload: the slot, and what
-/// librdkafka keeps with a record.
+/// Memory of a message besides topic and payload, in bytes: its slot in the ring,
+/// and what librdkafka keeps with a record.
 const OVERHEAD: usize = 512;
-/// The same for a user property: two strings and a header.
+/// The same for a user property: two strings and a record header.
 const PROPERTY: usize = 64;
-/// What a record has besides payload, topic and properties: names and values of
-/// headers, key, lengths.
+/// Size of a record besides payload, topic and properties, in bytes: headers, key
+/// and lengths.
 const HEADERS: usize = 200;
 
 /// A message between its arrival and its acknowledgement.
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// The connection that brought it.
+    /// Number of the connection that it arrived on.
     pub(crate) connection: u32,
     pub(crate) packet_id: u16,
     pub(crate) qos: QoS,
@@ -35,22 +34,25 @@ pub(crate) struct Message {
     /// The MQTT topic.
     pub(crate) topic: Bytes,
     pub(crate) payload: Bytes,
-    /// What the publisher says about it, if anything.
+    /// The publisher's properties, if any of them go into headers.
     properties: Option<Box<PublishProperties>>,
-    /// Milliseconds since the epoch.
+    /// When it arrived, in milliseconds since the epoch.
     pub(crate) received_at: i64,
+    /// The same on the monotonic clock.
     pub(crate) since: Instant,
     pub(crate) target: Target,
-    /// Size and digest of a payload that was truncated.
+    /// Size and SHA-256 of the whole payload, if it is truncated.
     pub(crate) cut: Option<Box<Truncated>>,
-    /// Which delivery it is, where that can be told.
-    pub(crate) fingerprint: Option<Fingerprint>,
-    /// An earlier process may have written it: the log has to be asked.
-    pub(crate) asks_log: bool,
+    /// `None` if it can't be told apart from other messages.
+    pub(crate) receive_id: Option<ReceiveId>,
+    /// An earlier process may have written it: it waits for a lookup in Kafka.
+    pub(crate) needs_lookup: bool,
 }
 
 // There are thousands of them.
 const _: () = assert!(size_of::<Message>() <= 256);
+// Messages that the connection truncates become dead letters.
+const _: () = assert!(iot_mqtt::KEPT == KEPT);
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,28 +63,28 @@ pub(crate) enum Target {
     },
     DeadLetter {
         topic: TopicId,
-        why: Box<Why>,
+        cause: Box<DeadLetterCause>,
     },
-    /// No message of MQTT, but where the numbering of deliveries stands.
-    Checkpoint {
-        topic: TopicId,
-        key: Arc<str>,
-    },
+    /// Not an MQTT message, but a checkpoint of the session's numbering.
+    Checkpoint { topic: TopicId, key: Arc<str> },
 }
 
 /// Why a message is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Why {
+pub(crate) struct DeadLetterCause {
     pub(crate) reason: Refusal,
+    /// For people, such as the name of the topic.
     pub(crate) detail: String,
 }
 
 impl Target {
+    /// A dead letter in the dead-letter topic `topic`.
     pub(crate) fn dead_letter(topic: TopicId, reason: Refusal, detail: String) -> Self {
-        let why = Box::new(Why { reason, detail });
-        Self::DeadLetter { topic, why }
+        let cause = Box::new(DeadLetterCause { reason, detail });
+        Self::DeadLetter { topic, cause }
     }
 
+    /// The Kafka topic.
     pub(crate) fn topic(&self) -> TopicId {
         match self {
             Self::Topic { topic, .. }
@@ -93,8 +95,8 @@ impl Target {
 }
 
 impl Message {
-    /// A message that arrives at `since` (`received_at`, in milliseconds since
-    /// the epoch) for `target`.
+    /// A message that arrived on a connection at `since` (`received_at`, in
+    /// milliseconds since the epoch), for `target`.
     pub(crate) fn new(
         publish: Publish,
         connection: u32,
@@ -117,17 +119,17 @@ impl Message {
             retain,
             topic,
             payload,
-            properties: properties.filter(says_something).map(Box::new),
+            properties: properties.filter(has_headers).map(Box::new),
             received_at,
             since,
             target,
             cut: None,
-            fingerprint: None,
-            asks_log: false,
+            receive_id: None,
+            needs_lookup: false,
         }
     }
 
-    /// A note of the bridge's own: nothing of it is acknowledged.
+    /// A checkpoint: it takes part in the flow, but nothing is acknowledged for it.
     pub(crate) fn checkpoint(
         topic: TopicId,
         key: Arc<str>,
@@ -139,13 +141,13 @@ impl Message {
         Self::new(publish, 0, (Instant::now(), received_at), target)
     }
 
-    /// The memory that it occupies, in bytes; librdkafka holds a copy.
+    /// The memory that it occupies, in bytes, including librdkafka's copy.
     pub(crate) fn bytes(&self) -> usize {
         let properties = self.properties.as_deref().map_or(0, properties_size);
         2 * (self.payload.len() + self.topic.len() + properties) + OVERHEAD
     }
 
-    /// About how large its record is, in bytes.
+    /// The approximate size of its record, in bytes.
     pub(crate) fn record_size(&self) -> usize {
         let properties = self.properties.as_deref().map_or(0, properties_size);
         self.payload.len() + self.topic.len() + properties + HEADERS
@@ -155,6 +157,7 @@ impl Message {
         matches!(self.target, Target::Checkpoint { .. })
     }
 
+    /// The key of its record.
     pub(crate) fn key(&self) -> Option<&str> {
         match &self.target {
             Target::Topic { key, .. } => key.as_deref(),
@@ -163,8 +166,15 @@ impl Message {
         }
     }
 
-    /// Throws away all but the beginning of the payload; `false` if that was
-    /// done before.
+    /// The hash that it shares with its redeliveries.
+    pub(crate) fn content_hash(&self) -> u128 {
+        match &self.cut {
+            Some(cut) => content_hash(&self.topic, &cut.sha256),
+            None => content_hash(&self.topic, &self.payload),
+        }
+    }
+
+    /// Truncates the payload; `false` if it is truncated already.
     pub(crate) fn cut(&mut self) -> bool {
         if self.cut.is_some() {
             return false;
@@ -174,29 +184,28 @@ impl Message {
             size: payload.len() as u64,
             sha256: Sha256::digest(&payload).into(),
         }));
-        // Copies, so that the memory of the whole is free.
+        // Copies, to free the memory of the whole packet.
         *payload = Bytes::copy_from_slice(&payload[..payload.len().min(KEPT)]);
         self.topic = Bytes::copy_from_slice(&self.topic);
         true
     }
 
-    /// Throws away all but what its acknowledgement needs.
+    /// Discards everything that its acknowledgement does not need.
     pub(crate) fn empty(&mut self) {
         self.payload = Bytes::new();
-        // It shares the payload's memory.
+        // It shares memory with the payload.
         self.topic = Bytes::new();
         self.properties = None;
     }
 
-    /// The headers of its record. With `origin` off a routed message has none;
-    /// a dead letter always says where it came from.
+    /// The headers of its record. Without `origin` only dead letters have any.
     pub(crate) fn headers(&self, origin: bool) -> OwnedHeaders {
         match &self.target {
             Target::Checkpoint { .. } => OwnedHeaders::new_with_capacity(0),
             Target::Topic { .. } if !origin => OwnedHeaders::new_with_capacity(0),
             Target::Topic { .. } => self.properties(self.origin()),
-            Target::DeadLetter { why, .. } => {
-                // What a publisher adds may be all that makes it too large.
+            Target::DeadLetter { cause, .. } => {
+                // User properties may be what makes it too large.
                 let letter = match &self.cut {
                     Some(cut) => {
                         let cut = cut.headers().into_iter();
@@ -206,8 +215,8 @@ impl Message {
                     }
                     None => self.properties(self.origin()),
                 };
-                let letter = text(letter, dead_letter::REASON, why.reason.as_str());
-                let letter = text(letter, dead_letter::DETAIL, &why.detail);
+                let letter = text(letter, dead_letter::REASON, cause.reason.as_str());
+                let letter = text(letter, dead_letter::DETAIL, &cause.detail);
                 let letter = bytes(letter, dead_letter::TOPIC, &self.topic);
                 text(letter, dead_letter::TIME, &self.received_at.to_string())
             }
@@ -231,13 +240,13 @@ impl Message {
             headers::MQTT_RECEIVED_AT,
             &self.received_at.to_string(),
         );
-        match &self.fingerprint {
-            Some(fingerprint) => bytes(own, headers::MQTT_DELIVERY, &fingerprint.to_bytes()),
+        match &self.receive_id {
+            Some(id) => bytes(own, headers::MQTT_DELIVERY, &id.to_bytes()),
             None => own,
         }
     }
 
-    /// Adds what the publisher says about its message.
+    /// Adds the publisher's properties.
     fn properties(&self, mut headers: OwnedHeaders) -> OwnedHeaders {
         let Some(properties) = &self.properties else {
             return headers;
@@ -246,7 +255,7 @@ impl Message {
             headers = text(headers, CONTENT_TYPE, content_type);
         }
         for (name, value) in &properties.user_properties {
-            // Headers that the bridge vouches for can't be set by a publisher.
+            // A publisher must not forge the bridge's headers.
             if !name.starts_with("mqtt-") && !name.starts_with(dead_letter::PREFIX) {
                 headers = text(headers, name, value);
             }
@@ -255,8 +264,8 @@ impl Message {
     }
 }
 
-/// Whether anything of it is carried over.
-fn says_something(properties: &PublishProperties) -> bool {
+/// Whether any of them become headers.
+fn has_headers(properties: &PublishProperties) -> bool {
     properties.content_type.is_some() || !properties.user_properties.is_empty()
 }
 
@@ -309,14 +318,14 @@ mod tests {
         let value = found
             .next()
             .and_then(|header| std::str::from_utf8(header.value?).ok());
-        assert!(found.next().is_none(), "{key} is there twice");
+        assert!(found.next().is_none(), "{key} is a duplicate");
         value
     }
 
     #[test]
-    fn a_routed_message_says_where_it_came_from() {
+    fn a_routed_message_has_headers_with_its_origin() {
         let target = Target::Topic {
-            topic: TopicId::of(0),
+            topic: TopicId(0),
             key: Some("p".into()),
         };
         let message = message(b"x".to_vec(), target);
@@ -332,9 +341,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_publisher_adds_counts_as_memory() {
+    fn user_properties_count_as_memory() {
         let target = || Target::Topic {
-            topic: TopicId::of(0),
+            topic: TopicId(0),
             key: None,
         };
         let mut large = message(Vec::new(), target());
@@ -347,10 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_is_too_large_keeps_its_beginning_and_its_hash() {
+    fn a_dead_letter_that_is_too_large_is_truncated_and_keeps_its_hash() {
         let dead = || {
             let detail = "too large".into();
-            Target::dead_letter(TopicId::of(0), Refusal::TooLarge, detail)
+            Target::dead_letter(TopicId(0), Refusal::TooLarge, detail)
         };
         let whole = message(vec![7; 100_000], dead());
         assert_eq!(whole.payload.len(), 100_000);
@@ -369,7 +378,7 @@ mod tests {
         assert_eq!(
             header(&headers, "iot-label"),
             None,
-            "properties may be what is too large"
+            "user properties may be what is too large"
         );
     }
 }

@@ -1,72 +1,16 @@
-//! What the bridge counts.
+//! The metrics of the bridge.
 
 use std::collections::HashMap;
 
-use iot_core::route::RouteError;
 use iot_service::metrics::Registrar;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Registry,
 };
 
-/// Why a message went to the dead-letter topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Refusal {
-    /// The routing rules refuse its MQTT topic; the text is their reason.
-    Route(&'static str),
-    /// Its MQTT topic is not UTF-8.
-    TopicNotUtf8,
-    /// Its Kafka topic differs from another one only in `.` and `_`.
-    TopicCollision,
-    /// Its tenant has as many topics as it may have.
-    TopicLimit,
-    /// Kafka refuses the topic's name or settings.
-    TopicRefused,
-    /// There is no such topic, and the bridge may not create it.
-    UnknownTopic,
-    /// Kafka does not let the bridge write there.
-    NotAuthorized,
-    /// Larger than the configured limit, or than the topic takes.
-    TooLarge,
-    /// Kafka refuses the record itself.
-    InvalidRecord,
-}
+use crate::refusal::Refusal;
 
-impl Refusal {
-    /// The value of the `dlq-reason` header and of the `reason` label.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Route(reason) => reason,
-            Self::TopicNotUtf8 => "topic_not_utf8",
-            Self::TopicCollision => "topic_collision",
-            Self::TopicLimit => "topic_limit",
-            Self::TopicRefused => "topic_refused",
-            Self::UnknownTopic => "unknown_topic",
-            Self::NotAuthorized => "not_authorized",
-            Self::TooLarge => "too_large",
-            Self::InvalidRecord => "invalid_record",
-        }
-    }
-
-    fn all() -> impl Iterator<Item = Self> {
-        let own = [
-            Self::TopicNotUtf8,
-            Self::TopicCollision,
-            Self::TopicLimit,
-            Self::TopicRefused,
-            Self::UnknownTopic,
-            Self::NotAuthorized,
-            Self::TooLarge,
-            Self::InvalidRecord,
-        ];
-        RouteError::REASONS
-            .iter()
-            .map(|reason| Self::Route(reason))
-            .chain(own)
-    }
-}
-
-/// The metrics of one bridge.
+/// All metrics of one bridge.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) received: IntCounter,
@@ -86,15 +30,14 @@ pub(crate) struct Metrics {
     sessions: Sessions,
 }
 
-/// Messages that were acknowledged and not written, by how it is known that
-/// Kafka has them.
+/// Duplicates that were acknowledged and not written, by how they were recognised.
 #[derive(Debug, Clone)]
 pub(crate) struct Deduplicated {
-    /// Delivered again while this process had them in its hands.
+    /// Redeliveries of messages that this process received.
     pub(crate) in_flight: IntCounter,
-    /// Delivered again, and an earlier process had written them.
+    /// Redeliveries of messages that an earlier process wrote.
     pub(crate) in_log: IntCounter,
-    /// Their payloads name them like earlier ones.
+    /// Messages with the id of an earlier one in the payload.
     pub(crate) message_id: IntCounter,
 }
 
@@ -109,7 +52,7 @@ struct Sessions {
     topics: IntGaugeVec,
 }
 
-/// What one MQTT session is like now.
+/// The gauges of one MQTT session.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionGauges {
     pub(crate) connected: IntGauge,
@@ -133,21 +76,30 @@ impl Metrics {
         )?;
         let deduplicated = registrar.counters(
             "bridge_deduplicated_messages_total",
-            "Messages acknowledged and not written, because Kafka has them, by how that is known.",
+            "Duplicates, which are acknowledged and not written, by how they were recognised.",
             &["by"],
         )?;
         let latency = HistogramOpts::new(
             "kafka_write_latency_seconds",
-            "From the arrival of a message to its confirmation by Kafka.",
+            "Time from the arrival of a message to its confirmation by Kafka.",
         )
         .buckets(prometheus::exponential_buckets(0.001, 1.5, 24)?);
         Ok(Self {
-            received: counter("mqtt_messages_received_total", "Messages from MQTT.")?,
-            received_bytes: counter("mqtt_received_bytes_total", "Payload bytes from MQTT.")?,
-            redelivered: counter("mqtt_redeliveries_total", "Messages marked DUP.")?,
+            received: counter(
+                "mqtt_messages_received_total",
+                "Messages received from MQTT.",
+            )?,
+            received_bytes: counter(
+                "mqtt_received_bytes_total",
+                "Payload bytes received from MQTT.",
+            )?,
+            redelivered: counter(
+                "mqtt_redeliveries_total",
+                "Messages received with the DUP flag.",
+            )?,
             dropped: counter(
                 "bridge_dropped_messages_total",
-                "Messages of QoS 0 dropped because in_flight was used up.",
+                "QoS 0 messages dropped because in_flight was exhausted.",
             )?,
             acknowledged: counter(
                 "mqtt_acknowledgements_total",
@@ -155,24 +107,21 @@ impl Metrics {
             )?,
             not_acknowledged: counter(
                 "mqtt_unacknowledged_total",
-                "Messages confirmed by Kafka after their connection was gone: the broker sends them again.",
+                "Messages confirmed by Kafka after their connection was lost; the broker redelivers them.",
             )?,
             connections: counter(
                 "mqtt_connections_total",
-                "Connections made to MQTT brokers.",
+                "Connections established to MQTT brokers.",
             )?,
             sessions_lost: counter(
                 "mqtt_sessions_lost_total",
-                "Reconnects at which the broker had no session any more: what it held is lost.",
+                "Reconnects to a broker that had lost the session and the messages queued in it.",
             )?,
             produced: counter(
                 "kafka_messages_produced_total",
                 "Messages confirmed by Kafka.",
             )?,
-            retries: counter(
-                "kafka_retries_total",
-                "Records given to the producer again.",
-            )?,
+            retries: counter("kafka_retries_total", "Records retried by the bridge.")?,
             write_latency: registrar.register(Histogram::with_opts(latency)?)?,
             deduplicated: Deduplicated {
                 in_flight: deduplicated.with_label_values(&["in_flight"]),
@@ -184,7 +133,7 @@ impl Metrics {
                 .collect(),
             tenants: registrar.counters(
                 "bridge_tenant_messages_total",
-                "Messages routed, by tenant: those above metrics.tenants as \"other\".",
+                "Messages routed, by tenant; tenants beyond metrics.tenants count as \"other\".",
                 &["tenant"],
             )?,
             sessions: Sessions::new(&registrar)?,
@@ -222,14 +171,17 @@ impl Sessions {
     fn new(registrar: &Registrar<'_>) -> prometheus::Result<Self> {
         let gauges = |name: &str, help: &str| registrar.int_gauges(name, help, &["session"]);
         Ok(Self {
-            connected: gauges("mqtt_connection_status", "1 while subscribed at a broker.")?,
+            connected: gauges(
+                "mqtt_connection_status",
+                "Whether the session is subscribed at a broker, 0 or 1.",
+            )?,
             in_flight: gauges(
                 "bridge_in_flight_messages",
-                "Messages not acknowledged yet.",
+                "Messages in flight: received and not acknowledged.",
             )?,
             in_flight_bytes: gauges(
                 "bridge_in_flight_bytes",
-                "Memory of messages not acknowledged yet.",
+                "Memory of the messages in flight, in bytes.",
             )?,
             oldest: registrar.gauges(
                 "bridge_oldest_unconfirmed_seconds",
@@ -238,13 +190,13 @@ impl Sessions {
             )?,
             paused: gauges(
                 "bridge_paused",
-                "1 while the MQTT socket is not read, to bound memory.",
+                "Whether reading from the MQTT socket is paused to bound memory, 0 or 1.",
             )?,
             stalled: gauges(
                 "bridge_stalled",
-                "1 while the oldest message waits too long for Kafka.",
+                "Whether the oldest message has waited for Kafka for longer than kafka.stalled_after, 0 or 1.",
             )?,
-            topics: gauges("bridge_topics", "Kafka topics opened.")?,
+            topics: gauges("bridge_topics", "Kafka topics that the session has opened.")?,
         })
     }
 }

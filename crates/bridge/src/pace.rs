@@ -1,10 +1,10 @@
-//! Takes the work of a thread in portions.
+//! Paces a thread: it wakes up once for several events.
 //!
-//! A broker writes every message by itself. Whoever waits for the socket is
-//! woken for each one, and that costs more than the message. So a thread naps
-//! before it waits, and then finds what came meanwhile, all at once: for a
-//! moment while messages come fast, else until there is something to do with
-//! those that are there. An [`Alarm`] ends the nap.
+//! A broker writes each PUBLISH separately. To wake up for each one costs more CPU
+//! than the message does. So the thread sleeps before it waits for events, and then
+//! takes everything that has arrived: for 1 ms while messages arrive faster than
+//! that, otherwise until the next batch is due, at most 10 ms. An [`Alarm`] ends
+//! the sleep early.
 
 use std::cell::Cell;
 use std::thread::Thread;
@@ -13,29 +13,29 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A nap while messages come faster than one each.
-const NAP: Duration = Duration::from_millis(1);
-/// The longest nap of those who wait for a point in time.
-const LONG_NAP: Duration = Duration::from_millis(10);
+/// How long the thread sleeps while at least one message per such time arrives.
+const SHORT_SLEEP: Duration = Duration::from_millis(1);
+/// The longest sleep until something is due.
+const MAX_SLEEP: Duration = Duration::from_millis(10);
 
 thread_local! {
-    /// Until when this thread may nap before it waits.
-    static NAP_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Until when this thread may sleep before it waits for events.
+    static SLEEP_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Has this thread nap until then, before it waits the next time. The shortest
-/// nap that is asked for holds.
-fn nap_until(until: Instant) {
-    let earlier = NAP_UNTIL.get().filter(|earlier| *earlier < until);
-    NAP_UNTIL.set(earlier.or(Some(until)));
+/// Lets this thread sleep before it waits the next time. The earliest of several
+/// requests holds.
+fn request_sleep(until: Instant) {
+    let earlier = SLEEP_UNTIL.get().filter(|earlier| *earlier < until);
+    SLEEP_UNTIL.set(earlier.or(Some(until)));
 }
 
-/// How fast messages come for one of those who share a thread.
+/// The message rate of one of the sessions that share a thread.
 #[derive(Debug)]
 pub(crate) struct Pace {
     before: Instant,
     received_at: Instant,
-    /// How many came then.
+    /// How many messages arrived at `received_at`.
     count: u32,
 }
 
@@ -49,7 +49,7 @@ impl Pace {
         }
     }
 
-    /// A message came at `now`.
+    /// A message arrived at `now`.
     pub(crate) fn received(&mut self, now: Instant) {
         if now != self.received_at {
             (self.before, self.received_at, self.count) = (self.received_at, now, 0);
@@ -57,19 +57,19 @@ impl Pace {
         self.count = self.count.saturating_add(1);
     }
 
-    /// There is nothing to do before `due` but to take messages, and nothing at
-    /// all if there is no `due`.
-    pub(crate) fn rest(&self, now: Instant, due: Option<Instant>) {
-        let fast = now == self.received_at && now - self.before < NAP * self.count;
+    /// The session has nothing to do before `due`, if at all, but to receive.
+    pub(crate) fn idle(&self, now: Instant, due: Option<Instant>) {
+        let fast = now == self.received_at && now - self.before < SHORT_SLEEP * self.count;
         match due {
-            _ if fast => nap_until(now + NAP),
-            Some(due) => nap_until(due.min(now + LONG_NAP)),
+            _ if fast => request_sleep(now + SHORT_SLEEP),
+            Some(due) => request_sleep(due.min(now + MAX_SLEEP)),
             None => {}
         }
     }
 }
 
-/// Wakes one who waits on the thread that made it, from another thread.
+/// Notifies a task on the thread that created the alarm, from another thread, and
+/// wakes that thread.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     rung: Notify,
@@ -89,18 +89,18 @@ impl Alarm {
         self.thread.unpark();
     }
 
-    /// Waits until it rings, if it has not since the last time.
+    /// Waits until it rings; returns at once if it has since the last call.
     pub(crate) async fn rung(&self) {
         self.rung.notified().await;
     }
 }
 
-/// A runtime for one thread, which naps when it is asked to.
+/// A runtime for the current thread that sleeps when requested.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_park(|| {
-            if let Some(until) = NAP_UNTIL.take() {
+            if let Some(until) = SLEEP_UNTIL.take() {
                 std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
             }
         })
@@ -113,38 +113,38 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// The nap after so many messages at once, so long after the last ones.
-    fn nap(pause: Duration, messages: usize, due: Option<Duration>) -> Option<Duration> {
+    /// The sleep after so many messages at once, that long after the ones before.
+    fn sleep(pause: Duration, messages: usize, due: Option<Duration>) -> Option<Duration> {
         let mut pace = Pace::new();
         let now = pace.received_at + pause;
         for _ in 0..messages {
             pace.received(now);
         }
-        pace.rest(now, due.map(|due| now + due));
-        NAP_UNTIL.take().map(|until| until - now)
+        pace.idle(now, due.map(|due| now + due));
+        SLEEP_UNTIL.take().map(|until| until - now)
     }
 
     #[test]
-    fn it_naps_for_a_moment_while_messages_come_fast_on_average() {
-        assert_eq!(nap(5 * MS, 6, None), Some(NAP));
-        assert_eq!(nap(5 * MS, 5, None), None);
-        assert_eq!(nap(5 * MS, 6, Some(8 * MS)), Some(NAP));
+    fn it_sleeps_briefly_while_messages_arrive_fast_on_average() {
+        assert_eq!(sleep(5 * MS, 6, None), Some(SHORT_SLEEP));
+        assert_eq!(sleep(5 * MS, 5, None), None);
+        assert_eq!(sleep(5 * MS, 6, Some(8 * MS)), Some(SHORT_SLEEP));
     }
 
     #[test]
-    fn else_it_naps_until_something_is_due() {
-        assert_eq!(nap(5 * MS, 1, Some(8 * MS)), Some(8 * MS));
-        assert_eq!(nap(5 * MS, 0, Some(8 * MS)), Some(8 * MS));
-        assert_eq!(nap(5 * MS, 1, Some(60_000 * MS)), Some(LONG_NAP));
+    fn otherwise_it_sleeps_until_something_is_due() {
+        assert_eq!(sleep(5 * MS, 1, Some(8 * MS)), Some(8 * MS));
+        assert_eq!(sleep(5 * MS, 0, Some(8 * MS)), Some(8 * MS));
+        assert_eq!(sleep(5 * MS, 1, Some(60_000 * MS)), Some(MAX_SLEEP));
     }
 
     #[test]
-    fn the_shortest_nap_asked_for_holds() {
+    fn the_shortest_requested_sleep_holds() {
         let now = Instant::now();
         for millis in [9, 3, 7] {
-            nap_until(now + millis * MS);
+            request_sleep(now + millis * MS);
         }
-        assert_eq!(NAP_UNTIL.take(), Some(now + 3 * MS));
-        assert_eq!(NAP_UNTIL.take(), None, "asked for once");
+        assert_eq!(SLEEP_UNTIL.take(), Some(now + 3 * MS));
+        assert_eq!(SLEEP_UNTIL.take(), None, "a request holds once");
     }
 }

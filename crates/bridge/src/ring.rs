@@ -1,15 +1,16 @@
-//! Messages between the MQTT broker and Kafka, in the order of their arrival.
+//! The messages in flight between MQTT and Kafka, in the order of their arrival.
 //!
-//! A message leaves the ring, and may then be acknowledged, only when it and
-//! everything before it is confirmed: MQTT wants acknowledgements in the order
-//! of the publishes (MQTT 5, section 4.6).
+//! A message leaves the ring, to be acknowledged, only when it and everything
+//! before it is confirmed: MQTT requires acknowledgements in the order of the
+//! PUBLISH packets (MQTT 5, section 4.6).
 
 use std::collections::VecDeque;
 
-/// Identifies a message in the ring; they count up by one for ever.
+/// The sequence number of a message in the ring: 0, 1, 2, ...
 pub(crate) type Seq = u64;
 
-/// A queue whose items are confirmed in any order and leave in their own.
+/// A queue whose items are confirmed in any order, and leave in the order in which
+/// they came.
 #[derive(Debug)]
 pub(crate) struct Ring<T> {
     first: Seq,
@@ -46,7 +47,7 @@ impl<T> Ring<T> {
     }
 
     /// The item, if it is in the ring and not confirmed yet.
-    pub(crate) fn waiting(&mut self, seq: Seq) -> Option<&mut T> {
+    pub(crate) fn unconfirmed(&mut self, seq: Seq) -> Option<&mut T> {
         let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
         let slot = self.slots.get_mut(index)?;
         (!slot.confirmed).then_some(&mut slot.item)
@@ -58,13 +59,13 @@ impl<T> Ring<T> {
         self.slots.get_mut(index).map(|slot| &mut slot.item)
     }
 
-    /// All items not confirmed yet, oldest first.
-    pub(crate) fn all_waiting(&self) -> impl Iterator<Item = (Seq, &T)> {
+    /// All items that are not confirmed yet, oldest first.
+    pub(crate) fn all_unconfirmed(&self) -> impl Iterator<Item = (Seq, &T)> {
         let slots = (self.first..).zip(&self.slots);
         slots.filter_map(|(seq, slot)| (!slot.confirmed).then_some((seq, &slot.item)))
     }
 
-    /// Marks an item as confirmed; later ones stay until those before them are.
+    /// Marks an item as confirmed. It stays until those before it are confirmed.
     pub(crate) fn confirm(&mut self, seq: Seq) {
         if let Some(index) = seq.checked_sub(self.first)
             && let Some(slot) = self.slots.get_mut(index as usize)
@@ -73,7 +74,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Takes the oldest item if it is confirmed.
+    /// Removes and returns the oldest item if it is confirmed.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if !self.slots.front()?.confirmed {
             return None;
@@ -84,12 +85,12 @@ impl<T> Ring<T> {
         Some(slot.item)
     }
 
-    /// The oldest item, or the next one if there is none.
+    /// The number of the oldest item, or of the next one if the ring is empty.
     pub(crate) fn first(&self) -> Seq {
         self.first
     }
 
-    /// The oldest item: after [`Self::pop`] found nothing, it is not confirmed.
+    /// The oldest item. It is unconfirmed if [`Self::pop`] returned nothing.
     pub(crate) fn oldest(&self) -> Option<&T> {
         self.slots.front().map(|slot| &slot.item)
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_in_the_ring_is_ignored() {
+    fn unknown_numbers_are_ignored() {
         let mut ring = Ring::new();
         let seq = ring.push('a', 1);
         ring.confirm(seq + 1);
@@ -118,13 +119,13 @@ mod tests {
         ring.confirm(seq);
         assert_eq!(ring.pop(), Some('a'));
         ring.confirm(seq);
-        assert_eq!(ring.waiting(seq), None);
+        assert_eq!(ring.unconfirmed(seq), None);
         assert_eq!(ring.len(), 0);
     }
 
     proptest! {
-        /// However confirmations come in, items leave once each, in order, and
-        /// never before all that came earlier are confirmed.
+        /// Whatever the order of confirmations, each item leaves once, in order,
+        /// and not before all earlier ones are confirmed.
         #[test]
         fn items_leave_in_order_once_confirmed(order in Just((0..50u64).collect::<Vec<_>>()).prop_shuffle()) {
             let mut ring = Ring::new();
@@ -142,9 +143,9 @@ mod tests {
                 let prefix = (0..50).take_while(|seq| confirmed.contains(seq)).count();
                 prop_assert_eq!(left.len(), prefix);
                 prop_assert_eq!(ring.bytes(), 10 * (50 - prefix));
-                let waiting: Vec<_> = ring.all_waiting().map(|(seq, _)| seq).collect();
+                let unconfirmed: Vec<_> = ring.all_unconfirmed().map(|(seq, _)| seq).collect();
                 let expected: Vec<_> = (0..50).filter(|seq| !confirmed.contains(seq)).collect();
-                prop_assert_eq!(waiting, expected);
+                prop_assert_eq!(unconfirmed, expected);
             }
             prop_assert_eq!(left, (0..50).collect::<Vec<_>>());
         }

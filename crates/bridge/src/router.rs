@@ -1,4 +1,4 @@
-//! From the MQTT topic of a message to its Kafka topic and key.
+//! Routes MQTT topics to Kafka topics and keys.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,75 +6,79 @@ use std::sync::Arc;
 use iot_core::route::{Route, RouteRules};
 use prometheus::IntCounter;
 
-use crate::metrics::{Metrics, Refusal};
-use crate::topics::{TopicId, Topics};
+use crate::message::DeadLetterCause;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::topic_id::TopicId;
+use crate::topics::Topics;
 
-/// How many MQTT topics are remembered, so that each is taken apart once.
-const REMEMBERED: usize = 10_000;
+/// How many MQTT topics are cached, so that the rules apply once to each.
+const CACHED: usize = 10_000;
 const OTHER_TENANTS: &str = "other";
 
 /// Where messages of an MQTT topic go.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
+pub(crate) struct Destination {
     pub(crate) topic: TopicId,
     pub(crate) key: Option<Arc<str>>,
     /// Counts the tenant's messages.
     pub(crate) tenant: IntCounter,
 }
 
-/// Why a message has no way: the reason, and what it is about.
-pub(crate) type NoWay = (Refusal, String);
-
-/// Applies the rules, and remembers.
+/// Applies the routing rules, with a cache.
 #[derive(Debug)]
 pub(crate) struct Router {
     rules: RouteRules,
-    ways: HashMap<Box<[u8]>, Way>,
+    cache: HashMap<Box<[u8]>, Destination>,
     tenants: HashMap<String, IntCounter>,
     counted_tenants: usize,
 }
 
 impl Router {
-    /// The first `counted_tenants` are counted by name.
+    /// The first `counted_tenants` tenants have a counter of their own.
     pub(crate) fn new(rules: RouteRules, counted_tenants: usize) -> Self {
         Self {
             rules,
-            ways: HashMap::new(),
+            cache: HashMap::new(),
             tenants: HashMap::new(),
             counted_tenants,
         }
     }
 
+    /// The destination of messages of an MQTT topic, or why they are dead
+    /// letters. Opens the Kafka topic.
     pub(crate) fn route(
         &mut self,
         mqtt_topic: &[u8],
         topics: &mut Topics,
         metrics: &Metrics,
-    ) -> Result<Way, NoWay> {
-        if let Some(way) = self.ways.get(mqtt_topic) {
-            let way = way.clone();
-            return match topics.accepts(way.topic) {
-                Ok(()) => Ok(way),
-                Err(refusal) => Err((refusal, topics.name(way.topic).to_string())),
+    ) -> Result<Destination, DeadLetterCause> {
+        let refused = |reason, detail| DeadLetterCause { reason, detail };
+        if let Some(destination) = self.cache.get(mqtt_topic) {
+            let destination = destination.clone();
+            return match topics.accepts(destination.topic) {
+                Ok(()) => Ok(destination),
+                Err(reason) => Err(refused(reason, topics.name(destination.topic).to_string())),
             };
         }
         let text = std::str::from_utf8(mqtt_topic);
-        let text = text.map_err(|_| (Refusal::TopicNotUtf8, String::new()))?;
+        let text = text.map_err(|_| refused(Refusal::TopicNotUtf8, String::new()))?;
         let route = self.rules.route(text);
-        let route = route.map_err(|error| (Refusal::Route(error.reason()), error.to_string()))?;
+        let route =
+            route.map_err(|error| refused(Refusal::Route(error.reason()), error.to_string()))?;
         let topic = topics.open(&route);
-        let topic = topic.map_err(|refusal| (refusal, route.topic.clone()))?;
+        let topic = topic.map_err(|reason| refused(reason, route.topic.clone()))?;
         let Route { tenant, key, .. } = route;
-        let way = Way {
+        let destination = Destination {
             topic,
             key: key.map(Arc::from),
             tenant: self.tenant(&tenant, metrics),
         };
-        if self.ways.len() == REMEMBERED {
-            self.ways.clear();
+        if self.cache.len() == CACHED {
+            self.cache.clear();
         }
-        self.ways.insert(mqtt_topic.into(), way.clone());
-        Ok(way)
+        self.cache.insert(mqtt_topic.into(), destination.clone());
+        Ok(destination)
     }
 
     fn tenant(&mut self, name: &str, metrics: &Metrics) -> IntCounter {
@@ -107,15 +111,15 @@ mod tests {
         let mut router = Router::new(RouteRules::default(), 2);
         for tenant in ["a", "b", "a", "c", "d", "c"] {
             let topic = format!("mtic/msg/client/realtime/{tenant}/p");
-            let way = router.route(topic.as_bytes(), &mut topics, &metrics);
-            way.unwrap().tenant.inc();
+            let destination = router.route(topic.as_bytes(), &mut topics, &metrics);
+            destination.unwrap().tenant.inc();
         }
         let counts = ["a", "b", "other"].map(|tenant| metrics.tenant(tenant).get());
         assert_eq!(counts, [2, 1, 3]);
     }
 
     #[test]
-    fn what_has_no_way_says_why() {
+    fn a_message_that_cannot_be_routed_has_a_reason() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let (wanted, _wanted) = mpsc::unbounded_channel();
         let (created, _created) = mpsc::unbounded_channel();
@@ -123,11 +127,11 @@ mod tests {
         let mut router = Router::new(RouteRules::default(), 2);
         let mut reason = |topic: &[u8]| {
             let routed = router.route(topic, &mut topics, &metrics);
-            routed.err().map(|(refusal, _)| refusal.as_str())
+            routed.err().map(|cause| cause.reason.as_str())
         };
         assert_eq!(reason(b"a/b"), Some("too_few_parts"));
         assert_eq!(reason(&[0xff]), Some("topic_not_utf8"));
         assert_eq!(reason(b"a/b/c/d/t/p"), None);
-        assert_eq!(reason(b"a/b/c/d/t/p"), None, "nor the second time");
+        assert_eq!(reason(b"a/b/c/d/t/p"), None, "from the cache");
     }
 }

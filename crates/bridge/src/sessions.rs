@@ -1,4 +1,4 @@
-//! The MQTT sessions of a bridge, all on one thread of their own.
+//! The MQTT sessions of a bridge. They share one thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,34 +18,37 @@ use crate::metrics::Metrics;
 use crate::pace::{self, Alarm, Pace};
 use crate::pipeline::{Components, Parts, Pipeline};
 
-const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(20);
-/// With what is left of the usual 30 seconds after a session could not be left.
-const LATE_FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
+/// After a drain: together less than the 30 s that Kubernetes gives by default.
+const FLUSH_AFTER_DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+const DISCONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What all sessions share.
 pub(crate) struct Shared {
     pub(crate) config: Live<BridgeConfig>,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
-    /// Where topics are asked for.
+    /// Requests for topics to be created.
     pub(crate) wanted: mpsc::UnboundedSender<Wanted>,
-    /// Told when no Kafka broker can be reached.
+    /// Set when no Kafka broker can be reached.
     pub(crate) trouble: watch::Sender<Option<String>>,
 }
 
-/// What the sessions are there for.
+/// What the sessions do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To carry messages until the bridge is stopped.
+    /// Carry messages until the bridge stops.
     Carry,
-    /// To be emptied and ended.
+    /// Drain, then end.
     Drain,
 }
 
-/// Runs the sessions on a thread until `stop`, and ends them in order. Returns
-/// the steps of the shutdown, for what comes after.
+/// Runs the sessions on a thread until `stop`, then shuts them down. Returns the
+/// steps of the shutdown, which the caller continues.
+///
+/// # Errors
+/// A session can't start, or fails.
 pub(crate) async fn run(
     shared: Shared,
     purpose: Purpose,
@@ -58,15 +61,15 @@ pub(crate) async fn run(
             let runtime = pace::runtime().context("starting a runtime");
             let result = runtime.and_then(|runtime| {
                 let result = runtime.block_on(carry(shared, purpose, stop));
-                // A thread that reads from Kafka must not hold up the end.
+                // Does not wait for threads that read from Kafka.
                 runtime.shutdown_background();
                 result
             });
-            // Whoever waited has gone.
+            // Fails if `run` was cancelled.
             let _ = done.send(result);
         })
-        .context("starting the thread of the sessions")?;
-    ended.await.context("the thread of the sessions has died")?
+        .context("starting the sessions' thread")?;
+    ended.await.context("the sessions' thread panicked")?
 }
 
 async fn carry(
@@ -76,7 +79,7 @@ async fn carry(
 ) -> anyhow::Result<Arc<Steps>> {
     let pipelines = pipelines(&shared)?;
     let mut running = JoinSet::new();
-    // One that fails ends them all.
+    // If one fails, all stop.
     let stop = stop.child_token();
     for mut pipeline in pipelines {
         let stop = stop.clone();
@@ -85,7 +88,7 @@ async fn carry(
                 Purpose::Carry => pipeline.run(&stop).await,
                 Purpose::Drain => tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    result = pipeline.leave() => result,
+                    result = pipeline.drain() => result,
                 },
             };
             (pipeline, result)
@@ -93,7 +96,7 @@ async fn carry(
     }
     let (mut ended, mut failure) = (Vec::new(), None);
     while let Some(session) = running.join_next().await {
-        let (pipeline, result) = session.context("a session has died")?;
+        let (pipeline, result) = session.context("a session panicked")?;
         if let Err(error) = result {
             stop.cancel();
             failure.get_or_insert(error);
@@ -110,7 +113,7 @@ async fn carry(
         ending.spawn(end(pipeline, steps.clone(), mode));
     }
     while let Some(session) = ending.join_next().await {
-        let result = session.context("a session has died")?;
+        let result = session.context("a session panicked")?;
         failure = failure.or(result.err());
     }
     failure.map_or(Ok(steps), Err)
@@ -119,30 +122,32 @@ async fn carry(
 fn pipelines(shared: &Shared) -> anyhow::Result<Vec<Pipeline>> {
     let config = shared.config.current();
     let plans = config.mqtt.sessions();
-    let alone = plans.len() == 1;
+    let only_one = plans.len() == 1;
     let pipelines = plans.into_iter().map(|plan| {
-        let component = |name: &str| match alone {
-            true => shared.health.component(name),
-            false => shared
-                .health
-                .component(format!("{name} {}", plan.client_id)),
+        let component = |name: &str| {
+            if only_one {
+                shared.health.component(name)
+            } else {
+                let name = format!("{name} {}", plan.client_id);
+                shared.health.component(name)
+            }
         };
         let health = Components {
             mqtt: component("mqtt"),
             delivery: component("delivery"),
         };
-        let (verdicts, deliveries) = mpsc::unbounded_channel();
-        let settled = Arc::new(Alarm::new());
+        let (deliveries, delivery_reports) = mpsc::unbounded_channel();
+        let all_reported = Arc::new(Alarm::new());
         let reports = Reports {
-            deliveries: verdicts,
-            settled: settled.clone(),
+            deliveries,
+            settled: all_reported.clone(),
             trouble: shared.trouble.clone(),
         };
         let parts = Parts {
             kafka: Kafka::new(&config.kafka, reports)?,
             plan,
-            deliveries,
-            settled,
+            delivery_reports,
+            all_reported,
             wanted: shared.wanted.clone(),
             health,
             metrics: shared.metrics.clone(),
@@ -153,16 +158,16 @@ fn pipelines(shared: &Shared) -> anyhow::Result<Vec<Pipeline>> {
     pipelines.collect()
 }
 
-/// Leaves nothing behind: what was received is in Kafka and acknowledged, as
-/// far as the deadlines allow.
+/// Shuts a session down: what was received is in Kafka and acknowledged, as far as
+/// the deadlines allow.
 async fn end(mut pipeline: Pipeline, steps: Arc<Steps>, mode: ShutdownMode) -> anyhow::Result<()> {
     let mut deadline = FLUSH_DEADLINE;
     if mode == ShutdownMode::Drain {
-        let left = steps
-            .step("empty the mqtt session", LEAVE_DEADLINE, pipeline.leave())
+        let drained = steps
+            .step("empty the mqtt session", DRAIN_DEADLINE, pipeline.drain())
             .await;
-        left.transpose()?;
-        deadline = LATE_FLUSH_DEADLINE;
+        drained.transpose()?;
+        deadline = FLUSH_AFTER_DRAIN_DEADLINE;
     }
     steps
         .step("flush to kafka", deadline, pipeline.flush())
@@ -171,11 +176,15 @@ async fn end(mut pipeline: Pipeline, steps: Arc<Steps>, mode: ShutdownMode) -> a
     if pipeline.in_flight() > 0 {
         tracing::warn!(
             messages = pipeline.in_flight(),
-            "not confirmed by Kafka in time: the MQTT broker keeps them and sends them again"
+            "Kafka did not confirm these messages in time; the MQTT broker will redeliver them"
         );
     }
     steps
-        .step("leave the mqtt broker", GOODBYE_DEADLINE, pipeline.close())
+        .step(
+            "leave the mqtt broker",
+            DISCONNECT_DEADLINE,
+            pipeline.close(),
+        )
         .await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `iot-bridge route`: what would happen to a message.
+//! `iot-bridge route`: shows where messages of an MQTT topic go.
 
 use std::process::ExitCode;
 
@@ -6,9 +6,9 @@ use iot_service::config::{self, Sources};
 
 use crate::config::BridgeConfig;
 
-/// Prints the Kafka topic and key that messages of an MQTT topic get, or why
-/// they would go to the dead-letter topic. Exits with 2 for a bad
-/// configuration and 1 for a topic that is refused.
+/// Prints the Kafka topic and key for an MQTT topic, or why its messages go to the
+/// dead-letter topic. Exits with 2 if the configuration is invalid, and with 1 if
+/// the routing rules reject the topic.
 pub(crate) fn show_route(sources: &Sources, mqtt_topic: &str) -> ExitCode {
     let config = match config::load::<BridgeConfig>(sources) {
         Ok(config) => config,

@@ -1,25 +1,25 @@
-//! The inside, as benchmarks need it.
+//! What benchmarks need of the inside.
 
 use iot_core::partition::TopicPartition;
 use std::borrow::Cow;
 use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Quality, Reading, ReadingTemplate, Template};
+use iot_fold::{AlertKind, Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
-use crate::config::ConsumerConfig;
-use crate::fold::{Event, Fold, FoldRules};
+use crate::config::{ConsumerConfig, StoreConfig};
 use crate::mapping::{Mappings, Ready};
 use crate::parse;
-use crate::record::Batch;
-use crate::store::{Step, Store, StoreConfig};
+use crate::record::batch_of;
+use crate::store::{Step, Store};
 
 const TOPIC: &str = "device-data";
 /// Time of the first message, milliseconds since the epoch.
 const BEGIN: i64 = 1_750_000_000_000;
 
-/// A format, and what reads a message of it: the number of its readings.
+/// A format, and a function that parses a message in it and returns the number of readings.
 pub type Parser = (&'static str, Box<dyn Fn() -> usize>);
 
 /// One for each format.
@@ -59,8 +59,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     }
     let time = Timestamp::CreateTime(BEGIN);
     let message = OwnedMessage::new(Some(payload), None, TOPIC.into(), time, 0, 0, Some(headers));
-    let mut batch = Batch::default();
-    batch.push(&message);
+    let batch = batch_of(&message);
     let mut config = ConsumerConfig::default().mappings;
     config.ready = vec![Ready::Zigbee2mqtt];
     let mappings = Mappings::new(&config);
@@ -107,13 +106,13 @@ fn payload(message: &DeviceMessage<'_>, protobuf: bool) -> Vec<u8> {
     out
 }
 
-/// What folds the next message: of so many devices in turns, a second apart, with
-/// detection or without.
+/// A function that folds the next message of so many devices in turn, a second apart, with
+/// or without detection.
 pub fn fold(devices: usize, sensors: &[&'static str], detect: bool) -> impl FnMut() {
     let mut partition = Partition::new(devices, sensors, detect);
     move || {
         partition.next();
-        // What waits to be stored or told would grow.
+        // Changes and updates would accumulate.
         if partition.offset % 10_000 == 0 {
             partition.fold.take_changes();
             partition.fold.take_updates();
@@ -121,8 +120,8 @@ pub fn fold(devices: usize, sensors: &[&'static str], detect: bool) -> impl FnMu
     }
 }
 
-/// What encodes a step of the store in which each device changed, and says how many
-/// bytes it has.
+/// A function that encodes a step in which each device has changed, and returns its size in
+/// bytes.
 ///
 /// # Panics
 /// Never: the settings are valid.
@@ -146,7 +145,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
     }
 }
 
-/// A partition and the messages to come.
+/// A partition and its next messages.
 struct Partition {
     fold: Fold,
     devices: usize,
@@ -158,13 +157,15 @@ impl Partition {
     fn new(devices: usize, sensors: &[&'static str], detect: bool) -> Self {
         let mut config = ConsumerConfig::default();
         if !detect {
-            let detect = &mut config.detect;
-            (detect.threshold.enabled, detect.spike.enabled) = (false, false);
-            (detect.stuck.enabled, detect.drift.enabled) = (false, false);
-            detect.toggling.enabled = false;
+            let off = AlertKind::ALL
+                .into_iter()
+                .filter(|kind| !kind.is_of_device());
+            let off: Vec<_> = off.collect();
+            let sensors = sensors.iter().map(|sensor| (*sensor).to_owned());
+            config.detect.off = sensors.map(|sensor| (sensor, off.clone())).collect();
         }
         Self {
-            fold: Fold::new(FoldRules::new(&config), TOPIC, 0),
+            fold: Fold::new(config.fold_rules(), TOPIC, 0),
             devices,
             messages: (0..devices)
                 .map(|device| message(device, 0, sensors))

@@ -13,6 +13,7 @@ use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
+use kafka_fetch::Record;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -21,7 +22,6 @@ use sha2::{Digest, Sha256};
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
 use crate::metrics::Metrics;
-use crate::record::Record;
 use crate::refusal::Refusal;
 
 /// How long one attempt may take.
@@ -82,7 +82,7 @@ impl Letter {
         }
         let mut letter = Self {
             key: record.key().map(<[u8]>::to_vec),
-            payload: record.payload().map(<[u8]>::to_vec),
+            payload: record.value().map(<[u8]>::to_vec),
             headers: all,
             truncated: false,
         };
@@ -254,12 +254,11 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
-    use crate::record::Batch;
+    use crate::record::batch_of;
     use crate::record::tests::message;
 
     fn letter_of(message: &OwnedMessage) -> Letter {
-        let mut batch = Batch::default();
-        batch.push(message);
+        let batch = batch_of(message);
         let record = batch.records().next().unwrap();
         let refusal = Refusal::ImpossibleValue {
             sensor: "temperature".into(),

@@ -1,25 +1,25 @@
-//! Whose message it is.
+//! Tenant and project of a message.
 
 use iot_core::message::DeviceMessage;
 use iot_core::route::{MAX_TOPIC_LENGTH, is_name};
 
 use crate::refusal::Refusal;
 
-/// Tenant and project of a message that names none.
+/// Tenant and project of a message without them.
 const DEFAULT: &str = "default";
 
-/// Tenant and project that a bridged topic `<tenant>.<project>` stands for;
-/// `None` for any other topic.
+/// Tenant and project in the name of a bridged topic, `<tenant>.<project>`; `None` for any
+/// other topic.
 pub(crate) fn topic_owner(topic: &str) -> Option<(&str, &str)> {
     let (tenant, project) = topic.split_once('.')?;
     (is_name(tenant) && is_name(project)).then_some((tenant, project))
 }
 
-/// Tenant and project of a message: those of a bridged topic, which its payload
-/// must not contradict; elsewhere those of the payload, else `default`.
+/// Tenant and project of a message: those of a bridged topic, which the payload must not
+/// contradict; on other topics those of the payload, otherwise `default`.
 ///
 /// # Errors
-/// A contradiction, or a name that is not `[a-zA-Z0-9_-]+` or too long.
+/// A contradiction, or a name that is too long or not `[a-zA-Z0-9_-]+`.
 pub(crate) fn identify<'m>(
     owner: Option<(&'m str, &'m str)>,
     message: &'m DeviceMessage<'_>,
@@ -46,7 +46,7 @@ pub(crate) fn identify<'m>(
     }
 }
 
-/// No name of a bridged topic is longer than that topic can be, either.
+/// The limit of length is that of topic names, as it is for bridged topics.
 fn is_valid(name: &str) -> bool {
     is_name(name) && name.len() <= MAX_TOPIC_LENGTH
 }

@@ -1,27 +1,27 @@
-//! How long messages take, measured over 50 at a time: a clock that is read for each
-//! would cost more than some of them do.
+//! Processing time of messages, measured for 50 at a time: reading the clock for each would
+//! cost more than some messages do.
 
 use std::time::Duration;
 
 use prometheus::Histogram;
 use tokio::time::Instant;
 
-/// Messages in a lap.
+/// Messages in a measurement.
 const LAP: u32 = 50;
 
-/// Observes how long each 50 messages of a partition took. A lap goes on over the ends
-/// of batches, and what is waited for in between is not part of it.
+/// Observes how long each 50 messages of a partition take. A measurement continues over the
+/// ends of batches, without the time between them.
 #[derive(Debug)]
 pub(crate) struct Laps {
     observed: Histogram,
     messages: u32,
-    /// In this lap, up to the last pause.
+    /// In this measurement, up to the last pause.
     spent: Duration,
     since: Instant,
 }
 
 impl Laps {
-    /// Standing still.
+    /// A stopped one.
     pub(crate) fn new(observed: Histogram) -> Self {
         Self {
             observed,
@@ -31,12 +31,12 @@ impl Laps {
         }
     }
 
-    /// Work begins or goes on.
+    /// Processing starts or continues.
     pub(crate) fn go(&mut self, now: Instant) {
         self.since = now;
     }
 
-    /// A message is done; the clock is read for the last of a lap only.
+    /// Counts a message. The clock is read only for the last one of a measurement.
     pub(crate) fn count(&mut self, clock: impl FnOnce() -> Instant) {
         self.messages += 1;
         if self.messages < LAP {
@@ -49,7 +49,7 @@ impl Laps {
         self.go(now);
     }
 
-    /// Something else is waited for, until work goes on.
+    /// Processing stops, until it continues.
     pub(crate) fn pause(&mut self, now: Instant) {
         self.spent += now.duration_since(self.since);
     }
@@ -67,7 +67,7 @@ mod tests {
         let (mut laps, mut now) = (Laps::new(histogram.clone()), Instant::now());
         let millisecond = Duration::from_millis(1);
         let mut batch = |messages: u32| {
-            // Nobody works meanwhile.
+            // The time between batches.
             now += Duration::from_secs(100);
             laps.go(now);
             for _ in 0..messages {

@@ -1,15 +1,14 @@
 //! Consumer group: reads devices' messages from Kafka, validates them, keeps
 //! newest values, windows and alerts, and streams them to browsers.
 //!
-//! [`run`] is the only entrance. The way of a message is in `pipeline.rs`.
+//! [`run`] is the only entry point. `pipeline.rs` shows the path of a message.
 
 #[doc(hidden)]
 pub mod bench;
-mod catalogue;
+mod check;
 mod cli;
 mod config;
 mod dead_letter;
-mod fold;
 mod http;
 mod hub;
 mod identify;
@@ -17,7 +16,6 @@ mod kafka;
 mod laps;
 mod mapping;
 mod metrics;
-mod model;
 mod outputs;
 mod owner;
 mod parse;
@@ -45,26 +43,24 @@ use tokio_util::sync::CancellationToken;
 
 pub use cli::Cli;
 pub use config::{
-    ConsumerConfig, DeadLetterConfig, DetectConfig, DriftConfig, From, KafkaConfig, Limit,
-    LimitsConfig, OutputsConfig, PushConfig, SensorConfig, SilenceConfig, SpikeConfig, StuckConfig,
-    ThresholdConfig, ThresholdRule, TogglingConfig, ValidateConfig, WebhookConfig, WindowsConfig,
+    ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, Missing,
+    OutputsConfig, PushConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl, ValidateConfig,
+    WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::ends::Ends;
-use kafka::fetch::Fetcher;
 use kafka::group::{self, Member};
+use kafka_fetch::Fetcher;
 use metrics::Metrics;
-pub use model::AlertKind;
 use outputs::Outputs;
 use owner::Shared;
 pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
 use store::Keeper;
-pub use store::{Missing, StoreConfig, StoreUrl};
 use webhook::Webhook;
 
-/// Offsets that wait for the group's thread to commit them.
+/// The most offsets that wait to be committed.
 const COMMITS: usize = 1_024;
 
 /// Deadlines of the shutdown; together below the 30 s that Kubernetes gives.
@@ -75,7 +71,7 @@ const OTHER: Duration = Duration::from_secs(2);
 /// Runs the consumer until `shutdown`.
 ///
 /// # Errors
-/// It can't start, or its Kafka client ends for good.
+/// The consumer cannot start, or its Kafka client has failed permanently.
 pub async fn run(
     live: Live<ConsumerConfig>,
     listeners: Listeners,
@@ -94,7 +90,7 @@ pub async fn run(
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let (hub, hub_task) = Hub::start(live.clone(), metrics.clone(), stop_hub.clone());
     let store = health.component("store");
-    let store = Arc::new(Keeper::open(&config, metrics.clone(), store)?);
+    let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = http::serve(
         http_listener,
         hub.clone(),
@@ -112,7 +108,7 @@ pub async fn run(
     let outputs = Outputs::new(
         &config.outputs,
         dead_letters.producer(),
-        metrics.clone(),
+        metrics.outputs.clone(),
         health.component("outputs"),
     );
     let mut topics = Outputs::topics(&config.outputs);
@@ -127,7 +123,7 @@ pub async fn run(
     let ends = Ends::start(dead_letters.clone());
     let (webhook, webhook_task) = Webhook::start(
         live,
-        metrics.clone(),
+        metrics.webhook.clone(),
         health.component("webhook"),
         stop_webhook.clone(),
     )?;
@@ -140,7 +136,7 @@ pub async fn run(
         outputs,
         webhook,
         metrics: metrics.clone(),
-        fetcher: Fetcher::start(&config.kafka, metrics.clone())?,
+        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka)?),
         commits,
         health: state.clone(),
         config: config.clone(),
@@ -178,7 +174,7 @@ pub async fn run(
         .step("send the last alerts", OTHER, webhook_task)
         .await;
     stop_hub.cancel();
-    steps.step("dismiss clients", OTHER, hub_task).await;
+    steps.step("disconnect clients", OTHER, hub_task).await;
     stop_http.cancel();
     steps.step("close connections", CLIENTS, http).await;
     stop_ops.cancel();
@@ -186,13 +182,13 @@ pub async fn run(
     result
 }
 
-/// The thread that is a member of the group; it says how it ended.
+/// Starts the thread that is a member of the group. The receiver gets its result.
 fn start_group(member: Member) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("kafka-group".into())
         .spawn(move || {
-            // Nobody listens any more after the deadline of the shutdown.
+            // Nothing receives it after the deadline of the shutdown.
             let _ = end.send(group::run(member));
         })
         .context("starting the thread of the consumer group")?;

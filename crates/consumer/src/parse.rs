@@ -1,15 +1,15 @@
-//! From the bytes of a record to a message, whatever format they are in.
+//! Parses the payload of a record, in whichever format it is.
 
 use iot_core::headers;
 use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
+use kafka_fetch::Record;
 
 use crate::mapping::{Around, Mappings};
-use crate::record::Record;
 
-/// How the first field of our Protobuf messages begins: number 1, with a length.
+/// The first byte of our Protobuf messages: field 1, with a length.
 const PROTOBUF_BEGIN: u8 = 0x0a;
 
-/// The names that Protobuf goes by.
+/// Content types of Protobuf.
 const PROTOBUF: [&str; 3] = [
     headers::APPLICATION_PROTOBUF,
     "application/x-protobuf",
@@ -23,17 +23,17 @@ enum Format {
     Protobuf,
 }
 
-/// The message of a record of `topic`: as a mapping has it that is meant for it, in
-/// the format that its `content-type` names, else in the one that it looks like.
+/// The message in a record of `topic`. A mapping that matches the record comes first, then
+/// the header `content-type`, then the look of the payload.
 ///
 /// # Errors
-/// It is not a message in that format.
+/// The payload is not a message in that format.
 pub(crate) fn message<'r>(
     record: &Record<'r>,
     topic: &str,
     mappings: &Mappings,
 ) -> Result<DeviceMessage<'r>, ParseError> {
-    let payload = record.payload().unwrap_or_default();
+    let payload = record.value().unwrap_or_default();
     let around = Around {
         topic,
         mqtt: record
@@ -61,9 +61,9 @@ fn named(content_type: &[u8]) -> Option<Format> {
     PROTOBUF.iter().any(is).then_some(Format::Protobuf)
 }
 
-/// What is neither is told as bad JSON, which more people write by hand.
+/// A payload in neither format is reported as bad JSON, which is more often written by hand.
 fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
-    // The byte is whitespace in JSON, but then a brace follows.
+    // The byte is also a newline, which JSON may start with; then a brace follows.
     let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
     if payload.first() == Some(&PROTOBUF_BEGIN)
         && first != Some(&b'{')
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::mapping::MappingsConfig;
-    use crate::record::Batch;
+    use crate::record::batch_of;
 
     const JSON: &[u8] =
         br#"{"device_id":"{d","timestamp":1,"readings":[{"sensor":"s","value":2.5}]}"#;
@@ -113,8 +113,7 @@ mod tests {
         let payload = Some(payload.to_vec());
         let time = Timestamp::CreateTime(1);
         let message = OwnedMessage::new(payload, None, "t".into(), time, 0, 0, headers);
-        let mut batch = Batch::default();
-        batch.push(&message);
+        let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
         let mappings = Mappings::new(&MappingsConfig::default());
         let message = super::message(&record, "t", &mappings).map_err(|error| error.reason())?;

@@ -1,29 +1,29 @@
-//! The way of a message, top to bottom. One [`Pipeline`] per assigned partition;
-//! nothing else touches that partition's state.
+//! The path of a message, top to bottom. Each assigned partition has one [`Pipeline`], and
+//! nothing else changes the state of that partition.
 //!
 //! 1. parse the payload
 //! 2. transform its values into the units of the catalogue
-//! 3. identify whose it is
+//! 3. identify tenant and project
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
-//! 6. push what changed to WebSocket clients: at once, but readings of many devices only
-//!    ten times a second, or once if nobody is connected
-//! 7. store the changes and the offset in one step: at 3,000 values (1,000 where there are
-//!    more devices than that), 8 MiB or once a second, and only after Kafka has confirmed what others are told of them:
-//!    dead letters, alerts, sealed windows
+//! 6. push changes to WebSocket clients: at once, but readings of many devices only ten
+//!    times a second, or once if no client is connected
+//! 7. store changes and offset in one step: at 3,000 values (1,000 in a partition with more
+//!    devices than that), at 8 MiB, or once a second. Before that Kafka has confirmed the
+//!    dead letters, and the events for other programs
 
-use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
+use iot_fold::{Catalogue, Event, Fold, Folded, Updates};
+use kafka_fetch::{Batch, Record};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue::Catalogue;
 use crate::dead_letter::Letter;
-use crate::fold::{Event, Fold, Folded, Updates};
 use crate::identify::{identify, topic_owner};
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
@@ -32,48 +32,46 @@ use crate::mapping::Mappings;
 use crate::outputs::{Notice, Waiting};
 use crate::owner::Shared;
 use crate::parse;
-use crate::record::{Batch, Record};
 use crate::refusal::Refusal;
 use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_known_units;
 use crate::validate::Validator;
 
-/// A step of the store ends when it has so many values, after a message: at most one
-/// message's are above it. Much less than once a second would write each device for
-/// each of its messages.
+/// A step ends with the message that brings it to so many values. With much fewer, each
+/// message would write its device.
 const APPLY_VALUES: usize = 3_000;
-/// The same in a partition with more devices than that, where most messages are a value
-/// of their own anyway: smaller steps take less memory on their way.
+/// The same in a partition with more devices than that. Most messages write their device
+/// there anyway, and smaller steps take less memory.
 const APPLY_VALUES_OF_MANY: usize = 1_000;
-/// It ends with about so many bytes too, however large the values are: a step
-/// keeps Redis' one thread busy.
+/// A step also ends with about so many bytes, because it occupies the one thread of Redis.
 const APPLY_BYTES: usize = 8 << 20;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
-/// Readings of so many devices are pushed at once in so much time, further ones at its
-/// end: a device that sends a hundred times a second is not told a hundred times.
+/// Readings of so many devices are pushed at once in each interval, those of others at its
+/// end, so that a device which sends a hundred times a second is not pushed as often.
 const PUSH_AT_ONCE: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);
-/// The same while no client is connected, and only the API shows what is known.
+/// The interval while no client is connected and only the API shows readings.
 const PUSH_UNWATCHED: Duration = Duration::from_secs(1);
-/// Dead letters on their way at the same time, and their bytes.
+/// The most dead letters in flight.
 const LETTERS: usize = 64;
-/// Events on their way at the same time.
+/// The most events in flight.
 const NOTICES: usize = 1_000;
+/// The most bytes of dead letters and events in flight.
 const LETTER_BYTES: usize = 16 << 20;
 
-/// Why the state in memory is not to be used any more.
+/// Why the state in memory can no longer be used.
 #[derive(Debug)]
 pub(crate) enum Stale {
-    /// Somebody else has applied to this partition.
+    /// Another consumer has stored state of this partition.
     Conflict(Conflict),
     /// A dead letter may not have been written.
     Letter,
-    /// The store was not available until the partition had to go.
+    /// The store was unavailable until the partition was revoked.
     Stopped,
 }
 
-/// The state of one partition and the way into it.
+/// The state of one partition, and the stages before it.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: TopicPartition,
@@ -89,23 +87,23 @@ pub(crate) struct Pipeline {
     next: i64,
     /// The same, for the lag.
     progress: Arc<Progress>,
-    /// When Kafka recorded the newest one, if it says so.
+    /// Time of the newest record, if it has one.
     recorded: Option<i64>,
-    /// When this partition began to be read, in milliseconds since the epoch.
+    /// When reading of this partition started, in milliseconds since the epoch.
     begun: i64,
-    /// Something is processed but not stored.
+    /// Something is processed and not stored yet.
     ahead: bool,
-    /// Dead letters, and events for other programs, that Kafka has to confirm.
+    /// Dead letters and events that Kafka has not confirmed yet.
     letters: JoinSet<()>,
     notices: Waiting,
     letter_bytes: usize,
     /// Counts late readings by length of window, shortest first.
     late: Vec<IntCounter>,
     laps: Laps,
-    /// The partition has to go.
+    /// The partition is revoked.
     stop: CancellationToken,
     apply_at: Instant,
-    /// When as many as ever may be pushed again, and how many were since the last time.
+    /// End of the push interval, and how many devices were pushed in it.
     push_at: Instant,
     pushed: usize,
 }
@@ -123,10 +121,10 @@ impl Pipeline {
         progress.reach(next);
         Self {
             mappings: Mappings::new(&shared.config.mappings),
-            catalogue: Catalogue::new(&shared.config.sensors),
+            catalogue: shared.config.catalogue(),
             validator: Validator::new(&shared.config.validate),
-            laps: Laps::new(shared.metrics.processing.clone()),
-            late: shared.metrics.late(&shared.config.windows),
+            laps: Laps::new(shared.metrics.owner.processing.clone()),
+            late: shared.metrics.owner.late(&shared.config.windows),
             shared,
             owner: topic_owner(&partition.topic).map(|(a, b)| (a.to_owned(), b.to_owned())),
             partition,
@@ -151,7 +149,7 @@ impl Pipeline {
         &self.fold
     }
 
-    /// Offset in the store, as far as is known.
+    /// Offset in the store, as far as it is known.
     pub(crate) fn applied(&self) -> i64 {
         self.applied
     }
@@ -161,7 +159,7 @@ impl Pipeline {
         self.next
     }
 
-    /// When there is something to do without a batch.
+    /// When there is something to do without another batch.
     pub(crate) fn wakes_at(&self) -> Instant {
         if self.fold.has_untold() {
             self.apply_at.min(self.push_at)
@@ -173,7 +171,7 @@ impl Pipeline {
     /// Does what is due.
     ///
     /// # Errors
-    /// The state has to be loaded again.
+    /// The state must be loaded again.
     pub(crate) async fn wake(&mut self) -> Result<(), Stale> {
         self.push().await;
         if Instant::now() >= self.apply_at {
@@ -182,10 +180,10 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes a batch all the way.
+    /// Processes a batch.
     ///
     /// # Errors
-    /// The state has to be loaded again.
+    /// The state must be loaded again.
     pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), Stale> {
         let first = batch.records().next();
         self.progress
@@ -205,7 +203,7 @@ impl Pipeline {
             if self.is_full() {
                 self.laps.pause(Instant::now());
                 self.count(std::mem::take(&mut folded));
-                // All of it, as storing may take long.
+                // Push everything now, because storing may take long.
                 self.push_at = Instant::now();
                 self.push().await;
                 self.apply().await?;
@@ -214,15 +212,15 @@ impl Pipeline {
         }
         self.laps.pause(Instant::now());
         self.count(folded);
-        // Beyond its last record there may be what was aborted, to be stored as passed too.
-        self.ahead |= self.next != batch.next();
-        self.next = batch.next();
+        // Aborted records may follow the last one; the stored offset passes them too.
+        self.ahead |= self.next != batch.next_offset();
+        self.next = batch.next_offset();
         self.progress.reach(self.next);
         self.push().await;
         Ok(())
     }
 
-    /// Whether what is read has to be stored before more is.
+    /// Whether the step must be stored before the next message.
     fn is_full(&self) -> bool {
         self.letters.len() >= LETTERS
             || self.notices.len() >= NOTICES
@@ -245,31 +243,24 @@ impl Pipeline {
         let (tenant, project) = identify(owner, &message)?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded, &self.catalogue)?;
-        self.fold.apply(&Event {
+        Ok(self.fold.apply(&Event {
             offset: record.offset(),
             recorded,
             tenant,
             project,
             message: &message,
-        })
+        })?)
     }
 
-    /// Counts so many messages, and what became of them.
+    /// Counts so many messages, and what they changed.
     fn count(&self, (messages, folded): (u64, Folded)) {
-        let metrics = &self.shared.metrics;
-        metrics.consumed.inc_by(messages);
-        metrics.readings.inc_by(folded.readings);
-        metrics.stale.inc_by(folded.stale);
-        for (late, count) in self.late.iter().zip(folded.late) {
-            late.inc_by(count);
-        }
-        metrics.duplicates.inc_by(folded.duplicates);
-        metrics.alerted(&folded);
+        let metrics = &self.shared.metrics.owner;
+        metrics.folded(messages, &folded, &self.late);
     }
 
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
         let (topic, partition) = self.partition.parts();
-        self.shared.metrics.refused(refusal);
+        self.shared.metrics.owner.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
         let letter = Letter::new(&self.partition, record, refusal);
         self.letter_bytes += letter.bytes();
@@ -277,8 +268,8 @@ impl Pipeline {
             .spawn(self.shared.dead_letters.clone().deliver(letter));
     }
 
-    /// Tells others of alerts: WebSocket clients, and programs through Kafka and the
-    /// webhook; clients also what else changed, if it is time.
+    /// Passes changes of alerts to WebSocket clients, Kafka and the webhook, and, when it is
+    /// time, readings to WebSocket clients.
     async fn push(&mut self) {
         let updates = if self.may_push() {
             self.fold.take_updates()
@@ -316,19 +307,19 @@ impl Pipeline {
         }
     }
 
-    /// Stores everything up to the offset reached; waits for the store meanwhile,
-    /// and so reads nothing more.
+    /// Stores everything up to the present offset. Nothing is read while this waits for the
+    /// store.
     ///
     /// # Errors
-    /// It was not stored, and the state has to be loaded again.
+    /// It was not stored, and the state must be loaded again.
     pub(crate) async fn apply(&mut self) -> Result<(), Stale> {
         self.apply_at = Instant::now() + APPLY_EVERY;
         if !self.ahead {
             return Ok(());
         }
         let changes = self.fold.take_changes();
-        for change in &changes {
-            let notice = self.shared.outputs.windows(&self.partition, change);
+        for sealed in &changes.windows {
+            let notice = self.shared.outputs.windows(&self.partition, sealed);
             self.publish(notice);
         }
         self.shared.outputs.confirm(&mut self.notices).await;
@@ -353,7 +344,7 @@ impl Pipeline {
             partition: self.partition.clone(),
             offset: self.next,
         };
-        // Without the group's thread there is nobody to tell.
+        // The thread of the group may have ended.
         let _ = self.shared.commits.send(commit).await;
         Ok(())
     }

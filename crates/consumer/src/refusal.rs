@@ -1,9 +1,10 @@
-//! Why a message is not used.
+//! The reasons to refuse a message. The stages above return them; those of the fold are its
+//! own.
 
 use iot_core::message::ParseError;
 
-/// Why a message goes to the dead-letter topic. [`reason`](Self::reason) is the
-/// label of metrics and the `dlq-reason` header; the text is for logs.
+/// Why a message goes to the dead-letter topic. [`reason`](Self::reason) is the label of
+/// metrics and the header `dlq-reason`; the text is for logs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("the payload can't be read")]
@@ -26,14 +27,12 @@ pub(crate) enum Refusal {
     TimestampInFuture,
     #[error("the timestamp is before the year 2000")]
     TimestampImplausible,
-    #[error("the partition has as many devices as limits.devices allows")]
-    TooManyDevices,
-    #[error("the device has as many sensors as limits.sensors allows")]
-    TooManySensors,
+    #[error(transparent)]
+    Full(#[from] iot_fold::Refusal),
 }
 
 impl Refusal {
-    /// Reasons besides those of [`ParseError`], so that counters start at zero.
+    /// Reasons besides those of [`ParseError`] and of the fold, so that counters start at zero.
     pub(crate) const REASONS: &'static [&'static str] = &[
         "contradicts_topic",
         "invalid_tenant_or_project",
@@ -44,8 +43,6 @@ impl Refusal {
         "unexpected_unit",
         "timestamp_in_future",
         "timestamp_implausible",
-        "too_many_devices",
-        "too_many_sensors",
     ];
 
     /// Short reason.
@@ -61,12 +58,11 @@ impl Refusal {
             Self::UnexpectedUnit { .. } => "unexpected_unit",
             Self::TimestampInFuture => "timestamp_in_future",
             Self::TimestampImplausible => "timestamp_implausible",
-            Self::TooManyDevices => "too_many_devices",
-            Self::TooManySensors => "too_many_sensors",
+            Self::Full(full) => full.reason(),
         }
     }
 
-    /// The sensor that is to blame, for the `dlq-sensor` header.
+    /// The sensor that caused it, for the header `dlq-sensor`.
     pub(crate) fn sensor(&self) -> Option<&str> {
         match self {
             Self::ImpossibleValue { sensor } | Self::UnexpectedUnit { sensor } => Some(sensor),

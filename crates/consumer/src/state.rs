@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use iot_core::partition::TopicPartition;
+use iot_fold::{Device, Fold};
 use iot_kafka::context::Quiet;
 use iot_kafka::lookup::{self, Watermarks};
 use iot_service::config::{Sources, load};
@@ -13,9 +14,7 @@ use iot_service::moment;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ConsumerConfig;
-use crate::fold::{Fold, FoldRules};
 use crate::kafka::{self, TOOL_DEADLINE};
-use crate::model::Device;
 use crate::store::Store;
 
 /// Print what the store holds, or reset it.
@@ -161,7 +160,7 @@ impl<'c> Tool<'c> {
     async fn devices(&self, at: &TopicPartition, device: &str) -> anyhow::Result<Vec<Device>> {
         let context = || format!("reading partition {}", at.partition);
         let stored = self.store.load(at).await.with_context(context)?;
-        let rules = FoldRules::new(self.config);
+        let rules = self.config.fold_rules();
         let fold =
             Fold::restore(rules, &at.topic, at.partition, &stored.entries).with_context(context)?;
         let devices = fold.all().devices.into_iter().map(|(_, found)| found);

@@ -4,15 +4,14 @@ use std::borrow::Cow;
 
 use iot_core::message::DeviceMessage;
 use iot_core::unit;
+use iot_fold::Catalogue;
 
-use crate::catalogue::Catalogue;
-
-/// Converts the readings of known sensors that come in another unit of the same
-/// quantity, and gives those that come without a unit their own. Readings of others, and
-/// those in a unit that doesn't fit, stay as they are.
+/// Converts readings of known sensors that come in another unit of the same quantity, and
+/// adds the unit to those without one. Readings of other sensors, and those in a unit of
+/// another quantity, stay as they are.
 pub(crate) fn to_known_units<'m>(message: &mut DeviceMessage<'m>, catalogue: &'m Catalogue) {
     for reading in &mut message.readings {
-        // There is one zero: which of two comes out of a minimum is nobody's to say.
+        // -0.0 becomes 0.0: the minimum of the two would depend on their order.
         reading.value += 0.0;
         let Some(known) = catalogue.find(&reading.sensor) else {
             continue;
@@ -48,7 +47,7 @@ mod tests {
             ..SensorConfig::default()
         };
         let configured = [sensor("core", "celsius"), sensor("vibration", "mm/s")];
-        let catalogue = Catalogue::new(&configured);
+        let catalogue = Catalogue::new(configured.iter().map(SensorConfig::known));
         let mut message = parse(json).unwrap();
         to_known_units(&mut message, &catalogue);
         let readings = message.readings.iter();

@@ -1,24 +1,22 @@
-//! What a message must satisfy beyond its format. One impossible reading
-//! refuses the whole message: a device that reports it is not to be trusted
-//! with the others of the same moment, and the dead letter keeps them all.
+//! What a message must satisfy beyond its format. One impossible reading refuses the whole
+//! message: the other readings of that moment cannot be trusted either, and the dead letter
+//! keeps them all.
 
 use iot_core::message::{DeviceMessage, Reading};
+use iot_fold::{Catalogue, LATEST};
 
-use crate::catalogue::Catalogue;
 use crate::config::ValidateConfig;
 use crate::refusal::Refusal;
 
-/// Before 2000-01-01 no such device existed; a clock that was never set, or
-/// seconds where milliseconds are meant, give such times.
+/// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
+/// of milliseconds.
 const EARLIEST: i64 = 946_684_800_000;
-/// The last moment of 2099: no later time is taken, whatever the record's is.
-pub(crate) const LATEST: i64 = 4_102_444_799_999;
 /// Longest device id, in bytes.
 const MAX_DEVICE_ID: usize = 256;
 /// Longest name of a sensor, in bytes.
 const MAX_SENSOR: usize = 128;
-/// Largest value: the squares of larger ones are no numbers any more, and would spoil
-/// means and deviations for good.
+/// Largest value. Squares of larger values are infinite and would permanently spoil means
+/// and deviations.
 const MAX_VALUE: f64 = 1e100;
 /// Longest name of a unit, in bytes.
 const MAX_UNIT: usize = 32;
@@ -38,12 +36,12 @@ impl Validator {
         }
     }
 
-    /// Checks a message. Its time is compared with the time of its Kafka record
-    /// (milliseconds; with a fixed time if it has none) and never with a clock,
-    /// so that reading the log again decides the same.
+    /// Checks a message. Its time is compared with the time of its record (`recorded`, in
+    /// milliseconds; a fixed time if it has none) and never with a clock, so that reading the
+    /// log again decides the same.
     ///
     /// # Errors
-    /// The first thing found wrong.
+    /// The first problem that was found.
     pub(crate) fn check(
         &self,
         message: &DeviceMessage<'_>,
@@ -120,7 +118,7 @@ fn check_text(text: &str, longest: usize) -> Result<(), ()> {
     valid.then_some(()).ok_or(())
 }
 
-/// Most text is, which is seen many bytes at a time.
+/// Most text is plain ASCII, which is checked many bytes at a time.
 fn is_plain(text: &str) -> bool {
     let bytes = text.bytes();
     bytes.fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
@@ -133,7 +131,9 @@ mod tests {
     use iot_core::message::{Location, Quality};
 
     use super::*;
-    use crate::config::{Limit, SensorConfig};
+    use iot_fold::Limit;
+
+    use crate::config::SensorConfig;
 
     const NOW: i64 = 1_767_225_600_000;
 
@@ -162,7 +162,7 @@ mod tests {
         let mut message = message();
         change(&mut message);
         let validator = Validator::new(&ValidateConfig::default());
-        match validator.check(&message, Some(NOW), &Catalogue::new(&[])) {
+        match validator.check(&message, Some(NOW), &Catalogue::new([])) {
             Ok(()) => "",
             Err(refusal) => refusal.reason(),
         }
@@ -217,7 +217,7 @@ mod tests {
                 timestamp,
                 ..message()
             };
-            validator.check(&message, recorded, &Catalogue::new(&[]))
+            validator.check(&message, recorded, &Catalogue::new([]))
         };
         for recorded in [None, Some(-1)] {
             assert_eq!(check(NOW, recorded), Ok(()));
@@ -264,7 +264,7 @@ mod tests {
             min: Limit::At(0.0),
             ..SensorConfig::default()
         };
-        let catalogue = Catalogue::new(&[sensor]);
+        let catalogue = Catalogue::new([sensor.known()]);
         let check = |value, unit: Option<&'static str>| {
             let mut reading = reading("vibration", value);
             reading.unit = unit.map(Into::into);

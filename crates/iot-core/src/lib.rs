@@ -9,7 +9,6 @@
 pub mod dead_letter;
 pub mod headers;
 pub mod message;
-pub mod mqtt_url;
 pub mod partition;
 pub mod route;
 pub mod sensor;

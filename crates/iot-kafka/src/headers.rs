@@ -130,14 +130,16 @@ mod tests {
         assert_eq!(error, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
     }
 
+    /// A record in a cluster, and a consumer of it, which has to be dropped first.
     fn sent(
         headers: Option<OwnedHeaders>,
-    ) -> (BaseConsumer, MockCluster<'static, DefaultProducerContext>) {
+    ) -> (MockCluster<'static, DefaultProducerContext>, BaseConsumer) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", cluster.bootstrap_servers());
         client.set("group.id", "none");
+        client.set("enable.auto.commit", "false");
         let producer: BaseProducer = client.create().unwrap();
         let mut record = BaseRecord::<(), str>::to("t").partition(0).payload("x");
         record.headers = headers;
@@ -149,7 +151,7 @@ mod tests {
             .add_partition_offset("t", 0, Offset::Beginning)
             .unwrap();
         consumer.assign(&assignment).unwrap();
-        (consumer, cluster)
+        (cluster, consumer)
     }
 
     #[test]
@@ -160,7 +162,7 @@ mod tests {
             .insert(header("null", None))
             .insert(header("a", Some("2")));
         add(&headers, b"n\xff", b"\xfe");
-        let (consumer, _cluster) = sent(Some(headers));
+        let (_cluster, consumer) = sent(Some(headers));
         let message = consumer.poll(Duration::from_secs(30)).unwrap().unwrap();
         let all: Vec<_> = iter(&message).collect();
         let all: Vec<_> = all.iter().map(|(name, value)| (&**name, *value)).collect();
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_record_without_headers_has_none() {
-        let (consumer, _cluster) = sent(None);
+        let (_cluster, consumer) = sent(None);
         let message = consumer.poll(Duration::from_secs(30)).unwrap().unwrap();
         assert_eq!(iter(&message).count(), 0);
         assert_eq!(copy(&message).count(), 0);

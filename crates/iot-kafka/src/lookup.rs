@@ -285,6 +285,7 @@ mod tests {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", cluster.bootstrap_servers());
         client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
         let producer: BaseProducer = client.create().unwrap();
         for _ in 0..4 {
             let record = BaseRecord::<(), str>::to("t").partition(1).payload("x");
@@ -318,6 +319,7 @@ mod tests {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", cluster.bootstrap_servers());
         client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
         let consumer: BaseConsumer = client.create().unwrap();
         let error = partitions(consumer.client(), "missing", DEADLINE).unwrap_err();
         assert!(error.to_string().contains("missing"), "{error}");

@@ -1,6 +1,5 @@
 //! What every service does alike: layered configuration with hot reload, logs,
-//! the ops endpoints, health, back-off, connections to MQTT brokers, and an
-//! ordered shutdown.
+//! the ops endpoints, health, backoff, and an ordered shutdown.
 //!
 //! A service is one function, `run(config, listeners, shutdown)`. Its binary
 //! hands that function to [`cli::run`]; tests and the demo call it directly
@@ -15,7 +14,6 @@ pub mod logs;
 mod memory;
 pub mod metrics;
 pub mod moment;
-pub mod mqtt;
 pub mod ops;
 mod probe;
 pub mod shutdown;

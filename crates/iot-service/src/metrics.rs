@@ -3,7 +3,10 @@
 pub mod reference;
 
 use prometheus::core::Collector;
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+};
 
 /// Makes metrics in a registry.
 #[derive(Debug, Clone, Copy)]
@@ -59,5 +62,37 @@ impl Registrar<'_> {
     #[expect(clippy::missing_errors_doc, reason = "as `counter`")]
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    /// A gauge.
+    #[expect(clippy::missing_errors_doc, reason = "as `counter`")]
+    pub fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.register(Gauge::new(name, help)?)
+    }
+
+    /// A histogram with these upper bounds of its buckets.
+    #[expect(clippy::missing_errors_doc, reason = "as `counter`")]
+    pub fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> prometheus::Result<Histogram> {
+        // A vector without labels is exported from the start, as the others are.
+        let family = self.histograms(name, help, &[], buckets)?;
+        family.get_metric_with_label_values::<&str>(&[])
+    }
+
+    /// Histograms by label, with these upper bounds of their buckets.
+    #[expect(clippy::missing_errors_doc, reason = "as `counter`")]
+    pub fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, labels)?)
     }
 }

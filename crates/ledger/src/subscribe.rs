@@ -1,55 +1,46 @@
-//! `iot-ledger subscribe`: takes messages as fast as a broker gives them.
+//! `iot-ledger subscribe`: receives messages as fast as a broker sends them.
 //!
-//! The bare half of a bridge, and so its limit: QoS 1 messages are decoded,
-//! acknowledged in batches, one write for all of a few milliseconds, and thrown
-//! away. A write for each acknowledgement costs more than the message does.
+//! This is the MQTT half of a bridge, and so its upper bound: QoS 1 messages are
+//! decoded, acknowledged in batches with one write every few milliseconds, and
+//! discarded. A write for each acknowledgement would cost more than the message.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::BytesMut;
-use iot_core::mqtt_url::MqttUrl;
-use iot_service::config::HumanDuration;
-use rumqttc::v5::mqttbytes::{
-    QoS,
-    v5::{
-        Connect, ConnectProperties, Disconnect, DisconnectReasonCode, Filter, Packet, PingReq,
-        PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
-    },
+use iot_mqtt::{
+    Connect, Connection, ConnectionError, MqttStream, Packet, Publish, QoS, Reader, SubAck,
+    SubscribeReasonCode, Writer,
 };
+use iot_service::config::HumanDuration;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::connection::{self, DEAD_AFTER, HANDSHAKE, PING_EVERY};
 use crate::payload;
 use crate::publish::Broker;
 
-const READ_BUFFER: usize = 64 * 1024;
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     broker: Broker,
-    /// Filters to subscribe to, separated by commas, with QoS 1.
+    /// Filters to subscribe to with QoS 1, separated by commas.
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "mtic/msg/client/realtime/tenant123/#"
     )]
     filter: Vec<String>,
-    /// Messages to take.
+    /// Messages to receive.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
-    /// How often acknowledgements are written.
+    /// Interval at which acknowledgements are written.
     #[arg(long, default_value = "5ms")]
     ack_every: HumanDuration,
-    /// Messages that the broker may have unacknowledged.
+    /// Unacknowledged messages that the broker may send.
     #[arg(long, default_value_t = 65_535, value_parser = clap::value_parser!(u16).range(1..))]
     receive_maximum: u16,
-    /// Give up when no message came for so long.
+    /// Give up when no message arrives for so long.
     #[arg(long, default_value = "60s")]
     timeout: HumanDuration,
     /// Print the summary as JSON.
@@ -57,12 +48,12 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What was taken.
+/// What was received.
 #[derive(Debug, Serialize)]
 struct Summary {
     messages: u64,
     payload_bytes: u64,
-    /// Marked as sent before.
+    /// Messages with the DUP flag.
     redelivered: u64,
     /// From the first message to the last.
     seconds: f64,
@@ -73,10 +64,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.json;
     let mut subscriber = Subscriber::connect(args).await?;
     subscriber.subscribe().await?;
-    // Whoever starts the publisher waits for this line.
+    // Scripts wait for this line before they start a publisher.
     eprintln!("subscribed");
     let taken = subscriber.take_all().await;
-    // Also after a failure: what came is worth knowing.
+    // Also after a failure.
     let summary = subscriber.summary();
     if json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -95,9 +86,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 struct Subscriber {
     args: Args,
-    stream: TcpStream,
-    input: BytesMut,
-    output: BytesMut,
+    stream: MqttStream,
+    reader: Reader,
+    writer: Writer,
     messages: u64,
     payload_bytes: u64,
     redelivered: u64,
@@ -107,28 +98,23 @@ struct Subscriber {
 
 impl Subscriber {
     async fn connect(args: Args) -> anyhow::Result<Self> {
-        let url: &MqttUrl = &args.broker.url;
         let connect = Connect {
-            keep_alive: DEAD_AFTER.as_secs() as u16,
             client_id: format!("ledger-subscribe-{}", payload::now_us()),
-            clean_start: true,
-            properties: Some(ConnectProperties {
-                receive_maximum: Some(args.receive_maximum),
-                ..ConnectProperties::new()
-            }),
+            login: args.broker.login(),
+            receive_maximum: Some(args.receive_maximum),
+            ..connection::connect()
         };
-        let mut input = BytesMut::with_capacity(READ_BUFFER);
-        let mut output = BytesMut::new();
-        let login = args.broker.login();
-        let greeted = connection::greet(url, connect, login, &mut input, &mut output);
-        let (stream, _) = timeout(HANDSHAKE, greeted)
-            .await
-            .context("the broker did not greet in time")??;
+        let Connection {
+            stream,
+            reader,
+            writer,
+            ..
+        } = connection::open(&args.broker.url, &connect).await?;
         Ok(Self {
             args,
             stream,
-            input,
-            output,
+            reader,
+            writer,
             messages: 0,
             payload_bytes: 0,
             redelivered: 0,
@@ -137,23 +123,16 @@ impl Subscriber {
         })
     }
 
-    /// Returns when all filters are granted. Messages may come before that.
+    /// Returns when all filters are granted. Messages may arrive before that.
     async fn subscribe(&mut self) -> anyhow::Result<()> {
-        let filters = self.args.filter.iter();
-        let filters = filters.map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
-        let subscribe = Subscribe {
-            pkid: 1,
-            filters: filters.collect(),
-            properties: None,
-        };
-        connection::write(&Packet::Subscribe(subscribe), &mut self.output)?;
+        let filters = &self.args.filter;
+        self.writer.subscribe(1, filters, QoS::AtLeastOnce);
         self.flush().await?;
         let granted = async {
             loop {
-                match connection::read(&mut self.input)? {
-                    Some(Packet::SubAck(ack)) => return granted(&self.args.filter, &ack),
-                    Some(packet) => self.handle(packet)?,
-                    None => self.receive().await?,
+                match self.reader.receive(&mut self.stream).await? {
+                    Packet::SubAck(ack) => return granted(&self.args.filter, &ack),
+                    packet => self.handle(packet)?,
                 }
             }
         };
@@ -169,66 +148,50 @@ impl Subscriber {
         while self.messages < self.args.messages {
             let give_up = self.last + *self.args.timeout;
             tokio::select! {
-                received = self.receive() => {
-                    received?;
-                    while let Some(packet) = connection::read(&mut self.input)? {
+                packet = self.reader.receive(&mut self.stream) => {
+                    self.handle(packet?)?;
+                    while let Some(packet) = self.reader.packet()? {
                         self.handle(packet)?;
                     }
                 }
                 _ = acks.tick() => self.flush().await?,
-                _ = pings.tick() => connection::write(&Packet::PingReq(PingReq), &mut self.output)?,
+                _ = pings.tick() => self.writer.ping(),
                 () = sleep_until(give_up) => bail!(
-                    "{} of {} messages came, and no more for {}",
+                    "{} of {} messages arrived, and no more for {}",
                     self.messages, self.args.messages, self.args.timeout
                 ),
             }
         }
-        let goodbye = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
-        connection::write(&Packet::Disconnect(goodbye), &mut self.output)?;
+        self.writer.disconnect();
         self.flush().await
     }
 
     fn handle(&mut self, packet: Packet) -> anyhow::Result<()> {
         match packet {
-            Packet::Publish(publish) => self.take(&publish),
-            Packet::PingResp(_) => Ok(()),
-            Packet::Disconnect(reason) => bail!("the broker ended it: {:?}", reason.reason_code),
-            other => bail!("the broker sent {other:?}"),
+            Packet::Publish(publish) => self.take(&publish, publish.payload.len() as u64),
+            Packet::Oversize(oversize) => self.take(&oversize.publish, oversize.size),
+            Packet::PingResp => Ok(()),
+            other => Err(ConnectionError::Unexpected(other.name()).into()),
         }
     }
 
-    fn take(&mut self, publish: &Publish) -> anyhow::Result<()> {
+    /// `size` is that of the payload, bytes.
+    fn take(&mut self, publish: &Publish, size: u64) -> anyhow::Result<()> {
         self.last = Instant::now();
         self.first.get_or_insert(self.last);
         self.messages += 1;
-        self.payload_bytes += publish.payload.len() as u64;
+        self.payload_bytes += size;
         self.redelivered += u64::from(publish.dup);
-        match publish.qos {
-            QoS::AtMostOnce => Ok(()),
-            QoS::AtLeastOnce => {
-                let ack = PubAck::new(publish.pkid, None);
-                connection::write(&Packet::PubAck(ack), &mut self.output)
-            }
-            QoS::ExactlyOnce => bail!("the broker sent QoS 2, which was not subscribed to"),
+        if publish.qos == QoS::ExactlyOnce {
+            bail!("the broker sent QoS 2, which was not subscribed to");
         }
-    }
-
-    /// Cancel safe.
-    async fn receive(&mut self) -> anyhow::Result<()> {
-        self.input.reserve(READ_BUFFER / 4);
-        let read = self.stream.read_buf(&mut self.input).await;
-        if read.context("reading from the broker")? == 0 {
-            bail!("the broker closed the connection");
-        }
+        self.writer.acknowledge(publish.pkid, publish.qos);
         Ok(())
     }
 
     async fn flush(&mut self) -> anyhow::Result<()> {
-        let written = self.stream.write_all_buf(&mut self.output);
-        timeout(DEAD_AFTER, written)
-            .await
-            .context("the broker reads nothing")?
-            .context("writing to the broker")
+        let written = timeout(DEAD_AFTER, self.writer.flush(&mut self.stream)).await;
+        Ok(written.context("the broker does not read")??)
     }
 
     fn summary(&self) -> Summary {
@@ -262,19 +225,21 @@ fn ticks(every: Duration) -> Interval {
 
 #[cfg(test)]
 mod tests {
-    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode};
-    use tokio::net::TcpListener;
+    use bytes::BytesMut;
+    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    /// The broker's end of the connection, played by hand.
+    /// The end of the connection of a scripted broker.
     struct Peer {
         stream: TcpStream,
         input: BytesMut,
     }
 
     impl Peer {
-        /// Greets a subscriber and answers its subscription.
+        /// Accepts a subscriber and answers its subscription.
         async fn accept(listener: TcpListener, code: SubscribeReasonCode) -> Self {
             let (stream, _) = listener.accept().await.unwrap();
             let input = BytesMut::new();
@@ -304,22 +269,22 @@ mod tests {
 
         async fn send(&mut self, packet: Packet) {
             let mut output = BytesMut::new();
-            connection::write(&packet, &mut output).unwrap();
+            packet.write(&mut output, None).unwrap();
             self.stream.write_all(&output).await.unwrap();
         }
 
-        /// `None` once the subscriber said goodbye.
+        /// `None` once the subscriber has disconnected.
         async fn packet(&mut self) -> Option<Packet> {
             loop {
                 // The codec writes a DISCONNECT without a body, but cannot read it.
                 if self.input[..] == [0xe0, 0] {
                     return None;
                 }
-                if let Some(packet) = connection::read(&mut self.input).unwrap() {
+                if let Ok(packet) = Packet::read(&mut self.input, None) {
                     return Some(packet);
                 }
                 let read = self.stream.read_buf(&mut self.input).await.unwrap();
-                assert_ne!(read, 0, "gone without goodbye");
+                assert_ne!(read, 0, "closed without a DISCONNECT");
             }
         }
     }
@@ -340,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn acknowledges_each_message_once_and_says_goodbye() {
+    async fn acknowledges_each_message_once_and_disconnects() {
         let (listener, args) = listen().await;
         let subscribing = tokio::spawn(async move {
             let mut subscriber = Subscriber::connect(args).await.unwrap();
@@ -382,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_up_when_nothing_comes() {
+    async fn gives_up_when_no_message_arrives() {
         let (listener, mut args) = listen().await;
         args.timeout = "50ms".parse().unwrap();
         let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
@@ -392,5 +357,26 @@ mod tests {
         let error = subscriber.take_all().await.unwrap_err().to_string();
         assert!(error.starts_with("0 of 3"), "{error}");
         peer.await.unwrap();
+    }
+
+    /// The broker keeps the connection open: only its DISCONNECT, with a reason and
+    /// without properties as Mosquitto sends it, ends the connection.
+    #[tokio::test]
+    async fn a_disconnect_is_reported_with_its_reason() {
+        const SERVER_SHUTTING_DOWN: u8 = 0x8B;
+        let (listener, mut args) = listen().await;
+        args.timeout = "5s".parse().unwrap();
+        let peer = tokio::spawn(async move {
+            let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+            let mut peer = Peer::accept(listener, granted).await;
+            let disconnect = [0xE0, 1, SERVER_SHUTTING_DOWN];
+            peer.stream.write_all(&disconnect).await.unwrap();
+            peer
+        });
+        let mut subscriber = Subscriber::connect(args).await.unwrap();
+        subscriber.subscribe().await.unwrap();
+        let error = subscriber.take_all().await.unwrap_err().to_string();
+        assert!(error.contains("ServerShuttingDown"), "{error}");
+        drop(peer.await.unwrap());
     }
 }

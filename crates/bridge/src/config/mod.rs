@@ -1,4 +1,4 @@
-//! The settings of the bridge.
+//! The configuration of the bridge, as plain data.
 
 mod kafka;
 mod mqtt;
@@ -10,11 +10,15 @@ use iot_core::route::RouteRules;
 use iot_service::config::{ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
 use serde::{Deserialize, Serialize};
 
-use crate::deliveries::MAX_IN_FLIGHT;
 pub use kafka::{Acks, Compression, DeliveryGuarantee, Idempotence, KafkaConfig};
-pub use mqtt::{Isolation, MqttConfig, Protocol};
+pub(crate) use mqtt::SessionPlan;
+pub use mqtt::{Isolation, MqttConfig};
 
-/// Everything that can be set.
+/// The upper limit of [`InFlightConfig::messages`]: deduplication can tell
+/// messages apart only within one cycle of 65,535 packet identifiers.
+pub(crate) const MAX_IN_FLIGHT: usize = 32_768;
+
+/// All settings of the bridge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BridgeConfig {
@@ -22,19 +26,19 @@ pub struct BridgeConfig {
     pub mqtt: MqttConfig,
     /// How an MQTT topic becomes a Kafka topic and key.
     pub route: RouteRules,
-    /// Where messages go to.
+    /// The Kafka cluster and the producer.
     pub kafka: KafkaConfig,
-    /// How topics that don't exist yet are created.
+    /// How missing Kafka topics are created.
     pub topics: TopicsConfig,
-    /// How much may be on its way at once.
+    /// How much may be in flight between MQTT and Kafka.
     pub in_flight: InFlightConfig,
-    /// Where messages go that can't be routed.
+    /// Where messages go that can't be delivered.
     pub dead_letter: DeadLetterConfig,
-    /// What counts as the same message twice.
+    /// What counts as a duplicate.
     pub dedupe: DedupeConfig,
-    /// What becomes of the MQTT sessions when the bridge stops.
+    /// What happens to the MQTT sessions when the bridge stops.
     pub shutdown: ShutdownMode,
-    /// What is counted.
+    /// Which labels metrics have.
     pub metrics: MetricsConfig,
     /// Logs.
     pub log: LogConfig,
@@ -46,15 +50,15 @@ pub struct BridgeConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicsConfig {
-    /// Whether the bridge creates them. If not, they must be there, or the
-    /// broker must create them at their first record.
+    /// Whether the bridge creates missing topics. If not, they must exist, or the
+    /// broker must create them at the first record.
     pub create: bool,
-    /// Partitions of a new topic; -1 leaves it to the broker.
+    /// Partitions of a new topic; -1 for the broker's default.
     pub partitions: i32,
-    /// Replicas of a new topic; -1 leaves it to the broker.
+    /// Replication factor of a new topic; -1 for the broker's default.
     pub replication: i32,
-    /// Settings of a new topic, by Kafka's names, such as `retention.ms`; not
-    /// of the dead-letter topic.
+    /// Topic configs of a new topic, such as `retention.ms`; not of the
+    /// dead-letter topic.
     pub configs: BTreeMap<String, String>,
     /// How many topics one tenant may open through this bridge.
     pub max_per_tenant: usize,
@@ -76,9 +80,9 @@ impl Default for TopicsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InFlightConfig {
-    /// Memory for messages that Kafka has not confirmed.
+    /// Memory for messages in flight, of all sessions together.
     pub bytes: ByteSize,
-    /// Number of messages that Kafka has not confirmed.
+    /// Messages in flight in each session.
     pub messages: usize,
 }
 
@@ -111,14 +115,14 @@ impl Default for DeadLetterConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DedupeConfig {
-    /// Whether what MQTT delivers again is recognised. Needs `kafka.headers`.
+    /// Whether MQTT redeliveries are deduplicated. Requires `kafka.headers`.
     pub redeliveries: bool,
-    /// Field of JSON payloads that names a message, such as `messageId`; empty
-    /// for none.
+    /// Field of JSON payloads that identifies a message, such as `messageId`;
+    /// empty for none.
     pub field: String,
-    /// How long a name is remembered.
+    /// How long an id is remembered.
     pub window: HumanDuration,
-    /// How many names are remembered in each session.
+    /// How many ids are remembered in each session.
     pub max_ids: usize,
 }
 
@@ -133,14 +137,14 @@ impl Default for DedupeConfig {
     }
 }
 
-/// What becomes of the MQTT sessions when the bridge stops.
+/// What happens to the MQTT sessions when the bridge stops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShutdownMode {
-    /// The broker keeps them, and what arrives meanwhile.
+    /// The broker keeps them, and queues what is published meanwhile.
     #[default]
     KeepSession,
-    /// They are emptied and ended: nobody comes back for them.
+    /// They are drained and ended, for a bridge that does not return.
     Drain,
 }
 
@@ -148,7 +152,7 @@ pub enum ShutdownMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsConfig {
-    /// How many tenants are counted by name; the others together.
+    /// How many tenants have a label of their own; the others share `other`.
     pub tenants: usize,
 }
 
@@ -245,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_holds_the_defaults() {
+    fn the_example_has_the_defaults() {
         iot_service::config::assert_example::<BridgeConfig>();
     }
 
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_named_all_at_once() {
+    fn all_problems_are_reported_at_once() {
         let mut config = BridgeConfig::default();
         config.mqtt.brokers = vec!["http://x".into()];
         config.mqtt.fail_back = HumanDuration::from_millis(1);

@@ -1,96 +1,82 @@
 //! Section `mqtt`.
 
-use std::fmt;
-
-use iot_core::mqtt_url::MqttUrl;
 use iot_core::partition::fnv1a_32;
+use iot_mqtt::{MqttUrl, Protocol, TlsConfig};
 use iot_service::config::{HumanDuration, Problems, Secret};
-use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::mqtt::SessionPlan;
-
-/// Texts have a length of two bytes (MQTT 5, section 1.5.4); `$share//` is part
-/// of a shared filter.
+/// A string is at most 65,535 bytes long (MQTT 5, section 1.5.4); `$share//` is
+/// part of a shared filter.
 const LONGEST_FILTER: usize = 65_535 - "$share//".len();
 
-/// A version of MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// MQTT 5.
-    #[serde(rename = "5")]
-    V5,
-    /// MQTT 3.1.1.
-    #[serde(rename = "3.1.1")]
-    V311,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V5 => "5",
-            Self::V311 => "3.1.1",
-        })
-    }
-}
-
-/// What has an MQTT session of its own.
+/// How messages are divided among MQTT sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
     /// One session carries everything.
     #[default]
     None,
-    /// Each filter.
+    /// Each filter has a session.
     Filter,
-    /// Each of `mqtt.tenants`.
+    /// Each of `mqtt.tenants` has a session.
     Tenant,
 }
 
 /// Stands for each of `mqtt.tenants` in a filter.
 const TENANT: &str = "{tenant}";
-/// Each session has a Kafka producer, and its threads.
+/// Each session has a Kafka producer with its threads.
 const MAX_SESSIONS: usize = 64;
 
-/// Section `mqtt`.
+/// One MQTT session of the bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionPlan {
+    /// Identifies the session at the broker.
+    pub(crate) client_id: String,
+    /// Topic filters to subscribe to, with `$share/<group>/` if configured.
+    pub(crate) filters: Vec<String>,
+}
+
+/// Section `mqtt`: the brokers and the sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttConfig {
     /// `mqtt://host:port`, or `mqtts://host:port` with TLS, the preferred
     /// broker first.
     pub brokers: Vec<String>,
-    /// While connected to another broker than the first: how often to see
-    /// whether one before it is back. Zero stays until the connection is lost.
+    /// While connected to a backup: how often to check whether a preferred broker
+    /// accepts connections again. Zero: never.
     pub fail_back: HumanDuration,
-    /// Certificates, for brokers with TLS.
+    /// Certificates for `mqtts://`.
     pub tls: TlsConfig,
-    /// The version that the brokers speak.
+    /// Protocol version of the brokers.
     pub protocol: Protocol,
     /// Topic filters to subscribe to; `{tenant}` in one stands for each of
     /// `tenants`.
     pub filters: Vec<String>,
     /// The tenants that `{tenant}` stands for.
     pub tenants: Vec<String>,
-    /// What has an MQTT session of its own, so that it can't hold up others.
+    /// How messages are divided among sessions, which don't block each other.
     pub isolation: Isolation,
     /// Quality of service of the subscription: 0, 1 or 2.
     pub qos: u8,
-    /// Names the session at the broker: stable, and not used by anyone else.
+    /// Identifies the session at the broker: stable across restarts, and unique.
     pub client_id: String,
-    /// Shares the subscription among replicas, if not empty.
+    /// Shares the subscription among replicas (MQTT 5, section 4.8.2), unless
+    /// empty.
     pub share_group: String,
-    /// User name, if not empty.
+    /// User name, unless empty.
     pub username: String,
     /// Its password.
     pub password: Secret,
     /// File that holds the password, instead of `password`.
     pub password_file: String,
-    /// How long the broker waits for a sign of life.
+    /// MQTT keep-alive: the broker closes a connection that is idle for longer.
     pub keep_alive: HumanDuration,
-    /// How long the broker keeps the session, and what arrives for it, while
-    /// the bridge is away.
+    /// How long the broker keeps the session, and queues messages for it, while
+    /// the bridge is not connected.
     pub session_expiry: HumanDuration,
-    /// How many unacknowledged messages the broker may send.
+    /// How many unacknowledged messages the broker may send (MQTT 5, section
+    /// 3.1.2.11.3).
     pub receive_maximum: u16,
 }
 
@@ -120,11 +106,11 @@ impl Default for MqttConfig {
 impl MqttConfig {
     pub(super) fn validate(&self, problems: &mut Problems) {
         if self.brokers.is_empty() {
-            problems.add("mqtt.brokers", "needs at least one mqtt://host:port");
+            problems.add("mqtt.brokers", "must have at least one mqtt://host:port");
         }
         for broker in &self.brokers {
             if let Err(error) = broker.parse::<MqttUrl>() {
-                // Without the text itself: a password may be in it.
+                // Without the address: it may contain a password.
                 problems.add("mqtt.brokers", error.to_string());
             }
         }
@@ -133,10 +119,10 @@ impl MqttConfig {
             problems.add("mqtt.fail_back", "must be 0s or at least 1s");
         }
         if self.filters.is_empty() {
-            problems.add("mqtt.filters", "needs at least one topic filter");
+            problems.add("mqtt.filters", "must have at least one topic filter");
         }
         for filter in &self.filters {
-            if !rumqttc::v5::mqttbytes::valid_filter(filter) {
+            if !iot_mqtt::valid_filter(filter) {
                 problems.add("mqtt.filters", format!("{filter:?} is not a topic filter"));
             }
             if filter.len() + self.share_group.len() > LONGEST_FILTER {
@@ -148,7 +134,10 @@ impl MqttConfig {
             problems.add("mqtt.qos", "must be 0, 1 or 2");
         }
         if self.client_id.is_empty() {
-            problems.add("mqtt.client_id", "must not be empty: it names the session");
+            problems.add(
+                "mqtt.client_id",
+                "must not be empty: it identifies the session",
+            );
         }
         if self.share_group.contains(['/', '+', '#']) {
             problems.add("mqtt.share_group", "must not contain /, + or #");
@@ -158,13 +147,14 @@ impl MqttConfig {
         }
         let has_password = !self.password.is_empty() || !self.password_file.is_empty();
         if self.username.is_empty() && has_password {
-            problems.add("mqtt.username", "is needed with a password");
+            problems.add("mqtt.username", "is required with a password");
         }
         if u16::try_from(self.keep_alive.as_secs()).is_err() || self.keep_alive.as_secs() < 10 {
             problems.add("mqtt.keep_alive", "must be between 10s and 18h");
         }
         if !(60..=u64::from(u32::MAX)).contains(&self.session_expiry.as_secs()) {
-            let message = "must be at least 1m: the broker drops messages with the session";
+            let message =
+                "must be at least 1m: the broker discards queued messages with the session";
             problems.add("mqtt.session_expiry", message);
         }
         if self.receive_maximum == 0 {
@@ -172,14 +162,13 @@ impl MqttConfig {
         }
     }
 
-    /// The sessions that the filters make, each with the filters as they are
-    /// subscribed to.
+    /// The sessions that filters, tenants and isolation make.
     pub(crate) fn sessions(&self) -> Vec<SessionPlan> {
         let mut sessions: Vec<SessionPlan> = Vec::new();
         for (tenant, filter) in self.expanded() {
             let client_id = match (self.isolation, tenant) {
                 (Isolation::None, _) => self.client_id.clone(),
-                // Stable, wherever the filter stands in the list.
+                // Independent of the order of the filters.
                 (Isolation::Filter, _) => {
                     format!("{}-{:08x}", self.client_id, fnv1a_32(filter.as_bytes()))
                 }
@@ -201,7 +190,7 @@ impl MqttConfig {
         sessions
     }
 
-    /// Filters with their tenant, where they name one.
+    /// Filters with `{tenant}` replaced, and the tenant if it was.
     fn expanded(&self) -> Vec<(Option<&str>, String)> {
         let mut expanded = Vec::new();
         for filter in &self.filters {
@@ -220,23 +209,22 @@ impl MqttConfig {
     fn validate_sessions(&self, problems: &mut Problems) {
         let names_tenants = self.filters.iter().any(|filter| filter.contains(TENANT));
         if names_tenants == self.tenants.is_empty() {
-            let message =
-                "belongs together with {tenant} in mqtt.filters: there is only one of them";
+            let message = "requires {tenant} in mqtt.filters, and the reverse";
             problems.add("mqtt.tenants", message);
         }
         if self.tenants.iter().any(|tenant| !is_name(tenant)) {
             problems.add(
                 "mqtt.tenants",
-                "a tenant is made of letters, digits, _ and - only",
+                "a tenant must consist of letters, digits, _ and -",
             );
         }
         if self.isolation == Isolation::Tenant && self.tenants.is_empty() {
-            let message = "tenant needs mqtt.tenants, and {tenant} in mqtt.filters";
+            let message = "tenant requires mqtt.tenants, and {tenant} in mqtt.filters";
             problems.add("mqtt.isolation", message);
         }
         let sessions = self.sessions().len();
         if sessions > MAX_SESSIONS {
-            let message = format!("makes {sessions} sessions, {MAX_SESSIONS} are the most");
+            let message = format!("makes {sessions} sessions; at most {MAX_SESSIONS} are allowed");
             problems.add("mqtt.isolation", message);
         }
         if self.isolation == Isolation::None {
@@ -247,7 +235,7 @@ impl MqttConfig {
             let others = filters[index + 1..].iter();
             for (_, other) in others.filter(|(_, other)| overlap(filter, other)) {
                 let message = format!(
-                    "{filter:?} and {other:?} overlap: with mqtt.isolation their messages would come twice"
+                    "{filter:?} and {other:?} overlap: with mqtt.isolation, messages that match both would be duplicates"
                 );
                 problems.add("mqtt.filters", message);
             }
@@ -332,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_would_share_messages_or_lack_tenants_are_refused() {
+    fn overlapping_filters_and_missing_tenants_are_rejected() {
         for (config, expected) in [
             (config(&["a/#", "a/b"], &[], Isolation::Filter), "overlap"),
             (

@@ -1,5 +1,5 @@
-//! The way to the MQTT brokers: connects to the first that answers, comes back
-//! after a loss, and moves on to the next when one does not answer.
+//! The connection to the MQTT brokers: connects to the first that answers,
+//! reconnects after a loss, and fails over to the next when one does not answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,37 +7,25 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use iot_core::mqtt_url::MqttUrl;
+use iot_mqtt::{
+    Connect, Granted, Login, MqttStream, MqttUrl, Oversize, Protocol, Publish, QoS, TlsConfig,
+};
 use iot_service::Backoff;
-use iot_service::mqtt::{MqttStream, TlsConfig};
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::codec::Hello;
-use super::oversize::Oversize;
-use super::session::{CONNECT_DEADLINE, Granted, Session, SessionError, SessionEvent};
-use crate::config::{MqttConfig, Protocol};
+use super::session::{CONNECT_DEADLINE, Session, SessionError, SessionEvent};
+use crate::config::{MqttConfig, SessionPlan};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
-/// A connection that lasted so long was a good one.
+/// After a connection that lasted so long the backoff starts again.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// To leave one broker for another.
+/// To disconnect from a broker before connecting to another.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What makes one session of several different from the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SessionPlan {
-    /// Names the session at the broker.
-    pub(crate) client_id: String,
-    /// What to subscribe to, `$share/...` included.
-    pub(crate) filters: Vec<String>,
-}
-
-/// What happens on the way.
+/// What happens on the link.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
     /// A connection is up, not subscribed yet.
@@ -47,19 +35,18 @@ pub(crate) enum LinkEvent {
         resumed: bool,
         granted: Granted,
     },
-    /// The broker subscribed to all filters: messages will come. Also after
-    /// [`Link::set_filters`].
+    /// The broker granted all subscriptions. Also after [`Link::set_filters`].
     Subscribed,
-    /// The broker ended all subscriptions: what comes now was queued before.
+    /// The broker ended all subscriptions: later messages were queued before that.
     Unsubscribed,
     /// A message.
     Publish(Publish),
-    /// A message too large to be kept. To be acknowledged like the others.
+    /// A truncated message. It is acknowledged like the others.
     Oversize(Box<Oversize>),
     /// The answer to [`Link::probe`].
     Pong,
-    /// A broker that comes before the current one is back. Nothing follows
-    /// from it but what the owner decides: see [`Link::switch_back`].
+    /// A broker that is preferred to the current one is back. The owner decides
+    /// what follows: see [`Link::switch_back`].
     PreferredBack,
     /// There is no connection; another attempt follows.
     Lost {
@@ -75,17 +62,17 @@ pub(crate) struct Link {
     current: usize,
     config: MqttConfig,
     plan: SessionPlan,
-    /// Filters that brokers may still have in the session.
+    /// Removed filters that brokers may still have in the session.
     gone: Vec<String>,
-    /// Whether all subscriptions are to end.
+    /// Whether all subscriptions end.
     leaving: bool,
     backoff: Backoff,
     state: State,
-    /// Sees whether a broker before the current one is back.
+    /// Waits until a broker before the current one is back.
     scout: Option<JoinHandle<usize>>,
-    /// The one that is.
+    /// The index of that broker.
     back: Option<usize>,
-    /// Since when messages come, on this connection.
+    /// When this connection was subscribed.
     subscribed: Option<Instant>,
     /// Counts connections, so that nothing of an older one is acknowledged on
     /// a newer one.
@@ -100,8 +87,8 @@ struct Broker {
 
 #[derive(Debug)]
 enum State {
-    /// Waits, then connects, in a task of its own: whoever waits for the link
-    /// may stop waiting without cutting the attempt short.
+    /// Waits, then connects, in a task of its own: dropping a future that waits
+    /// for the link does not abort the attempt.
     Connecting(JoinHandle<Result<Session, SessionError>>),
     Up(Box<Session>),
     Closed,
@@ -138,15 +125,13 @@ impl Link {
         self.connection
     }
 
-    /// Waits for what happens next; with `may_read` off nothing is taken from
-    /// the broker, while acknowledgements and pings are still written. Cancel
-    /// safe.
+    /// Waits for the next event. Without `may_read` nothing is read from the
+    /// broker, while acknowledgements and pings are still written. Cancel safe.
     pub(crate) async fn next(&mut self, may_read: bool) -> LinkEvent {
         std::future::poll_fn(|cx| self.poll(cx, may_read)).await
     }
 
-    /// What has arrived already: events that [`Self::next`] would give without
-    /// waiting or reading.
+    /// The next event that [`Self::next`] would return without waiting or reading.
     pub(crate) fn ready(&mut self) -> Option<LinkEvent> {
         let State::Up(session) = &mut self.state else {
             return None;
@@ -193,7 +178,7 @@ impl Link {
                 Poll::Ready(LinkEvent::PreferredBack)
             }
             Err(error) => {
-                tracing::warn!(%error, "no longer looking for the preferred MQTT broker");
+                tracing::warn!(%error, "no longer checking for the preferred MQTT broker");
                 Poll::Pending
             }
         }
@@ -220,9 +205,10 @@ impl Link {
         if self.leaving {
             session.unsubscribe(&self.all_filters());
         } else {
-            let gone = match session.resumed {
-                true => self.gone.as_slice(),
-                false => &[],
+            let gone = if session.resumed {
+                self.gone.as_slice()
+            } else {
+                &[]
             };
             session.subscribe(&self.plan.filters, gone);
         }
@@ -271,9 +257,9 @@ impl Link {
         LinkEvent::Lost { broker, error }
     }
 
-    /// Leaves the current broker for the one that [`LinkEvent::PreferredBack`]
-    /// told of. What is not acknowledged by now comes again only when this
-    /// broker is used again: drain first.
+    /// Disconnects from the current broker and connects to the one that
+    /// [`LinkEvent::PreferredBack`] reported. The current broker redelivers
+    /// unacknowledged messages only when it is used again: drain first.
     pub(crate) fn switch_back(&mut self) {
         let Some(broker) = self.back else {
             return;
@@ -288,15 +274,17 @@ impl Link {
         self.state = State::Connecting(tokio::spawn(async move {
             match timeout(GOODBYE_DEADLINE, session.disconnect(false)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "leaving an MQTT broker"),
-                Err(_) => tracing::warn!("leaving an MQTT broker took too long"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "could not disconnect from an MQTT broker")
+                }
+                Err(_) => tracing::warn!("an MQTT broker did not take the DISCONNECT in time"),
             }
             connect.await
         }));
     }
 
-    /// Queues the acknowledgement of a message; `false` if the connection that
-    /// brought it is gone, so that the broker will send it again.
+    /// Queues the acknowledgement of a message that `connection` received; `false`
+    /// if that connection is gone: the broker redelivers the message.
     pub(crate) fn acknowledge(&mut self, connection: u32, packet_id: u16, qos: QoS) -> bool {
         match &mut self.state {
             State::Up(session) if connection == self.connection => {
@@ -307,8 +295,8 @@ impl Link {
         }
     }
 
-    /// Subscribes to what is new and unsubscribes from what is gone, on this
-    /// connection and on later ones.
+    /// Replaces the filters, on this connection and on later ones. Filters that
+    /// stay keep their subscription.
     pub(crate) fn set_filters(&mut self, filters: Vec<String>) {
         let old = std::mem::replace(&mut self.plan.filters, filters);
         let now = &self.plan.filters;
@@ -323,8 +311,8 @@ impl Link {
         }
     }
 
-    /// Ends all subscriptions, on this connection and on later ones: what the
-    /// broker has queued still comes. [`LinkEvent::Unsubscribed`] is the answer.
+    /// Ends all subscriptions, on this connection and on later ones. The broker
+    /// still sends what it has queued. [`LinkEvent::Unsubscribed`] is the answer.
     pub(crate) fn leave(&mut self) {
         self.leaving = true;
         let filters = self.all_filters();
@@ -338,10 +326,9 @@ impl Link {
         all.cloned().collect()
     }
 
-    /// Asks the broker for a sign of life, which [`LinkEvent::Pong`] is. What
-    /// the broker could send before has come then. `false` if there is no
-    /// connection: there will be no answer, and none either when the
-    /// connection is lost meanwhile.
+    /// Pings the broker; [`LinkEvent::Pong`] is the answer, and follows everything
+    /// that the broker could send before it. `false` if there is no connection.
+    /// There is no answer either when the connection is lost meanwhile.
     pub(crate) fn probe(&mut self) -> bool {
         let State::Up(session) = &mut self.state else {
             return false;
@@ -350,15 +337,15 @@ impl Link {
         true
     }
 
-    /// Writes what is queued and says goodbye. The broker keeps the session,
-    /// and what arrives for it, unless `end_session`.
+    /// Writes what is queued and disconnects. The broker keeps the session, and
+    /// queues messages for it, unless `end_session`.
     pub(crate) async fn close(&mut self, end_session: bool) {
         self.recall_scout();
         let state = std::mem::replace(&mut self.state, State::Closed);
         match state {
             State::Up(mut session) => {
                 if let Err(error) = session.disconnect(end_session).await {
-                    tracing::warn!(%error, "could not say goodbye to the MQTT broker");
+                    tracing::warn!(%error, "could not disconnect from the MQTT broker");
                 }
                 if end_session && self.config.protocol == Protocol::V311 {
                     self.forget().await;
@@ -368,7 +355,10 @@ impl Link {
                 attempt.abort();
                 if end_session {
                     let client_id = &self.plan.client_id;
-                    tracing::warn!(client_id, "there is no connection to end the session on");
+                    tracing::warn!(
+                        client_id,
+                        "not connected: the MQTT broker keeps the session"
+                    );
                 }
             }
             State::Closed => {}
@@ -379,8 +369,8 @@ impl Link {
     async fn forget(&self) {
         let Broker { url, name } = &self.brokers[self.current];
         let ended = async {
-            let hello = hello(&self.config, &self.plan.client_id, true)?;
-            let mut session = Session::connect(url, &self.config, hello).await?;
+            let connect = connect(&self.config, &self.plan.client_id, true)?;
+            let mut session = Session::connect(url, &self.config, &connect).await?;
             session.disconnect(true).await
         };
         if let Err(error) = ended.await {
@@ -400,14 +390,14 @@ impl Link {
         let url = self.brokers[self.current].url.clone();
         let (config, client_id) = (self.config.clone(), self.plan.client_id.clone());
         async move {
-            let hello = hello(&config, &client_id, false)?;
-            Session::connect(&url, &config, hello).await
+            let connect = connect(&config, &client_id, false)?;
+            Session::connect(&url, &config, &connect).await
         }
     }
 }
 
-/// Tries brokers until one answers, as far as TLS goes; its index. More would
-/// open a session there.
+/// Tries brokers until one accepts a TCP or TLS connection; returns its index.
+/// Without CONNECT, which would open a session there.
 async fn look_for(brokers: Vec<Broker>, tls: TlsConfig, every: Duration) -> usize {
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -416,7 +406,9 @@ async fn look_for(brokers: Vec<Broker>, tls: TlsConfig, every: Duration) -> usiz
         for (index, broker) in brokers.iter().enumerate() {
             match MqttStream::connect(&broker.url, &tls, CONNECT_DEADLINE).await {
                 Ok(_) => return index,
-                Err(error) => tracing::debug!(broker = %broker.name, %error, "is not back"),
+                Err(error) => {
+                    tracing::debug!(broker = %broker.name, %error, "the preferred MQTT broker is not back; retrying")
+                }
             }
         }
     }
@@ -432,22 +424,23 @@ impl Drop for Link {
 }
 
 /// Made for every connection, because passwords are rotated.
-fn hello(config: &MqttConfig, client_id: &str, clean: bool) -> Result<Hello, SessionError> {
-    let login = match config.username.is_empty() {
-        true => None,
-        false => {
-            let password = password(config).map_err(SessionError::PasswordFile)?;
-            Some((config.username.clone(), password))
-        }
+fn connect(config: &MqttConfig, client_id: &str, clean: bool) -> Result<Connect, SessionError> {
+    let login = if config.username.is_empty() {
+        None
+    } else {
+        Some(Login {
+            username: config.username.clone(),
+            password: password(config).map_err(SessionError::PasswordFile)?,
+        })
     };
     // Values are in range: the configuration was validated.
-    Ok(Hello {
+    Ok(Connect {
         client_id: client_id.to_string(),
-        clean,
+        clean_start: clean,
         login,
         keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
-        session_expiry: u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
-        receive_maximum: config.receive_maximum,
+        session_expiry: Some(u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX)),
+        receive_maximum: Some(config.receive_maximum),
     })
 }
 

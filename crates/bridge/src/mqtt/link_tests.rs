@@ -5,13 +5,10 @@ use iot_service::config::HumanDuration;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, ConnectReturnCode, Packet, SubscribeReasonCode,
 };
+use testkit::DEADLINE;
+use testkit::mqtt_broker::{Broker as Scripted, Peer};
 
 use super::*;
-use broker::{Broker as Scripted, DEADLINE};
-
-#[allow(dead_code, reason = "the tests of the whole bridge use the rest")]
-#[path = "../../tests/it/broker.rs"]
-mod broker;
 
 fn plan(filters: &[&str]) -> SessionPlan {
     SessionPlan {
@@ -50,7 +47,7 @@ async fn next(link: &mut Link) -> LinkEvent {
 }
 
 /// A link that is up, and its peer.
-async fn up(broker: &Scripted, config: &MqttConfig, filters: &[&str]) -> (Link, broker::Peer) {
+async fn up(broker: &Scripted, config: &MqttConfig, filters: &[&str]) -> (Link, Peer) {
     let mut link = Link::new(config, plan(filters)).unwrap();
     let (peer, _) = during(&mut link, broker.accept_subscribed(false)).await;
     // Whether the answer was seen already is a matter of time.
@@ -65,7 +62,7 @@ async fn what_the_broker_grants_is_told() {
     let broker = Scripted::start().await;
     let mut link = Link::new(&config(&[&broker]), plan(&["a/#"])).unwrap();
     let granting = async move {
-        let mut peer = broker.greeted().await;
+        let mut peer = broker.accept_connect().await;
         let mut properties = Bytes::from_static(&[
             19, // length
             33, 0, 100, // receive maximum
@@ -75,7 +72,7 @@ async fn what_the_broker_grants_is_told() {
             17, 0, 0, 14, 16, // session expiry
         ]);
         let properties = ConnAckProperties::read(&mut properties).unwrap();
-        peer.consent(ConnAck {
+        peer.send_connack(ConnAck {
             session_present: true,
             code: ConnectReturnCode::Success,
             properties,
@@ -101,6 +98,7 @@ async fn what_the_broker_grants_is_told() {
         shared_subscriptions: Some(false),
         wildcard_subscriptions: Some(true),
         maximum_qos: Some(1),
+        ..Granted::default()
     };
     assert_eq!(said, expected);
     assert!(matches!(next(&mut link).await, LinkEvent::Subscribed));
@@ -183,7 +181,7 @@ async fn leaving_ends_the_subscription_here_and_on_later_connections() {
     let (mut link, mut peer) = up(&broker, &config(&[&broker]), &["a/#", "b/#"]).await;
     peer.publish(1, "a/b", b"queued").await;
     link.leave();
-    let (left, mut events) = during(&mut link, peer.release_all()).await;
+    let (left, mut events) = during(&mut link, peer.unsubscribe_all()).await;
     assert_eq!(left, ["a/#", "b/#"]);
     while events.len() < 2 {
         events.push(next(&mut link).await);
@@ -194,7 +192,7 @@ async fn leaving_ends_the_subscription_here_and_on_later_connections() {
     drop(peer);
     assert!(matches!(next(&mut link).await, LinkEvent::Lost { .. }));
     let (left, _) = during(&mut link, async {
-        broker.accept(true).await.release_all().await
+        broker.accept(true).await.unsubscribe_all().await
     })
     .await;
     assert_eq!(left, ["a/#", "b/#"]);
@@ -229,7 +227,7 @@ async fn filters_change_on_this_connection_and_on_later_ones() {
     let (mut link, mut peer) = up(&broker, &config(&[&broker]), &["a/#", "b/#"]).await;
     link.set_filters(texts(&["b/#", "c/#"]));
     let (changed, mut events) = during(&mut link, async {
-        (peer.release_all().await, peer.grant_all().await)
+        (peer.unsubscribe_all().await, peer.grant_all().await)
     })
     .await;
     assert_eq!(changed, (texts(&["a/#"]), texts(&["c/#"])));
@@ -242,7 +240,7 @@ async fn filters_change_on_this_connection_and_on_later_ones() {
     drop(peer);
     let (changed, _) = during(&mut link, async {
         let mut peer = broker.accept(true).await;
-        (peer.release_all().await, peer.grant_all().await)
+        (peer.unsubscribe_all().await, peer.grant_all().await)
     })
     .await;
     assert_eq!(changed, (texts(&["a/#"]), texts(&["b/#", "c/#"])));
@@ -269,7 +267,7 @@ async fn the_next_broker_takes_over_and_the_preferred_one_is_returned_to() {
     let preferred = Scripted::start_at(address).await;
     let scouted = tokio::spawn(async move {
         // The look, which is no MQTT.
-        let looked = preferred.looked_at().await;
+        let looked = preferred.expect_probe().await;
         (preferred, looked)
     });
     assert!(matches!(next(&mut link).await, LinkEvent::PreferredBack));
@@ -398,7 +396,7 @@ async fn a_broker_of_another_version_is_told_with_the_setting() {
     let mut link = Link::new(&config(&[&broker]), plan(&["a/#"])).unwrap();
     let answers: [&[u8]; 3] = [&[0x20, 2, 0, 1], &[0x20, 3, 0, 0x84, 0], &[]];
     for answer in answers {
-        let refusing = async { broker.greeted().await.send_bytes(answer).await };
+        let refusing = async { broker.accept_connect().await.send_bytes(answer).await };
         let ((), mut events) = during(&mut link, refusing).await;
         if events.is_empty() {
             events.push(next(&mut link).await);

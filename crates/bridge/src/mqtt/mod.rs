@@ -1,12 +1,7 @@
-//! The MQTT side: a [`Link`] to the brokers, made of one [`session`] after the
-//! other, each of which speaks through a [`codec`].
+//! The MQTT side: a [`Link`] to the brokers, which is one [`session`] after another.
 
-mod codec;
 mod link;
-mod oversize;
 mod session;
 mod subscriptions;
 
-pub(crate) use link::{Link, LinkEvent, SessionPlan};
-pub(crate) use oversize::Oversize;
-pub(crate) use session::Granted;
+pub(crate) use link::{Link, LinkEvent};

@@ -1,16 +1,15 @@
-//! What a connection has asked the broker to send, and what came of it.
+//! SUBSCRIBE and UNSUBSCRIBE requests of a connection, and their answers.
 
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason};
+use iot_mqtt::{QoS, SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason};
 
-/// Requests to a broker that it has not answered.
+/// Requests that the broker has not answered yet.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     qos: QoS,
-    /// Identifiers of the bridge's own packets; those of messages are the broker's.
+    /// Packet identifiers of the bridge's own requests; those of messages are the broker's.
     last_id: u16,
     waiting: Vec<(u16, Request)>,
-    /// To be told once everything is answered.
+    /// To be reported once everything is answered.
     news: Option<Settled>,
 }
 
@@ -20,14 +19,14 @@ enum Request {
     Unsubscribe(Vec<String>),
 }
 
-/// The broker has done all that it was asked for.
+/// The broker has answered every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
     Subscribed,
     Unsubscribed,
 }
 
-/// The broker does not give what was asked for.
+/// The broker refused a subscription.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) filter: String,
@@ -64,15 +63,16 @@ impl Subscriptions {
         self.last_id
     }
 
-    /// Tells `news` once all is answered.
+    /// Reports `news` with [`settled`](Self::settled) once everything is answered.
     pub(super) fn announce(&mut self, news: Settled) {
         self.news = Some(news);
     }
 
     pub(super) fn settled(&mut self) -> Option<Settled> {
-        match self.waiting.is_empty() {
-            true => self.news.take(),
-            false => None,
+        if self.waiting.is_empty() {
+            self.news.take()
+        } else {
+            None
         }
     }
 
@@ -84,7 +84,7 @@ impl Subscriptions {
             let asked = self.qos;
             match code {
                 SubscribeReasonCode::Success(granted) if *granted < asked => {
-                    let message = "the broker granted less than asked";
+                    let message = "the broker granted a lower QoS than requested";
                     tracing::warn!(filter, ?asked, ?granted, "{message}");
                 }
                 SubscribeReasonCode::Success(_) => {}
@@ -114,7 +114,7 @@ impl Subscriptions {
     fn answered(&mut self, packet_id: u16) -> Option<Request> {
         let place = self.waiting.iter().position(|(id, _)| *id == packet_id);
         if place.is_none() {
-            tracing::warn!(packet_id, "the broker answered a request that was not made");
+            tracing::warn!(packet_id, "the broker answered an unknown request");
         }
         place.map(|place| self.waiting.swap_remove(place).1)
     }

@@ -1,54 +1,56 @@
-//! What becomes of a message that Kafka did not take.
+//! What happens to messages that Kafka does not accept.
 
 use std::time::Duration;
 
 use super::Pipeline;
 use crate::creator::{Created, Outcome};
+use crate::dedupe::RefusedCheckpoint;
 use crate::kafka::Failure;
 use crate::message::Target;
-use crate::metrics::Refusal;
+use crate::refusal::Refusal;
 use crate::ring::Seq;
 
-/// What failed for now is tried again so much later.
+/// The delay before a retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Pipeline {
-    /// The producer does not have the message any more, and Kafka neither.
+    /// The producer gave up a message, and Kafka does not have it.
     pub(super) fn failed(&mut self, seq: Seq, failure: Failure) -> anyhow::Result<()> {
-        let Some(message) = self.ring.waiting(seq) else {
+        let Some(message) = self.ring.unconfirmed(seq) else {
             return Ok(());
         };
         let topic = message.target.topic();
-        self.topics.settled(topic);
+        self.topics.reported(topic);
         self.last_failure = Some((seq, format!("{}: {failure}", self.topics.name(topic))));
         match failure {
             Failure::Retry(_) => {
                 self.metrics.retries.inc();
                 self.topics
-                    .put_back(topic, seq, self.now.instant + RETRY_AFTER);
+                    .requeue(topic, seq, self.now.instant + RETRY_AFTER);
             }
-            Failure::TopicGone if self.topics.gone(topic) => {
+            Failure::TopicGone if self.topics.recreate(topic) => {
                 self.metrics.retries.inc();
-                // A deletion takes a moment, in which it can't be created.
-                let due = self.now.instant + RETRY_AFTER;
-                self.topics.put_back(topic, seq, due);
+                // Kafka can't create a topic while it is being deleted.
+                let retry_at = self.now.instant + RETRY_AFTER;
+                self.topics.requeue(topic, seq, retry_at);
             }
             Failure::TopicGone => self.dead_letter(seq, Refusal::UnknownTopic),
             Failure::Suspect(_) => return self.send_alone(seq),
             Failure::Refused(refusal) => self.dead_letter(seq, refusal),
-            Failure::Fatal => self.ended = true,
+            Failure::Fatal => self.producer_failed = true,
         }
         Ok(())
     }
 
-    /// Puts a message into a batch of its own, so that the verdict is on it.
+    /// Sends a message in a batch of its own, so that the delivery report is about
+    /// it alone.
     fn send_alone(&mut self, seq: Seq) -> anyhow::Result<()> {
-        let Some(message) = self.ring.waiting(seq) else {
+        let Some(message) = self.ring.unconfirmed(seq) else {
             return Ok(());
         };
         self.metrics.retries.inc();
         let topic = message.target.topic();
-        self.topics.given(topic);
+        self.topics.sent(topic);
         match self
             .kafka
             .send_alone(self.topics.name(topic), seq, message)?
@@ -58,11 +60,11 @@ impl Pipeline {
         }
     }
 
-    /// Turns a message that Kafka refuses for good into a dead letter. A dead
-    /// letter that is refused as too large loses most of its payload; refused
-    /// for another reason it is tried again, for nobody else can keep it.
+    /// Makes a dead letter of a message that Kafka permanently rejects. A dead
+    /// letter that is too large is truncated; one that is rejected for another
+    /// reason is retried, because there is nowhere else to put it.
     fn dead_letter(&mut self, seq: Seq, refusal: Refusal) {
-        let Some(message) = self.ring.waiting(seq) else {
+        let Some(message) = self.ring.unconfirmed(seq) else {
             return;
         };
         let retry_at = self.now.instant + RETRY_AFTER;
@@ -71,43 +73,45 @@ impl Pipeline {
                 self.metrics.refused(refusal);
                 let detail = self.topics.name(*topic).to_string();
                 message.target = Target::dead_letter(self.dead_letters, refusal, detail);
-                // Behind other dead letters, which it may have come before.
+                // In order of arrival among the dead letters.
                 self.topics
-                    .put_back(self.dead_letters, seq, self.now.instant);
+                    .requeue(self.dead_letters, seq, self.now.instant);
             }
             Target::DeadLetter { topic, .. } => {
                 let topic = *topic;
-                let smaller = refusal == Refusal::TooLarge && message.cut();
-                let due = if smaller { self.now.instant } else { retry_at };
-                self.topics.put_back(topic, seq, due);
-            }
-            Target::Checkpoint { topic, .. } => {
-                if self.redelivery.give_up(refusal) {
-                    self.ring.confirm(seq);
+                let truncated = refusal == Refusal::TooLarge && message.cut();
+                let due = if truncated {
+                    self.now.instant
                 } else {
-                    self.topics.put_back(*topic, seq, retry_at);
-                }
+                    retry_at
+                };
+                self.topics.requeue(topic, seq, due);
             }
+            Target::Checkpoint { topic, .. } => match self.dedupe.checkpoint_refused(refusal) {
+                RefusedCheckpoint::Skip => self.ring.confirm(seq),
+                RefusedCheckpoint::Retry => self.topics.requeue(*topic, seq, retry_at),
+            },
         }
     }
 
-    /// A new producer: everything unconfirmed goes out again, in order.
-    pub(super) fn restart(&mut self) -> anyhow::Result<()> {
-        self.ended = false;
+    /// Replaces the producer: everything unconfirmed is sent again, in order.
+    pub(super) fn restart_producer(&mut self) -> anyhow::Result<()> {
+        self.producer_failed = false;
         self.kafka.restart()?;
         self.topics.producer_restarted(self.now.instant);
-        for (seq, message) in self.ring.all_waiting() {
+        for (seq, message) in self.ring.all_unconfirmed() {
             self.metrics.retries.inc();
             let topic = message.target.topic();
-            self.topics.put_back(topic, seq, self.now.instant);
+            self.topics.requeue(topic, seq, self.now.instant);
         }
         Ok(())
     }
 
+    /// Takes the result of a topic's creation.
     pub(super) fn created(&mut self, created: &Created) -> anyhow::Result<()> {
-        let homeless = self.topics.created(created);
-        debug_assert!(homeless.is_empty() || created.outcome == Outcome::Refused);
-        for seq in homeless {
+        let refused = self.topics.created(created);
+        debug_assert!(refused.is_empty() || created.outcome == Outcome::Refused);
+        for seq in refused {
             self.dead_letter(seq, Refusal::TopicRefused);
         }
         Ok(())

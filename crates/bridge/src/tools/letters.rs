@@ -19,7 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::DEADLINE;
+use crate::cluster::DEADLINE;
 use crate::config::BridgeConfig;
 
 /// Kafka counts as unreachable after this long without a record.

@@ -5,7 +5,7 @@
 
 mod dead_letters;
 mod letters;
-pub(crate) mod preflight;
+mod preflight;
 mod replay;
 mod time;
 mod topics;
@@ -13,21 +13,15 @@ mod topics_file;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use iot_kafka::lookup::{self, Cluster};
 use iot_service::config::{self, Problems, Sources};
 use tokio::runtime::Runtime;
 
 use crate::config::BridgeConfig;
-use crate::creator::Admin;
 pub(crate) use dead_letters::DeadLettersCommand;
+pub(crate) use preflight::Preflight;
 pub(crate) use topics::TopicsCommand;
-
-/// How long Kafka may take to answer one request.
-const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The result of a tool that ran to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,13 +62,6 @@ pub(crate) fn run(sources: &Sources, tool: impl Tool) -> ExitCode {
 pub(crate) trait Tool {
     #[expect(private_interfaces, reason = "the commands are all in here")]
     fn run(self, config: &BridgeConfig, runtime: &Runtime) -> anyhow::Result<Outcome>;
-}
-
-/// Brokers and topics.
-async fn cluster(admin: &Arc<Admin>) -> anyhow::Result<Cluster> {
-    let admin = admin.clone();
-    let asked = tokio::task::spawn_blocking(move || lookup::cluster(admin.inner(), DEADLINE));
-    asked.await?.context("no Kafka broker answers")
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -21,9 +21,10 @@ use rdkafka::message::{Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::runtime::Runtime;
 
+use super::Outcome;
 use super::dead_letters::{Filter, Line};
 use super::letters::{Letter, Origin};
-use super::{DEADLINE, Outcome, cluster};
+use crate::cluster::{DEADLINE, cluster};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin};
 

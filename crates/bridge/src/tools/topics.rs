@@ -19,7 +19,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::{DEADLINE, Outcome, Tool, cluster, topics_file};
+use super::{Outcome, Tool, topics_file};
+use crate::cluster::{DEADLINE, cluster};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin};
 

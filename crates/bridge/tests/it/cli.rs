@@ -1,35 +1,25 @@
 //! The command line: what a user sees and what the exit code says.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use testkit::port::free_address;
+use testkit::process::Program;
 
-pub(crate) fn bridge(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iot-bridge"));
-    command.env_clear().args(arguments);
-    command
-}
-
-pub(crate) fn text(output: &Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (text(&output.stdout), text(&output.stderr))
+pub(crate) fn bridge(arguments: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_iot-bridge")).args(arguments)
 }
 
 #[test]
 fn the_example_is_a_valid_configuration() {
-    let example = bridge(&["config", "example"]).output().unwrap();
-    assert_eq!(example.status.code(), Some(0));
+    let example = bridge(&["config", "example"]).run_sync();
+    assert_eq!(example.code, Some(0));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bridge.yaml");
     std::fs::write(&file, example.stdout).unwrap();
-    let checked = bridge(&["check-config", "--config", file.to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let checked = bridge(&["check-config", "--config", file.to_str().unwrap()]).run_sync();
+    assert_eq!(checked.code, Some(0), "{checked:?}");
 }
 
 #[test]
-fn the_effective_configuration_has_every_layer_and_no_secret() {
+fn the_effective_configuration_merges_all_layers_and_redacts_secrets() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bridge.yaml");
     std::fs::write(
@@ -38,15 +28,14 @@ fn the_effective_configuration_has_every_layer_and_no_secret() {
     )
     .unwrap();
     let checked = bridge(&["check-config", "--config", file.to_str().unwrap()])
-        .args(["--set", "mqtt.qos=2"])
+        .set("mqtt.qos", 2)
         .env("KAFKA_BROKERS", "kafka-1:9092,kafka-2:9092")
         .env("IOT_MQTT__CLIENT_ID", "bridge-7")
         .env("IOT_KAFKA__SECURITY__PROTOCOL", "SASL_PLAINTEXT")
         .env("IOT_KAFKA__SECURITY__USERNAME", "me")
         .env("IOT_KAFKA__SECURITY__PASSWORD", "hunter2")
-        .output()
-        .unwrap();
-    let (stdout, _) = text(&checked);
+        .run_sync();
+    let stdout = checked.stdout;
     for line in [
         "linger: \"20ms\"",
         "qos: 2",
@@ -61,14 +50,13 @@ fn the_effective_configuration_has_every_layer_and_no_secret() {
 }
 
 #[test]
-fn every_problem_is_named_and_the_exit_code_is_2() {
+fn every_invalid_setting_is_named_and_the_exit_code_is_2() {
     for command in ["check-config", "run"] {
         let refused = bridge(&[command, "--set", "kafka.lingr=1s", "--set", "mqtt.qos=7"])
             .env("MQTT_URL", "mqtt://user:hunter2@broker")
-            .output()
-            .unwrap();
-        assert_eq!(refused.status.code(), Some(2));
-        let (_, stderr) = text(&refused);
+            .run_sync();
+        assert_eq!(refused.code, Some(2));
+        let stderr = refused.stderr;
         for problem in [
             "kafka.lingr",
             "did you mean \"linger\"?",
@@ -82,21 +70,21 @@ fn every_problem_is_named_and_the_exit_code_is_2() {
 }
 
 #[test]
-fn a_route_is_shown_or_the_reason_why_not() {
-    let route = |topic| bridge(&["route", topic]).output().unwrap();
+fn route_prints_topic_and_key_or_the_reason_for_refusal() {
+    let route = |topic| bridge(&["route", topic]).run_sync();
     let good = route("mtic/msg/client/realtime/tenant123/project456");
-    assert_eq!(good.status.code(), Some(0));
+    assert_eq!(good.code, Some(0));
     assert_eq!(
-        text(&good).0,
+        good.stdout,
         "topic: tenant123.project456\nkey:   project456\n"
     );
     let bad = route("mtic/msg/client/realtime/iot/dead-letter");
-    assert_eq!(bad.status.code(), Some(1));
-    assert!(text(&bad).0.contains("reserved_topic"));
+    assert_eq!(bad.code, Some(1));
+    assert!(bad.stdout.contains("reserved_topic"));
 }
 
 #[test]
-fn arguments_of_tools_that_make_no_sense_are_refused_with_2() {
+fn invalid_arguments_of_tools_are_rejected_with_2() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("topics.yaml");
     std::fs::write(&file, "topics: [{name: x, partitons: 3}, {name: 'a b'}]\n").unwrap();
@@ -131,9 +119,9 @@ fn arguments_of_tools_that_make_no_sense_are_refused_with_2() {
             vec!["kafka.lingr (command line): unknown setting"],
         ),
     ] {
-        let refused = bridge(&arguments).output().unwrap();
-        assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {refused:?}");
-        let (_, stderr) = text(&refused);
+        let refused = bridge(&arguments).run_sync();
+        assert_eq!(refused.code, Some(2), "{arguments:?}: {refused:?}");
+        let stderr = refused.stderr;
         for problem in problems {
             assert!(stderr.contains(problem), "{problem} is not in:\n{stderr}");
         }
@@ -141,20 +129,18 @@ fn arguments_of_tools_that_make_no_sense_are_refused_with_2() {
 }
 
 #[test]
-fn dead_letters_are_not_replayed_to_where_they_are() {
-    let refused = bridge(&["dead-letters", "replay", "--to-topic", "iot.dead-letter"])
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused).1.contains("dead letters of dead letters"));
+fn dead_letters_are_not_replayed_to_the_dead_letter_topic() {
+    let refused = bridge(&["dead-letters", "replay", "--to-topic", "iot.dead-letter"]).run_sync();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("dead letters of dead letters"));
 }
 
 #[test]
-fn completions_know_every_command() {
+fn completions_contain_every_command() {
     for shell in ["bash", "zsh", "fish"] {
-        let printed = bridge(&["completions", shell]).output().unwrap();
-        assert_eq!(printed.status.code(), Some(0));
-        let script = text(&printed).0;
+        let printed = bridge(&["completions", shell]).run_sync();
+        assert_eq!(printed.code, Some(0));
+        let script = printed.stdout;
         for word in ["dead-letters", "replay", "topics", "health"] {
             assert!(script.contains(word), "{word} is not completed in {shell}");
         }
@@ -162,83 +148,38 @@ fn completions_know_every_command() {
 }
 
 #[test]
-fn health_is_what_the_running_service_says() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap().to_string();
-    drop(nobody);
-    let set = format!("ops.listen={address}");
-    let asked = bridge(&["health", "--set", &set]).output().unwrap();
-    assert_eq!(asked.status.code(), Some(1));
-    assert!(text(&asked).1.contains(&address));
-}
-
-/// A process that is killed with the test.
-struct Running(Child);
-
-impl Running {
-    fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(file: &Path) -> (Running, impl FnMut(&str)) {
-    let mut child = bridge(&["run", "--config", file.to_str().unwrap()])
-        .args([
-            "--set",
-            "ops.listen=127.0.0.1:0",
-            "--set",
-            "log.format=json",
-        ])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let until = move |wanted: &str| {
-        let found = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .any(|line| line.contains(wanted));
-        assert!(found, "the log ended without {wanted:?}");
-    };
-    (Running(child), until)
+fn health_fails_when_no_service_answers() {
+    let address = free_address().to_string();
+    let asked = bridge(&["health"]).set("ops.listen", &address).run_sync();
+    assert_eq!(asked.code, Some(1));
+    assert!(asked.stderr.contains(&address));
 }
 
 #[test]
-fn a_hangup_reloads_the_file_and_a_termination_ends_with_0() {
+fn sighup_reloads_the_file_and_sigterm_ends_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bridge.yaml");
     std::fs::write(&file, "mqtt:\n  brokers: [\"mqtt://127.0.0.1:1\"]\n").unwrap();
-    let (mut running, mut log_until) = start(&file);
-    log_until("not ready");
+    let mut running = bridge(&["run", "--config", file.to_str().unwrap()])
+        .set("ops.listen", "127.0.0.1:0")
+        .set("log.format", "json")
+        .start();
+    running.wait_for_log("not ready");
 
     std::fs::write(&file, "log:\n  level: loud\n  colour: red\n").unwrap();
-    running.signal("-HUP");
-    log_until("the new configuration is not valid");
+    running.signal("HUP");
+    running.wait_for_log("the new configuration is not valid");
 
     std::fs::write(
         &file,
         "log:\n  level: debug\nmqtt:\n  brokers: [\"mqtt://127.0.0.1:2\"]\n",
     )
     .unwrap();
-    running.signal("-HUP");
-    log_until("restart to apply it");
-    log_until("configuration reloaded");
+    running.signal("HUP");
+    running.wait_for_log("restart to apply it");
+    running.wait_for_log("configuration reloaded");
 
-    running.signal("-TERM");
-    log_until("stopped");
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    running.signal("TERM");
+    running.wait_for_log("stopped");
+    assert_eq!(running.ended_sync().code(), Some(0));
 }

@@ -1,16 +1,10 @@
-//! The whole bridge through its one entrance, between a scripted MQTT broker
-//! and librdkafka's mock cluster.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it must be"
-)]
+//! The whole bridge through its `run`, between a scripted MQTT broker and
+//! librdkafka's mock cluster.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod again;
-#[allow(dead_code, reason = "the tests of the link use the rest")]
-mod broker;
 mod cli;
+mod dedupe;
 mod delivery;
-mod kafka;
 mod real;
 mod secure;
 mod sessions;
@@ -19,26 +13,34 @@ mod tools;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use iot_bridge::BridgeConfig;
 use iot_service::Listeners;
 use iot_service::config::{HumanDuration, Live};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
+use testkit::http::Ops;
+use testkit::kafka::MockKafka;
+use testkit::mqtt_broker::Broker;
+use testkit::port::free_address;
+use testkit::{in_time, wait_for};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use broker::{Broker, DEADLINE};
-use kafka::Cluster;
-
 const TOPIC: &str = "mtic/msg/client/realtime/tenant123/project456";
+/// Where messages of [`TOPIC`] go.
+const KAFKA_TOPIC: &str = "tenant123.project456";
 
+/// A mock cluster with the topics of most tests.
+fn start_cluster() -> MockKafka {
+    MockKafka::start(&[KAFKA_TOPIC, "iot.dead-letter"])
+}
+
+/// A bridge in this process.
 struct Bridge {
-    ops: SocketAddr,
+    ops: Ops,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -49,59 +51,55 @@ impl Bridge {
     }
 
     async fn start_live(live: Live<BridgeConfig>) -> Self {
-        let (ops, stop) = (ops().await, CancellationToken::new());
-        let address = ops.local_addr().unwrap();
-        let listeners = Listeners { ops, http: None };
-        Self {
-            ops: address,
-            task: tokio::spawn(iot_bridge::run(live, listeners, stop.clone())),
-            stop,
-        }
+        Self::spawn(|listeners, stop| iot_bridge::run(live, listeners, stop)).await
     }
 
-    /// One that empties its session and ends.
+    /// A bridge that drains its session and ends.
     async fn drain(mqtt: SocketAddr, kafka: &str, adjust: impl FnOnce(&mut BridgeConfig)) -> Self {
         let live = settings(mqtt, kafka, adjust).1;
-        let (ops, stop) = (ops().await, CancellationToken::new());
-        let address = ops.local_addr().unwrap();
+        Self::spawn(|listeners, stop| iot_bridge::drain(live, listeners, stop)).await
+    }
+
+    async fn spawn<R>(run: impl FnOnce(Listeners, CancellationToken) -> R) -> Self
+    where
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let ops = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (ops.local_addr().unwrap(), CancellationToken::new());
         let listeners = Listeners { ops, http: None };
         Self {
-            ops: address,
-            task: tokio::spawn(iot_bridge::drain(live, listeners, stop.clone())),
+            ops: Ops(address),
+            task: tokio::spawn(run(listeners, stop.clone())),
             stop,
         }
     }
 
     async fn stop(self) {
         self.stop.cancel();
-        self.ends().await;
+        self.ended().await;
     }
 
-    /// Waits for its end, which must be a clean one.
-    async fn ends(self) {
-        let ended = timeout(DEADLINE, self.task).await.expect("an end");
-        ended.unwrap().expect("a clean end");
+    /// Waits until it ends by itself, without an error.
+    async fn ended(self) {
+        let ended = in_time("the end of the bridge", self.task).await;
+        ended.unwrap().expect("no error");
     }
 
     async fn get(&self, path: &str) -> String {
-        let url = format!("http://{}{path}", self.ops);
-        reqwest::get(url).await.unwrap().text().await.unwrap()
+        self.ops.get(path).await.unwrap().1
     }
 
-    /// Waits until what `path` answers contains `text`.
-    async fn says(&self, path: &str, text: &str) {
-        let wait = async {
-            while !self.get(path).await.contains(text) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        if timeout(DEADLINE, wait).await.is_err() {
-            panic!("{path} never says {text}, but:\n{}", self.get(path).await);
-        }
+    /// Waits until the answer at `path` contains `text`.
+    async fn wait_for(&self, path: &str, text: &str) {
+        wait_for(&format!("{text} in {path}"), async || {
+            let answer = self.get(path).await;
+            answer.contains(text).then_some(()).ok_or(answer)
+        })
+        .await;
     }
 }
 
-/// Settings of a bridge between two brokers, and the means to change them.
+/// The settings of a bridge between two brokers, and the sender that changes them.
 fn settings(
     mqtt: SocketAddr,
     kafka: &str,
@@ -110,25 +108,21 @@ fn settings(
     let mut config = BridgeConfig::default();
     config.mqtt.brokers = vec![format!("mqtt://{mqtt}")];
     config.kafka.brokers = vec![kafka.to_string()];
-    // The mock cluster has no requests for that.
+    // The mock cluster has no request that creates topics.
     config.topics.create = false;
     adjust(&mut config);
     let (sender, receiver) = watch::channel(Arc::new(config));
     (sender, Live::of(receiver))
 }
 
-async fn ops() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// A line of `/metrics` about the only session.
+/// The line of `/metrics` for a gauge of the only session.
 fn gauge(name: &str, value: u32) -> String {
     format!(r#"{name}{{session="iot-bridge"}} {value}"#)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_arrives_untouched_and_is_acknowledged() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn a_message_arrives_unchanged_and_is_acknowledged() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
     let connect = peer.connect.clone().unwrap();
@@ -142,12 +136,12 @@ async fn a_message_arrives_untouched_and_is_acknowledged() {
     let payload = [0, 255, b'{', 13, 10, 0];
     peer.publish(7, TOPIC, &payload).await;
     assert_eq!(peer.acknowledgements(1).await, [7]);
-    let records = cluster.read("tenant123.project456", 1).await;
+    let records = cluster.read(KAFKA_TOPIC, 1).await;
     assert_eq!(records[0].payload, payload);
-    assert_eq!(records[0].key.as_deref(), Some("project456"));
+    assert_eq!(records[0].key(), Some("project456"));
     assert_eq!(records[0].header("mqtt-topic"), Some(TOPIC));
     assert_eq!(records[0].header("mqtt-qos"), Some("1"));
-    bridge.says("/readyz", r#""ok":true"#).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     let metrics = bridge.get("/metrics").await;
     for line in [
         "mqtt_messages_received_total 1",
@@ -161,8 +155,8 @@ async fn a_message_arrives_untouched_and_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_headers_a_record_is_key_and_payload_alone() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn with_headers_off_a_record_has_key_and_payload_only() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.kafka.headers = false;
     })
@@ -172,19 +166,19 @@ async fn without_headers_a_record_is_key_and_payload_alone() {
     peer.publish_with(1, TOPIC, b"payload", vec![property])
         .await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
-    let records = cluster.read("tenant123.project456", 1).await;
+    let records = cluster.read(KAFKA_TOPIC, 1).await;
     let record = &records[0];
     assert_eq!(
-        (record.text(), record.key.as_deref()),
+        (record.text(), record.key()),
         ("payload", Some("project456"))
     );
-    assert_eq!(record.header_names(), [""; 0]);
+    assert_eq!(record.headers, []);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_routed_is_a_dead_letter_and_the_rest_arrives() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn unroutable_messages_are_dead_letters_and_the_others_arrive() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.kafka.max_message_bytes = iot_service::config::ByteSize::kib(64);
     })
@@ -214,7 +208,7 @@ async fn what_cannot_be_routed_is_a_dead_letter_and_the_rest_arrives() {
     let expected: Vec<u16> = (1..=bad.len() as u16).chain([20, 21, 22]).collect();
     assert_eq!(peer.acknowledgements(expected.len()).await, expected);
 
-    let arrived = cluster.read("tenant123.project456", 2).await;
+    let arrived = cluster.read(KAFKA_TOPIC, 2).await;
     assert_eq!(arrived[0].payload, b"", "an empty payload is a payload");
     assert_eq!(arrived[1].payload, b"good");
     let letters = cluster.read("iot.dead-letter", 7).await;
@@ -231,7 +225,7 @@ async fn what_cannot_be_routed_is_a_dead_letter_and_the_rest_arrives() {
         .find(|letter| letter.header("dlq-reason") == Some("too_large"));
     assert_eq!(large.unwrap().payload.len(), 2 << 20);
     bridge
-        .says(
+        .wait_for(
             "/metrics",
             r#"message_processing_errors_total{reason="reserved_topic"} 2"#,
         )
@@ -241,7 +235,7 @@ async fn what_cannot_be_routed_is_a_dead_letter_and_the_rest_arrives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_acknowledged_while_kafka_is_down() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.kafka.stalled_after = HumanDuration::from_secs(1);
         config.in_flight.messages = 3;
@@ -255,25 +249,29 @@ async fn nothing_is_acknowledged_while_kafka_is_down() {
     for id in 2..=6 {
         peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
     }
-    bridge.says("/readyz", "stalled").await;
-    bridge.says("/metrics", &gauge("bridge_stalled", 1)).await;
-    bridge.says("/metrics", &gauge("bridge_paused", 1)).await;
-    // Longer than an unanswered ping may last: the bridge does not read now,
-    // and must not take that for a dead broker.
+    bridge.wait_for("/readyz", "stalled").await;
+    bridge
+        .wait_for("/metrics", &gauge("bridge_stalled", 1))
+        .await;
+    bridge
+        .wait_for("/metrics", &gauge("bridge_paused", 1))
+        .await;
+    // Longer than a ping may stay unanswered: the bridge does not read now and must not
+    // treat the broker as dead for that.
     peer.only_pings(3).await;
 
     cluster.up();
     assert_eq!(peer.acknowledgements(5).await, [2, 3, 4, 5, 6]);
-    let payloads: Vec<_> = cluster.read("tenant123.project456", 6).await;
+    let payloads: Vec<_> = cluster.read(KAFKA_TOPIC, 6).await;
     let payloads: Vec<_> = payloads.iter().map(|record| record.text()).collect();
     assert_eq!(payloads, ["1", "2", "3", "4", "5", "6"]);
-    bridge.says("/readyz", r#""ok":true"#).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_old_connection_brought_is_never_acknowledged_on_a_new_one() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn messages_of_an_old_connection_are_never_acknowledged_on_a_new_one() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"first").await;
@@ -283,26 +281,28 @@ async fn what_an_old_connection_brought_is_never_acknowledged_on_a_new_one() {
         peer.publish(id, TOPIC, b"old").await;
     }
     let in_flight = gauge("bridge_in_flight_messages", 3);
-    bridge.says("/metrics", &in_flight).await;
+    bridge.wait_for("/metrics", &in_flight).await;
     drop(peer);
 
-    // The broker has other messages under the same identifiers now.
+    // The broker uses the same packet identifiers for other messages now.
     let mut peer = broker.accept_subscribed(true).await;
     peer.publish(3, TOPIC, b"new").await;
     bridge
-        .says("/metrics", "mqtt_messages_received_total 5")
+        .wait_for("/metrics", "mqtt_messages_received_total 5")
         .await;
     cluster.up();
     assert_eq!(peer.acknowledgements(1).await, [3]);
-    bridge.says("/metrics", "mqtt_unacknowledged_total 3").await;
+    bridge
+        .wait_for("/metrics", "mqtt_unacknowledged_total 3")
+        .await;
     peer.only_pings(1).await;
-    assert_eq!(cluster.read("tenant123.project456", 5).await.len(), 5);
+    assert_eq!(cluster.read(KAFKA_TOPIC, 5).await.len(), 5);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quality_of_service_2_and_unknown_releases_are_answered() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn qos_2_and_unknown_pubrels_are_answered() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.mqtt.qos = 2;
     })
@@ -315,37 +315,39 @@ async fn quality_of_service_2_and_unknown_releases_are_answered() {
         peer.release(id).await;
         assert!(matches!(peer.next().await, Packet::PubComp(complete) if complete.pkid == id));
     }
-    assert_eq!(cluster.read("tenant123.project456", 2).await.len(), 2);
+    assert_eq!(cluster.read(KAFKA_TOPIC, 2).await.len(), 2);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_subscription_is_said_and_tried_again() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn a_refused_subscription_is_reported_and_retried() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept(false).await;
     let subscription = peer.subscription().await;
     peer.grant(subscription.pkid, vec![SubscribeReasonCode::NotAuthorized])
         .await;
     bridge
-        .says(
+        .wait_for(
             "/readyz",
             "refused the subscription to mtic/msg/client/realtime/+/#",
         )
         .await;
     let _peer = broker.accept_subscribed(false).await;
-    bridge.says("/readyz", r#""mqtt":{"state":"ready"}"#).await;
+    bridge
+        .wait_for("/readyz", r#""mqtt":{"state":"ready"}"#)
+        .await;
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_started_before_its_brokers_works_once_they_are_there() {
-    // An address at which nobody listens, until later.
-    let (mqtt, cluster) = (Broker::start().await.address(), Cluster::start());
+async fn a_bridge_started_before_its_brokers_connects_when_they_are_up() {
+    // Nobody listens at this address, until later.
+    let (mqtt, cluster) = (free_address(), start_cluster());
     cluster.down();
     let bridge = Bridge::start(mqtt, &cluster.brokers(), |_| {}).await;
-    bridge.says("/readyz", "Connection refused").await;
-    bridge.says("/readyz", "no Kafka broker answers").await;
+    bridge.wait_for("/readyz", "Connection refused").await;
+    bridge.wait_for("/readyz", "no Kafka broker answers").await;
     assert!(bridge.get("/livez").await.contains(r#""ok":true"#));
 
     let broker = Broker::start_at(mqtt).await;
@@ -353,13 +355,13 @@ async fn a_bridge_started_before_its_brokers_works_once_they_are_there() {
     peer.publish(1, TOPIC, b"early").await;
     cluster.up();
     assert_eq!(peer.acknowledgements(1).await, [1]);
-    bridge.says("/readyz", r#""ok":true"#).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_delivers_and_acknowledges_what_was_taken_then_says_goodbye() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn shutdown_acknowledges_everything_in_flight_and_then_disconnects() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.kafka.linger = HumanDuration::from_secs(1);
     })
@@ -369,7 +371,7 @@ async fn a_stop_delivers_and_acknowledges_what_was_taken_then_says_goodbye() {
         peer.publish(id, TOPIC, b"x").await;
     }
     bridge
-        .says("/metrics", "mqtt_messages_received_total 100")
+        .wait_for("/metrics", "mqtt_messages_received_total 100")
         .await;
     let stopped = tokio::spawn(bridge.stop());
     assert_eq!(
@@ -378,15 +380,15 @@ async fn a_stop_delivers_and_acknowledges_what_was_taken_then_says_goodbye() {
     );
     assert!(matches!(peer.next().await, Packet::Disconnect(_)));
     stopped.await.unwrap();
-    assert_eq!(cluster.read("tenant123.project456", 100).await.len(), 100);
+    assert_eq!(cluster.read(KAFKA_TOPIC, 100).await.len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_publisher_adds_can_not_block_the_way() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn oversized_user_properties_are_a_dead_letter_and_block_nothing() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
-    // More than a dead letter may be, in user properties alone.
+    // The user properties alone are larger than a dead letter may be.
     let property = ("note".to_string(), "x".repeat(60_000));
     peer.publish_with(1, TOPIC, b"heavy", vec![property; 150])
         .await;
@@ -396,16 +398,13 @@ async fn what_a_publisher_adds_can_not_block_the_way() {
     assert_eq!(letters[0].payload, b"heavy");
     assert_eq!(letters[0].header("dlq-reason"), Some("too_large"));
     assert_eq!(letters[0].header("note"), None);
-    assert_eq!(
-        cluster.read("tenant123.project456", 1).await[0].payload,
-        b"light"
-    );
+    assert_eq!(cluster.read(KAFKA_TOPIC, 1).await[0].payload, b"light");
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_does_not_reset_the_connection_over_what_it_has_not_read() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn shutdown_does_not_reset_a_connection_with_unread_messages() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.in_flight.messages = 1;
     })
@@ -414,15 +413,17 @@ async fn a_stop_does_not_reset_the_connection_over_what_it_has_not_read() {
     peer.publish(1, TOPIC, b"1").await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
     cluster.down();
-    // The bridge reads some and leaves the rest in the socket.
+    // The bridge reads some of these and leaves the rest in the socket.
     for id in 2..=500 {
         peer.publish(id, TOPIC, &[b'x'; 1000]).await;
     }
-    bridge.says("/metrics", &gauge("bridge_paused", 1)).await;
+    bridge
+        .wait_for("/metrics", &gauge("bridge_paused", 1))
+        .await;
     cluster.up();
     bridge.stop().await;
-    // A broker that still has messages to write would see the reset there, and
-    // never read the acknowledgements.
+    // A broker with messages still to write would see a reset here and never read the
+    // acknowledgements.
     peer.publish(501, TOPIC, b"late").await;
     let mut acknowledged = Vec::new();
     let end = loop {
@@ -436,17 +437,17 @@ async fn a_stop_does_not_reset_the_connection_over_what_it_has_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_kafka_refuses_in_a_batch_are_judged_alone() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn records_of_a_refused_batch_are_sent_again_one_by_one() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
-    // The first batch is refused whatever is in it; each record alone is fine.
+    // The first batch is refused whatever it contains; each record alone is accepted.
     cluster.refuse_next_batch_as_too_large();
     for id in 1..=5 {
         peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
     }
     assert_eq!(peer.acknowledgements(5).await, [1, 2, 3, 4, 5]);
-    let mut arrived: Vec<_> = cluster.read("tenant123.project456", 5).await;
+    let mut arrived: Vec<_> = cluster.read(KAFKA_TOPIC, 5).await;
     arrived.sort_by(|a, b| a.text().cmp(b.text()));
     let arrived: Vec<_> = arrived.iter().map(|record| record.text()).collect();
     assert_eq!(arrived, ["1", "2", "3", "4", "5"]);

@@ -1,56 +1,22 @@
 //! What only a real Kafka does: topics that are missing, or deleted.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
+use testkit::kafka::{Record, admin, admin_options, create_topic, read, read_until};
+use testkit::mqtt_broker::Broker;
+use testkit::stack::{kafka_brokers, unique};
 
-use crate::broker::Broker;
-use crate::kafka::{Record, read_from, read_until};
 use crate::{Bridge, TOPIC};
-
-pub(crate) fn environment(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name}: run scripts/stack up, then scripts/stack env"))
-}
-
-pub(crate) fn brokers() -> String {
-    environment("KAFKA_BROKERS")
-}
-
-/// A tenant that no other test has.
-pub(crate) fn tenant(name: &str) -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
-    format!("{name}-{}-{}", std::process::id(), now.as_nanos())
-}
-
-fn admin() -> AdminClient<DefaultClientContext> {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers())
-        .create()
-        .unwrap()
-}
-
-pub(crate) async fn create(topic: &str) {
-    let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    let created = admin()
-        .create_topics([&topic], &AdminOptions::new())
-        .await
-        .unwrap();
-    created.into_iter().for_each(|result| drop(result.unwrap()));
-}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
 async fn a_topic_that_is_missing_and_may_not_be_created_blocks_nobody() {
-    let (broker, tenant) = (Broker::start().await, tenant("missing"));
+    let (broker, tenant) = (Broker::start().await, unique("missing"));
     let dead_letters = format!("iot.dead-letter-{tenant}");
-    create(&dead_letters).await;
-    create(&format!("{tenant}.there")).await;
-    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+    let (brokers, there) = (kafka_brokers(), format!("{tenant}.there"));
+    create_topic(&brokers, &dead_letters, 1).await;
+    create_topic(&brokers, &there, 1).await;
+    let bridge = Bridge::start(broker.address(), &kafka_brokers(), |config| {
         config.dead_letter.topic = dead_letters.clone();
     })
     .await;
@@ -61,26 +27,21 @@ async fn a_topic_that_is_missing_and_may_not_be_created_blocks_nobody() {
         peer.publish(id + 1, &topic("there"), b"somewhere").await;
     }
     assert_eq!(peer.acknowledgements(6).await, [1, 2, 3, 4, 5, 6]);
-    let letters = read_from(brokers(), dead_letters, 3).await;
+    let letters = read(&kafka_brokers(), &dead_letters, 3).await;
     assert!(
         letters
             .iter()
             .all(|letter| letter.header("dlq-reason") == Some("unknown_topic"))
     );
-    assert_eq!(
-        read_from(brokers(), format!("{tenant}.there"), 3)
-            .await
-            .len(),
-        3
-    );
+    assert_eq!(read(&brokers, &there, 3).await.len(), 3);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
 async fn a_topic_deleted_under_load_comes_back_and_order_is_kept() {
-    let (broker, tenant) = (Broker::start().await, tenant("deleted"));
-    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+    let (broker, tenant) = (Broker::start().await, unique("deleted"));
+    let bridge = Bridge::start(broker.address(), &kafka_brokers(), |config| {
         config.topics.create = true;
         config.dead_letter.topic = format!("iot.dead-letter-{tenant}");
     })
@@ -95,21 +56,21 @@ async fn a_topic_deleted_under_load_comes_back_and_order_is_kept() {
         peer.acknowledgements(50).await,
         (1..=50).collect::<Vec<_>>()
     );
-    let deleted = admin()
-        .delete_topics(&[&kafka_topic], &AdminOptions::new())
-        .await
-        .unwrap();
-    deleted.into_iter().for_each(|result| drop(result.unwrap()));
+    let brokers = kafka_brokers();
+    let deleted = admin(&brokers)
+        .delete_topics(&[&kafka_topic], &admin_options())
+        .await;
+    deleted.unwrap().remove(0).unwrap();
     for id in 51..=300u16 {
         peer.publish(id, &topic, id.to_string().as_bytes()).await;
-        // Over some time, so that some come before and some after it is gone.
+        // The deletion takes a while to take effect: some come before that, some after.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let acknowledged = peer.acknowledgements(250).await;
     assert_eq!(acknowledged, (51..=300).collect::<Vec<_>>());
     // What was confirmed before the deletion took effect went with the topic.
     let up_to_last = |records: &[Record]| records.last().is_some_and(|last| last.text() == "300");
-    let records = read_until(brokers(), kafka_topic, up_to_last).await;
+    let records = read_until(&brokers, &kafka_topic, up_to_last).await;
     let mut first_copies: Vec<u16> = Vec::new();
     for number in records.iter().map(|record| record.text().parse().unwrap()) {
         if !first_copies.contains(&number) {

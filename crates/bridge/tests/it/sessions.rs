@@ -2,11 +2,11 @@
 
 use iot_bridge::{BridgeConfig, Isolation, ShutdownMode};
 use iot_service::config::{ByteSize, HumanDuration};
+use rdkafka::types::RDKafkaRespErr;
 use rumqttc::v5::mqttbytes::v5::{Disconnect, Packet};
+use testkit::mqtt_broker::{Broker, Peer};
 
-use crate::broker::{Broker, Peer};
-use crate::kafka::Cluster;
-use crate::{Bridge, TOPIC, settings};
+use crate::{Bridge, KAFKA_TOPIC, TOPIC, settings, start_cluster};
 
 /// The peers of two sessions, by the tenant in their client ids.
 async fn peers(broker: &Broker) -> [Peer; 2] {
@@ -19,8 +19,8 @@ async fn peers(broker: &Broker) -> [Peer; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_kafka_refuses_holds_up_no_other() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn a_tenant_that_kafka_refuses_does_not_block_the_others() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     cluster.create("blocked.p", 1);
     cluster.create("free.p", 1);
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
@@ -36,32 +36,36 @@ async fn a_tenant_that_kafka_refuses_holds_up_no_other() {
     assert_eq!(id(&blocked), "iot-bridge-blocked");
     assert_eq!(id(&free), "iot-bridge-free");
     let topic = |tenant| format!("mtic/msg/client/realtime/{tenant}/p");
-    cluster.refuse_topic("blocked.p", true);
+    let unavailable = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    cluster.topic_error("blocked.p", unavailable).unwrap();
     blocked.publish(1, &topic("blocked"), b"waits").await;
-    bridge.says("/readyz", "delivery iot-bridge-blocked").await;
     bridge
-        .says("/readyz", "stalled: the oldest message waits")
+        .wait_for("/readyz", "delivery iot-bridge-blocked")
+        .await;
+    bridge
+        .wait_for("/readyz", "stalled: the oldest message waits")
         .await;
     for id in 1..=50 {
         free.publish(id, &topic("free"), b"flows").await;
     }
     assert_eq!(free.acknowledgements(50).await.len(), 50);
     let stalled = r#"bridge_stalled{session="iot-bridge-blocked"} 1"#;
-    bridge.says("/metrics", stalled).await;
+    bridge.wait_for("/metrics", stalled).await;
     bridge
-        .says("/metrics", r#"bridge_stalled{session="iot-bridge-free"} 0"#)
+        .wait_for("/metrics", r#"bridge_stalled{session="iot-bridge-free"} 0"#)
         .await;
-    cluster.refuse_topic("blocked.p", false);
+    let available = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    cluster.topic_error("blocked.p", available).unwrap();
     assert_eq!(blocked.acknowledgements(1).await, [1]);
-    bridge.says("/readyz", r#""ok":true"#).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     bridge.stop().await;
 }
 
-/// What a broker sees of a session that is left: no subscription any more, what
-/// it still has is taken and acknowledged, then the session ends.
-async fn sees_the_end(peer: &mut Peer, next_id: u16) {
+/// The broker's part when a session is drained: the client unsubscribes, takes and
+/// acknowledges what is still queued, then ends the session.
+async fn expect_drain(peer: &mut Peer, next_id: u16) {
     assert_eq!(
-        peer.release_all().await,
+        peer.unsubscribe_all().await,
         ["mtic/msg/client/realtime/+/#".to_string()]
     );
     for id in next_id..next_id + 3 {
@@ -81,8 +85,8 @@ async fn sees_the_end(peer: &mut Peer, next_id: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_that_drains_at_its_end_leaves_nothing_behind() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn a_bridge_that_drains_at_shutdown_leaves_no_session() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
         config.shutdown = ShutdownMode::Drain;
     })
@@ -90,23 +94,23 @@ async fn a_bridge_that_drains_at_its_end_leaves_nothing_behind() {
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"before").await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
-    let (_, ()) = tokio::join!(sees_the_end(&mut peer, 2), bridge.stop());
-    assert_eq!(cluster.read("tenant123.project456", 4).await.len(), 4);
+    let (_, ()) = tokio::join!(expect_drain(&mut peer, 2), bridge.stop());
+    assert_eq!(cluster.read(KAFKA_TOPIC, 4).await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drain_empties_a_session_without_subscribing_to_it() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::drain(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept(true).await;
-    sees_the_end(&mut peer, 1).await;
-    bridge.ends().await;
-    assert_eq!(cluster.read("tenant123.project456", 3).await.len(), 3);
+    expect_drain(&mut peer, 1).await;
+    bridge.ended().await;
+    assert_eq!(cluster.read(KAFKA_TOPIC, 3).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_and_limits_change_while_it_runs() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let (settings, live) = settings(broker.address(), &cluster.brokers(), |config| {
         config.mqtt.filters = vec!["a/#".into()];
     });
@@ -120,7 +124,7 @@ async fn filters_and_limits_change_while_it_runs() {
         *settings = changed.into();
     });
     let mut requests = [peer.next().await, peer.next().await].map(|packet| format!("{packet:?}"));
-    // In whichever order.
+    // Their order is not defined.
     requests.sort();
     assert!(
         requests[0].starts_with("Subscribe") && requests[0].contains("b/#"),

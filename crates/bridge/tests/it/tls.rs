@@ -1,18 +1,17 @@
-//! A broker with TLS that wants to know who the bridge is.
+//! An MQTT broker with TLS that asks for a client certificate.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use testkit::mqtt_broker::Broker;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::broker::Broker;
-use super::kafka::Cluster;
-use super::{Bridge, TOPIC};
+use crate::{Bridge, KAFKA_TOPIC, TOPIC, start_cluster};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -46,7 +45,7 @@ fn acceptor(authority: &Authority) -> TlsAcceptor {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_come_over_tls_and_replaced_certificates_are_taken_up() {
+async fn messages_arrive_over_tls_and_replaced_certificates_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let text = |path: &Path| path.to_str().unwrap().to_string();
@@ -60,7 +59,7 @@ async fn messages_come_over_tls_and_replaced_certificates_are_taken_up() {
     std::fs::write(file("ca.pem"), other.pem()).unwrap();
 
     let broker = Broker::start().await.with_tls(acceptor(&own));
-    let cluster = Cluster::start();
+    let cluster = start_cluster();
     let address = broker.address();
     let bridge = Bridge::start(address, &cluster.brokers(), |config| {
         config.mqtt.brokers = vec![format!("mqtts://{address}")];
@@ -69,15 +68,15 @@ async fn messages_come_over_tls_and_replaced_certificates_are_taken_up() {
         config.mqtt.tls.key_file = text(&file("client.key"));
     })
     .await;
-    broker.refused().await;
-    bridge.says("/readyz", "set mqtt.tls.ca_file").await;
+    broker.expect_failed_handshake().await;
+    bridge.wait_for("/readyz", "set mqtt.tls.ca_file").await;
     std::fs::write(file("ca.pem"), own.pem()).unwrap();
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(1, TOPIC, b"secret").await;
     assert_eq!(peer.acknowledgements(1).await, [1]);
-    let records = cluster.read("tenant123.project456", 1).await;
+    let records = cluster.read(KAFKA_TOPIC, 1).await;
     assert_eq!(records[0].payload, b"secret");
-    // Longer than one record of TLS.
+    // Longer than one TLS record.
     peer.publish(2, TOPIC, &vec![7; 100_000]).await;
     assert_eq!(peer.acknowledgements(1).await, [2]);
     bridge.stop().await;

@@ -1,18 +1,20 @@
-//! The tools: topics and dead letters, on the mock cluster where that does, on
-//! a real Kafka where it does not.
+//! The tools for topics and dead letters: on the mock cluster where that is enough,
+//! otherwise on a real Kafka.
 
-use std::process::Output;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rumqttc::v5::mqttbytes::v5::Packet;
+use testkit::kafka::{create_topic, read};
+use testkit::mqtt_broker::Broker;
+use testkit::port::free_address;
+use testkit::process::Run;
+use testkit::stack::{kafka_brokers, mqtt_url, unique};
 
-use crate::cli::{bridge, text};
-use crate::kafka::{Cluster, read_from};
-use crate::real::{brokers, create, tenant};
-use crate::{Bridge, TOPIC, broker::Broker};
+use crate::cli::bridge;
+use crate::{Bridge, KAFKA_TOPIC, TOPIC, start_cluster};
 
 /// A dead letter as the bridge writes it.
 struct Letter<'a> {
@@ -70,22 +72,15 @@ fn write(brokers: &str, topic: &str, letters: &[Letter<'_>]) {
 }
 
 /// Runs a command to its end against a cluster.
-async fn run(brokers: &str, arguments: &[&str]) -> Output {
-    let mut command = bridge(arguments);
-    command.env("KAFKA_BROKERS", brokers);
-    let ran = tokio::task::spawn_blocking(move || command.output().unwrap());
-    ran.await.unwrap()
+async fn run(brokers: &str, arguments: &[&str]) -> Run {
+    bridge(arguments).env("KAFKA_BROKERS", brokers).run().await
 }
 
 /// Runs a command and returns what it prints; it has to end with `code`.
-async fn says(brokers: &str, code: i32, arguments: &[&str]) -> String {
-    let output = run(brokers, arguments).await;
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{arguments:?}: {output:?}"
-    );
-    text(&output).0
+async fn stdout_of(brokers: &str, code: i32, arguments: &[&str]) -> String {
+    let run = run(brokers, arguments).await;
+    assert_eq!(run.code, Some(code), "{arguments:?}: {run:?}");
+    run.stdout
 }
 
 /// What a replay prints behind `label`.
@@ -98,8 +93,8 @@ fn figure<'a>(printed: &'a str, label: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_listed_in_the_order_of_time_and_filtered() {
-    let cluster = Cluster::start();
+async fn dead_letters_are_listed_by_time_and_filtered() {
+    let cluster = start_cluster();
     cluster.create("letters", 3);
     let letters: Vec<_> = (0..9)
         .map(|number| Letter {
@@ -120,7 +115,7 @@ async fn dead_letters_are_listed_in_the_order_of_time_and_filtered() {
     let list = async |more: &[&str]| {
         let mut arguments = vec!["dead-letters", "list", "--set", "dead_letter.topic=letters"];
         arguments.extend(more);
-        let printed = says(&cluster.brokers(), 0, &arguments).await;
+        let printed = stdout_of(&cluster.brokers(), 0, &arguments).await;
         printed.lines().map(str::to_string).collect::<Vec<_>>()
     };
     let all = list(&[]).await;
@@ -143,8 +138,8 @@ async fn dead_letters_are_listed_in_the_order_of_time_and_filtered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_that_have_a_place_now_go_there_and_the_others_stay() {
-    let cluster = Cluster::start();
+async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
+    let cluster = start_cluster();
     let brokers = cluster.brokers();
     let bad = Letter {
         topic: "a/b",
@@ -158,7 +153,7 @@ async fn dead_letters_that_have_a_place_now_go_there_and_the_others_stay() {
     let replay = async |more: &[&str]| {
         let mut arguments = vec!["dead-letters", "replay", "--set", "topics.create=false"];
         arguments.extend(more);
-        says(&brokers, 0, &arguments).await
+        stdout_of(&brokers, 0, &arguments).await
     };
     let planned = replay(&["--dry-run"]).await;
     assert_eq!(figure(&planned, "would be replayed:"), "2");
@@ -174,10 +169,10 @@ async fn dead_letters_that_have_a_place_now_go_there_and_the_others_stay() {
     assert_eq!(figure(&printed, "skipped, not routable:"), "1");
     assert_eq!(figure(&printed, "too_few_parts:"), "1");
     assert_eq!(figure(&printed, "failed:"), "0");
-    let records = cluster.read("tenant123.project456", 2).await;
+    let records = cluster.read(KAFKA_TOPIC, 2).await;
     for record in &records {
         assert_eq!(record.text(), "good");
-        assert_eq!(record.key.as_deref(), Some("project456"));
+        assert_eq!(record.key(), Some("project456"));
         assert_eq!(record.header("mqtt-topic"), Some(TOPIC));
         assert_eq!(record.header("note"), Some("from the device"));
         assert_eq!(record.header("dlq-reason"), None);
@@ -190,13 +185,13 @@ async fn dead_letters_that_have_a_place_now_go_there_and_the_others_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_fails_says_which_and_ends_with_1() {
-    let cluster = Cluster::start();
+async fn a_replay_that_fails_names_the_record_and_exits_with_1() {
+    let cluster = start_cluster();
     let brokers = cluster.brokers();
     write(&brokers, "iot.dead-letter", &[ROUTABLE, ROUTABLE, ROUTABLE]);
     cluster.refuse_next_batch_as_too_large();
     let arguments = ["dead-letters", "replay", "--set", "topics.create=false"];
-    let printed = says(&brokers, 1, &arguments).await;
+    let printed = stdout_of(&brokers, 1, &arguments).await;
     assert!(
         printed.contains("failed: 0:0 -> tenant123.project456"),
         "{printed}"
@@ -209,21 +204,21 @@ async fn a_replay_that_fails_says_which_and_ends_with_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_say_when_there_is_no_kafka_or_no_dead_letter_topic() {
-    let cluster = Cluster::start();
+async fn a_missing_dead_letter_topic_is_reported() {
+    let cluster = start_cluster();
     let arguments = ["dead-letters", "list", "--set", "dead_letter.topic=none"];
-    let output = run(&cluster.brokers(), &arguments).await;
-    assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output).1.contains("there is no topic none"));
+    let listed = run(&cluster.brokers(), &arguments).await;
+    assert_eq!(listed.code, Some(0));
+    assert!(listed.stderr.contains("there is no topic none"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_routing_could_have_made_are_listed() {
-    let cluster = Cluster::start();
+async fn only_topics_that_routing_can_create_are_listed() {
+    let cluster = start_cluster();
     cluster.create("other.topic", 2);
     cluster.create("not-routed", 1);
     write(&cluster.brokers(), "other.topic", &[ROUTABLE, ROUTABLE]);
-    let all = says(&cluster.brokers(), 0, &["topics", "list"]).await;
+    let all = stdout_of(&cluster.brokers(), 0, &["topics", "list"]).await;
     let line = |topic: &str| -> Vec<&str> {
         let line = all.lines().find(|line| line.starts_with(topic));
         line.unwrap_or_else(|| panic!("no {topic} in:\n{all}"))
@@ -231,14 +226,11 @@ async fn topics_that_routing_could_have_made_are_listed() {
             .collect()
     };
     assert_eq!(line("other.topic"), ["other.topic", "2", "1", "2"]);
-    assert_eq!(
-        line("tenant123.project456"),
-        ["tenant123.project456", "1", "1", "0"]
-    );
+    assert_eq!(line(KAFKA_TOPIC), [KAFKA_TOPIC, "1", "1", "0"]);
     assert_eq!(line("iot.dead-letter")[4..], ["(dead", "letters)"]);
     assert!(!all.contains("not-routed"), "{all}");
     let arguments = ["topics", "list", "--tenant", "other", "--json"];
-    let of_one = says(&cluster.brokers(), 0, &arguments).await;
+    let of_one = stdout_of(&cluster.brokers(), 0, &arguments).await;
     let rows: Vec<serde_json::Value> = of_one
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -255,29 +247,29 @@ async fn topics_that_routing_could_have_made_are_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preflight_leaves_a_running_bridge_and_no_session_behind() {
-    let (broker, cluster) = (Broker::start().await, Cluster::start());
+async fn preflight_does_not_disturb_a_bridge_and_leaves_no_session() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
     let mqtt = format!("mqtt.brokers=mqtt://{}", broker.address());
     let arguments = ["preflight", "--set", &mqtt, "--set", "topics.create=false"];
     let brokers = cluster.brokers();
-    let (printed, ()) = tokio::join!(says(&brokers, 0, &arguments), async {
+    let (printed, ()) = tokio::join!(stdout_of(&brokers, 0, &arguments), async {
         let mut peer = broker.accept(false).await;
         let connect = peer.connect.clone().unwrap();
         assert_eq!(connect.client_id, "iot-bridge-preflight");
-        let Packet::Disconnect(goodbye) = peer.next().await else {
-            panic!("it subscribes, or does not say goodbye");
+        let Packet::Disconnect(disconnect) = peer.next().await else {
+            panic!("expected DISCONNECT");
         };
-        let expiry = goodbye.properties.unwrap().session_expiry_interval;
-        assert_eq!(expiry, Some(0), "the broker is to forget it");
+        let expiry = disconnect.properties.unwrap().session_expiry_interval;
+        assert_eq!(expiry, Some(0), "the session must end");
     });
     assert!(printed.contains("problems: 0"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preflight_fails_when_nobody_answers() {
-    let nobody = Broker::start().await.address();
+async fn preflight_fails_when_no_broker_answers() {
+    let nobody = free_address();
     let mqtt = format!("mqtt.brokers=mqtt://{nobody}");
-    let printed = says(&nobody.to_string(), 1, &["preflight", "--set", &mqtt]).await;
+    let printed = stdout_of(&nobody.to_string(), 1, &["preflight", "--set", &mqtt]).await;
     for line in [
         "PROBLEM  mqtt: brokers",
         "PROBLEM  kafka: brokers",
@@ -289,14 +281,13 @@ async fn preflight_fails_when_nobody_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
-async fn preflight_finds_nothing_wrong_with_the_stack_until_asked_for_too_much() {
-    let mqtt = std::env::var("MQTT_URL").expect("MQTT_URL: run scripts/stack up");
-    let dead_letter = format!("dead_letter.topic=iot.dead-letter-{}", tenant("preflight"));
-    let mqtt = format!("mqtt.brokers={mqtt}");
+async fn preflight_passes_on_the_stack_and_reports_impossible_settings() {
+    let dead_letter = format!("dead_letter.topic=iot.dead-letter-{}", unique("preflight"));
+    let mqtt = format!("mqtt.brokers={}", mqtt_url());
     let preflight = async |code: i32, more: &[&str]| {
         let mut arguments = vec!["preflight", "--json", "--set", &mqtt, "--set", &dead_letter];
         arguments.extend(more);
-        let printed = says(&brokers(), code, &arguments).await;
+        let printed = stdout_of(&kafka_brokers(), code, &arguments).await;
         let checks = printed
             .lines()
             .map(|line| serde_json::from_str(line).unwrap());
@@ -325,7 +316,7 @@ async fn preflight_finds_nothing_wrong_with_the_stack_until_asked_for_too_much()
     assert_eq!(status(&checks, "kafka: creating topics"), "problem");
     let checks = preflight(0, &["--set", "kafka.max_message_bytes=8MiB"]).await;
     assert_eq!(status(&checks, "kafka: largest message"), "warning");
-    let listed = says(&brokers(), 0, &["topics", "list", "--json"]).await;
+    let listed = stdout_of(&kafka_brokers(), 0, &["topics", "list", "--json"]).await;
     assert!(
         !listed.contains("iot-bridge-preflight"),
         "it made a topic: {listed}"
@@ -334,8 +325,8 @@ async fn preflight_finds_nothing_wrong_with_the_stack_until_asked_for_too_much()
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
-async fn topics_are_created_once_and_differences_are_said() {
-    let tenant = tenant("ahead");
+async fn topics_are_created_once_and_differences_are_reported() {
+    let tenant = unique("ahead");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("topics.yaml");
     let write = |text: &str| std::fs::write(&file, text.replace("TENANT", &tenant)).unwrap();
@@ -346,7 +337,7 @@ async fn topics_are_created_once_and_differences_are_said() {
     let create = async |code: i32, more: &[&str]| {
         let mut arguments = vec!["topics", "create", "--file", file.to_str().unwrap()];
         arguments.extend(more);
-        let printed = says(&brokers(), code, &arguments).await;
+        let printed = stdout_of(&kafka_brokers(), code, &arguments).await;
         printed.replace(&tenant, "TENANT")
     };
     let both = |state: &str| format!("TENANT.p: {state}\nTENANT.q: {state}\n");
@@ -357,7 +348,12 @@ async fn topics_are_created_once_and_differences_are_said() {
         "the dry run made none"
     );
     assert_eq!(create(0, &[]).await, both("exists"));
-    let listed = says(&brokers(), 0, &["topics", "list", "--tenant", &tenant]).await;
+    let listed = stdout_of(
+        &kafka_brokers(),
+        0,
+        &["topics", "list", "--tenant", &tenant],
+    )
+    .await;
     let listed = listed.replace(&tenant, "TENANT");
     let row = listed
         .lines()
@@ -392,11 +388,11 @@ async fn topics_are_created_once_and_differences_are_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the stack"]
-async fn what_a_bridge_gave_up_is_found_and_sent_to_a_topic_made_for_it() {
-    let (broker, tenant) = (Broker::start().await, tenant("replay"));
+async fn dead_letters_of_a_bridge_are_replayed_with_other_routing_rules() {
+    let (broker, tenant) = (Broker::start().await, unique("replay"));
     let dead_letters = format!("iot.dead-letter-{tenant}");
-    create(&dead_letters).await;
-    let bridge = Bridge::start(broker.address(), &brokers(), |config| {
+    create_topic(&kafka_brokers(), &dead_letters, 1).await;
+    let bridge = Bridge::start(broker.address(), &kafka_brokers(), |config| {
         config.dead_letter.topic = dead_letters.clone();
     })
     .await;
@@ -424,7 +420,7 @@ async fn what_a_bridge_gave_up_is_found_and_sent_to_a_topic_made_for_it() {
             "--from",
             "1h ago",
         ]);
-        says(&brokers(), 0, &arguments).await
+        stdout_of(&kafka_brokers(), 0, &arguments).await
     };
     assert_eq!(run(&["list"]).await.lines().count(), 20);
     assert_eq!(figure(&run(&["replay"]).await, "too_few_parts:"), "20");
@@ -438,12 +434,12 @@ async fn what_a_bridge_gave_up_is_found_and_sent_to_a_topic_made_for_it() {
     let printed = run(&rules).await;
     assert_eq!(figure(&printed, "replayed:"), "20", "{printed}");
     assert_eq!(figure(&printed, "failed:"), "0");
-    let records = read_from(brokers(), format!("{tenant}.plant"), 20).await;
+    let records = read(&kafka_brokers(), &format!("{tenant}.plant"), 20).await;
     let payloads: Vec<_> = records
         .iter()
         .map(|record| record.text().to_string())
         .collect();
     let expected: Vec<_> = (1..=20).map(|id| id.to_string()).collect();
     assert_eq!(payloads, expected);
-    assert_eq!(records[0].key.as_deref(), Some("plant"));
+    assert_eq!(records[0].key(), Some("plant"));
 }

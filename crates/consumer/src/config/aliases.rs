@@ -3,7 +3,7 @@
 use iot_service::config::{Alias, Aliases};
 use serde_json::Value;
 
-pub(super) const ALIASES: Aliases = &[
+pub(crate) const ALIASES: Aliases = &[
     ("kafka.consumer.group_id", Alias::Of("kafka.group")),
     (
         "kafka.consumer.session_timeout",

@@ -1,364 +1,44 @@
 //! Sections `sensors` and `thresholds`. docs/consumer.md and docs/detection.md explain
 //! them.
 
-use std::collections::HashSet;
-
-use iot_service::config::Problems;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
-
-use crate::catalogue::{Catalogue, Known, Limits};
-use crate::validate::{is_sensor, is_unit};
-
-/// A limit, in the unit of its sensor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-pub enum Limit {
-    /// Nothing is said about it.
-    #[default]
-    Unset,
-    /// There is none: `none`.
-    None,
-    /// This number.
-    At(f64),
-}
-
-impl Limit {
-    /// The number; `usual` where nothing is said, and `none` where there is none.
-    pub(crate) fn or(self, usual: f64, none: f64) -> f64 {
-        match self {
-            Self::Unset => usual,
-            Self::None => none,
-            Self::At(limit) => limit,
-        }
-    }
-
-    fn is_unset(&self) -> bool {
-        *self == Self::Unset
-    }
-
-    fn number(self) -> Option<f64> {
-        match self {
-            Self::At(limit) => Some(limit),
-            Self::Unset | Self::None => None,
-        }
-    }
-}
-
-impl TryFrom<Value> for Limit {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        match (value.as_f64(), value.as_str()) {
-            (Some(limit), _) => Ok(Self::At(limit)),
-            (_, Some("none")) => Ok(Self::None),
-            // A number that is too large comes as nothing.
-            _ => Err("must be a number or none"),
-        }
-    }
-}
-
-impl From<Limit> for Value {
-    fn from(limit: Limit) -> Self {
-        match limit {
-            Limit::Unset => Self::Null,
-            Limit::None => "none".into(),
-            Limit::At(limit) => limit.into(),
-        }
-    }
-}
+use iot_fold::{Known, Limit, Limits};
+use serde::{Deserialize, Serialize};
 
 /// A sensor of section `sensors`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SensorConfig {
-    /// Its name, as it stands in readings.
+    /// Its name in readings.
     pub name: String,
-    /// The unit in which its values are stored, and all limits are given.
+    /// The unit of its stored values and of these limits.
     pub unit: String,
-    /// The least value that a working one can report.
+    /// The least value that a working sensor can report.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub min: Limit,
-    /// The greatest value that a working one can report.
+    /// The greatest value that a working sensor can report.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub max: Limit,
     /// Greater values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub above: Limit,
-    /// Lesser values raise an alert.
+    /// Smaller values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
 }
 
-/// A rule of section `thresholds`: other limits for a sensor of some devices. What is
-/// not said of a device may be anything.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ThresholdRule {
-    /// Name of the sensor, which the catalogue has.
-    pub sensor: String,
-    /// Whose devices.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub tenant: Option<String>,
-    /// Devices of which project.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub project: Option<String>,
-    /// Devices in which building.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub building: Option<String>,
-    /// Devices on which floor.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub floor: Option<String>,
-    /// Devices in which room.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub room: Option<String>,
-    /// Which device.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub device: Option<String>,
-    /// Greater values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
-    pub above: Limit,
-    /// Lesser values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
-    pub below: Limit,
-}
-
-/// A text that is there: what is empty by mistake must not mean everybody.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
-}
-
-impl ThresholdRule {
-    /// What it says of devices, with the names of the settings.
-    pub(crate) fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
-        [
-            ("tenant", self.tenant.as_deref()),
-            ("project", self.project.as_deref()),
-            ("building", self.building.as_deref()),
-            ("floor", self.floor.as_deref()),
-            ("room", self.room.as_deref()),
-            ("device", self.device.as_deref()),
-        ]
-    }
-}
-
-/// Adds what is wrong with the two sections.
-pub(super) fn validate(
-    sensors: &[SensorConfig],
-    thresholds: &[ThresholdRule],
-    problems: &mut Problems,
-) {
-    let mut names = HashSet::new();
-    for (number, sensor) in sensors.iter().enumerate() {
-        let mut add = |key: &str, message: String| {
-            problems.add(format!("sensors[{number}].{key}"), message);
-        };
-        if !is_sensor(&sensor.name) {
-            add("name", "must be 1 to 128 bytes of text".into());
-        }
-        if !names.insert(&sensor.name) {
-            add("name", format!("{:?} is there twice", sensor.name));
-        }
-        if !is_unit(&sensor.unit) {
-            add("unit", "must be 1 to 32 bytes of text".into());
-        }
-        let known = Known::new(sensor);
-        if known.physical.is_empty() {
-            add("min", "must not be greater than max".into());
-        } else {
-            check_limits((sensor.above, sensor.below), &known, &mut add);
-        }
-    }
-    let catalogue = Catalogue::new(sensors);
-    for (number, rule) in thresholds.iter().enumerate() {
-        let mut add = |key: &str, message: String| {
-            problems.add(format!("thresholds[{number}].{key}"), message);
-        };
-        check_rule(rule, &catalogue, &mut add);
-    }
-}
-
-fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(&str, String)) {
-    match catalogue.find(&rule.sensor) {
-        Some(known) => {
-            check_limits((rule.above, rule.below), known, add);
-            check_sides(rule, known, add);
-        }
-        None => {
-            let message = format!(
-                "{:?} is not in the catalogue: add it to sensors",
-                rule.sensor
-            );
-            add("sensor", message);
-        }
-    }
-    if rule.above.is_unset() && rule.below.is_unset() {
-        add("above", "or below must be given: a number, or none".into());
-    }
-    for (key, value) in rule.conditions() {
-        if value.is_some_and(str::is_empty) {
-            add(key, "must not be empty".into());
-        }
-    }
-}
-
-/// A rule that has one limit leaves the catalogue's other one.
-fn check_sides(rule: &ThresholdRule, known: &Known, add: &mut impl FnMut(&str, String)) {
-    let Limits { above, below } = known.limits;
-    match (rule.above.number(), rule.below.number()) {
-        (Some(limit), None) if rule.below.is_unset() && limit < below => {
-            add(
-                "above",
-                format!(
-                    "must not be less than below, which is {below} in the catalogue: give both"
-                ),
-            );
-        }
-        (None, Some(limit)) if rule.above.is_unset() && limit > above => {
-            add(
-                "below",
-                format!(
-                    "must not be greater than above, which is {above} in the catalogue: give both"
-                ),
-            );
-        }
-        _ => {}
-    }
-}
-
-fn check_limits((above, below): (Limit, Limit), known: &Known, add: &mut impl FnMut(&str, String)) {
-    for (key, limit) in [("above", above), ("below", below)] {
-        let (least, most) = (known.physical.start(), known.physical.end());
-        if limit
-            .number()
-            .is_some_and(|limit| !known.physical.contains(&limit))
-        {
-            add(
-                key,
-                format!("must be in the physical limits, {least} to {most}"),
-            );
-        }
-    }
-    if let (Some(above), Some(below)) = (above.number(), below.number())
-        && below > above
-    {
-        add("below", "must not be greater than above".into());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use iot_service::config::{Sources, load};
-
-    use super::*;
-    use crate::config::ConsumerConfig;
-
-    fn read(yaml: &str) -> Result<ConsumerConfig, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), yaml).unwrap();
-        let sources = Sources {
-            file: Some(file.path().into()),
-            ..Sources::default()
-        };
-        load(&sources).map_err(|problems| problems.to_string())
-    }
-
-    #[test]
-    fn sensors_and_thresholds_are_read_and_printed_as_they_were() {
-        let config = read(
-            "sensors: [{name: vibration, unit: mm/s, min: 0, above: 7.1}]\n\
-             thresholds: [{sensor: vibration, room: r1, above: none, below: 1}]\n",
-        );
-        let config = config.unwrap();
-        let [sensor] = &config.sensors[..] else {
-            panic!("{:?}", config.sensors)
-        };
-        assert_eq!((sensor.min, sensor.max), (Limit::At(0.0), Limit::Unset));
-        let rule = &config.thresholds[0];
-        assert_eq!((rule.above, rule.below), (Limit::None, Limit::At(1.0)));
-        assert_eq!((rule.room.as_deref(), &rule.tenant), (Some("r1"), &None));
-        let printed = serde_json::to_string(&(sensor, rule)).unwrap();
-        let expected = r#"[{"name":"vibration","unit":"mm/s","min":0.0,"above":7.1},{"sensor":"vibration","room":"r1","above":"none","below":1.0}]"#;
-        assert_eq!(printed, expected);
-    }
-
-    #[test]
-    fn every_problem_is_named_with_its_path() {
-        let found = read(
-            "sensors:\n\
-             - {name: a, unit: mm/s, min: 5, max: 1}\n\
-             - {name: a, unit: ''}\n\
-             - {name: b, unit: volt, min: 0, max: 9, above: 10, below: -1}\n\
-             - {name: c, unit: volt, above: 1, below: 2}\n\
-             thresholds:\n\
-             - {sensor: dust, above: 1}\n\
-             - {sensor: temperature, room: ''}\n\
-             - {sensor: temperature, above: 201, below: none}\n",
-        );
-        let found = found.unwrap_err();
-        for expected in [
-            "sensors[0].min: must not be greater than max",
-            "sensors[1].name: \"a\" is there twice",
-            "sensors[1].unit: must be 1 to 32 bytes",
-            "sensors[2].above: must be in the physical limits, 0 to 9",
-            "sensors[2].below: must be in the physical limits, 0 to 9",
-            "sensors[3].below: must not be greater than above",
-            "thresholds[0].sensor: \"dust\" is not in the catalogue",
-            "thresholds[1].above: or below must be given",
-            "thresholds[1].room: must not be empty",
-            "thresholds[2].above: must be in the physical limits, -90 to 200",
-        ] {
-            assert!(found.contains(expected), "{expected} is not in:\n{found}");
-        }
-        assert_eq!(found.lines().count(), 10, "{found}");
-    }
-
-    #[test]
-    fn a_limit_fits_the_one_that_the_catalogue_keeps() {
-        for (rule, problem) in [
-            (
-                "{sensor: temperature, below: 60}",
-                "below: must not be greater than above, which is 50",
-            ),
-            (
-                "{sensor: humidity, above: 10}",
-                "above: must not be less than below, which is 20",
-            ),
-        ] {
-            let found = read(&format!("thresholds: [{rule}]")).unwrap_err();
-            assert!(
-                found.contains(&format!("thresholds[0].{problem}")),
-                "{found}"
-            );
-        }
-        for fits in [
-            "below: 60, above: none",
-            "below: 60, above: 70",
-            "below: 40",
-        ] {
-            let rule = format!("thresholds: [{{sensor: temperature, {fits}}}]");
-            assert!(read(&rule).is_ok(), "{fits}");
-        }
-    }
-
-    #[test]
-    fn a_condition_that_is_empty_does_not_mean_everybody() {
-        let found = read("thresholds: [{sensor: temperature, tenant: , above: none}]");
-        let found = found.unwrap_err();
-        assert!(found.contains("thresholds[0].tenant"), "{found}");
-    }
-
-    #[test]
-    fn what_is_no_number_is_no_limit() {
-        for value in ["1e999", "much", "", "[1]"] {
-            let yaml = format!("sensors: [{{name: a, unit: b, max: {value}}}]\n");
-            let found = read(&yaml).unwrap_err();
-            let expected = "sensors[0].max: must be a number or none";
-            assert!(found.contains(expected), "{value}: {found}");
-        }
-        for value in [".nan", ".inf"] {
-            let yaml = format!("sensors: [{{name: a, unit: b, max: {value}}}]\n");
-            assert!(read(&yaml).is_err(), "{value} is no number in a file");
+impl SensorConfig {
+    /// The sensor as the catalogue has it.
+    pub(crate) fn known(&self) -> Known {
+        let or_none = |limit: Limit, none: f64| limit.or(none, none);
+        let least = or_none(self.min, f64::NEG_INFINITY);
+        Known {
+            name: self.name.as_str().into(),
+            unit: self.unit.as_str().into(),
+            physical: least..=or_none(self.max, f64::INFINITY),
+            limits: Limits {
+                above: or_none(self.above, Limits::NONE.above),
+                below: or_none(self.below, Limits::NONE.below),
+            },
         }
     }
 }

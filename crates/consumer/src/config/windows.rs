@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use iot_fold::{MOST_SIZES, WindowRules};
 use iot_service::config::{HumanDuration, Problems};
 use serde::{Deserialize, Serialize};
 
-/// Every reading is counted into a window of each size.
-pub(crate) const MOST_SIZES: usize = 8;
 /// Times within a window are stored as 32 bits of milliseconds.
 const LONGEST_SIZE: Duration = Duration::from_secs(7 * 24 * 3_600);
 const SHORTEST_SIZE: Duration = Duration::from_secs(1);
-/// One answer of the API lists as many.
+/// One answer of the API lists all of them.
 const MOST_KEPT: u32 = 1_440;
 
 /// Section `windows`.
@@ -19,9 +18,9 @@ const MOST_KEPT: u32 = 1_440;
 pub struct WindowsConfig {
     /// Lengths of the tumbling windows.
     pub sizes: Vec<HumanDuration>,
-    /// How long after its end a window still takes late values, in event time.
+    /// How long after its end a window takes late values, in event time.
     pub allowed_lateness: HumanDuration,
-    /// How many sealed windows of each size are kept, as time: so many lengths.
+    /// Sealed windows are kept for so many times their length.
     pub keep: u32,
 }
 
@@ -61,14 +60,20 @@ impl WindowsConfig {
         }
     }
 
-    /// How long the windows are kept that are kept longest.
+    /// The rules of windows.
+    pub(crate) fn rules(&self) -> WindowRules {
+        let sizes = self.sizes.iter().map(|size| millis(**size)).collect();
+        let lateness = millis(*self.allowed_lateness);
+        WindowRules::new(sizes, lateness, i64::from(self.keep))
+    }
+
+    /// The longest retention of any window.
     pub(crate) fn longest_retention(&self) -> Duration {
         let longest = self.sizes.iter().map(|size| **size).max();
         longest.unwrap_or_default().saturating_mul(self.keep)
     }
 
-    /// Length of the windows that `asked` names, the smallest if it names none, in
-    /// milliseconds.
+    /// The length of windows that `asked` names, or the shortest one, in milliseconds.
     ///
     /// # Errors
     /// There are none of that length; the text says which there are.

@@ -5,14 +5,13 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Extract};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use iot_fold::{Device, DeviceKey, DeviceWindows, Windows, add_stored};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::State;
-use crate::fold::{DeviceWindows, add_stored};
 use crate::hub::Gone;
 use crate::hub::view::DeviceFilter;
-use crate::model::{Device, DeviceKey, Windows};
 use crate::owner::OwnedWindows;
 
 /// An answer other than the one asked for.

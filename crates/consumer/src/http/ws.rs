@@ -10,6 +10,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use iot_fold::{Alert, Device};
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -17,7 +18,6 @@ use super::State;
 use crate::hub::clients::{FRAME_BYTES, Frame, Subscription};
 use crate::hub::outbox::Frames;
 use crate::metrics::Leave;
-use crate::model::{Alert, Device};
 
 /// Version of the protocol.
 const PROTOCOL: u32 = 1;
@@ -255,7 +255,7 @@ mod tests {
 
     use super::*;
     use crate::hub::view::tests::{alert, device};
-    use crate::model::AlertStatus;
+    use iot_fold::AlertStatus;
 
     fn headers(origin: Option<&str>, host: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();

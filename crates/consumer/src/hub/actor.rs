@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::Updates;
 use iot_service::config::Live;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -10,12 +11,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::{Clients, Pending, merge};
+use super::stats::Stats;
 use super::view::View;
 use super::{Message, QUEUE};
 use crate::config::ConsumerConfig;
-use crate::fold::Updates;
 use crate::metrics::{Metrics, Queue};
-use crate::model::Stats;
 
 const STATS_EVERY: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,7 @@ impl Actor {
             flush_at: Instant::now(),
             config,
             interval: *now.push.interval,
-            counted: (metrics.consumed.get(), Instant::now()),
+            counted: (metrics.owner.consumed.get(), Instant::now()),
             metrics,
         }
     }
@@ -134,7 +134,7 @@ impl Actor {
     fn tick(&mut self) {
         self.clients.sweep();
         let (before, at) = self.counted;
-        let now = self.metrics.consumed.get();
+        let now = self.metrics.owner.consumed.get();
         let seconds = at.elapsed().as_secs_f64();
         if seconds > 0.0 {
             self.metrics.rate.set((now - before) as f64 / seconds);
@@ -150,9 +150,9 @@ impl Actor {
 
     fn stats(&self) -> Stats {
         Stats {
-            messages_total: self.metrics.consumed.get(),
+            messages_total: self.metrics.owner.consumed.get(),
             messages_per_second: self.metrics.rate.get(),
-            readings_total: self.metrics.readings.get(),
+            readings_total: self.metrics.owner.readings.get(),
             dead_letters_total: self.metrics.dead_letters.get(),
             alerts_active: self.view.active_alerts(),
             devices: self.view.devices(),

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
+use iot_fold::{Alert, Device, DeviceKey};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::outbox::{Frames, Outbox, READINGS, outbox};
+use super::stats::Stats;
 use crate::config::PushConfig;
 use crate::metrics::{FrameKind, Leave, Metrics};
-use crate::model::{Alert, Device, DeviceKey, Stats};
 
 /// A frame ends with the device or alert that makes it this long, in bytes: far
 /// below what the socket buffers, and a browser doesn't stall on it.
@@ -319,7 +320,7 @@ mod tests {
 
     use super::*;
     use crate::hub::view::tests::{alert, device};
-    use crate::model::AlertStatus;
+    use iot_fold::AlertStatus;
 
     fn clients(queue: usize) -> Clients {
         let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());

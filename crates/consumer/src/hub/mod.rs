@@ -4,12 +4,14 @@
 mod actor;
 pub(crate) mod clients;
 pub(crate) mod outbox;
+pub(crate) mod stats;
 pub(crate) mod view;
 
-use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
+use iot_fold::{Alert, Device, DeviceKey, Updates};
 use iot_service::config::Live;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
@@ -19,11 +21,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ConsumerConfig;
-use crate::fold::Updates;
 use crate::metrics::Metrics;
-use crate::model::{Alert, Device, DeviceKey, Stats};
 use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
+use stats::Stats;
 use view::DeviceFilter;
 
 /// Messages that wait for the hub; owners wait when it is full.

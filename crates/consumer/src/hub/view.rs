@@ -1,14 +1,13 @@
 //! What all assigned partitions together know now, for reads and snapshots.
 
-use iot_core::partition::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use iot_core::partition::TopicPartition;
+use iot_fold::{Alert, AlertStatus, Device, DeviceKey, Updates};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::fold::Updates;
-use crate::model::{Alert, AlertStatus, Device, DeviceKey};
 use crate::owner::Question;
 
 /// Devices returned when a request names no limit.
@@ -258,7 +257,7 @@ pub(crate) mod tests {
     use iot_core::message::Quality;
 
     use super::*;
-    use crate::model::{AlertKind, Level, Place, Value};
+    use iot_fold::{AlertKind, Level, Place, Value};
 
     /// A device with one reading of temperature.
     pub(crate) fn device(tenant: &str, id: &str, timestamp: i64, value: f64) -> Device {

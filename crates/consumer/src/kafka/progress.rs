@@ -1,7 +1,7 @@
 //! How far a partition has been processed, and its lag.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The value is not known yet.
@@ -123,6 +123,16 @@ impl Progress {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// So many more records are fetched.
+    pub(super) fn buffered(&self, records: usize) {
+        self.waiting.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// So many of them are processed, or dropped.
+    pub(super) fn released(&self, records: usize) {
+        self.waiting.fetch_sub(records, Ordering::Relaxed);
+    }
+
     pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
     }
@@ -143,23 +153,6 @@ impl Progress {
 fn known(value: &AtomicI64) -> Option<i64> {
     let value = value.load(Ordering::Relaxed);
     (value != UNKNOWN).then_some(value)
-}
-
-/// Counts records as waiting until it is dropped.
-#[derive(Debug)]
-pub(super) struct Waiting(Arc<Progress>, usize);
-
-impl Waiting {
-    pub(super) fn new(progress: Arc<Progress>, records: usize) -> Self {
-        progress.waiting.fetch_add(records, Ordering::Relaxed);
-        Self(progress, records)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(self.1, Ordering::Relaxed);
-    }
 }
 
 /// Lag of a partition.
@@ -233,10 +226,11 @@ mod tests {
 
     #[test]
     fn lag_is_the_age_of_the_oldest_record_not_processed() {
-        let (progress, mut gauge) = (Arc::new(Progress::default()), Gauge::default());
+        let (progress, mut gauge) = (Progress::default(), Gauge::default());
         let mut measure = |end, queued, now| {
-            let _waiting = Waiting::new(progress.clone(), queued);
+            progress.buffered(queued);
             let lag = gauge.measure(&progress, end, now);
+            progress.released(queued);
             lag.map(|lag| (lag.messages, lag.seconds))
         };
         assert_eq!(measure(10, 0, 0), None, "the position is unknown");

@@ -8,7 +8,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::kafka::fetch::Fetcher;
 use crate::kafka::progress::Progress;
 
 const TOPIC: &str = "device-data";
@@ -54,13 +53,13 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
     let letters = health.component("dead_letter");
     let (sender, commits) = mpsc::channel(16);
     let store = health.component("store");
-    let store = Keeper::open(&config, metrics.clone(), store).unwrap();
+    let store = Keeper::open(&config, metrics.store.clone(), store).unwrap();
     let store = Arc::new(store);
     let dead_letters =
         DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
     let (webhook, _) = Webhook::start(
         Live::fixed(config.clone()),
-        metrics.clone(),
+        metrics.webhook.clone(),
         health.component("webhook"),
         stop.clone(),
     )
@@ -72,11 +71,11 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
         outputs: Outputs::new(
             &config.outputs,
             dead_letters.producer(),
-            metrics.clone(),
+            metrics.outputs.clone(),
             health.component("outputs"),
         ),
         dead_letters,
-        fetcher: Fetcher::start(&config.kafka, metrics.clone()).unwrap(),
+        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
         metrics,
         commits: sender,
         health: health.component("state"),
@@ -145,7 +144,7 @@ async fn after_a_conflict_the_state_is_loaded_again() {
         partition: &TopicPartition::new(TOPIC, 0),
         from: Some(0),
         to: 5,
-        changes: &[],
+        changes: &Changes::default(),
     };
     let stored = bench.shared.store.apply(&step, &owner.stop).await;
     stored.unwrap();
@@ -153,16 +152,13 @@ async fn after_a_conflict_the_state_is_loaded_again() {
     while bench.committed().await < 10 {}
     assert_eq!(owner.progress.position(), Some(10));
     let metrics = &bench.shared.metrics;
-    assert_eq!(metrics.store_conflicts.get(), 1);
-    let values = bench
-        .shared
-        .store
-        .load(&TopicPartition::new(TOPIC, 0), &owner.stop)
-        .await;
+    assert_eq!(metrics.store.conflicts.get(), 1);
+    let partition = TopicPartition::new(TOPIC, 0);
+    let values = bench.shared.store.load(&partition, &owner.stop).await;
     let count = values.unwrap().entries.len();
     assert!(count > 0, "the five that nobody else has applied");
     assert!(
-        (11..=15).contains(&metrics.consumed.get()),
+        (11..=15).contains(&metrics.owner.consumed.get()),
         "five were read twice"
     );
     owner.end().await;
@@ -209,7 +205,7 @@ async fn latest_is_decided_once() {
     let owner = bench.start().await;
     while bench.committed().await < 20 {}
     owner.end().await;
-    let consumed = bench.shared.metrics.consumed.get();
+    let consumed = bench.shared.metrics.owner.consumed.get();
     assert_eq!(
         consumed, 10,
         "what came since is not skipped, nor what was before read"

@@ -24,7 +24,7 @@ use crate::config::{ConsumerConfig, KafkaConfig};
 use crate::kafka::{self, TOOL_DEADLINE};
 use crate::mapping::{Mappings, MappingsConfig};
 use crate::parse;
-use crate::record::Batch;
+use crate::record::batch_of;
 use merge::{Merge, Taken};
 use sink::Sink;
 
@@ -136,8 +136,7 @@ impl<'a> Filter<'a> {
         if self.devices.is_empty() {
             return true;
         }
-        let mut batch = Batch::default();
-        batch.push(&record.message);
+        let batch = batch_of(&record.message);
         let is_wanted = |device: &str| self.devices.iter().any(|wanted| wanted == device);
         let mut records = batch.records();
         records.any(

@@ -1,47 +1,45 @@
-//! The store as owners see it: they wait while it is not available, and readiness
-//! and metrics say so.
+//! The store for owners: they wait while it is unavailable, which readiness and metrics
+//! report.
 
-use iot_core::partition::TopicPartition;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use iot_core::partition::TopicPartition;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
 use super::outage::{Outage, Outages};
-use super::{ApplyError, Conflict, LoadError, Step, Store, Stored, Unavailable};
+use super::{ApplyError, Conflict, LoadError, Step, Store, StoreMetrics, Stored, Unavailable};
 use crate::config::ConsumerConfig;
-use crate::metrics::Metrics;
 
-/// Between two tries.
+/// The backoff between two attempts.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// A step was not taken.
+/// A step was not applied.
 #[derive(Debug)]
 pub(crate) enum Unstored {
-    /// It never will be.
+    /// It is refused permanently.
     Conflict(Conflict),
-    /// The store was not available until the partition had to go.
+    /// The store was unavailable until the partition was revoked.
     Stopped,
 }
 
 /// No state was loaded.
 #[derive(Debug)]
 pub(crate) enum Unloaded {
-    /// It can't be used; the text says why.
+    /// It cannot be used; the text says why.
     Unusable(String),
-    /// The store was not available until the partition had to go.
+    /// The store was unavailable until the partition was revoked.
     Stopped,
 }
 
-/// A store, and patience with it.
+/// A store, with retries.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     store: Store,
     outages: Outages,
-    metrics: Arc<Metrics>,
+    metrics: StoreMetrics,
 }
 
 impl Keeper {
@@ -51,7 +49,7 @@ impl Keeper {
     /// The settings are not valid.
     pub(crate) fn open(
         config: &ConsumerConfig,
-        metrics: Arc<Metrics>,
+        metrics: StoreMetrics,
         health: Component,
     ) -> anyhow::Result<Self> {
         Ok(Self {
@@ -66,7 +64,7 @@ impl Keeper {
         self.store.is_durable()
     }
 
-    /// Makes the component ready once the store answers, or when `stop` says so.
+    /// Makes the component ready when the store answers; gives up at `stop`.
     pub(crate) async fn greet(&self, stop: &CancellationToken) {
         let mut waiting = Waiting::new(self);
         waiting.outage.get_or_insert_with(|| self.outages.begin());
@@ -77,11 +75,11 @@ impl Keeper {
         }
     }
 
-    /// Live state and offset of a partition, as of one moment; waits for the store
+    /// Loads live state and offset of a partition, which belong to the same step. Retries
     /// until `stop`.
     ///
     /// # Errors
-    /// There is none that can be used.
+    /// The state cannot be used, or the store was unavailable until `stop`.
     pub(crate) async fn load(
         &self,
         partition: &TopicPartition,
@@ -100,12 +98,12 @@ impl Keeper {
         }
     }
 
-    /// Takes a step as a whole or not at all; tries the same step again while the
-    /// store is not available, at least once and until `stop`. A step that was
-    /// taken although the answer got lost is seen as taken at the next try.
+    /// Applies a step as a whole or not at all. While the store is unavailable it retries the
+    /// same step until `stop`, with at least one attempt. A step that was applied although the
+    /// answer got lost succeeds at the next attempt.
     ///
     /// # Errors
-    /// It was not taken, or, after `stop`, may have been.
+    /// It was not applied. After `stop` it may have been.
     pub(crate) async fn apply(
         &self,
         step: &Step<'_>,
@@ -117,12 +115,12 @@ impl Keeper {
             match self.store.apply(step).await {
                 Ok(()) => {
                     let metrics = &self.metrics;
-                    metrics.store_apply.observe(begun.elapsed().as_secs_f64());
-                    metrics.store_values.inc_by(step.changes.len() as u64);
+                    metrics.apply.observe(begun.elapsed().as_secs_f64());
+                    metrics.values.inc_by(step.changes.len() as u64);
                     return Ok(());
                 }
                 Err(ApplyError::Conflict(conflict)) => {
-                    self.metrics.store_conflicts.inc();
+                    self.metrics.conflicts.inc();
                     return Err(Unstored::Conflict(conflict));
                 }
                 Err(ApplyError::Unavailable(error)) => {
@@ -133,24 +131,24 @@ impl Keeper {
         }
     }
 
-    /// Those of the sealed windows with these keys that are still kept. Whoever
-    /// asks is told at once when they can't be read.
+    /// The values of the sealed windows with these keys, as far as they are still kept,
+    /// without retries.
     ///
     /// # Errors
-    /// They can't be read now.
+    /// The store is unavailable.
     pub(crate) async fn windows(
         &self,
         partition: &TopicPartition,
         keys: &[String],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         let windows = self.store.windows(partition, keys).await;
-        windows.inspect_err(|error| self.metrics.store_failed(error.trouble))
+        windows.inspect_err(|error| self.metrics.errors(error.trouble).inc())
     }
 }
 
 struct Stopped;
 
-/// One wait for the store, as long as it takes.
+/// The retries of one operation.
 struct Waiting<'k> {
     keeper: &'k Keeper,
     backoff: Backoff,
@@ -168,17 +166,17 @@ impl<'k> Waiting<'k> {
         }
     }
 
-    /// Says what is wrong and waits for the next try.
+    /// Reports the error and waits for the next attempt.
     async fn again(
         &mut self,
         error: &Unavailable,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
-        self.keeper.metrics.store_failed(error.trouble);
+        self.keeper.metrics.errors(error.trouble).inc();
         let outage = self
             .outage
             .get_or_insert_with(|| self.keeper.outages.begin());
-        // Several owners wait at once: each says the same once.
+        // Several owners wait at the same time: each reports the same error once.
         if self.said.as_ref() != Some(error) {
             outage.say(error);
             self.said = Some(error.clone());
@@ -192,18 +190,20 @@ impl<'k> Waiting<'k> {
 
 #[cfg(test)]
 mod tests {
+    use iot_fold::Changes;
     use iot_service::health::Health;
+    use iot_service::metrics::Registrar;
     use prometheus::Registry;
 
     use super::*;
     use crate::store::Trouble;
 
-    /// With a Redis that isn't there.
-    fn keeper(health: &Health) -> (Keeper, Arc<Metrics>) {
+    /// With a Redis that does not exist.
+    fn keeper(health: &Health) -> (Keeper, StoreMetrics) {
         let mut config = ConsumerConfig::default();
-        // Port 1 is nobody's.
+        // Nothing listens on port 1.
         config.store.url = "redis://127.0.0.1:1".into();
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let metrics = StoreMetrics::new(&Registrar(&Registry::new())).unwrap();
         let component = health.component("store");
         let keeper = Keeper::open(&config, metrics.clone(), component).unwrap();
         (keeper, metrics)
@@ -218,10 +218,10 @@ mod tests {
             partition: &TopicPartition::new("device-data", 0),
             from: None,
             to: 1,
-            changes: &[],
+            changes: &Changes::default(),
         };
         let stopping = async {
-            while metrics.store_errors(Trouble::Unreachable) < 3 {
+            while metrics.errors(Trouble::Unreachable).get() < 3 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let said = format!("{health:?}");
@@ -230,10 +230,10 @@ mod tests {
         };
         let (applied, ()) = tokio::join!(keeper.apply(&step, &stop), stopping);
         assert!(matches!(applied, Err(Unstored::Stopped)), "{applied:?}");
-        // Once it goes, one try is left to each.
+        // After `stop` each operation has one attempt.
         let loaded = keeper.load(step.partition, &stop).await;
         assert!(matches!(loaded, Err(Unloaded::Stopped)), "{loaded:?}");
-        assert_eq!(metrics.store_errors(Trouble::Unreachable), 4);
+        assert_eq!(metrics.errors(Trouble::Unreachable).get(), 4);
         let keys = ["w".to_owned()];
         let windows = keeper.windows(step.partition, &keys).await;
         assert_eq!(windows.unwrap_err().trouble, Trouble::Unreachable);

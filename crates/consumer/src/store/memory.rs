@@ -1,11 +1,11 @@
-//! The store of one process.
+//! The store `memory://`, which lives as long as the process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iot_core::partition::TopicPartition;
 
-use super::{Change, Conflict, Step, Stored};
+use super::{Conflict, Step, Stored};
 
 type Partitions = HashMap<TopicPartition, Kept>;
 
@@ -21,7 +21,7 @@ struct Kept {
     offset: Option<i64>,
     live: BTreeMap<String, Vec<u8>>,
     windows: HashMap<Arc<str>, Window>,
-    /// When windows expire, and which.
+    /// Times at which windows expire, with their keys.
     expiries: BTreeSet<(i64, Arc<str>)>,
 }
 
@@ -57,7 +57,7 @@ impl Memory {
         let mut partitions = self.lock();
         let kept = partitions.entry(step.partition.clone()).or_default();
         if kept.offset == Some(step.to) && step.from != Some(step.to) {
-            // The same step a second time, after an answer that got lost.
+            // The same step again, after an answer that got lost.
             return Ok(());
         }
         if kept.offset != step.from {
@@ -66,20 +66,10 @@ impl Memory {
                 expected: step.from,
             });
         }
-        for change in step.changes {
-            match change {
-                Change::Live { key, value } => {
-                    drop(kept.live.insert(key.clone(), value.clone()));
-                }
-                Change::Window {
-                    key,
-                    value,
-                    expires,
-                } => {
-                    let expires = (*expires).min(now.saturating_add(self.longest));
-                    kept.seal(key.as_str().into(), value.clone(), expires);
-                }
-            }
+        kept.live.extend(step.changes.devices.iter().cloned());
+        for sealed in &step.changes.windows {
+            let expires = sealed.expires.min(now.saturating_add(self.longest));
+            kept.seal(sealed.store_key().into(), sealed.encode(), expires);
         }
         kept.expire(now);
         kept.offset = Some(step.to);
@@ -137,24 +127,28 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use iot_fold::Changes;
+
     use super::*;
+    use crate::store::tests::sealed;
 
     fn here() -> TopicPartition {
         TopicPartition::new("device-data", 3)
     }
 
-    fn live(key: &str, value: u8) -> Change {
-        Change::Live {
-            key: key.into(),
-            value: vec![value],
+    fn live<const N: usize>(devices: [(&str, u8); N]) -> Changes {
+        let devices = devices.map(|(key, value)| (key.to_owned(), vec![value]));
+        Changes {
+            devices: devices.into(),
+            ..Changes::default()
         }
     }
 
-    fn window(key: &str, value: u8, expires: i64) -> Change {
-        Change::Window {
-            key: key.into(),
-            value: vec![value],
-            expires,
+    fn windows<const N: usize>(windows: [(&str, i64); N]) -> Changes {
+        let windows = windows.map(|(device, expires)| sealed(device, expires));
+        Changes {
+            windows: windows.into(),
+            ..Changes::default()
         }
     }
 
@@ -162,7 +156,7 @@ mod tests {
         store: &Memory,
         from: Option<i64>,
         to: i64,
-        changes: &[Change],
+        changes: &Changes,
     ) -> Result<(), Conflict> {
         let step = Step {
             partition: &here(),
@@ -177,8 +171,8 @@ mod tests {
     fn values_and_offset_change_together() {
         let store = Memory::new(10_000);
         assert_eq!(store.load(&here()), Stored::default());
-        apply(&store, None, 10, &[live("a", 1)]).unwrap();
-        apply(&store, Some(10), 12, &[live("a", 2)]).unwrap();
+        apply(&store, None, 10, &live([("a", 1)])).unwrap();
+        apply(&store, Some(10), 12, &live([("a", 2)])).unwrap();
         let stored = store.load(&here());
         assert_eq!(
             (stored.offset, stored.entries),
@@ -194,46 +188,56 @@ mod tests {
     #[test]
     fn an_unexpected_offset_changes_nothing() {
         let store = Memory::new(10_000);
-        apply(&store, None, 10, &[live("a", 1)]).unwrap();
+        apply(&store, None, 10, &live([("a", 1)])).unwrap();
         for from in [None, Some(9), Some(11)] {
             let conflict = Conflict {
                 stored: Some(10),
                 expected: from,
             };
-            let changes = [live("a", 2), window("w", 2, 2_000)];
+            let changes = Changes {
+                windows: windows([("w", 2_000)]).windows,
+                ..live([("a", 2)])
+            };
             assert_eq!(apply(&store, from, 20, &changes), Err(conflict));
         }
         assert_eq!(store.load(&here()).entries, [("a".into(), vec![1])]);
-        assert!(store.windows(&here(), &["w".into()], 1_000).is_empty());
+        assert!(
+            store
+                .windows(&here(), &[sealed("w", 0).store_key()], 1_000)
+                .is_empty()
+        );
     }
 
     #[test]
     fn the_same_step_twice_is_one() {
         let store = Memory::new(10_000);
-        apply(&store, None, 10, &[live("a", 1)]).unwrap();
-        apply(&store, None, 10, &[live("a", 1)]).unwrap();
+        apply(&store, None, 10, &live([("a", 1)])).unwrap();
+        apply(&store, None, 10, &live([("a", 1)])).unwrap();
         assert_eq!(store.load(&here()).offset, Some(10));
     }
 
     #[test]
     fn windows_are_kept_until_they_expire_and_are_no_live_state() {
         let store = Memory::new(10_000);
-        let changes = [
-            window("a", 1, 2_000),
-            window("b", 2, 3_000),
-            window("old", 3, 1_000),
-        ];
+        let changes = windows([("a", 2_000), ("b", 3_000), ("old", 1_000)]);
         apply(&store, None, 10, &changes).unwrap();
         assert!(store.load(&here()).entries.is_empty());
-        let keys = ["a", "b", "old", "never"].map(String::from);
-        assert_eq!(store.windows(&here(), &keys, 1_999), [[1], [2]]);
-        // Sealed once more, it is kept longer.
-        apply(&store, Some(10), 11, &[window("a", 1, 4_000)]).unwrap();
-        assert_eq!(store.windows(&here(), &keys, 3_000), [[1]]);
+        let keys = ["a", "b", "old", "never"].map(|device| sealed(device, 0).store_key());
+        let value = sealed("a", 0).encode();
+        assert_eq!(
+            store.windows(&here(), &keys, 1_999),
+            [value.clone(), sealed("b", 0).encode()]
+        );
+        // A window that is stored again is kept longer.
+        apply(&store, Some(10), 11, &windows([("a", 4_000)])).unwrap();
+        assert_eq!(
+            store.windows(&here(), &keys, 3_000),
+            std::slice::from_ref(&value)
+        );
         assert!(store.windows(&here(), &keys, 4_000).is_empty());
-        // The clock of whoever wrote the record is wrong.
-        apply(&store, Some(11), 12, &[window("a", 1, i64::MAX)]).unwrap();
-        assert_eq!(store.windows(&here(), &keys, 10_999), [[1]]);
+        // A record time that is far ahead.
+        apply(&store, Some(11), 12, &windows([("a", i64::MAX)])).unwrap();
+        assert_eq!(store.windows(&here(), &keys, 10_999), [value]);
         assert!(store.windows(&here(), &keys, 11_000).is_empty());
         assert!(store.lock()[&here()].expiries.is_empty());
     }

@@ -1,45 +1,26 @@
-//! Where the state of partitions is kept, together with the offset up to which
-//! it has been applied: both change in one atomic step or not at all.
-//! docs/state.md describes what a store holds.
+//! The stores. A store keeps the state of partitions together with the offset up to which
+//! it was applied; both change in one atomic step or not at all. docs/state.md describes what
+//! a store holds.
 
 mod keeper;
 mod memory;
+mod metrics;
 mod outage;
 mod redis;
 mod settings;
 mod url;
 
-use iot_core::partition::TopicPartition;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use iot_core::partition::TopicPartition;
+use iot_fold::Changes;
+
+use crate::config::StoreConfig;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
+pub(crate) use metrics::StoreMetrics;
 use redis::Redis;
-pub use settings::{Missing, StoreConfig, StoreUrl};
 use url::Target;
-
-/// One value that changed. Keys are unique in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Live state: kept until it is replaced.
-    Live { key: String, value: Vec<u8> },
-    /// Windows that won't change any more: kept until `expires`, in milliseconds
-    /// since the epoch, but not longer than the retention from now, and read one
-    /// by one.
-    Window {
-        key: String,
-        value: Vec<u8>,
-        expires: i64,
-    },
-}
-
-impl Change {
-    /// Bytes of its key and its value.
-    fn bytes(&self) -> usize {
-        let (Self::Live { key, value } | Self::Window { key, value, .. }) = self;
-        key.len() + value.len()
-    }
-}
 
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +30,10 @@ pub(crate) struct Step<'a> {
     pub(crate) from: Option<i64>,
     /// The offset that is stored afterwards.
     pub(crate) to: i64,
-    pub(crate) changes: &'a [Change],
+    pub(crate) changes: &'a Changes,
 }
 
-/// What a store holds of a partition, without its sealed windows.
+/// The live state of a partition, without its sealed windows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stored {
     /// Next offset to apply; `None` if nothing was ever stored.
@@ -61,8 +42,8 @@ pub(crate) struct Stored {
     pub(crate) entries: Vec<(String, Vec<u8>)>,
 }
 
-/// A step was refused because the stored offset is not the expected one:
-/// somebody else applied to this partition, or the store lost what it had.
+/// A step was refused because the stored offset is not the expected one: another consumer
+/// has stored state of this partition, or the store has lost some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store is at offset {stored:?}, not at {expected:?}")]
 pub(crate) struct Conflict {
@@ -70,20 +51,20 @@ pub(crate) struct Conflict {
     pub(crate) expected: Option<i64>,
 }
 
-/// Why a store can't be used for now, for metrics.
+/// Why a store is unavailable, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// No connection.
+    /// There is no connection.
     Unreachable,
-    /// No answer in time.
+    /// It did not answer in time.
     Timeout,
-    /// It starts, or its replicas change roles.
+    /// It is starting, or its replicas are changing roles.
     Busy,
     /// It has no memory left.
     Full,
-    /// The login or the rights of the user.
+    /// It denied the login or a command.
     Denied,
-    /// Anything else that it answered.
+    /// It answered with another error.
     Refused,
 }
 
@@ -109,8 +90,8 @@ impl Trouble {
     }
 }
 
-/// The store can't be used now. Whether a step was taken is not known: the same
-/// step may be tried again.
+/// The store is unavailable. Whether a step was applied is unknown; the same step may be
+/// retried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Unavailable {
@@ -118,24 +99,24 @@ pub(crate) struct Unavailable {
     pub(crate) message: String,
 }
 
-/// Why a step was not taken.
+/// Why a step was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ApplyError {
-    /// It never will be.
+    /// It is refused permanently.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// It may be later, or was already.
+    /// It may be retried.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Why there is no state to load.
+/// Why state could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// There may be later.
+    /// It may be retried.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Another version wrote it, or somebody else.
+    /// Another version or another program wrote it.
     #[error("{0}")]
     Unusable(String),
 }
@@ -180,10 +161,10 @@ impl Store {
         }
     }
 
-    /// Asks whether it answers, and warns of what would lose state.
+    /// Checks that it answers, and warns about settings that would lose state.
     ///
     /// # Errors
-    /// It doesn't.
+    /// It does not answer.
     pub(crate) async fn ping(&self) -> Result<(), Unavailable> {
         match self {
             Self::Memory(_) => Ok(()),
@@ -191,10 +172,10 @@ impl Store {
         }
     }
 
-    /// Live state and offset of a partition, as of one moment.
+    /// Loads live state and offset of a partition, which belong to the same step.
     ///
     /// # Errors
-    /// It can't be read now, or not by this version.
+    /// The store is unavailable, or this version cannot read the state.
     pub(crate) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
         match self {
             Self::Memory(memory) => Ok(memory.load(partition)),
@@ -202,11 +183,11 @@ impl Store {
         }
     }
 
-    /// Takes a step as a whole or not at all. The same step a second time is one.
+    /// Applies a step as a whole or not at all. The same step a second time changes nothing.
     ///
     /// # Errors
-    /// The stored offset is neither `from` nor already `to`, and nothing is
-    /// written; or the store doesn't say, and the step may be taken or not.
+    /// The stored offset is neither `from` nor already `to`, and nothing was written; or the
+    /// store is unavailable, and the step may have been applied.
     pub(crate) async fn apply(&self, step: &Step<'_>) -> Result<(), ApplyError> {
         match self {
             Self::Memory(memory) => Ok(memory.apply(step, now())?),
@@ -214,11 +195,11 @@ impl Store {
         }
     }
 
-    /// Forgets the live state of a partition and begins at `offset`, whatever is
-    /// stored. Sealed windows stay until they expire.
+    /// Deletes the live state of a partition and sets its offset, whatever is stored. Sealed
+    /// windows stay until they expire.
     ///
     /// # Errors
-    /// The store can't be used now.
+    /// The store is unavailable.
     pub(crate) async fn reset(
         &self,
         partition: &TopicPartition,
@@ -233,10 +214,10 @@ impl Store {
         }
     }
 
-    /// Those of the sealed windows with these keys that are still kept.
+    /// The values of the sealed windows with these keys, as far as they are still kept.
     ///
     /// # Errors
-    /// They can't be read now.
+    /// The store is unavailable.
     pub(crate) async fn windows(
         &self,
         partition: &TopicPartition,
@@ -249,10 +230,32 @@ impl Store {
     }
 }
 
-/// Milliseconds since the epoch. Only how long windows are kept goes by it.
+/// Milliseconds since the epoch. Only the retention of windows depends on it.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use iot_fold::{DeviceKey, Sealed};
+
+    /// Sealed windows without any sensor. Their start tells devices apart, so that each has
+    /// a value of its own.
+    pub(crate) fn sealed(device: &str, expires: i64) -> Sealed {
+        let start = device.bytes().map(i64::from).sum::<i64>();
+        Sealed {
+            key: DeviceKey {
+                tenant: "t".into(),
+                project: "p".into(),
+                device: device.into(),
+            },
+            size: 60_000,
+            start,
+            expires,
+            sensors: Vec::new(),
+        }
+    }
 }

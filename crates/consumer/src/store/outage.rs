@@ -1,4 +1,4 @@
-//! Readiness of the store, said by all who use it.
+//! Readiness of the store, which all its users report.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,18 +6,18 @@ use iot_service::health::Component;
 
 use super::Unavailable;
 
-/// Component `store`: ready while nobody waits for it.
+/// Component `store`: ready while no operation waits for it.
 #[derive(Debug, Clone)]
 pub(super) struct Outages(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     component: Component,
-    /// Held while readiness is said, so that what is said last is what is true last.
+    /// Held while readiness is reported, so that the last report is the last state.
     waiting: Mutex<usize>,
 }
 
-/// Somebody waits for the store until this is dropped.
+/// An operation waits for the store until this is dropped.
 #[derive(Debug)]
 pub(super) struct Outage(Arc<Inner>);
 

@@ -1,111 +1,18 @@
-//! Section `store`.
+//! Checks section `store`, and reads its login.
 
-use std::fmt;
 use std::time::Duration;
 
-use iot_service::config::{HumanDuration, Problems, Secret};
+use iot_service::config::Problems;
 use iot_service::tls;
-use serde::{Deserialize, Serialize, Serializer};
 
-use super::url::{Servers, Target, Topology, redact};
+use super::url::{Servers, Target, Topology};
+use crate::config::StoreConfig;
 
-/// Where state is kept: see `configs/consumer.yaml`. Its password is not printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct StoreUrl(String);
-
-impl StoreUrl {
-    /// The URL with its password.
-    pub(super) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for StoreUrl {
-    fn from(url: &str) -> Self {
-        Self(url.to_owned())
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redact(&self.0))
-    }
-}
-
-impl fmt::Debug for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.to_string())
-    }
-}
-
-impl Serialize for StoreUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// What to do when state that was there is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Missing {
-    /// Read the partition again from the earliest record that is still kept.
-    Rebuild,
-    /// Read nothing, and say so.
-    Refuse,
-}
-
-/// Section `store`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// `memory://`, or one or more Redis servers.
-    pub url: StoreUrl,
-    /// User of the login; empty for the default user.
-    pub username: String,
-    /// Password of the login.
-    pub password: Secret,
-    /// File that holds the password, instead of `password`.
-    pub password_file: String,
-    /// Number of the database.
-    pub db: u16,
-    /// Connections at the same time.
-    pub connections: usize,
-    /// How long connecting may take, login included.
-    pub connect_timeout: HumanDuration,
-    /// How long an answer may take.
-    pub response_timeout: HumanDuration,
-    /// PEM file with the certificates to trust; empty for those of the system.
-    pub ca_file: String,
-    /// Begin of every key.
-    pub key_prefix: String,
-    /// What to do when state that was there is gone.
-    pub missing: Missing,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            url: "memory://".into(),
-            username: String::new(),
-            password: Secret::default(),
-            password_file: String::new(),
-            db: 0,
-            connections: 10,
-            connect_timeout: HumanDuration::from_secs(3),
-            response_timeout: HumanDuration::from_secs(3),
-            ca_file: String::new(),
-            key_prefix: "iot".into(),
-            missing: Missing::Rebuild,
-        }
-    }
-}
-
-/// Connections more than this help nobody.
+/// More connections do not help.
 const MOST_CONNECTIONS: usize = 1_000;
 
 impl StoreConfig {
-    /// Adds every problem of the section.
+    /// Adds all problems of the section.
     pub(crate) fn validate(&self, problems: &mut Problems) {
         match Target::parse(self.url.expose()) {
             Err(message) => problems.add("store.url", message),
@@ -119,7 +26,7 @@ impl StoreConfig {
             ("store.connect_timeout", self.connect_timeout),
             ("store.response_timeout", self.response_timeout),
         ] {
-            // An owner whose partition goes may wait for both.
+            // An owner whose partition is revoked may wait for both.
             if value.is_zero() || *value > Duration::from_secs(60) {
                 problems.add(path, "must be longer than 0 and at most 1m");
             }
@@ -193,8 +100,7 @@ impl StoreConfig {
         own.or(servers.username.as_deref())
     }
 
-    /// The password, empty if there is none; from its file if it has one, read anew
-    /// each time.
+    /// The password, empty if there is none. A password file is read each time.
     ///
     /// # Errors
     /// The file can't be read; the text says which.
@@ -211,7 +117,10 @@ impl StoreConfig {
 
 #[cfg(test)]
 mod tests {
+    use iot_service::config::HumanDuration;
+
     use super::*;
+    use crate::config::Missing;
 
     fn problems(change: impl FnOnce(&mut StoreConfig)) -> String {
         let mut config = StoreConfig::default();

@@ -1,20 +1,20 @@
-//! Which alerts go into one notification, and when it is due: as in Alertmanager
-//! (`group_by`, `group_wait`, `group_interval`), so that a storm is a few notifications.
+//! Groups alerts into notifications as Alertmanager does (`group_by`, `group_wait`,
+//! `group_interval`), so that a storm makes few of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_fold::{Alert, AlertKind, AlertStatus};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::WebhookConfig;
-use crate::model::{Alert, AlertKind, AlertStatus};
 
-/// Groups at the same time: their names come from devices.
+/// The most groups: devices choose their names.
 const MOST_GROUPS: usize = 1_000;
 
-/// There is no room for a further group.
+/// There are too many groups for another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooManyGroups;
 
@@ -22,12 +22,12 @@ pub(super) struct TooManyGroups;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) struct GroupKey {
     tenant: Arc<str>,
-    /// Empty if it isn't known.
+    /// Empty if it is unknown.
     building: Arc<str>,
     kind: AlertKind,
 }
 
-/// What is new of a group: the body of a notification.
+/// The news of a group: the body of a notification.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Notification {
     #[serde(flatten)]
@@ -38,13 +38,13 @@ pub(super) struct Notification {
     cleared: u64,
     /// How many of both are not in `alerts`.
     pub(super) truncated: u64,
-    /// The others, as they were last, in the order in which they came.
+    /// The others, each in its last state, in order of arrival.
     pub(super) alerts: Vec<Alert>,
 }
 
 #[derive(Debug)]
 struct Group {
-    /// Nothing goes out before.
+    /// When its next notification may be sent.
     due: Instant,
     new: Option<Notification>,
 }
@@ -106,14 +106,14 @@ impl Groups {
         }
     }
 
-    /// Goes by other settings from now on.
+    /// Adopts changed settings.
     pub(super) fn adopt(&mut self, config: &WebhookConfig) {
         let groups = std::mem::take(&mut self.groups);
         *self = Self::new(config);
         self.groups = groups;
     }
 
-    /// Takes an alert.
+    /// Adds an alert to its group.
     ///
     /// # Errors
     /// There are too many groups for another one.
@@ -131,13 +131,13 @@ impl Groups {
         Ok(())
     }
 
-    /// When there is something to do next.
+    /// When the next group is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.groups.values().map(|group| group.due).min()
     }
 
-    /// The notification that has been due for longest. Groups with nothing new since
-    /// their last one are forgotten: what comes next waits anew.
+    /// The notification that has been due for longest. Groups without news since their last
+    /// one are dropped: their next alert waits again.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Notification> {
         self.groups
             .retain(|_, group| group.due > now || group.new.is_some());
@@ -147,7 +147,7 @@ impl Groups {
         group.new.take()
     }
 
-    /// All that is new, due or not.
+    /// All news, due or not.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Notification> {
         let groups = std::mem::take(&mut self.groups).into_values();
         groups.filter_map(|group| group.new)
@@ -210,7 +210,7 @@ mod tests {
         let (mut groups, now) = (new(9), Instant::now());
         let (mut other_tenant, mut elsewhere) = (raised("b"), raised("c"));
         other_tenant.key.tenant = "other".into();
-        elsewhere.location = Some(Arc::new(crate::model::Place {
+        elsewhere.location = Some(Arc::new(iot_fold::Place {
             building: "b2".into(),
             ..Default::default()
         }));

@@ -1,8 +1,9 @@
-//! Alerts for people, as POSTs to an HTTP endpoint, grouped so that a storm is a few of
-//! them. This is best effort: what a crash, a full queue or an endpoint that is away for
-//! too long costs is not told again. The exact list is in Kafka (`outputs.alerts`).
+//! Alerts for people, posted to an HTTP endpoint in groups, so that a storm makes few
+//! requests. Delivery is best effort: alerts that a crash, a full queue or a long outage of
+//! the endpoint loses are not sent again. The exact list is in Kafka (`outputs.alerts`).
 
 mod groups;
+mod metrics;
 mod outcome;
 mod post;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
+use iot_fold::{Alert, AlertStatus};
 use iot_service::config::Live;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, watch};
@@ -18,26 +20,25 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConsumerConfig, WebhookConfig, millis};
-use crate::metrics::{Metrics, Queue};
-use crate::model::{Alert, AlertStatus};
 use groups::{Groups, Notification, TooManyGroups};
-pub(crate) use outcome::{Notified, Told};
+pub(crate) use metrics::WebhookMetrics;
+use outcome::{Notified, Told};
 use post::{Poster, Sent, pauses};
 
-/// How long one notification is tried again; the next ones gather meanwhile.
+/// How long one notification is retried, while the next ones gather.
 const GIVE_UP: Duration = Duration::from_secs(600);
-/// How long the notification under way may take when the consumer stops.
+/// How long the notification in flight may take when the consumer stops.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Hands alerts over; it never waits.
+/// Passes alerts to the task that sends them, without waiting.
 #[derive(Clone)]
 pub(crate) struct Webhook {
     queue: mpsc::Sender<Alert>,
     config: Live<ConsumerConfig>,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
 }
 
-/// None if there is none.
+/// `None` while `webhook.url` is empty.
 type Endpoint = Option<Arc<Poster>>;
 
 struct Actor {
@@ -45,21 +46,21 @@ struct Actor {
     groups: Groups,
     endpoint: watch::Sender<Endpoint>,
     config: Live<ConsumerConfig>,
-    /// What groups and poster were made of.
+    /// The settings in use.
     used: WebhookConfig,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
     health: Component,
 }
 
 impl Webhook {
-    /// Starts the task that sends, and that follows the settings. `stop` lets it send
-    /// what waits, once, and end.
+    /// Starts the task that sends alerts and follows changed settings. After `stop` it sends
+    /// what waits, once, and ends.
     ///
     /// # Errors
-    /// The endpoint's address is none, or the certificates to trust can't be read.
+    /// The URL is invalid, or the certificates to trust cannot be read.
     pub(crate) fn start(
         config: Live<ConsumerConfig>,
-        metrics: Arc<Metrics>,
+        metrics: WebhookMetrics,
         health: Component,
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
@@ -83,9 +84,9 @@ impl Webhook {
         Ok((webhook, tokio::spawn(actor.run(stop))))
     }
 
-    /// Tells that an alert was raised or cleared, not that it repeats. `recorded` is
-    /// about when Kafka recorded what made it, and `begun` when its partition began to be
-    /// read (both in ms since the epoch): what was long before that was told already.
+    /// Passes an alert that was raised or cleared on; one that only repeats is ignored.
+    /// `recorded` is the approximate time of its record, and `begun` when reading of its
+    /// partition started (both in ms since the epoch): much older alerts were sent before.
     pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
         let config = &self.config.current().webhook;
         if config.url.is_empty() || alert.state == AlertStatus::Raised && alert.count > 1 {
@@ -106,7 +107,7 @@ impl Actor {
         self.finish().await;
     }
 
-    /// Groups alerts, and has one notification on its way at a time.
+    /// Groups alerts, with one notification in flight at a time.
     async fn work(&mut self, stop: &CancellationToken) {
         let mut sending = None;
         loop {
@@ -117,7 +118,7 @@ impl Actor {
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
-            self.metrics.depth(Queue::Webhook, self.alerts.len());
+            self.metrics.queue.set(self.alerts.len() as i64);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -128,12 +129,12 @@ impl Actor {
             }
         }
         if let Some(sending) = sending {
-            // One last try.
+            // One last attempt.
             let _ = timeout(LAST, sending).await;
         }
     }
 
-    /// Goes by the settings as they are now.
+    /// Adopts changed settings.
     fn adopt(&mut self) {
         let config = self.config.current().webhook.clone();
         if config == self.used {
@@ -152,7 +153,7 @@ impl Actor {
         }
     }
 
-    /// Sends what waits, each once and as far as there is time.
+    /// Sends what waits, each notification once, until the deadline.
     async fn finish(&mut self) {
         while let Ok(alert) = self.alerts.try_recv() {
             add(&mut self.groups, &self.metrics, alert);
@@ -179,17 +180,17 @@ fn endpoint(config: &WebhookConfig) -> anyhow::Result<Endpoint> {
         .transpose()
 }
 
-fn add(groups: &mut Groups, metrics: &Metrics, alert: Alert) {
+fn add(groups: &mut Groups, metrics: &WebhookMetrics, alert: Alert) {
     if let Err(TooManyGroups) = groups.add(alert, Instant::now()) {
         metrics.told(Told::TooManyGroups, 1);
     }
 }
 
-/// Tries until the endpoint, the one of now, has taken or refused it, or for long
-/// enough; once more when the consumer stops.
+/// Retries until the endpoint, which may change meanwhile, accepts or refuses it, or until
+/// the time is up. When the consumer stops there is one more attempt.
 async fn deliver(
     mut endpoint: watch::Receiver<Endpoint>,
-    metrics: Arc<Metrics>,
+    metrics: WebhookMetrics,
     health: Component,
     stop: &CancellationToken,
     all: Notification,
@@ -216,7 +217,7 @@ async fn deliver(
                     tracing::error!(reason, "a notification was tried for too long");
                     break Notified::Failed;
                 }
-                metrics.webhook_retries.inc();
+                metrics.retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(pauses.next_delay()) => {}
                     () = stop.cancelled() => {}
@@ -229,11 +230,11 @@ async fn deliver(
 }
 
 fn body(notification: &Notification) -> Vec<u8> {
-    // Texts and numbers: there is nothing in it that can't be JSON.
+    // Texts and numbers can always be written as JSON.
     serde_json::to_vec(notification).unwrap_or_default()
 }
 
-fn count(metrics: &Metrics, all: &Notification, result: Notified) {
+fn count(metrics: &WebhookMetrics, all: &Notification, result: Notified) {
     metrics.notified(result);
     let listed = all.alerts.len() as u64;
     if result == Notified::Accepted {
@@ -247,7 +248,8 @@ fn count(metrics: &Metrics, all: &Notification, result: Notified) {
 #[cfg(test)]
 mod tests {
     use iot_service::config::HumanDuration;
-    use prometheus::{Registry, TextEncoder};
+    use iot_service::metrics::Registrar;
+    use prometheus::{IntGauge, Registry, TextEncoder};
 
     use super::*;
     use crate::hub::view::tests::alert;
@@ -256,13 +258,14 @@ mod tests {
     fn what_is_old_or_does_not_fit_is_counted_and_repeats_are_nothing_new() {
         let registry = Registry::new();
         let (queue, mut alerts) = mpsc::channel(1);
+        let queue_depth = IntGauge::new("depth", "depth").unwrap();
         let mut config = ConsumerConfig::default();
         config.webhook.url = "http://127.0.0.1:1".into();
         config.webhook.max_age = HumanDuration::from_millis(500);
         let webhook = Webhook {
             queue,
             config: Live::fixed(config),
-            metrics: Arc::new(Metrics::new(&registry).unwrap()),
+            metrics: WebhookMetrics::new(&Registrar(&registry), queue_depth).unwrap(),
         };
         let new = alert("a", 5, AlertStatus::Raised);
         let mut repeated = new.clone();

@@ -1,12 +1,12 @@
-//! What becomes of alerts and notifications, as metrics tell it.
+//! Results of alerts and notifications, which are labels of metrics.
 
-/// What became of a notification of the webhook.
+/// The result of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notified {
     Accepted,
-    /// The endpoint will never take it.
+    /// The endpoint refused it permanently.
     Refused,
-    /// The endpoint was away for too long.
+    /// The endpoint failed for too long.
     Failed,
 }
 
@@ -22,12 +22,12 @@ impl Notified {
     }
 }
 
-/// What became of an alert that the webhook was to tell.
+/// The result of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
     /// It is in a notification that was accepted.
     Listed,
-    /// It is counted in one.
+    /// It is counted in one that was accepted.
     Truncated,
     /// Its notification was not accepted.
     Undelivered,

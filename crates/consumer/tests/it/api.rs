@@ -126,7 +126,7 @@ async fn devices_alerts_and_stats_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_served_with_a_strict_policy() {
+async fn the_page_is_served_with_a_strict_content_security_policy() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;
     let url = |path: &str| format!("http://{}{path}", service.http);

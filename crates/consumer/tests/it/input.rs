@@ -1,12 +1,14 @@
-//! Bad input: each kind goes to the dead-letter topic with reason and origin,
-//! and everything around it arrives.
+//! Invalid input: each kind goes to the dead-letter topic with reason and origin, and
+//! the messages around it arrive.
 
 use iot_core::message::{Quality, ReadingTemplate, Template};
-use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
+use testkit::kafka::{producer, send};
+use testkit::wait_for;
 
-use crate::service::{DEADLINE, Kafka, Service, config, header, message, now, producer, wait_for};
+use crate::service::{Kafka, Service, config, message, now};
 
 /// What can be wrong with a message of `device-data`, and the reason it gets.
 fn bad_payloads() -> Vec<(&'static str, Vec<u8>)> {
@@ -92,23 +94,23 @@ async fn bad_messages_are_dead_letters_and_the_others_arrive() {
     for (number, (reason, payload)) in bad.iter().enumerate() {
         let offset = (2 * number + 1).to_string();
         let letter = letters.iter().find(|letter| {
-            header(letter, "dlq-topic").as_deref() == Some("device-data")
-                && header(letter, "dlq-offset").as_ref() == Some(&offset)
+            letter.header("dlq-topic") == Some("device-data")
+                && letter.header("dlq-offset") == Some(&*offset)
         });
         let letter = letter.unwrap_or_else(|| panic!("no dead letter for {reason}"));
-        assert_eq!(header(letter, "dlq-reason").as_deref(), Some(*reason));
-        assert_eq!(header(letter, "dlq-partition").as_deref(), Some("0"));
-        assert!(header(letter, "dlq-time").is_some());
-        assert_eq!(letter.payload().unwrap_or_default(), payload, "{reason}");
-        assert_eq!(letter.key(), Some(&b"key"[..]));
+        assert_eq!(letter.header("dlq-reason"), Some(*reason));
+        assert_eq!(letter.header("dlq-partition"), Some("0"));
+        assert!(letter.header("dlq-time").is_some());
+        assert_eq!(&letter.payload, payload, "{reason}");
+        assert_eq!(letter.key(), Some("key"));
         let counter = format!("kafka_consumer_processing_errors_total{{reason=\"{reason}\"}}");
         assert!(service.metric(&counter).await.unwrap() >= 1.0, "{counter}");
     }
     let foreign = letters
         .iter()
-        .find(|l| header(l, "dlq-topic").as_deref() == Some("acme.plant"));
+        .find(|l| l.header("dlq-topic") == Some("acme.plant"));
     assert_eq!(
-        header(foreign.unwrap(), "dlq-reason").as_deref(),
+        foreign.unwrap().header("dlq-reason"),
         Some("contradicts_topic")
     );
 
@@ -119,8 +121,8 @@ async fn bad_messages_are_dead_letters_and_the_others_arrive() {
     let (_, stats) = service.get("/api/v1/stats").await;
     assert_eq!(stats["dead_letters_total"], bad.len() + 1);
 
-    // A topic that appears after the dead-letter topic is found by the pattern,
-    // so the dead-letter topic was looked at, too, and left alone.
+    // The pattern finds a topic that appears after the dead-letter topic, so that one was
+    // checked, too, and not subscribed.
     kafka.create("acme.late", 1);
     kafka
         .send("acme.late", message("late", now(), "temperature", 20.0))
@@ -134,7 +136,7 @@ async fn bad_messages_are_dead_letters_and_the_others_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_devices_and_sensors_hold() {
+async fn messages_beyond_the_limits_of_devices_and_sensors_are_dead_letters() {
     let kafka = Kafka::new(&["device-data"]);
     let mut settings = config(&kafka.brokers());
     settings.limits.devices = 1;
@@ -156,7 +158,7 @@ async fn limits_of_devices_and_sensors_hold() {
     let letters = kafka.read("iot.dead-letter", 2).await;
     let mut reasons: Vec<_> = letters
         .iter()
-        .filter_map(|l| header(l, "dlq-reason"))
+        .filter_map(|letter| letter.header("dlq-reason"))
         .collect();
     reasons.sort();
     assert_eq!(reasons, ["too_many_devices", "too_many_sensors"]);
@@ -184,24 +186,21 @@ fn protobuf(device: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_formats_and_units_become_the_same() {
+async fn other_formats_and_units_are_converted() {
     let kafka = Kafka::new(&["device-data", "acme.plant"]);
     let mut settings = config(&kafka.brokers());
     settings.mappings = serde_json::from_value(json!({"ready": ["zigbee2mqtt"]})).unwrap();
     let service = Service::start(settings).await;
     let headers = |key, value| OwnedHeaders::new().insert(Header { key, value });
-    let send = async |topic, payload: &[u8], headers| {
+    let publish = async |topic, payload: &[u8], headers| {
         let record = FutureRecord::<(), [u8]>::to(topic).payload(payload);
-        let sent = producer(&kafka.brokers())
-            .send(record.headers(headers), DEADLINE)
-            .await;
-        sent.map_err(|(error, _)| error).unwrap();
+        send(&producer(&kafka.brokers()), record.headers(headers)).await;
     };
     let binary = headers("content-type", Some("application/protobuf"));
-    send("device-data", &protobuf("binary"), binary).await;
+    publish("device-data", &protobuf("binary"), binary).await;
     let mqtt = headers("mqtt-topic", Some("zigbee2mqtt/kitchen"));
     let state = br#"{"temperature":21.5,"state":"ON"}"#;
-    send("acme.plant", state, mqtt).await;
+    publish("acme.plant", state, mqtt).await;
     service.wait_consumed(2).await;
     let value = async |path: &str, sensor: &str| {
         let (_, device) = service.get(&format!("/api/v1/devices/{path}")).await;

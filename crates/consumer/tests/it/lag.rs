@@ -1,28 +1,23 @@
-//! How far behind a consumer says it is, on a real Kafka.
+//! The lag that a consumer reports, on a real Kafka.
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use testkit::kafka::send_all;
+use testkit::redis::RedisServer;
+use testkit::{DEADLINE, wait_for};
 
-use crate::real::{Real, wait_metric};
-use crate::redis_server::Server;
-use crate::service::{DEADLINE, Service, message, now, wait_for};
+use crate::real::Real;
+use crate::service::{Service, message, now};
 
 /// Sends so many messages to partition 0.
 async fn send(producer: &FutureProducer, topic: &str, count: usize) {
     let payload = message("d", now(), "temperature", 20.0).to_string();
-    let mut left = count;
-    while left > 0 {
-        let portion = left.min(5_000);
-        let sent = (0..portion).map(|_| {
-            let record = FutureRecord::<(), str>::to(topic).partition(0);
-            let queued = producer.send_result(record.payload(&payload));
-            queued.map_err(|(error, _)| error).unwrap()
-        });
-        for sent in futures::future::join_all(sent.collect::<Vec<_>>()).await {
-            sent.unwrap().map_err(|(error, _)| error).unwrap();
-        }
-        left -= portion;
-    }
+    let record = || {
+        FutureRecord::<(), str>::to(topic)
+            .partition(0)
+            .payload(&payload)
+    };
+    send_all(producer, (0..count).map(|_| record())).await;
 }
 
 fn lag(topic: &str) -> String {
@@ -31,19 +26,19 @@ fn lag(topic: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_paused_partition_falls_behind_what_comes_in() {
+async fn the_lag_of_a_paused_partition_grows() {
     let kafka = Real::new("paused-lag");
     let topic = kafka.run.clone();
     kafka.create(&topic, 1).await;
-    let mut redis = Server::start(&[]).await;
+    let mut redis = RedisServer::start(&[]).await;
     let mut config = kafka.config(&[&topic]);
     config.store.url = redis.url().as_str().into();
     let service = Service::start(config).await;
-    // Ready is not yet reading: without its state it would be held, not paused.
+    // Wait until it reads: without its state a partition is held, not paused.
     send(&kafka.producer, &topic, 1).await;
     service.wait_consumed(1).await;
     redis.kill();
-    // How much is taken on first depends on how fast it comes.
+    // How many records are accepted before that depends on how fast they arrive.
     let mut sent = 1;
     wait_for("the partition to be paused", async || {
         send(&kafka.producer, &topic, 10_000).await;
@@ -63,13 +58,13 @@ async fn a_paused_partition_falls_behind_what_comes_in() {
         send(&kafka.producer, &topic, 1_000).await;
     }
     redis.start_again().await;
-    wait_metric(&service, &lag(&topic), 0.0).await;
+    service.wait_metric(&lag(&topic), 0.0).await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn the_end_of_a_transaction_is_no_message() {
+async fn transaction_markers_do_not_count_as_lag() {
     let kafka = Real::new("transaction-lag");
     let topic = kafka.run.clone();
     kafka.create(&topic, 1).await;
@@ -91,9 +86,9 @@ async fn the_end_of_a_transaction_is_no_message() {
         }
     }
     service.wait_consumed(20).await;
-    wait_metric(&service, &lag(&topic), 0.0).await;
+    service.wait_metric(&lag(&topic), 0.0).await;
     send(&kafka.producer, &topic, 5).await;
     service.wait_consumed(25).await;
-    wait_metric(&service, &lag(&topic), 0.0).await;
+    service.wait_metric(&lag(&topic), 0.0).await;
     service.stop().await;
 }

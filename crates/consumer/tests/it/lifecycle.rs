@@ -1,4 +1,4 @@
-//! Starting, stopping, and a Kafka that isn't there.
+//! Starting, stopping, and an unreachable Kafka.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
+use testkit::wait_for;
 
-use crate::service::{Kafka, Service, config, message, now, wait_for, waiting_config};
+use crate::service::{Kafka, Service, config, message, now, waiting_config};
 
 /// What the group has committed for `device-data`, partition 0.
 fn committed(kafka: &Kafka) -> Option<i64> {
@@ -29,7 +30,7 @@ fn committed(kafka: &Kafka) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_stops_and_starts_knows_the_same() {
+async fn a_restarted_consumer_has_the_same_state() {
     let kafka = Kafka::new(&["device-data"]);
     let first = Service::start(config(&kafka.brokers())).await;
     let begun = now() - 60_000;
@@ -47,10 +48,10 @@ async fn a_consumer_that_stops_and_starts_knows_the_same() {
     assert_eq!(
         committed(&kafka),
         Some(20),
-        "offsets are there for lag tools"
+        "committed for tools that measure lag"
     );
 
-    // The memory is gone, so the log is read again from its begin.
+    // The state was in memory, so the log is read again from its start.
     let second = Service::start(config(&kafka.brokers())).await;
     second.wait_consumed(20).await;
     assert_eq!(second.get("/api/v1/devices").await, before);
@@ -58,16 +59,13 @@ async fn a_consumer_that_stops_and_starts_knows_the_same() {
         .send("device-data", message("d9", begun, "temperature", 1.0))
         .await;
     second.wait_consumed(21).await;
-    wait_for("no lag", async || {
-        let lag = "kafka_consumer_lag_messages{partition=\"0\",topic=\"device-data\"}";
-        (second.metric(lag).await? == 0.0).then_some(())
-    })
-    .await;
+    let lag = "kafka_consumer_lag_messages{partition=\"0\",topic=\"device-data\"}";
+    second.wait_metric(lag, 0.0).await;
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn latest_skips_what_was_there_before() {
+async fn latest_skips_earlier_records() {
     let kafka = Kafka::new(&["device-data"]);
     kafka
         .send("device-data", message("before", now(), "temperature", 1.0))
@@ -90,12 +88,12 @@ async fn latest_skips_what_was_there_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kafka_that_is_down_is_said_and_waited_for() {
+async fn an_unreachable_kafka_is_reported_and_reconnected() {
     let kafka = Kafka::new(&["device-data"]);
     kafka
         .send("device-data", message("d", now(), "temperature", 1.0))
         .await;
-    kafka.cluster.broker_down(-1).unwrap();
+    kafka.down();
     let service = Service::start(config(&kafka.brokers())).await;
     let reason = wait_for("a reason", async || {
         let (status, report) = service.readyz().await;
@@ -104,16 +102,13 @@ async fn a_kafka_that_is_down_is_said_and_waited_for() {
     })
     .await;
     assert!(reason.starts_with("brokers not reachable: "), "{reason}");
-    kafka.cluster.broker_up(-1).unwrap();
+    kafka.up();
     service.wait_consumed(1).await;
     service.wait_ready().await;
 
-    kafka.cluster.broker_down(-1).unwrap();
-    wait_for("it to be noticed", async || {
-        (service.readyz().await.0 == 503).then_some(())
-    })
-    .await;
-    kafka.cluster.broker_up(-1).unwrap();
+    kafka.down();
+    wait_for("it to be noticed", async || service.readyz().await.0 == 503).await;
+    kafka.up();
     service.wait_ready().await;
     kafka
         .send("device-data", message("d", now(), "temperature", 2.0))
@@ -123,14 +118,11 @@ async fn a_kafka_that_is_down_is_said_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_stops_while_kafka_is_down() {
+async fn a_consumer_stops_while_kafka_is_down() {
     let kafka = Kafka::new(&["device-data"]);
-    kafka.cluster.broker_down(-1).unwrap();
+    kafka.down();
     let service = Service::start(config(&kafka.brokers())).await;
-    wait_for("the start", async || {
-        (service.readyz().await.0 == 503).then_some(())
-    })
-    .await;
+    wait_for("the start", async || service.readyz().await.0 == 503).await;
     service.stop().await;
 }
 
@@ -143,7 +135,7 @@ fn messages(from: i64, to: i64) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_topic_is_read_from_its_begin_beside_a_quiet_one() {
+async fn a_new_topic_is_read_from_its_start_beside_an_idle_one() {
     let kafka = Kafka::new(&["device-data"]);
     kafka.send_all("device-data", &messages(0, 10)).await;
     let service = Service::start(waiting_config(&kafka.brokers())).await;
@@ -155,14 +147,14 @@ async fn a_new_topic_is_read_from_its_begin_beside_a_quiet_one() {
         total += 5_000;
         service.wait_consumed(total).await;
     }
-    // The quiet one is still read, too.
+    // The idle one is still read, too.
     kafka.send_all("device-data", &messages(10, 20)).await;
     service.wait_consumed(total + 10).await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_offset_out_of_range_is_looked_up_and_reading_goes_on() {
+async fn reading_continues_after_an_offset_out_of_range() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;
     let devices = async |count: i64| {
@@ -174,7 +166,7 @@ async fn an_offset_out_of_range_is_looked_up_and_reading_goes_on() {
     devices(100).await;
     for round in 1..4 {
         let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
-        kafka.cluster.request_errors(RDKafkaApiKey::Fetch, &[error]);
+        kafka.request_errors(RDKafkaApiKey::Fetch, &[error]);
         kafka
             .send_all("device-data", &messages(round * 100, round * 100 + 100))
             .await;
@@ -189,13 +181,11 @@ async fn an_offset_out_of_range_is_looked_up_and_reading_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_that_can_not_be_begun_is_said() {
+async fn a_partition_that_cannot_be_read_is_reported() {
     let kafka = Kafka::new(&["device-data"]);
     kafka.send_all("device-data", &messages(0, 1)).await;
     let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 1_000];
-    kafka
-        .cluster
-        .request_errors(RDKafkaApiKey::ListOffsets, &refused);
+    kafka.request_errors(RDKafkaApiKey::ListOffsets, &refused);
     let service = Service::start(config(&kafka.brokers())).await;
     wait_for("the reason", async || {
         let (status, report) = service.readyz().await;
@@ -203,9 +193,7 @@ async fn a_partition_that_can_not_be_begun_is_said() {
         (status == 503 && reason.contains("device-data, partition 0 is not read")).then_some(())
     })
     .await;
-    kafka
-        .cluster
-        .clear_request_errors(RDKafkaApiKey::ListOffsets);
+    kafka.clear_request_errors(RDKafkaApiKey::ListOffsets);
     service.wait_consumed(1).await;
     service.wait_ready().await;
     service.stop().await;

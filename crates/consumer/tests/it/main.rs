@@ -11,7 +11,6 @@ mod outputs;
 mod process;
 mod push;
 mod real;
-mod redis_server;
 mod replay;
 #[cfg(feature = "tls")]
 mod secure;

@@ -1,17 +1,11 @@
-//! What other programs are told: alerts and sealed windows, in Kafka before the offset
-//! moves.
+//! Events for other programs: alerts and sealed windows, in Kafka before the offset moves.
 
-use rdkafka::message::{Message as _, OwnedMessage};
 use serde_json::{Value, json};
 
-use crate::service::{Kafka, Service, config, header, message, now};
-
-fn event(record: &OwnedMessage) -> Value {
-    serde_json::from_slice(record.payload().unwrap()).unwrap()
-}
+use crate::service::{Kafka, Service, config, message, now};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alerts_and_sealed_windows_are_told() {
+async fn alerts_and_sealed_windows_are_published() {
     let kafka = Kafka::new(&["device-data"]);
     let begun = now() / 60_000 * 60_000 - 600_000;
     let send = async |after: i64, value: f64| {
@@ -31,7 +25,7 @@ async fn alerts_and_sealed_windows_are_told() {
     };
     let first = Service::start(settings()).await;
     let alerts = kafka.read("alert-events", 2).await;
-    let (raised, cleared) = (event(&alerts[0]), event(&alerts[1]));
+    let (raised, cleared) = (alerts[0].json(), alerts[1].json());
     assert_eq!(
         (&raised["type"], &cleared["type"]),
         (&json!("alert.created"), &json!("alert.cleared"))
@@ -44,7 +38,7 @@ async fn alerts_and_sealed_windows_are_told() {
     assert_eq!(raised["data"]["id"], cleared["data"]["id"]);
     let time: jiff::Timestamp = raised["timestamp"].as_str().unwrap().parse().unwrap();
     assert_eq!(time.as_millisecond(), begun + 1_000);
-    assert_eq!(alerts[0].key(), Some(&b"default/default/d1"[..]));
+    assert_eq!(alerts[0].key(), Some("default/default/d1"));
     for (name, value) in [
         ("ce_id", raised["id"].as_str().unwrap()),
         ("ce_type", "alert.created"),
@@ -52,10 +46,10 @@ async fn alerts_and_sealed_windows_are_told() {
         ("ce_source", "/iot-consumer/device-data/0"),
         ("content-type", "application/json"),
     ] {
-        assert_eq!(header(&alerts[0], name).as_deref(), Some(value), "{name}");
+        assert_eq!(alerts[0].header(name), Some(value), "{name}");
     }
     let windows = kafka.read("device-aggregates", 1).await;
-    let sealed = event(&windows[0]);
+    let sealed = windows[0].json();
     assert_eq!(sealed["type"], "window.sealed");
     let data = &sealed["data"];
     assert_eq!(
@@ -76,12 +70,12 @@ async fn alerts_and_sealed_windows_are_told() {
     assert_eq!(first.metric(published).await, Some(1.0));
     first.stop().await;
 
-    // A second one with a memory of its own tells the same again, under the same ids.
+    // A second one with a state of its own publishes the same events under the same ids.
     let second = Service::start(settings()).await;
     let again = kafka.read("alert-events", 4).await;
     let mut ids: Vec<Value> = again
         .iter()
-        .map(|record| event(record)["id"].clone())
+        .map(|record| record.json()["id"].clone())
         .collect();
     ids.sort_by_key(Value::to_string);
     ids.dedup();
@@ -90,7 +84,7 @@ async fn alerts_and_sealed_windows_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_told_what_nobody_wants_to_know() {
+async fn no_topics_are_created_for_outputs_that_are_off() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;
     kafka

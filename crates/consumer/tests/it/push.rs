@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use testkit::wait_for;
 
-use crate::service::{Kafka, Seen, Service, config, message, now, wait_for};
+use crate::service::{Kafka, Seen, Service, config, message, now};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_gets_a_snapshot_and_then_every_change() {
@@ -46,7 +47,7 @@ async fn a_client_gets_a_snapshot_and_then_every_change() {
         20.0
     );
 
-    // Another sensor of the same device: only that one is told.
+    // Another sensor of the same device: only its value is sent.
     kafka
         .send(
             "device-data",
@@ -125,7 +126,7 @@ async fn nothing_is_missed_between_snapshot_and_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_read_is_closed_as_too_slow() {
+async fn a_client_that_does_not_read_is_disconnected_as_slow() {
     let kafka = Kafka::new(&["device-data"]);
     let mut settings = config(&kafka.brokers());
     settings.push.queue = 8;
@@ -193,7 +194,7 @@ async fn a_client_that_reads_survives_a_backlog_of_alerts() {
     settings.detect.toggling.enabled = false;
     let service = Service::start(settings).await;
     let mut client = service.connect().await;
-    // It comes while the backlog is read; the last change is told in any case.
+    // It connects while the backlog is read; the last change is sent in any case.
     let mut before = 0;
     while before < begun + MESSAGES - 1 {
         let alert = client.of_type("alert").await;
@@ -209,7 +210,7 @@ async fn a_client_that_reads_survives_a_backlog_of_alerts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_other_sites_may_not_connect() {
+async fn connections_from_other_origins_are_refused() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;
     let response = reqwest::Client::new()
@@ -227,7 +228,7 @@ async fn pages_of_other_sites_may_not_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_are_told_that_the_service_stops() {
+async fn clients_are_closed_with_1001_when_the_service_stops() {
     let kafka = Kafka::new(&["device-data"]);
     let service = Service::start(config(&kafka.brokers())).await;
     let mut client = service.connect().await;

@@ -1,66 +1,45 @@
-//! What the mock cluster can't show: groups that rebalance, topics that are
-//! created, and logs that are cut, on a real Kafka.
-
-use std::time::Duration;
+//! What the mock cluster does not do: groups that rebalance, topics that are created, and
+//! logs that are truncated, on a real Kafka.
 
 use futures::future::join_all;
 use iot_consumer::ConsumerConfig;
 use iot_kafka::security::SecurityProtocol;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::message::Message as _;
+use rdkafka::admin::{NewPartitions, NewTopic, TopicReplication};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::util::Timeout;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
+use testkit::kafka::{admin, admin_options, create, producer, read, send, send_all};
+use testkit::stack::{kafka_brokers, unique, variable};
+use testkit::wait_for;
 
-use crate::service::{
-    DEADLINE, Endpoints, Service, header, message, now, producer, read, wait_for, waiting_config,
-};
+use crate::service::{Service, message, now, waiting_config};
 
 const PARTITIONS: &str = "kafka_consumer_active_partitions";
-
-/// What the stack has said.
-pub(crate) fn environment(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: scripts/stack env"))
-}
 
 /// A real Kafka, and names that no other test uses.
 pub(crate) struct Real {
     pub(crate) brokers: String,
+    /// Name of the group, and of the topic where a test needs only one.
     pub(crate) run: String,
+    /// When the test began, in milliseconds since the epoch.
+    pub(crate) begun: i64,
     pub(crate) producer: FutureProducer,
-    admin: AdminClient<DefaultClientContext>,
 }
 
 impl Real {
     pub(crate) fn new(name: &str) -> Self {
-        let brokers = std::env::var("KAFKA_BROKERS").expect(
-            "KAFKA_BROKERS must name a real Kafka: scripts/stack up, then scripts/stack env",
-        );
-        let admin = ClientConfig::new()
-            .set("bootstrap.servers", &brokers)
-            .create()
-            .unwrap();
-        let run = format!("{name}-{}", now());
+        let brokers = kafka_brokers();
         Self {
             producer: producer(&brokers),
             brokers,
-            run,
-            admin,
+            run: unique(name),
+            begun: now(),
         }
     }
 
     pub(crate) async fn create(&self, topic: &str, partitions: i32) {
         let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
             .set("max.message.bytes", "8388608");
-        for result in self
-            .admin
-            .create_topics([&topic], &AdminOptions::new())
-            .await
-            .unwrap()
-        {
-            result.unwrap();
-        }
+        create(&self.brokers, topic).await;
     }
 
     /// Settings of a consumer that reads `topics` only.
@@ -76,8 +55,7 @@ impl Real {
         let record = FutureRecord::<(), [u8]>::to(topic)
             .partition(partition)
             .payload(payload);
-        let sent = self.producer.send(record, Timeout::After(DEADLINE)).await;
-        sent.map_err(|(error, _)| error).unwrap();
+        send(&self.producer, record).await;
     }
 
     /// So many messages to each partition, every one from a device of its own.
@@ -98,13 +76,6 @@ impl Real {
     }
 }
 
-pub(crate) async fn wait_metric(service: &Endpoints, name: &str, value: f64) {
-    wait_for(&format!("{name} to be {value}"), async || {
-        (service.metric(name).await? == value).then_some(())
-    })
-    .await;
-}
-
 async fn devices(service: &Service) -> u64 {
     service.get("/api/v1/devices").await.1["total"]
         .as_u64()
@@ -119,20 +90,20 @@ async fn consumers_share_partitions_and_take_over() {
     kafka.create(&topic, 4).await;
     kafka.send_each(&topic, 4, 0..10).await;
     let first = Service::start(kafka.config(&[&topic])).await;
-    wait_metric(&first, PARTITIONS, 4.0).await;
+    first.wait_metric(PARTITIONS, 4.0).await;
     first.wait_consumed(40).await;
     let second = Service::start(kafka.config(&[&topic])).await;
-    wait_metric(&second, PARTITIONS, 2.0).await;
-    wait_metric(&first, PARTITIONS, 2.0).await;
+    second.wait_metric(PARTITIONS, 2.0).await;
+    first.wait_metric(PARTITIONS, 2.0).await;
     kafka.send_each(&topic, 4, 10..20).await;
-    // The second one has a memory of its own and reads its half from the begin.
+    // The second one has a state of its own and reads its half from the start.
     second.wait_consumed(40).await;
     first.wait_consumed(60).await;
     assert_eq!((devices(&first).await, devices(&second).await), (40, 40));
 
     second.stop().await;
-    wait_metric(&first, PARTITIONS, 4.0).await;
-    // It goes on where its own memory of those partitions ends.
+    first.wait_metric(PARTITIONS, 4.0).await;
+    // It continues where its own state of those partitions ends.
     first.wait_consumed(80).await;
     kafka.send_each(&topic, 4, 20..21).await;
     first.wait_consumed(84).await;
@@ -142,7 +113,7 @@ async fn consumers_share_partitions_and_take_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_login_with_a_password_reads_and_writes_dead_letters() {
+async fn records_and_dead_letters_pass_with_a_password() {
     let kafka = Real::new("login");
     let topic = kafka.run.clone();
     kafka.create(&topic, 1).await;
@@ -150,15 +121,15 @@ async fn a_login_with_a_password_reads_and_writes_dead_letters() {
     kafka.send(&topic, 0, b"no message").await;
     let mut config = kafka.config(&[&topic]);
     let letters = config.dead_letter.topic.clone();
-    config.kafka.brokers = vec![environment("KAFKA_SASL_BROKERS")];
+    config.kafka.brokers = vec![variable("KAFKA_SASL_BROKERS")];
     config.kafka.security.protocol = SecurityProtocol::SaslPlaintext;
-    config.kafka.security.username = environment("KAFKA_USERNAME");
-    config.kafka.security.password = environment("KAFKA_PASSWORD").as_str().into();
+    config.kafka.security.username = variable("KAFKA_USERNAME");
+    config.kafka.security.password = variable("KAFKA_PASSWORD").as_str().into();
     let service = Service::start(config).await;
     service.wait_consumed(11).await;
     assert_eq!(devices(&service).await, 10);
-    let letters = read(&kafka.brokers, &letters, 1, 1).await;
-    assert_eq!(letters[0].payload(), Some(&b"no message"[..]));
+    let letters = read(&kafka.brokers, &letters, 1).await;
+    assert_eq!(letters[0].payload, b"no message");
     service.stop().await;
 }
 
@@ -172,8 +143,8 @@ async fn records_deleted_before_they_were_read_are_counted() {
     let first = Service::start(kafka.config(&[&topic])).await;
     first.wait_consumed(20).await;
     let second = Service::start(kafka.config(&[&topic])).await;
-    wait_metric(&first, PARTITIONS, 1.0).await;
-    wait_metric(&second, PARTITIONS, 1.0).await;
+    first.wait_metric(PARTITIONS, 1.0).await;
+    second.wait_metric(PARTITIONS, 1.0).await;
     kafka.send_each(&topic, 2, 10..20).await;
     second.wait_consumed(20).await;
     first.wait_consumed(30).await;
@@ -182,14 +153,14 @@ async fn records_deleted_before_they_were_read_are_counted() {
         cut.add_partition_offset(&topic, partition, Offset::Offset(18))
             .unwrap();
     }
-    kafka
-        .admin
-        .delete_records(&cut, &AdminOptions::new())
-        .await
-        .unwrap();
+    let admin = admin(&kafka.brokers);
+    let deleted = admin.delete_records(&cut, &admin_options()).await;
+    deleted.unwrap();
     second.stop().await;
-    // Its memory of the partition ends at 10, and the log begins at 18 now.
-    wait_metric(&first, "kafka_consumer_lost_records_total", 8.0).await;
+    // Its state of the partition ends at 10, and the log starts at 18 now.
+    first
+        .wait_metric("kafka_consumer_lost_records_total", 8.0)
+        .await;
     first.wait_consumed(32).await;
     assert_eq!(first.readyz().await.0, 200);
     first.stop().await;
@@ -197,7 +168,7 @@ async fn records_deleted_before_they_were_read_are_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn partitions_that_are_added_are_read() {
+async fn added_partitions_are_read() {
     let mut kafka = Real::new("added");
     let topic = kafka.run.clone();
     kafka.create(&topic, 2).await;
@@ -205,13 +176,11 @@ async fn partitions_that_are_added_are_read() {
     let service = Service::start(kafka.config(&[&topic])).await;
     service.wait_consumed(20).await;
     let more = NewPartitions::new(&topic, 4);
-    let added = kafka
-        .admin
-        .create_partitions([&more], &AdminOptions::new())
-        .await;
-    assert!(added.unwrap().iter().all(Result::is_ok));
-    wait_metric(&service, PARTITIONS, 4.0).await;
-    // The producer so far knows of two.
+    let admin = admin(&kafka.brokers);
+    let added = admin.create_partitions([&more], &admin_options()).await;
+    added.unwrap().remove(0).unwrap();
+    service.wait_metric(PARTITIONS, 4.0).await;
+    // The old producer knows of two.
     kafka.producer = producer(&kafka.brokers);
     kafka.send_each(&topic, 4, 10..20).await;
     service.wait_consumed(60).await;
@@ -221,11 +190,11 @@ async fn partitions_that_are_added_are_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_new_bridged_topic_is_found_and_its_bad_input_kept() {
+async fn a_new_bridged_topic_is_found_and_its_invalid_input_is_a_dead_letter() {
     let kafka = Real::new("bridged");
     let pattern = format!("^{}\\.[a-z]+$", kafka.run);
     let mut settings = kafka.config(&[&pattern]);
-    // As a user would have it: the interval is the service's own.
+    // The service's own interval, as users have it.
     settings
         .kafka
         .properties
@@ -264,15 +233,15 @@ async fn a_new_bridged_topic_is_found_and_its_bad_input_kept() {
     let path = format!("/api/v1/devices/{}/plant/d2", kafka.run);
     assert_eq!(service.get(&path).await.0, 200);
     // The service has created the topic for dead letters, with room for large ones.
-    let letters = read(&kafka.brokers, &format!("iot.{}", kafka.run), 1, 1).await;
-    assert_eq!(letters[0].payload(), Some(&huge[..]));
-    assert_eq!(header(&letters[0], "dlq-topic"), Some(topic));
+    let letters = read(&kafka.brokers, &format!("iot.{}", kafka.run), 1).await;
+    assert_eq!(letters[0].payload, huge);
+    assert_eq!(letters[0].header("dlq-topic"), Some(&*topic));
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_new_topic_is_read_from_its_begin_beside_a_quiet_one() {
+async fn a_new_topic_is_read_from_its_start_beside_an_idle_one() {
     const MESSAGES: i32 = 5_000;
     let kafka = Real::new("late");
     let quiet = format!("{}.quiet", kafka.run);
@@ -302,16 +271,16 @@ async fn a_client_that_reads_survives_a_backlog_of_alerts() {
     // Every message changes the alert of one device.
     let begun = now() - 3_600_000;
     for first in (0..MESSAGES).step_by(10_000) {
-        let sent = (first..first + 10_000).map(|number| {
+        let payloads = (first..first + 10_000).map(|number| {
             let value = if number % 2 == 0 { 60.0 } else { 20.0 };
-            let payload = message("d", begun + number, "temperature", value).to_string();
-            let record = FutureRecord::<(), str>::to(&topic).partition(0);
-            let queued = kafka.producer.send_result(record.payload(&payload));
-            queued.map_err(|(error, _)| error).unwrap()
+            message("d", begun + number, "temperature", value).to_string()
         });
-        for sent in join_all(sent.collect::<Vec<_>>()).await {
-            sent.unwrap().map_err(|(error, _)| error).unwrap();
-        }
+        let payloads: Vec<_> = payloads.collect();
+        let records = payloads.iter().map(|payload| {
+            let record = FutureRecord::<(), str>::to(&topic).partition(0);
+            record.payload(payload)
+        });
+        send_all(&kafka.producer, records).await;
     }
     let mut settings = kafka.config(&[&topic]);
     // Two values in turn are another alert, which has repeats of its own.
@@ -336,32 +305,24 @@ async fn a_long_backlog_is_read_once_and_completely() {
     let topic = kafka.run.clone();
     kafka.create(&topic, 2).await;
     let sent = async |partition: i32| {
-        let mut confirmed = Vec::new();
-        for number in 0..MESSAGES / 2 {
-            let sent =
-                message(&format!("d{}", number % 100), now(), "temperature", 20.0).to_string();
-            let record = FutureRecord::<(), str>::to(&topic)
-                .partition(partition)
-                .payload(&sent);
-            let queued = kafka
-                .producer
-                .send_result(record)
-                .map_err(|(error, _)| error);
-            confirmed.push(queued.unwrap());
-            if confirmed.len() >= 10_000 {
-                join_all(confirmed.drain(..)).await;
-            }
+        for first in (0..MESSAGES / 2).step_by(10_000) {
+            let payloads = (first..first + 10_000).map(|number| {
+                let device = format!("d{}", number % 100);
+                message(&device, now(), "temperature", 20.0).to_string()
+            });
+            let payloads: Vec<_> = payloads.collect();
+            let records = payloads.iter().map(|payload| {
+                let record = FutureRecord::<(), str>::to(&topic).partition(partition);
+                record.payload(payload)
+            });
+            send_all(&kafka.producer, records).await;
         }
-        join_all(confirmed).await;
     };
     tokio::join!(sent(0), sent(1));
     let service = Service::start(kafka.config(&[&topic])).await;
     service.wait_consumed(MESSAGES as u64).await;
-    tokio::time::timeout(Duration::from_secs(60), async {
-        wait_metric(&service, "kafka_consumer_paused_partitions", 0.0).await;
-    })
-    .await
-    .unwrap();
+    let paused = "kafka_consumer_paused_partitions";
+    service.wait_metric(paused, 0.0).await;
     assert_eq!(
         service.metric("iot_readings_total").await,
         Some(f64::from(MESSAGES))
@@ -372,7 +333,7 @@ async fn a_long_backlog_is_read_once_and_completely() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_named_member_that_comes_back_has_its_partitions_without_a_rebalance() {
+async fn a_static_member_that_returns_gets_its_partitions_without_a_rebalance() {
     let kafka = Real::new("static");
     let topic = kafka.run.clone();
     kafka.create(&topic, 4).await;
@@ -384,18 +345,18 @@ async fn a_named_member_that_comes_back_has_its_partitions_without_a_rebalance()
         config
     };
     let stays = Service::start(config("stays")).await;
-    wait_metric(&stays, PARTITIONS, 4.0).await;
+    stays.wait_metric(PARTITIONS, 4.0).await;
     let leaves = Service::start(config("leaves")).await;
-    wait_metric(&leaves, PARTITIONS, 2.0).await;
-    wait_metric(&stays, PARTITIONS, 2.0).await;
+    leaves.wait_metric(PARTITIONS, 2.0).await;
+    stays.wait_metric(PARTITIONS, 2.0).await;
     let revoked = "kafka_consumer_rebalances_total{event=\"revoked\"}";
     let timed = "kafka_consumer_rebalance_duration_seconds_count{event=\"revoked\"}";
-    wait_metric(&stays, timed, 1.0).await;
+    stays.wait_metric(timed, 1.0).await;
     leaves.stop().await;
     let back = Service::start(config("leaves")).await;
-    wait_metric(&back, PARTITIONS, 2.0).await;
+    back.wait_metric(PARTITIONS, 2.0).await;
     kafka.send_each(&topic, 4, 5..10).await;
-    // Its memory is new: it reads its half from the begin.
+    // Its state is new: it reads its half from the start.
     back.wait_consumed(20).await;
     assert_eq!(stays.metric(PARTITIONS).await, Some(2.0));
     assert_eq!(stays.metric(revoked).await, Some(1.0), "the first join's");

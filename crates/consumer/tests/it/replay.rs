@@ -1,13 +1,14 @@
 //! `iot-consumer replay` on a real Kafka.
 
-use std::process::{Command, Output};
-
-use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
+use testkit::kafka::{read, send};
+use testkit::process::Run;
 
+use crate::process::consumer;
 use crate::real::Real;
-use crate::service::{DEADLINE, header, message, now, read};
+use crate::service::{message, now};
 
 /// Messages of two devices in two partitions, a second apart; returns the time of the
 /// first.
@@ -25,17 +26,14 @@ async fn fill(kafka: &Real, topic: &str) -> i64 {
             .headers(OwnedHeaders::new().insert(Header { key, value: label }))
             .key(&device)
             .payload(&payload);
-        let sent = kafka.producer.send(record, DEADLINE).await;
-        sent.map_err(|(error, _)| error).unwrap();
+        send(&kafka.producer, record).await;
     }
     first
 }
 
-fn replay(kafka: &Real, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iot-consumer"));
-    command.arg("replay").args(args);
-    command.args(["--set", &format!("kafka.brokers={}", kafka.brokers)]);
-    command.output().unwrap()
+async fn replay(kafka: &Real, args: &[&str]) -> Run {
+    let replay = consumer(&["replay"]).args(args);
+    replay.set("kafka.brokers", &kafka.brokers).run().await
 }
 
 fn moment(millis: i64) -> String {
@@ -46,18 +44,18 @@ fn moment(millis: i64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_part_of_the_log_is_read_again_in_its_order() {
+async fn a_range_of_the_log_is_replayed_in_order() {
     let kafka = Real::new("replay");
     let topic = kafka.run.clone();
     kafka.create(&topic, 3).await;
     let first = fill(&kafka, &topic).await;
     let (from, to) = (moment(first + 2_000), moment(first + 8_000));
-    let output = replay(&kafka, &["--topic", &topic, "--from", &from, "--to", &to]);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    assert_eq!(errors.trim(), "6 records replayed");
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<Value> = lines
+    let part = ["--topic", &topic, "--from", &from, "--to", &to];
+    let replayed = replay(&kafka, &part).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    assert_eq!(replayed.stderr.trim(), "6 records replayed");
+    let lines: Vec<Value> = replayed
+        .stdout
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
@@ -78,29 +76,19 @@ async fn a_part_of_the_log_is_read_again_in_its_order() {
     let wanted = [
         "--topic", &topic, "--from", "2m", "--device", "d1", "--sink", &copy,
     ];
-    let output = replay(&kafka, &wanted);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let copies = read(&kafka.brokers, &copy, 1, 5).await;
-    assert!(copies.iter().all(|record| record.key() == Some(&b"d1"[..])));
+    let replayed = replay(&kafka, &wanted).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    let copies = read(&kafka.brokers, &copy, 5).await;
+    assert!(copies.iter().all(|record| record.key() == Some("d1")));
     let origin = format!("{topic}/1/0");
-    assert_eq!(
-        header(&copies[0], "replay-of").as_deref(),
-        Some(origin.as_str())
-    );
-    assert_eq!(
-        header(&copies[0], "iot-label").as_deref(),
-        Some("temperature=spike")
-    );
-    assert_eq!(copies[0].timestamp().to_millis(), Some(first + 1_000));
+    assert_eq!(copies[0].header("replay-of"), Some(origin.as_str()));
+    assert_eq!(copies[0].header("iot-label"), Some("temperature=spike"));
+    assert_eq!(copies[0].timestamp, Some(first + 1_000));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_replay_that_can_not_be_says_why() {
+async fn an_impossible_replay_is_refused_with_the_reason() {
     let kafka = Real::new("replay");
     let topic = kafka.run.clone();
     kafka.create(&topic, 1).await;
@@ -119,11 +107,10 @@ async fn a_replay_that_can_not_be_says_why() {
             "is reserved",
         ),
     ] {
-        let output = replay(&kafka, args);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
-        assert!(errors.contains(expected), "{errors}");
+        let refused = replay(&kafka, args).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(expected), "{refused:?}");
     }
-    let nothing = replay(&kafka, &["--topic", &topic, "--from", "1h"]);
-    assert!(nothing.status.success() && nothing.stdout.is_empty());
+    let nothing = replay(&kafka, &["--topic", &topic, "--from", "1h"]).await;
+    assert_eq!((nothing.code, &*nothing.stdout), (Some(0), ""));
 }

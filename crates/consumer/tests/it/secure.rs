@@ -3,10 +3,12 @@
 
 use iot_consumer::ConsumerConfig;
 use iot_kafka::security::{SaslMechanism, SecurityProtocol};
-use rdkafka::message::Message as _;
+use testkit::kafka::read;
+use testkit::stack::variable;
+use testkit::wait_for;
 
-use crate::real::{Real, environment};
-use crate::service::{Service, read, wait_for};
+use crate::real::Real;
+use crate::service::Service;
 
 /// Reads a message, and writes a dead letter, through a listener of the Kafka.
 async fn consumes(name: &str, listener: &str, secure: impl FnOnce(&mut ConsumerConfig)) {
@@ -16,38 +18,38 @@ async fn consumes(name: &str, listener: &str, secure: impl FnOnce(&mut ConsumerC
     kafka.send_each(&topic, 1, 0..1).await;
     kafka.send(&topic, 0, b"no message").await;
     let mut config = kafka.config(&[&topic]);
-    config.kafka.brokers = vec![environment(listener)];
-    config.kafka.security.ca_file = environment("KAFKA_CERT_FILE");
+    config.kafka.brokers = vec![variable(listener)];
+    config.kafka.security.ca_file = variable("KAFKA_CERT_FILE");
     secure(&mut config);
     let letters = config.dead_letter.topic.clone();
     let service = Service::start(config).await;
     service.wait_consumed(2).await;
-    let letters = read(&kafka.brokers, &letters, 1, 1).await;
-    assert_eq!(letters[0].payload(), Some(&b"no message"[..]));
+    let letters = read(&kafka.brokers, &letters, 1).await;
+    assert_eq!(letters[0].payload, b"no message");
     service.wait_ready().await;
     service.stop().await;
 }
 
 fn login(config: &mut ConsumerConfig) {
     config.kafka.security.protocol = SecurityProtocol::SaslSsl;
-    config.kafka.security.username = environment("KAFKA_USERNAME");
-    config.kafka.security.password = environment("KAFKA_PASSWORD").as_str().into();
+    config.kafka.security.username = variable("KAFKA_USERNAME");
+    config.kafka.security.password = variable("KAFKA_PASSWORD").as_str().into();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_certificate_of_the_client_is_enough() {
+async fn records_and_dead_letters_pass_with_a_client_certificate() {
     consumes("certificate", "KAFKA_TLS_BROKERS", |config| {
         config.kafka.security.protocol = SecurityProtocol::Ssl;
-        config.kafka.security.cert_file = environment("KAFKA_CERT_FILE");
-        config.kafka.security.key_file = environment("KAFKA_KEY_FILE");
+        config.kafka.security.cert_file = variable("KAFKA_CERT_FILE");
+        config.kafka.security.key_file = variable("KAFKA_KEY_FILE");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_login_by_challenge_over_tls_consumes() {
+async fn records_and_dead_letters_pass_with_scram_over_tls() {
     for (name, mechanism) in [
         ("scram-256", SaslMechanism::ScramSha256),
         ("scram-512", SaslMechanism::ScramSha512),
@@ -62,10 +64,10 @@ async fn a_login_by_challenge_over_tls_consumes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_broker_that_is_not_trusted_is_told() {
+async fn an_untrusted_certificate_is_reported() {
     let kafka = Real::new("untrusted");
     let mut config = kafka.config(&[&kafka.run]);
-    config.kafka.brokers = vec![environment("KAFKA_SASL_TLS_BROKERS")];
+    config.kafka.brokers = vec![variable("KAFKA_SASL_TLS_BROKERS")];
     login(&mut config);
     let service = Service::start(config).await;
     wait_for("the reason", async || {

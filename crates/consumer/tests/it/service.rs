@@ -1,41 +1,24 @@
-//! What every test needs: a Kafka, a consumer, and ways to look at them.
+//! What every test needs: a Kafka, a consumer, and clients of both.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::{SinkExt, StreamExt};
 use iot_consumer::ConsumerConfig;
 use iot_service::Listeners;
 use iot_service::config::{HumanDuration, Live};
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message as _, OwnedMessage};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
-use rdkafka::util::Timeout;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use serde_json::{Value, json};
+use testkit::http::{self, Ops};
+use testkit::kafka::{MockKafka, producer, send, send_all};
+use testkit::{DEADLINE, in_time};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
-
-/// Generous: builds share their machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
-
-/// Waits until `check` gives something.
-pub(crate) async fn wait_for<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = check().await {
-            return found;
-        }
-        assert!(begun.elapsed() < DEADLINE, "waited too long for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 pub(crate) fn now() -> i64 {
     SystemTime::now()
@@ -53,120 +36,55 @@ pub(crate) fn message(device: &str, timestamp: i64, sensor: &str, value: f64) ->
     })
 }
 
-/// A mock cluster with topics of one partition.
+/// A mock cluster, and what sends to it.
 pub(crate) struct Kafka {
-    pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
+    cluster: MockKafka,
     producer: FutureProducer,
 }
 
 impl Kafka {
+    /// With these topics, of one partition each.
     pub(crate) fn new(topics: &[&str]) -> Self {
-        let cluster = MockCluster::new(1).unwrap();
-        let kafka = Self {
-            producer: producer(&cluster.bootstrap_servers()),
+        let cluster = MockKafka::start(topics);
+        Self {
+            producer: producer(&cluster.brokers()),
             cluster,
-        };
-        topics.iter().for_each(|topic| kafka.create(topic, 1));
-        kafka
-    }
-
-    pub(crate) fn create(&self, topic: &str, partitions: i32) {
-        self.cluster.create_topic(topic, partitions, 1).unwrap();
+        }
     }
 
     /// Whether there is such a topic.
     pub(crate) fn has(&self, topic: &str) -> bool {
-        let reader: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", self.brokers())
-            .create()
-            .unwrap();
-        let metadata = reader.fetch_metadata(None, DEADLINE).unwrap();
+        let client = self.producer.client();
+        let metadata = client.fetch_metadata(None, DEADLINE).unwrap();
         metadata.topics().iter().any(|found| found.name() == topic)
     }
 
-    pub(crate) fn brokers(&self) -> String {
-        self.cluster.bootstrap_servers()
-    }
-
     pub(crate) async fn send(&self, topic: &str, payload: impl ToString) {
-        send(&self.producer, topic, payload.to_string().as_bytes()).await;
+        self.send_bytes(topic, payload.to_string().as_bytes()).await;
     }
 
     pub(crate) async fn send_bytes(&self, topic: &str, payload: &[u8]) {
-        send(&self.producer, topic, payload).await;
+        send(&self.producer, record(topic, payload)).await;
     }
 
     /// Many messages at once, in order.
     pub(crate) async fn send_all(&self, topic: &str, payloads: &[String]) {
-        let sent = payloads
-            .iter()
-            .map(|payload| send(&self.producer, topic, payload.as_bytes()));
-        futures::future::join_all(sent).await;
-    }
-
-    /// Everything in a topic, once there is `count` of it. One that appears at
-    /// first use has four partitions here.
-    pub(crate) async fn read(&self, topic: &str, count: usize) -> Vec<OwnedMessage> {
-        read(&self.brokers(), topic, 4, count).await
+        let records = payloads.iter().map(|text| record(topic, text.as_bytes()));
+        send_all(&self.producer, records).await;
     }
 }
 
-pub(crate) async fn read(
-    brokers: &str,
-    topic: &str,
-    partitions: i32,
-    count: usize,
-) -> Vec<OwnedMessage> {
-    let reader: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "reader")
-        .create()
-        .unwrap();
-    let mut list = rdkafka::TopicPartitionList::new();
-    for partition in 0..partitions {
-        list.add_partition_offset(topic, partition, rdkafka::Offset::Beginning)
-            .unwrap();
+impl Deref for Kafka {
+    type Target = MockKafka;
+
+    fn deref(&self) -> &MockKafka {
+        &self.cluster
     }
-    reader.assign(&list).unwrap();
-    let mut found = Vec::new();
-    wait_for(&format!("{count} records in {topic}"), async || {
-        while let Some(message) = reader.poll(Duration::from_millis(10)) {
-            // The topic may not exist yet.
-            found.extend(message.ok().map(|message| message.detach()));
-        }
-        (found.len() >= count).then_some(())
-    })
-    .await;
-    found
 }
 
-pub(crate) fn producer(brokers: &str) -> FutureProducer {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("message.max.bytes", "8388608")
-        .set("linger.ms", "5")
-        .create()
-        .unwrap()
-}
-
-pub(crate) async fn send(producer: &FutureProducer, topic: &str, payload: &[u8]) {
-    let record = FutureRecord::<[u8], [u8]>::to(topic)
-        .payload(payload)
-        .key(b"key");
-    producer
-        .send(record, Timeout::After(DEADLINE))
-        .await
-        .map_err(|(error, _)| error)
-        .unwrap();
-}
-
-/// A header as text.
-pub(crate) fn header(message: &OwnedMessage, name: &str) -> Option<String> {
-    let header = message
-        .headers()?
-        .iter()
-        .find(|header| header.key == name)?;
-    Some(String::from_utf8_lossy(header.value?).into_owned())
+/// A record with the key `key`.
+pub(crate) fn record<'r>(topic: &'r str, payload: &'r [u8]) -> FutureRecord<'r, [u8], [u8]> {
+    FutureRecord::to(topic).payload(payload).key(b"key")
 }
 
 /// Settings that suit a mock cluster.
@@ -191,7 +109,7 @@ pub(crate) fn waiting_config(brokers: &str) -> ConsumerConfig {
 
 /// Where a consumer answers.
 pub(crate) struct Endpoints {
-    pub(crate) ops: SocketAddr,
+    pub(crate) ops: Ops,
     pub(crate) http: SocketAddr,
 }
 
@@ -220,7 +138,7 @@ impl Service {
         let task = tokio::spawn(iot_consumer::run(config, listeners, stop.clone()));
         Self {
             at: Endpoints {
-                ops: ops_address,
+                ops: Ops(ops_address),
                 http: http_address,
             },
             stop,
@@ -231,9 +149,7 @@ impl Service {
     /// Stops it in order.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        let ended = tokio::time::timeout(DEADLINE, self.task)
-            .await
-            .expect("it stops");
+        let ended = in_time("the end of the consumer", self.task).await;
         ended.unwrap().unwrap();
     }
 }
@@ -247,47 +163,35 @@ impl Deref for Service {
 }
 
 impl Endpoints {
+    /// Status and JSON at a path of the API.
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
-        let response = reqwest::get(format!("http://{}{path}", self.http))
-            .await
-            .unwrap();
-        let status = response.status().as_u16();
-        (status, response.json().await.unwrap_or_default())
+        let url = format!("http://{}{path}", self.http);
+        let (status, body) = http::get(&url).await.unwrap();
+        (status, serde_json::from_str(&body).unwrap_or_default())
     }
 
     /// Status and report of `/readyz`.
     pub(crate) async fn readyz(&self) -> (u16, Value) {
-        let response = reqwest::get(format!("http://{}/readyz", self.ops))
-            .await
-            .unwrap();
-        let status = response.status().as_u16();
-        (status, response.json().await.unwrap())
+        self.ops.readyz().await.unwrap()
     }
 
     /// A metric, by its name and labels as they stand in the text.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
-        let response = reqwest::get(format!("http://{}/metrics", self.ops))
-            .await
-            .unwrap();
-        let text = response.text().await.unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("{name} ")))?;
-        line.rsplit_once(' ')?.1.parse().ok()
+        self.ops.metric(name).await
     }
 
     pub(crate) async fn wait_ready(&self) {
-        wait_for("readiness", async || {
-            (self.readyz().await.0 == 200).then_some(())
-        })
-        .await;
+        self.ops.wait_ready().await;
+    }
+
+    pub(crate) async fn wait_metric(&self, name: &str, value: f64) {
+        self.ops.wait_metric(name, value).await;
     }
 
     /// Waits until so many messages were processed, and no more.
     pub(crate) async fn wait_consumed(&self, count: u64) {
         let name = "kafka_consumer_messages_consumed_total";
-        let all = async || (self.metric(name).await? as u64 >= count).then_some(());
-        wait_for(&format!("{count} messages"), all).await;
+        self.ops.wait_metric_at_least(name, count as f64).await;
         assert_eq!(self.metric(name).await, Some(count as f64));
     }
 
@@ -337,7 +241,7 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, next).await.expect("a frame")
+        in_time("a frame", next).await
     }
 
     /// The next frame that `wanted` takes.

@@ -1,48 +1,32 @@
 //! `iot-consumer state` on a real Kafka and a real Redis.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use testkit::kafka::send;
+use testkit::process::Run;
+use testkit::redis::RedisServer;
 
-use serde_json::Value;
-
+use crate::process::consumer;
 use crate::real::Real;
-use crate::redis_server::Server;
-use crate::service::{Service, message, now, send};
+use crate::service::{Service, message, now, record};
 
-fn state(kafka: &Real, redis: &Server, args: &[&str], answer: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iot-consumer"));
-    command
-        .arg("state")
-        .args(args)
-        .args(["--topic", &kafka.run]);
-    command.args(["--set", &format!("kafka.brokers={}", kafka.brokers)]);
-    command.args(["--set", &format!("store.url={}", redis.url())]);
-    command.args(["--set", &format!("kafka.group={}", kafka.run)]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // It may have ended without asking.
-    let _ = stdin.write_all(answer.as_bytes());
-    drop(stdin);
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+async fn state(kafka: &Real, redis: &RedisServer, args: &[&str], answer: &str) -> Run {
+    let state = consumer(&["state"]).args(args);
+    let state = state.args(&["--topic", &kafka.run]).settings(&[
+        ("kafka.brokers", &kafka.brokers),
+        ("store.url", &redis.url()),
+        ("kafka.group", &kafka.run),
+    ]);
+    state.input(answer).run().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_device_is_shown_and_a_partition_begins_anew() {
+async fn a_device_is_printed_and_a_partition_is_reset() {
     let kafka = Real::new("tool");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     kafka.create(&kafka.run, 1).await;
     for (device, value) in [("d1", 20.0), ("d2", 30.0), ("d1", 21.0)] {
         let payload = message(device, now(), "temperature", value).to_string();
-        send(&kafka.producer, &kafka.run, payload.as_bytes()).await;
+        send(&kafka.producer, record(&kafka.run, payload.as_bytes())).await;
     }
     let config = || {
         let mut config = kafka.config(&[&kafka.run]);
@@ -53,29 +37,29 @@ async fn a_device_is_shown_and_a_partition_begins_anew() {
     service.wait_consumed(3).await;
     service.stop().await;
 
-    let got = state(&kafka, &redis, &["get", "d1"], "");
-    assert!(got.status.success(), "{}", text(&got.stderr));
-    let device: Value = serde_json::from_slice(&got.stdout).unwrap();
-    assert_eq!(device["readings"]["temperature"]["value"], 21.0);
-    let missing = state(&kafka, &redis, &["get", "d9"], "");
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(text(&missing.stderr).contains("no device \"d9\""));
+    let state = async |args: &[&str], answer: &str| state(&kafka, &redis, args, answer).await;
+    let got = state(&["get", "d1"], "").await;
+    assert_eq!(got.code, Some(0), "{got:?}");
+    assert_eq!(got.json()["readings"]["temperature"]["value"], 21.0);
+    let missing = state(&["get", "d9"], "").await;
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.stderr.contains("no device \"d9\""));
 
-    let refused = state(&kafka, &redis, &["reset", "--to", "earliest"], "no\n");
-    assert_eq!(refused.status.code(), Some(1));
+    let refused = state(&["reset", "--to", "earliest"], "no\n").await;
+    assert_eq!(refused.code, Some(1));
     assert!(
-        text(&refused.stdout).contains("partition 0: 3 -> 0"),
+        refused.stdout.contains("partition 0: 3 -> 0"),
         "{refused:?}"
     );
-    assert!(state(&kafka, &redis, &["get", "d1"], "").status.success());
+    assert_eq!(state(&["get", "d1"], "").await.code, Some(0));
     let outside = ["reset", "--partition", "0", "--to", "4", "--yes"];
-    let outside = state(&kafka, &redis, &outside, "");
-    assert!(text(&outside.stderr).contains("from 0 to 3"), "{outside:?}");
+    let outside = state(&outside, "").await;
+    assert!(outside.stderr.contains("from 0 to 3"), "{outside:?}");
 
     let reset = ["reset", "--partition", "0", "--to", "1"];
-    let reset = state(&kafka, &redis, &reset, "yes\n");
-    assert!(reset.status.success(), "{}", text(&reset.stderr));
-    assert!(!state(&kafka, &redis, &["get", "d1"], "").status.success());
+    let reset = state(&reset, "yes\n").await;
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    assert_ne!(state(&["get", "d1"], "").await.code, Some(0));
     let service = Service::start(config()).await;
     service.wait_consumed(2).await;
     let path = "/api/v1/devices/default/default/d1";
@@ -85,9 +69,9 @@ async fn a_device_is_shown_and_a_partition_begins_anew() {
         (200, &21.0.into())
     );
 
-    // One that runs would not notice.
-    let reset = state(&kafka, &redis, &["reset", "--to", "latest", "--yes"], "");
-    assert_eq!(reset.status.code(), Some(1));
-    assert!(text(&reset.stderr).contains("has 1 members"), "{reset:?}");
+    // A running consumer would not notice a reset.
+    let reset = state(&["reset", "--to", "latest", "--yes"], "").await;
+    assert_eq!(reset.code, Some(1));
+    assert!(reset.stderr.contains("has 1 members"), "{reset:?}");
     service.stop().await;
 }

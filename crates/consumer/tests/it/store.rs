@@ -1,19 +1,20 @@
-//! State in Redis under faults, on a real Kafka: in the end it is what a consumer
-//! has that reads the topic from its begin into memory.
+//! State in Redis under faults, on a real Kafka: in the end it equals the state of a
+//! consumer that reads the topic from its start into memory.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::future::join_all;
 use iot_consumer::{From, Missing};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
+use testkit::kafka::send_all;
+use testkit::redis::RedisServer;
+use testkit::wait_for;
 use tokio::task::JoinHandle;
 
 use crate::process::Process;
-use crate::real::{Real, wait_metric};
-use crate::redis_server::Server;
-use crate::service::{DEADLINE, Endpoints, Service, message, wait_for};
+use crate::real::Real;
+use crate::service::{Endpoints, Service, message};
 
 const MESSAGES: i64 = 20_000;
 const DEVICES: i64 = 20;
@@ -30,29 +31,28 @@ async fn fill(kafka: &Real) -> JoinHandle<()> {
     let begun = begun(kafka);
     tokio::spawn(async move {
         for first in (0..MESSAGES).step_by(500) {
-            let sent = (first..first + 500).map(|number| {
+            let payloads = (first..first + 500).map(|number| {
                 let device = number % DEVICES;
                 let value = 20.0 + (number * 7_919 % 500) as f64 / 10.0;
                 let timestamp = begun + number * STEP;
-                let payload = message(&format!("d{device}"), timestamp, "temperature", value);
-                let payload = payload.to_string();
-                let record = FutureRecord::<(), str>::to(&topic).partition((device % 2) as i32);
-                let queued = producer.send_result(record.payload(&payload));
-                queued.map_err(|(error, _)| error).unwrap()
+                let message = message(&format!("d{device}"), timestamp, "temperature", value);
+                (message.to_string(), (device % 2) as i32)
             });
-            for sent in join_all(sent.collect::<Vec<_>>()).await {
-                sent.unwrap().map_err(|(error, _)| error).unwrap();
-            }
-            // The pace of a fleet, so that faults fall into the middle.
+            let payloads: Vec<_> = payloads.collect();
+            let records = payloads.iter().map(|(payload, partition)| {
+                let record = FutureRecord::<(), str>::to(&topic).partition(*partition);
+                record.payload(payload)
+            });
+            send_all(&producer, records).await;
+            // At the rate of a fleet, so that faults happen in the middle.
             tokio::time::sleep(Duration::from_millis(80)).await;
         }
     })
 }
 
-/// Event time of the first message: the name of a run ends with when it began.
+/// Event time of the first message.
 fn begun(kafka: &Real) -> i64 {
-    let name = kafka.run.rsplit('-').next().unwrap();
-    name.parse::<i64>().unwrap() - MESSAGES * STEP
+    kafka.begun - MESSAGES * STEP
 }
 
 /// Everything that is known of every device; nothing while it is not available.
@@ -87,21 +87,17 @@ async fn wait_exact(of: &Endpoints, kafka: &Real) {
         "{windows:?}"
     );
     reference.stop().await;
-    let begun = Instant::now();
-    loop {
-        let found = state(of).await;
-        if found.as_ref() == Some(&expected) {
-            return;
-        }
-        if begun.elapsed() > DEADLINE {
-            // Device by device, so that one can see what it is.
-            for (device, expected) in &expected {
-                let found = found.as_ref().map(|found| &found[device]);
-                assert_eq!(found, Some(expected), "d{device}");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_for("the state of the reference", async || {
+        let found = state(of).await.ok_or_else(|| "no answer".to_owned())?;
+        // The first device that differs says enough.
+        let differs = expected
+            .iter()
+            .find(|(device, value)| found[device] != **value);
+        differs.map_or(Ok(()), |(device, expected)| {
+            Err(format!("d{device} is {}, not {expected}", found[device]))
+        })
+    })
+    .await;
 }
 
 /// Waits until so many messages were processed, or more.
@@ -113,7 +109,7 @@ async fn wait_past(of: &Endpoints, count: i64) {
 }
 
 /// Waits until each partition is stored up to that offset.
-async fn wait_stored(redis: &Server, kafka: &Real, offset: i64) {
+async fn wait_stored(redis: &RedisServer, kafka: &Real, offset: i64) {
     wait_for(&format!("offset {offset} in Redis"), async || {
         let stored = |partition: i32| {
             let key = format!("iot:{{{}:{partition}}}:state", kafka.run);
@@ -124,7 +120,7 @@ async fn wait_stored(redis: &Server, kafka: &Real, offset: i64) {
     .await;
 }
 
-/// Why a component is not ready, once it has tried.
+/// Why a component is not ready, once it has tried to be.
 async fn reason(of: &Endpoints, component: &str) -> Option<String> {
     let (status, report) = of.readyz().await;
     let reason = report["components"][component]["reason"].as_str()?;
@@ -133,16 +129,16 @@ async fn reason(of: &Endpoints, component: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_flushed_redis_is_built_again() {
+async fn state_is_rebuilt_after_redis_is_flushed() {
     let kafka = Real::new("flushed");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = redis.url().as_str().into();
     let filling = fill(&kafka).await;
     let service = Service::start(config).await;
     wait_past(&service, MESSAGES / 3).await;
     redis.cli(&["FLUSHALL"]);
-    wait_metric(&service, "iot_store_rebuilds_total", 2.0).await;
+    service.wait_metric("iot_store_rebuilds_total", 2.0).await;
     filling.await.unwrap();
     wait_exact(&service, &kafka).await;
     service.wait_ready().await;
@@ -151,9 +147,9 @@ async fn a_flushed_redis_is_built_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_stored_window_that_can_not_be_read_is_left_out() {
+async fn an_unreadable_stored_window_is_left_out() {
     let kafka = Real::new("unreadable");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = redis.url().as_str().into();
     let filling = fill(&kafka).await;
@@ -177,9 +173,9 @@ async fn a_stored_window_that_can_not_be_read_is_left_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_redis_that_is_killed_and_lost_its_last_writes_is_waited_for() {
+async fn state_is_exact_after_redis_is_killed_and_loses_its_last_writes() {
     let kafka = Real::new("killed");
-    let mut redis = Server::start(&["--appendonly", "yes"]).await;
+    let mut redis = RedisServer::start(&["--appendonly", "yes"]).await;
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = redis.url().as_str().into();
     let filling = fill(&kafka).await;
@@ -188,7 +184,7 @@ async fn a_redis_that_is_killed_and_lost_its_last_writes_is_waited_for() {
     redis.kill();
     let reason = wait_for("a reason", async || reason(&service, "store").await).await;
     assert!(reason.contains("waits for it"), "{reason}");
-    // As after a power cut: the end of the file is missing, in the middle of a step.
+    // As after a power failure: the file is truncated in the middle of a step.
     let file = redis.dir().join("appendonlydir/appendonly.aof.1.incr.aof");
     let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
     let length = file.metadata().unwrap().len();
@@ -205,12 +201,12 @@ async fn a_redis_that_is_killed_and_lost_its_last_writes_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_fail_over_to_a_replica_is_followed() {
+async fn state_is_exact_after_a_failover_to_a_replica() {
     let kafka = Real::new("failover");
-    let mut master = Server::start(&[]).await;
-    let port = master.port.to_string();
-    let replica = Server::start(&["--replicaof", "127.0.0.1", &port]).await;
-    let sentinel = Server::sentinel(master.port).await;
+    let mut master = RedisServer::start(&[]).await;
+    let port = master.port().to_string();
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]).await;
+    let sentinel = RedisServer::sentinel(master.port()).await;
     wait_for("the replica to be known and in step", async || {
         let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
         let in_step = master.cli(&["INFO", "replication"]);
@@ -218,7 +214,7 @@ async fn a_fail_over_to_a_replica_is_followed() {
     })
     .await;
     let mut config = kafka.config(&[&kafka.run]);
-    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port());
     config.store.url = url.as_str().into();
     let filling = fill(&kafka).await;
     let service = Service::start(config).await;
@@ -244,9 +240,9 @@ fn settings<'s>(kafka: &'s Real, redis: &'s str) -> Vec<(&'s str, &'s str)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_consumer_that_is_killed_goes_on_where_the_store_ends() {
+async fn a_killed_consumer_resumes_at_the_stored_offset() {
     let kafka = Real::new("crash");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     let url = redis.url();
     let filling = fill(&kafka).await;
     for part in 1..=2 {
@@ -264,9 +260,9 @@ async fn a_consumer_that_is_killed_goes_on_where_the_store_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_consumer_that_wakes_up_after_its_partitions_moved_is_refused() {
+async fn writes_of_a_paused_consumer_are_refused_after_its_partitions_moved() {
     let kafka = Real::new("stopped");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     let url = redis.url();
     let filling = fill(&kafka).await;
     let sleeper = Process::start(&settings(&kafka, &url)).await;
@@ -275,7 +271,9 @@ async fn a_consumer_that_wakes_up_after_its_partitions_moved_is_refused() {
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = url.as_str().into();
     let other = Service::start(config).await;
-    wait_metric(&other, "kafka_consumer_active_partitions", 2.0).await;
+    other
+        .wait_metric("kafka_consumer_active_partitions", 2.0)
+        .await;
     filling.await.unwrap();
     wait_exact(&other, &kafka).await;
     wait_stored(&redis, &kafka, MESSAGES / 2).await;
@@ -285,16 +283,18 @@ async fn a_consumer_that_wakes_up_after_its_partitions_moved_is_refused() {
     })
     .await;
     drop(sleeper);
-    wait_metric(&other, "kafka_consumer_active_partitions", 2.0).await;
+    other
+        .wait_metric("kafka_consumer_active_partitions", 2.0)
+        .await;
     wait_exact(&other, &kafka).await;
     other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn state_that_is_gone_is_refused_or_built_again() {
+async fn missing_state_is_refused_or_rebuilt() {
     let kafka = Real::new("missing");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = redis.url().as_str().into();
     fill(&kafka).await.await.unwrap();
@@ -310,7 +310,7 @@ async fn state_that_is_gone_is_refused_or_built_again() {
     assert_eq!(refusing.metric(CONSUMED).await, Some(0.0));
     refusing.stop().await;
 
-    // Although it would begin at the end where there was never any state.
+    // A rebuild starts at the start of the log, although a new group would start at its end.
     config.store.missing = Missing::Rebuild;
     config.kafka.from = From::Latest;
     let building = Service::start(config).await;
@@ -320,9 +320,9 @@ async fn state_that_is_gone_is_refused_or_built_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn state_of_another_version_is_refused() {
+async fn state_with_an_unknown_schema_is_refused() {
     let kafka = Real::new("schema");
-    let redis = Server::start(&[]).await;
+    let redis = RedisServer::start(&[]).await;
     kafka.create(&kafka.run, 1).await;
     let key = format!("iot:{{{}:0}}:state", kafka.run);
     redis.cli(&["HSET", &key, "schema", "99", "offset", "0"]);
@@ -337,9 +337,9 @@ async fn state_of_another_version_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_redis_that_is_down_at_the_start_is_waited_for() {
+async fn a_consumer_waits_for_a_redis_that_is_down_at_the_start() {
     let kafka = Real::new("down");
-    let mut redis = Server::start(&[]).await;
+    let mut redis = RedisServer::start(&[]).await;
     redis.kill();
     let mut config = kafka.config(&[&kafka.run]);
     config.store.url = redis.url().as_str().into();
@@ -347,7 +347,7 @@ async fn a_redis_that_is_down_at_the_start_is_waited_for() {
     let service = Service::start(config.clone()).await;
     let said = wait_for("a reason", async || reason(&service, "store").await).await;
     assert!(said.contains("refused"), "{said}");
-    // Without it a consumer can be stopped all the same.
+    // The consumer can be stopped nevertheless.
     service.stop().await;
     let service = Service::start(config).await;
     filling.await.unwrap();

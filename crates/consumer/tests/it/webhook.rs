@@ -13,6 +13,8 @@ use axum::serve::Listener;
 use iot_consumer::ConsumerConfig;
 use iot_service::config::{HumanDuration, Live};
 use serde_json::Value;
+use testkit::port::free_port;
+use testkit::wait_for;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -21,8 +23,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
 
-use crate::redis_server::free_port;
-use crate::service::{Kafka, Service, config, message, now, wait_for};
+use crate::service::{Kafka, Service, config, message, now};
 
 /// An endpoint that answers with these first, then with 200, and keeps what came.
 #[derive(Clone, Default)]
@@ -55,7 +56,7 @@ impl Endpoint {
 
     async fn wait_posts(&self, count: usize) {
         wait_for(&format!("{count} posts"), async || {
-            (self.posts().len() >= count).then_some(())
+            self.posts().len() >= count
         })
         .await;
     }
@@ -126,7 +127,7 @@ fn hot(device: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_in_one_building_is_a_few_posts() {
+async fn alerts_of_one_building_are_grouped_into_few_posts() {
     const DEVICES: u64 = 500;
     let kafka = Kafka::new(&["device-data"]);
     let (endpoint, url) = Endpoint::start(&[]).await;
@@ -142,10 +143,7 @@ async fn a_storm_in_one_building_is_a_few_posts() {
         let raised = posts.iter().map(|(_, post)| post["raised"].as_u64());
         raised.map(Option::unwrap).sum()
     };
-    wait_for("all alerts", async || {
-        (raised(&endpoint.posts()) >= DEVICES).then_some(())
-    })
-    .await;
+    wait_for("all alerts", async || raised(&endpoint.posts()) >= DEVICES).await;
     let posts = endpoint.posts();
     assert_eq!(raised(&posts), DEVICES);
     assert!(posts.len() <= 10, "{} posts", posts.len());
@@ -170,16 +168,13 @@ async fn a_storm_in_one_building_is_a_few_posts() {
         let name = format!("iot_webhook_alerts_total{{result=\"{result}\"}}");
         service.metric(&name).await.unwrap() as usize
     };
-    wait_for("the last answer", async || {
-        (metric("listed").await == listed).then_some(())
-    })
-    .await;
+    wait_for("the last answer", async || metric("listed").await == listed).await;
     assert_eq!(metric("truncated").await, DEVICES as usize - listed);
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_is_posted_again_and_what_is_refused_is_not() {
+async fn transient_failures_are_retried_and_refusals_are_not() {
     let kafka = Kafka::new(&["device-data"]);
     let (endpoint, url) = Endpoint::start(&[503, 429, 200, 400]).await;
     let mut settings = settings(&kafka, &url);
@@ -223,7 +218,7 @@ async fn what_fails_is_posted_again_and_what_is_refused_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_is_away_keeps_nothing_waiting() {
+async fn an_unreachable_endpoint_does_not_block_the_consumer() {
     let kafka = Kafka::new(&["device-data"]);
     let mut settings = settings(&kafka, &format!("http://127.0.0.1:{}/secret", free_port()));
     settings.webhook.queue = 1;
@@ -248,7 +243,7 @@ async fn an_endpoint_that_is_away_keeps_nothing_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_with_tls_is_trusted_by_its_certificate_only() {
+async fn an_endpoint_is_trusted_only_with_its_certificate() {
     let kafka = Kafka::new(&["device-data"]);
     let (listener, certificate) = Tls::listen().await;
     let address = Listener::local_addr(&listener).unwrap();
@@ -275,7 +270,7 @@ async fn an_endpoint_with_tls_is_trusted_by_its_certificate_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_endpoint_does_not_take_goes_to_the_next_one() {
+async fn alerts_that_fail_go_to_a_newly_configured_endpoint() {
     let kafka = Kafka::new(&["device-data"]);
     let mut settings = settings(&kafka, "");
     let (sender, live) = watch::channel(Arc::new(settings.clone()));
@@ -298,7 +293,7 @@ async fn what_one_endpoint_does_not_take_goes_to_the_next_one() {
     let posts = endpoint.posts();
     let devices = posts[0].1["alerts"].as_array().unwrap().iter();
     let devices: Vec<_> = devices.map(|alert| &alert["device"]).collect();
-    assert_eq!(devices, ["d2"], "nobody was to be told of the first");
+    assert_eq!(devices, ["d2"], "the first came without an endpoint");
 
     settings.webhook.url = "".into();
     sender.send_replace(Arc::new(settings));

@@ -1,93 +1,62 @@
 //! The demo as a visitor runs it: the binary, its output, its page's API.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it must be"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
-use tokio::time::timeout;
+use testkit::process::{Process, Program};
+use testkit::{http, in_time, wait_for};
 use tokio_tungstenite::connect_async;
 
-/// Generous: only a broken demo reaches it.
-const DEADLINE: Duration = Duration::from_secs(90);
-
 struct Demo {
-    process: Child,
+    process: Process,
     /// `127.0.0.1:port` of the page.
     page: String,
-    /// The line that makes the visitor a device.
+    /// The command that makes the visitor a device.
     publish: String,
 }
 
 impl Demo {
     /// Starts it on free ports and reads what it tells the visitor.
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_demo"))
-            .args([
-                "--port",
-                "0",
-                "--mqtt-port",
-                "0",
-                "--devices",
-                "20",
-                "--rate",
-                "40",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let (mut page, mut publish) = (None, None);
-        for line in output.by_ref().lines().map(Result::unwrap) {
-            if let Some((_, rest)) = line.split_once("http://")
-                && page.is_none()
-            {
-                page = Some(rest.trim_end_matches('/').to_string());
-            }
-            if let Some(at) = line.find("mosquitto_pub") {
-                publish = Some(line[at..].to_string());
-            }
-            if line.contains("Ctrl-C") {
-                break;
-            }
-        }
+    async fn start() -> Self {
+        let mut process = Program::new(env!("CARGO_BIN_EXE_demo"))
+            .args(&["--port", "0", "--mqtt-port", "0"])
+            .args(&["--devices", "20", "--rate", "40"])
+            .start();
+        let output = wait_for("the whole greeting", async || {
+            process.assert_running();
+            Some(process.stdout()).filter(|output| output.contains("Ctrl-C"))
+        })
+        .await;
+        let behind = |text| output.lines().find_map(|line| line.split_once(text));
+        let page = behind("http://").expect("the page's address").1;
+        let publish = behind("mosquitto_pub")
+            .expect("a command to publish with")
+            .1;
         Self {
             process,
-            page: page.expect("the page's address"),
-            publish: publish.expect("a line to publish with"),
+            page: page.trim_end_matches('/').to_owned(),
+            publish: publish.to_owned(),
         }
     }
 
-    async fn api(&self, path: &str) -> Value {
-        let answer = reqwest::get(format!("http://{}{path}", self.page))
-            .await
-            .unwrap();
-        answer.json().await.unwrap()
-    }
-
-    /// Waits until what `path` answers is as wanted.
+    /// Waits until the JSON at `path` is as wanted.
     async fn api_until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let wait = async {
-            loop {
-                let answer = self.api(path).await;
-                if wanted(&answer) {
-                    return answer;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let url = format!("http://{}{path}", self.page);
+        wait_for(path, async || {
+            let (_, body) = http::get(&url).await?;
+            match serde_json::from_str(&body) {
+                Ok(answer) if wanted(&answer) => Ok(answer),
+                _ => Err(body),
             }
-        };
-        let waited = timeout(DEADLINE, wait).await;
-        waited.unwrap_or_else(|_| panic!("{path} does not become as wanted"))
+        })
+        .await
     }
 
-    /// Port, topic and payload of the line, as a shell would read them.
+    /// Port, topic and payload of the command, as a shell would read them.
     fn publish_arguments(&self) -> (u16, String, String) {
         let (flags, payload) = self.publish.split_once(" -m ").unwrap();
         let flags: Vec<_> = flags.split_whitespace().collect();
@@ -105,19 +74,9 @@ impl Demo {
     }
 
     /// Presses Ctrl-C; returns the exit code.
-    fn interrupt(mut self) -> Option<i32> {
-        let pid = self.process.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
-        self.process.wait().unwrap().code()
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        // Does nothing where it has ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    async fn interrupt(mut self) -> Option<i32> {
+        self.process.signal("INT");
+        self.process.ended().await.code()
     }
 }
 
@@ -132,10 +91,8 @@ async fn publish(port: u16, messages: &[(&str, &[u8])]) {
     }
     let mut acknowledged = 0;
     while acknowledged < messages.len() {
-        let event = timeout(DEADLINE, events.poll())
-            .await
-            .expect("an acknowledgement");
-        if let Event::Incoming(Packet::PubAck(_)) = event.unwrap() {
+        let event = in_time("an acknowledgement", events.poll()).await.unwrap();
+        if let Event::Incoming(Packet::PubAck(_)) = event {
             acknowledged += 1;
         }
     }
@@ -143,7 +100,7 @@ async fn publish(port: u16, messages: &[(&str, &[u8])]) {
 
 #[tokio::test]
 async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
-    let demo = Demo::start();
+    let demo = Demo::start().await;
     let listed = demo
         .api_until("/api/v1/devices", |list| list["total"] == 20)
         .await;
@@ -172,21 +129,17 @@ async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
         .iter()
         .all(|kind| kinds.contains(*kind))
     {
-        let frame = timeout(DEADLINE, socket.next())
-            .await
-            .expect("a frame")
-            .unwrap()
-            .unwrap();
+        let frame = in_time("a frame", socket.next()).await.unwrap().unwrap();
         let frame: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
         kinds.insert(frame["type"].as_str().unwrap().to_string());
     }
     drop(socket);
-    assert_eq!(demo.interrupt(), Some(0));
+    assert_eq!(demo.interrupt().await, Some(0));
 }
 
 #[tokio::test]
 async fn bad_messages_are_dead_letters_and_the_next_good_one_arrives() {
-    let demo = Demo::start();
+    let demo = Demo::start().await;
     let (port, topic, payload) = demo.publish_arguments();
     let large = vec![b'x'; 2 << 20];
     let future = br#"{"device_id":"d","timestamp":99999999999999,"readings":[{"sensor":"temperature","value":1}]}"#;
@@ -214,28 +167,30 @@ async fn bad_messages_are_dead_letters_and_the_next_good_one_arrives() {
     let own = "/api/v1/devices/demo/visitors/my-sensor";
     demo.api_until(own, |device| device["error"].is_null())
         .await;
-    // The bridge refuses two of them by itself; the consumer counts its own.
+    // The bridge itself refuses two of them; the consumer counts the others.
     demo.api_until("/api/v1/stats", |stats| {
         stats["dead_letters_total"] == bad.len() - 2
     })
     .await;
-    assert_eq!(demo.interrupt(), Some(0));
+    assert_eq!(demo.interrupt().await, Some(0));
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn a_port_in_use_is_reported() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for flag in ["--port", "--mqtt-port"] {
-        let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
         let other = if flag == "--port" {
             "--mqtt-port"
         } else {
             "--port"
         };
-        let output = demo.args([flag, &port, other, "0"]).output().unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        assert!(error.contains(&port) && error.contains(flag), "{error}");
+        let demo = Program::new(env!("CARGO_BIN_EXE_demo"));
+        let run = demo.args(&[flag, &port, other, "0"]).run_sync();
+        assert_eq!(run.code, Some(1));
+        assert!(
+            run.stderr.contains(&port) && run.stderr.contains(flag),
+            "{run:?}"
+        );
     }
 }

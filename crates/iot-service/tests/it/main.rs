@@ -1,29 +1,23 @@
 //! The ops endpoints, asked over HTTP as an operator's tools ask them.
 
 use iot_service::health::Health;
-use iot_service::ops;
+use testkit::http::Ops;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-async fn get(url: String) -> (u16, String) {
-    let response = reqwest::get(url).await.expect("an answer");
-    let status = response.status().as_u16();
-    (status, response.text().await.expect("a body"))
-}
 
 #[tokio::test]
 async fn metrics_and_health_are_served_until_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
+    let ops = Ops(listener.local_addr().unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());
     let kafka = health.component("kafka");
     let registry = prometheus::Registry::new();
     let counter = prometheus::IntCounter::new("example_total", "An example.").unwrap();
     registry.register(Box::new(counter.clone())).unwrap();
-    let server = ops::serve(listener, registry, health, stop.clone());
+    let server = iot_service::ops::serve(listener, registry, health, stop.clone());
 
     counter.inc();
-    let (status, metrics) = get(format!("{base}/metrics")).await;
+    let (status, metrics) = ops.get("/metrics").await.unwrap();
     assert_eq!(status, 200);
     assert!(metrics.contains("example_total 1"), "{metrics}");
     assert!(
@@ -32,13 +26,13 @@ async fn metrics_and_health_are_served_until_the_end() {
     );
 
     kafka.not_ready("no broker answers");
-    let (status, body) = get(format!("{base}/readyz")).await;
+    let (status, body) = ops.get("/readyz").await.unwrap();
     assert_eq!(status, 503);
     assert!(body.contains("no broker answers"), "{body}");
-    assert_eq!(get(format!("{base}/livez")).await.0, 200);
+    assert_eq!(ops.get("/livez").await.unwrap().0, 200);
 
     kafka.ready();
-    assert_eq!(get(format!("{base}/readyz")).await.0, 200);
+    assert_eq!(ops.get("/readyz").await.unwrap().0, 200);
     stop.cancel();
     server.await.unwrap();
 }

@@ -1,8 +1,10 @@
-//! What the bridge acknowledged is in Kafka, whatever happens to the bridge.
+//! Every message that the bridge acknowledged is in Kafka, whatever fails.
 
 use serde_json::Value;
+use testkit::process::Run;
+use testkit::stack::OwnStack;
 
-use crate::support::{OwnStack, Run, Way, run, setting};
+use crate::support::{Way, run, setting};
 
 const CONNECTIONS: &str = "4";
 pub(crate) const RECEIVED: &str = "mqtt_messages_received_total";
@@ -33,11 +35,11 @@ pub(crate) async fn publish(way: &Way, rate: impl ToString, messages: u64) -> Ru
 /// Checks that every message of the run is in Kafka, in order.
 pub(crate) async fn verify(way: &Way, messages: u64) {
     let report = verify_unordered(way, messages).await;
-    // Across a crash messages may come twice, but their first copies in order.
+    // A crash may cause duplicates, but the first copies are in order.
     assert_eq!(report["regressions"], 0, "{report}");
 }
 
-/// Checks that every message of the run is in Kafka; gives the report.
+/// Checks that every message of the run is in Kafka; returns the report.
 pub(crate) async fn verify_unordered(way: &Way, messages: u64) -> Value {
     let verified = run(&[
         "verify-kafka",
@@ -71,7 +73,7 @@ fn run_name(way: &Way) -> String {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn flat_out_nothing_is_lost() {
+async fn at_full_rate_nothing_is_lost() {
     let messages = setting("LEDGER_MESSAGES", 200_000);
     let way = Way::new("flat");
     let mut bridge = way.bridge();
@@ -83,19 +85,18 @@ async fn flat_out_nothing_is_lost() {
     assert_eq!(bridge.process.stop().await, Some(0));
 }
 
-/// SIGKILL in the middle of the stream, again and again: each new process finds
-/// the broker's session and carries on where Kafka's confirmations ended.
+/// SIGKILL in the middle of the stream, several times: each new process finds the broker's
+/// session and continues where Kafka's confirmations ended.
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn killed_again_and_again_it_loses_nothing() {
+async fn repeated_kills_lose_nothing() {
     killed(&Way::new("kill"), setting("KILLS", 3)).await;
 }
 
-/// The broker alone decides how much it sends, and knows the session by the
-/// flag of 3.1.1.
+/// With 3.1.1 there is no receive maximum, and the session is kept by its clean flag.
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn killed_with_mqtt_3_1_1_it_loses_nothing() {
+async fn a_kill_with_mqtt_3_1_1_loses_nothing() {
     let mut way = Way::new("killmqtt3");
     way.settings = vec![("mqtt.protocol", "3.1.1".to_owned())];
     killed(&way, 1).await;
@@ -103,7 +104,7 @@ async fn killed_with_mqtt_3_1_1_it_loses_nothing() {
 
 async fn killed(way: &Way, kills: u64) {
     let rate = setting("LEDGER_RATE", 5000);
-    // So much that the last kill still comes while messages are published.
+    // So many that messages are still being published at the last kill.
     let messages = rate * (2 * kills + 2);
     let mut bridge = way.bridge();
     bridge.ready().await;
@@ -123,7 +124,7 @@ async fn killed(way: &Way, kills: u64) {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn stopped_under_load_it_exits_0_and_its_successor_finishes() {
+async fn sigterm_under_load_exits_with_0_and_a_successor_continues() {
     let rate = setting("LEDGER_RATE", 5000);
     let messages = rate * 4;
     let way = Way::new("term");
@@ -156,13 +157,13 @@ async fn outages_of_either_broker_lose_nothing() {
     let load = publish(&way, rate, messages);
     let outages = async {
         bridge.metric_reaches(PRODUCED, rate as f64).await;
-        stack.control(&["stop", "kafka"]).await;
+        stack.stop("kafka").await;
         bridge.not_ready_for(&["kafka"]).await;
-        stack.control(&["start", "kafka"]).await;
+        stack.start("kafka").await;
         bridge.metric_grows(PRODUCED, rate as f64).await;
-        stack.control(&["stop", "mosquitto"]).await;
+        stack.stop("mosquitto").await;
         bridge.not_ready_for(&["mqtt"]).await;
-        stack.control(&["start", "mosquitto"]).await;
+        stack.start("mosquitto").await;
     };
     let (published, ()) = tokio::join!(load, outages);
     assert_eq!(published.code, Some(0), "{published:?}");

@@ -1,12 +1,15 @@
 //! A log that is damaged on Kafka's disk.
 
-use crate::support::{OwnStack, Way, create_topic_at, produce_to, unique};
+use testkit::kafka::create_topic;
+use testkit::stack::{OwnStack, unique};
+
+use crate::support::{Way, produce_to};
 
 const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_batch_that_is_damaged_on_disk_is_named_and_others_go_on() {
+async fn a_damaged_batch_is_reported_and_other_partitions_continue() {
     let stack = OwnStack::up().await;
     let mut way = Way::new("damage");
     way.kafka_brokers = stack.variable("KAFKA_BROKERS");
@@ -16,10 +19,11 @@ async fn a_batch_that_is_damaged_on_disk_is_named_and_others_go_on() {
     });
     let (damaged, sound) = (unique("damaged"), unique("sound"));
     for topic in [&damaged, &sound] {
-        create_topic_at(&way.kafka_brokers, topic, 1).await;
+        create_topic(&way.kafka_brokers, topic, 1).await;
         produce_to(&way.kafka_brokers, topic, &messages).await;
     }
-    let log = stack.log(&damaged);
+    let first_segment = format!("kafka/{damaged}-0/00000000000000000000.log");
+    let log = stack.dir().join(first_segment);
     let good = std::fs::read(&log).unwrap();
     let mut bad = good.clone();
     let place = bad.windows(4).position(|bytes| bytes == b"\"d1\"").unwrap();
@@ -28,8 +32,7 @@ async fn a_batch_that_is_damaged_on_disk_is_named_and_others_go_on() {
 
     let mut consumer = way.consumer(&format!("{damaged},{sound}"));
     let reason = format!(
-        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: its checksum is \
-         another"
+        "{damaged}, partition 0 is not read: the batch at offset 1 can't be read: checksum mismatch"
     );
     consumer.not_ready_because(&[("kafka", &reason)]).await;
     // The one before it, and all of the other topic.

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::Value;
+use testkit::{in_time, wait_for};
 use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 
-use crate::support::{PATIENCE, Way, create_topic, setting, wait_for};
+use crate::support::{Way, create_topic, setting};
 
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn every_device_reaches_the_api_and_the_websocket() {
     let devices = setting("FLEET_DEVICES", 10_000);
     let way = Way::new("whole");
-    // The bridge would create it too; a consumer that subscribed before finds
-    // it only at its next look, some seconds later.
+    // The bridge would create it too, but a consumer that subscribed before that finds
+    // it only some seconds later, when it refreshes its metadata.
     create_topic(&way.kafka_topic(), 3).await;
     let (mut bridge, mut consumer) = (way.bridge(), way.consumer(&way.kafka_topic()));
     bridge.ready().await;
@@ -38,7 +39,7 @@ async fn every_device_reaches_the_api_and_the_websocket() {
         }
     })
     .await;
-    // One client was there before the messages, the other finds their outcome.
+    // One client connected before the messages, the other after them.
     for seen in [
         early.await.unwrap(),
         devices_seen(url, devices as usize).await,
@@ -59,14 +60,14 @@ async fn every_device_reaches_the_api_and_the_websocket() {
     }
 }
 
-/// The devices of which a WebSocket client sees values, until it saw `enough`.
+/// The devices whose values a WebSocket client gets, until there are `enough`.
 async fn devices_seen(url: String, enough: usize) -> HashSet<(String, String, String)> {
     let (mut socket, _) = connect_async(&url).await.unwrap();
     let mut seen = HashSet::new();
     let mut hello = false;
     while seen.len() < enough {
-        let frame = timeout(PATIENCE, socket.next()).await;
-        let frame = frame.unwrap_or_else(|_| panic!("no frame, {} devices seen", seen.len()));
+        let what = format!("a frame; {} devices seen", seen.len());
+        let frame = in_time(&what, socket.next()).await;
         let frame: Value =
             serde_json::from_str(frame.unwrap().unwrap().to_text().unwrap()).unwrap();
         match frame["type"].as_str().unwrap() {

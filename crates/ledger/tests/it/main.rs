@@ -3,7 +3,7 @@
 //! Every test here needs `scripts/stack up` and runs the real binaries. Each
 //! uses names and ports of its own, so that all of them, and the whole suite
 //! twice, can run at once against one stack.
-#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
 mod damage;

@@ -1,34 +1,36 @@
-//! A service that is started while a broker is away says so, keeps trying, and
-//! works once the broker is there.
+//! A service that starts while a broker is down reports that, retries, and works once
+//! the broker is up.
+
+use std::net::SocketAddr;
 
 use serde_json::Value;
+use testkit::kafka::read_all;
+use testkit::port::free_address;
+use testkit::stack::{kafka_brokers, mqtt_url, unique};
+use testkit::wait_for;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::support::{Way, free_port, kafka_brokers, mqtt_url, read_topic, run, unique, wait_for};
+use crate::support::{Way, run};
 
 /// An address at which a broker of the stack can be made to appear.
 struct Door {
-    port: u16,
+    address: SocketAddr,
     broker: String,
 }
 
 impl Door {
     fn to(broker: String) -> Self {
         Self {
-            port: free_port(),
+            address: free_address(),
             broker,
         }
     }
 
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// From now on what connects here reaches the broker.
+    /// From now on, connections to the address reach the broker.
     async fn open(&self) -> JoinHandle<()> {
-        let listener = TcpListener::bind(self.address()).await.unwrap();
+        let listener = TcpListener::bind(self.address).await.unwrap();
         let broker = self.broker.clone();
         tokio::spawn(async move {
             while let Ok((mut here, _)) = listener.accept().await {
@@ -43,20 +45,20 @@ impl Door {
     }
 }
 
-/// A way whose brokers are not there yet.
+/// A way whose brokers are not reachable yet.
 fn closed(test: &str) -> (Way, Door, Door) {
     let mqtt = Door::to(mqtt_url().trim_start_matches("mqtt://").to_owned());
-    // Only the first contact goes through it; Kafka then names its own address.
+    // Only bootstrapping goes through it; Kafka then advertises its own address.
     let kafka = Door::to(kafka_brokers());
     let mut way = Way::new(test);
-    way.mqtt_url = format!("mqtt://{}", mqtt.address());
-    way.kafka_brokers = kafka.address();
+    way.mqtt_url = format!("mqtt://{}", mqtt.address);
+    way.kafka_brokers = kafka.address.to_string();
     (way, mqtt, kafka)
 }
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_bridge_without_mqtt_and_kafka() {
+async fn a_bridge_waits_for_mqtt_and_kafka() {
     let (way, mqtt, kafka) = closed("latebridge");
     let mut bridge = way.bridge();
     bridge.not_ready_for(&["mqtt", "kafka"]).await;
@@ -94,7 +96,7 @@ async fn the_bridge_without_mqtt_and_kafka() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_simulator_without_kafka() {
+async fn a_simulator_waits_for_kafka() {
     let (way, _, kafka) = closed("latesimk");
     let topic = unique("device-data");
     let mut simulator = way.simulator("kafka", &topic, &["--devices", "10", "--interval", "200ms"]);
@@ -104,13 +106,13 @@ async fn the_simulator_without_kafka() {
     simulator
         .metric_reaches("kafka_producer_messages_total", 10.0)
         .await;
-    assert!(read_topic(&topic, |_| ()).len() >= 10);
+    assert!(read_all(&kafka_brokers(), &topic).await.len() >= 10);
     assert_eq!(simulator.process.stop().await, Some(0));
 }
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_simulator_without_mqtt() {
+async fn a_simulator_waits_for_mqtt() {
     let (way, mqtt, _) = closed("latesimm");
     let mut simulator = way.simulator(
         "mqtt",
@@ -128,7 +130,7 @@ async fn the_simulator_without_mqtt() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_consumer_without_kafka() {
+async fn a_consumer_waits_for_kafka() {
     let (way, _, kafka) = closed("latecons");
     let topic = unique("device-data");
     let mut consumer = way.consumer(&topic);

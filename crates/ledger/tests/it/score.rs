@@ -1,15 +1,16 @@
 //! `score` of what the simulator labels and the consumer finds.
 
 use serde_json::Value;
+use testkit::stack::{kafka_brokers, unique};
 
-use crate::support::{Way, create_topic, kafka_brokers, run, unique};
+use crate::support::{Way, create_topic, run};
 
 /// Forty devices, two thousand messages each, of five readings.
 const MESSAGES: u32 = 80_000;
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn most_anomalies_are_found_and_most_alerts_are_right() {
+async fn most_anomalies_are_found_and_most_alerts_are_correct() {
     let topic = unique("score");
     let (alerts, letters) = (format!("iot.alerts-{topic}"), format!("iot.{topic}"));
     create_topic(&topic, 4).await;
@@ -35,7 +36,7 @@ async fn most_anomalies_are_found_and_most_alerts_are_right() {
     assert!(simulator.process.ended().await.success());
     let consumed = "kafka_consumer_messages_consumed_total";
     consumer.metric_reaches(consumed, MESSAGES.into()).await;
-    // It has told all alerts before it ends.
+    // It publishes all alerts before it ends.
     assert_eq!(consumer.process.stop().await, Some(0));
 
     let score = async |further: &[&str]| {

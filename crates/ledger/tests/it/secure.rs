@@ -1,14 +1,19 @@
-//! Brokers that ask who is there, or say who they are.
+//! Brokers with authentication and TLS.
+use testkit::kafka::read_all;
+use testkit::stack::{kafka_brokers, unique, variable};
 
 use crate::bridge::{PRODUCED, publish, verify as verify_bridge};
-use crate::support::{Way, create_topic, read_topic, run, stack, unique};
+use crate::support::{Way, create_topic, run};
 
 /// What the ledger says of an empty topic behind the listener with TLS and login.
 async fn verify(password: &str) -> (Option<i32>, String) {
     let topic = unique("ledger");
     create_topic(&topic, 1).await;
-    let (brokers, username) = (stack("KAFKA_SASL_TLS_BROKERS"), stack("KAFKA_USERNAME"));
-    let certificate = stack("KAFKA_CERT_FILE");
+    let (brokers, username) = (
+        variable("KAFKA_SASL_TLS_BROKERS"),
+        variable("KAFKA_USERNAME"),
+    );
+    let certificate = variable("KAFKA_CERT_FILE");
     let verified = run(&[
         "verify-kafka",
         "--brokers",
@@ -38,8 +43,8 @@ async fn verify(password: &str) -> (Option<i32>, String) {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_login_reads_and_a_wrong_one_does_not() {
-    let (code, said) = verify(&stack("KAFKA_PASSWORD")).await;
+async fn verify_kafka_reads_with_the_right_password_only() {
+    let (code, said) = verify(&variable("KAFKA_PASSWORD")).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("0 of 1 messages arrived"), "{said}");
     let (code, said) = verify("wrong").await;
@@ -49,24 +54,24 @@ async fn a_login_reads_and_a_wrong_one_does_not() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn settings_that_contradict_each_other_are_bad_arguments() {
+async fn contradicting_settings_are_invalid_arguments() {
     let refused = run(&["verify-kafka", "--run", "x", "--username", "me"]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(format!("{refused:?}").contains("kafka.security.username: has no effect"));
 }
 
-/// The stack's Mosquitto has a certificate that only its own authority vouches for.
+/// The stack's Mosquitto has a certificate that only its own authority has signed.
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn bridge_and_simulator_reach_mosquitto_with_tls() {
     let mut way = Way::new("mqtts");
     way.settings = vec![
-        ("mqtt.brokers", stack("MQTT_TLS_URL")),
-        ("mqtt.tls.ca_file", stack("MQTT_CA_FILE")),
+        ("mqtt.brokers", variable("MQTT_TLS_URL")),
+        ("mqtt.tls.ca_file", variable("MQTT_CA_FILE")),
     ];
     let mut bridge = way.bridge();
     bridge.ready().await;
-    // The ledger itself speaks in the clear.
+    // The ledger itself connects without TLS.
     let published = publish(&way, 5000, 5000).await;
     assert_eq!(published.code, Some(0), "{published:?}");
     verify_bridge(&way, 5000).await;
@@ -82,17 +87,18 @@ async fn bridge_and_simulator_reach_mosquitto_with_tls() {
     let mut simulator = own.simulator("mqtt", "unused", &once);
     assert_eq!(simulator.process.ended().await.code(), Some(0));
     bridge.metric_reaches(PRODUCED, 6000.0).await;
-    assert_eq!(read_topic(&own.kafka_topic(), |_| ()).len(), 1000);
+    assert_eq!(
+        read_all(&kafka_brokers(), &own.kafka_topic()).await.len(),
+        1000
+    );
     assert_eq!(bridge.process.stop().await, Some(0));
 }
 
-/// Without the authority's certificate there is no connection, and the reason
-/// says which setting is missing.
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_mosquitto_that_is_not_trusted_is_not_used() {
+async fn an_untrusted_mosquitto_is_reported_with_the_missing_setting() {
     let mut way = Way::new("mqttsno");
-    way.settings = vec![("mqtt.brokers", stack("MQTT_TLS_URL"))];
+    way.settings = vec![("mqtt.brokers", variable("MQTT_TLS_URL"))];
     let mut bridge = way.bridge();
     bridge
         .not_ready_because(&[("mqtt", "mqtt.tls.ca_file")])

@@ -1,17 +1,16 @@
-//! A session that is left for good: everything in Kafka, nothing in Mosquitto.
+//! Sessions that end: everything is in Kafka, nothing stays in Mosquitto.
 
 use std::time::Duration;
 
-use iot_core::mqtt_url::MqttUrl;
+use iot_mqtt::MqttUrl;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
-use tokio::time::timeout;
+use testkit::in_time;
 
 use crate::bridge::{RECEIVED, publish, verify, verify_unordered};
-use crate::support::{PATIENCE, Way, setting};
+use crate::support::{Way, setting};
 
-/// Whether the broker keeps a session under this name, and if so, still does
-/// afterwards.
+/// Whether the broker keeps a session for this client id; if so, it is kept afterwards.
 async fn session_present(way: &Way, client_id: &str) -> bool {
     let url: MqttUrl = way.mqtt_url.parse().unwrap();
     let mut options = MqttOptions::new(client_id, url.host, url.port);
@@ -27,16 +26,16 @@ async fn session_present(way: &Way, client_id: &str) -> bool {
             }
         };
         client.disconnect().await.unwrap();
-        // The broker closes the connection after the goodbye.
+        // The broker closes the connection after the DISCONNECT.
         while events.poll().await.is_ok() {}
         present
     };
-    timeout(PATIENCE, talk).await.expect("an answer")
+    in_time("an answer of the broker", talk).await
 }
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_replica_that_drains_under_load_leaves_everything_to_the_other() {
+async fn a_replica_that_drains_under_load_hands_over_to_the_other() {
     let rate = setting("LEDGER_RATE", 5000);
     let messages = rate * 4;
     let mut way = Way::new("drainrun");
@@ -57,7 +56,7 @@ async fn a_replica_that_drains_under_load_leaves_everything_to_the_other() {
     };
     let (published, ()) = tokio::join!(load, stop);
     assert_eq!(published.code, Some(0), "{published:?}");
-    // Each replica keeps the order of what it got, not that among the two.
+    // Each replica keeps the order of its own messages; there is none between the two.
     verify_unordered(&way, messages).await;
     assert!(!session_present(&way, &leaver).await);
     assert_eq!(staying.process.stop().await, Some(0));
@@ -65,7 +64,7 @@ async fn a_replica_that_drains_under_load_leaves_everything_to_the_other() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn drain_takes_what_was_queued_for_a_bridge_that_is_gone() {
+async fn drain_empties_the_queue_of_a_stopped_bridge() {
     let messages = 5000;
     let way = Way::new("drain");
     let mut bridge = way.bridge();

@@ -1,11 +1,13 @@
-//! SIGTERM under load: every service ends with 0, and nothing is lost.
+//! SIGTERM under load: every service exits with 0, and nothing is lost.
 
 use std::collections::HashMap;
 
-use rdkafka::Message as _;
 use serde_json::Value;
+use testkit::kafka::read_all;
+use testkit::stack::{kafka_brokers, unique};
+use testkit::wait_for;
 
-use crate::support::{Service, Way, create_topic, read_topic, run, setting, unique, wait_for};
+use crate::support::{Service, Way, create_topic, run, setting};
 
 const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 
@@ -14,27 +16,21 @@ fn rate() -> u64 {
 }
 
 /// The numbers of each device's messages, in the order of the topic.
-fn sequences(topic: &str) -> HashMap<String, Vec<u64>> {
-    let records = read_topic(topic, |record| -> Option<(String, u64)> {
-        let message: Value = serde_json::from_slice(record.payload()?).ok()?;
-        // The ledger's own messages mark the end of a test.
-        let ours = message["run"].is_null();
-        ours.then(|| {
-            Some((
-                message["device_id"].as_str()?.to_owned(),
-                message["seq"].as_u64()?,
-            ))
-        })?
-    });
+async fn sequences(topic: &str) -> HashMap<String, Vec<u64>> {
     let mut sequences: HashMap<String, Vec<u64>> = HashMap::new();
-    for (device, seq) in records.into_iter().flatten() {
-        sequences.entry(device).or_default().push(seq);
+    for record in read_all(&kafka_brokers(), topic).await {
+        // A message with `run` is the ledger's own: the marker at the end of a test.
+        let message: Value = serde_json::from_slice(&record.payload).unwrap_or_default();
+        let (device, seq) = (message["device_id"].as_str(), message["seq"].as_u64());
+        if let (Some(device), Some(seq), Value::Null) = (device, seq, &message["run"]) {
+            sequences.entry(device.to_owned()).or_default().push(seq);
+        }
     }
     sequences
 }
 
-/// Every device's messages are there from the first to the last, once, in order;
-/// gives how many there are.
+/// Asserts that every device's messages are there from the first to the last, once and in
+/// order; returns how many there are.
 fn assert_unbroken(sequences: &HashMap<String, Vec<u64>>, devices: u64) -> u64 {
     assert_eq!(sequences.len() as u64, devices);
     for (device, seen) in sequences {
@@ -44,8 +40,8 @@ fn assert_unbroken(sequences: &HashMap<String, Vec<u64>>, devices: u64) -> u64 {
     sequences.values().map(|seen| seen.len() as u64).sum()
 }
 
-/// Lets a simulator send for a while and stops it; gives how many messages its
-/// sink had confirmed shortly before.
+/// Lets a simulator send for a while and stops it; returns how many messages its sink
+/// had confirmed shortly before.
 async fn stop_under_load(simulator: &mut Service, sink: &str) -> u64 {
     let sent = format!("{sink}_producer_messages_total");
     simulator.metric_reaches(&sent, 2.0 * rate() as f64).await;
@@ -58,19 +54,19 @@ async fn stop_under_load(simulator: &mut Service, sink: &str) -> u64 {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_simulator_to_kafka() {
+async fn a_simulator_loses_nothing_to_kafka() {
     let way = Way::new("simk");
     let topic = unique("device-data");
     let rate_text = rate().to_string();
     let mut simulator = way.simulator("kafka", &topic, &["--devices", "200", "--rate", &rate_text]);
     let sent = stop_under_load(&mut simulator, "kafka").await;
-    let total = assert_unbroken(&sequences(&topic), 200);
+    let total = assert_unbroken(&sequences(&topic).await, 200);
     assert!(total >= sent, "{total} in Kafka, {sent} confirmed");
 }
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_simulator_to_mqtt_and_on_through_the_bridge() {
+async fn a_simulator_loses_nothing_through_mqtt_and_the_bridge() {
     let way = Way::new("simm");
     let mut bridge = way.bridge();
     bridge.ready().await;
@@ -83,7 +79,7 @@ async fn the_simulator_to_mqtt_and_on_through_the_bridge() {
     let sent = stop_under_load(&mut simulator, "mqtt").await;
     // Published after the simulator's last message, it arrives behind it.
     marker(&way).await;
-    let total = assert_unbroken(&sequences(&way.kafka_topic()), 200);
+    let total = assert_unbroken(&sequences(&way.kafka_topic()).await, 200);
     assert!(total >= sent, "{total} in Kafka, {sent} confirmed");
 }
 
@@ -114,7 +110,7 @@ async fn marker(way: &Way) {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn the_consumer_and_its_successor_knows_everything() {
+async fn the_successor_of_a_consumer_has_its_state() {
     let way = Way::new("cons");
     let topic = unique("device-data");
     create_topic(&topic, 4).await;
@@ -127,7 +123,7 @@ async fn the_consumer_and_its_successor_knows_everything() {
     let mut successor = way.consumer(&topic);
     successor.ready().await;
     assert_eq!(simulator.process.stop().await, Some(0));
-    let written = sequences(&topic);
+    let written = sequences(&topic).await;
     let total = assert_unbroken(&written, 200);
     wait_for("the last message of every device", async || {
         let list = successor.api("/api/v1/devices?limit=1000").await?;

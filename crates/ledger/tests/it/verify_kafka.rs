@@ -1,19 +1,18 @@
-//! `verify-kafka` must be able to fail: on topics written by another client,
-//! with known gaps and damage.
+//! `verify-kafka` must be able to fail: on topics written by another client, with known
+//! gaps and damage.
 
-use std::io::Write as _;
-use std::net::TcpListener;
-
+use rumqttc::v5::mqttbytes::v5::Packet;
 use serde_json::json;
+use testkit::mqtt_broker::Broker;
+use testkit::stack::{kafka_brokers, unique};
 
-use crate::support::{create_topic, kafka_brokers, produce, run, unique};
+use crate::support::{create_topic, produce, run};
 
-/// The payloads of a run of `messages` on one connection, made by the ledger
-/// itself: a socket that acknowledges everything stands in for the MQTT broker.
+/// The payloads of a run of `messages` on one connection, made by the ledger itself:
+/// a scripted broker acknowledges everything.
 async fn payloads(run_name: &str, messages: usize) -> Vec<Vec<u8>> {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("mqtt://{}", listener.local_addr().unwrap());
-    let broker = std::thread::spawn(move || capture(&listener, messages));
+    let broker = Broker::start().await;
+    let url = format!("mqtt://{}", broker.address());
     let total = messages.to_string();
     let args = [
         "publish",
@@ -25,56 +24,29 @@ async fn payloads(run_name: &str, messages: usize) -> Vec<Vec<u8>> {
         "1",
         "--messages",
         &total,
+        "--payload-size",
+        "300",
     ];
-    let published = run(&[&args[..], &["--payload-size", "300"]].concat()).await;
+    let (published, payloads) = tokio::join!(run(&args), capture(&broker));
     assert_eq!(published.code, Some(0), "{published:?}");
-    broker.join().unwrap()
-}
-
-/// Plays the broker for one connection that publishes `messages` payloads of 300 bytes.
-fn capture(listener: &TcpListener, messages: usize) -> Vec<Vec<u8>> {
-    let (mut stream, _) = listener.accept().unwrap();
-    let connect = packet(&mut stream);
-    assert_eq!(connect.0 >> 4, 1, "not a CONNECT");
-    stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
-    let mut payloads = Vec::new();
-    loop {
-        let (first, body) = packet(&mut stream);
-        match first >> 4 {
-            3 => {
-                let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-                let id = &body[2 + topic..4 + topic];
-                stream.write_all(&[0x40, 2, id[0], id[1]]).unwrap();
-                payloads.push(body[body.len() - 300..].to_vec());
-            }
-            14 => break,
-            _ => {}
-        }
-    }
     assert_eq!(payloads.len(), messages);
     payloads
 }
 
-/// One MQTT packet: its first byte and its body.
-fn packet(stream: &mut impl std::io::Read) -> (u8, Vec<u8>) {
-    let mut byte = || {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        byte[0]
-    };
-    let first = byte();
-    let (mut length, mut shift) = (0, 0);
+/// What one connection publishes until it disconnects.
+async fn capture(broker: &Broker) -> Vec<Vec<u8>> {
+    let mut peer = broker.accept(false).await;
+    let mut payloads = Vec::new();
     loop {
-        let next = byte();
-        length |= usize::from(next & 0x7f) << shift;
-        shift += 7;
-        if next & 0x80 == 0 {
-            break;
+        match peer.next().await {
+            Packet::Publish(publish) => {
+                peer.acknowledge(publish.pkid).await;
+                payloads.push(publish.payload.to_vec());
+            }
+            Packet::Disconnect(_) => return payloads,
+            other => panic!("{other:?} is not expected"),
         }
     }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    (first, body)
 }
 
 /// Writes `records` to a new topic and verifies `run_name` there; the report
@@ -167,7 +139,7 @@ async fn a_corrupt_record_fails_even_beside_its_good_copy() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_swap_is_an_order_regression() {
+async fn swapped_records_are_an_order_regression() {
     let mut records = payloads("swap", 50).await;
     records.swap(10, 11);
     let (code, report) = verify("swap", 50, &records).await;
@@ -177,7 +149,7 @@ async fn a_swap_is_an_order_regression() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_topic_that_is_not_there_fails() {
+async fn a_missing_topic_fails() {
     let (brokers, topic) = (kafka_brokers(), unique("ledger-none"));
     let args = [
         "verify-kafka",
@@ -197,7 +169,7 @@ async fn a_topic_that_is_not_there_fails() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn bad_arguments_are_told_apart() {
+async fn invalid_arguments_exit_with_2() {
     for args in [
         &["verify-kafka", "--run", "no/name"][..],
         &["verify-kafka"],

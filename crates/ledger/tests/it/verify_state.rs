@@ -3,10 +3,11 @@
 
 use redis::cmd;
 use serde_json::{Value, json};
+use testkit::process::Run;
+use testkit::stack::{kafka_brokers, unique};
 
 use crate::support::{
-    RedisServer, Run, Service, Transaction, Way, create_topic, delete_before, kafka_brokers,
-    produce, produce_at, run, unique,
+    Redis, Service, Transaction, Way, create_topic, delete_before, produce, produce_at, run,
 };
 
 /// Where event time begins, milliseconds since the epoch, and the time of records.
@@ -16,7 +17,7 @@ pub(crate) const BEGIN: i64 = 1_767_225_600_000;
 pub(crate) struct Verified {
     pub(crate) way: Way,
     pub(crate) topic: String,
-    pub(crate) redis: RedisServer,
+    pub(crate) redis: Redis,
     letters: String,
 }
 
@@ -27,7 +28,7 @@ impl Verified {
         Self {
             way: Way::new(test),
             letters: format!("iot.{topic}"),
-            redis: RedisServer::start().await,
+            redis: Redis::start().await,
             topic,
         }
     }
@@ -170,7 +171,7 @@ fn first(report: &Value) -> [&str; 3] {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn what_a_consumer_stored_is_exact_until_something_is_changed() {
+async fn stored_state_is_exact_until_a_value_is_changed() {
     let verified = Verified::new("exact", 1).await;
     produce(&verified.topic, &mixed()).await;
     let report = verified.consume().await;
@@ -240,7 +241,7 @@ async fn what_a_consumer_stored_is_exact_until_something_is_changed() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn formats_and_units_are_those_of_the_consumer() {
+async fn formats_and_units_match_the_consumer() {
     let verified = Verified::new("formats", 1).await;
     // Device `p`, time 1,767,225,600,000, sensor `s` with the value 2.0.
     let protobuf = b"\x0a\x01p\x28\x80\xd0\xea\xb6\xb7\x33\x3a\x0c\x0a\x01s\x11\0\0\0\0\0\0\0\x40";
@@ -268,7 +269,7 @@ async fn formats_and_units_are_those_of_the_consumer() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn sensors_of_the_settings_have_the_units_that_it_is_told() {
+async fn configured_sensors_need_their_units_as_arguments() {
     let verified = Verified::new("sensors", 1).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let sensors = "sensors:\n- {name: temperature, unit: fahrenheit, max: 140, above: 122}\n\
@@ -286,14 +287,14 @@ async fn sensors_of_the_settings_have_the_units_that_it_is_told() {
     produce(&verified.topic, &records.collect::<Vec<_>>()).await;
     let config = file.path().to_str().unwrap();
     let mut consumer = verified.consumer_from(&["--config", config]).await;
-    let told = [
+    let units = [
         "--sensor",
         "temperature=fahrenheit",
         "--sensor",
         "vibration=mm/s",
     ];
     let exact = verified
-        .verify(&[&["--wait", "60s"], &told[..]].concat())
+        .verify(&[&["--wait", "60s"], &units[..]].concat())
         .await;
     assert_eq!(exact.code, Some(0), "{exact:?}");
     assert_eq!(exact.json()["refused"], 2, "{exact:?}");
@@ -309,7 +310,7 @@ async fn sensors_of_the_settings_have_the_units_that_it_is_told() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_record_too_few_or_too_many_is_found() {
+async fn a_missing_or_additional_record_is_found() {
     let verified = Verified::new("record", 1).await;
     let records: Vec<_> = (0..60).map(message).collect();
     produce(&verified.topic, &records).await;
@@ -368,13 +369,13 @@ async fn records_of_aborted_transactions_do_not_count() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn of_a_log_without_its_begin_the_rest_is_compared() {
+async fn the_kept_part_of_a_truncated_log_is_compared() {
     let verified = Verified::new("cut", 1).await;
     let (topic, hour) = (&verified.topic, 3_600_000);
     for number in 0..40 {
         produce_at(topic, BEGIN, &message(number)).await;
     }
-    // One device falls silent.
+    // One device sends no more.
     for number in (40..80).filter(|number| number % 3 != 0) {
         let late = BEGIN + hour + number * 100;
         produce_at(topic, late, &message_at(number, late)).await;
@@ -411,7 +412,7 @@ async fn of_a_log_without_its_begin_the_rest_is_compared() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn bad_arguments_and_servers_that_are_not_there_are_told_apart() {
+async fn invalid_arguments_exit_with_2_and_unreachable_servers_with_1() {
     for arguments in [
         &["--redis", "memory://"][..],
         &["--redis", "redis-cluster://a:1,b:2"],
@@ -437,7 +438,7 @@ async fn bad_arguments_and_servers_that_are_not_there_are_told_apart() {
         nowhere.stderr.contains("connecting to Redis"),
         "{nowhere:?}"
     );
-    let redis = RedisServer::start().await;
+    let redis = Redis::start().await;
     let topic = unique("state-none");
     let known = ["verify-state", "--brokers", &brokers, "--redis", &redis.url];
     let unknown = run(&[&known[..], &["--topic", &topic]].concat()).await;

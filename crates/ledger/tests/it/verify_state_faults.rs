@@ -14,7 +14,7 @@ const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_consumer_that_is_killed_again_and_again_ends_exact() {
+async fn state_is_exact_after_repeated_kills() {
     let (kills, rate) = (setting("LEDGER_KILLS", 3), setting("LEDGER_RATE", 5_000));
     let (rate, devices) = (rate.to_string(), setting("LEDGER_DEVICES", 300).to_string());
     let verified = Verified::new("kills", 4).await;
@@ -67,7 +67,7 @@ async fn a_consumer_that_is_killed_again_and_again_ends_exact() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
-async fn a_state_that_never_rests_is_not_judged() {
+async fn a_state_that_keeps_changing_is_not_verified() {
     let verified = Verified::new("restless", 1).await;
     let key = format!("iot:{{{}:0}}:state", verified.topic);
     verified.redis.set_field(&key, "schema", b"2");

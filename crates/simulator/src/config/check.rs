@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use iot_core::mqtt_url::MqttUrl;
 use iot_core::route;
 use iot_kafka::security::{Client, check_brokers};
+use iot_mqtt::MqttUrl;
 use iot_service::config::{ByteSize, HumanDuration, Problems};
 
 use super::{

@@ -5,10 +5,10 @@ mod fleet;
 
 use iot_core::headers;
 use iot_kafka::security::KafkaSecurity;
+use iot_mqtt::TlsConfig;
 use iot_service::config::{
     ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
-use iot_service::mqtt::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 pub use self::fleet::{FleetConfig, LoadConfig, ProfileConfig, Rate, Shape, Shard};

@@ -6,8 +6,9 @@ use iot_core::message::parse;
 use iot_simulator::config::{Rate, SimulatorConfig, SinkKind};
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::wait_for;
 
-use crate::support::{Simulator, fleet, wait_for};
+use crate::support::{Simulator, fleet};
 
 fn config(file: &tempfile::NamedTempFile) -> SimulatorConfig {
     let mut config = fleet(SinkKind::File, 20, 0);
@@ -37,18 +38,18 @@ fn devices(file: &tempfile::NamedTempFile, from: usize) -> HashSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_fleet_is_resized_paused_and_put_back() {
+async fn a_running_fleet_is_resized_paused_and_reset() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let written = || file.as_file().metadata().unwrap().len();
     let simulator = Simulator::start(config(&file)).await;
     wait_for("all 20 devices", async || devices(&file, 0).len() == 20).await;
 
-    let (status, told) = patch(&simulator, json!({"devices": 200, "rate": 5000})).await;
-    assert_eq!((status, &told["devices"]), (200, &json!(200)), "{told}");
+    let (status, answer) = patch(&simulator, json!({"devices": 200, "rate": 5000})).await;
+    assert_eq!((status, &answer["devices"]), (200, &json!(200)), "{answer}");
     wait_for("all 200 devices", async || devices(&file, 0).len() == 200).await;
 
-    let (status, told) = patch(&simulator, json!({"paused": true})).await;
-    assert_eq!((status, &told["paused"]), (200, &json!(true)), "{told}");
+    let (status, answer) = patch(&simulator, json!({"paused": true})).await;
+    assert_eq!((status, &answer["paused"]), (200, &json!(true)), "{answer}");
     let metric = "file_producer_queue_depth";
     wait_for("an empty queue", async || {
         simulator.metric(metric).await == 0.0
@@ -56,10 +57,10 @@ async fn a_running_fleet_is_resized_paused_and_put_back() {
     .await;
     let before = written();
     let changes = json!({"paused": null, "devices": null, "rate": 2000.0});
-    let (_, told) = patch(&simulator, changes).await;
-    assert_eq!(told["changed"], json!({"rate": 2000.0}));
+    let (_, answer) = patch(&simulator, changes).await;
+    assert_eq!(answer["changed"], json!({"rate": 2000.0}));
     assert_eq!(
-        (&told["devices"], &told["paused"]),
+        (&answer["devices"], &answer["paused"]),
         (&json!(20), &json!(false))
     );
     wait_for("messages after the pause", async || {
@@ -71,7 +72,7 @@ async fn a_running_fleet_is_resized_paused_and_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_changed_is_told_and_changes_nothing() {
+async fn invalid_changes_are_rejected_as_a_whole() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let simulator = Simulator::start(config(&file)).await;
     for (changes, reason) in [
@@ -84,9 +85,12 @@ async fn what_can_not_be_changed_is_told_and_changes_nothing() {
         (json!({"rate": "fast"}), "\"fast\" is not"),
         (json!([]), "expected a map"),
     ] {
-        let (status, told) = patch(&simulator, changes).await;
-        assert_eq!(status, 400, "{told}");
-        assert!(told["error"].as_str().unwrap().contains(reason), "{told}");
+        let (status, answer) = patch(&simulator, changes).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(
+            answer["error"].as_str().unwrap().contains(reason),
+            "{answer}"
+        );
     }
     assert_eq!(get(&simulator).await["changed"], json!({}));
     let (status, _) = simulator.api(Method::GET, "flete", Value::Null).await;
@@ -95,7 +99,7 @@ async fn what_can_not_be_changed_is_told_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_anomaly_begins_when_asked_for() {
+async fn anomalies_are_injected_on_request() {
     let (file, truth) = (
         tempfile::NamedTempFile::new().unwrap(),
         tempfile::NamedTempFile::new().unwrap(),
@@ -111,13 +115,14 @@ async fn an_anomaly_begins_when_asked_for() {
             != 503
     })
     .await;
-    let (status, told) = inject(json!({"kind": "drift", "room": "room-102", "readings": 3})).await;
-    assert_eq!((status, &told["devices"]), (202, &json!(10)), "{told}");
+    let (status, answer) =
+        inject(json!({"kind": "drift", "room": "room-102", "readings": 3})).await;
+    assert_eq!((status, &answer["devices"]), (202, &json!(10)), "{answer}");
     let (status, _) = inject(json!({"kind": "drift", "room": "room-999"})).await;
     assert_eq!(status, 404);
-    let (status, told) = inject(json!({"kind": "drift"})).await;
+    let (status, answer) = inject(json!({"kind": "drift"})).await;
     assert_eq!(
-        (status, told["error"].as_str()),
+        (status, answer["error"].as_str()),
         (400, Some("device, building, floor or room is missing"))
     );
     let truths = || std::fs::read_to_string(truth.path()).unwrap();

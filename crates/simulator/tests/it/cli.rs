@@ -1,21 +1,19 @@
 //! The binary, as a script uses it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::stack::{environment, fresh};
+use testkit::process::{Program, Run};
+use testkit::stack::{kafka_brokers, unique};
 
-fn simulator(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
-        .args(["--set", "ops.listen=127.0.0.1:0", "--set", "http.listen="])
+fn program(args: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .set("ops.listen", "127.0.0.1:0")
+        .set("http.listen", "")
         .args(args)
-        .output()
-        .unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+fn simulator(args: &[&str]) -> Run {
+    program(args).run_sync()
 }
 
 const RUN: [&str; 7] = [
@@ -29,7 +27,7 @@ const RUN: [&str; 7] = [
 ];
 
 #[test]
-fn the_figures_of_a_run_are_one_line_of_json() {
+fn figures_are_printed_as_one_line_of_json() {
     let output = simulator(
         &[
             &RUN[..],
@@ -37,9 +35,9 @@ fn the_figures_of_a_run_are_one_line_of_json() {
         ]
         .concat(),
     );
-    let log = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{log}");
-    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let log = &output.stderr;
+    assert_eq!(output.code, Some(0), "{log}");
+    let figures = output.json();
     for (name, expected) in [
         ("messages", 1_000),
         ("drops", 0),
@@ -53,14 +51,14 @@ fn the_figures_of_a_run_are_one_line_of_json() {
 
 #[test]
 #[ignore = "needs the stack"]
-fn a_topic_that_is_missing_is_made_without_an_error() {
-    let brokers = format!("kafka.brokers={}", environment("KAFKA_BROKERS"));
-    let topic = format!("kafka.topic={}", fresh("simulator-new"));
+fn a_missing_topic_is_created_without_an_error() {
+    let brokers = format!("kafka.brokers={}", kafka_brokers());
+    let topic = format!("kafka.topic={}", unique("simulator-new"));
     let load = ["--messages", "1000", "--rate", "max", "--sink", "kafka"];
     let sets = ["--set", &brokers, "--set", &topic];
     let output = simulator(&[&["run", "--json"][..], &load, &sets].concat());
-    let log = text(&output.stderr);
-    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let log = &output.stderr;
+    let figures = output.json();
     assert_eq!(
         (&figures["messages"], &figures["errors"]),
         (&1_000.into(), &0.into()),
@@ -70,16 +68,16 @@ fn a_topic_that_is_missing_is_made_without_an_error() {
 }
 
 #[test]
-fn a_run_fails_when_a_condition_holds() {
+fn a_run_fails_if_a_condition_holds() {
     let output = simulator(&[&RUN[..], &["--fail-when", "drops>0,messages>=1000"]].concat());
-    let log = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{log}");
+    let log = &output.stderr;
+    assert_eq!(output.code, Some(1), "{log}");
     assert!(log.contains("messages>=1000 holds (it is 1000)"), "{log}");
-    assert_eq!(output.stdout, b"");
+    assert_eq!(output.stdout, "");
 }
 
 #[test]
-fn a_run_that_never_reached_kafka_ends_in_time_and_fails_when_asked() {
+fn a_run_that_never_reaches_kafka_ends_after_its_duration() {
     let run = [
         "run",
         "--duration",
@@ -90,13 +88,13 @@ fn a_run_that_never_reached_kafka_ends_in_time_and_fails_when_asked() {
     ];
     // Nobody listens on port 1.
     let output = simulator(&[&run[..], &["kafka.brokers=127.0.0.1:1"]].concat());
-    let log = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{log}");
+    let log = &output.stderr;
+    assert_eq!(output.code, Some(1), "{log}");
     assert!(log.contains("messages<1 holds (it is 0)"), "{log}");
 }
 
 #[test]
-fn a_dozen_mistakes_are_reported_at_once() {
+fn all_invalid_settings_are_reported_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("simulator.yaml");
     let mistakes = [
@@ -117,8 +115,8 @@ fn a_dozen_mistakes_are_reported_at_once() {
     let yaml: Vec<_> = mistakes.iter().map(|(_, yaml)| *yaml).collect();
     std::fs::write(&file, yaml.join("\n")).unwrap();
     let output = simulator(&["check-config", "--config", file.to_str().unwrap()]);
-    let report = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{report}");
+    let report = &output.stderr;
+    assert_eq!(output.code, Some(2), "{report}");
     for path in [
         "fleet.devices",
         "fleet.interval",
@@ -139,35 +137,13 @@ fn a_dozen_mistakes_are_reported_at_once() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_run() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_iot-simulator"))
-        .args(["--set", "ops.listen=127.0.0.1:0", "--set", "http.listen="])
-        .args([
-            "run",
-            "--sink",
-            "stdout",
-            "--rate",
-            "max",
-            "--set",
-            "fleet.workers=4",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
+fn a_closed_pipe_ends_the_run() {
+    let run = ["run", "--sink", "stdout", "--rate", "max"];
+    let (mut simulator, stdout) = program(&run).set("fleet.workers", 4).start_piped();
+    let mut lines = BufReader::new(stdout);
     let mut line = String::new();
     assert!(lines.read_line(&mut line).unwrap() > 0);
     drop(lines);
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if begun.elapsed() > Duration::from_secs(60) {
-            child.kill().unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = simulator.ended_sync();
     assert!(status.success(), "{status}");
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use iot_core::message::parse;
 use iot_simulator::config::{Rate, SinkKind};
+use testkit::wait_for;
 
-use crate::support::{Simulator, fleet, wait_for};
+use crate::support::{Simulator, fleet};
 
 /// What a fleet, or one shard of it, writes: payloads by device, without times.
 async fn written(shard: &str) -> HashMap<String, Vec<String>> {
@@ -26,7 +27,7 @@ async fn written(shard: &str) -> HashMap<String, Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shards_make_the_same_fleet_together() {
+async fn shards_together_are_the_whole_fleet() {
     let whole = written("0/1").await;
     assert!(whole.len() == 50 && whole.values().all(|said| said.len() == 20));
     let mut together = HashMap::new();
@@ -41,14 +42,14 @@ async fn shards_make_the_same_fleet_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_told_and_counted_and_ends_nothing() {
+async fn a_full_disk_is_reported_and_counted_and_the_run_continues() {
     let mut config = fleet(SinkKind::File, 50, 0);
     config.fleet.rate = Rate::PerSecond(5_000.0);
     config.file.path = "/dev/full".into();
     config.shutdown.flush = Duration::from_millis(500).into();
     let simulator = Simulator::start(config).await;
     wait_for("the reason", async || {
-        let trouble = simulator.trouble("file").await.unwrap_or_default();
+        let trouble = simulator.reason("file").await.unwrap_or_default();
         trouble.contains("/dev/full: No space left on device")
     })
     .await;
@@ -59,7 +60,7 @@ async fn a_full_disk_is_told_and_counted_and_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_of_a_given_time_ends_although_the_disk_is_full() {
+async fn a_run_with_a_duration_ends_although_the_disk_is_full() {
     let mut config = fleet(SinkKind::File, 50, 0);
     config.fleet.rate = Rate::PerSecond(1_000.0);
     config.file.path = "/dev/full".into();
@@ -71,7 +72,7 @@ async fn a_run_of_a_given_time_ends_although_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_can_not_be_opened_ends_the_run() {
+async fn a_file_that_cannot_be_opened_fails_the_run() {
     let mut config = fleet(SinkKind::File, 1, 1);
     config.file.path = "/missing/out.ndjson".into();
     let error = Simulator::start(config).await.failed().await;

@@ -1,5 +1,5 @@
-//! Sink `kafka` against librdkafka's mock cluster, which speaks the protocol
-//! over sockets but can't create topics.
+//! Sink `kafka` against librdkafka's mock cluster, which speaks the protocol over
+//! sockets but can't create topics.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -9,34 +9,30 @@ use iot_service::config::HumanDuration;
 use iot_simulator::config::{
     CompressionKind, Format, OnUnavailable, Rate, SimulatorConfig, SinkKind,
 };
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use testkit::kafka::MockKafka;
+use testkit::wait_for;
 
-use crate::support::{
-    Arrived, Simulator, assert_complete, assert_ordered, fleet, read_topic, wait_for,
-};
+use crate::support::{Arrived, Simulator, assert_complete, assert_ordered, fleet, read_topic};
 
 const TOPIC: &str = "device-data";
 const PARTITIONS: u32 = 10;
 const SENT: &str = "kafka_producer_messages_total";
 
-type Cluster = MockCluster<'static, DefaultProducerContext>;
-
-fn cluster() -> Cluster {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic(TOPIC, PARTITIONS as i32, 1).unwrap();
+fn cluster() -> MockKafka {
+    let cluster = MockKafka::start(&[]);
+    cluster.create(TOPIC, PARTITIONS as i32);
     cluster
 }
 
-fn config(cluster: &Cluster, devices: u32, messages: u64) -> SimulatorConfig {
+fn config(cluster: &MockKafka, devices: u32, messages: u64) -> SimulatorConfig {
     let mut config = fleet(SinkKind::Kafka, devices, messages);
-    config.kafka.brokers = vec![cluster.bootstrap_servers()];
+    config.kafka.brokers = vec![cluster.brokers()];
     config
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_message_is_in_order_in_the_partition_its_device_names() {
+async fn messages_of_a_device_are_in_order_in_its_partition() {
     let cluster = cluster();
     let mut config = config(&cluster, 200, 5_000);
     let truth = tempfile::NamedTempFile::new().unwrap();
@@ -44,7 +40,7 @@ async fn every_message_is_in_order_in_the_partition_its_device_names() {
     config.anomaly.readings = 2;
     config.anomaly.truth_file = truth.path().to_str().unwrap().into();
     Simulator::start(config).await.ended().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     assert_eq!(arrived.len(), 5_000);
     let counts = assert_complete(&arrived, PARTITIONS);
     assert!(counts.len() == 200 && counts.values().all(|n| *n == 25));
@@ -63,28 +59,31 @@ async fn every_message_is_in_order_in_the_partition_its_device_names() {
             assert_eq!(is_there, kind != "dropout");
             let device = (record.message.device_id.to_string(), sensor.to_owned());
             let at = record.message.timestamp;
-            let told = truths[&device]
+            let is_known = truths[&device]
                 .iter()
                 .any(|truth| truth.kind == kind && (truth.from..=truth.to).contains(&at));
-            assert!(told, "{device:?} {kind} at {at} is not in the truth file");
+            assert!(
+                is_known,
+                "{device:?} {kind} at {at} is not in the truth file"
+            );
             labelled += 1;
         }
     }
-    // Of 25,000 readings, a few less because all sensors start sound.
+    // Of 25,000 readings: a few less than a tenth, because no sensor starts with an anomaly.
     assert!((2_100..2_800).contains(&labelled), "{labelled}");
     let kinds: HashSet<_> = truths.values().flatten().map(|t| t.kind.as_str()).collect();
     assert_eq!(kinds.len(), 5, "{kinds:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_formats_say_the_same() {
+async fn both_formats_carry_the_same_messages() {
     let mut said = Vec::new();
     for format in [Format::Json, Format::Protobuf] {
         let cluster = cluster();
         let mut config = config(&cluster, 20, 400);
         config.format = format;
         Simulator::start(config).await.ended().await;
-        let mut arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+        let mut arrived = read_topic(&cluster.brokers(), TOPIC).await;
         assert_complete(&arrived, PARTITIONS);
         arrived.sort_by_key(|record| (record.key.clone(), record.message.seq));
         let messages = arrived.into_iter().map(|mut record| {
@@ -118,7 +117,7 @@ fn read_truths(path: &Path) -> HashMap<(String, String), Vec<Truth>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_truth_file_on_a_full_disk_is_an_error_at_the_end() {
+async fn a_truth_file_on_a_full_disk_fails_the_run() {
     let cluster = cluster();
     let mut config = config(&cluster, 20, 1_000);
     config.anomaly.rate = 0.1;
@@ -126,11 +125,11 @@ async fn a_truth_file_on_a_full_disk_is_an_error_at_the_end() {
     let error = Simulator::start(config).await.failed().await;
     assert!(error.contains("anomaly.truth_file /dev/full"), "{error}");
     assert!(error.contains("No space left"), "{error}");
-    assert_eq!(read_topic(&cluster.bootstrap_servers(), TOPIC).len(), 1_000);
+    assert_eq!(read_topic(&cluster.brokers(), TOPIC).await.len(), 1_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_compression_reads_back() {
+async fn every_compression_can_be_read() {
     for compression in [
         CompressionKind::None,
         CompressionKind::Gzip,
@@ -142,14 +141,14 @@ async fn every_compression_reads_back() {
         let mut config = config(&cluster, 20, 400);
         config.kafka.compression = compression;
         Simulator::start(config).await.ended().await;
-        let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+        let arrived = read_topic(&cluster.brokers(), TOPIC).await;
         assert_complete(&arrived, PARTITIONS);
         assert_eq!(arrived.len(), 400, "{compression:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_batch_is_sent_again_before_the_next() {
+async fn a_failed_batch_is_retried_before_the_next() {
     let cluster = cluster();
     let mut config = config(&cluster, 50, 0);
     config.fleet.rate = Rate::PerSecond(1_000.0);
@@ -168,7 +167,7 @@ async fn a_failed_batch_is_sent_again_before_the_next() {
         .await;
     simulator.wait_for_metric(SENT, 1_000.0).await;
     simulator.stop().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     let counts = assert_ordered(&arrived, PARTITIONS);
     let (least, most) = (
         counts.values().min().unwrap(),
@@ -178,12 +177,11 @@ async fn a_failed_batch_is_sent_again_before_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_kafka_refuses_for_good_does_not_stop_the_others() {
+async fn a_permanently_rejected_batch_does_not_stop_the_others() {
     let cluster = cluster();
     let mut config = config(&cluster, 10, 0);
     config.fleet.rate = Rate::PerSecond(500.0);
-    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
-    cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    cluster.refuse_next_batch_as_too_large();
     let simulator = Simulator::start(config).await;
     let dropped = r#"kafka_producer_dropped_messages_total{reason="refused"}"#;
     simulator.wait_for_metric(dropped, 1.0).await;
@@ -192,29 +190,29 @@ async fn a_batch_that_kafka_refuses_for_good_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waits_for_kafka_and_says_so() {
+async fn an_unreachable_kafka_is_reported_and_waited_for() {
     let cluster = cluster();
-    cluster.broker_down(-1).unwrap();
+    cluster.down();
     let simulator = Simulator::start(config(&cluster, 10, 100)).await;
     wait_for("the reason", async || {
-        let trouble = simulator.trouble("kafka").await;
+        let trouble = simulator.reason("kafka").await;
         trouble.is_some_and(|reason| reason.contains("connecting to Kafka"))
     })
     .await;
-    cluster.broker_up(-1).unwrap();
+    cluster.up();
     simulator.ended().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     assert_eq!(arrived.len(), 100);
     assert_complete(&arrived, PARTITIONS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stops_while_kafka_is_away() {
+async fn a_simulator_stops_while_kafka_is_down() {
     let cluster = cluster();
-    cluster.broker_down(-1).unwrap();
+    cluster.down();
     let simulator = Simulator::start(config(&cluster, 10, 100)).await;
     wait_for("the attempt", async || {
-        simulator.trouble("kafka").await.is_some()
+        simulator.reason("kafka").await.is_some()
     })
     .await;
     simulator.stop().await;
@@ -227,24 +225,21 @@ async fn an_outage_loses_nothing_that_fits_the_buffer() {
     config.fleet.rate = Rate::PerSecond(1_000.0);
     let simulator = Simulator::start(config).await;
     simulator.wait_for_metric(SENT, 200.0).await;
-    cluster.broker_down(-1).unwrap();
+    cluster.down();
     wait_for("trouble", async || {
-        simulator.trouble("kafka").await.is_some()
+        simulator.reason("kafka").await.is_some()
     })
     .await;
     simulator
         .wait_for_metric("kafka_producer_queue_depth", 500.0)
         .await;
-    cluster.broker_up(-1).unwrap();
-    wait_for("recovery", async || {
-        simulator.trouble("kafka").await.is_none()
-    })
-    .await;
+    cluster.up();
+    simulator.wait_for_recovery("kafka").await;
     simulator.wait_for_metric(SENT, 2_000.0).await;
     simulator.stop().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     let counts = assert_ordered(&arrived, PARTITIONS);
-    // Devices take turns, so without a loss they are within one message.
+    // Devices send in turn, so without a loss their counts differ by at most one.
     let (least, most) = (
         counts.values().min().unwrap(),
         counts.values().max().unwrap(),
@@ -253,18 +248,18 @@ async fn an_outage_loses_nothing_that_fits_the_buffer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_sends_what_was_made() {
+async fn shutdown_sends_all_buffered_messages() {
     let cluster = cluster();
     let mut config = config(&cluster, 50, 0);
     config.fleet.rate = Rate::PerSecond(1_000.0);
-    // Nothing closes a batch but the end.
+    // Only shutdown closes a batch.
     config.kafka.linger = std::time::Duration::from_secs(3_600).into();
     let simulator = Simulator::start(config).await;
     simulator
         .wait_for_metric("kafka_producer_queue_depth", 300.0)
         .await;
     simulator.stop().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     assert!(arrived.len() >= 300, "{}", arrived.len());
     let counts = assert_complete(&arrived, PARTITIONS);
     let (least, most) = (
@@ -275,18 +270,18 @@ async fn stopping_sends_what_was_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_can_not_be_created_is_waited_for() {
-    let cluster = MockCluster::new(1).unwrap();
+async fn a_topic_that_cannot_be_created_is_waited_for() {
+    let cluster = MockKafka::start(&[]);
     let simulator = Simulator::start(config(&cluster, 10, 50)).await;
     wait_for("the reason", async || {
-        let trouble = simulator.trouble("kafka").await;
+        let trouble = simulator.reason("kafka").await;
         trouble.is_some_and(|reason| reason.contains("creating topic device-data"))
     })
     .await;
-    cluster.create_topic(TOPIC, 3, 1).unwrap();
+    cluster.create(TOPIC, 3);
     simulator.ended().await;
-    // The partitions it has count, not those it would have been created with.
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    // The partitions that it has count, not the configured ones.
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     assert_eq!(arrived.len(), 50);
     assert_complete(&arrived, 3);
 }
@@ -300,7 +295,7 @@ async fn two_simulators_in_one_process_make_one_fleet() {
     let (one, other) = (Simulator::start(one).await, Simulator::start(other).await);
     one.ended().await;
     other.ended().await;
-    let counts = assert_complete(&read_topic(&cluster.bootstrap_servers(), TOPIC), PARTITIONS);
+    let counts = assert_complete(&read_topic(&cluster.brokers(), TOPIC).await, PARTITIONS);
     assert!(counts.len() == 50 && counts.values().all(|n| *n == 10));
 }
 
@@ -311,11 +306,11 @@ async fn a_duration_ends_the_run() {
     config.fleet.rate = Rate::PerSecond(200.0);
     config.run.duration = std::time::Duration::from_millis(300).into();
     Simulator::start(config).await.ended().await;
-    assert_complete(&read_topic(&cluster.bootstrap_servers(), TOPIC), PARTITIONS);
+    assert_complete(&read_topic(&cluster.brokers(), TOPIC).await, PARTITIONS);
 }
 
-/// A partition without a leader, and a fleet that sends on.
-async fn without_leader(on_unavailable: OnUnavailable) -> (Cluster, Simulator) {
+/// A fleet that continues to send while partition 3 has no leader.
+async fn without_leader(on_unavailable: OnUnavailable) -> (MockKafka, Simulator) {
     let cluster = cluster();
     let mut config = config(&cluster, 100, 0);
     config.fleet.rate = Rate::PerSecond(1_000.0);
@@ -332,7 +327,7 @@ async fn without_leader(on_unavailable: OnUnavailable) -> (Cluster, Simulator) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_is_away_holds_up_its_own_devices_only() {
+async fn a_partition_without_leader_holds_only_its_own_devices() {
     let (cluster, simulator) = without_leader(OnUnavailable::Hold).await;
     let before = simulator.metric(SENT).await;
     simulator.wait_for_metric(SENT, before + 1_000.0).await;
@@ -340,13 +335,10 @@ async fn a_partition_that_is_away_holds_up_its_own_devices_only() {
         simulator.metric("kafka_producer_active_connections").await,
         9.0
     );
-    let trouble = simulator.trouble("kafka").await.unwrap();
+    let trouble = simulator.reason("kafka").await.unwrap();
     assert!(trouble.contains("partition 3 of topic"), "{trouble}");
     cluster.partition_leader(TOPIC, 3, Some(1)).unwrap();
-    wait_for("recovery", async || {
-        simulator.trouble("kafka").await.is_none()
-    })
-    .await;
+    simulator.wait_for_recovery("kafka").await;
     assert_eq!(
         simulator
             .metric("kafka_producer_rerouted_messages_total")
@@ -360,7 +352,7 @@ async fn a_partition_that_is_away_holds_up_its_own_devices_only() {
         0.0
     );
     simulator.stop().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     let counts = assert_complete(&arrived, PARTITIONS);
     let most = counts.values().max().unwrap();
     assert!(
@@ -370,20 +362,17 @@ async fn a_partition_that_is_away_holds_up_its_own_devices_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_for_a_partition_that_is_away_can_be_sent_to_others() {
+async fn messages_for_a_partition_without_leader_can_be_rerouted() {
     let (cluster, simulator) = without_leader(OnUnavailable::Reroute).await;
     let rerouted = "kafka_producer_rerouted_messages_total";
     simulator.wait_for_metric(rerouted, 100.0).await;
     cluster.partition_leader(TOPIC, 3, Some(1)).unwrap();
-    wait_for("recovery", async || {
-        simulator.trouble("kafka").await.is_none()
-    })
-    .await;
+    simulator.wait_for_recovery("kafka").await;
     let before = simulator.metric(SENT).await;
     simulator.wait_for_metric(SENT, before + 1_000.0).await;
     let rerouted = simulator.metric(rerouted).await;
     simulator.stop().await;
-    let arrived = read_topic(&cluster.bootstrap_servers(), TOPIC);
+    let arrived = read_topic(&cluster.brokers(), TOPIC).await;
     let home = |record: &&Arrived| partition_for(&record.key, PARTITIONS) as i32;
     let away = arrived
         .iter()

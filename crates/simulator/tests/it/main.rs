@@ -1,5 +1,5 @@
 //! The simulator through its only entrance, against real protocols.
-#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
 mod cli;

@@ -9,19 +9,15 @@ use iot_simulator::config::{Rate, SimulatorConfig, SinkKind};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
+use testkit::port::free_address;
+use testkit::{in_time, wait_for};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{DEADLINE, Simulator, fleet, wait_for};
+use crate::support::{Simulator, fleet};
 
 /// A topic, a message, and its label.
 pub(crate) type Heard = (String, DeviceMessage<'static>, Option<String>);
-
-/// An address that was free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
 
 /// Starts a broker on a thread of its own; it ends with the process.
 fn start_broker(listen: SocketAddr) {
@@ -94,10 +90,7 @@ pub(crate) async fn subscribe(
             }
         }
     });
-    tokio::time::timeout(DEADLINE, standing)
-        .await
-        .expect("a subscription")
-        .unwrap();
+    in_time("the subscription", standing).await.unwrap();
     receiver
 }
 
@@ -110,8 +103,7 @@ pub(crate) async fn assert_heard(
     let mut next: HashMap<String, u64> = HashMap::new();
     let mut all = Vec::new();
     while next.values().sum::<u64>() < count {
-        let one = tokio::time::timeout(DEADLINE, heard.recv()).await;
-        let (topic, message, label) = one.expect("more messages").unwrap();
+        let (topic, message, label) = in_time("a message", heard.recv()).await.unwrap();
         let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
         let place = format!("/{}/{}", tenant.unwrap(), project.unwrap());
         assert!(topic.ends_with(&place), "{topic} {place}");
@@ -155,13 +147,13 @@ async fn every_message_arrives_in_order_with_its_label() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waits_for_the_broker_and_says_so() {
+async fn an_unreachable_broker_is_reported_and_waited_for() {
     let address = free_address();
     let mut config = config(address, 10, 0);
     config.fleet.rate = Rate::PerSecond(200.0);
     let simulator = Simulator::start(config).await;
     wait_for("the reason", async || {
-        let trouble = simulator.trouble("mqtt").await;
+        let trouble = simulator.reason("mqtt").await;
         trouble.is_some_and(|reason| reason.contains(&format!("connecting to tcp://{address}")))
     })
     .await;
@@ -169,7 +161,7 @@ async fn waits_for_the_broker_and_says_so() {
     simulator
         .wait_for_metric("mqtt_producer_messages_total", 100.0)
         .await;
-    assert_eq!(simulator.trouble("mqtt").await, None);
+    assert_eq!(simulator.reason("mqtt").await, None);
     assert_eq!(
         simulator.metric("mqtt_producer_active_connections").await,
         4.0

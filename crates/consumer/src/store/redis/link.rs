@@ -12,7 +12,7 @@ use redis::{
     IntoConnectionInfo, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 
-use crate::store::StoreConfig;
+use crate::config::StoreConfig;
 use crate::store::url::{Servers, Topology};
 
 /// A connection; clones share it.

@@ -7,20 +7,18 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-use iot_core::partition::TopicPartition;
 use std::collections::HashMap;
 
+use iot_core::partition::TopicPartition;
+use iot_fold::{SCHEMA, Sealed};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::url::Servers;
-use super::{
-    ApplyError, Change, Conflict, LoadError, Step, StoreConfig, Stored, Trouble, Unavailable,
-};
+use super::{ApplyError, Conflict, LoadError, Step, Stored, Trouble, Unavailable};
+use crate::config::StoreConfig;
 use link::Connector;
 use pool::{Pool, is_replica};
 
-/// Layout of the keys and of the hash; another one is not read.
-const SCHEMA: &str = "2";
 /// Fields of the hash that are no values. Those of values have a NUL in them.
 const OFFSET: &str = "offset";
 const SCHEMA_FIELD: &str = "schema";
@@ -172,39 +170,39 @@ impl Redis {
     }
 
     fn script_call(&self, command: &str, script: &str, step: &Step<'_>, now: i64) -> Cmd {
-        let (mut live, mut windows) = (Vec::new(), Vec::new());
-        for change in step.changes {
-            match change {
-                Change::Live { key, value } => live.push((key, value)),
-                // What is over already would be removed at once.
-                Change::Window { expires, .. } if *expires <= now => {}
-                Change::Window {
-                    key,
-                    value,
-                    expires,
-                } => {
-                    let lifetime = expires.saturating_sub(now).min(self.longest);
-                    windows.push((key, value, lifetime));
-                }
-            }
-        }
-        debug_assert!(live.len() <= MOST_LIVE, "the pipeline ends steps earlier");
+        let devices = &step.changes.devices;
+        debug_assert!(
+            devices.len() <= MOST_LIVE,
+            "the pipeline ends steps earlier"
+        );
         let prefix = self.key_prefix(step.partition);
+        // What is over already would be removed at once.
+        let kept = |sealed: &&Sealed| sealed.expires > now;
+        let windows = step.changes.windows.iter().filter(kept).map(|sealed| {
+            let lifetime = sealed.expires.saturating_sub(now).min(self.longest);
+            let key = format!("{prefix}{}", sealed.store_key());
+            (key, sealed.encode(), lifetime)
+        });
+        let windows: Vec<_> = windows.collect();
         // Rather too much: room that is short by a byte would be doubled.
-        let bytes = |change: &Change| change.bytes() + prefix.len() + NUMBER_BYTES;
-        let bytes = HEAD_BYTES + step.changes.iter().map(bytes).sum::<usize>();
+        let live = devices.iter().map(|(key, value)| key.len() + value.len());
+        let sealed = windows
+            .iter()
+            .map(|(key, value, _)| key.len() + value.len());
+        let bytes = live.chain(sealed).map(|bytes| bytes + 2 * NUMBER_BYTES);
+        let bytes = HEAD_BYTES + bytes.sum::<usize>();
         let mut call = Cmd::with_capacity(HEAD_ARGS + 3 * step.changes.len(), bytes);
         call.arg(command).arg(script).arg(1 + windows.len());
         call.arg(self.state_key(step.partition));
         for (key, ..) in &windows {
-            call.arg(format!("{prefix}{key}"));
+            call.arg(key);
         }
         call.arg(step.from.map_or(String::new(), |from| from.to_string()));
         call.arg(step.to).arg(SCHEMA).arg(windows.len());
         for (_, value, lifetime) in &windows {
             call.arg(value.as_slice()).arg(lifetime);
         }
-        for (key, value) in live {
+        for (key, value) in devices {
             call.arg(key).arg(value.as_slice());
         }
         call

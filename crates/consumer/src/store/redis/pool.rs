@@ -1,12 +1,12 @@
 //! A fixed number of connections. Each carries the commands of several partitions
 //! at once; those of one partition stay in order on one.
 
-use iot_core::partition::TopicPartition;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::Duration;
 
+use iot_core::partition::TopicPartition;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::sync::Mutex;
 use tokio::time::timeout;

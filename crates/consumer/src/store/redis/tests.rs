@@ -1,23 +1,21 @@
 //! The store against Redis servers. Those that a test starts itself are its own:
 //! it ends them by their pid.
 
-use iot_core::partition::TopicPartition;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::AsyncConnectionConfig;
+use iot_core::partition::TopicPartition;
+use iot_fold::Changes;
+use testkit::redis::RedisServer;
+use testkit::stack::{redis_url, unique};
 
 use super::*;
+use crate::store::tests::sealed;
 use crate::store::{Store, now};
-use server::Server;
 
 mod footprint;
 mod servers;
-
-/// Shared with the tests from outside.
-#[path = "../../../tests/it/redis_server.rs"]
-mod server;
 
 const PART: i32 = 3;
 
@@ -42,21 +40,10 @@ fn open(config: &StoreConfig) -> Store {
     Store::open(config, RETENTION).unwrap()
 }
 
-fn unique(name: &str) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "{name}-{}-{}",
-        now(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    )
-}
-
 impl Bench {
     /// In the stack's Redis.
     fn new(name: &str) -> Self {
-        let url = std::env::var("REDIS_URL")
-            .expect("REDIS_URL must name a real Redis: scripts/stack up, then scripts/stack env");
-        Self::at(&url, name)
+        Self::at(&redis_url(), name)
     }
 
     fn at(url: &str, name: &str) -> Self {
@@ -71,12 +58,7 @@ impl Bench {
         TopicPartition::new(self.topic.as_str(), PART)
     }
 
-    async fn apply(
-        &self,
-        from: Option<i64>,
-        to: i64,
-        changes: &[Change],
-    ) -> Result<(), ApplyError> {
+    async fn apply(&self, from: Option<i64>, to: i64, changes: &Changes) -> Result<(), ApplyError> {
         let step = Step {
             partition: &self.here(),
             from,
@@ -115,18 +97,24 @@ impl Bench {
     }
 }
 
-fn live(key: impl ToString, value: impl AsRef<[u8]>) -> Change {
-    Change::Live {
-        key: key.to_string(),
-        value: value.as_ref().to_vec(),
-    }
+type Live = (String, Vec<u8>);
+
+fn live(key: impl ToString, value: impl AsRef<[u8]>) -> Live {
+    (key.to_string(), value.as_ref().to_vec())
 }
 
-fn window(key: impl ToString, lifetime: i64) -> Change {
-    Change::Window {
-        key: key.to_string(),
-        value: b"window".to_vec(),
-        expires: now() + lifetime,
+fn window(device: impl ToString, lifetime: i64) -> Sealed {
+    sealed(&device.to_string(), now() + lifetime)
+}
+
+fn window_key(device: &str) -> String {
+    sealed(device, 0).store_key()
+}
+
+fn changes(devices: impl Into<Vec<Live>>, windows: impl Into<Vec<Sealed>>) -> Changes {
+    Changes {
+        devices: devices.into(),
+        windows: windows.into(),
     }
 }
 
@@ -146,16 +134,20 @@ fn trouble<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> Trouble {
 async fn a_step_is_compared_applied_and_recognised() {
     let bench = Bench::new("step");
     assert_eq!(bench.stored().await, Stored::default());
-    let first = [live("d\0a", [0, 255]), live("s\0b", "x")];
+    let first = changes([live("d\0a", [0, 255]), live("s\0b", "x")], []);
+    let nothing = Changes::default();
     bench.apply(None, 10, &first).await.unwrap();
-    assert_eq!(bench.apply(None, 11, &[]).await, conflict(Some(10), None));
+    assert_eq!(
+        bench.apply(None, 11, &nothing).await,
+        conflict(Some(10), None)
+    );
     // The answer of the first one got lost.
     bench.apply(None, 10, &first).await.unwrap();
     bench
-        .apply(Some(10), 12, &[live("s\0b", "y")])
+        .apply(Some(10), 12, &changes([live("s\0b", "y")], []))
         .await
         .unwrap();
-    let late = [live("s\0b", "z"), window("w\0late", 60_000)];
+    let late = changes([live("s\0b", "z")], [window("late", 60_000)]);
     for from in [None, Some(9), Some(10), Some(13)] {
         assert_eq!(bench.apply(from, 20, &late).await, conflict(Some(12), from));
     }
@@ -165,7 +157,9 @@ async fn a_step_is_compared_applied_and_recognised() {
     let expected = expected.map(|(key, value)| (key.to_owned(), value.to_vec()));
     assert_eq!(stored.entries, expected);
     assert_eq!(
-        bench.raw::<i64>(&["EXISTS", &bench.key("w\0late")]).await,
+        bench
+            .raw::<i64>(&["EXISTS", &bench.key(&window_key("late"))])
+            .await,
         0,
         "a refused step writes no window either"
     );
@@ -175,26 +169,18 @@ async fn a_step_is_compared_applied_and_recognised() {
 #[ignore = "needs the stack"]
 async fn windows_expire_and_live_state_does_not() {
     let bench = Bench::new("windows");
-    let keys = ["w\0a", "w\0b", "w\0over", "w\0never"].map(String::from);
-    let changes = [
-        window(&keys[0], 60_000),
-        window(&keys[1], 60_000),
-        window(&keys[2], -1),
-        live("d\0a", "x"),
-    ];
-    bench.apply(None, 1, &changes).await.unwrap();
+    let keys = ["a", "b", "over", "never"].map(window_key);
+    let windows = [window("a", 60_000), window("b", 60_000), window("over", -1)];
+    let first = changes([live("d\0a", "x")], windows);
+    bench.apply(None, 1, &first).await.unwrap();
     let found = bench.store.windows(&bench.here(), &keys).await.unwrap();
-    assert_eq!(found, [b"window", b"window"]);
+    assert_eq!(found, ["a", "b"].map(|device| sealed(device, 0).encode()));
     let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
     assert!((1..=60_000).contains(&left), "{left} ms");
     // The clock of whoever wrote the record is wrong.
-    let key = "w\0future".to_owned();
-    let future = Change::Window {
-        key: key.clone(),
-        value: b"window".to_vec(),
-        expires: i64::MAX,
-    };
-    bench.apply(Some(1), 2, &[future]).await.unwrap();
+    let key = window_key("future");
+    let future = changes([], [sealed("future", i64::MAX)]);
+    bench.apply(Some(1), 2, &future).await.unwrap();
     let left: i64 = bench.raw(&["PTTL", &bench.key(&key)]).await;
     assert!(
         (60_000..=RETENTION.as_millis() as i64).contains(&left),
@@ -210,16 +196,17 @@ async fn the_largest_step_is_taken_at_once() {
     let bench = Bench::new("large");
     // As many devices as a step may have, as many bytes, one of them with as many
     // sensors as there may be, and as many windows as one may seal at once.
-    let mut changes: Vec<_> = (1..1_000)
+    let mut devices: Vec<_> = (1..1_000)
         .map(|n| live(format!("d\0{n}"), [7; 2_100]))
         .collect();
-    changes.push(live("d\x000", vec![7; 1_000 * 1_000]));
-    changes.extend((0..8 * 102).map(|n| window(format!("w\0{n}"), 60_000)));
-    bench.apply(None, 1, &changes).await.unwrap();
+    devices.push(live("d\x000", vec![7; 1_000 * 1_000]));
+    let windows: Vec<_> = (0..8 * 102).map(|n| window(n, 60_000)).collect();
+    let step = changes(devices, windows);
+    bench.apply(None, 1, &step).await.unwrap();
     assert_eq!(bench.stored().await.entries.len(), 1_000);
     // And no step can be above what Lua's unpack takes.
     let most: Vec<_> = (0..MOST_LIVE).map(|n| live(n, "x")).collect();
-    bench.apply(Some(1), 2, &most).await.unwrap();
+    bench.apply(Some(1), 2, &changes(most, [])).await.unwrap();
 }
 
 #[tokio::test]
@@ -228,13 +215,18 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
     let bench = Bench::new("type");
     let key = bench.key("state");
     bench.raw::<()>(&["SET", &key, "mine"]).await;
-    let changes = [live("d\0a", "x"), window("w\0a", 60_000)];
+    let changes = changes([live("d\0a", "x")], [window("a", 60_000)]);
     assert_eq!(
         trouble(bench.apply(None, 1, &changes).await),
         Trouble::Refused
     );
     assert_eq!(bench.raw::<String>(&["GET", &key]).await, "mine");
-    assert_eq!(bench.raw::<i64>(&["EXISTS", &bench.key("w\0a")]).await, 0);
+    assert_eq!(
+        bench
+            .raw::<i64>(&["EXISTS", &bench.key(&window_key("a"))])
+            .await,
+        0
+    );
 
     for (fields, expected) in [
         (&["schema", "1", "offset", "5"][..], "its schema is 1"),
@@ -258,11 +250,11 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_script_that_redis_forgot_is_sent_again() {
-    let server = Server::start(&[]).await;
+    let server = RedisServer::start(&[]).await;
     let bench = Bench::at(&server.url(), "forgotten");
-    bench.apply(None, 1, &[]).await.unwrap();
+    bench.apply(None, 1, &Changes::default()).await.unwrap();
     bench.raw::<()>(&["SCRIPT", "FLUSH"]).await;
-    bench.apply(Some(1), 2, &[]).await.unwrap();
+    bench.apply(Some(1), 2, &Changes::default()).await.unwrap();
     assert_eq!(bench.stored().await.offset, Some(2));
 }
 
@@ -271,8 +263,10 @@ async fn a_script_that_redis_forgot_is_sent_again() {
 async fn state_is_read_as_of_one_moment_while_it_is_written() {
     let bench = Arc::new(Bench::new("moment"));
     // All values say the same at each offset.
-    let changes =
-        |offset: i64| -> Vec<_> { (0..3_000).map(|n| live(n, offset.to_string())).collect() };
+    let changes = |offset: i64| {
+        let devices = (0..3_000).map(|n| live(n, offset.to_string()));
+        changes(devices.collect::<Vec<_>>(), [])
+    };
     bench.apply(None, 0, &changes(0)).await.unwrap();
     let writer = bench.clone();
     let writing = tokio::spawn(async move {
@@ -300,14 +294,16 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn without_memory_a_step_is_refused_as_a_whole() {
-    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let server = RedisServer::start(&["--maxmemory-policy", "noeviction"]).await;
     let bench = Bench::at(&server.url(), "full");
-    bench.apply(None, 1, &[live(0, "old")]).await.unwrap();
+    bench
+        .apply(None, 1, &changes([live(0, "old")], []))
+        .await
+        .unwrap();
     let before = bench.stored().await;
-    let mut step: Vec<_> = (0..500)
-        .map(|n| window(format!("w\0{n}"), 60_000))
-        .collect();
-    step.extend((0..500).map(|n| live(n, [b'x'; 2_000])));
+    let windows: Vec<_> = (0..500).map(|n| window(n, 60_000)).collect();
+    let devices: Vec<_> = (0..500).map(|n| live(n, [b'x'; 2_000])).collect();
+    let step = changes(devices, windows);
     let (mut refusals, mut room) = (0, 0);
     // So little more each time that in the end the limit is passed by the script.
     let limit = loop {
@@ -346,9 +342,12 @@ async fn memory(bench: &Bench, field: &str) -> u64 {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_script_that_fails_half_way_leaves_the_state_before() {
-    let server = Server::start(&[]).await;
+    let server = RedisServer::start(&[]).await;
     let admin = Bench::at(&server.url(), "half");
-    admin.apply(None, 1, &[live("d\0a", "old")]).await.unwrap();
+    admin
+        .apply(None, 1, &changes([live("d\0a", "old")], []))
+        .await
+        .unwrap();
     // A user who may write windows but not the state: HSET fails after them.
     let rules = "ACL SETUSER half on >pw ~* +@all -hset";
     let rules: Vec<&str> = rules.split(' ').collect();
@@ -363,14 +362,16 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
         topic: admin.topic.clone(),
         url: admin.url.clone(),
     };
-    let changes = [live("d\0a", "new"), window("w\0a", 60_000)];
+    let changes = changes([live("d\0a", "new")], [window("a", 60_000)]);
     let refused = trouble(half.apply(Some(1), 2, &changes).await);
     assert!(
         matches!(refused, Trouble::Denied | Trouble::Refused),
         "{refused:?}"
     );
     assert_eq!(
-        admin.raw::<i64>(&["EXISTS", &admin.key("w\0a")]).await,
+        admin
+            .raw::<i64>(&["EXISTS", &admin.key(&window_key("a"))])
+            .await,
         1,
         "it did fail half way"
     );
@@ -388,7 +389,7 @@ async fn a_script_that_fails_half_way_leaves_the_state_before() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
-    let mut server = Server::start(&[]).await;
+    let mut server = RedisServer::start(&[]).await;
     let quick = StoreConfig {
         response_timeout: iot_service::config::HumanDuration::from_millis(200),
         ..config(&server.url())
@@ -397,18 +398,18 @@ async fn a_server_that_is_stopped_or_gone_is_unavailable_for_as_long() {
         store: open(&quick),
         ..Bench::at(&server.url(), "stopped")
     };
-    bench.apply(None, 1, &[]).await.unwrap();
+    bench.apply(None, 1, &Changes::default()).await.unwrap();
     server.signal("STOP");
     // It may be taken when the server goes on: the same step again is one.
     assert_eq!(
-        trouble(bench.apply(Some(1), 2, &[]).await),
+        trouble(bench.apply(Some(1), 2, &Changes::default()).await),
         Trouble::Timeout
     );
     server.signal("CONT");
-    bench.apply(Some(1), 2, &[]).await.unwrap();
+    bench.apply(Some(1), 2, &Changes::default()).await.unwrap();
     server.kill();
     for _ in 0..2 {
-        let gone = trouble(bench.apply(Some(2), 3, &[]).await);
+        let gone = trouble(bench.apply(Some(2), 3, &Changes::default()).await);
         assert_eq!(gone, Trouble::Unreachable);
     }
 }

@@ -1,37 +1,22 @@
 //! A Redis of a test's own, and what a test changes in it.
 
-use std::process::{Child, Command, Stdio};
-
 use redis::{Client, Cmd, Connection, FromRedisValue, cmd};
-use tempfile::TempDir;
+use testkit::redis::RedisServer;
 
-use super::{free_port, wait_for};
-
-/// A server in memory; killed when dropped.
-pub(crate) struct RedisServer {
+/// A server and its address.
+pub(crate) struct Redis {
     pub(crate) url: String,
-    child: Child,
-    _dir: TempDir,
+    /// Killed when dropped.
+    _server: RedisServer,
 }
 
-impl RedisServer {
+impl Redis {
     pub(crate) async fn start() -> Self {
-        let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port]);
-        command.current_dir(dir.path()).stdin(Stdio::null());
-        let child = command.stdout(Stdio::null()).spawn();
-        let server = Self {
-            url: format!("redis://127.0.0.1:{port}"),
-            child: child.expect("redis-server, which scripts/stack installs"),
-            _dir: dir,
-        };
-        wait_for("redis-server", async || {
-            let mut connection = Client::open(&*server.url)?.get_connection()?;
-            cmd("PING").query::<String>(&mut connection)
-        })
-        .await;
-        server
+        let server = RedisServer::start(&[]).await;
+        Self {
+            url: server.url(),
+            _server: server,
+        }
     }
 
     fn connection(&self) -> Connection {
@@ -68,12 +53,5 @@ impl RedisServer {
         let mut keys: Vec<String> = self.ask(cmd("KEYS").arg(pattern));
         keys.sort_unstable();
         keys
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,11 +1,12 @@
-//! The services, each started as the test's own: tenant, client id, group and
-//! ports that no other test has.
-
-use std::time::Duration;
+//! The services as processes of a test's own: with a tenant, client id, group and ports
+//! that no other test has.
 
 use serde_json::Value;
-
-use super::{Process, free_port, kafka_brokers, mqtt_url, unique, wait_for};
+use testkit::http::{self, Ops};
+use testkit::port::free_address;
+use testkit::process::{Process, Program, binary};
+use testkit::stack::{kafka_brokers, mqtt_url, unique};
+use testkit::wait_for;
 
 /// One test's way through the system.
 pub(crate) struct Way {
@@ -20,7 +21,7 @@ pub(crate) struct Way {
 /// A service, and where it answers.
 pub(crate) struct Service {
     pub(crate) process: Process,
-    pub(crate) ops: String,
+    ops: Ops,
     pub(crate) http: String,
 }
 
@@ -77,7 +78,7 @@ impl Way {
         topic: &str,
         further: &[(&str, &str)],
     ) -> Service {
-        let http = format!("127.0.0.1:{}", free_port());
+        let http = free_address().to_string();
         let settings = [
             ("kafka.brokers", &*self.kafka_brokers),
             ("kafka.topics", topic),
@@ -118,24 +119,19 @@ impl Way {
 
 impl Service {
     fn start(name: &str, args: &[&str], settings: &[(&str, &str)]) -> Self {
-        let ops = format!("127.0.0.1:{}", free_port());
-        let settings = [settings, &[("ops.listen", &*ops)]].concat();
+        let ops = Ops(free_address());
+        let program = Program::new(binary(name)).args(args).settings(settings);
         Self {
-            process: Process::start(name, args, &settings),
+            process: program.set("ops.listen", ops.0).start(),
             ops,
             http: String::new(),
         }
     }
 
-    /// Status and body of `/readyz`.
-    async fn readiness(&self) -> Result<(u16, String), String> {
-        get(&format!("http://{}/readyz", self.ops)).await
-    }
-
     pub(crate) async fn ready(&mut self) {
         wait_for("readiness", async || {
             self.process.assert_running();
-            match self.readiness().await? {
+            match self.ops.get("/readyz").await? {
                 (200, _) => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -154,15 +150,14 @@ impl Service {
     pub(crate) async fn not_ready_because(&mut self, components: &[(&str, &str)]) {
         wait_for("the reasons for not being ready", async || {
             self.process.assert_running();
-            let (status, body) = self.readiness().await?;
-            let json: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            let (status, report) = self.ops.readyz().await?;
             let named = components
                 .iter()
-                .all(|(name, text)| has_trouble(&json, name, text));
+                .all(|(name, text)| is_not_ready(&report, name, text));
             if status == 503 && named {
                 Ok(())
             } else {
-                Err(format!("{status} {body}"))
+                Err(format!("{status} {report}"))
             }
         })
         .await;
@@ -170,14 +165,8 @@ impl Service {
 
     /// Sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64, String> {
-        let (_, text) = get(&format!("http://{}/metrics", self.ops)).await?;
-        let samples = text.lines().filter_map(|line| {
-            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
-            let whole = labels.is_empty() || labels.starts_with('{');
-            whole.then(|| value.parse::<f64>().ok())?
-        });
-        let sum = samples.reduce(|sum, sample| sum + sample);
-        sum.ok_or_else(|| format!("there is no metric {name}"))
+        let (_, text) = self.ops.get("/metrics").await?;
+        http::metric(&text, name).ok_or_else(|| format!("there is no metric {name}"))
     }
 
     /// Waits until the metric grew by `more`.
@@ -202,7 +191,7 @@ impl Service {
 
     /// A path of the HTTP API, as JSON.
     pub(crate) async fn api(&self, path: &str) -> Result<Value, String> {
-        let (status, body) = get(&format!("http://{}{path}", self.http)).await?;
+        let (status, body) = http::get(&format!("http://{}{path}", self.http)).await?;
         if status != 200 {
             return Err(format!("{status} {body}"));
         }
@@ -210,20 +199,9 @@ impl Service {
     }
 }
 
-/// Whether the component is named with a reason that has this text in it, other
-/// than that it only starts.
-fn has_trouble(readiness: &Value, component: &str, text: &str) -> bool {
+/// Whether the report has a reason for the component that contains this text; that it is
+/// starting is no reason.
+fn is_not_ready(readiness: &Value, component: &str, text: &str) -> bool {
     let reason = readiness["components"][component]["reason"].as_str();
     reason.is_some_and(|reason| !reason.is_empty() && reason != "starting" && reason.contains(text))
-}
-
-async fn get(url: &str) -> Result<(u16, String), String> {
-    let answer = async {
-        let response = reqwest::get(url).await?;
-        Ok::<_, reqwest::Error>((response.status().as_u16(), response.text().await?))
-    };
-    match tokio::time::timeout(Duration::from_secs(10), answer).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("{url}: no answer")),
-    }
 }

@@ -1,37 +1,26 @@
-//! One connection to an MQTT 5 broker, as a publisher needs it, over the codec
-//! of `rumqttc`. Its event loop would write packet by packet, and forgets what
-//! is unacknowledged when the broker has forgotten the session.
+//! One connection to an MQTT 5 broker, as a publisher needs it.
 
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use bytes::BytesMut;
-use iot_core::mqtt_url::MqttUrl;
-use iot_service::mqtt::MqttStream;
-use rumqttc::v5::mqttbytes::Error as CodecError;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, Login, Packet, PingReq,
+use anyhow::{bail, ensure};
+use iot_mqtt::{
+    Connect, ConnectionError, Login, MqttStream, MqttUrl, Packet, Protocol, Reader, Writer,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use crate::config::MqttConfig;
 
-/// The broker only sends acknowledgements and refusals.
-const MAX_INCOMING: u32 = 64 * 1024;
-
-/// A connection after a successful CONNACK.
+/// A connection that the broker has accepted.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Messages without acknowledgement that the broker allows.
+    /// Unacknowledged messages that the broker allows.
     pub receive_maximum: usize,
     stream: MqttStream,
-    /// What a read brought that nobody asked for.
-    unasked: Option<std::io::Result<usize>>,
-    inbox: BytesMut,
-    outbox: BytesMut,
-    max_packet: Option<u32>,
+    reader: Reader,
+    writer: Writer,
+    /// A packet that arrived while none was expected, or the end of the connection.
+    unasked: Option<Result<Packet, ConnectionError>>,
     deadline: Duration,
     /// Silence after which the broker would close the connection.
     keep_alive: Duration,
@@ -40,134 +29,94 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and waits for the broker's consent.
+    /// Connects to `url` and waits for CONNACK.
     pub(super) async fn open(
         url: &MqttUrl,
         config: &MqttConfig,
         client_id: &str,
     ) -> anyhow::Result<Self> {
         let deadline = *config.request_timeout;
-        let stream = MqttStream::connect(url, &config.tls, deadline).await?;
-        let mut connection = Self {
-            receive_maximum: usize::from(u16::MAX),
+        let connect = connect(config, client_id);
+        let opened = iot_mqtt::Connection::open(url, &config.tls, Protocol::V5, &connect, deadline);
+        let iot_mqtt::Connection {
             stream,
+            reader,
+            writer,
+            granted,
+            ..
+        } = opened.await?;
+        let qos = config.qos;
+        ensure!(
+            granted.maximum_qos.is_none_or(|most| most >= qos),
+            "the broker does not accept messages with QoS {qos}"
+        );
+        Ok(Self {
+            receive_maximum: granted.receive_maximum.unwrap_or(u16::MAX).max(1).into(),
+            stream,
+            reader,
+            writer,
             unasked: None,
-            inbox: BytesMut::with_capacity(4 * 1024),
-            outbox: BytesMut::with_capacity(64 * 1024),
-            max_packet: None,
             deadline,
-            keep_alive: *config.keep_alive,
+            keep_alive: granted.keep_alive.unwrap_or(*config.keep_alive),
             last_sent: Instant::now(),
             pinged: None,
-        };
-        connection.queue(&connect(config, client_id))?;
-        connection.flush().await?;
-        match connection.read().await? {
-            Packet::ConnAck(ack) => connection.accept(&ack, config.qos)?,
-            _ => bail!("the broker does not speak MQTT 5"),
-        }
-        Ok(connection)
+        })
     }
 
-    fn accept(&mut self, ack: &ConnAck, qos: u8) -> anyhow::Result<()> {
-        if ack.code != ConnectReturnCode::Success {
-            bail!("the broker refuses the connection: {:?}", ack.code);
-        }
-        let Some(properties) = &ack.properties else {
-            return Ok(());
-        };
-        if let Some(maximum) = properties.receive_max {
-            self.receive_maximum = usize::from(maximum.max(1));
-        }
-        if let Some(seconds) = properties.server_keep_alive {
-            self.keep_alive = Duration::from_secs(u64::from(seconds));
-        }
-        if properties.max_qos.is_some_and(|most| most < qos) {
-            bail!("the broker takes no messages with QoS {qos}");
-        }
-        self.max_packet = properties.max_packet_size;
-        Ok(())
-    }
-
-    /// Adds a packet to what the next [`flush`](Self::flush) writes.
-    pub(super) fn queue(&mut self, packet: &Packet) -> anyhow::Result<()> {
-        packet
-            .write(&mut self.outbox, self.max_packet)
-            .map_err(|error| anyhow::anyhow!("encoding a packet: {error}"))?;
-        Ok(())
+    /// Queues packets for the next [`flush`](Self::flush).
+    pub(super) fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
     }
 
     /// Writes what is queued.
     pub(super) async fn flush(&mut self) -> anyhow::Result<()> {
-        if self.outbox.is_empty() {
+        if self.writer.is_empty() {
             return Ok(());
         }
-        let write = async {
-            self.stream.write_all(&self.outbox).await?;
-            Ok(self.stream.flush().await?)
-        };
-        in_time(self.deadline, write).await?;
-        self.outbox.clear();
+        in_time(self.deadline, self.writer.flush(&mut self.stream)).await?;
         self.last_sent = Instant::now();
         Ok(())
     }
 
-    /// The next packet of the broker.
+    /// The broker's next packet.
     pub(super) async fn read(&mut self) -> anyhow::Result<Packet> {
-        let packet = in_time(self.deadline, async {
-            loop {
-                if let Some(packet) = decode(&mut self.inbox)? {
-                    return Ok(packet);
-                }
-                if self.stream.read_buf(&mut self.inbox).await? == 0 {
-                    bail!("the broker closed the connection");
-                }
-            }
-        })
-        .await?;
-        // Whatever it is, it is as good an answer as one to the ping.
+        let packet = in_time(self.deadline, self.reader.receive(&mut self.stream)).await?;
+        // Any packet is as good an answer as one to the ping.
         self.pinged = None;
         Ok(packet)
     }
 
-    /// A packet that is here already.
+    /// The next packet that has arrived already.
     pub(super) fn buffered(&mut self) -> anyhow::Result<Option<Packet>> {
-        decode(&mut self.inbox)
+        Ok(self.reader.packet()?)
     }
 
-    /// Waits until something was read, or silence has lasted too long.
+    /// Waits until a packet arrives or the connection was silent for too long.
     pub(super) async fn wait(&mut self) {
         let silence = match self.pinged {
             Some(pinged) => pinged + self.deadline,
             None => self.ping_at(),
         };
         tokio::select! {
-            read = self.stream.read_buf(&mut self.inbox) => self.unasked = Some(read),
+            packet = self.reader.receive(&mut self.stream) => self.unasked = Some(packet),
             () = tokio::time::sleep_until(silence) => {}
         }
     }
 
-    /// Looks at what came without having been asked for, and pings.
+    /// Handles what [`wait`](Self::wait) received, and pings.
     pub(super) async fn attend(&mut self) -> anyhow::Result<()> {
-        match self.unasked.take() {
-            Some(Ok(0)) => bail!("the broker closed the connection"),
-            Some(Ok(_)) => {
-                while decode(&mut self.inbox)?.is_some() {}
-                self.pinged = None;
-            }
-            Some(Err(error)) => return Err(error).context("reading from the broker"),
-            None => {}
+        if let Some(packet) = self.unasked.take() {
+            packet?;
+            while self.reader.packet()?.is_some() {}
+            self.pinged = None;
         }
         let now = Instant::now();
         match self.pinged {
             Some(pinged) if pinged + self.deadline <= now => {
-                bail!(
-                    "the broker does not answer a ping within {:?}",
-                    self.deadline
-                )
+                bail!("no answer to a ping within {:?}", self.deadline)
             }
             None if self.ping_at() <= now => {
-                self.queue(&Packet::PingReq(PingReq))?;
+                self.writer.ping();
                 self.flush().await?;
                 self.pinged = Some(now);
             }
@@ -176,19 +125,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends the session. The broker needs no answer for that.
+    /// Sends DISCONNECT, which has no answer.
     pub(super) async fn close(mut self) {
-        let bye = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
-        let written = match self.queue(&Packet::Disconnect(bye)) {
-            Ok(()) => self.flush().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            tracing::debug!(error = format!("{error:#}"), "disconnecting");
+        self.writer.disconnect();
+        if let Err(error) = self.flush().await {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "could not disconnect from the broker"
+            );
         }
     }
 
-    /// Keep-alive 0 means no pings at all.
+    /// When to ping; keep-alive 0 means never.
     fn ping_at(&self) -> Instant {
         const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
         let after = match self.keep_alive {
@@ -199,39 +147,27 @@ impl Connection {
     }
 }
 
-fn connect(config: &MqttConfig, client_id: &str) -> Packet {
-    let connect = Connect {
-        keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
+fn connect(config: &MqttConfig, client_id: &str) -> Connect {
+    let login = (!config.username.is_empty()).then(|| Login {
+        username: config.username.clone(),
+        password: config.password.expose().to_owned(),
+    });
+    Connect {
         client_id: client_id.to_owned(),
         // A publisher keeps its unacknowledged messages itself.
         clean_start: true,
-        properties: None,
-    };
-    let login = (!config.username.is_empty())
-        .then(|| Login::new(config.username.as_str(), config.password.expose()));
-    Packet::Connect(connect, None, login)
-}
-
-fn decode(inbox: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
-    match Packet::read(inbox, Some(MAX_INCOMING)) {
-        Ok(Packet::Disconnect(bye)) => {
-            bail!("the broker ends the session: {:?}", bye.reason_code)
-        }
-        Ok(packet) => Ok(Some(packet)),
-        Err(CodecError::InsufficientBytes(more)) => {
-            inbox.reserve(more);
-            Ok(None)
-        }
-        Err(error) => bail!("the broker sent something that is not MQTT 5: {error}"),
+        login,
+        keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        ..Connect::default()
     }
 }
 
 async fn in_time<T>(
     deadline: Duration,
-    work: impl Future<Output = anyhow::Result<T>>,
+    work: impl Future<Output = Result<T, ConnectionError>>,
 ) -> anyhow::Result<T> {
     match timeout(deadline, work).await {
-        Ok(result) => result,
+        Ok(result) => Ok(result?),
         Err(_) => bail!("no answer within {deadline:?}"),
     }
 }

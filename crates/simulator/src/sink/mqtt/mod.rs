@@ -1,23 +1,19 @@
 //! Sink `mqtt`: one lane per connection, MQTT 5.
 //!
-//! A batch is published with the packet ids 1, 2, 3...; it is through when the
-//! broker acknowledged every one (QoS 1), or completed it (QoS 2). After a broken
-//! connection exactly the others are published again, in order, so nothing is
-//! lost and the first copies of a device's messages stay in order. At QoS 0 there
-//! are no answers: a batch is through when it is written.
+//! A batch is published with the packet identifiers 1, 2, 3...; it is done when the
+//! broker has acknowledged every message (QoS 1) or completed it (QoS 2). After a
+//! lost connection the other messages are published again, in order: none is lost,
+//! and the first copies of a device's messages stay in order. At QoS 0 there are no
+//! answers: a batch is done when it is written.
 
 mod connection;
 
 use std::sync::Arc;
 
 use iot_core::headers;
-use iot_core::mqtt_url::MqttUrl;
+use iot_mqtt::{MqttUrl, Packet, PubAckReason, PubRecReason, Publish, PublishProperties, QoS};
 use iot_service::Backoff;
 use iot_service::health::Component;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    Packet, PubAckReason, PubRecReason, PubRel, Publish, PublishProperties,
-};
 use tokio::time::Instant;
 
 use self::connection::Connection;
@@ -26,39 +22,41 @@ use crate::config::{MqttConfig, SimulatorConfig};
 use crate::fleet::origins;
 use crate::lane::{Batch, Message};
 
-/// One connection and how far its batch got.
+/// One connection and the progress of its batch.
 #[derive(Debug)]
 pub(crate) struct Session {
     config: Arc<MqttConfig>,
-    /// Of the payloads.
+    /// Content type of the payloads.
     media_type: &'static str,
-    /// By origin.
+    /// Topics by origin.
     topics: Arc<[String]>,
     client_id: String,
     connection: Option<Connection>,
     backoff: Backoff,
     retry_at: Instant,
     answers: Vec<Option<Answer>>,
-    /// Messages without an answer in this connection.
+    /// Unanswered messages of this connection.
     in_flight: usize,
 }
 
-/// What a packet of the broker is about: a message by its index in the batch.
+/// What a packet of the broker says about a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
+    /// The answer to the message with this index in the batch.
     Answered(usize, Answer),
-    /// It has the message, and waits to be told that this is known (QoS 2).
+    /// The broker has the message with this packet identifier and waits for a
+    /// PUBREL (QoS 2).
     Received(u16),
 }
 
-/// What the broker said to a message.
+/// The broker's answer to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Taken,
     Refused,
 }
 
-/// Opens every connection. Tries until it works.
+/// Opens every connection; retries until it succeeds.
 pub(crate) async fn open(config: &SimulatorConfig, health: &Component) -> Vec<Session> {
     let (media_type, origins) = (config.format.media_type(), origins(&config.fleet));
     let topics = origins.into_iter().map(|(tenant, project)| {
@@ -120,7 +118,7 @@ impl Session {
             None => connect(&self.config, &self.client_id).await?,
         };
         let connection = self.connection.insert(connection);
-        // It may be known to be gone.
+        // Reports a connection that is known to be lost.
         connection.attend().await?;
         let qos = match self.config.qos {
             0 => QoS::AtMostOnce,
@@ -141,12 +139,12 @@ impl Session {
                 let topic = &self.topics[message.origin.index()];
                 let mut publish = publish(index, topic, message, self.media_type)?;
                 publish.qos = qos;
-                match connection.queue(&Packet::Publish(publish)) {
+                match connection.writer().publish(&publish) {
                     Ok(()) => {
                         self.in_flight += 1;
                         written.push(index);
                     }
-                    // Larger than the broker takes; it would not get smaller.
+                    // Larger than the broker accepts: a retry can't succeed.
                     Err(_) => {
                         self.answers[index] = Some(Answer::Refused);
                         waiting -= 1;
@@ -170,14 +168,14 @@ impl Session {
                     Some(Reply::Answered(index, answer)) => {
                         match self.answers.get_mut(index) {
                             Some(slot @ None) if self.in_flight > 0 => *slot = Some(answer),
-                            _ => anyhow::bail!("the broker acknowledged a message it did not get"),
+                            _ => {
+                                anyhow::bail!("the broker acknowledged a message that was not sent")
+                            }
                         }
                         self.in_flight -= 1;
                         waiting -= 1;
                     }
-                    Some(Reply::Received(id)) => {
-                        connection.queue(&Packet::PubRel(PubRel::new(id, None)))?;
-                    }
+                    Some(Reply::Received(id)) => connection.writer().release(id),
                     None => {}
                 }
                 packet = connection.buffered()?;
@@ -207,7 +205,7 @@ impl Sink for Session {
         let refused = |answer: &&Option<Answer>| **answer == Some(Answer::Refused);
         let refused = self.answers.iter().filter(refused).count();
         if refused > 0 {
-            tracing::warn!(refused, "the MQTT broker refuses messages for good");
+            tracing::warn!(refused, "the MQTT broker permanently rejected messages");
         }
         Ok(Sent { refused })
     }
@@ -270,12 +268,12 @@ fn publish(
     };
     let payload = message.payload.to_vec();
     let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
-    // Packet id 0 is not allowed.
+    // Packet identifier 0 is not allowed.
     publish.pkid = u16::try_from(index + 1)?;
     Ok(publish)
 }
 
-/// What a packet says to a message of the batch, if anything.
+/// What a packet says about a message of the batch, if anything.
 fn reply(packet: &Packet) -> Option<Reply> {
     let (id, answer) = match packet {
         Packet::PubAck(ack) => match ack.reason {
@@ -302,10 +300,10 @@ fn reply(packet: &Packet) -> Option<Reply> {
             | PubRecReason::QuotaExceeded
             | PubRecReason::PayloadFormatInvalid => (received.pkid, Answer::Refused),
         },
-        Packet::PubComp(complete) => (complete.pkid, Answer::Taken),
+        Packet::PubComp(id) => (*id, Answer::Taken),
         _ => return None,
     };
-    // Id 0 becomes an index no batch has.
+    // Identifier 0 becomes an index that no batch has.
     Some(Reply::Answered(usize::from(id).wrapping_sub(1), answer))
 }
 

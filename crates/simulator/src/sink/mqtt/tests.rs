@@ -1,10 +1,10 @@
-//! The session against a broker that does what a real one does rarely.
+//! The session with a scripted broker.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use iot_service::config::HumanDuration;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, PubAck, PubComp, PubRec};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PubAck, PubComp, PubRec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -59,6 +59,13 @@ impl Peer {
         self.stream.write_all(&out).await.unwrap();
     }
 
+    /// A DISCONNECT with a reason and without properties, as Mosquitto sends it.
+    async fn disconnect(&mut self) {
+        const SERVER_SHUTTING_DOWN: u8 = 0x8B;
+        let packet = [0xE0, 1, SERVER_SHUTTING_DOWN];
+        self.stream.write_all(&packet).await.unwrap();
+    }
+
     async fn acknowledge(&mut self, id: u16, reason: PubAckReason) {
         let mut ack = PubAck::new(id, None);
         ack.reason = reason;
@@ -87,7 +94,7 @@ async fn session(config: &MqttConfig) -> Session {
 }
 
 #[tokio::test]
-async fn only_what_is_not_acknowledged_is_sent_again() {
+async fn only_unacknowledged_messages_are_sent_again() {
     let (listener, config) = broker(|_| {}).await;
     let peer = tokio::spawn(async move {
         let mut peer = Peer::accept(&listener).await;
@@ -149,7 +156,7 @@ async fn no_more_than_the_window_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_refused_message_is_counted_and_does_not_stop_the_others() {
+async fn a_rejected_message_is_counted_and_does_not_stop_the_others() {
     let (listener, config) = broker(|_| {}).await;
     let peer = tokio::spawn(async move {
         let mut peer = Peer::accept(&listener).await;
@@ -193,7 +200,7 @@ async fn a_message_carries_topic_content_type_and_label() {
 }
 
 #[tokio::test]
-async fn a_broker_that_acknowledges_what_it_did_not_get_is_left() {
+async fn an_acknowledgement_of_an_unsent_message_ends_the_connection() {
     let (listener, config) = broker(|_| {}).await;
     let peer = tokio::spawn(async move {
         let mut peer = Peer::accept(&listener).await;
@@ -211,7 +218,7 @@ async fn a_broker_that_acknowledges_what_it_did_not_get_is_left() {
 }
 
 #[tokio::test]
-async fn an_idle_session_pings_and_leaves_a_broker_that_does_not_answer() {
+async fn an_idle_session_pings_and_reports_a_broker_that_does_not_answer() {
     let (listener, config) = broker(|config| {
         config.keep_alive = HumanDuration::from_secs(1);
         config.request_timeout = HumanDuration::from_millis(300);
@@ -237,7 +244,7 @@ async fn an_idle_session_pings_and_leaves_a_broker_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn at_quality_of_service_2_a_message_is_through_once_it_is_complete() {
+async fn a_message_of_qos_2_is_done_once_it_is_complete() {
     let (listener, config) = broker(|config| config.qos = 2).await;
     let peer = tokio::spawn(async move {
         let mut peer = Peer::accept(&listener).await;
@@ -265,7 +272,7 @@ async fn at_quality_of_service_2_a_message_is_through_once_it_is_complete() {
 }
 
 #[tokio::test]
-async fn at_quality_of_service_0_nobody_answers() {
+async fn messages_of_qos_0_have_no_answers() {
     let (listener, config) = broker(|config| {
         (config.qos, config.in_flight) = (0, 2);
     })
@@ -285,5 +292,47 @@ async fn at_quality_of_service_0_nobody_answers() {
     let broken = session.attempt(&batch).await.expect_err("it is gone");
     assert!(matches!(broken, SendError::Retry(_)), "{broken:?}");
     assert_eq!(session.attempt(&batch).await.unwrap(), Sent::default());
+    peer.await.unwrap();
+}
+
+/// The broker keeps the connection open: only its DISCONNECT ends it.
+#[tokio::test]
+async fn a_disconnect_ends_the_connection_and_the_session_reconnects() {
+    let (listener, config) = broker(|_| {}).await;
+    let peer = tokio::spawn(async move {
+        let mut first = Peer::accept(&listener).await;
+        first.message().await;
+        first.disconnect().await;
+        let mut second = Peer::accept(&listener).await;
+        let (payload, id) = second.message().await;
+        second.acknowledge(id, PubAckReason::Success).await;
+        drop(first);
+        payload
+    });
+    let mut session = session(&config).await;
+    let batch = batch(&["a"]);
+    session.begin(&batch);
+    let ended = session.attempt(&batch).await.expect_err("it is ended");
+    assert!(ended.to_string().contains("ServerShuttingDown"), "{ended}");
+    assert_eq!(session.attempt(&batch).await.unwrap(), Sent { refused: 0 });
+    assert_eq!(peer.await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_disconnect_of_an_idle_session_is_reported() {
+    let (listener, config) = broker(|_| {}).await;
+    let peer = tokio::spawn(async move {
+        let mut first = Peer::accept(&listener).await;
+        first.disconnect().await;
+        let second = Peer::accept(&listener).await;
+        (first, second)
+    });
+    let mut session = session(&config).await;
+    session.idle().await;
+    let ended = session.attend().await.expect_err("it is ended");
+    assert!(ended.to_string().contains("ServerShuttingDown"), "{ended}");
+    session.idle().await;
+    session.attend().await.unwrap();
+    assert!(session.connection.is_some(), "reconnected");
     peer.await.unwrap();
 }

@@ -1,10 +1,10 @@
 //! How much memory of Redis a device takes; docs/state.md has what came of it.
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
+use iot_fold::{Event, Fold};
 
 use super::*;
 use crate::config::ConsumerConfig;
-use crate::fold::{Event, Fold, FoldRules};
 
 const NAMES: [&str; 5] = ["temperature", "humidity", "pressure", "switch", "current"];
 /// Readings, ten seconds apart: all windows are open, and some of a minute sealed.
@@ -32,9 +32,9 @@ fn message(device: usize, at: i64, sensors: usize) -> DeviceMessage<'static> {
 #[ignore = "measures"]
 async fn memory_of_devices() {
     for (devices, sensors) in [(1_000, 5), (1_000, 1), (10_000, 1)] {
-        let server = Server::start(&[]).await;
+        let server = RedisServer::start(&[]).await;
         let bench = Bench::at(&server.url(), "footprint");
-        let rules = FoldRules::new(&ConsumerConfig::default());
+        let rules = ConsumerConfig::default().fold_rules();
         let mut fold = Fold::new(rules, &bench.topic, PART);
         let (mut offset, mut applied, mut windows) = (0, None, Vec::new());
         for at in 0..READINGS {
@@ -51,11 +51,9 @@ async fn memory_of_devices() {
                 fold.take_updates();
                 offset += 1;
                 if offset % 1_000 == 0 {
-                    let changes = fold.take_changes().into_iter();
-                    let (live, sealed): (Vec<_>, Vec<_>) =
-                        changes.partition(|change| matches!(change, Change::Live { .. }));
-                    windows.extend(sealed);
-                    bench.apply(applied, offset, &live).await.unwrap();
+                    let mut changes = fold.take_changes();
+                    windows.append(&mut changes.windows);
+                    bench.apply(applied, offset, &changes).await.unwrap();
                     applied = Some(offset);
                 }
             }
@@ -63,14 +61,16 @@ async fn memory_of_devices() {
         let key = bench.key("state");
         let live: usize = bench.raw(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await;
         let before = memory(&bench, "used_memory").await as usize;
-        bench.apply(applied, offset + 1, &windows).await.unwrap();
+        let count = windows.len();
+        let sealed = changes([], windows);
+        bench.apply(applied, offset + 1, &sealed).await.unwrap();
         let sealed = memory(&bench, "used_memory").await as usize - before;
-        let each = sealed / windows.len();
+        let each = sealed / count;
         println!(
             "{devices} devices with {sensors}: {live} B live, {} B per sensor; {} keys of sealed \
              windows, {each} B each, {} B per sensor",
             live / devices / sensors,
-            windows.len(),
+            count,
             each / sensors,
         );
     }

@@ -1,19 +1,28 @@
 //! Logins, TLS, and more than one server.
 
-use super::server::{PATIENCE, Server, free_port, wait_for};
+use testkit::port::free_port;
+use testkit::stack::variable;
+use testkit::wait_for;
+
 use super::*;
 
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn a_login_is_used_and_its_absence_said() {
-    let server = Server::start(&["--requirepass", "hunter2"]).await;
-    let url = format!("redis://:hunter2@127.0.0.1:{}/5", server.port);
+    let server = RedisServer::start(&["--requirepass", "hunter2"]).await;
+    let url = format!("redis://:hunter2@127.0.0.1:{}/5", server.port());
     let bench = Bench::at(&url, "login");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
+    bench
+        .apply(None, 1, &changes([live("a", "x")], []))
+        .await
+        .unwrap();
     let keys: Vec<String> = bench.raw(&["KEYS", "*state"]).await;
     assert_eq!(keys, [bench.key("state")], "in the database of the URL");
     let without = Bench::at(&server.url(), "login");
-    assert_eq!(trouble(without.apply(None, 1, &[]).await), Trouble::Denied);
+    assert_eq!(
+        trouble(without.apply(None, 1, &Changes::default()).await),
+        Trouble::Denied
+    );
 }
 
 #[tokio::test]
@@ -21,7 +30,7 @@ async fn a_login_is_used_and_its_absence_said() {
 async fn the_documented_rights_of_a_user_are_enough() {
     let docs = include_str!("../../../../../../docs/state.md");
     let rule = docs.lines().find(|line| line.starts_with("ACL SETUSER"));
-    let server = Server::start(&[]).await;
+    let server = RedisServer::start(&[]).await;
     let rule: Vec<&str> = rule.expect("a rule").split(' ').collect();
     assert_eq!(server.cli(&rule).trim(), "OK");
     let limited = StoreConfig {
@@ -35,10 +44,10 @@ async fn the_documented_rights_of_a_user_are_enough() {
         ..Bench::at(&server.url(), "rights")
     };
     bench.store.ping().await.unwrap();
-    let changes = [live("a", "x"), window("w\0a", 60_000)];
+    let changes = changes([live("a", "x")], [window("a", 60_000)]);
     bench.apply(None, 1, &changes).await.unwrap();
     assert_eq!(bench.stored().await.offset, Some(1));
-    let keys = ["w\0a".to_owned()];
+    let keys = [window_key("a")];
     let windows = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(windows.len(), 1);
 }
@@ -46,16 +55,9 @@ async fn the_documented_rights_of_a_user_are_enough() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn tls_with_a_certificate_authority_of_its_own() {
-    let environment = |name: &str| {
-        std::env::var(name)
-            .expect("the stack's certificate: scripts/stack up, then scripts/stack env")
-    };
-    let (cert, key) = (
-        environment("KAFKA_CERT_FILE"),
-        environment("KAFKA_KEY_FILE"),
-    );
+    let (cert, key) = (variable("KAFKA_CERT_FILE"), variable("KAFKA_KEY_FILE"));
     let port = free_port().to_string();
-    let server = Server::start(&[
+    let server = RedisServer::start(&[
         "--tls-port",
         &port,
         "--tls-cert-file",
@@ -82,26 +84,26 @@ async fn tls_with_a_certificate_authority_of_its_own() {
 #[ignore = "needs the stack"]
 async fn a_cluster_keeps_a_partition_on_one_node() {
     let nodes = [
-        Server::start(&["--cluster-enabled", "yes"]).await,
-        Server::start(&["--cluster-enabled", "yes"]).await,
+        RedisServer::start(&["--cluster-enabled", "yes"]).await,
+        RedisServer::start(&["--cluster-enabled", "yes"]).await,
     ];
     // Each has half of the slots, and knows the other.
     for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
         node.cli(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]);
     }
-    nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port.to_string()]);
+    nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port().to_string()]);
     for node in &nodes {
-        wait_for("the cluster", || {
+        wait_for("the cluster", async || {
             let info = node.cli(&["CLUSTER", "INFO"]);
             info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
         })
         .await;
     }
-    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
     let bench = Bench::at(&url, "cluster");
     for partition in 0..20 {
         let partition = &TopicPartition::new(bench.topic.as_str(), partition);
-        let changes = [live("d\0a", "x"), window("w\0a", 60_000)];
+        let changes = changes([live("d\0a", "x")], [window("a", 60_000)]);
         let step = Step {
             partition,
             from: None,
@@ -111,9 +113,9 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
         bench.store.apply(&step).await.unwrap();
         bench.store.apply(&step).await.unwrap();
         assert_eq!(bench.store.load(partition).await.unwrap().offset, Some(7));
-        let keys = ["w\0a".to_owned(), "w\0b".to_owned()];
+        let keys = ["a", "b"].map(window_key);
         let windows = bench.store.windows(partition, &keys).await.unwrap();
-        assert_eq!(windows, [b"window"]);
+        assert_eq!(windows, [sealed("a", 0).encode()]);
     }
     for node in &nodes {
         assert_ne!(node.cli(&["DBSIZE"]).trim(), "0", "both have partitions");
@@ -123,11 +125,11 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn sentinels_name_the_master_before_and_after_a_fail_over() {
-    let mut master = Server::start(&[]).await;
-    let master_port = master.port.to_string();
-    let replica = Server::start(&["--replicaof", "127.0.0.1", &master_port]).await;
-    let sentinel = Server::sentinel(master.port).await;
-    wait_for("the replica to be known and in step", || {
+    let mut master = RedisServer::start(&[]).await;
+    let master_port = master.port().to_string();
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master_port]).await;
+    let sentinel = RedisServer::sentinel(master.port()).await;
+    wait_for("the replica to be known and in step", async || {
         let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
         known.contains("num-slaves\n1")
             && master
@@ -135,20 +137,27 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
                 .contains("state=online")
     })
     .await;
-    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port());
     let bench = Bench::at(&url, "sentinel");
-    bench.apply(None, 1, &[live("a", "x")]).await.unwrap();
-    wait_for("the replica to have it", || {
+    bench
+        .apply(None, 1, &changes([live("a", "x")], []))
+        .await
+        .unwrap();
+    wait_for("the replica to have it", async || {
         replica.cli(&["DBSIZE"]).trim() == "1"
     })
     .await;
     master.kill();
-    let begun = Instant::now();
-    while let Err(error) = bench.apply(Some(1), 2, &[live("a", "y")]).await {
-        assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
-        assert!(begun.elapsed() < PATIENCE, "{error}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    wait_for("the fail-over", async || {
+        let applied = bench
+            .apply(Some(1), 2, &changes([live("a", "y")], []))
+            .await;
+        if let Err(error) = &applied {
+            assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
+        }
+        applied
+    })
+    .await;
     assert_eq!(bench.stored().await.offset, Some(2));
     assert!(replica.cli(&["ROLE"]).starts_with("master"));
 }

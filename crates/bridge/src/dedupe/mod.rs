@@ -1,0 +1,267 @@
+//! Deduplication: what the MQTT broker redelivers, after a reconnect or after a
+//! restart of the bridge, is not written to Kafka twice.
+//!
+//! | step | where |
+//! |---|---|
+//! | Each message with a packet identifier gets a receive number | `numbering` |
+//! | Its record carries the number, in the header `mqtt-delivery` | `receive_id` |
+//! | Every few thousand messages the state of the numbering goes to `iot.bridge-sessions` | `checkpoint` |
+//! | A restart continues at the last checkpoint | `restore` |
+//! | What an earlier process wrote after it is looked up in Kafka | `log_lookup` |
+//! | Publishers' duplicates, by an id in the payload | `payload_ids` |
+//!
+//! Checkpoints take a slot in the ring like messages. So nothing that follows a
+//! checkpoint is acknowledged before the checkpoint is confirmed, and after a
+//! crash the last confirmed one is close to the first redelivery.
+//!
+//! [`Dedupe::classify`] is the only place that decides whether a PUBLISH is new.
+//! What else has a say in that, such as the state of the connection's packet
+//! identifiers, belongs there, before the numbering.
+//!
+//! docs/decisions/0005-redelivery.md has the reasons and the limits.
+
+mod checkpoint;
+mod log_lookup;
+mod log_reader;
+mod numbering;
+mod payload_ids;
+mod receive_id;
+mod restore;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use tokio::sync::mpsc;
+
+use crate::config::BridgeConfig;
+use crate::refusal::Refusal;
+use crate::ring::Seq;
+use checkpoint::Checkpoint;
+use log_lookup::{LogLookup, Written};
+use numbering::Numbering;
+pub(crate) use numbering::{Kind, Received};
+pub(crate) use payload_ids::PayloadIds;
+pub(crate) use receive_id::{ReceiveId, content_hash};
+pub(crate) use restore::Restored;
+
+/// A checkpoint becomes due after so many seconds, if messages arrive.
+const CHECKPOINT_TICKS: u64 = 5;
+
+/// A result of reading Kafka in the background.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The last checkpoint was read: messages may be received from now on.
+    Restored(Restored),
+    /// A lookup in these topics has ended.
+    LogRead {
+        topics: HashSet<Arc<str>>,
+        written: Written,
+    },
+}
+
+/// What to do about a checkpoint that Kafka refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusedCheckpoint {
+    /// Nothing: redeliveries are not recognised from now on.
+    Skip,
+    /// Write it again: a restart would continue at an outdated one.
+    Retry,
+}
+
+/// The deduplication state of one MQTT session.
+pub(crate) struct Dedupe {
+    /// The broker's send window.
+    receive_maximum: u16,
+    /// `None` if redeliveries are not recognised, or not yet.
+    numbering: Option<Numbering>,
+    restoring: bool,
+    /// Kafka has a checkpoint of this session, from this process or an earlier one.
+    has_checkpoint: bool,
+    ticks: u64,
+    /// The connection that came up while restoring: broker, and whether the
+    /// session was resumed.
+    pending_connection: Option<(Arc<str>, bool)>,
+    lookup: LogLookup,
+    events: mpsc::UnboundedReceiver<Event>,
+}
+
+impl Dedupe {
+    /// Whether redeliveries are recognised: their numbers are in headers.
+    pub(crate) fn is_enabled(config: &BridgeConfig) -> bool {
+        config.dedupe.redeliveries && config.kafka.headers
+    }
+
+    /// Starts to read the last checkpoint of `client_id`, if enabled.
+    pub(crate) fn new(config: &BridgeConfig, client_id: &str, dead_letters: Arc<str>) -> Self {
+        let enabled = Self::is_enabled(config);
+        // Bounded: one event for each read, and few reads.
+        let (sender, events) = mpsc::unbounded_channel();
+        if enabled {
+            let restore = restore::restore(config.kafka.clone(), client_id.into());
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                if let Some(restored) = restore.await {
+                    // Fails if the session has ended.
+                    let _ = sender.send(Event::Restored(restored));
+                }
+            });
+        }
+        Self {
+            receive_maximum: config.mqtt.receive_maximum,
+            numbering: None,
+            restoring: enabled,
+            has_checkpoint: false,
+            ticks: 0,
+            pending_connection: None,
+            lookup: LogLookup::new(config.kafka.clone(), dead_letters, sender),
+            events,
+        }
+    }
+
+    /// Whether the last checkpoint is being read: nothing may be received yet.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.restoring
+    }
+
+    /// Waits for the next event. Cancel safe.
+    pub(crate) async fn next_event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            // Never: `lookup` holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes [`Event::Restored`].
+    pub(crate) fn restored(&mut self, restored: Restored) {
+        self.restoring = false;
+        let checkpoint = match restored {
+            Restored::Checkpoint(checkpoint) => checkpoint,
+            Restored::Denied => {
+                tracing::warn!(
+                    topic = BRIDGE_SESSIONS_TOPIC,
+                    "Kafka does not authorise the bridge to read its checkpoints; redeliveries will be duplicates"
+                );
+                return;
+            }
+        };
+        self.has_checkpoint = checkpoint.is_some();
+        let since = checkpoint.as_ref().map_or(0, |last| last.oldest_at);
+        self.lookup.set_since(since);
+        let mut numbering = Numbering::new(checkpoint, self.receive_maximum);
+        if let Some((broker, resumed)) = self.pending_connection.take() {
+            numbering.connected(&broker, resumed);
+        }
+        self.numbering = Some(numbering);
+    }
+
+    /// A connection is up; `resumed`: the broker kept the session.
+    pub(crate) fn connected(&mut self, broker: &Arc<str>, resumed: bool) {
+        match &mut self.numbering {
+            Some(numbering) => numbering.connected(broker, resumed),
+            None => self.pending_connection = Some((broker.clone(), resumed)),
+        }
+    }
+
+    /// Decides what a PUBLISH with a packet identifier is. `hash` is its
+    /// [`content_hash`]; everything before `unacknowledged` has left the ring.
+    pub(crate) fn classify(
+        &mut self,
+        packet_id: u16,
+        dup: bool,
+        hash: u128,
+        unacknowledged: Seq,
+    ) -> Received {
+        match &mut self.numbering {
+            Some(numbering) => numbering.receive(packet_id, dup, hash, unacknowledged),
+            None => Received {
+                kind: Kind::New,
+                id: None,
+                checkpoint_due: false,
+            },
+        }
+    }
+
+    /// The message classified last, which has an id and is no redelivery, is in
+    /// the ring as `seq`.
+    pub(crate) fn pushed(&mut self, hash: u128, seq: Seq) {
+        if let Some(numbering) = &mut self.numbering {
+            numbering.pushed(hash, seq);
+        }
+    }
+
+    /// The checkpoint that precedes the message classified last. `first` is the
+    /// first message in the ring, which arrived at `received_at` (milliseconds
+    /// since the epoch).
+    pub(crate) fn checkpoint(
+        &self,
+        packet_id: u16,
+        first: Seq,
+        received_at: i64,
+    ) -> Option<Checkpoint> {
+        let oldest_at = self.lookup.oldest_at(first, received_at);
+        let numbering = self.numbering.as_ref()?;
+        Some(numbering.checkpoint(packet_id, oldest_at))
+    }
+
+    /// Kafka confirmed a checkpoint.
+    pub(crate) fn checkpoint_confirmed(&mut self) {
+        self.has_checkpoint = true;
+    }
+
+    /// Kafka refuses a checkpoint permanently.
+    pub(crate) fn checkpoint_refused(&mut self, refusal: Refusal) -> RefusedCheckpoint {
+        if self.has_checkpoint {
+            return RefusedCheckpoint::Retry;
+        }
+        tracing::warn!(
+            topic = BRIDGE_SESSIONS_TOPIC,
+            reason = refusal.as_str(),
+            "cannot write checkpoints; redeliveries after a crash will be duplicates"
+        );
+        self.numbering = None;
+        RefusedCheckpoint::Skip
+    }
+
+    /// Once a second: makes a checkpoint due from time to time, so that a
+    /// restart has little to read.
+    pub(crate) fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(CHECKPOINT_TICKS)
+            && let Some(numbering) = &mut self.numbering
+        {
+            numbering.request_checkpoint();
+        }
+    }
+
+    /// The message `seq` in the ring is [`Kind::MaybeWritten`].
+    pub(crate) fn lookup_needed_by(&mut self, seq: Seq) {
+        self.lookup.needed_by(seq);
+    }
+
+    /// Looks up what an earlier process wrote to a topic; [`Event::LogRead`] has
+    /// the result.
+    pub(crate) fn look_up(&mut self, topic: Arc<str>) {
+        if let Some(numbering) = &self.numbering {
+            self.lookup.request(topic, numbering.id());
+        }
+    }
+
+    /// Takes [`Event::LogRead`].
+    pub(crate) fn log_read(&mut self, written: Written) {
+        let numbering = self.numbering.as_ref().map(Numbering::id);
+        self.lookup.finished(written, numbering);
+    }
+
+    /// Whether an earlier process wrote the message, as far as lookups found
+    /// out. True only once for each message.
+    pub(crate) fn take_written(&mut self, id: &ReceiveId) -> bool {
+        self.lookup.take_written(id)
+    }
+
+    /// Frees the results of lookups: the ring is empty.
+    pub(crate) fn clear_lookups(&mut self) {
+        self.lookup.clear();
+    }
+}

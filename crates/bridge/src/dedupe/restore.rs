@@ -1,0 +1,73 @@
+//! Restores the numbering at the start, from the session's last checkpoint.
+
+use std::time::Duration;
+
+use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use iot_service::Backoff;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+
+use super::checkpoint::Checkpoint;
+use super::log_reader;
+use crate::config::KafkaConfig;
+
+/// What the checkpoint topic says about a session.
+#[derive(Debug)]
+pub(crate) enum Restored {
+    /// Its last checkpoint; there is none before the first run.
+    Checkpoint(Option<Checkpoint>),
+    /// Kafka does not authorise the bridge to read checkpoints.
+    Denied,
+}
+
+/// Reads the last checkpoint of `client_id`, retrying until Kafka answers.
+/// `None` if the runtime ends before.
+pub(super) async fn restore(kafka: KafkaConfig, client_id: String) -> Option<Restored> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut logged = String::new();
+    loop {
+        let (kafka, client_id) = (kafka.clone(), client_id.clone());
+        let read = tokio::task::spawn_blocking(move || last_checkpoint(&kafka, &client_id));
+        match read.await.ok()? {
+            Ok(restored) => return Some(restored),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != logged {
+                    tracing::warn!(error, "cannot read the last checkpoint yet; retrying");
+                }
+                logged = error;
+            }
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+fn last_checkpoint(config: &KafkaConfig, client_id: &str) -> anyhow::Result<Restored> {
+    let topic = BRIDGE_SESSIONS_TOPIC;
+    let consumer = log_reader::consumer(config)?;
+    let mut last = None;
+    let read = log_reader::read_topic(&consumer, topic, None, |record| {
+        if record.key() == Some(client_id.as_bytes()) {
+            last = record.payload().map(<[u8]>::to_vec);
+        }
+    });
+    match read {
+        // The right to write to a topic shows its partitions, but not its records.
+        Err(error) if is_denied(&error) => return Ok(Restored::Denied),
+        read => read?,
+    }
+    let Some(json) = last else {
+        return Ok(Restored::Checkpoint(None));
+    };
+    let checkpoint = serde_json::from_slice(&json);
+    if let Err(error) = &checkpoint {
+        tracing::warn!(topic, client_id, %error, "ignoring the last checkpoint: it is invalid");
+    }
+    Ok(Restored::Checkpoint(checkpoint.ok()))
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<KafkaError>();
+    error.and_then(KafkaError::rdkafka_error_code)
+        == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+}

@@ -1,0 +1,325 @@
+//! One MQTT connection: CONNECT, SUBSCRIBE, keep-alive and acknowledgements.
+//!
+//! rumqttc's event loop is not used: it sends acknowledgements of an old
+//! connection on a new one, and can't be paused without losing its keep-alive.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use iot_mqtt::{
+    Connect, Connection, ConnectionError, DisconnectReasonCode, Granted, HandshakeError,
+    MqttStream, MqttUrl, Oversize, Packet, Protocol, Publish, QoS, Reader, SubscribeReasonCode,
+    Writer,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::subscriptions::{Refused, Settled, Subscriptions};
+use crate::config::MqttConfig;
+
+/// From the TCP handshake to CONNACK.
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// A broker that does not answer a ping for so long is gone.
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a connection ended or could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("reading mqtt.password_file: {0}")]
+    PasswordFile(std::io::Error),
+    #[error(
+        "the broker closed the connection without an answer to CONNECT; \
+         one that does not know MQTT 5 may do that: mqtt.protocol"
+    )]
+    Unanswered,
+    #[error(
+        "the broker does not support MQTT {0}: set mqtt.protocol to a version that it supports"
+    )]
+    Version(Protocol),
+    #[error(transparent)]
+    Handshake(HandshakeError),
+    #[error("the broker refused the subscription to {filter}: {code:?}")]
+    SubscriptionRefused {
+        filter: String,
+        code: SubscribeReasonCode,
+    },
+    #[error("another client connected with the same client id: every bridge needs its own")]
+    TakenOver,
+    #[error("no answer to a ping within {} s", PING_DEADLINE.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Connection(ConnectionError),
+    #[error("the attempt to connect failed: {0}")]
+    Attempt(#[from] tokio::task::JoinError),
+}
+
+impl From<HandshakeError> for SessionError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Unanswered => Self::Unanswered,
+            HandshakeError::Version(protocol) => Self::Version(protocol),
+            HandshakeError::Connection(error) => error.into(),
+            error => Self::Handshake(error),
+        }
+    }
+}
+
+impl From<ConnectionError> for SessionError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Disconnected(DisconnectReasonCode::SessionTakenOver) => {
+                Self::TakenOver
+            }
+            error => Self::Connection(error),
+        }
+    }
+}
+
+impl From<Refused> for SessionError {
+    fn from(Refused { filter, code }: Refused) -> Self {
+        Self::SubscriptionRefused { filter, code }
+    }
+}
+
+/// What happens on a connection.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is not stored"
+)]
+pub(super) enum SessionEvent {
+    /// All filters are subscribed to.
+    Subscribed,
+    /// All subscriptions have ended.
+    Unsubscribed,
+    /// A message.
+    Publish(Publish),
+    /// A truncated message.
+    Oversize(Box<Oversize>),
+    /// The answer to [`Session::probe`].
+    Pong,
+}
+
+impl From<Settled> for SessionEvent {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Subscribed => Self::Subscribed,
+            Settled::Unsubscribed => Self::Unsubscribed,
+        }
+    }
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub(super) struct Session<S = MqttStream> {
+    stream: S,
+    reader: Reader,
+    writer: Writer,
+    subscriptions: Subscriptions,
+    /// Whether the broker kept the session of an earlier connection.
+    pub(super) resumed: bool,
+    pub(super) granted: Granted,
+    ping_every: Duration,
+    ticks: Interval,
+    pinged: Instant,
+    /// Unanswered pings.
+    pings: u32,
+    /// Answers to expect up to that to the probe.
+    probe: Option<u32>,
+    heard: Instant,
+}
+
+impl Session {
+    /// Connects, CONNACK included.
+    pub(super) async fn connect(
+        broker: &MqttUrl,
+        config: &MqttConfig,
+        connect: &Connect,
+    ) -> Result<Self, SessionError> {
+        let MqttConfig { tls, protocol, .. } = config;
+        let opened = Connection::open(broker, tls, *protocol, connect, CONNECT_DEADLINE);
+        Ok(Self::new(opened.await?, config))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    fn new(connection: Connection<S>, config: &MqttConfig) -> Self {
+        let Connection {
+            stream,
+            reader,
+            writer,
+            session_present,
+            granted,
+        } = connection;
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let qos = match config.qos {
+            0 => QoS::AtMostOnce,
+            2 => QoS::ExactlyOnce,
+            _ => QoS::AtLeastOnce,
+        };
+        // Zero is no keep-alive at all.
+        let keep_alive = granted
+            .keep_alive
+            .filter(|keep_alive| !keep_alive.is_zero());
+        Self {
+            stream,
+            reader,
+            writer,
+            subscriptions: Subscriptions::new(qos),
+            resumed: session_present,
+            ping_every: keep_alive.map_or(PING_EVERY, |keep_alive| PING_EVERY.min(keep_alive / 2)),
+            granted,
+            ticks,
+            pinged: Instant::now(),
+            pings: 0,
+            probe: None,
+            heard: Instant::now(),
+        }
+    }
+
+    /// Subscribes to `filters` and unsubscribes from `gone`.
+    /// [`SessionEvent::Subscribed`] follows once the broker has granted it.
+    pub(super) fn subscribe(&mut self, filters: &[String], gone: &[String]) {
+        self.request(filters, gone);
+        self.subscriptions.announce(Settled::Subscribed);
+    }
+
+    /// Ends the subscriptions to `filters`. [`SessionEvent::Unsubscribed`] follows
+    /// once the broker has confirmed it.
+    pub(super) fn unsubscribe(&mut self, filters: &[String]) {
+        self.request(&[], filters);
+        self.subscriptions.announce(Settled::Unsubscribed);
+    }
+
+    fn request(&mut self, wanted: &[String], gone: &[String]) {
+        if !gone.is_empty() {
+            let id = self.subscriptions.unsubscribe(gone);
+            self.writer.unsubscribe(id, gone);
+        }
+        if !wanted.is_empty() {
+            let id = self.subscriptions.subscribe(wanted);
+            let qos = self.subscriptions.qos();
+            self.writer.subscribe(id, wanted, qos);
+        }
+    }
+
+    /// The next event among what has been read already.
+    pub(super) fn ready(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+        loop {
+            // Before the messages that followed the answer.
+            if let Some(settled) = self.subscriptions.settled() {
+                return Ok(Some(settled.into()));
+            }
+            let Some(packet) = self.reader.packet()? else {
+                return Ok(None);
+            };
+            if let Some(event) = self.handle(packet)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// Waits for the next event, and meanwhile writes what is queued and keeps the
+    /// connection alive. Without `may_read` nothing is read from the socket, so
+    /// that TCP holds the broker back; pings continue, but their answers can't be
+    /// seen and have no deadline.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        may_read: bool,
+    ) -> Poll<Result<SessionEvent, SessionError>> {
+        while self.ticks.poll_tick(cx).is_ready() {
+            self.keep_alive(may_read)?;
+        }
+        loop {
+            if may_read && let Some(event) = self.ready()? {
+                return Poll::Ready(Ok(event));
+            }
+            // Without waiting for it: a broker that does not read may still send.
+            if let Poll::Ready(written) = self.writer.poll_flush(cx, &mut self.stream) {
+                written?;
+            }
+            if !may_read {
+                return Poll::Pending;
+            }
+            ready!(self.reader.poll_fill(cx, &mut self.stream))?;
+            self.heard = Instant::now();
+        }
+    }
+
+    fn handle(&mut self, packet: Packet) -> Result<Option<SessionEvent>, SessionError> {
+        match packet {
+            Packet::Publish(publish) => return Ok(Some(SessionEvent::Publish(publish))),
+            Packet::Oversize(oversize) => return Ok(Some(SessionEvent::Oversize(oversize))),
+            // Also for an unknown identifier: the broker waits for it.
+            Packet::PubRel(packet_id) => self.writer.complete(packet_id),
+            Packet::SubAck(ack) => self.subscriptions.subscribed(&ack)?,
+            Packet::UnsubAck(ack) => self.subscriptions.unsubscribed(&ack),
+            Packet::PingResp => return Ok(self.ponged()),
+            Packet::ConnAck(_) | Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) => {
+                return Err(ConnectionError::Unexpected(packet.name()).into());
+            }
+        }
+        Ok(None)
+    }
+
+    fn ponged(&mut self) -> Option<SessionEvent> {
+        self.pings = self.pings.saturating_sub(1);
+        let left = self.probe?.saturating_sub(1);
+        self.probe = (left > 0).then_some(left);
+        self.probe.is_none().then_some(SessionEvent::Pong)
+    }
+
+    /// Queues the acknowledgement of a message.
+    pub(super) fn acknowledge(&mut self, packet_id: u16, qos: QoS) {
+        self.writer.acknowledge(packet_id, qos);
+    }
+
+    /// Queues a ping; [`SessionEvent::Pong`] is the answer to it.
+    pub(super) fn probe(&mut self) {
+        self.ping();
+        self.probe = Some(self.pings);
+    }
+
+    fn ping(&mut self) {
+        self.writer.ping();
+        self.pinged = Instant::now();
+        self.pings += 1;
+    }
+
+    fn keep_alive(&mut self, may_read: bool) -> Result<(), SessionError> {
+        let now = Instant::now();
+        if !may_read {
+            self.heard = now;
+        }
+        if self.pings > 0 && now - self.heard > PING_DEADLINE {
+            return Err(SessionError::Silent);
+        }
+        if now - self.pinged >= self.ping_every {
+            self.ping();
+        }
+        Ok(())
+    }
+
+    /// Sends DISCONNECT, and waits until the broker has closed the connection. The
+    /// broker keeps the session unless `end_session`.
+    pub(super) async fn disconnect(&mut self, end_session: bool) -> Result<(), SessionError> {
+        if end_session {
+            self.writer.disconnect_and_end_session();
+        } else {
+            self.writer.disconnect();
+        }
+        self.writer.flush(&mut self.stream).await?;
+        self.stream.shutdown().await.map_err(ConnectionError::Io)?;
+        // Closing with something unread would reset the connection, and the
+        // broker would lose the acknowledgements that it has not read.
+        let rest = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
+        rest.map_err(ConnectionError::Io)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,499 @@
+//! Checks of Kafka.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use iot_core::dead_letter::{MAX_RECORD, TOPIC_MAX_MESSAGE_BYTES};
+use iot_kafka::errors::{Named, code};
+use iot_kafka::lookup::{self, Cluster, Configs, Shape};
+use iot_kafka::topics;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::Check;
+use crate::cluster::{self, Cluster, Configs, DEADLINE, Shape};
+use crate::config::BridgeConfig;
+use crate::creator::{self, Admin};
+
+/// Key, headers and framing of a record, bytes.
+const RECORD_OVERHEAD: u64 = 2048;
+/// A tenant and project that nobody has, to ask whether topics may be created.
+const PROBE: &str = "iot-bridge-preflight";
+
+const BROKERS: &str = "kafka: brokers";
+const CREATE: &str = "kafka: creating topics";
+const LARGEST: &str = "kafka: largest message";
+const DURABILITY: &str = "kafka: acks=all";
+const ELECTION: &str = "kafka: leader election";
+const LETTERS: &str = "kafka: dead-letter topic";
+const LETTERS_LARGEST: &str = "kafka: largest dead letter";
+const LETTERS_DURABILITY: &str = "kafka: acks=all of dead letters";
+const LETTERS_CLEANUP: &str = "kafka: cleanup of dead letters";
+
+/// What the checks need to know about a cluster.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    cluster: Cluster,
+    /// Settings of one broker; empty if this user may not read them.
+    broker: Configs,
+    /// Whether the bridge could create a topic; `None` if it is not to.
+    creation: Option<Result<(), RDKafkaErrorCode>>,
+    /// Settings of the dead-letter topic, if it exists and this user may read them.
+    letters: Option<Configs>,
+}
+
+/// All checks of Kafka. They change nothing there.
+pub(crate) async fn kafka_checks(admin: &Arc<Admin>, config: &BridgeConfig) -> Vec<Check> {
+    match facts(admin, config).await {
+        Ok(facts) => judge(&facts, config),
+        Err(error) => vec![Check::problem(
+            BROKERS,
+            format!("{}: {error:#}", config.kafka.brokers.join(", ")),
+            "check kafka.brokers, the network, and that Kafka is running",
+        )],
+    }
+}
+
+async fn facts(admin: &Arc<Admin>, config: &BridgeConfig) -> anyhow::Result<Facts> {
+    let cluster = cluster(admin).await?;
+    let broker = match cluster.brokers.keys().next() {
+        // Without the right to read them some checks are skipped.
+        Some(id) => lookup::broker_configs(admin, *id, DEADLINE)
+            .await
+            .unwrap_or_default(),
+        None => Configs::new(),
+    };
+    let mut letters = HashMap::new();
+    if cluster.topics.contains_key(&config.dead_letter.topic) {
+        let topic = config.dead_letter.topic.as_str();
+        let asked = lookup::topic_configs(admin, &[topic], DEADLINE).await;
+        letters = asked.unwrap_or_default();
+    }
+    let creation = if config.topics.create {
+        Some(try_create(admin, config).await)
+    } else {
+        None
+    };
+    Ok(Facts {
+        cluster,
+        broker,
+        creation,
+        letters: letters.remove(&config.dead_letter.topic),
+    })
+}
+
+/// Whether the bridge could create a topic; creates none.
+async fn try_create(admin: &Admin, config: &BridgeConfig) -> Result<(), RDKafkaErrorCode> {
+    let name = config.route.kafka_topic(PROBE, PROBE);
+    let name = name.unwrap_or_else(|_| PROBE.to_string());
+    let topic = creator::new_topic(&name, &config.topics, &config.dead_letter.topic);
+    let answers = topics::validate(admin, &[topic], DEADLINE).await;
+    let answers = answers.map_err(|error| code(&error))?;
+    answers
+        .into_values()
+        .try_for_each(|answer| answer.map(drop))
+}
+
+fn judge(facts: &Facts, config: &BridgeConfig) -> Vec<Check> {
+    let mut checks = vec![brokers(&facts.cluster.brokers), creation(facts)];
+    checks.extend(largest(facts, config));
+    checks.extend(durability(facts, config));
+    checks.extend(election(facts, config));
+    checks.extend(dead_letters(facts, config));
+    checks
+}
+
+fn brokers(brokers: &BTreeMap<i32, String>) -> Check {
+    let named: Vec<_> = brokers
+        .iter()
+        .map(|(id, at)| format!("{id} at {at}"))
+        .collect();
+    Check::ok(BROKERS, named.join(", "))
+}
+
+fn creation(facts: &Facts) -> Check {
+    use RDKafkaErrorCode as Code;
+    let auto = facts
+        .broker
+        .get("auto.create.topics.enable")
+        .map(String::as_str);
+    match (facts.creation, auto) {
+        (Some(Ok(())), _) => Check::ok(CREATE, "the bridge can create them"),
+        (Some(Err(code)), _) => {
+            let advice = match code {
+                Code::InvalidReplicationFactor => "topics.replication needs as many brokers",
+                Code::InvalidPartitions => "correct topics.partitions",
+                Code::InvalidConfig => "topics.configs has a name or value that is not Kafka's",
+                Code::PolicyViolation => {
+                    "the cluster has a policy for new topics: see its logs, and adapt section topics"
+                }
+                Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+                    "give this user the right CREATE, or create topics with `iot-bridge topics create` and set topics.create: false"
+                }
+                _ => "create topics with `iot-bridge topics create`, and set topics.create: false",
+            };
+            Check::problem(CREATE, format!("rejected: {}", Named(code)), advice)
+        }
+        (None, Some("true")) => Check::warning(
+            CREATE,
+            "topics.create is off, and the broker creates any topic at its first record",
+            "set topics.create: true, so that topics get the bridge's settings, or auto.create.topics.enable=false on the broker",
+        ),
+        (None, _) => Check::ok(CREATE, "topics.create is off: all topics must exist"),
+    }
+}
+
+fn largest(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
+    let (name, limit) = match config.topics.configs.get("max.message.bytes") {
+        Some(limit) if config.topics.create => ("topics.configs.max.message.bytes", limit),
+        _ => (
+            "message.max.bytes of the broker",
+            facts.broker.get("message.max.bytes")?,
+        ),
+    };
+    let (limit, asked) = (limit.parse::<u64>().ok()?, config.kafka.max_message_bytes.0);
+    let found = format!("{name} is {limit}, kafka.max_message_bytes is {asked}");
+    Some(if asked + RECORD_OVERHEAD > limit {
+        let advice = format!(
+            "raise the first to at least {}, or lower the second: payloads in between become dead letters only after Kafka has rejected them",
+            asked + RECORD_OVERHEAD
+        );
+        Check::warning(LARGEST, found, advice)
+    } else {
+        Check::ok(LARGEST, found)
+    })
+}
+
+fn durability(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
+    let replication = match usize::try_from(config.topics.replication) {
+        Ok(replication) if config.topics.create => replication,
+        _ => facts
+            .broker
+            .get("default.replication.factor")?
+            .parse()
+            .ok()?,
+    };
+    let in_sync = match config.topics.configs.get("min.insync.replicas") {
+        Some(given) if config.topics.create => given,
+        _ => facts.broker.get("min.insync.replicas")?,
+    };
+    let (in_sync, brokers) = (in_sync.parse().ok()?, facts.cluster.brokers.len());
+    Some(replicas(
+        DURABILITY,
+        "a new topic has",
+        (replication, in_sync),
+        brokers,
+    ))
+}
+
+/// Checks how many replicas there are and how many of them confirm.
+fn replicas(
+    name: &'static str,
+    what: &str,
+    (replication, in_sync): (usize, usize),
+    brokers: usize,
+) -> Check {
+    let found = format!(
+        "{what} replication {replication}, min.insync.replicas {in_sync}; brokers: {brokers}"
+    );
+    if in_sync > replication {
+        let advice =
+            "lower min.insync.replicas or raise the replication: Kafka would confirm nothing";
+        Check::problem(name, found, advice)
+    } else if replication == 1 && brokers > 1 {
+        let advice = "set topics.replication: 3 (and min.insync.replicas 2): confirmed records are lost with one broker";
+        Check::warning(name, found, advice)
+    } else if replication > 1 && in_sync == 1 {
+        let advice = "set min.insync.replicas to 2: with 1, records that only the leader has count as confirmed, and are lost with it";
+        Check::warning(name, found, advice)
+    } else if replication > 1 && in_sync == replication {
+        let advice = "use one replica more than min.insync.replicas: the bridge stalls while any one broker is down";
+        Check::warning(name, found, advice)
+    } else {
+        Check::ok(name, found)
+    }
+}
+
+fn election(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
+    const NAME: &str = "unclean.leader.election.enable";
+    let given = config
+        .topics
+        .configs
+        .get(NAME)
+        .filter(|_| config.topics.create);
+    let unclean = given.or(facts.broker.get(NAME))?;
+    let found = format!("{NAME} is {unclean}");
+    Some(if unclean == "true" {
+        let advice = format!(
+            "set {NAME}=false: a replica that is behind may become the leader, and confirmed records are lost"
+        );
+        Check::warning(ELECTION, found, advice)
+    } else {
+        Check::ok(ELECTION, found)
+    })
+}
+
+fn dead_letters(facts: &Facts, config: &BridgeConfig) -> Vec<Check> {
+    let topic = &config.dead_letter.topic;
+    let Some(shape) = facts.cluster.topics.get(topic) else {
+        return vec![missing_dead_letters(facts, config)];
+    };
+    let mut checks = vec![Check::ok(
+        LETTERS,
+        format!("{topic}, partitions: {}", shape.partitions),
+    )];
+    match &facts.letters {
+        Some(configs) => checks.extend(dead_letter_configs(configs, *shape, &facts.cluster)),
+        None => checks.push(Check::warning(
+            LETTERS_LARGEST,
+            "this user may not read the topic's settings",
+            format!("check that its max.message.bytes is at least {TOPIC_MAX_MESSAGE_BYTES}"),
+        )),
+    }
+    checks
+}
+
+fn missing_dead_letters(facts: &Facts, config: &BridgeConfig) -> Check {
+    let topic = &config.dead_letter.topic;
+    let auto = facts
+        .broker
+        .get("auto.create.topics.enable")
+        .map(String::as_str);
+    match (facts.creation, auto) {
+        (Some(Ok(())), _) => Check::ok(
+            LETTERS,
+            format!("{topic} is created with the first dead letter"),
+        ),
+        (_, Some("true")) => Check::warning(
+            LETTERS,
+            format!("{topic} does not exist; the broker creates it, for small records"),
+            "create it with `iot-bridge topics create`, so that it takes records of 8 MiB",
+        ),
+        _ => Check::problem(
+            LETTERS,
+            format!("{topic} does not exist, and the bridge can't create it"),
+            "create it with `iot-bridge topics create`: the first dead letter would block all messages behind it",
+        ),
+    }
+}
+
+fn dead_letter_configs(configs: &Configs, shape: Shape, cluster: &Cluster) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let limit = configs
+        .get("max.message.bytes")
+        .and_then(|limit| limit.parse::<usize>().ok());
+    if let Some(limit) = limit {
+        let found = format!("its max.message.bytes is {limit}");
+        checks.push(if limit <= MAX_RECORD {
+            let advice = format!(
+                "set it to {TOPIC_MAX_MESSAGE_BYTES}: larger dead letters are truncated to 64 KiB"
+            );
+            Check::warning(LETTERS_LARGEST, found, advice)
+        } else {
+            Check::ok(LETTERS_LARGEST, found)
+        });
+    }
+    let in_sync = configs
+        .get("min.insync.replicas")
+        .and_then(|text| text.parse().ok());
+    if let Some(in_sync) = in_sync {
+        let (counts, brokers) = ((shape.replication, in_sync), cluster.brokers.len());
+        checks.push(replicas(LETTERS_DURABILITY, "it has", counts, brokers));
+    }
+    if let Some(policy) = configs.get("cleanup.policy") {
+        let found = format!("its cleanup.policy is {policy}");
+        checks.push(if policy.contains("compact") {
+            let advice = "set it to delete: a compacted topic rejects records without a key, which dead letters are";
+            Check::problem(LETTERS_CLEANUP, found, advice)
+        } else {
+            Check::ok(LETTERS_CLEANUP, found)
+        });
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::super::tests::status;
+    use super::*;
+
+    fn configs(pairs: &[(&str, &str)]) -> Configs {
+        pairs
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect()
+    }
+
+    /// A cluster of three brokers without problems.
+    fn good() -> Facts {
+        let shape = Shape {
+            partitions: 1,
+            replication: 3,
+        };
+        let broker = configs(&[
+            ("auto.create.topics.enable", "false"),
+            ("message.max.bytes", "1048588"),
+            ("default.replication.factor", "3"),
+            ("min.insync.replicas", "2"),
+            ("unclean.leader.election.enable", "false"),
+        ]);
+        let letters = configs(&[
+            ("max.message.bytes", "8454144"),
+            ("min.insync.replicas", "2"),
+            ("cleanup.policy", "delete"),
+        ]);
+        Facts {
+            cluster: Cluster {
+                brokers: (1..=3).map(|id| (id, format!("kafka-{id}:9092"))).collect(),
+                topics: [("iot.dead-letter".to_string(), shape)].into(),
+            },
+            broker,
+            creation: Some(Ok(())),
+            letters: Some(letters),
+        }
+    }
+
+    fn judged(change: impl FnOnce(&mut Facts, &mut BridgeConfig)) -> Vec<Check> {
+        let (mut facts, mut config) = (good(), BridgeConfig::default());
+        change(&mut facts, &mut config);
+        judge(&facts, &config)
+    }
+
+    #[test]
+    fn a_good_cluster_has_neither_problem_nor_warning() {
+        let checks = judged(|_, _| {});
+        assert_eq!(checks.len(), 9);
+        for check in &checks {
+            assert_eq!(status(&checks, check.name), Status::Ok);
+        }
+    }
+
+    #[test]
+    fn unreadable_settings_are_not_checked() {
+        let checks = judged(|facts, _| facts.broker = Configs::new());
+        assert!(
+            checks
+                .iter()
+                .all(|check| check.name != DURABILITY && check.name != LARGEST)
+        );
+        let checks = judged(|facts, _| facts.letters = None);
+        assert_eq!(status(&checks, LETTERS_LARGEST), Status::Warning);
+    }
+
+    #[test]
+    fn topics_that_cannot_be_created_are_a_problem() {
+        for code in [
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::InvalidConfig,
+            RDKafkaErrorCode::UnsupportedVersion,
+        ] {
+            let checks = judged(|facts, _| facts.creation = Some(Err(code)));
+            assert_eq!(status(&checks, CREATE), Status::Problem);
+        }
+        let checks = judged(|facts, config| {
+            config.topics.create = false;
+            facts.creation = None;
+        });
+        assert_eq!(status(&checks, CREATE), Status::Ok);
+        let checks = judged(|facts, _| {
+            facts.creation = None;
+            facts
+                .broker
+                .insert("auto.create.topics.enable".into(), "true".into());
+        });
+        assert_eq!(status(&checks, CREATE), Status::Warning);
+    }
+
+    #[test]
+    fn payloads_that_kafka_would_reject_are_a_warning() {
+        for (limit, expected) in [("1002047", Status::Warning), ("1002048", Status::Ok)] {
+            let checks = judged(|facts, _| {
+                facts
+                    .broker
+                    .insert("message.max.bytes".into(), limit.into());
+            });
+            assert_eq!(status(&checks, LARGEST), expected, "{limit}");
+        }
+        let checks = judged(|_, config| {
+            config
+                .topics
+                .configs
+                .insert("max.message.bytes".into(), "1000".into());
+        });
+        assert_eq!(status(&checks, LARGEST), Status::Warning);
+    }
+
+    #[test]
+    fn replicas_that_cannot_confirm_are_a_problem_and_risky_ones_a_warning() {
+        for (replication, in_sync, brokers, expected) in [
+            (3, 2, 3, Status::Ok),
+            (1, 1, 1, Status::Ok),
+            (1, 1, 3, Status::Warning),
+            (3, 1, 3, Status::Warning),
+            (2, 2, 3, Status::Warning),
+            (1, 2, 3, Status::Problem),
+        ] {
+            let check = replicas(DURABILITY, "", (replication, in_sync), brokers);
+            assert_eq!(check.status, expected, "{check:?}");
+        }
+        let checks = judged(|facts, _| {
+            facts
+                .broker
+                .insert("min.insync.replicas".into(), "4".into());
+        });
+        assert_eq!(status(&checks, DURABILITY), Status::Problem);
+    }
+
+    #[test]
+    fn unclean_leader_election_is_a_warning() {
+        let checks = judged(|facts, _| {
+            facts
+                .broker
+                .insert("unclean.leader.election.enable".into(), "true".into());
+        });
+        assert_eq!(status(&checks, ELECTION), Status::Warning);
+    }
+
+    #[test]
+    fn the_dead_letter_topic_must_take_dead_letters() {
+        let missing = |creation, auto: &str| {
+            let checks = judged(|facts, _| {
+                facts.cluster.topics.clear();
+                facts.creation = creation;
+                facts
+                    .broker
+                    .insert("auto.create.topics.enable".into(), auto.into());
+            });
+            status(&checks, LETTERS)
+        };
+        assert_eq!(missing(Some(Ok(())), "false"), Status::Ok);
+        assert_eq!(missing(None, "true"), Status::Warning);
+        assert_eq!(missing(None, "false"), Status::Problem);
+        for (name, value, check, expected) in [
+            (
+                "max.message.bytes",
+                "1048588",
+                LETTERS_LARGEST,
+                Status::Warning,
+            ),
+            (
+                "cleanup.policy",
+                "compact,delete",
+                LETTERS_CLEANUP,
+                Status::Problem,
+            ),
+            (
+                "min.insync.replicas",
+                "4",
+                LETTERS_DURABILITY,
+                Status::Problem,
+            ),
+        ] {
+            let checks = judged(|facts, _| {
+                let letters = facts.letters.get_or_insert_default();
+                letters.insert(name.into(), value.into());
+            });
+            assert_eq!(status(&checks, check), expected, "{name}={value}");
+        }
+    }
+}

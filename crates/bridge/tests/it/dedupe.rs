@@ -1,0 +1,196 @@
+//! Deduplication: a message that is delivered twice is written once, where the bridge can
+//! know that it is the same.
+
+use iot_service::config::HumanDuration;
+use rumqttc::v5::mqttbytes::QoS;
+use testkit::kafka::read_until;
+use testkit::mqtt_broker::Broker;
+use testkit::stack::{kafka_brokers, unique};
+
+use crate::{Bridge, KAFKA_TOPIC, TOPIC, gauge, start_cluster};
+
+fn deduplicated(by: &str, count: u32) -> String {
+    format!(r#"bridge_deduplicated_messages_total{{by="{by}"}} {count}"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_flight_when_the_connection_breaks_are_written_once() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"1").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    cluster.down();
+    for id in [2, 3, 4] {
+        peer.publish(id, TOPIC, id.to_string().as_bytes()).await;
+    }
+    let in_flight = gauge("bridge_in_flight_messages", 3);
+    bridge.wait_for("/metrics", &in_flight).await;
+    drop(peer);
+
+    let mut peer = broker.accept_subscribed(true).await;
+    for id in [2, 3, 4] {
+        peer.publish_again(id, TOPIC, id.to_string().as_bytes())
+            .await;
+    }
+    peer.publish(5, TOPIC, b"5").await;
+    bridge
+        .wait_for("/metrics", &deduplicated("in_flight", 3))
+        .await;
+    cluster.up();
+    assert_eq!(peer.acknowledgements(4).await, [2, 3, 4, 5]);
+    let records = cluster.read(KAFKA_TOPIC, 5).await;
+    let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
+    assert_eq!(texts, ["1", "2", "3", "4", "5"]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_message_with_a_known_packet_identifier_is_written() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"one").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    drop(peer);
+    let mut peer = broker.accept_subscribed(true).await;
+    peer.publish_again(1, TOPIC, b"another").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    drop(peer);
+    // The broker has lost the session, so packet identifiers start again.
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(1, TOPIC, b"another").await;
+    assert_eq!(peer.acknowledgements(1).await, [1]);
+    assert_eq!(cluster.read(KAFKA_TOPIC, 3).await.len(), 3);
+    bridge
+        .wait_for("/metrics", &deduplicated("in_flight", 0))
+        .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_messages_with_the_same_id_field_the_first_is_written() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.dedupe.field = "messageId".into();
+        config.dedupe.window = HumanDuration::from_secs(600);
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let named = [
+        r#"{"messageId":"a","v":1}"#,
+        r#"{"messageId":"a","v":2}"#,
+        "no name",
+        "no name",
+        r#"{"messageId":"b"}"#,
+    ];
+    for (id, payload) in (1..).zip(named) {
+        peer.publish(id, TOPIC, payload.as_bytes()).await;
+    }
+    assert_eq!(peer.acknowledgements(5).await, [1, 2, 3, 4, 5]);
+    let records = cluster.read(KAFKA_TOPIC, 4).await;
+    let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
+    assert_eq!(texts, [named[0], named[2], named[3], named[4]]);
+    bridge
+        .wait_for("/metrics", &deduplicated("message_id", 1))
+        .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_qos_0_messages_beyond_the_limit_are_dropped_and_counted() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.mqtt.qos = 0;
+        config.in_flight.messages = 10;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
+    cluster.down();
+    for number in 0..25 {
+        let payload = format!("{number}");
+        peer.publish_at(QoS::AtMostOnce, 0, TOPIC, payload.as_bytes())
+            .await;
+    }
+    bridge
+        .wait_for("/metrics", "bridge_dropped_messages_total 15")
+        .await;
+    cluster.up();
+    let records = cluster.read(KAFKA_TOPIC, 10).await;
+    assert_eq!(records[9].text(), "9");
+    bridge.stop().await;
+}
+
+/// All records of the only project, once the last one is there.
+async fn written(tenant: &str, last: &'static str) -> Vec<String> {
+    let topic = format!("{tenant}.project456");
+    let records = read_until(&kafka_brokers(), &topic, move |records| {
+        records.last().is_some_and(|record| record.text() == last)
+    })
+    .await;
+    records.iter().map(|r| r.text().to_owned()).collect()
+}
+
+/// After this many messages the bridge knows that the broker counts packet identifiers up.
+const SHOWN: u16 = 101;
+
+/// A bridge writes messages, its acknowledgements of the last ten are lost, and the broker
+/// delivers these again to the next bridge, with or without the session kept. Returns what
+/// is in Kafka then.
+async fn twice(name: &str, kept: bool) -> Vec<String> {
+    let (broker, tenant) = (Broker::start().await, unique(name));
+    let topic = TOPIC.replace("tenant123", &tenant);
+    let kafka = kafka_brokers();
+    let start = || {
+        Bridge::start(broker.address(), &kafka, |config| {
+            config.topics.create = true;
+            config.mqtt.client_id = tenant.clone();
+            config.mqtt.receive_maximum = SHOWN - 1;
+            config.dead_letter.topic = format!("iot.dead-letter-{tenant}");
+        })
+    };
+    let bridge = start().await;
+    let mut peer = broker.accept_subscribed(false).await;
+    // The checkpoint that says so comes with the message after.
+    let last = SHOWN + 1;
+    for id in 1..=last {
+        peer.publish(id, &topic, id.to_string().as_bytes()).await;
+    }
+    peer.acknowledgements(last.into()).await;
+    // Everything is confirmed, so that stopping has the effect of a crash.
+    bridge.stop().await;
+    let bridge = start().await;
+    let mut peer = broker.accept_subscribed(kept).await;
+    for id in last - 9..=last {
+        peer.publish_again(id, &topic, id.to_string().as_bytes())
+            .await;
+    }
+    peer.publish(last + 1, &topic, b"the end").await;
+    assert_eq!(
+        peer.acknowledgements(11).await,
+        (last - 9..=last + 1).collect::<Vec<_>>()
+    );
+    let records = written(&tenant, "the end").await;
+    let by_log = if kept { 10 } else { 0 };
+    bridge
+        .wait_for("/metrics", &deduplicated("log", by_log))
+        .await;
+    bridge.stop().await;
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn messages_that_an_earlier_process_wrote_are_only_acknowledged() {
+    let mut once: Vec<_> = (1..=SHOWN + 1).map(|number| number.to_string()).collect();
+    once.push("the end".into());
+    assert_eq!(twice("again", true).await, once);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn without_a_kept_session_every_message_is_written_again() {
+    let once = usize::from(SHOWN) + 2;
+    assert_eq!(twice("expired", false).await.len(), once + 10);
+}

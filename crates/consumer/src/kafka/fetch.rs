@@ -1,0 +1,117 @@
+//! The consumer's side of [`kafka_fetch`]: its settings from section `kafka`, and what it
+//! reports of a partition.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use iot_kafka::security::{KafkaSecurity, SaslMechanism};
+use kafka_fetch::{BoxError, FetchError, Observer, Sasl, Security, SecuritySource, Settings};
+use prometheus::IntCounter;
+
+use super::progress::Progress;
+use crate::config::KafkaConfig;
+
+/// Settings of the fetcher, taken from `kafka.properties` by the names of librdkafka.
+///
+/// # Errors
+/// A property is not a number.
+pub(crate) fn settings(kafka: &KafkaConfig) -> anyhow::Result<Settings> {
+    let number = |names: &[&str], default: i32| {
+        let mut given = names.iter().filter_map(|name| kafka.properties.get(*name));
+        given.next().map_or(Ok(default), |value| {
+            let path = || format!("kafka.properties.{}", names[0]);
+            value.trim().parse().with_context(path)
+        })
+    };
+    let text = |name: &str| kafka.properties.get(name).cloned();
+    let wait = number(&["fetch.wait.max.ms"], 500)?;
+    let partition = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+    let secured = kafka.security.clone();
+    Ok(Settings {
+        security: SecuritySource::new(move || security(&secured)),
+        max_wait: Duration::from_millis(wait.unsigned_abs().into()),
+        min_bytes: number(&["fetch.min.bytes"], 1)?,
+        max_bytes: number(&["fetch.max.bytes"], 8 << 20)?,
+        max_partition_bytes: number(&partition, 512 << 10)?,
+        rack: text("client.rack").unwrap_or_default(),
+        client_id: text("client.id").unwrap_or_else(|| "iot-consumer".to_owned()),
+        ..Settings::new(&kafka.brokers)
+    })
+}
+
+/// Reads the files that `kafka.security` names.
+fn security(kafka: &KafkaSecurity) -> Result<Security, BoxError> {
+    let access = kafka.access().map_err(|error| format!("{error:#}"))?;
+    let sasl = access.login.map(|login| Sasl {
+        mechanism: match login.mechanism {
+            SaslMechanism::Plain => kafka_fetch::SaslMechanism::Plain,
+            SaslMechanism::ScramSha256 => kafka_fetch::SaslMechanism::ScramSha256,
+            SaslMechanism::ScramSha512 => kafka_fetch::SaslMechanism::ScramSha512,
+        },
+        username: login.username,
+        password: login.password.expose().to_owned(),
+    });
+    let tls = access.tls;
+    Ok(Security { tls, sasl })
+}
+
+/// Keeps what the fetcher reports of a partition, for lag, readiness and metrics.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) errors: IntCounter,
+}
+
+impl Observer for Observed {
+    fn end(&self, offset: i64) {
+        self.progress.ends_at(offset);
+    }
+
+    fn succeeded(&self) {
+        self.progress.set_read();
+    }
+
+    fn failed(&self, error: &FetchError) {
+        self.errors.inc();
+        self.progress.troubled(error.to_string());
+    }
+
+    fn paused(&self, paused: bool) {
+        self.progress.set_full(paused);
+    }
+
+    fn buffered(&self, records: usize) {
+        self.progress.buffered(records);
+    }
+
+    fn released(&self, records: usize) {
+        self.progress.released(records);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_have_the_meaning_that_librdkafka_gives_them() {
+        let mut config = KafkaConfig::default();
+        for (name, value) in [
+            ("fetch.wait.max.ms", "10"),
+            ("max.partition.fetch.bytes", "1000"),
+            ("client.rack", "a"),
+        ] {
+            config.properties.insert(name.into(), value.into());
+        }
+        let found = settings(&config).unwrap();
+        assert_eq!(found.max_wait, Duration::from_millis(10));
+        assert_eq!((found.max_partition_bytes, found.min_bytes), (1000, 1));
+        assert_eq!(found.rack, "a");
+        config
+            .properties
+            .insert("fetch.min.bytes".into(), "x".into());
+        let error = settings(&config).unwrap_err().to_string();
+        assert_eq!(error, "kafka.properties.fetch.min.bytes");
+    }
+}

@@ -1,0 +1,132 @@
+//! What the fold gives away: changes for the store, and updates for clients.
+
+use std::mem::take;
+
+use super::{DeviceWindows, Fold, Tracked, write_key};
+use crate::layout::device_key;
+use crate::model::{Alert, Device, DeviceKey};
+use crate::sealed::Sealed;
+use crate::state::DeviceState;
+
+/// What a store has to write, in one step with the offset up to which the fold has read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// Key and bytes of each device that changed. They replace what is stored under that
+    /// key, and [`Fold::restore`] reads them.
+    pub devices: Vec<(String, Vec<u8>)>,
+    /// Windows that can't change any more, in the order in which they were sealed.
+    pub windows: Vec<Sealed>,
+}
+
+impl Changes {
+    /// How many values they are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.len() + self.windows.len()
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What clients have not been told yet.
+#[derive(Debug, Default)]
+pub struct Updates {
+    /// Devices with the readings that changed, each with its number in this partition.
+    pub devices: Vec<(usize, Device)>,
+    /// Changes of alerts, in order.
+    pub alerts: Vec<Alert>,
+}
+
+impl Fold {
+    /// How many values [`take_changes`](Self::take_changes) would give.
+    pub fn changed(&self) -> usize {
+        self.unsaved.len() + self.sealed.len()
+    }
+
+    /// Their approximate size, in bytes.
+    pub fn changed_bytes(&self) -> usize {
+        self.changed_bytes
+    }
+
+    /// What changed since the last call. A device is encoded here, because its state goes
+    /// on changing; sealed windows move.
+    pub fn take_changes(&mut self) -> Changes {
+        let mut encode = |at: usize| {
+            let device = &mut self.devices[at];
+            device.unsaved = false;
+            (device_key(&device.state.key), device.state.pack())
+        };
+        let devices = self.unsaved.drain(..).map(&mut encode).collect();
+        let windows = self.sealed.drain(..).map(|(_, sealed)| sealed).collect();
+        self.changed_bytes = 0;
+        Changes { devices, windows }
+    }
+
+    /// Whether there are readings that clients have not been told yet.
+    pub fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// The changes of alerts since the last call, without the readings.
+    pub fn take_alerts(&mut self) -> Vec<Alert> {
+        take(&mut self.alerts)
+    }
+
+    /// The changed readings and alerts since the last call.
+    pub fn take_updates(&mut self) -> Updates {
+        let mut devices = Vec::with_capacity(self.untold.len());
+        for at in self.untold.drain(..) {
+            let Tracked {
+                state,
+                marks,
+                untold,
+                ..
+            } = &mut self.devices[at];
+            *untold = false;
+            let sensors = state.sensors.iter().zip(marks);
+            let readings = sensors.filter_map(|(sensor, mark)| {
+                take(&mut mark.untold).then(|| (sensor.name.clone(), sensor.newest()))
+            });
+            devices.push((at, state.describe(readings.collect())));
+        }
+        Updates {
+            devices,
+            alerts: self.take_alerts(),
+        }
+    }
+
+    /// All devices and all alerts, for a partition that was just loaded.
+    pub fn all(&self) -> Updates {
+        let full = |state: &DeviceState| {
+            let readings = state.sensors.iter().map(|s| (s.name.clone(), s.newest()));
+            state.describe(readings.collect())
+        };
+        let mut updates = Updates::default();
+        for (at, Tracked { state, .. }) in self.devices.iter().enumerate() {
+            updates.devices.push((at, full(state)));
+            for sensor in &state.sensors {
+                let alerts = sensor.alerts.iter();
+                let alerts = alerts.map(|a| state.describe_alert(sensor, a, &self.origin));
+                updates.alerts.extend(alerts);
+            }
+            updates.alerts.extend(state.describe_silence(&self.origin));
+        }
+        updates
+    }
+
+    /// The windows of a device that are `size` ms long; `None` if the partition has no such
+    /// device.
+    pub fn windows(&self, key: &DeviceKey, size: i64) -> Option<DeviceWindows> {
+        let mut name = String::new();
+        write_key(&mut name, &key.tenant, &key.project, &key.device);
+        let at = *self.index.get(&name)?;
+        let of_device = self.sealed.iter().filter(|(device, _)| *device == at);
+        let unstored = of_device.map(|(_, sealed)| sealed);
+        let (device, rules) = (&self.devices[at].state, &self.rules.windows);
+        Some(DeviceWindows::new(device, rules, size, unstored))
+    }
+}

@@ -1,0 +1,393 @@
+//! The state of one partition as a pure function of its log: no clock, no
+//! randomness, and no trace of how records were cut into batches.
+
+mod changes;
+mod silence;
+#[cfg(test)]
+mod tests;
+mod tracked;
+
+use std::collections::{BTreeMap, HashMap};
+
+use iot_core::message::{DeviceMessage, Quality, Reading};
+
+use crate::alert::{self, AlertState, Moment, Transition};
+use crate::detect::{DetectRules, Verdict};
+use crate::kind::AlertKind;
+use crate::layout::{self, SEALED_BYTES, UnpackError};
+use crate::limits::LimitRules;
+use crate::model::{Alert, DeviceKey};
+use crate::names::Names;
+use crate::refusal::Refusal;
+use crate::sealed::{DeviceWindows, Sealed};
+use crate::state::DeviceState;
+use crate::watch::Watch;
+use crate::window::{Added, WindowRules};
+pub use changes::{Changes, Updates};
+use tracked::{Tracked, check_sensors};
+
+/// The most lengths of windows.
+pub const MOST_SIZES: usize = 8;
+
+/// The rules of the fold. All partitions and all replicas must have the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoldRules {
+    /// Lengths of windows, and how long they take values.
+    pub windows: WindowRules,
+    /// What detectors look for.
+    pub detect: DetectRules,
+    /// The limits of sensors.
+    pub limits: LimitRules,
+    /// After how many milliseconds without a message a device is silent; `None` turns this
+    /// off.
+    pub silence: Option<i64>,
+    /// The most devices in a partition.
+    pub devices: usize,
+    /// The most sensors of a device.
+    pub sensors: usize,
+}
+
+/// A valid message of a record, and the device's tenant and project.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'m> {
+    /// Offset of the record.
+    pub offset: i64,
+    /// Time of the record, in milliseconds since the epoch, if it has one.
+    pub recorded: Option<i64>,
+    /// The tenant, without control characters.
+    pub tenant: &'m str,
+    /// The tenant's project, without control characters.
+    pub project: &'m str,
+    /// The message. The caller has validated it: names without control characters, finite
+    /// values in the units of the catalogue.
+    pub message: &'m DeviceMessage<'m>,
+}
+
+/// What an event changed, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Readings.
+    pub readings: u64,
+    /// Readings older than the newest one of their sensor, which only windows count.
+    pub stale: u64,
+    /// Readings that came after their window was sealed, by length of the window, shortest
+    /// first.
+    pub late: [u64; MOST_SIZES],
+    /// Messages that repeat the newest one of their device and changed nothing.
+    pub duplicates: u64,
+    /// Alerts that were raised, by number of their kind.
+    pub raised: [u64; AlertKind::ALL.len()],
+    /// Alerts that were cleared, by number of their kind.
+    pub cleared: [u64; AlertKind::ALL.len()],
+}
+
+impl Folded {
+    /// Adds what another event changed.
+    pub fn add(&mut self, other: &Self) {
+        self.readings += other.readings;
+        self.stale += other.stale;
+        self.duplicates += other.duplicates;
+        let counts = [
+            (&mut self.late[..], &other.late[..]),
+            (&mut self.raised, &other.raised),
+            (&mut self.cleared, &other.cleared),
+        ];
+        for (mine, others) in counts {
+            mine.iter_mut().zip(others).for_each(|(a, b)| *a += b);
+        }
+    }
+}
+
+/// The state of one partition, and what has changed in it since it was last asked.
+#[derive(Debug)]
+pub struct Fold {
+    rules: FoldRules,
+    /// The start of the ids of alerts: `<topic>:<partition>`.
+    origin: String,
+    devices: Vec<Tracked>,
+    watch: Watch,
+    index: HashMap<String, usize>,
+    names: Names,
+    /// The key of the current event; kept to reuse its memory.
+    lookup: String,
+    /// Numbers of devices with changes for the store, and of those with changes for clients.
+    unsaved: Vec<usize>,
+    untold: Vec<usize>,
+    /// Changes of alerts for clients.
+    alerts: Vec<Alert>,
+    /// Sealed windows for the store, each with the number of its device.
+    sealed: Vec<(usize, Sealed)>,
+    /// Approximate bytes of the changes for the store.
+    changed_bytes: usize,
+}
+
+impl Fold {
+    /// The state of a partition before its first record.
+    pub fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
+        Self {
+            watch: Watch::new(rules.silence),
+            rules,
+            origin: format!("{topic}:{partition}"),
+            devices: Vec::new(),
+            index: HashMap::new(),
+            names: Names::default(),
+            lookup: String::new(),
+            unsaved: Vec::new(),
+            untold: Vec::new(),
+            alerts: Vec::new(),
+            sealed: Vec::new(),
+            changed_bytes: 0,
+        }
+    }
+
+    /// The state whose live values (key and bytes) a store holds, in any order. Changed
+    /// rules apply from the next event on; where those of detection have changed, detectors
+    /// start again and the alerts of sensors are over.
+    ///
+    /// # Errors
+    /// This version cannot read a key or a value.
+    pub fn restore(
+        rules: FoldRules,
+        topic: &str,
+        partition: i32,
+        entries: &[(String, Vec<u8>)],
+    ) -> Result<Self, UnpackError> {
+        let mut fold = Self::new(rules, topic, partition);
+        for (name, bytes) in entries {
+            let mut state = DeviceState::unpack(name, bytes)?;
+            state.share(&mut fold.names);
+            let key = &state.key;
+            write_key(&mut fold.lookup, &key.tenant, &key.project, &key.device);
+            fold.index.insert(fold.lookup.clone(), fold.devices.len());
+            fold.devices.push(Tracked::new(state, &fold.rules));
+        }
+        fold.watch.restore(fold.devices.iter().map(|d| &d.state));
+        Ok(fold)
+    }
+
+    /// How many devices the partition has.
+    pub fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Applies the next event. Offsets must increase; they may have gaps.
+    ///
+    /// # Errors
+    /// A limit of [`FoldRules`] refuses the message. The state has not changed then.
+    pub fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
+        let at = self.find(event)?;
+        let message = event.message;
+        let device = &mut self.devices[at];
+        let state = &mut device.state;
+        let moment = (message.timestamp, message.seq);
+        if message.seq.is_some() && moment == (state.timestamp, state.seq) {
+            return Ok(Folded {
+                duplicates: 1,
+                ..Folded::default()
+            });
+        }
+        if moment >= (state.timestamp, state.seq) {
+            (state.timestamp, state.seq) = moment;
+            if let Some(location) = &message.location
+                && state.move_to(location)
+            {
+                state.share(&mut self.names);
+                device.find_limits(&self.rules);
+            }
+        }
+        self.save(at);
+        self.tell(at);
+        let mut folded = Folded::default();
+        self.advance(at, event);
+        self.hear(at, event, &mut folded);
+        for reading in &message.readings {
+            self.read(at, event, reading, &mut folded);
+        }
+        self.reveal(&mut folded);
+        Ok(folded)
+    }
+
+    /// The device of an event, which may be a new one.
+    fn find(&mut self, event: &Event<'_>) -> Result<usize, Refusal> {
+        let readings = &event.message.readings;
+        write_key(
+            &mut self.lookup,
+            event.tenant,
+            event.project,
+            &event.message.device_id,
+        );
+        match self.index.get(self.lookup.as_str()) {
+            Some(at) => {
+                let sensors = &self.devices[*at].state.sensors;
+                check_sensors(sensors, readings, self.rules.sensors)?;
+                Ok(*at)
+            }
+            None if self.devices.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
+            None => {
+                check_sensors(&[], readings, self.rules.sensors)?;
+                let mut state = DeviceState::new(DeviceKey {
+                    tenant: event.tenant.into(),
+                    project: event.project.into(),
+                    device: (*event.message.device_id).into(),
+                });
+                state.share(&mut self.names);
+                self.index.insert(self.lookup.clone(), self.devices.len());
+                self.devices.push(Tracked::new(state, &self.rules));
+                Ok(self.devices.len() - 1)
+            }
+        }
+    }
+
+    /// Advances the watermark of a device and seals its windows that are over.
+    fn advance(&mut self, at: usize, event: &Event<'_>) {
+        let timestamp = event.message.timestamp;
+        let device = &mut self.devices[at];
+        device.state.watermark = device.state.watermark.max(timestamp);
+        let watermark = device.state.watermark;
+        if watermark < device.next_seal {
+            return;
+        }
+        // The time of the log and not of a clock, so that each replay gives the same.
+        let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
+        let rules = &self.rules.windows;
+        let mut sealed = BTreeMap::<_, Vec<_>>::new();
+        for sensor in &mut device.state.sensors {
+            for window in sensor.windows.seal(rules, watermark) {
+                self.changed_bytes += SEALED_BYTES + sensor.name.len();
+                let together = sealed.entry((window.size, window.start)).or_default();
+                together.push((sensor.name.clone(), window));
+            }
+        }
+        device.find_next_seal(rules);
+        for ((size, start), mut sensors) in sealed {
+            sensors.sort_by(|a, b| a.0.cmp(&b.0));
+            let sealed = Sealed {
+                key: device.state.key.clone(),
+                size,
+                start,
+                expires: recorded.saturating_add(rules.retention(i64::from(size))),
+                sensors,
+            };
+            self.sealed.push((at, sealed));
+        }
+    }
+
+    /// Takes a reading into the windows, and into the newest value if it is not older.
+    fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
+        let device = &mut self.devices[at];
+        let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
+            let number = device.add_sensor(&reading.sensor, &self.rules);
+            device.state.sensors[number].share(&mut self.names);
+            self.changed_bytes += device.state.sensors[number].packed_size();
+            number
+        });
+        let (sensor, marks) = (&mut device.state.sensors[number], &mut device.marks[number]);
+        let moment = (event.message.timestamp, event.message.seq);
+        let usable = reading.quality != Quality::Bad;
+        folded.readings += 1;
+        if usable {
+            let (rules, watermark) = (&self.rules.windows, device.state.watermark);
+            for (size, late) in rules.sizes.iter().zip(&mut folded.late) {
+                let windows = &mut sensor.windows;
+                match windows.add(rules, *size, watermark, moment.0, reading.value) {
+                    Added::Counted => {}
+                    Added::Late => *late += 1,
+                    Added::Opened(seals_at) => {
+                        device.next_seal = device.next_seal.min(seals_at);
+                        self.changed_bytes += layout::WINDOW_BYTES;
+                    }
+                }
+            }
+        }
+        if moment < (sensor.timestamp, sensor.seq) {
+            folded.stale += 1;
+            return;
+        }
+        (sensor.timestamp, sensor.seq) = moment;
+        if sensor.take(reading) {
+            sensor.share(&mut self.names);
+        }
+        marks.untold = true;
+        if usable {
+            self.detect(at, number, event, folded);
+        }
+    }
+
+    /// Lets detectors look at the newest value of a sensor.
+    fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
+        let Tracked { state, marks, .. } = &mut self.devices[at];
+        let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
+        let side = alert::side(&sensor.alerts);
+        let (rules, limits) = (&self.rules.detect, (marks.limits, side));
+        let verdicts = sensor
+            .detectors
+            .look(rules, marks.kinds, limits, sensor.value);
+        let is_quiet = verdicts.iter().all(|verdict| *verdict == Verdict::Normal);
+        if is_quiet && !sensor.alerts.iter().any(AlertState::is_active) {
+            return;
+        }
+        let moment = Moment {
+            offset: event.offset,
+            timestamp: sensor.timestamp,
+            value: sensor.value,
+        };
+        alert::measure_by(&mut sensor.alerts, marks.limits);
+        for (kind, verdict) in AlertKind::ALL.into_iter().zip(verdicts) {
+            if kind == AlertKind::Threshold && verdict.is_beyond_other(side) {
+                self.observe((at, number), kind, Verdict::Normal, moment, folded);
+            }
+            self.observe((at, number), kind, verdict, moment, folded);
+        }
+    }
+
+    /// Updates an alert of a sensor with what a detector has decided.
+    fn observe(
+        &mut self,
+        (at, number): (usize, usize),
+        kind: AlertKind,
+        verdict: Verdict,
+        moment: Moment,
+        folded: &mut Folded,
+    ) {
+        let state = &mut self.devices[at].state;
+        let sensor = &mut state.sensors[number];
+        match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
+            Transition::None | Transition::Folded => return,
+            Transition::Raised => {
+                folded.raised[kind as usize] += 1;
+                self.changed_bytes += layout::ALERT_BYTES;
+            }
+            Transition::Cleared => folded.cleared[kind as usize] += 1,
+            Transition::Repeated => {}
+        }
+        let sensor = &state.sensors[number];
+        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
+        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
+        self.alerts.extend(alerts);
+    }
+
+    /// Marks a device as changed for the store.
+    fn save(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        if !std::mem::replace(&mut device.unsaved, true) {
+            self.unsaved.push(at);
+            self.changed_bytes += device.state.packed_size();
+        }
+    }
+
+    /// Marks a device as changed for clients.
+    fn tell(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        if !std::mem::replace(&mut device.untold, true) {
+            self.untold.push(at);
+        }
+    }
+}
+
+/// Validation refuses control characters, so that no part contains the separator.
+fn write_key(out: &mut String, tenant: &str, project: &str, device: &str) {
+    out.clear();
+    for part in [tenant, "\0", project, "\0", device] {
+        out.push_str(part);
+    }
+}

@@ -1,0 +1,185 @@
+//! Silence against a naive model, and against itself after crashes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::fold::silence::MOST_REVEALED;
+use crate::model::AlertStatus;
+
+/// As in the rules of the tests.
+const AFTER: i64 = 12;
+
+/// One record: its device, and when Kafka recorded it.
+type Sent = (u8, Option<i64>);
+
+/// What becomes of a device, and at which offset.
+type Change = (i64, String, AlertStatus);
+
+fn feed(fold: &mut Fold, offset: usize, (device, recorded): Sent) -> Folded {
+    let message = message((device, offset as i64, None, 1, 20.0));
+    let event = Event {
+        offset: offset as i64,
+        recorded,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    };
+    fold.apply(&event).unwrap()
+}
+
+fn silences(alerts: Vec<Alert>) -> Vec<Alert> {
+    let alerts = alerts.into_iter();
+    let of_kind = alerts.filter(|alert| alert.kind == AlertKind::Silence);
+    of_kind.collect()
+}
+
+/// Bursts, steps, long gaps, steps back, and records without a time.
+fn log() -> impl Strategy<Value = Vec<Sent>> {
+    let step = prop_oneof![
+        6 => Just(Some(0)),
+        6 => (1..4_i64).prop_map(Some),
+        2 => (5..60_i64).prop_map(Some),
+        1 => (-40..0_i64).prop_map(Some),
+        1 => Just(None),
+    ];
+    let sent = (prop_oneof![0..3_u8, 0..60_u8], step);
+    prop::collection::vec(sent, 1..300).prop_map(|steps| {
+        let mut time = 1_000;
+        let sent = steps.into_iter().map(|(device, step)| {
+            time += step.unwrap_or(0).max(0);
+            (device, step.map(|step| time + step.min(0)))
+        });
+        sent.collect()
+    })
+}
+
+/// Looks at every device after every record.
+fn naive(log: &[Sent]) -> Vec<Change> {
+    let (mut time, mut changes) = (None, Vec::new());
+    let mut heard = BTreeMap::<u8, (i64, i64)>::new();
+    let mut silent = BTreeSet::new();
+    for (offset, (device, recorded)) in (0..).zip(log) {
+        time = match (time, *recorded) {
+            (Some((newest, clock)), Some(at)) if at > newest => {
+                Some((at, clock + (at - newest).min(AFTER / 2)))
+            }
+            (None, Some(at)) => Some((at, at)),
+            (time, _) => time,
+        };
+        let Some((_, clock)) = time else { continue };
+        if silent.remove(device) {
+            changes.push((offset, format!("d{device}"), AlertStatus::Cleared));
+        }
+        heard.insert(*device, (offset, clock));
+        let watched = heard.iter().filter(|(device, _)| !silent.contains(*device));
+        let over = watched.filter(|(_, (_, at))| clock - at > AFTER);
+        let mut over: Vec<_> = over.map(|(device, (last, _))| (*last, *device)).collect();
+        over.sort_unstable();
+        for (_, device) in over.into_iter().take(MOST_REVEALED) {
+            silent.insert(device);
+            changes.push((offset, format!("d{device}"), AlertStatus::Raised));
+        }
+    }
+    changes
+}
+
+/// Raised with the offset in the id, cleared when `offset` was fed.
+fn change(offset: i64, alert: &Alert) -> Change {
+    (offset, alert.key.device.to_string(), alert.state)
+}
+
+proptest! {
+    #[test]
+    fn devices_are_silent_as_in_a_naive_model_whatever_crashes(
+        log in log(),
+        cuts in prop::collection::vec(0..4_u8, 300),
+    ) {
+        let mut kept = Kept::default();
+        let (mut fold, mut whole) = (reload(&kept), reload(&kept));
+        let (mut changes, mut ids) = (Vec::new(), BTreeSet::new());
+        for (offset, sent) in log.iter().enumerate() {
+            let folded = feed(&mut fold, offset, *sent);
+            prop_assert_eq!(folded, feed(&mut whole, offset, *sent));
+            let alerts = fold.take_updates().alerts;
+            prop_assert_eq!(&alerts, &whole.take_updates().alerts);
+            for alert in silences(alerts) {
+                let raised = alert.state == AlertStatus::Raised;
+                prop_assert_eq!(raised, ids.insert(alert.id.clone()), "an id is raised once");
+                changes.push(change(offset as i64, &alert));
+            }
+            if cuts[offset] == 0 {
+                save(&mut fold, &mut kept);
+                fold = reload(&kept);
+            }
+        }
+        prop_assert_eq!(changes, naive(&log));
+        prop_assert_eq!(states(&fold), states(&whole));
+    }
+}
+
+/// The changes that a record makes.
+fn told(fold: &mut Fold, offset: usize, sent: Sent) -> Vec<Alert> {
+    feed(fold, offset, sent);
+    silences(fold.take_updates().alerts)
+}
+
+#[test]
+fn a_device_is_silent_until_it_is_heard_again() {
+    let mut fold = Fold::new(rules(), "device-data", 3);
+    assert_eq!(told(&mut fold, 0, (1, Some(1_000))), []);
+    for (offset, at) in [(1, 1_006), (2, 1_012)] {
+        assert_eq!(told(&mut fold, offset, (0, Some(at))), []);
+    }
+    let [raised] = &told(&mut fold, 3, (0, Some(1_013)))[..] else {
+        panic!("just longer than allowed");
+    };
+    assert_eq!(&*raised.id, "device-data:3:3:t/p/d1:silence");
+    assert_eq!((&*raised.sensor, raised.raised_at), ("", 1_013));
+    assert_eq!(
+        raised.message,
+        "nothing heard for 0.01 s, which is more than 0.01 s"
+    );
+    assert_eq!((raised.value, raised.limit), (0.013, 0.012));
+    assert_eq!(silences(fold.all().alerts), std::slice::from_ref(raised));
+    assert_eq!(told(&mut fold, 4, (0, Some(1_019))), []);
+    let [cleared] = &told(&mut fold, 5, (1, Some(1_019)))[..] else {
+        panic!("heard again");
+    };
+    assert_eq!((&cleared.id, cleared.value), (&raised.id, 0.019));
+    assert_eq!(cleared.state, AlertStatus::Cleared);
+}
+
+#[test]
+fn a_time_without_any_record_makes_nobody_silent() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    for (offset, device) in (0..5_u8).enumerate() {
+        feed(&mut fold, offset, (device, Some(1_000 + i64::from(device))));
+    }
+    for (offset, device) in (0..5_u8).enumerate() {
+        let sent = (device, Some(9_000 + i64::from(device)));
+        assert_eq!(told(&mut fold, 5 + offset, sent), []);
+    }
+}
+
+#[test]
+fn who_is_no_longer_watched_is_not_silent() {
+    let (mut fold, mut kept) = (reload(&Kept::default()), Kept::default());
+    for (offset, at) in [1_000, 1_006, 1_012, 1_018].into_iter().enumerate() {
+        feed(&mut fold, offset, (u8::from(offset > 0), Some(at)));
+    }
+    save(&mut fold, &mut kept);
+    let entries: Vec<_> = kept.live.into_iter().collect();
+    let unwatched = FoldRules {
+        silence: None,
+        ..rules()
+    };
+    let mut restored = Fold::restore(unwatched, "device-data", 0, &entries).unwrap();
+    let [alert] = &silences(restored.all().alerts)[..] else {
+        panic!("it was silent");
+    };
+    assert_eq!(alert.state, AlertStatus::Cleared);
+    assert_eq!(told(&mut restored, 4, (1, Some(2_000))), []);
+    assert!(restored.devices.iter().all(|d| d.state.heard.is_none()));
+}

@@ -1,0 +1,108 @@
+//! A device in memory: its state, and what only this process needs.
+
+use iot_core::message::Reading;
+
+use super::FoldRules;
+use crate::catalogue::Limits;
+use crate::detect::Kinds;
+use crate::refusal::Refusal;
+use crate::state::{DeviceState, SensorState};
+use crate::window::WindowRules;
+
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) state: DeviceState,
+    /// The watermark at which the next window of any sensor is sealed.
+    pub(super) next_seal: i64,
+    /// One for each sensor of the state.
+    pub(super) marks: Vec<Marks>,
+    pub(super) unsaved: bool,
+    pub(super) untold: bool,
+}
+
+/// What memory keeps beside the state of a sensor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// Its limits at the present place of the device.
+    pub(super) limits: Limits,
+    /// The kinds of alerts that are enabled.
+    pub(super) kinds: Kinds,
+    pub(super) untold: bool,
+}
+
+impl Marks {
+    fn new(sensor: &str, device: &DeviceState, rules: &FoldRules) -> Self {
+        let place = device.place.as_deref();
+        Self {
+            limits: rules.limits.find(sensor, &device.key, place),
+            kinds: rules.detect.kinds(sensor),
+            untold: false,
+        }
+    }
+}
+
+impl Tracked {
+    pub(super) fn new(mut state: DeviceState, rules: &FoldRules) -> Self {
+        state.go_by(rules.detect.version);
+        if rules.silence.is_none() {
+            state.unwatch();
+        }
+        let sensors = state.sensors.iter();
+        let marks = sensors.map(|sensor| Marks::new(&sensor.name, &state, rules));
+        let mut device = Self {
+            marks: marks.collect(),
+            state,
+            next_seal: i64::MAX,
+            unsaved: false,
+            untold: false,
+        };
+        device.find_next_seal(&rules.windows);
+        device
+    }
+
+    /// The number of the sensor with that name; `None` if it is new.
+    pub(super) fn sensor(&self, name: &str) -> Option<usize> {
+        let mut sensors = self.state.sensors.iter();
+        sensors.position(|sensor| &*sensor.name == name)
+    }
+
+    /// Adds a sensor, and returns its number.
+    pub(super) fn add_sensor(&mut self, name: &str, rules: &FoldRules) -> usize {
+        // Most devices have few sensors: without this the list would reserve room for four.
+        self.state.sensors.reserve_exact(1);
+        self.marks.reserve_exact(1);
+        self.state.sensors.push(SensorState::new(name));
+        self.marks.push(Marks::new(name, &self.state, rules));
+        self.state.sensors.len() - 1
+    }
+
+    /// Updates the limits after the device has moved.
+    pub(super) fn find_limits(&mut self, rules: &FoldRules) {
+        let place = self.state.place.as_deref();
+        for (sensor, marks) in self.state.sensors.iter().zip(&mut self.marks) {
+            marks.limits = rules.limits.find(&sensor.name, &self.state.key, place);
+        }
+    }
+
+    pub(super) fn find_next_seal(&mut self, rules: &WindowRules) {
+        let sensors = self.state.sensors.iter();
+        let seals = sensors.filter_map(|sensor| sensor.windows.next_seal(rules));
+        self.next_seal = seals.min().unwrap_or(i64::MAX);
+    }
+}
+
+/// Checks that these readings leave a device within its limit of sensors.
+pub(super) fn check_sensors(
+    known: &[SensorState],
+    readings: &[Reading<'_>],
+    most: usize,
+) -> Result<(), Refusal> {
+    // Readings that repeat a new sensor count twice: this is an upper bound.
+    let is_new = |reading: &&Reading<'_>| known.iter().all(|sensor| *sensor.name != reading.sensor);
+    let new = readings.iter().filter(is_new).count();
+    if new > 0 && known.len() + new > most {
+        Err(Refusal::TooManySensors)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,389 @@
+//! The bytes of a device's live state: one value with all its sensors.
+
+use std::sync::Arc;
+
+use iot_core::message::Quality;
+
+use super::{Packer, UnpackError, Unpacker, parse_device_key};
+use crate::alert::AlertState;
+use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
+use crate::kind::AlertKind;
+use crate::model::{AlertStatus, Level, Place};
+use crate::state::{DeviceState, SensorState};
+use crate::watch::Heard;
+use crate::window::{SensorWindows, Window};
+
+/// The version of the format, and the oldest that is read, which ends before `heard`.
+const VERSION: u8 = 3;
+const OLDEST: u8 = 2;
+/// Bytes of a device and of a sensor, rounded up, without texts, windows and alerts.
+const DEVICE_BYTES: usize = 78;
+const SENSOR_BYTES: usize = 186;
+/// Bytes of an open window and of an alert.
+pub(crate) const WINDOW_BYTES: usize = 100;
+pub(crate) const ALERT_BYTES: usize = 60;
+
+impl DeviceState {
+    pub(crate) fn pack(&self) -> Vec<u8> {
+        let mut packer = Packer::new(VERSION, self.packed_size());
+        packer.i64(self.watermark);
+        packer.i64(self.timestamp);
+        packer.option(self.seq, Packer::u64);
+        packer.option(self.place.as_deref(), |packer, place| {
+            for part in [&place.building, &place.floor, &place.room] {
+                packer.text(part);
+            }
+        });
+        packer.u32(self.rules);
+        packer.u32(self.sensors.len() as u32);
+        for sensor in &self.sensors {
+            packer.part(|packer| put_sensor(packer, sensor));
+        }
+        packer.option(self.heard, |packer, heard| {
+            packer.i64(heard.offset);
+            packer.i64(heard.recorded);
+            packer.i64(heard.clock);
+        });
+        packer.option(self.silence.as_deref(), put_alert);
+        packer.finish()
+    }
+
+    /// The device that [`pack`](Self::pack) wrote under that key.
+    ///
+    /// # Errors
+    /// This version cannot read the key or the value.
+    pub(crate) fn unpack(name: &str, bytes: &[u8]) -> Result<Self, UnpackError> {
+        let key = parse_device_key(name).ok_or(UnpackError::Damaged)?;
+        let mut device = Self::new(key);
+        let (version, mut unpacker) = Unpacker::new(bytes, OLDEST..=VERSION)?;
+        device.watermark = unpacker.i64()?;
+        device.timestamp = unpacker.i64()?;
+        device.seq = unpacker.option(Unpacker::u64)?;
+        device.place = unpacker.option(|unpacker| {
+            Ok(Arc::new(Place {
+                building: unpacker.text()?,
+                floor: unpacker.text()?,
+                room: unpacker.text()?,
+            }))
+        })?;
+        device.rules = unpacker.u32()?;
+        for _ in 0..unpacker.u32()? {
+            device.sensors.reserve_exact(1);
+            device.sensors.push(unpacker.part(take_sensor)?);
+        }
+        if version > OLDEST {
+            device.heard = unpacker.option(take_heard)?;
+            device.silence = unpacker.option(take_alert)?.map(Box::new);
+        }
+        unpacker.finish()?;
+        Ok(device)
+    }
+
+    /// The approximate size of its value, in bytes.
+    pub(crate) fn packed_size(&self) -> usize {
+        let key = &self.key;
+        let names = key.tenant.len() + key.project.len() + key.device.len();
+        let place = self.place.as_deref().map_or(0, |place| {
+            12 + place.building.len() + place.floor.len() + place.room.len()
+        });
+        let silence = self.silence.as_ref().map_or(0, |_| ALERT_BYTES);
+        let sensors = self.sensors.iter().map(SensorState::packed_size);
+        DEVICE_BYTES + names + place + silence + sensors.sum::<usize>()
+    }
+}
+
+impl SensorState {
+    pub(crate) fn packed_size(&self) -> usize {
+        SENSOR_BYTES
+            + self.name.len()
+            + self.unit.as_deref().map_or(0, str::len)
+            + self.windows.open.len() * WINDOW_BYTES
+            + self.alerts.len() * ALERT_BYTES
+    }
+}
+
+fn put_sensor(packer: &mut Packer, sensor: &SensorState) {
+    packer.text(&sensor.name);
+    packer.f64(sensor.value);
+    packer.option(sensor.unit.as_deref(), Packer::text);
+    packer.u8(match sensor.quality {
+        Quality::Good => 0,
+        Quality::Uncertain => 1,
+        Quality::Bad => 2,
+    });
+    packer.i64(sensor.timestamp);
+    packer.option(sensor.seq, Packer::u64);
+    packer.u32(sensor.windows.open.len() as u32);
+    for window in &sensor.windows.open {
+        put_window(packer, window);
+    }
+    packer.u8(sensor.alerts.len() as u8);
+    for alert in &sensor.alerts {
+        put_alert(packer, alert);
+    }
+    put_detectors(packer, &sensor.detectors);
+}
+
+fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> {
+    Ok(SensorState {
+        name: unpacker.text()?,
+        value: unpacker.f64()?,
+        unit: unpacker.option(Unpacker::text)?,
+        quality: match unpacker.u8()? {
+            0 => Quality::Good,
+            1 => Quality::Uncertain,
+            2 => Quality::Bad,
+            _ => return Err(UnpackError::Damaged),
+        },
+        timestamp: unpacker.i64()?,
+        seq: unpacker.option(Unpacker::u64)?,
+        windows: {
+            let count = unpacker.u32()?;
+            let open = (0..count).map(|_| take_window(unpacker));
+            SensorWindows {
+                open: open.collect::<Result<_, _>>()?,
+            }
+        },
+        alerts: {
+            let count = unpacker.u8()?;
+            let alerts = (0..count).map(|_| take_alert(unpacker));
+            alerts.collect::<Result<_, _>>()?
+        },
+        detectors: take_detectors(unpacker)?,
+    })
+}
+
+fn put_window(packer: &mut Packer, window: &Window) {
+    packer.u32(window.size);
+    packer.i64(window.start);
+    packer.u64(window.count);
+    for value in [
+        window.min,
+        window.max,
+        window.mean,
+        window.squares,
+        window.first,
+        window.last,
+    ] {
+        packer.f64(value);
+    }
+    packer.u32(window.first_at);
+    packer.u32(window.last_at);
+    packer.f64(window.time_mean);
+    packer.f64(window.time_squares);
+    packer.f64(window.products);
+}
+
+fn take_window(unpacker: &mut Unpacker<'_>) -> Result<Window, UnpackError> {
+    Ok(Window {
+        size: unpacker.u32()?,
+        start: unpacker.i64()?,
+        count: unpacker.u64()?,
+        min: unpacker.f64()?,
+        max: unpacker.f64()?,
+        mean: unpacker.f64()?,
+        squares: unpacker.f64()?,
+        first: unpacker.f64()?,
+        last: unpacker.f64()?,
+        first_at: unpacker.u32()?,
+        last_at: unpacker.u32()?,
+        time_mean: unpacker.f64()?,
+        time_squares: unpacker.f64()?,
+        products: unpacker.f64()?,
+    })
+}
+
+fn put_alert(packer: &mut Packer, alert: &AlertState) {
+    packer.u8(alert.kind as u8);
+    packer.u8(u8::from(alert.status == AlertStatus::Raised));
+    packer.u8(u8::from(alert.level == Level::Critical));
+    packer.u8(u8::from(alert.above));
+    packer.i64(alert.offset);
+    packer.f64(alert.value);
+    packer.f64(alert.limit);
+    packer.i64(alert.timestamp);
+    packer.i64(alert.raised_at);
+    packer.u64(alert.count);
+    packer.i64(alert.told_at);
+}
+
+fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
+    let kind = usize::from(unpacker.u8()?);
+    let kind = AlertKind::ALL.get(kind).ok_or(UnpackError::Damaged)?;
+    let (raised, critical) = (unpacker.flag()?, unpacker.flag()?);
+    Ok(AlertState {
+        kind: *kind,
+        status: if raised {
+            AlertStatus::Raised
+        } else {
+            AlertStatus::Cleared
+        },
+        level: if critical {
+            Level::Critical
+        } else {
+            Level::Warning
+        },
+        above: unpacker.flag()?,
+        offset: unpacker.i64()?,
+        value: unpacker.f64()?,
+        limit: unpacker.f64()?,
+        timestamp: unpacker.i64()?,
+        raised_at: unpacker.i64()?,
+        count: unpacker.u64()?,
+        told_at: unpacker.i64()?,
+    })
+}
+
+fn take_heard(unpacker: &mut Unpacker<'_>) -> Result<Heard, UnpackError> {
+    Ok(Heard {
+        offset: unpacker.i64()?,
+        recorded: unpacker.i64()?,
+        clock: unpacker.i64()?,
+    })
+}
+
+fn put_detectors(packer: &mut Packer, detectors: &Detectors) {
+    let Detectors {
+        spike,
+        stuck,
+        drift,
+        toggling,
+        ..
+    } = detectors;
+    packer.u32(detectors.readings);
+    packer.u8(detectors.values);
+    packer.f64(detectors.last);
+    packer.f64(detectors.other);
+    packer.f64(detectors.step);
+    packer.f64(spike.mean);
+    packer.f64(spike.variance);
+    packer.u8(spike.beyond);
+    packer.u32(stuck.run);
+    packer.f64(stuck.varies);
+    packer.f64(stuck.usual);
+    for value in [drift.mean, drift.variance, drift.up, drift.down] {
+        packer.f64(value);
+    }
+    packer.u32(toggling.changes);
+}
+
+fn take_detectors(unpacker: &mut Unpacker<'_>) -> Result<Detectors, UnpackError> {
+    Ok(Detectors {
+        readings: unpacker.u32()?,
+        values: unpacker.u8()?,
+        last: unpacker.f64()?,
+        other: unpacker.f64()?,
+        step: unpacker.f64()?,
+        spike: Spike {
+            mean: unpacker.f64()?,
+            variance: unpacker.f64()?,
+            beyond: unpacker.u8()?,
+        },
+        stuck: Stuck {
+            run: unpacker.u32()?,
+            varies: unpacker.f64()?,
+            usual: unpacker.f64()?,
+        },
+        drift: Drift {
+            mean: unpacker.f64()?,
+            variance: unpacker.f64()?,
+            up: unpacker.f64()?,
+            down: unpacker.f64()?,
+        },
+        toggling: Toggling {
+            changes: unpacker.u32()?,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &str = "d\0t\0p\0device";
+
+    /// docs/state.md promises this to readers that need no more than the newest values.
+    #[test]
+    fn a_sensor_begins_with_its_newest_value_and_can_be_skipped() {
+        let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
+        for (name, value) in [("a", 1.5), ("bc", 2.5)] {
+            let mut sensor = SensorState::new(name);
+            (sensor.value, sensor.timestamp, sensor.seq) = (value, 7, Some(9));
+            sensor.unit = Some("volt".into());
+            device.sensors.push(sensor);
+        }
+        let bytes = device.pack();
+        // Version, two times, no seq, no place, rules, number of sensors.
+        let mut rest = &bytes[1 + 8 + 8 + 1 + 1 + 4 + 4..];
+        for (name, value) in [("a", 1.5_f64), ("bc", 2.5)] {
+            let (length, part) = rest.split_first_chunk().unwrap();
+            let expected = [
+                &(name.len() as u32).to_le_bytes()[..],
+                name.as_bytes(),
+                &value.to_le_bytes(),
+                &[1, 4, 0, 0, 0],
+                b"volt",
+                &[0],
+                &7_i64.to_le_bytes(),
+                &[1],
+                &9_u64.to_le_bytes(),
+                // No open windows, no alerts.
+                &[0, 0, 0, 0, 0],
+            ];
+            assert!(part.starts_with(&expected.concat()));
+            rest = &part[u32::from_le_bytes(*length) as usize..];
+        }
+        // Never heard, and never silent.
+        assert_eq!(rest, [0_u8; 2]);
+        assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
+    }
+
+    #[test]
+    fn other_keys_and_versions_are_refused() {
+        for key in ["s\0t\0p\0device", "d\0t\0p", "d\0t\0p\0device\0sensor", ""] {
+            let unpacked = DeviceState::unpack(key, &empty());
+            assert_eq!(unpacked, Err(UnpackError::Damaged), "{key:?}");
+        }
+        let mut older = empty();
+        older[0] = 1;
+        assert_eq!(
+            DeviceState::unpack(KEY, &older),
+            Err(UnpackError::Version(1))
+        );
+    }
+
+    #[test]
+    fn values_of_the_previous_version_are_read_and_rewritten() {
+        let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
+        device.sensors.push(SensorState::new("a"));
+        let mut older = device.pack();
+        older[0] = OLDEST;
+        older.truncate(older.len() - 2);
+        assert_eq!(DeviceState::unpack(KEY, &older), Ok(device.clone()));
+        device.heard = Some(Heard {
+            offset: 7,
+            recorded: -1,
+            clock: i64::MAX,
+        });
+        let bytes = device.pack();
+        assert_eq!(bytes[0], VERSION);
+        assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
+    }
+
+    fn empty() -> Vec<u8> {
+        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 4 + 4 + 2];
+        bytes[0] = VERSION;
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(rest in prop::collection::vec(0..4_u8, 0..400)) {
+            let mut bytes = vec![VERSION];
+            bytes.extend(rest);
+            let _ = DeviceState::unpack(KEY, &bytes);
+        }
+    }
+}

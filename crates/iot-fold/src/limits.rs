@@ -1,0 +1,265 @@
+//! The limits of a device's sensor: those of the catalogue, unless a rule of section
+//! `thresholds` matches the device or its place. They follow from the settings and from
+//! what the log has said about the device so far, and from nothing else.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::catalogue::{Catalogue, Limits};
+use crate::model::{DeviceKey, Place};
+
+/// A limit, in the unit of its sensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Limit {
+    /// Not set.
+    #[default]
+    Unset,
+    /// No limit: `none`.
+    None,
+    /// A number.
+    At(f64),
+}
+
+impl Limit {
+    /// The number; `usual` if it is not set, and `none` if there is no limit.
+    #[must_use]
+    pub fn or(self, usual: f64, none: f64) -> f64 {
+        match self {
+            Self::Unset => usual,
+            Self::None => none,
+            Self::At(limit) => limit,
+        }
+    }
+
+    /// Whether it is not set.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        *self == Self::Unset
+    }
+
+    /// The number, if it is one.
+    #[must_use]
+    pub fn number(self) -> Option<f64> {
+        match self {
+            Self::At(limit) => Some(limit),
+            Self::Unset | Self::None => None,
+        }
+    }
+}
+
+impl TryFrom<Value> for Limit {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match (value.as_f64(), value.as_str()) {
+            (Some(limit), _) => Ok(Self::At(limit)),
+            (_, Some("none")) => Ok(Self::None),
+            // A number that is too large arrives as null.
+            _ => Err("must be a number or none"),
+        }
+    }
+}
+
+impl From<Limit> for Value {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Unset => Self::Null,
+            Limit::None => "none".into(),
+            Limit::At(limit) => limit.into(),
+        }
+    }
+}
+
+/// A rule of section `thresholds`: other limits for a sensor of some devices. A rule
+/// without a condition matches all devices.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThresholdRule {
+    /// Name of the sensor, which must be in the catalogue.
+    pub sensor: String,
+    /// Only devices of this tenant.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub tenant: Option<String>,
+    /// Only devices of this project.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub project: Option<String>,
+    /// Only devices in this building.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub building: Option<String>,
+    /// Only devices on this floor.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub floor: Option<String>,
+    /// Only devices in this room.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub room: Option<String>,
+    /// Only this device.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub device: Option<String>,
+    /// Greater values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub above: Limit,
+    /// Lesser values raise an alert.
+    #[serde(skip_serializing_if = "Limit::is_unset")]
+    pub below: Limit,
+}
+
+/// A condition that is present but empty is an error: it must not match all devices.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+impl ThresholdRule {
+    /// Its conditions, with the names of their settings.
+    #[must_use]
+    pub fn conditions(&self) -> [(&'static str, Option<&str>); 6] {
+        [
+            ("tenant", self.tenant.as_deref()),
+            ("project", self.project.as_deref()),
+            ("building", self.building.as_deref()),
+            ("floor", self.floor.as_deref()),
+            ("room", self.room.as_deref()),
+            ("device", self.device.as_deref()),
+        ]
+    }
+}
+
+/// The limits of sensors in the catalogue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitRules(HashMap<String, OfSensor>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct OfSensor {
+    usual: Limits,
+    /// Rules with most conditions first; of equals the later.
+    rules: Vec<ThresholdRule>,
+}
+
+impl LimitRules {
+    /// The limits of the catalogue and the rules for some devices.
+    #[must_use]
+    pub fn new(catalogue: &Catalogue, rules: &[ThresholdRule]) -> Self {
+        let of_sensor = catalogue.all().iter().map(|known| {
+            let rules = rules
+                .iter()
+                .rev()
+                .filter(|rule| *rule.sensor == *known.name);
+            let mut rules: Vec<_> = rules.cloned().collect();
+            let conditions = |rule: &ThresholdRule| {
+                let all = rule.conditions().into_iter();
+                all.filter(|(_, value)| value.is_some()).count()
+            };
+            // The sort is stable: of equals the later stays first.
+            rules.sort_by_key(|rule| Reverse(conditions(rule)));
+            let usual = known.limits;
+            (known.name.to_string(), OfSensor { usual, rules })
+        });
+        Self(of_sensor.collect())
+    }
+
+    /// The limits of a device's sensor while the device is at `place`.
+    pub(crate) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
+        let Some(OfSensor { usual, rules }) = self.0.get(sensor) else {
+            return Limits::NONE;
+        };
+        let first = |side: fn(&ThresholdRule) -> Limit| {
+            let matching = rules.iter().filter(|rule| matches(rule, key, place));
+            let mut set = matching.map(side).filter(|limit| !limit.is_unset());
+            set.next().unwrap_or_default()
+        };
+        Limits {
+            above: first(|rule| rule.above).or(usual.above, Limits::NONE.above),
+            below: first(|rule| rule.below).or(usual.below, Limits::NONE.below),
+        }
+    }
+}
+
+/// Whether all conditions of the rule are true.
+fn matches(rule: &ThresholdRule, key: &DeviceKey, place: Option<&Place>) -> bool {
+    let wanted = [
+        (&rule.tenant, Some(&key.tenant)),
+        (&rule.project, Some(&key.project)),
+        (&rule.device, Some(&key.device)),
+        (&rule.building, place.map(|place| &place.building)),
+        (&rule.floor, place.map(|place| &place.floor)),
+        (&rule.room, place.map(|place| &place.room)),
+    ];
+    wanted.into_iter().all(|(wanted, found)| match wanted {
+        Some(wanted) => found.is_some_and(|found| **found == **wanted),
+        None => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(change: impl FnOnce(&mut ThresholdRule)) -> ThresholdRule {
+        let mut rule = ThresholdRule {
+            sensor: "temperature".into(),
+            ..ThresholdRule::default()
+        };
+        change(&mut rule);
+        rule
+    }
+
+    /// Above and below for a temperature of device `d` in that room of building `b`.
+    fn find(rules: &[ThresholdRule], tenant: &str, room: Option<&str>) -> (f64, f64) {
+        let rules = LimitRules::new(&Catalogue::new([]), rules);
+        let key = DeviceKey {
+            tenant: tenant.into(),
+            project: "p".into(),
+            device: "d".into(),
+        };
+        let place = room.map(|room| Place {
+            building: "b".into(),
+            floor: "1".into(),
+            room: room.into(),
+        });
+        let limits = rules.find("temperature", &key, place.as_ref());
+        assert_eq!(rules.find("dust", &key, place.as_ref()), Limits::NONE);
+        (limits.above, limits.below)
+    }
+
+    const NO: f64 = f64::NEG_INFINITY;
+
+    #[test]
+    fn a_rule_matches_when_all_its_conditions_are_true() {
+        let rules = [
+            rule(|rule| {
+                (rule.tenant, rule.room) = (Some("acme".into()), Some("r1".into()));
+                (rule.above, rule.below) = (Limit::At(30.0), Limit::At(5.0));
+            }),
+            rule(|rule| (rule.building, rule.above) = (Some("b".into()), Limit::At(40.0))),
+        ];
+        assert_eq!(find(&rules, "acme", Some("r1")), (30.0, 5.0));
+        assert_eq!(find(&rules, "acme", Some("r2")), (40.0, NO));
+        assert_eq!(find(&rules, "other", Some("r1")), (40.0, NO));
+        assert_eq!(find(&rules, "acme", None), (50.0, NO), "an unknown place");
+    }
+
+    #[test]
+    fn the_rule_with_most_conditions_wins_and_of_equals_the_later() {
+        let of = |tenant: &str, above| {
+            rule(|rule| (rule.tenant, rule.above) = (Some(tenant.into()), above))
+        };
+        let device = rule(|rule| {
+            (rule.project, rule.device) = (Some("p".into()), Some("d".into()));
+            rule.below = Limit::At(1.0);
+        });
+        let all = rule(|rule| (rule.above, rule.below) = (Limit::At(90.0), Limit::None));
+        let rules = [
+            device,
+            of("acme", Limit::At(60.0)),
+            of("acme", Limit::None),
+            all,
+        ];
+        // Each side comes from the first rule that sets it.
+        assert_eq!(find(&rules, "acme", None), (f64::INFINITY, 1.0));
+        assert_eq!(find(&rules, "other", None), (90.0, 1.0));
+        assert_eq!(find(&rules[1..3], "other", None), (50.0, NO));
+    }
+}

@@ -1,0 +1,299 @@
+//! What the fold shows to clients. Serialised, these are the JSON of the REST API, of the
+//! WebSocket and of events. Times are milliseconds since the epoch.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use iot_core::message::Quality;
+use serde::{Serialize, Serializer};
+
+use crate::kind::AlertKind;
+
+/// The identity of a device. The same device id of another tenant or project is another
+/// device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct DeviceKey {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The tenant's project.
+    pub project: Arc<str>,
+    /// The device id in the project.
+    pub device: Arc<str>,
+}
+
+/// Place of a device. An unknown part is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Place {
+    /// The building.
+    pub building: Arc<str>,
+    /// The floor in the building.
+    pub floor: Arc<str>,
+    /// The room on the floor.
+    pub room: Arc<str>,
+}
+
+/// Newest value of one sensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    /// The number, in `unit`.
+    pub value: f64,
+    /// The unit, if it is known.
+    pub unit: Option<Arc<str>>,
+    /// What the device says about it.
+    pub quality: Quality,
+    /// Event time.
+    pub timestamp: i64,
+}
+
+/// Newest values of a device: all of them, or only those that changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Device {
+    /// The device.
+    #[serde(flatten)]
+    pub key: DeviceKey,
+    /// Where it is, if it has said so.
+    pub location: Option<Arc<Place>>,
+    /// Sequence number of its newest message.
+    pub seq: Option<u64>,
+    /// Event time of its newest message.
+    pub timestamp: i64,
+    /// The values, by name of the sensor.
+    pub readings: Readings,
+}
+
+/// Newest values of sensors, ordered by name. A device has few: a sorted list takes a
+/// tenth of the memory of a tree.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Readings(Vec<(Arc<str>, Value)>);
+
+impl Readings {
+    /// Replaces what is not newer.
+    fn merge(&mut self, newer: Self) {
+        for (sensor, value) in newer.0 {
+            match self.0.binary_search_by_key(&&*sensor, |(name, _)| name) {
+                Ok(at) if self.0[at].1.timestamp > value.timestamp => {}
+                Ok(at) => self.0[at].1 = value,
+                Err(at) => self.0.insert(at, (sensor, value)),
+            }
+        }
+    }
+}
+
+impl Deref for Readings {
+    type Target = [(Arc<str>, Value)];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl FromIterator<(Arc<str>, Value)> for Readings {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Value)>>(readings: I) -> Self {
+        let mut readings: Vec<_> = readings.into_iter().collect();
+        readings.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        readings.shrink_to_fit();
+        Self(readings)
+    }
+}
+
+impl Serialize for Readings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(sensor, value)| (sensor, value)))
+    }
+}
+
+/// Approximate bytes of JSON around the texts: names, numbers, punctuation.
+const DEVICE_JSON: usize = 160;
+const PLACE_JSON: usize = 40;
+const VALUE_JSON: usize = 100;
+const ALERT_JSON: usize = 320;
+
+impl DeviceKey {
+    fn len(&self) -> usize {
+        self.tenant.len() + self.project.len() + self.device.len()
+    }
+}
+
+impl Place {
+    fn json_size(&self) -> usize {
+        PLACE_JSON + self.building.len() + self.floor.len() + self.room.len()
+    }
+}
+
+impl Alert {
+    /// Its approximate size as JSON, in bytes.
+    #[must_use]
+    pub fn json_size(&self) -> usize {
+        let place = self.location.as_ref().map_or(0, |place| place.json_size());
+        let texts = self.id.len() + self.sensor.len() + self.message.len();
+        ALERT_JSON + self.key.len() + place + texts
+    }
+}
+
+impl Device {
+    /// Its approximate size as JSON, in bytes.
+    #[must_use]
+    pub fn json_size(&self) -> usize {
+        let place = self.location.as_ref().map_or(0, |place| place.json_size());
+        let reading = |(sensor, value): &(Arc<str>, Value)| {
+            VALUE_JSON + sensor.len() + value.unit.as_ref().map_or(0, |unit| unit.len())
+        };
+        let readings: usize = self.readings.iter().map(reading).sum();
+        DEVICE_JSON + self.key.len() + place + readings
+    }
+
+    /// Takes over from `change` what is not older.
+    pub fn merge(&mut self, change: Device) {
+        if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {
+            self.timestamp = change.timestamp;
+            self.seq = change.seq;
+            self.location = change.location;
+        }
+        self.readings.merge(change.readings);
+    }
+}
+
+/// Summary of the values of one sensor in `start <= time < end`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WindowSummary {
+    /// The first moment of the window.
+    pub start: i64,
+    /// The first moment after the window.
+    pub end: i64,
+    /// How many values.
+    pub count: u64,
+    /// The least value.
+    pub min: f64,
+    /// The greatest value.
+    pub max: f64,
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// Standard deviation of all values (of the population, not of a sample).
+    pub deviation: f64,
+    /// The value with the least event time; of several the first in the log.
+    pub first: f64,
+    /// The value with the greatest event time; of several the last in the log.
+    pub last: f64,
+    /// Slope of the least-squares line over event time, in units per hour; `None` if all
+    /// values have the same time.
+    pub slope: Option<f64>,
+    /// Whether the window can no longer change.
+    pub sealed: bool,
+}
+
+/// Windows of a device, by sensor, oldest first.
+pub type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
+
+/// How severe an alert is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Beyond what is normal.
+    Warning,
+    /// Far beyond.
+    Critical,
+}
+
+impl Level {
+    pub(crate) fn critical_if(is_critical: bool) -> Self {
+        if is_critical {
+            Self::Critical
+        } else {
+            Self::Warning
+        }
+    }
+}
+
+/// Whether an alert is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertStatus {
+    /// It is active.
+    Raised,
+    /// It is over.
+    Cleared,
+}
+
+/// An alert, with everything that a client needs to show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Alert {
+    /// `topic:partition:offset:sensor:kind`, with the offset of the record that raised it.
+    /// An alert of a device has `tenant/project/device` in place of the sensor.
+    pub id: Arc<str>,
+    /// The device.
+    #[serde(flatten)]
+    pub key: DeviceKey,
+    /// Where the device is, if it has said so.
+    pub location: Option<Arc<Place>>,
+    /// The sensor; empty for an alert of the device.
+    pub sensor: Arc<str>,
+    /// What it is about.
+    pub kind: AlertKind,
+    /// The most severe level since it was raised.
+    pub level: Level,
+    /// Whether it is active.
+    pub state: AlertStatus,
+    /// The value of the last change.
+    pub value: f64,
+    /// What the value is compared with. Threshold: the limit. Spike: the most (or least)
+    /// that was expected. Drift: the usual level. Stuck, toggling: how many equal readings
+    /// or changes raise it. Silence: after how many seconds it is raised.
+    pub limit: f64,
+    /// The text for people.
+    pub message: String,
+    /// Time of the last change. Of a silence it is Kafka's, else the event's.
+    pub timestamp: i64,
+    /// When it was raised, in the same time.
+    pub raised_at: i64,
+    /// Readings counted into this alert.
+    pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(timestamp: i64, value: f64) -> Device {
+        let reading = Value {
+            value,
+            unit: None,
+            quality: Quality::Good,
+            timestamp,
+        };
+        Device {
+            key: DeviceKey {
+                tenant: "t".into(),
+                project: "p".into(),
+                device: "d".into(),
+            },
+            location: None,
+            seq: None,
+            timestamp,
+            readings: [("temperature".into(), reading)].into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn an_older_change_replaces_nothing() {
+        let mut newest = device(2_000, 2.0);
+        newest.merge(device(1_000, 1.0));
+        assert_eq!(newest, device(2_000, 2.0));
+        newest.merge(device(3_000, 3.0));
+        assert_eq!(newest, device(3_000, 3.0));
+    }
+
+    #[test]
+    fn a_device_is_flat_in_json() {
+        let json = serde_json::to_value(device(5, 1.5)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "tenant": "t", "project": "p", "device": "d", "location": null, "seq": null,
+                "timestamp": 5,
+                "readings": {"temperature":
+                    {"value": 1.5, "unit": null, "quality": "good", "timestamp": 5}},
+            })
+        );
+    }
+}

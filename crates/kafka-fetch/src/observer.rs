@@ -1,0 +1,37 @@
+//! What a subscriber can watch besides the records.
+
+use std::fmt;
+
+use crate::error::FetchError;
+
+/// Watches the fetching of one subscription, for lag, metrics and readiness.
+///
+/// Calls come from the tasks of the fetcher and from
+/// [`Subscription::next`](crate::Subscription::next), some for each fetch, none for a record.
+/// They must not block. After the subscription is dropped there may be one last round of
+/// them, and [`released`](Observer::released) once its fetches are dropped.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A fetch answered: committed records end before this offset (the last stable offset;
+    /// without open transactions the high watermark).
+    fn end(&self, _offset: i64) {}
+
+    /// A batch is handed out, or there was nothing to fetch: earlier failures are over.
+    fn succeeded(&self) {}
+
+    /// A fetch or the lookup of the leader failed. It is retried.
+    fn failed(&self, _error: &FetchError) {}
+
+    /// Whether the subscription is left out of the next fetch because it has enough to read.
+    /// Called before each fetch.
+    fn paused(&self, _paused: bool) {}
+
+    /// So many records are fetched and wait to be read. The number is that of the batches'
+    /// headers, so it counts aborted records too.
+    fn buffered(&self, _records: usize) {}
+
+    /// So many of them are read, or dropped.
+    fn released(&self, _records: usize) {}
+}
+
+/// Watches nothing.
+impl Observer for () {}

@@ -1,0 +1,1 @@
+"""What the scripts share: processes, ports, a stack of their own, services."""
