@@ -10,7 +10,7 @@ default:
 demo *args:
     cargo run --release -p demo -- {{ args }}
 
-# After a small change, in under two minutes: format, lints, unit tests
+# After a small change: format, lints, unit tests
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
