@@ -1,27 +1,28 @@
 //! Creates Kafka topics for the bridge.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_core::dead_letter;
 use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use iot_kafka::context::Quiet;
+use iot_kafka::errors::{Named, code};
+use iot_kafka::topics::{self, Answer, Existing, Permanent, Topic};
 use iot_service::Backoff;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::admin::AdminClient;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::mpsc;
 
-use crate::client;
 use crate::config::{KafkaConfig, TopicsConfig};
-use crate::kafka::{self, DEAD_LETTER_MAX};
 
-/// How many topics are created in one request.
+/// How many topics wait for one request.
 const BATCH: usize = 100;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A topic that is wanted, and who wants it.
+/// A topic that a session needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) topic: Arc<str>,
@@ -35,46 +36,33 @@ pub(crate) struct Created {
     pub(crate) outcome: Outcome,
 }
 
-/// What came of a creation.
+/// How a creation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The topic is there.
+    /// The topic exists.
     Ready,
-    /// The bridge may not create it; it may be there all the same.
+    /// The bridge can't create the topic, which may exist all the same.
     NotAllowed,
-    /// Kafka does not want it.
+    /// Kafka does not take a topic of this name.
     Refused,
 }
 
-/// The admin client, for topics and to see whether Kafka is there.
+/// The admin client, for topics and to probe Kafka.
 pub(crate) type Admin = AdminClient<Quiet>;
 
 /// An admin client for the cluster.
 pub(crate) fn admin(config: &KafkaConfig) -> anyhow::Result<Arc<Admin>> {
-    let admin = AdminClient::from_config_and_context(&client::client(config)?, Quiet);
+    let admin = AdminClient::from_config_and_context(&config.client()?, Quiet);
     Ok(Arc::new(admin.context("creating the Kafka admin client")?))
 }
 
-/// A context that leaves reporting to those who ask.
-pub(crate) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka admin client");
-    }
-}
-
-/// Creates topics, many in one request, for as long as it takes.
+/// Creates topics, many in one request, and retries for as long as it takes.
 pub(crate) struct Creator {
     admin: Arc<Admin>,
     config: TopicsConfig,
     dead_letter: Arc<str>,
     backoff: Backoff,
-    /// What was said already of the topics at hand.
+    /// The last error that was logged for each of the topics at hand.
     troubles: HashMap<Arc<str>, RDKafkaErrorCode>,
 }
 
@@ -89,7 +77,7 @@ impl Creator {
         }
     }
 
-    /// Works until nobody wants a topic any more.
+    /// Runs until every sender of wanted topics is dropped.
     pub(crate) async fn run(mut self, mut wanted: mpsc::UnboundedReceiver<Wanted>) {
         let mut batch = Vec::new();
         while wanted.recv_many(&mut batch, BATCH).await > 0 {
@@ -99,7 +87,7 @@ impl Creator {
                     break;
                 }
                 tokio::time::sleep(self.backoff.next_delay()).await;
-                // A topic that can't be created now must not keep others waiting.
+                // A topic that is retried must not keep others waiting.
                 while let Ok(another) = wanted.try_recv() {
                     batch.push(another);
                 }
@@ -109,89 +97,92 @@ impl Creator {
         }
     }
 
-    /// Tries once; what has to be tried again stays in `batch`.
+    /// Tries once; topics to be retried stay in `batch`.
     async fn create(&mut self, batch: &mut Vec<Wanted>) {
-        // Several sessions may want the same one.
-        let topics: BTreeSet<&Arc<str>> = batch.iter().map(|wanted| &wanted.topic).collect();
-        let requests = topics.iter().map(|topic| self.request(topic));
-        let requests: Vec<NewTopic<'_>> = requests.collect();
-        let options = AdminOptions::new()
-            .request_timeout(Some(REQUEST_DEADLINE))
-            .operation_timeout(Some(REQUEST_DEADLINE));
-        let errors: HashMap<String, RDKafkaErrorCode> =
-            match self.admin.create_topics(&requests, &options).await {
-                Ok(results) => results.into_iter().filter_map(Result::err).collect(),
-                Err(error) => {
-                    let code = match error {
-                        KafkaError::AdminOp(code) => code,
-                        _ => RDKafkaErrorCode::Unknown,
-                    };
-                    let failed = topics.iter().map(|topic| (topic.to_string(), code));
-                    failed.collect()
-                }
+        // Several sessions may need the same topic.
+        let names: BTreeSet<Arc<str>> = batch.iter().map(|wanted| wanted.topic.clone()).collect();
+        let asked = names.iter().map(|name| self.topic(name));
+        let asked: Vec<Topic> = asked.collect();
+        let answers = topics::create(&self.admin, &asked, REQUEST_DEADLINE).await;
+        for topic in names {
+            let answer = match &answers {
+                Ok(answers) => answers.get(&*topic).copied(),
+                Err(error) => Some(Err(code(error))),
             };
-        let topics: Vec<Arc<str>> = topics.into_iter().cloned().collect();
-        for topic in topics {
-            let Some(outcome) = self.judge(&topic, errors.get(&*topic)) else {
+            let answer = answer.unwrap_or(Err(RDKafkaErrorCode::Unknown));
+            let Some(outcome) = self.judge(&topic, answer) else {
                 continue;
             };
             for wanted in batch.extract_if(.., |wanted| wanted.topic == topic) {
                 let topic = topic.clone();
-                // The session is gone: nobody waits any more.
+                // A session that has ended needs no answer.
                 let _ = wanted.answer.send(Created { topic, outcome });
             }
         }
     }
 
-    /// What came of it; `None` to try again. Says so once.
-    fn judge(&mut self, topic: &Arc<str>, error: Option<&RDKafkaErrorCode>) -> Option<Outcome> {
-        let outcome = outcome(error);
-        match (error, outcome) {
-            (None, _) => tracing::info!(topic = &**topic, "Kafka topic created"),
-            (Some(code), None) => {
-                if self.troubles.insert(topic.clone(), *code) != Some(*code) {
-                    tracing::warn!(topic = &**topic, %code, "the Kafka topic can't be created now, trying on");
+    /// How the creation ended; `None` to retry. Logs it once.
+    fn judge(&mut self, topic: &Arc<str>, answer: Answer) -> Option<Outcome> {
+        let outcome = outcome(answer);
+        match (answer, outcome) {
+            (Ok(Existing::New), _) => tracing::info!(topic = &**topic, "Kafka topic created"),
+            (Ok(Existing::Before), _) | (Err(_), Some(Outcome::Ready)) => {}
+            (Err(code), None) => {
+                if self.troubles.insert(topic.clone(), code) != Some(code) {
+                    let code = Named(code);
+                    tracing::warn!(topic = &**topic, %code, "the Kafka topic cannot be created yet; retrying");
                 }
             }
-            (Some(code), Some(Outcome::NotAllowed)) => {
-                tracing::warn!(topic = &**topic, %code, "the Kafka topic can't be created from here");
+            (Err(code), Some(Outcome::NotAllowed)) => {
+                let code = Named(code);
+                tracing::warn!(topic = &**topic, %code, "the bridge cannot create the Kafka topic; writing to it in case it exists");
             }
-            (Some(code), Some(Outcome::Refused)) => {
-                tracing::error!(topic = &**topic, %code, "Kafka refuses the topic: its messages are dead letters");
+            (Err(code), Some(Outcome::Refused)) => {
+                let code = Named(code);
+                tracing::error!(topic = &**topic, %code, "Kafka rejected the topic; its messages become dead letters");
             }
-            (Some(_), Some(Outcome::Ready)) => {}
         }
         outcome
     }
 
-    fn request<'a>(&'a self, topic: &'a Arc<str>) -> NewTopic<'a> {
-        new_topic(topic, &self.config, &self.dead_letter)
+    fn topic(&self, name: &str) -> Topic {
+        new_topic(name, &self.config, &self.dead_letter)
     }
 }
 
-/// What the bridge asks Kafka for when it creates a topic.
-pub(crate) fn new_topic<'a>(
-    name: &'a str,
-    config: &'a TopicsConfig,
-    dead_letter: &str,
-) -> NewTopic<'a> {
-    let replication = TopicReplication::Fixed(config.replication);
+/// A topic as the bridge creates it.
+pub(crate) fn new_topic(name: &str, config: &TopicsConfig, dead_letter: &str) -> Topic {
     if name == BRIDGE_SESSIONS_TOPIC {
-        let topic = NewTopic::new(name, 1, replication);
-        let configs = SESSIONS_CONFIG.iter();
-        return configs.fold(topic, |topic, (name, value)| topic.set(name, value));
+        return sessions_topic(config.replication);
     }
-    let topic = NewTopic::new(name, config.partitions, replication);
-    if name == dead_letter {
-        return topic.set("max.message.bytes", DEAD_LETTER_LIMIT);
+    let configs = if name == dead_letter {
+        dead_letter_configs()
+    } else {
+        config.configs.clone()
+    };
+    Topic {
+        name: name.to_owned(),
+        partitions: config.partitions,
+        replication: config.replication,
+        configs,
     }
-    let configs = config.configs.iter();
-    configs.fold(topic, |topic, (name, value)| topic.set(name, value))
 }
 
-/// A little more than [`DEAD_LETTER_MAX`], for key and headers.
-pub(crate) const DEAD_LETTER_LIMIT: &str = "8454144";
-const _: () = assert!(DEAD_LETTER_MAX < 8_454_144);
+/// The topic of checkpoints.
+pub(crate) fn sessions_topic(replication: i32) -> Topic {
+    Topic {
+        name: BRIDGE_SESSIONS_TOPIC.to_owned(),
+        partitions: 1,
+        replication,
+        configs: configs(SESSIONS_CONFIG),
+    }
+}
+
+/// Settings of the dead-letter topic.
+pub(crate) fn dead_letter_configs() -> BTreeMap<String, String> {
+    let limit = dead_letter::TOPIC_MAX_MESSAGE_BYTES.to_string();
+    configs(&[("max.message.bytes", &limit)])
+}
 
 /// Only the last record of each session counts, and a start reads them all.
 const SESSIONS_CONFIG: &[(&str, &str)] = &[
@@ -200,24 +191,20 @@ const SESSIONS_CONFIG: &[(&str, &str)] = &[
     ("min.cleanable.dirty.ratio", "0.1"),
 ];
 
-/// What an answer to a request for creation means; `None` to try again.
-fn outcome(error: Option<&RDKafkaErrorCode>) -> Option<Outcome> {
-    use RDKafkaErrorCode as Code;
-    match error {
-        None | Some(Code::TopicAlreadyExists) => Some(Outcome::Ready),
-        // The name collides with another topic, or is no name.
-        Some(Code::InvalidTopic) => Some(Outcome::Refused),
-        Some(
-            Code::UnsupportedVersion
-            | Code::UnsupportedFeature
-            | Code::PolicyViolation
-            | Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::InvalidConfig
-            | Code::InvalidReplicationFactor
-            | Code::InvalidPartitions,
-        ) => Some(Outcome::NotAllowed),
-        Some(_) => None,
+fn configs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// How a creation ended with an answer; `None` to retry.
+fn outcome(answer: Answer) -> Option<Outcome> {
+    match topics::outcome(answer) {
+        topics::Outcome::Done => Some(Outcome::Ready),
+        topics::Outcome::Permanent(Permanent::Name) => Some(Outcome::Refused),
+        topics::Outcome::Permanent(Permanent::NotCreatable) => Some(Outcome::NotAllowed),
+        topics::Outcome::Transient => None,
     }
 }
 
@@ -226,16 +213,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn creation_goes_on_until_there_is_an_answer() {
+    fn creation_is_retried_until_there_is_a_final_answer() {
         use RDKafkaErrorCode as Code;
-        for (error, expected) in [
-            (None, Some(Outcome::Ready)),
-            (Some(&Code::TopicAlreadyExists), Some(Outcome::Ready)),
-            (Some(&Code::InvalidTopic), Some(Outcome::Refused)),
-            (Some(&Code::PolicyViolation), Some(Outcome::NotAllowed)),
-            (Some(&Code::BrokerTransportFailure), None),
+        for (answer, expected) in [
+            (Ok(Existing::New), Some(Outcome::Ready)),
+            (Ok(Existing::Before), Some(Outcome::Ready)),
+            (Err(Code::InvalidTopic), Some(Outcome::Refused)),
+            (Err(Code::PolicyViolation), Some(Outcome::NotAllowed)),
+            (Err(Code::BrokerTransportFailure), None),
         ] {
-            assert_eq!(outcome(error), expected, "{error:?}");
+            assert_eq!(outcome(answer), expected, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn the_bridges_own_topics_have_their_own_settings() {
+        let config = TopicsConfig {
+            partitions: 7,
+            configs: configs(&[("retention.ms", "1000")]),
+            ..TopicsConfig::default()
+        };
+        let topic = |name| new_topic(name, &config, "letters");
+        assert_eq!(topic("a.b").configs, config.configs);
+        assert_eq!(topic("a.b").partitions, 7);
+        let limit = configs(&[("max.message.bytes", "8454144")]);
+        assert_eq!(topic("letters").configs, limit);
+        assert_eq!(
+            topic(BRIDGE_SESSIONS_TOPIC).configs["cleanup.policy"],
+            "compact"
+        );
+        assert_eq!(topic(BRIDGE_SESSIONS_TOPIC).partitions, 1);
     }
 }

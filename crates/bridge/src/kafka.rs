@@ -1,57 +1,55 @@
-//! The Kafka producer: hands records to librdkafka, and its verdicts back.
+//! The Kafka producer: hands records to librdkafka, and its delivery reports back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
-use iot_service::rebootstrap::Rebootstrap;
+use iot_kafka::context::{log, without_times};
+use iot_kafka::errors::{Named, code};
+use iot_kafka::rebootstrap::Rebootstrap;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::{mpsc, watch};
 
-use crate::client;
 use crate::config::KafkaConfig;
 use crate::message::Message;
 use crate::pace::Alarm;
 use crate::refusal::Refusal;
 use crate::ring::Seq;
 
-/// The largest record that a dead letter may be.
-pub(crate) const DEAD_LETTER_MAX: usize = 8 << 20;
-
-/// Kafka's verdict on a record.
+/// The delivery report of a record.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    /// The generation of the producer that had it.
+    /// Generation of the producer that had the record.
     pub(crate) generation: u32,
     pub(crate) seq: Seq,
     pub(crate) result: Result<(), Failure>,
 }
 
-/// What to do about a record that Kafka did not take.
+/// What to do about a record that is not in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// Send it again.
-    #[error("{0}")]
+    #[error("{}", Named(*.0))]
     Retry(RDKafkaErrorCode),
-    /// Its topic is gone: create it, then send again.
+    /// The topic was deleted: create it, then send the record again.
     #[error("there is no such topic")]
     TopicGone,
-    /// It, or another record in the same batch, was refused: send it alone.
-    #[error("a batch was refused: {}", .0.as_str())]
+    /// The record, or another in the same batch, was rejected: send it alone.
+    #[error("a batch was rejected: {}", .0.as_str())]
     Suspect(Refusal),
-    /// It will never be taken.
-    #[error("refused: {}", .0.as_str())]
+    /// The record is rejected permanently.
+    #[error("rejected: {}", .0.as_str())]
     Refused(Refusal),
-    /// The producer can't go on.
-    #[error("the producer ended")]
+    /// The producer has failed; a new one is needed.
+    #[error("the producer failed")]
     Fatal,
 }
 
 impl Failure {
-    /// `alone`: the record was in a batch of its own.
+    /// `alone`: the record had a batch of its own.
     fn of(code: RDKafkaErrorCode, alone: bool) -> Self {
         use RDKafkaErrorCode as Code;
         let suspect = |refusal| {
@@ -75,18 +73,18 @@ impl Failure {
     }
 }
 
-/// Where producers report to.
+/// Where delivery reports go.
 #[derive(Clone)]
 pub(crate) struct Reports {
-    // Never longer than the ring is: every record in it is there once.
+    // Never longer than the ring: each of its records is there once.
     pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
-    /// Rings when a producer has nothing that is not settled.
+    /// Rings when a producer has no record left.
     pub(crate) settled: Arc<Alarm>,
-    /// Told when no broker can be reached.
+    /// Notified when no broker can be reached.
     pub(crate) trouble: watch::Sender<Option<String>>,
 }
 
-/// Receives what librdkafka has to say, on its own thread.
+/// Receives librdkafka's callbacks, on its thread.
 pub(crate) struct Verdicts {
     generation: u32,
     alone: bool,
@@ -97,7 +95,7 @@ pub(crate) struct Verdicts {
 }
 
 impl Verdicts {
-    /// The producer has one less.
+    /// The producer has one record less.
     fn settled(&self) {
         if self.outstanding.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.reports.settled.ring();
@@ -112,7 +110,7 @@ impl ClientContext for Verdicts {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.rebootstrap.note(&error);
-        client::report(&self.reports.trouble, &error, reason);
+        report(&self.reports.trouble, &error, reason);
     }
 }
 
@@ -122,9 +120,9 @@ impl ProducerContext for Verdicts {
     fn delivery(&self, result: &DeliveryResult<'_>, seq: usize) {
         let result = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(failure(error, self.alone)),
+            Err((error, _)) => Err(Failure::of(code(error), self.alone)),
         };
-        // The receiver is gone only after the ring is.
+        // The receiver is dropped only after the ring.
         let _ = self.reports.deliveries.send(Delivery {
             generation: self.generation,
             seq: seq as Seq,
@@ -134,33 +132,25 @@ impl ProducerContext for Verdicts {
     }
 }
 
-fn failure(error: &KafkaError, alone: bool) -> Failure {
-    Failure::of(
-        error
-            .rdkafka_error_code()
-            .unwrap_or(RDKafkaErrorCode::Unknown),
-        alone,
-    )
-}
-
-/// librdkafka's own lines: it repeats connection errors at every attempt, and
-/// health reports those, so only what is worse than an error is shown.
-pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(facility, message, "librdkafka");
+/// Keeps why a broker can't be used, and notifies the receivers when none is left.
+fn report(trouble: &watch::Sender<Option<String>>, error: &KafkaError, reason: &str) {
+    let none_left = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+    trouble.send_if_modified(|trouble| {
+        // That none is left says less than the reason of one of them.
+        if !none_left || trouble.is_none() {
+            *trouble = Some(without_times(reason).to_owned());
         }
-        _ => tracing::debug!(facility, message, "librdkafka"),
-    }
+        none_left
+    });
 }
 
-/// Produces records, and starts over with a new producer after a fatal error.
+/// Produces records, with a new producer after a fatal error.
 pub(crate) struct Kafka {
     config: KafkaConfig,
     generation: u32,
     reports: Reports,
     batched: ThreadedProducer<Verdicts>,
-    /// Puts every record into a batch of its own; made when first needed.
+    /// Gives every record a batch of its own; created when first needed.
     alone: Option<ThreadedProducer<Verdicts>>,
 }
 
@@ -175,17 +165,17 @@ impl Kafka {
         })
     }
 
-    /// Counts producers: verdicts of an older one are out of date.
+    /// Counts producers: reports of an older one are stale.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Hands a record over; its verdict comes later, unless it is known now.
+    /// Hands a record over; its report comes later, unless it fails at once.
     pub(crate) fn send(&self, topic: &str, seq: Seq, message: &Message) -> Result<(), Failure> {
         self.send_with(&self.batched, topic, seq, message)
     }
 
-    /// The same in a batch of its own, so that the verdict is on it alone.
+    /// The same in a batch of its own, so that the report is about this record alone.
     pub(crate) fn send_alone(
         &mut self,
         topic: &str,
@@ -221,19 +211,19 @@ impl Kafka {
             record = record.key(key);
         }
         let verdicts = producer.context();
-        // Before it is sent: the verdict may be here first.
+        // Before it is sent: the report may arrive first.
         verdicts.outstanding.fetch_add(1, Ordering::Relaxed);
         producer.send(record).map_err(|(error, _)| {
             verdicts.settled();
-            failure(&error, verdicts.alone)
+            Failure::of(code(&error), verdicts.alone)
         })
     }
 
-    /// Replaces the producer. Everything that is not confirmed has to be sent
-    /// again; verdicts of the old one are stale.
+    /// Replaces the producer. Every unconfirmed record has to be sent again; reports of the
+    /// old producer are stale.
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         if let Some((code, reason)) = self.batched.client().fatal_error() {
-            tracing::error!(%code, reason, "the Kafka producer ended: starting a new one");
+            tracing::error!(%code, reason, "the Kafka producer failed; starting a new one");
         }
         self.generation += 1;
         self.alone = None;
@@ -241,7 +231,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Every second or so: gets producers back that have lost all brokers.
+    /// Reconnects producers that have lost every broker; called about once a second.
     pub(crate) fn serve(&self) {
         for producer in std::iter::once(&self.batched).chain(&self.alone) {
             producer.context().rebootstrap.serve(producer.client());
@@ -262,7 +252,8 @@ fn producer(
         reports: reports.clone(),
         rebootstrap: Rebootstrap::new(&config.brokers)?,
     };
-    client::producer(config)?
+    config
+        .producer()?
         .create_with_context(verdicts)
         .context("creating the Kafka producer")
 }
@@ -272,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_batch_makes_its_records_suspect_and_one_alone_guilty() {
+    fn a_rejected_batch_makes_its_records_suspect_until_sent_alone() {
         let code = RDKafkaErrorCode::MessageSizeTooLarge;
         assert_eq!(
             Failure::of(code, false),
@@ -282,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_tried_again() {
+    fn transient_errors_are_retried() {
         for code in [
             RDKafkaErrorCode::NotEnoughReplicas,
             RDKafkaErrorCode::RequestTimedOut,
@@ -294,5 +285,19 @@ mod tests {
             Failure::of(RDKafkaErrorCode::UnknownTopic, false),
             Failure::TopicGone
         );
+    }
+
+    #[test]
+    fn the_reason_is_kept_and_receivers_are_notified_when_no_broker_is_left() {
+        let (sender, mut receiver) = watch::channel(None);
+        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
+        let reason = "b:1: SASL authentication error (after 3ms in state AUTH_REQ)";
+        report(&sender, &refused, reason);
+        assert!(!receiver.has_changed().unwrap(), "others may be up");
+        let all_down = KafkaError::Global(RDKafkaErrorCode::AllBrokersDown);
+        report(&sender, &all_down, "1/1 brokers are down");
+        assert!(receiver.has_changed().unwrap());
+        let now = receiver.borrow_and_update().clone();
+        assert_eq!(now.as_deref(), Some("b:1: SASL authentication error"));
     }
 }

@@ -6,7 +6,6 @@
 //! flight).
 
 mod cli;
-mod client;
 mod cluster;
 mod config;
 mod creator;
@@ -32,9 +31,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_kafka::rebootstrap::Rebootstrap;
 use iot_service::config::Live;
 use iot_service::health::{Component, Health};
-use iot_service::rebootstrap::Rebootstrap;
 use iot_service::{Backoff, Listeners, ops};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -93,7 +92,9 @@ async fn serve(
     let kafka_health = health.component("kafka");
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
 
-    client::warn_of_weaknesses(&config.kafka);
+    for (setting, reason) in config.kafka.weaknesses() {
+        tracing::warn!(setting, reason, "delivery is best effort");
+    }
     let admin = creator::admin(&config.kafka)?;
     let (wanted, wanted_end) = mpsc::unbounded_channel();
     let (trouble, trouble_end) = watch::channel(None);

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use iot_core::dead_letter::{self, KEPT, Truncated};
 use iot_core::headers::{self, CONTENT_TYPE};
-use iot_mqtt::{KEPT, Publish, PublishProperties, QoS};
+use iot_mqtt::{Publish, PublishProperties, QoS};
 use rdkafka::message::{Header, OwnedHeaders};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ pub(crate) struct Message {
     pub(crate) since: Instant,
     pub(crate) target: Target,
     /// Size and SHA-256 of the whole payload, if it is truncated.
-    pub(crate) cut: Option<Box<Cut>>,
+    pub(crate) cut: Option<Box<Truncated>>,
     /// `None` if it can't be told apart from other messages.
     pub(crate) receive_id: Option<ReceiveId>,
     /// An earlier process may have written it: it waits for a lookup in Kafka.
@@ -50,14 +51,8 @@ pub(crate) struct Message {
 
 // There are thousands of them.
 const _: () = assert!(size_of::<Message>() <= 256);
-
-/// What is known of the whole of a truncated payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cut {
-    /// Bytes.
-    pub(crate) size: u64,
-    pub(crate) sha256: [u8; 32],
-}
+// Messages that the connection truncates become dead letters.
+const _: () = assert!(iot_mqtt::KEPT == KEPT);
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +180,7 @@ impl Message {
             return false;
         }
         let payload = &mut self.payload;
-        self.cut = Some(Box::new(Cut {
+        self.cut = Some(Box::new(Truncated {
             size: payload.len() as u64,
             sha256: Sha256::digest(&payload).into(),
         }));
@@ -212,13 +207,18 @@ impl Message {
             Target::DeadLetter { cause, .. } => {
                 // User properties may be what makes it too large.
                 let letter = match &self.cut {
-                    Some(cut) => cut.headers(self.origin()),
+                    Some(cut) => {
+                        let cut = cut.headers().into_iter();
+                        cut.fold(self.origin(), |letter, (name, value)| {
+                            text(letter, name, &value)
+                        })
+                    }
                     None => self.properties(self.origin()),
                 };
-                let letter = text(letter, headers::DLQ_REASON, cause.reason.as_str());
-                let letter = text(letter, "dlq-detail", &cause.detail);
-                let letter = bytes(letter, headers::DLQ_TOPIC, &self.topic);
-                text(letter, headers::DLQ_TIME, &self.received_at.to_string())
+                let letter = text(letter, dead_letter::REASON, cause.reason.as_str());
+                let letter = text(letter, dead_letter::DETAIL, &cause.detail);
+                let letter = bytes(letter, dead_letter::TOPIC, &self.topic);
+                text(letter, dead_letter::TIME, &self.received_at.to_string())
             }
         }
     }
@@ -256,7 +256,7 @@ impl Message {
         }
         for (name, value) in &properties.user_properties {
             // A publisher must not forge the bridge's headers.
-            if !name.starts_with("mqtt-") && !name.starts_with("dlq-") {
+            if !name.starts_with("mqtt-") && !name.starts_with(dead_letter::PREFIX) {
                 headers = text(headers, name, value);
             }
         }
@@ -275,19 +275,6 @@ fn properties_size(properties: &PublishProperties) -> usize {
         .map(|(name, value)| name.len() + value.len() + PROPERTY)
         .sum();
     user + properties.content_type.as_ref().map_or(0, String::len)
-}
-
-impl Cut {
-    fn headers(&self, letter: OwnedHeaders) -> OwnedHeaders {
-        let digest: String = self
-            .sha256
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let letter = text(letter, "dlq-cut", "true");
-        let letter = text(letter, "dlq-size", &self.size.to_string());
-        text(letter, "dlq-sha256", &digest)
-    }
 }
 
 fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {

@@ -1,53 +1,39 @@
-//! Messages that can't be used go to the dead-letter topic as they came, with
-//! the reason and their origin in headers.
+//! Messages that can't be used go to the dead-letter topic as they came, with the reason and
+//! their origin in headers: see [`iot_core::dead_letter`].
 
-use iot_core::partition::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use iot_core::headers;
+use iot_core::dead_letter::{self, KEPT, KEPT_KEY, MAX_RECORD, OVERHEAD, Truncated};
+use iot_core::partition::TopicPartition;
+use iot_kafka::context::Lasting;
+use iot_kafka::lookup;
+use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
-use iot_service::rebootstrap::Rebootstrap;
 use jiff::Timestamp;
 use kafka_fetch::Record;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use sha2::{Digest, Sha256};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
-use crate::kafka::context::Lasting;
-use crate::kafka::topic::Topic;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
-/// Largest record that is sent.
-const MAX_RECORD: usize = 8 << 20;
-/// What the topic is made to take: the same as by the bridge, which sends a little more.
-const TOPIC_LIMIT: usize = MAX_RECORD + (64 << 10);
-/// Room for the framing of a record and for what is added to it.
-const OVERHEAD: usize = 64 << 10;
-/// What is kept of the payload and of the key of a record that is too large.
-const KEPT: usize = 64 << 10;
-const KEPT_KEY: usize = 1 << 10;
-/// Begin of the names of our headers.
-const DLQ: &str = "dlq-";
-/// Size of the original payload in bytes, where only its begin was kept.
-const DLQ_SIZE: &str = "dlq-size";
-/// The sensor that is to blame, where it is one.
-const DLQ_SENSOR: &str = "dlq-sensor";
-
-/// How long one try may take.
-const TRY: Duration = Duration::from_secs(30);
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// How often the producer is checked for lost brokers.
 const KEEP: Duration = Duration::from_secs(1);
 
 /// Writes dead letters. Clones share one producer.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     producer: FutureProducer<Lasting>,
-    rebootstrap: Arc<Rebootstrap>,
+    context: Lasting,
     topic: Arc<str>,
     metrics: Arc<Metrics>,
     health: Component,
@@ -58,29 +44,30 @@ pub(crate) struct DeadLetters {
 pub(crate) struct Letter {
     key: Option<Vec<u8>>,
     payload: Option<Vec<u8>>,
-    /// Size of the payload before it was cut.
-    size: usize,
     headers: OwnedHeaders,
-    /// Whether only a part was kept.
-    cut: bool,
+    /// Whether only a part is kept.
+    truncated: bool,
 }
 
 impl Letter {
-    /// Copies what has to be kept of a record of the partition `origin`.
+    /// Copies a record of the partition `origin`, truncated if it is too large.
     pub(crate) fn new(origin: &TopicPartition, record: &Record<'_>, refusal: &Refusal) -> Self {
         let time = Timestamp::now().as_millisecond().to_string();
         let (partition, offset) = (origin.partition.to_string(), record.offset().to_string());
         let mut all = OwnedHeaders::new();
-        // Ours can't be set by a producer.
-        for (key, value) in record.headers().filter(|(key, _)| !key.starts_with(DLQ)) {
+        // Producers can't set the headers of the contract.
+        for (key, value) in record
+            .headers()
+            .filter(|(key, _)| !key.starts_with(dead_letter::PREFIX))
+        {
             all = all.insert(Header { key, value });
         }
         for (key, value) in [
-            (headers::DLQ_REASON, refusal.reason()),
-            (headers::DLQ_TOPIC, &origin.topic),
-            (headers::DLQ_PARTITION, &partition),
-            (headers::DLQ_OFFSET, &offset),
-            (headers::DLQ_TIME, &time),
+            (dead_letter::REASON, refusal.reason()),
+            (dead_letter::TOPIC, &origin.topic),
+            (dead_letter::PARTITION, &partition),
+            (dead_letter::OFFSET, &offset),
+            (dead_letter::TIME, &time),
         ] {
             all = all.insert(Header {
                 key,
@@ -89,19 +76,18 @@ impl Letter {
         }
         if let Some(sensor) = refusal.sensor() {
             all = all.insert(Header {
-                key: DLQ_SENSOR,
+                key: dead_letter::SENSOR,
                 value: Some(sensor),
             });
         }
         let mut letter = Self {
             key: record.key().map(<[u8]>::to_vec),
             payload: record.value().map(<[u8]>::to_vec),
-            size: record.value().map_or(0, <[u8]>::len),
             headers: all,
-            cut: false,
+            truncated: false,
         };
         if letter.bytes() > MAX_RECORD - OVERHEAD {
-            letter.cut();
+            letter.truncate();
         }
         letter
     }
@@ -116,22 +102,27 @@ impl Letter {
         parts.map(Vec::len).chain(headers).sum()
     }
 
-    /// Keeps the begin of payload and key and our own headers only, and says how
-    /// large the payload was.
-    fn cut(&mut self) {
-        self.cut = true;
+    /// Keeps the start of payload and key, and of the headers only the contract's.
+    fn truncate(&mut self) {
+        self.truncated = true;
+        let payload = self.payload.as_deref().unwrap_or_default();
+        let truncated = Truncated {
+            size: payload.len() as u64,
+            sha256: Sha256::digest(payload).into(),
+        };
         if let Some(payload) = &mut self.payload {
             payload.truncate(KEPT);
         }
         if let Some(key) = &mut self.key {
             key.truncate(KEPT_KEY);
         }
-        let size = self.size.to_string();
-        let mut headers = OwnedHeaders::new().insert(Header {
-            key: DLQ_SIZE,
-            value: Some(&size),
-        });
-        for Header { key, value } in self.headers.iter().filter(|h| h.key.starts_with(DLQ)) {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in truncated.headers() {
+            let value = Some(&value);
+            headers = headers.insert(Header { key, value });
+        }
+        let own = self.headers.iter();
+        for Header { key, value } in own.filter(|h| h.key.starts_with(dead_letter::PREFIX)) {
             headers = headers.insert(Header { key, value });
         }
         self.headers = headers;
@@ -152,53 +143,52 @@ impl DeadLetters {
             ("client.id", "iot-consumer"),
             ("acks", "all"),
             ("linger.ms", "5"),
-            // What is sent again is not overtaken.
+            // A retried record keeps its place.
             ("max.in.flight.requests.per.connection", "1"),
-            ("message.timeout.ms", &TRY.as_millis().to_string()),
+            ("message.timeout.ms", &ATTEMPT.as_millis().to_string()),
             ("message.max.bytes", &MAX_RECORD.to_string()),
         ] {
             client.set(name, value);
         }
-        let rebootstrap = Arc::new(Rebootstrap::new(&kafka.brokers)?);
+        let context = Lasting::new(&kafka.brokers)?;
         let producer = client
-            .create_with_context(Lasting(rebootstrap.clone()))
+            .create_with_context(context.clone())
             .context("creating the producer of dead letters")?;
         health.ready();
         Ok(Self {
             producer,
-            rebootstrap,
+            context,
             topic: config.topic.as_str().into(),
             metrics,
             health,
         })
     }
 
-    /// The producer, for what else has to be confirmed before the offset moves.
+    /// The producer, for other records that must be confirmed before the offset moves.
     pub(crate) fn producer(&self) -> FutureProducer<Lasting> {
         self.producer.clone()
     }
 
-    /// Gets the producer back whenever it has lost all brokers.
+    /// Reconnects the producer whenever it has lost every broker.
     pub(crate) async fn keep(self) {
         loop {
             tokio::time::sleep(KEEP).await;
-            self.rebootstrap.serve(self.producer.client());
+            self.context.serve(self.producer.client());
         }
     }
 
-    /// Writes a letter; returns once Kafka has confirmed it. Tries for as long
-    /// as it takes, because the offset must not move past a message that would
-    /// then be nowhere.
+    /// Writes a letter; returns once Kafka has confirmed it. Retries for as long as it takes,
+    /// because the offset must not move past a message that would then be lost.
     pub(crate) async fn deliver(self, mut letter: Letter) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             match self.send(&letter).await {
                 Ok(()) => break,
-                // The topic was created by others with a smaller limit.
+                // The topic exists with a smaller limit.
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
-                    if !letter.cut =>
+                    if !letter.truncated =>
                 {
-                    letter.cut();
+                    letter.truncate();
                 }
                 Err(error) => {
                     self.metrics.dead_letter_retries.inc();
@@ -210,7 +200,7 @@ impl DeadLetters {
         }
         self.health.ready();
         self.metrics.dead_letters.inc();
-        if letter.cut {
+        if letter.truncated {
             self.metrics.dead_letters_cut.inc();
         }
     }
@@ -224,11 +214,11 @@ impl DeadLetters {
         if let Some(payload) = &letter.payload {
             record = record.payload(payload);
         }
-        let sent = self.producer.send(record, TRY).await;
+        let sent = self.producer.send(record, ATTEMPT).await;
         sent.map(drop).map_err(|(error, _)| error)
     }
 
-    /// First offset kept and end of a partition; blocks up to `deadline`.
+    /// First offset that is kept, and end, of a partition; blocks up to `deadline`.
     ///
     /// # Errors
     /// Kafka doesn't answer.
@@ -237,32 +227,20 @@ impl DeadLetters {
         at: &TopicPartition,
         deadline: Duration,
     ) -> Result<(i64, i64), KafkaError> {
-        let (topic, partition) = at.parts();
         // Any client can ask; the group member's own is busy in its thread.
-        let client = self.producer.client();
-        let answer = client.fetch_watermarks(topic, partition, deadline);
-        if !matches!(
-            answer,
-            Err(KafkaError::MetadataFetch(
-                RDKafkaErrorCode::UnknownPartition
-            ))
-        ) {
-            return answer;
-        }
-        // One that was added: what this client knows of the topic it would go on
-        // believing for a quarter of an hour (metadata.max.age.ms).
-        client.fetch_metadata(Some(topic), deadline)?;
-        client.fetch_watermarks(topic, partition, deadline)
+        let found = lookup::watermarks(self.producer.client(), at, deadline)?;
+        Ok((found.low, found.high))
     }
 }
 
 /// The topic, as it is created.
 pub(crate) fn topic(config: &DeadLetterConfig) -> Topic {
+    let limit = dead_letter::TOPIC_MAX_MESSAGE_BYTES.to_string();
     Topic {
         name: config.topic.clone(),
         partitions: config.partitions,
         replication: config.replication,
-        max_record: Some(TOPIC_LIMIT),
+        configs: [("max.message.bytes".to_owned(), limit)].into(),
     }
 }
 
@@ -315,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_message_and_says_where_it_is_from() {
+    fn a_letter_has_the_message_and_its_origin() {
         let letter = letter(b"payload");
         assert_eq!(letter.payload.as_deref(), Some(&b"payload"[..]));
         assert_eq!(letter.key.as_deref(), Some(&b"key"[..]));
@@ -330,11 +308,11 @@ mod tests {
             assert_eq!(header(&letter, name).as_deref(), Some(value), "{name}");
         }
         assert!(header(&letter, "dlq-time").is_some());
-        assert_eq!(header(&letter, DLQ_SIZE), None);
+        assert_eq!(header(&letter, dead_letter::SIZE), None);
     }
 
     #[test]
-    fn a_producer_can_not_forge_our_headers() {
+    fn producers_cannot_forge_the_headers_of_the_contract() {
         for name in ["dlq-topic", "dlq-size", "dlq-anything"] {
             let letter = special(1, 1, (name, "forged"));
             let forged = letter.headers.iter().any(|h| h.value == Some(b"forged"));
@@ -344,23 +322,27 @@ mod tests {
     }
 
     #[test]
-    fn of_a_huge_record_the_begin_is_kept() {
+    fn large_records_are_truncated() {
         let payload = letter(&vec![7; 9 << 20]);
         assert_eq!(payload.payload.as_ref().map(Vec::len), Some(KEPT));
-        assert_eq!(header(&payload, DLQ_SIZE), Some((9 << 20).to_string()));
+        assert_eq!(header(&payload, "dlq-size"), Some((9 << 20).to_string()));
+        // head -c 9437184 /dev/zero | tr '\0' '\7' | sha256sum
+        let digest = "108c2c561ebe9d5557ea1468799eabb7832494df0b4f3f1b51e56a3f213ee210";
+        assert_eq!(header(&payload, "dlq-sha256").as_deref(), Some(digest));
         let key = special(9 << 20, 5, ("a", "b"));
         assert_eq!(key.key.as_ref().map(Vec::len), Some(KEPT_KEY));
-        assert_eq!(header(&key, DLQ_SIZE).as_deref(), Some("5"));
+        assert_eq!(header(&key, "dlq-size").as_deref(), Some("5"));
         let headers = special(1, 5, ("a", &"x".repeat(9 << 20)));
         assert_eq!(header(&headers, "a"), None);
         for letter in [payload, key, headers] {
-            assert!(letter.cut && letter.bytes() < MAX_RECORD - OVERHEAD);
+            assert!(letter.truncated && letter.bytes() < MAX_RECORD - OVERHEAD);
+            assert_eq!(header(&letter, "dlq-cut").as_deref(), Some("true"));
             assert_eq!(header(&letter, "dlq-offset").as_deref(), Some("42"));
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_letter_that_the_topic_refuses_is_cut_once_and_tried_again_later() {
+    async fn a_letter_too_large_for_the_topic_is_truncated_once_and_retried() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("iot.dead-letter", 1, 1).unwrap();
         let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
@@ -379,7 +361,7 @@ mod tests {
         assert_eq!(
             metrics.dead_letter_retries.get(),
             2,
-            "the first try was cut"
+            "the first rejection truncated the letter"
         );
     }
 }

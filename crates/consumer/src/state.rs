@@ -1,48 +1,46 @@
-//! `iot-consumer state`: what the store holds, and a new beginning.
+//! `iot-consumer state`: prints what the store holds, and resets it.
 
-use iot_core::partition::TopicPartition;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
+use iot_core::partition::TopicPartition;
 use iot_fold::{Device, Fold};
+use iot_kafka::context::Quiet;
+use iot_kafka::lookup::{self, Watermarks};
 use iot_service::config::{Sources, load};
 use iot_service::moment;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ConsumerConfig;
-use crate::kafka;
+use crate::kafka::{self, TOOL_DEADLINE};
 use crate::store::Store;
 
-/// How long Kafka may take to answer a question.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// What the store holds, and a new beginning.
+/// Print what the store holds, or reset it.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum StateCommand {
-    /// Print a device as the store has it, one line of JSON for each of that name
+    /// Print a device as the store has it, one line of JSON for each device of that id
     Get {
         /// Its id
         device: String,
-        /// Topic [default: the first in kafka.topics that is no pattern]
+        /// Topic [default: the first in kafka.topics that is not a pattern]
         #[arg(long)]
         topic: Option<String>,
     },
-    /// Throw live state away and begin at another place of the log
+    /// Discard live state and continue from another place of the log
     Reset {
         /// earliest, latest, an offset (with --partition), or a time: RFC 3339, or how
         /// long ago (2h)
         #[arg(long, value_name = "PLACE")]
         to: Place,
-        /// Topic [default: the first in kafka.topics that is no pattern]
+        /// Topic [default: the first in kafka.topics that is not a pattern]
         #[arg(long)]
         topic: Option<String>,
-        /// This partition only
+        /// Only this partition
         #[arg(long)]
         partition: Option<i32>,
-        /// Don't ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -53,11 +51,11 @@ pub enum StateCommand {
 pub enum Place {
     /// The oldest record that is kept.
     Earliest,
-    /// After the newest.
+    /// After the newest record.
     Latest,
     /// An offset of one partition.
     Offset(i64),
-    /// The first record at that time of Kafka, or after it.
+    /// The first record with that time of Kafka or a later one.
     Time(jiff::Timestamp),
 }
 
@@ -122,8 +120,8 @@ impl StateCommand {
 struct Tool<'c> {
     config: &'c ConsumerConfig,
     topic: String,
-    partitions: Vec<i32>,
-    consumer: BaseConsumer,
+    partitions: Vec<TopicPartition>,
+    consumer: BaseConsumer<Quiet>,
     store: Store,
 }
 
@@ -132,14 +130,14 @@ impl<'c> Tool<'c> {
         let topic = kafka::plain_topic(topic, &config.kafka)?;
         let store = Store::open(&config.store, config.windows.longest_retention())?;
         if !store.is_durable() {
-            bail!("store.url is memory://: there is nothing outside of the consumer");
+            bail!("store.url is memory://: there is no state outside the consumer");
         }
         // It joins no group.
-        let consumer: BaseConsumer = kafka::producer_config(&config.kafka)?
-            .create()
+        let consumer: BaseConsumer<Quiet> = kafka::producer_config(&config.kafka)?
+            .create_with_context(Quiet)
             .context("creating a client")?;
         Ok(Self {
-            partitions: kafka::partitions(&consumer, &topic)?,
+            partitions: lookup::partitions(consumer.client(), &topic, TOOL_DEADLINE)?,
             config,
             topic,
             consumer,
@@ -150,7 +148,7 @@ impl<'c> Tool<'c> {
     async fn get(&self, device: &str) -> anyhow::Result<()> {
         let mut found = false;
         for partition in &self.partitions {
-            for device in self.devices(*partition, device).await? {
+            for device in self.devices(partition, device).await? {
                 println!("{}", serde_json::to_string(&device)?);
                 found = true;
             }
@@ -159,13 +157,12 @@ impl<'c> Tool<'c> {
         Ok(())
     }
 
-    async fn devices(&self, partition: i32, device: &str) -> anyhow::Result<Vec<Device>> {
-        let here = TopicPartition::new(&*self.topic, partition);
-        let stored = self.store.load(&here).await;
-        let stored = stored.with_context(|| format!("reading partition {partition}"))?;
+    async fn devices(&self, at: &TopicPartition, device: &str) -> anyhow::Result<Vec<Device>> {
+        let context = || format!("reading partition {}", at.partition);
+        let stored = self.store.load(at).await.with_context(context)?;
         let rules = self.config.fold_rules();
-        let fold = Fold::restore(rules, &self.topic, partition, &stored.entries)
-            .with_context(|| format!("reading partition {partition}"))?;
+        let fold =
+            Fold::restore(rules, &at.topic, at.partition, &stored.entries).with_context(context)?;
         let devices = fold.all().devices.into_iter().map(|(_, found)| found);
         Ok(devices
             .filter(|found| &*found.key.device == device)
@@ -174,47 +171,41 @@ impl<'c> Tool<'c> {
 
     async fn reset(&self, to: Place, only: Option<i32>, yes: bool) -> anyhow::Result<()> {
         if matches!(to, Place::Offset(_)) && only.is_none() {
-            bail!("an offset is that of one partition: --partition is missing");
+            bail!("an offset belongs to one partition: add --partition");
         }
-        let wanted = |partition: &&i32| only.is_none_or(|only| only == **partition);
-        let wanted: Vec<i32> = self.partitions.iter().filter(wanted).copied().collect();
+        let is_wanted = |at: &&TopicPartition| only.is_none_or(|only| only == at.partition);
+        let wanted: Vec<&TopicPartition> = self.partitions.iter().filter(is_wanted).collect();
         if wanted.is_empty() {
             bail!("topic {} has no such partition", self.topic);
         }
         let mut offsets = Vec::with_capacity(wanted.len());
-        for partition in wanted {
-            offsets.push((partition, self.place(partition, to)?));
+        for at in wanted {
+            offsets.push((at, self.place(at, to)?));
         }
-        for (partition, offset) in &offsets {
-            let now = self
-                .store
-                .load(&TopicPartition::new(&*self.topic, *partition))
-                .await;
-            let now = match now {
+        for (at, offset) in &offsets {
+            let now = match self.store.load(at).await {
                 Ok(stored) => stored.offset.map_or("nothing".into(), |at| at.to_string()),
                 Err(error) => format!("state that can't be read ({error})"),
             };
-            println!("{}, partition {partition}: {now} -> {offset}", self.topic);
+            let (topic, partition) = at.parts();
+            println!("{topic}, partition {partition}: {now} -> {offset}");
         }
         self.no_members()?;
         if !yes && !confirmed()? {
             bail!("nothing was changed");
         }
-        for (partition, offset) in offsets {
-            let reset = self
-                .store
-                .reset(&TopicPartition::new(&*self.topic, partition), offset)
-                .await;
-            reset.with_context(|| format!("resetting partition {partition}"))?;
+        for (at, offset) in offsets {
+            let reset = self.store.reset(at, offset).await;
+            reset.with_context(|| format!("resetting partition {}", at.partition))?;
         }
         Ok(())
     }
 
-    /// A consumer that runs would not notice a reset to the offset it is at, and write
-    /// its own state on.
+    /// A running consumer would not notice a reset to its current offset, and continue to
+    /// write its own state.
     fn no_members(&self) -> anyhow::Result<()> {
         let group = &self.config.kafka.group;
-        let found = self.consumer.fetch_group_list(Some(group), DEADLINE);
+        let found = self.consumer.fetch_group_list(Some(group), TOOL_DEADLINE);
         let found = found.with_context(|| format!("asking Kafka for group {group}"))?;
         let groups = found.groups().iter();
         let members: usize = groups.map(|group| group.members().len()).sum();
@@ -226,29 +217,28 @@ impl<'c> Tool<'c> {
         Ok(())
     }
 
-    fn place(&self, partition: i32, to: Place) -> anyhow::Result<i64> {
-        let (low, high) = self
-            .consumer
-            .fetch_watermarks(&self.topic, partition, DEADLINE)
-            .with_context(|| format!("asking for the log's ends of partition {partition}"))?;
+    fn place(&self, at: &TopicPartition, to: Place) -> anyhow::Result<i64> {
+        let found = lookup::watermarks(self.consumer.client(), at, TOOL_DEADLINE);
+        let Watermarks { low, high } =
+            found.with_context(|| format!("asking Kafka for the watermarks of {at}"))?;
         match to {
             Place::Earliest => Ok(low),
             Place::Latest => Ok(high),
             Place::Offset(offset) if (low..=high).contains(&offset) => Ok(offset),
             Place::Offset(offset) => {
-                bail!("offset {offset} is not in the log, which goes from {low} to {high}")
+                bail!("offset {offset} is not in the log, which has {low} to {high}")
             }
             Place::Time(time) => {
-                let found = kafka::offset_at(&self.consumer, &self.topic, partition, time)?;
+                let found = lookup::offset_at(&self.consumer, at, time, TOOL_DEADLINE)?;
                 Ok(found.unwrap_or(high))
             }
         }
     }
 }
 
-/// Whether the user wants that.
+/// Whether the user confirms.
 fn confirmed() -> anyhow::Result<bool> {
-    print!("Live state of these partitions is thrown away. Type yes to go on: ");
+    print!("This discards the live state of these partitions. Type yes to continue: ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -260,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read() {
+    fn places_are_parsed() {
         assert_eq!("earliest".parse(), Ok(Place::Earliest));
         assert_eq!("latest".parse(), Ok(Place::Latest));
         assert_eq!("42".parse(), Ok(Place::Offset(42)));

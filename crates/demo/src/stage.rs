@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
 use iot_simulator::config::SinkKind;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::services::{self, Running};
 /// consumer finds new topics.
 const TOPICS: &[(&str, u16)] = &[
     ("device-data", PARTITIONS),
-    (DEAD_LETTER_TOPIC, 1),
+    (dead_letter::DEFAULT_TOPIC, 1),
     ("acme.plant", 1),
     ("acme.office", 1),
     ("globex.plant", 1),

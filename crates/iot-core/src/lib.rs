@@ -6,6 +6,7 @@
 //! the same output in every service, so a message that one of them accepts is
 //! not refused by the next.
 
+pub mod dead_letter;
 pub mod headers;
 pub mod message;
 pub mod partition;

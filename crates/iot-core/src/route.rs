@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::headers::DEAD_LETTER_TOPIC;
+use crate::dead_letter;
 
 /// Longest topic name Kafka takes, in bytes.
 pub const MAX_TOPIC_LENGTH: usize = 249;
@@ -274,7 +274,7 @@ pub fn is_reserved(kafka_topic: &str) -> bool {
         || kafka_topic.starts_with("__")
         || matches!(
             kafka_topic,
-            "device-aggregates" | "alert-events" | DEAD_LETTER_TOPIC
+            "device-aggregates" | "alert-events" | dead_letter::DEFAULT_TOPIC
         )
 }
 

@@ -10,15 +10,12 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod health;
-pub mod kafka;
 pub mod logs;
 mod memory;
 pub mod metrics;
 pub mod moment;
 pub mod ops;
 mod probe;
-#[cfg(feature = "rdkafka")]
-pub mod rebootstrap;
 pub mod shutdown;
 pub mod tls;
 

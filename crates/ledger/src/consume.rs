@@ -1,12 +1,13 @@
-//! `iot-ledger consume`: takes a topic's messages as fast as librdkafka gives them.
+//! `iot-ledger consume`: reads a topic as fast as librdkafka delivers.
 //!
-//! The bare half of a consumer, and so its limit: messages are fetched, decompressed,
-//! copied out of the client's memory, and thrown away.
+//! A consumer that does nothing else, and so the limit of any that uses librdkafka: records
+//! are fetched, decompressed, copied out of the client's memory, and discarded.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use iot_kafka::lookup;
 use iot_service::config::HumanDuration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -20,21 +21,21 @@ const ANSWER: Duration = Duration::from_secs(15);
 pub(crate) struct Args {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// Topic to read, from its begin.
+    /// Topic to read, from its start
     #[arg(long)]
     topic: String,
-    /// Messages to take.
+    /// Number of messages to read
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
-    /// Give up when no message came for so long.
+    /// Fail after this long without a message
     #[arg(long, default_value = "60s")]
     timeout: HumanDuration,
-    /// Print the summary as JSON.
+    /// Print the summary as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What was taken.
+/// What was read.
 #[derive(Debug, Serialize)]
 struct Summary {
     messages: u64,
@@ -88,36 +89,25 @@ fn take(args: &Args) -> anyhow::Result<Summary> {
     })
 }
 
-/// A client that reads all partitions from their begin, in no group.
+/// A client that reads all partitions from their start, in no group.
 fn open(args: &Args) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
-    let security = args.kafka.security.clone().checked();
-    for (name, value) in security.librdkafka_properties()? {
-        config.set(name, value);
-    }
+    args.kafka.security.clone().checked().apply(&mut config)?;
     let brokers = args.kafka.brokers.join(",");
     for (name, value) in [
         ("bootstrap.servers", brokers.as_str()),
         ("client.id", "iot-ledger"),
         ("group.id", "iot-ledger"),
         ("enable.auto.commit", "false"),
-        // The same as the consumer's: the default of a second costs most of the speed.
+        // The default of a second costs most of the speed.
         ("fetch.queue.backoff.ms", "5"),
     ] {
         config.set(name, value);
     }
     let consumer: BaseConsumer = config.create().context("creating the client")?;
-    let metadata = consumer
-        .fetch_metadata(Some(&args.topic), ANSWER)
-        .with_context(|| format!("asking Kafka for topic {}", args.topic))?;
     let mut assignment = TopicPartitionList::new();
-    for topic in metadata.topics() {
-        for partition in topic.partitions() {
-            assignment.add_partition_offset(topic.name(), partition.id(), Offset::Beginning)?;
-        }
-    }
-    if assignment.count() == 0 {
-        bail!("there is no topic {}", args.topic);
+    for at in lookup::partitions(consumer.client(), &args.topic, ANSWER)? {
+        assignment.add_partition_offset(&at.topic, at.partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
     Ok(consumer)

@@ -1,8 +1,8 @@
-//! `iot-ledger verify-kafka`: reads topics from their start, or from a time on,
-//! and reports what became of a run.
+//! `iot-ledger verify-kafka`: reads topics from their start, or from a time on, and reports
+//! what became of a run.
 //!
-//! A topic with transactions can't be read: nothing here writes any, and rskafka
-//! fails at the markers that end them.
+//! Topics with transactions can't be read: nothing here writes any, and rskafka fails at the
+//! markers that end them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,11 +12,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use iot_core::headers;
+use iot_core::partition::TopicPartition;
+use iot_kafka::rskafka::{partitions, within};
+use iot_kafka::security::KafkaSecurity;
 use iot_service::Backoff;
 use iot_service::config::HumanDuration;
-use iot_service::kafka::KafkaSecurity;
 use rskafka::BackoffConfig;
 use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
@@ -24,13 +26,13 @@ use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::RecordAndOffset;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::payload;
 use crate::security::KafkaArgs;
 use crate::verify::{Entry, Place, Plan, Report, Tally};
 
-/// One call to Kafka; rskafka has no deadline of its own and retries for ever.
+/// Deadline of one call to Kafka.
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
@@ -53,14 +55,14 @@ pub(crate) struct Args {
     /// Messages the run was published with, over all connections.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
-    /// Read only records written since so long ago; everything if not given.
+    /// Read only records written since this long ago [default: all]
     #[arg(long)]
     since: Option<HumanDuration>,
-    /// Stop waiting when, for so long, no further message of the run arrived.
+    /// Stop after this long without a further message of the run
     #[arg(long, default_value = "60s")]
     timeout: HumanDuration,
-    /// Write what arrived to this file: a line "CONNECTION FIRST LAST" for each
-    /// stretch of messages without a gap.
+    /// Write the messages that arrived to this file: a line "CONNECTION FIRST LAST" for each
+    /// sequence without a gap
     #[arg(long)]
     found: Option<PathBuf>,
     /// Print the report as JSON.
@@ -68,16 +70,15 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What a partition's reader hands over.
+/// Records from the reader of a partition.
 struct Batch {
-    topic: String,
-    partition: i32,
+    at: TopicPartition,
     records: Vec<RecordAndOffset>,
-    /// Nothing further was in the partition.
+    /// The partition had no further record.
     at_end: bool,
 }
 
-/// The trouble that readers had last, by topic; told when the run is not complete.
+/// The last error of the readers, by topic; printed when the run is not complete.
 type Troubles = Arc<Mutex<HashMap<String, String>>>;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -130,7 +131,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// `None` when that is before the epoch: then everything is since.
+/// `None` if that is before the epoch.
 fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
     let since = Duration::from_micros(payload::now_us()).checked_sub(*ago)?;
     DateTime::from_timestamp_millis(i64::try_from(since.as_millis()).ok()?)
@@ -145,7 +146,7 @@ pub(crate) async fn connect(
     security: &KafkaSecurity,
     patience: Duration,
 ) -> anyhow::Result<Client> {
-    // Failing calls are repeated here, where their error is seen.
+    // Failed calls are retried here, where their error is kept.
     let backoff = BackoffConfig {
         max_backoff: Duration::from_secs(1),
         ..BackoffConfig::default()
@@ -154,22 +155,20 @@ pub(crate) async fn connect(
         .client_id("iot-ledger")
         .backoff_config(backoff);
     let client = security.secure(client)?;
-    timeout(patience, client.build())
+    within(patience, client.build())
         .await
-        .map_err(|_| anyhow!("no answer within {}", HumanDuration(patience)))
-        .and_then(|built| Ok(built?))
         .with_context(|| format!("connecting to Kafka at {}", brokers.join(",")))
 }
 
-/// Feeds the tally until the run is there and every partition was read to its
-/// end (for the copies beyond the first), or nothing new came for `patience`.
+/// Feeds the tally until the run is complete and every partition was read to its end, where
+/// duplicates may be, or until nothing new arrives for `patience`.
 async fn fill(tally: &mut Tally, mut batches: mpsc::Receiver<Batch>, patience: Duration) {
-    let mut at_end: HashMap<(String, i32), bool> = HashMap::new();
+    let mut at_end: HashMap<TopicPartition, bool> = HashMap::new();
     let mut progress = Instant::now();
     while let Ok(Some(batch)) = timeout_at(progress + patience, batches.recv()).await {
         let arrived = tally.arrived();
         record(tally, &batch);
-        at_end.insert((batch.topic, batch.partition), batch.at_end);
+        at_end.insert(batch.at, batch.at_end);
         if tally.arrived() > arrived {
             progress = Instant::now();
         }
@@ -192,8 +191,8 @@ fn record(tally: &mut Tally, batch: &Batch) {
         let received = record.headers.get(headers::MQTT_RECEIVED_AT);
         tally.record(Entry {
             place: Place {
-                topic: &batch.topic,
-                partition: batch.partition,
+                topic: &batch.at.topic,
+                partition: batch.at.partition,
                 offset: *offset,
             },
             value: record.value.as_deref().unwrap_or_default(),
@@ -221,22 +220,20 @@ impl TopicReader {
         futures::future::join_all(readers).await;
     }
 
-    /// Waits for the topic to appear: it may only be created with its first message.
+    /// Waits for the topic, which may be created with its first message.
     async fn partitions(&self) -> Vec<i32> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         loop {
-            if let Some(topics) = self.call(self.client.list_topics()).await {
-                let mut topics = topics.into_iter();
-                if let Some(topic) = topics.find(|topic| topic.name == self.topic) {
-                    return topic.partitions.into_iter().collect();
-                }
-                self.trouble("does not exist".to_owned());
+            match partitions(&self.client, &self.topic, CALL).await {
+                Ok(Some(partitions)) => return partitions,
+                Ok(None) => self.trouble("does not exist".to_owned()),
+                Err(error) => self.trouble(format!("{error:#}")),
             }
             sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Reads on until the reader is stopped.
+    /// Reads until the reader is stopped.
     async fn read_partition(&self, partition: i32) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut next = None;
@@ -247,13 +244,14 @@ impl TopicReader {
         }
     }
 
-    /// Reads from `next` on until a call fails; the caller tries again.
+    /// Reads from `next` on until a call fails; the caller retries.
     async fn follow(&self, partition: i32, next: &mut Option<i64>) -> Option<()> {
         let unknown = UnknownTopicHandling::Retry;
         let client = self
             .client
             .partition_client(&self.topic, partition, unknown);
         let client = self.call(client).await?;
+        let at = TopicPartition::new(self.topic.as_str(), partition);
         let mut offset = match *next {
             Some(offset) => offset,
             None => self.start(&client).await?,
@@ -265,8 +263,7 @@ impl TopicReader {
             *next = Some(offset);
             let at_end = records.is_empty() || offset >= high_watermark;
             let batch = Batch {
-                topic: self.topic.clone(),
-                partition,
+                at: at.clone(),
                 records,
                 at_end,
             };
@@ -282,7 +279,7 @@ impl TopicReader {
             .call(client.get_offset(OffsetAt::Timestamp(since)))
             .await?
         {
-            // Kafka's answer when every record is older.
+            // Kafka's answer if every record is older.
             -1 => self.call(client.get_offset(OffsetAt::Latest)).await,
             offset => Some(offset),
         }
@@ -293,17 +290,10 @@ impl TopicReader {
         &self,
         call: impl Future<Output = rskafka::client::error::Result<T>>,
     ) -> Option<T> {
-        match timeout(CALL, call).await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                self.trouble(error.to_string());
-                None
-            }
-            Err(_) => {
-                self.trouble(format!("no answer within {}", HumanDuration(CALL)));
-                None
-            }
-        }
+        let answer = within(CALL, call).await;
+        answer
+            .map_err(|error| self.trouble(format!("{error:#}")))
+            .ok()
     }
 
     fn trouble(&self, what: String) {
@@ -351,7 +341,7 @@ fn print(report: &Report) {
     }
     if report.unplanned > 0 {
         println!(
-            "  there are messages beyond --connections and --messages: were those of the publishing given?"
+            "  some messages are beyond --connections and --messages: use the values of the publisher"
         );
     }
 }

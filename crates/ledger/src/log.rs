@@ -1,28 +1,26 @@
-//! The log itself, read through rskafka: topics, their dead letters, and the
-//! records of a partition one after the other.
+//! The log, read through rskafka: partitions of topics, their records in order, and the dead
+//! letters.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use iot_core::headers;
-use iot_service::config::HumanDuration;
+use anyhow::{Context, bail, ensure};
+use iot_core::dead_letter;
+use iot_core::partition::TopicPartition;
+use iot_kafka::rskafka::{self as kafka, within};
 use rskafka::client::Client;
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::record::{Record, RecordAndOffset};
-use tokio::time::timeout;
 
-/// One call to Kafka; rskafka has no deadline of its own and retries for ever.
+/// Deadline of one call to Kafka.
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
-/// Answers without records, below the end of the log, until they are believed.
+/// After this many answers without records below the end of the log there are none.
 const EMPTY: u32 = 3;
-/// What that means.
+/// What missing records mean.
 const HOLES: &str = "a compacted log can't be folded again";
-
-/// A partition of a topic.
-pub(crate) type Partition = (String, i32);
 
 /// The partitions of topics, in order.
 ///
@@ -31,22 +29,22 @@ pub(crate) type Partition = (String, i32);
 pub(crate) async fn partitions(
     client: &Client,
     topics: &[String],
-) -> anyhow::Result<Vec<Partition>> {
-    let known = call("listing topics", client.list_topics()).await?;
+) -> anyhow::Result<Vec<TopicPartition>> {
     let mut found = Vec::new();
     for topic in topics {
-        let known = known.iter().find(|known| known.name == *topic);
-        let known = known.with_context(|| format!("there is no topic {topic}"))?;
-        let partitions = known.partitions.iter();
-        found.extend(partitions.map(|partition| (topic.clone(), *partition)));
+        let partitions = kafka::partitions(client, topic, CALL).await?;
+        let partitions = partitions.with_context(|| format!("there is no topic {topic}"))?;
+        let topic: Arc<str> = topic.as_str().into();
+        let partitions = partitions.into_iter();
+        found.extend(partitions.map(|number| TopicPartition::new(topic.clone(), number)));
     }
     Ok(found)
 }
 
-/// A partition of the log, as long as it was when it was opened.
+/// The log of a partition, up to its end at the time of opening.
 pub(crate) struct Log {
     client: PartitionClient,
-    /// First offset kept.
+    /// First offset that is kept.
     pub(crate) begin: i64,
     /// Offset after the last record that is not in an open transaction.
     pub(crate) end: i64,
@@ -55,16 +53,16 @@ pub(crate) struct Log {
 impl Log {
     /// # Errors
     /// Kafka does not answer.
-    pub(crate) async fn open(client: &Client, partition: &Partition) -> anyhow::Result<Self> {
-        let (topic, number) = partition;
-        let open = client.partition_client(topic, *number, UnknownTopicHandling::Error);
+    pub(crate) async fn open(client: &Client, at: &TopicPartition) -> anyhow::Result<Self> {
+        let (topic, number) = at.parts();
+        let open = client.partition_client(topic, number, UnknownTopicHandling::Error);
         let client = call("opening a partition", open).await?;
         let begin = call("asking for offsets", client.get_offset(OffsetAt::Earliest)).await?;
         let end = call("asking for offsets", client.get_offset(OffsetAt::Latest)).await?;
         Ok(Self { client, begin, end })
     }
 
-    /// Reads from an offset on, which must not be below the begin.
+    /// Reads from an offset on, which must not be below the start.
     pub(crate) fn read_from(&self, offset: i64) -> Reader<'_> {
         Reader {
             log: self,
@@ -79,16 +77,16 @@ pub(crate) struct Reader<'l> {
     next: i64,
 }
 
-/// What comes next in a partition.
+/// What follows in a partition.
 pub(crate) enum Read {
     Records(Vec<RecordAndOffset>),
-    /// The marker that ends a transaction: rskafka reads no further.
+    /// A marker that ends a transaction, beyond which rskafka can't read.
     Transaction,
     End,
 }
 
 impl Reader<'_> {
-    /// What comes next.
+    /// Reads what follows.
     ///
     /// # Errors
     /// Kafka does not answer, or the log has holes.
@@ -120,14 +118,13 @@ impl Reader<'_> {
     }
 }
 
-/// rskafka takes a marker for a record of a format that it does not know, and has no
-/// error of its own for it.
+/// Whether rskafka has met a marker, for which it has no error of its own.
 fn is_marker(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("control batch")
 }
 
-/// Offsets of the records that the consumer refused, by partition.
-pub(crate) type Letters = HashMap<Partition, BTreeSet<i64>>;
+/// Offsets of the records that the consumer rejected, by partition.
+pub(crate) type Letters = HashMap<TopicPartition, BTreeSet<i64>>;
 
 /// Reads the dead letters of all topics; none if there is no such topic.
 ///
@@ -135,12 +132,9 @@ pub(crate) type Letters = HashMap<Partition, BTreeSet<i64>>;
 /// Kafka does not answer.
 pub(crate) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Letters> {
     let mut letters = Letters::new();
-    let known = call("listing topics", client.list_topics()).await?;
-    let Some(known) = known.into_iter().find(|known| known.name == topic) else {
-        return Ok(letters);
-    };
-    for partition in known.partitions {
-        let log = Log::open(client, &(topic.to_owned(), partition)).await?;
+    let partitions = kafka::partitions(client, topic, CALL).await?;
+    for partition in partitions.unwrap_or_default() {
+        let log = Log::open(client, &TopicPartition::new(topic, partition)).await?;
         let mut reader = log.read_from(log.begin);
         loop {
             let records = match reader.next().await? {
@@ -148,7 +142,7 @@ pub(crate) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Lett
                 Read::Transaction => bail!("{topic} has transactions, which are not read"),
                 Read::End => break,
             };
-            // Those of the bridge come from MQTT and have no offset.
+            // Dead letters of the bridge come from MQTT and have no offset.
             for (partition, offset) in records.iter().filter_map(|r| origin(&r.record)) {
                 letters.entry(partition).or_default().insert(offset);
             }
@@ -157,22 +151,18 @@ pub(crate) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Lett
     Ok(letters)
 }
 
-fn origin(record: &Record) -> Option<(Partition, i64)> {
+fn origin(record: &Record) -> Option<(TopicPartition, i64)> {
     let header = |name| std::str::from_utf8(record.headers.get(name)?).ok();
-    let partition = header(headers::DLQ_PARTITION)?.parse().ok()?;
-    let offset = header(headers::DLQ_OFFSET)?.parse().ok()?;
-    Some(((header(headers::DLQ_TOPIC)?.to_owned(), partition), offset))
+    let partition = header(dead_letter::PARTITION)?.parse().ok()?;
+    let offset = header(dead_letter::OFFSET)?.parse().ok()?;
+    let at = TopicPartition::new(header(dead_letter::TOPIC)?, partition);
+    Some((at, offset))
 }
 
 async fn call<T>(
     doing: &str,
     call: impl Future<Output = rskafka::client::error::Result<T>>,
 ) -> anyhow::Result<T> {
-    match timeout(CALL, call).await {
-        Ok(answer) => answer.with_context(|| format!("{doing} from Kafka")),
-        Err(_) => bail!(anyhow!(
-            "{doing} from Kafka: no answer within {}",
-            HumanDuration(CALL)
-        )),
-    }
+    let answer = within(CALL, call).await;
+    answer.with_context(|| format!("{doing} from Kafka"))
 }

@@ -1,15 +1,15 @@
-//! How the ledger reaches a Kafka that asks who is there: the settings of
-//! `kafka.security`, by the variables that the services read too.
+//! The settings of `kafka.security` as arguments, with the environment variables of the
+//! services.
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use iot_kafka::security::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 use iot_service::config::{Problems, Secret};
-use iot_service::kafka::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 
-/// Where Kafka is, and how it is entered.
+/// Kafka's brokers, encryption and login.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct KafkaArgs {
-    /// Kafka brokers, separated by commas.
+    /// Kafka brokers, separated by commas
     #[arg(
         long,
         env = "KAFKA_BROKERS",
@@ -23,20 +23,20 @@ pub(crate) struct KafkaArgs {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SecurityArgs {
-    /// Kafka's listener: plaintext, ssl (TLS), sasl_plaintext or sasl_ssl.
+    /// Protocol of Kafka's listener: plaintext, ssl (TLS), sasl_plaintext or sasl_ssl
     #[arg(
         long,
         env = "IOT_KAFKA__SECURITY__PROTOCOL",
         default_value = "plaintext"
     )]
     security_protocol: SecurityProtocol,
-    /// Kind of login: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+    /// Mechanism of the login: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
     #[arg(long, env = "IOT_KAFKA__SECURITY__MECHANISM", default_value = "PLAIN")]
     sasl_mechanism: SaslMechanism,
-    /// Who logs in.
+    /// User name of the login
     #[arg(long, env = "IOT_KAFKA__SECURITY__USERNAME", default_value = "")]
     username: String,
-    /// Password of the login; on the command line others can see it.
+    /// Password of the login; other users can see it on the command line
     #[arg(
         long,
         env = "IOT_KAFKA__SECURITY__PASSWORD",
@@ -44,16 +44,16 @@ pub(crate) struct SecurityArgs {
         hide_env_values = true
     )]
     password: Secret,
-    /// File that holds the password.
+    /// File with the password of the login
     #[arg(long, env = "IOT_KAFKA__SECURITY__PASSWORD_FILE", default_value = "")]
     password_file: String,
-    /// Certificates to trust (PEM), if not those of the system.
+    /// Certificates to trust (PEM) [default: those of the system]
     #[arg(long, env = "IOT_KAFKA__SECURITY__CA_FILE", default_value = "")]
     ca_file: String,
-    /// The client's own certificate (PEM).
+    /// Client certificate (PEM)
     #[arg(long, env = "IOT_KAFKA__SECURITY__CERT_FILE", default_value = "")]
     cert_file: String,
-    /// The key of the client's certificate (PEM).
+    /// Key of the client certificate (PEM)
     #[arg(long, env = "IOT_KAFKA__SECURITY__KEY_FILE", default_value = "")]
     key_file: String,
 }

@@ -5,7 +5,7 @@ mod mqtt;
 
 use std::collections::BTreeMap;
 
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
 use iot_core::route::RouteRules;
 use iot_service::config::{ByteSize, HumanDuration, LogConfig, OpsConfig, Problems, Settings};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ pub struct DeadLetterConfig {
 impl Default for DeadLetterConfig {
     fn default() -> Self {
         Self {
-            topic: DEAD_LETTER_TOPIC.into(),
+            topic: dead_letter::DEFAULT_TOPIC.into(),
         }
     }
 }

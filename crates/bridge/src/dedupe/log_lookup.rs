@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use iot_core::headers::MQTT_DELIVERY;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use iot_kafka::headers;
+use rdkafka::message::BorrowedMessage;
 use tokio::sync::mpsc;
 
 use super::receive_id::ReceiveId;
@@ -151,7 +152,5 @@ fn read_written(
 }
 
 fn receive_id(record: &BorrowedMessage<'_>) -> Option<ReceiveId> {
-    let mut headers = record.headers()?.iter();
-    let header = headers.find(|header| header.key == MQTT_DELIVERY)?;
-    ReceiveId::from_bytes(header.value?)
+    ReceiveId::from_bytes(headers::first(record, MQTT_DELIVERY)?)
 }

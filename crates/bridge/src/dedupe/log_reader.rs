@@ -9,7 +9,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::client;
 use crate::config::KafkaConfig;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -21,7 +20,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(20);
 /// # Errors
 /// Its settings can't be used, or the password file can't be read.
 pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
-    let mut client = client::client(config)?;
+    let mut client = config.client()?;
     client
         // librdkafka requires a name for the group that is never joined.
         .set("group.id", "iot-bridge-tail")

@@ -15,8 +15,9 @@ mod time;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use iot_service::config::Live;
+use iot_core::dead_letter::{self, Truncated};
 use iot_mqtt::{Oversize, Publish, QoS};
+use iot_service::config::Live;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::BridgeConfig;
 use crate::creator::Created;
 use crate::dedupe::{Dedupe, Kind, PayloadIds};
-use crate::kafka::{DEAD_LETTER_MAX, Delivery, Kafka};
-use crate::message::{Cut, DeadLetterCause, Message, Target};
+use crate::kafka::{Delivery, Kafka};
+use crate::message::{DeadLetterCause, Message, Target};
 use crate::metrics::{Metrics, SessionGauges};
 use crate::mqtt::{Link, LinkEvent};
 use crate::pace::{Alarm, Pace};
@@ -172,7 +173,7 @@ impl Pipeline {
                     size,
                     sha256,
                 } = *oversize;
-                let cut = Box::new(Cut { size, sha256 });
+                let cut = Box::new(Truncated { size, sha256 });
                 self.receive(publish, size, Some(cut))?;
             }
             LinkEvent::Connected {
@@ -195,7 +196,7 @@ impl Pipeline {
         &mut self,
         publish: Publish,
         size: u64,
-        cut: Option<Box<Cut>>,
+        cut: Option<Box<Truncated>>,
     ) -> anyhow::Result<()> {
         let dup = publish.dup;
         self.metrics.received.inc();
@@ -261,7 +262,7 @@ impl Pipeline {
             }
             Err(DeadLetterCause { reason, detail }) => {
                 self.metrics.refused(reason);
-                if size > DEAD_LETTER_MAX as u64 {
+                if size > dead_letter::MAX_RECORD as u64 {
                     message.cut();
                 }
                 Target::dead_letter(self.dead_letters, reason, detail)

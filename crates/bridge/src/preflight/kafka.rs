@@ -1,21 +1,22 @@
-//! What Kafka will do to this load.
+//! Checks of Kafka.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use rdkafka::admin::AdminOptions;
+use iot_core::dead_letter::{MAX_RECORD, TOPIC_MAX_MESSAGE_BYTES};
+use iot_kafka::errors::{Named, code};
+use iot_kafka::lookup::{self, Cluster, Configs, Shape};
+use iot_kafka::topics;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::Check;
 use crate::cluster::{self, Cluster, Configs, DEADLINE, Shape};
 use crate::config::BridgeConfig;
-use crate::creator::{self, Admin, DEAD_LETTER_LIMIT};
-use crate::kafka::DEAD_LETTER_MAX;
+use crate::creator::{self, Admin};
 
-/// What a record has besides its payload: key, headers, framing.
+/// Key, headers and framing of a record, bytes.
 const RECORD_OVERHEAD: u64 = 2048;
-/// A tenant and project that nobody has, for the question whether topics may be
-/// created.
+/// A tenant and project that nobody has, to ask whether topics may be created.
 const PROBE: &str = "iot-bridge-preflight";
 
 const BROKERS: &str = "kafka: brokers";
@@ -28,48 +29,49 @@ const LETTERS_LARGEST: &str = "kafka: largest dead letter";
 const LETTERS_DURABILITY: &str = "kafka: acks=all of dead letters";
 const LETTERS_CLEANUP: &str = "kafka: cleanup of dead letters";
 
-/// What was learned about a cluster.
+/// What the checks need to know about a cluster.
 #[derive(Debug, Clone, Default)]
 struct Facts {
     cluster: Cluster,
-    /// Of one broker; empty if they may not be read.
+    /// Settings of one broker; empty if this user may not read them.
     broker: Configs,
-    /// Kafka's answer to the question whether a topic may be created; `None` if
-    /// it was not asked.
+    /// Whether the bridge could create a topic; `None` if it is not to.
     creation: Option<Result<(), RDKafkaErrorCode>>,
-    /// Of the dead-letter topic, if it is there and they may be read.
+    /// Settings of the dead-letter topic, if it exists and this user may read them.
     letters: Option<Configs>,
 }
 
-/// Asks Kafka and judges. Changes nothing there.
+/// All checks of Kafka. They change nothing there.
 pub(crate) async fn kafka_checks(admin: &Arc<Admin>, config: &BridgeConfig) -> Vec<Check> {
     match facts(admin, config).await {
         Ok(facts) => judge(&facts, config),
         Err(error) => vec![Check::problem(
             BROKERS,
             format!("{}: {error:#}", config.kafka.brokers.join(", ")),
-            "check kafka.brokers, the network, and that Kafka runs",
+            "check kafka.brokers, the network, and that Kafka is running",
         )],
     }
 }
 
 async fn facts(admin: &Arc<Admin>, config: &BridgeConfig) -> anyhow::Result<Facts> {
-    let cluster = cluster::cluster(admin).await?;
+    let cluster = cluster(admin).await?;
     let broker = match cluster.brokers.keys().next() {
-        // Without the right to read them only some checks are left out.
-        Some(id) => cluster::broker_configs(admin, *id)
+        // Without the right to read them some checks are skipped.
+        Some(id) => lookup::broker_configs(admin, *id, DEADLINE)
             .await
             .unwrap_or_default(),
         None => Configs::new(),
     };
     let mut letters = HashMap::new();
     if cluster.topics.contains_key(&config.dead_letter.topic) {
-        let asked = cluster::topic_configs(admin, &[&config.dead_letter.topic]).await;
+        let topic = config.dead_letter.topic.as_str();
+        let asked = lookup::topic_configs(admin, &[topic], DEADLINE).await;
         letters = asked.unwrap_or_default();
     }
-    let creation = match config.topics.create {
-        true => Some(try_create(admin, config).await),
-        false => None,
+    let creation = if config.topics.create {
+        Some(try_create(admin, config).await)
+    } else {
+        None
     };
     Ok(Facts {
         cluster,
@@ -79,20 +81,16 @@ async fn facts(admin: &Arc<Admin>, config: &BridgeConfig) -> anyhow::Result<Fact
     })
 }
 
-/// Asks for a topic as the bridge would, without creating it.
+/// Whether the bridge could create a topic; creates none.
 async fn try_create(admin: &Admin, config: &BridgeConfig) -> Result<(), RDKafkaErrorCode> {
     let name = config.route.kafka_topic(PROBE, PROBE);
     let name = name.unwrap_or_else(|_| PROBE.to_string());
-    let options = AdminOptions::new()
-        .request_timeout(Some(DEADLINE))
-        .validate_only(true);
     let topic = creator::new_topic(&name, &config.topics, &config.dead_letter.topic);
-    let answer = admin.create_topics([&topic], &options).await;
-    let answer = answer.map_err(|error| cluster::code(&error))?;
-    match answer.into_iter().find_map(Result::err) {
-        None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
-        Some((_, code)) => Err(code),
-    }
+    let answers = topics::validate(admin, &[topic], DEADLINE).await;
+    let answers = answers.map_err(|error| code(&error))?;
+    answers
+        .into_values()
+        .try_for_each(|answer| answer.map(drop))
 }
 
 fn judge(facts: &Facts, config: &BridgeConfig) -> Vec<Check> {
@@ -119,28 +117,28 @@ fn creation(facts: &Facts) -> Check {
         .get("auto.create.topics.enable")
         .map(String::as_str);
     match (facts.creation, auto) {
-        (Some(Ok(())), _) => Check::ok(CREATE, "the bridge may create them"),
+        (Some(Ok(())), _) => Check::ok(CREATE, "the bridge can create them"),
         (Some(Err(code)), _) => {
             let advice = match code {
                 Code::InvalidReplicationFactor => "topics.replication needs as many brokers",
                 Code::InvalidPartitions => "correct topics.partitions",
                 Code::InvalidConfig => "topics.configs has a name or value that is not Kafka's",
                 Code::PolicyViolation => {
-                    "the cluster has a rule for new topics: see its logs, and adapt the section topics"
+                    "the cluster has a policy for new topics: see its logs, and adapt section topics"
                 }
                 Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                     "give this user the right CREATE, or create topics with `iot-bridge topics create` and set topics.create: false"
                 }
                 _ => "create topics with `iot-bridge topics create`, and set topics.create: false",
             };
-            Check::problem(CREATE, format!("refused: {code}"), advice)
+            Check::problem(CREATE, format!("rejected: {}", Named(code)), advice)
         }
         (None, Some("true")) => Check::warning(
             CREATE,
             "topics.create is off, and the broker creates any topic at its first record",
-            "set topics.create: true, so that topics get the bridge's settings, or auto.create.topics.enable=false at the broker",
+            "set topics.create: true, so that topics get the bridge's settings, or auto.create.topics.enable=false on the broker",
         ),
-        (None, _) => Check::ok(CREATE, "topics.create is off: they have to be there"),
+        (None, _) => Check::ok(CREATE, "topics.create is off: all topics must exist"),
     }
 }
 
@@ -156,7 +154,7 @@ fn largest(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
     let found = format!("{name} is {limit}, kafka.max_message_bytes is {asked}");
     Some(if asked + RECORD_OVERHEAD > limit {
         let advice = format!(
-            "raise the first to at least {}, or lower the second: payloads in between become dead letters only after Kafka refused them",
+            "raise the first to at least {}, or lower the second: payloads in between become dead letters only after Kafka has rejected them",
             asked + RECORD_OVERHEAD
         );
         Check::warning(LARGEST, found, advice)
@@ -187,7 +185,7 @@ fn durability(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
     ))
 }
 
-/// Judges how many replicas there are and how many of them confirm.
+/// Checks how many replicas there are and how many of them confirm.
 fn replicas(
     name: &'static str,
     what: &str,
@@ -202,13 +200,13 @@ fn replicas(
             "lower min.insync.replicas or raise the replication: Kafka would confirm nothing";
         Check::problem(name, found, advice)
     } else if replication == 1 && brokers > 1 {
-        let advice = "set topics.replication: 3 (and min.insync.replicas 2): what is confirmed is lost with one broker";
+        let advice = "set topics.replication: 3 (and min.insync.replicas 2): confirmed records are lost with one broker";
         Check::warning(name, found, advice)
     } else if replication > 1 && in_sync == 1 {
-        let advice = "set min.insync.replicas to 2: with 1, what only the leader has counts as confirmed, and is lost with it";
+        let advice = "set min.insync.replicas to 2: with 1, records that only the leader has count as confirmed, and are lost with it";
         Check::warning(name, found, advice)
     } else if replication > 1 && in_sync == replication {
-        let advice = "have one replica more than min.insync.replicas: the bridge stalls while any one broker is away";
+        let advice = "use one replica more than min.insync.replicas: the bridge stalls while any one broker is down";
         Check::warning(name, found, advice)
     } else {
         Check::ok(name, found)
@@ -226,7 +224,7 @@ fn election(facts: &Facts, config: &BridgeConfig) -> Option<Check> {
     let found = format!("{NAME} is {unclean}");
     Some(if unclean == "true" {
         let advice = format!(
-            "set {NAME}=false: a replica that is behind may become the leader, and what was confirmed is gone"
+            "set {NAME}=false: a replica that is behind may become the leader, and confirmed records are lost"
         );
         Check::warning(ELECTION, found, advice)
     } else {
@@ -248,7 +246,7 @@ fn dead_letters(facts: &Facts, config: &BridgeConfig) -> Vec<Check> {
         None => checks.push(Check::warning(
             LETTERS_LARGEST,
             "this user may not read the topic's settings",
-            format!("see that its max.message.bytes is at least {DEAD_LETTER_LIMIT}"),
+            format!("check that its max.message.bytes is at least {TOPIC_MAX_MESSAGE_BYTES}"),
         )),
     }
     checks
@@ -267,13 +265,13 @@ fn missing_dead_letters(facts: &Facts, config: &BridgeConfig) -> Check {
         ),
         (_, Some("true")) => Check::warning(
             LETTERS,
-            format!("{topic} is not there; the broker creates it, for small messages"),
-            "create it with `iot-bridge topics create`, so that it takes letters of 8 MiB",
+            format!("{topic} does not exist; the broker creates it, for small records"),
+            "create it with `iot-bridge topics create`, so that it takes records of 8 MiB",
         ),
         _ => Check::problem(
             LETTERS,
-            format!("{topic} is not there, and the bridge can't create it"),
-            "create it with `iot-bridge topics create`: the first dead letter would hold up everything behind it",
+            format!("{topic} does not exist, and the bridge can't create it"),
+            "create it with `iot-bridge topics create`: the first dead letter would block all messages behind it",
         ),
     }
 }
@@ -285,9 +283,9 @@ fn dead_letter_configs(configs: &Configs, shape: Shape, cluster: &Cluster) -> Ve
         .and_then(|limit| limit.parse::<usize>().ok());
     if let Some(limit) = limit {
         let found = format!("its max.message.bytes is {limit}");
-        checks.push(if limit <= DEAD_LETTER_MAX {
+        checks.push(if limit <= MAX_RECORD {
             let advice = format!(
-                "set it to {DEAD_LETTER_LIMIT}: of larger letters only the first 64 KiB are kept"
+                "set it to {TOPIC_MAX_MESSAGE_BYTES}: larger dead letters are truncated to 64 KiB"
             );
             Check::warning(LETTERS_LARGEST, found, advice)
         } else {
@@ -304,7 +302,7 @@ fn dead_letter_configs(configs: &Configs, shape: Shape, cluster: &Cluster) -> Ve
     if let Some(policy) = configs.get("cleanup.policy") {
         let found = format!("its cleanup.policy is {policy}");
         checks.push(if policy.contains("compact") {
-            let advice = "set it to delete: Kafka refuses records without a key, which dead letters are, in a compacted topic";
+            let advice = "set it to delete: a compacted topic rejects records without a key, which dead letters are";
             Check::problem(LETTERS_CLEANUP, found, advice)
         } else {
             Check::ok(LETTERS_CLEANUP, found)
@@ -326,7 +324,7 @@ mod tests {
             .collect()
     }
 
-    /// A cluster of three brokers in which all is well.
+    /// A cluster of three brokers without problems.
     fn good() -> Facts {
         let shape = Shape {
             partitions: 1,
@@ -340,7 +338,7 @@ mod tests {
             ("unclean.leader.election.enable", "false"),
         ]);
         let letters = configs(&[
-            ("max.message.bytes", DEAD_LETTER_LIMIT),
+            ("max.message.bytes", "8454144"),
             ("min.insync.replicas", "2"),
             ("cleanup.policy", "delete"),
         ]);
@@ -371,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_may_not_be_read_are_not_judged() {
+    fn unreadable_settings_are_not_checked() {
         let checks = judged(|facts, _| facts.broker = Configs::new());
         assert!(
             checks
@@ -383,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_that_nobody_can_create_are_a_problem() {
+    fn topics_that_cannot_be_created_are_a_problem() {
         for code in [
             RDKafkaErrorCode::TopicAuthorizationFailed,
             RDKafkaErrorCode::InvalidConfig,
@@ -407,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_that_kafka_would_refuse_are_warned_of() {
+    fn payloads_that_kafka_would_reject_are_a_warning() {
         for (limit, expected) in [("1002047", Status::Warning), ("1002048", Status::Ok)] {
             let checks = judged(|facts, _| {
                 facts
@@ -426,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_that_can_not_confirm_are_a_problem_and_risky_ones_a_warning() {
+    fn replicas_that_cannot_confirm_are_a_problem_and_risky_ones_a_warning() {
         for (replication, in_sync, brokers, expected) in [
             (3, 2, 3, Status::Ok),
             (1, 1, 1, Status::Ok),
@@ -447,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_is_behind_is_warned_of() {
+    fn unclean_leader_election_is_a_warning() {
         let checks = judged(|facts, _| {
             facts
                 .broker
@@ -457,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_need_a_topic_that_takes_them() {
+    fn the_dead_letter_topic_must_take_dead_letters() {
         let missing = |creation, auto: &str| {
             let checks = judged(|facts, _| {
                 facts.cluster.topics.clear();

@@ -1,5 +1,4 @@
-//! `iot-bridge dead-letters`: shows what could not be delivered, and sends it
-//! again.
+//! `iot-bridge dead-letters`: lists dead letters and replays them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,16 +13,16 @@ use super::replay::{Replay, replay};
 use super::{Outcome, Tool, time};
 use crate::config::BridgeConfig;
 
-/// What `dead-letters` can do.
+/// The commands of `dead-letters`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
-    /// List dead letters, the oldest first
+    /// List dead letters, oldest first
     List(List),
-    /// Send dead letters again, to where the routing leads now
+    /// Send dead letters to the topics that the routing gives them now
     ///
-    /// They stay in the dead-letter topic, for Kafka deletes no single record.
-    /// What is printed at the end says from which offsets to go on, so that
-    /// none is sent twice.
+    /// They also stay in the dead-letter topic, because Kafka does not delete single
+    /// records. The last line of the output has the offsets to continue from, so that none
+    /// is sent twice.
     Replay(Replay),
 }
 
@@ -31,31 +30,30 @@ pub(crate) enum DeadLettersCommand {
 pub(crate) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// Which letters.
+/// Which dead letters.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Filter {
-    /// Only those with this reason, such as too_large
+    /// Only dead letters with this reason, such as too_large
     #[arg(long)]
     reason: Option<String>,
-    /// Only those given up at this time or later: 2026-11-21T10:00:00Z, or
-    /// how long ago (2h)
+    /// Only dead letters from this time on: 2026-11-21T10:00:00Z, or how long ago (2h)
     #[arg(long, value_name = "TIME", value_parser = time::parse_arg, allow_hyphen_values = true)]
     from: Option<i64>,
-    /// Only those given up before this time
+    /// Only dead letters before this time
     #[arg(long, value_name = "TIME", value_parser = time::parse_arg, allow_hyphen_values = true)]
     to: Option<i64>,
-    /// At most so many
+    /// At most this many
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// Only those of this partition of the dead-letter topic
+    /// Only this partition of the dead-letter topic
     #[arg(long)]
     partition: Option<i32>,
-    /// Begin at these offsets; other partitions begin where their log does
+    /// Start at these offsets; other partitions start at the start of their log
     #[arg(long, value_name = "PARTITION:OFFSET,...", value_delimiter = ',', value_parser = position)]
     from_offset: Vec<(i32, i64)>,
 }
@@ -84,8 +82,8 @@ impl Filter {
             && self.to.is_none_or(|to| letter.time < to)
     }
 
-    /// Gives each letter that the filter takes to `each`, until the limit, the
-    /// end, or until `each` says `false`. Returns from which offsets to go on.
+    /// Passes each dead letter that matches to `each`, until the limit, the end, or until
+    /// `each` returns `false`. Returns the offsets to continue from.
     pub(super) fn read(
         &self,
         config: &BridgeConfig,
@@ -142,11 +140,11 @@ fn list(command: &List, config: &BridgeConfig) -> anyhow::Result<Outcome> {
 fn as_json(letter: &Letter) -> serde_json::Value {
     let origin = match &letter.origin {
         Origin::Mqtt { topic } => json!({ "mqtt_topic": topic }),
-        Origin::Kafka {
-            topic,
-            partition,
-            offset,
-        } => json!({ "kafka_topic": topic, "partition": partition, "offset": offset }),
+        Origin::Kafka { at, offset } => json!({
+            "kafka_topic": at.topic,
+            "partition": at.partition,
+            "offset": offset,
+        }),
         Origin::Unknown => json!({}),
     };
     json!({
@@ -161,14 +159,18 @@ fn as_json(letter: &Letter) -> serde_json::Value {
     })
 }
 
-/// A letter on one line. What came from outside can't steer the terminal.
+/// A dead letter on one line, without control characters that would reach the terminal.
 pub(super) struct Line<'a>(pub(super) &'a Letter);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = self.0;
         let at = format!("{}:{}", letter.partition, letter.offset);
-        let size = format!("{}{}", letter.size, if letter.cut { " (cut)" } else { "" });
+        let size = format!(
+            "{}{}",
+            letter.size,
+            if letter.cut { " (truncated)" } else { "" }
+        );
         let (time, reason) = (time::show(letter.time), plain(&letter.reason));
         write!(
             f,
@@ -182,11 +184,10 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mqtt { topic } => f.write_str(&plain(topic)),
-            Self::Kafka {
-                topic,
-                partition,
-                offset,
-            } => write!(f, "kafka {} {partition}:{offset}", plain(topic)),
+            Self::Kafka { at, offset } => {
+                let (topic, partition) = at.parts();
+                write!(f, "kafka {} {partition}:{offset}", plain(topic))
+            }
             Self::Unknown => f.write_str("(unknown)"),
         }
     }
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_all_met_and_the_end_is_not_included() {
+    fn a_letter_must_match_all_filters_and_the_end_is_exclusive() {
         let mut letter = letter(&[("dlq-reason", "too_large")], b"x");
         letter.time = 1000;
         let takes = |filter: Filter| filter.takes(&letter);
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_with_control_characters_can_not_steer_the_terminal() {
+    fn control_characters_are_escaped() {
         let letter = letter(&[("dlq-topic", "a/\u{1b}[2J\nb")], b"x");
         let line = Line(&letter).to_string();
         assert!(line.ends_with("a/\\u{1b}[2J\\nb"), "{line}");

@@ -1,23 +1,28 @@
-//! Reads the dead-letter topic: in the order of time, up to where it ended at
-//! the start, without a group and without a trace.
+//! Reads the dead-letter topic in the order of time, up to its end at the time of the start.
+//! Joins no group and commits nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use iot_core::headers;
+use iot_core::dead_letter;
+use iot_core::headers::MQTT_TOPIC;
+use iot_core::partition::TopicPartition;
+use iot_kafka::context::Quiet;
+use iot_kafka::errors::{Named, code};
+use iot_kafka::headers::{copy, text};
+use iot_kafka::lookup::{self, Watermarks};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::cluster::{self, Bounds, DEADLINE};
+use crate::cluster::DEADLINE;
 use crate::config::BridgeConfig;
-use crate::creator::Quiet;
 
-/// Kafka that gives nothing for so long is away.
+/// Kafka counts as unreachable after this long without a record.
 const SILENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
@@ -26,53 +31,48 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Letter {
     pub(super) partition: i32,
     pub(super) offset: i64,
-    /// When the message was given up, milliseconds since the epoch.
+    /// When the message became a dead letter, milliseconds since the epoch.
     pub(super) time: i64,
     pub(super) reason: String,
     pub(super) detail: String,
     pub(super) origin: Origin,
-    /// Size of the payload, before it was cut.
+    /// Size of the payload before truncation, bytes.
     pub(super) size: u64,
-    /// Whether only the beginning of the payload was kept.
+    /// Whether the payload is truncated.
     pub(super) cut: bool,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: OwnedHeaders,
 }
 
-/// Where a dead letter was on its way.
+/// Where the message was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Given up by the bridge.
+    /// From MQTT, by the bridge.
     Mqtt { topic: String },
-    /// Read from Kafka and given up by a consumer.
-    Kafka {
-        topic: String,
-        partition: i32,
-        offset: i64,
-    },
-    /// Its headers don't say.
+    /// From Kafka, by a consumer.
+    Kafka { at: TopicPartition, offset: i64 },
+    /// The headers do not say.
     Unknown,
 }
 
 impl Letter {
     fn of(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().map(|headers| headers.detach());
-        let headers = headers.unwrap_or_default();
+        let headers = copy(message);
         let payload = message.payload().map(<[u8]>::to_vec);
         let kept = payload.as_ref().map_or(0, Vec::len) as u64;
-        let whole = header(&headers, "dlq-size").and_then(|size| size.parse().ok());
-        let time = header(&headers, headers::DLQ_TIME).and_then(|time| time.parse().ok());
-        let own = |name| header(&headers, name).unwrap_or_default().to_string();
+        let whole = text(&headers, dead_letter::SIZE).and_then(|size| size.parse().ok());
+        let time = text(&headers, dead_letter::TIME).and_then(|time| time.parse().ok());
+        let own = |name| text(&headers, name).unwrap_or_default().to_string();
         Self {
             partition: message.partition(),
             offset: message.offset(),
             time: time.or(message.timestamp().to_millis()).unwrap_or_default(),
-            reason: own(headers::DLQ_REASON),
-            detail: own("dlq-detail"),
+            reason: own(dead_letter::REASON),
+            detail: own(dead_letter::DETAIL),
             origin: Origin::of(&headers),
             size: whole.unwrap_or(kept),
-            // Only what was cut says its size; headers may be missing then too.
+            // Only a truncated message has the header.
             cut: whole.is_some(),
             key: message.key().map(<[u8]>::to_vec),
             payload,
@@ -83,13 +83,12 @@ impl Letter {
 
 impl Origin {
     fn of(headers: &OwnedHeaders) -> Self {
-        let number = |name| header(headers, name)?.parse::<i64>().ok();
-        let topic = header(headers, headers::DLQ_TOPIC).or(header(headers, headers::MQTT_TOPIC));
-        let partition = number(headers::DLQ_PARTITION).and_then(|p| i32::try_from(p).ok());
-        match (topic, partition, number(headers::DLQ_OFFSET)) {
+        let number = |name| text(headers, name)?.parse::<i64>().ok();
+        let topic = text(headers, dead_letter::TOPIC).or(text(headers, MQTT_TOPIC));
+        let partition = number(dead_letter::PARTITION).and_then(|p| i32::try_from(p).ok());
+        match (topic, partition, number(dead_letter::OFFSET)) {
             (Some(topic), Some(partition), Some(offset)) => Self::Kafka {
-                topic: topic.to_string(),
-                partition,
+                at: TopicPartition::new(topic, partition),
                 offset,
             },
             (Some(topic), None, None) => Self::Mqtt {
@@ -100,24 +99,19 @@ impl Origin {
     }
 }
 
-fn header<'a>(headers: &'a OwnedHeaders, name: &str) -> Option<&'a str> {
-    let found = headers.iter().find(|header| header.key == name)?;
-    std::str::from_utf8(found.value?).ok()
-}
-
-/// Where to begin; partitions that are not named begin where their log does.
+/// Where to start reading: other partitions start at the start of their log.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Start {
     pub(super) partition: Option<i32>,
     pub(super) from: BTreeMap<i32, i64>,
 }
 
-/// The letters between the begin and where the topic ended when this was
-/// opened. Holds one letter a partition, and what librdkafka fetched ahead.
+/// The dead letters from the start to the end that the topic had when this was opened.
+/// Holds one dead letter per partition, and what librdkafka fetched ahead.
 pub(super) struct Letters {
     consumer: Arc<BaseConsumer<Quiet>>,
     lanes: Vec<Lane>,
-    /// The partition that gave the last letter.
+    /// The partition of the last dead letter.
     last: i32,
 }
 
@@ -125,12 +119,12 @@ pub(super) struct Letters {
 struct Lane {
     partition: i32,
     queue: PartitionQueue<Quiet>,
-    /// What came before the partition had a queue of its own.
+    /// Dead letters that arrived before the partition had a queue of its own.
     early: VecDeque<Letter>,
     head: Option<Letter>,
     next: i64,
     end: i64,
-    /// Kafka says that nothing follows: the last offsets hold no record.
+    /// Kafka reports the end: the last offsets hold no record.
     ended: bool,
 }
 
@@ -144,7 +138,7 @@ impl Letters {
         };
         let mut assignment = TopicPartitionList::new();
         for (partition, bounds) in &bounds {
-            let offset = Offset::Offset(bounds.begin);
+            let offset = Offset::Offset(bounds.low);
             assignment.add_partition_offset(topic, *partition, offset)?;
         }
         consumer
@@ -157,8 +151,8 @@ impl Letters {
                 queue: queue.context("opening a partition")?,
                 early: VecDeque::new(),
                 head: None,
-                next: bounds.begin,
-                end: bounds.end,
+                next: bounds.low,
+                end: bounds.high,
                 ended: false,
             })
         });
@@ -170,8 +164,7 @@ impl Letters {
         }))
     }
 
-    /// The oldest letter that was not given yet. Letters of a partition keep
-    /// their order; partitions are merged by time.
+    /// The next dead letter by time. Those of one partition keep their order.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<Letter>> {
         for index in 0..self.lanes.len() {
             self.fill(index)?;
@@ -180,8 +173,8 @@ impl Letters {
         let heads = self.lanes.iter_mut().filter(|lane| lane.head.is_some());
         let first = heads.min_by_key(|lane| {
             let time = lane.head.as_ref().map(|letter| letter.time);
-            // Producers stay with a partition for a while: of the same
-            // millisecond first what follows in it.
+            // Producers stay with a partition for a while: at equal times the partition
+            // of the last dead letter comes first.
             (time, lane.partition != last, lane.partition)
         });
         let letter = first.and_then(|lane| lane.head.take());
@@ -189,7 +182,7 @@ impl Letters {
         Ok(letter)
     }
 
-    /// For each partition the first offset that was not given yet.
+    /// For each partition the first offset that was not returned yet.
     pub(super) fn positions(&self) -> BTreeMap<i32, i64> {
         let position = |lane: &Lane| {
             let next = if lane.is_done() {
@@ -224,14 +217,14 @@ impl Letters {
             }
             if since.elapsed() > SILENCE {
                 let (partition, next) = (self.lanes[index].partition, self.lanes[index].next);
-                bail!("Kafka gives nothing of partition {partition} from offset {next} on");
+                bail!("no record of partition {partition} from offset {next} for {SILENCE:?}");
             }
         }
         Ok(())
     }
 
-    /// Takes what is not on the queue of a partition: events, and records that
-    /// came before there was one.
+    /// Takes what is not on the queue of a partition: events, and records that arrived
+    /// before the queue existed.
     fn serve(&mut self) -> anyhow::Result<()> {
         let consumer = self.consumer.clone();
         while let Some(event) = consumer.poll(Duration::ZERO) {
@@ -277,33 +270,33 @@ impl Lane {
     }
 }
 
-/// Whether reading can go on; librdkafka reconnects by itself.
+/// Fails on errors that librdkafka does not recover from by itself.
 fn check(error: &KafkaError) -> anyhow::Result<()> {
     use RDKafkaErrorCode as Code;
-    match cluster::code(error) {
-        // There is a group name, for librdkafka needs one, but no group.
+    match code(error) {
+        // Of the group that librdkafka needs a name of, and that is never joined.
         Code::GroupAuthorizationFailed
         | Code::AllBrokersDown
         | Code::BrokerTransportFailure
         | Code::OperationTimedOut
         | Code::Resolve => Ok(()),
-        code => bail!("reading dead letters: {code}"),
+        code => bail!("reading dead letters: {}", Named(code)),
     }
 }
 
 fn consumer(config: &BridgeConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
-    let mut client = cluster::client(&config.kafka)?;
+    let mut client = config.kafka.client()?;
     client
         .set("group.id", "iot-bridge-dead-letters")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
-        // What retention deletes while we read is gone.
+        // Retention may delete records while they are read.
         .set("auto.offset.reset", "earliest")
         .set("fetch.wait.max.ms", "50")
         // The default waits a second whenever the queue was full.
         .set("fetch.queue.backoff.ms", "5")
-        // A partition's share of memory; a larger letter still comes, alone.
+        // Bounds memory per partition; a larger record still arrives, alone.
         .set("queued.min.messages", "1000")
         .set("queued.max.messages.kbytes", "1024")
         .set("fetch.message.max.bytes", "1048576");
@@ -312,11 +305,13 @@ fn consumer(config: &BridgeConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
         .context("creating the Kafka client")
 }
 
+/// The partitions to read, each with its first offset and its end; `None` if there is no
+/// such topic.
 fn bounds(
     consumer: &BaseConsumer<Quiet>,
     topic: &str,
     start: &Start,
-) -> anyhow::Result<Option<Vec<(i32, Bounds)>>> {
+) -> anyhow::Result<Option<Vec<(i32, Watermarks)>>> {
     // Not by the name of the topic: the broker might create it.
     let metadata = consumer.fetch_metadata(None, DEADLINE);
     let metadata = metadata.context("no Kafka broker answers")?;
@@ -331,14 +326,17 @@ fn bounds(
         }
     }
     partitions.retain(|partition| start.partition.is_none_or(|only| only == *partition));
-    let named: Vec<(&str, i32)> = partitions.iter().map(|p| (topic, *p)).collect();
-    let bounds = cluster::bounds(consumer, &named)?;
-    let from = |(partition, bounds): (i32, Bounds)| {
-        let from = start.from.get(&partition).copied().unwrap_or(bounds.begin);
-        let begin = from.max(bounds.begin);
-        (partition, Bounds { begin, ..bounds })
+    let name: Arc<str> = topic.into();
+    let named = partitions.iter();
+    let named = named.map(|number| TopicPartition::new(name.clone(), *number));
+    let named: Vec<TopicPartition> = named.collect();
+    let all = lookup::all_watermarks(consumer, &named, DEADLINE)?;
+    let from = |(partition, watermarks): (i32, Watermarks)| {
+        let from = start.from.get(&partition).copied();
+        let low = from.unwrap_or(watermarks.low).max(watermarks.low);
+        (partition, Watermarks { low, ..watermarks })
     };
-    Ok(Some(partitions.into_iter().zip(bounds).map(from).collect()))
+    Ok(Some(partitions.into_iter().zip(all).map(from).collect()))
 }
 
 #[cfg(test)]
@@ -347,7 +345,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A letter with these headers.
+    /// A dead letter with these headers.
     pub(in super::super) fn letter(headers: &[(&str, &str)], payload: &[u8]) -> Letter {
         let add = |all: OwnedHeaders, (key, value): &(&str, &str)| {
             all.insert(Header {
@@ -360,7 +358,7 @@ pub(super) mod tests {
             partition: 0,
             offset: 0,
             time: 0,
-            reason: header(&headers, headers::DLQ_REASON)
+            reason: text(&headers, dead_letter::REASON)
                 .unwrap_or_default()
                 .into(),
             detail: String::new(),
@@ -374,7 +372,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_headers_tell_the_bridges_letters_from_a_consumers() {
+    fn headers_tell_the_origin() {
         let bridge = [
             ("mqtt-topic", "a/b"),
             ("dlq-topic", "a/b"),
@@ -391,8 +389,7 @@ pub(super) mod tests {
             ("dlq-offset", "44"),
         ];
         let kafka = Origin::Kafka {
-            topic: "t.p".into(),
-            partition: 3,
+            at: TopicPartition::new("t.p", 3),
             offset: 44,
         };
         assert_eq!(letter(&consumer, b"").origin, kafka);

@@ -1,8 +1,7 @@
-//! What an operator asks of the bridge besides to run: topics, dead letters,
-//! and what both sides will do to the load.
+//! The operator's tools: topics, dead letters, and a check of both brokers before the start.
 //!
-//! Exit codes: 0 when all is as it was asked for, 1 when something is not, 2
-//! for a bad configuration or file.
+//! Exit codes: 0 when everything is as asked for, 1 when something is not, 2 for an invalid
+//! configuration or file.
 
 mod dead_letters;
 mod letters;
@@ -24,11 +23,11 @@ pub(crate) use dead_letters::DeadLettersCommand;
 pub(crate) use preflight::Preflight;
 pub(crate) use topics::TopicsCommand;
 
-/// What came of it.
+/// The result of a tool that ran to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Done,
-    /// Something that was asked for is not so; it was printed.
+    /// Something is not as asked for; it was printed.
     NotSo,
 }
 
@@ -38,7 +37,7 @@ impl Outcome {
     }
 }
 
-/// Runs a tool with the configuration, and prints why it could not.
+/// Runs a tool with the configuration, and prints why it fails.
 pub(crate) fn run(sources: &Sources, tool: impl Tool) -> ExitCode {
     let result = config::load::<BridgeConfig>(sources)
         .map_err(anyhow::Error::from)
@@ -50,7 +49,7 @@ pub(crate) fn run(sources: &Sources, tool: impl Tool) -> ExitCode {
             eprintln!("{error}");
             ExitCode::from(2)
         }
-        // Whoever read the output has seen enough.
+        // The reader of the output has closed it.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("iot-bridge: {error:#}");
@@ -59,7 +58,7 @@ pub(crate) fn run(sources: &Sources, tool: impl Tool) -> ExitCode {
     }
 }
 
-/// A command that ends.
+/// A command.
 pub(crate) trait Tool {
     #[expect(private_interfaces, reason = "the commands are all in here")]
     fn run(self, config: &BridgeConfig, runtime: &Runtime) -> anyhow::Result<Outcome>;

@@ -1,5 +1,5 @@
-//! `iot-bridge dead-letters replay`: sends dead letters to the Kafka topics that
-//! the routing gives them now, one after the other, each confirmed.
+//! `iot-bridge dead-letters replay`: sends dead letters to the Kafka topics that the routing
+//! gives them now, in order, each confirmed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use iot_core::dead_letter;
 use iot_core::headers::MQTT_DELIVERY;
 use iot_core::route::{Route, collision_key};
-use rdkafka::admin::AdminOptions;
+use iot_kafka::context::log;
+use iot_kafka::errors::{Named, code};
+use iot_kafka::topics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::RDKafkaErrorCode;
@@ -21,15 +24,15 @@ use tokio::runtime::Runtime;
 use super::Outcome;
 use super::dead_letters::{Filter, Line};
 use super::letters::{Letter, Origin};
-use crate::cluster::{self, DEADLINE};
+use crate::cluster::{DEADLINE, cluster};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin};
-use crate::kafka;
 
-/// What may be on its way to Kafka at once.
+/// Records in flight at most.
 const MAX_MESSAGES: usize = 500;
+/// Their payloads, bytes.
 const MAX_BYTES: usize = 16 << 20;
-/// How long Kafka may take for one record.
+/// How long Kafka may take to confirm one record.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -44,13 +47,13 @@ pub(crate) struct Replay {
     dry_run: bool,
 }
 
-/// What is done with a letter.
+/// What happens to a dead letter.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Send(Target),
-    /// Only the beginning of its payload is left.
+    /// It is skipped because its payload is truncated.
     Cut,
-    /// The routing has no place for it; the short reason.
+    /// It is skipped because the routing rejects it; the short reason.
     Stays(String),
 }
 
@@ -62,7 +65,7 @@ struct Target {
     key: Option<Vec<u8>>,
 }
 
-/// Decides where a letter goes.
+/// Decides where a dead letter goes.
 fn judge(letter: &Letter, to_topic: Option<&str>, config: &BridgeConfig) -> Verdict {
     if letter.cut {
         return Verdict::Cut;
@@ -76,13 +79,11 @@ fn judge(letter: &Letter, to_topic: Option<&str>, config: &BridgeConfig) -> Verd
             Ok(route) => Ok(routed(route)),
             Err(error) => Err(error.reason()),
         },
-        // Whoever gave it up read it there: its place is the same again.
-        Origin::Kafka {
-            topic, partition, ..
-        } => Ok(Target {
-            topic: topic.clone(),
+        // It goes back to the partition that it was read from.
+        Origin::Kafka { at, .. } => Ok(Target {
+            topic: at.topic.to_string(),
             tenant: None,
-            partition: Some(*partition),
+            partition: Some(at.partition),
             key: letter.key.clone(),
         }),
         Origin::Unknown => Err("unknown_origin"),
@@ -108,13 +109,12 @@ fn routed(route: Route) -> Target {
     }
 }
 
-/// The headers that the letter came with, without what made it a dead letter,
-/// and without the mark of its delivery by MQTT, for this is none.
+/// The headers that the message came with: without those of a dead letter, and without its
+/// delivery by MQTT, because a replay is none.
 fn headers(letter: &Letter) -> OwnedHeaders {
-    let own = letter
-        .headers
-        .iter()
-        .filter(|header| !header.key.starts_with("dlq-") && header.key != MQTT_DELIVERY);
+    let own = letter.headers.iter().filter(|header| {
+        !header.key.starts_with(dead_letter::PREFIX) && header.key != MQTT_DELIVERY
+    });
     own.fold(OwnedHeaders::new(), OwnedHeaders::insert)
 }
 
@@ -158,12 +158,12 @@ pub(super) fn replay(
     print!("{}", report.text(command.dry_run));
     read?;
     if sender.gave_up {
-        bail!("Kafka confirms nothing any more: stopped");
+        bail!("Kafka no longer confirms records; stopped");
     }
     Ok(Outcome::when(report.failed.is_empty()))
 }
 
-/// What came of all.
+/// The result.
 #[derive(Debug, Default)]
 struct Report {
     sent: u64,
@@ -180,7 +180,7 @@ struct Failed {
     why: RDKafkaErrorCode,
 }
 
-/// Where a letter is in the dead-letter topic.
+/// Partition and offset in the dead-letter topic.
 type Place = (i32, i64);
 
 fn place(letter: &Letter) -> Place {
@@ -201,7 +201,12 @@ impl Report {
 
     fn write(&self, out: &mut String, dry_run: bool) -> fmt::Result {
         for Failed { place, topic, why } in &self.failed {
-            writeln!(out, "failed: {}:{} -> {topic}: {why}", place.0, place.1)?;
+            let (partition, offset) = place;
+            writeln!(
+                out,
+                "failed: {partition}:{offset} -> {topic}: {}",
+                Named(*why)
+            )?;
         }
         let verb = if dry_run {
             "would be replayed"
@@ -209,10 +214,10 @@ impl Report {
             "replayed"
         };
         writeln!(out, "{verb}: {}", self.sent)?;
-        writeln!(out, "skipped, payload was cut: {}", self.cut)?;
+        writeln!(out, "skipped, truncated: {}", self.cut)?;
         writeln!(
             out,
-            "skipped, still not routable: {}",
+            "skipped, not routable: {}",
             self.stays.values().sum::<u64>()
         )?;
         for (reason, count) in &self.stays {
@@ -222,27 +227,23 @@ impl Report {
         if !self.positions.is_empty() {
             let places = self.positions.iter();
             let places: Vec<_> = places.map(|(p, offset)| format!("{p}:{offset}")).collect();
-            writeln!(
-                out,
-                "to go on behind these: --from-offset {}",
-                places.join(",")
-            )?;
+            writeln!(out, "to continue: --from-offset {}", places.join(","))?;
         }
         Ok(())
     }
 }
 
-/// Sends records in order and collects Kafka's verdicts.
+/// Sends records in order and collects their delivery reports.
 struct Sender<'a> {
     targets: Targets<'a>,
     producer: ThreadedProducer<Verdicts>,
     verdicts: mpsc::Receiver<(Place, Result<(), RDKafkaErrorCode>)>,
-    /// Bytes and topic of what is on its way.
+    /// Bytes of the payload and topic of each record in flight.
     in_flight: HashMap<Place, (usize, String)>,
     bytes: usize,
     confirmed: u64,
     failed: Vec<Failed>,
-    /// Kafka is away: whatever follows would fail as well.
+    /// Kafka is unreachable: every further record would fail as well.
     gave_up: bool,
 }
 
@@ -250,7 +251,7 @@ struct Verdicts(mpsc::Sender<(Place, Result<(), RDKafkaErrorCode>)>);
 
 impl ClientContext for Verdicts {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(level, facility, message);
+        log(level, facility, message);
     }
 }
 
@@ -260,9 +261,9 @@ impl ProducerContext for Verdicts {
     fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
         let result = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(cluster::code(error)),
+            Err((error, _)) => Err(code(error)),
         };
-        // The receiver is gone only after the last record is settled.
+        // The receiver is dropped only after the last report.
         let _ = self.0.send((*place, result));
     }
 }
@@ -301,7 +302,7 @@ impl<'a> Sender<'a> {
                 self.bytes += bytes;
                 self.in_flight.insert(place, (bytes, target.topic));
             }
-            Err((error, _)) => self.fail(place, target.topic, cluster::code(&error)),
+            Err((error, _)) => self.fail(place, target.topic, code(&error)),
         }
     }
 
@@ -315,7 +316,7 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Waits until nothing is on its way.
+    /// Waits until no record is in flight.
     fn settle(&mut self) {
         while !self.in_flight.is_empty() {
             self.next_verdict();
@@ -323,7 +324,7 @@ impl<'a> Sender<'a> {
     }
 
     fn next_verdict(&mut self) {
-        // Every record gets one: librdkafka itself keeps the deadline.
+        // Every record gets a report: librdkafka keeps the deadline.
         if let Ok((place, result)) = self.verdicts.recv() {
             self.take(place, result);
         }
@@ -355,30 +356,33 @@ fn producer(
     config: &BridgeConfig,
     verdicts: Verdicts,
 ) -> anyhow::Result<ThreadedProducer<Verdicts>> {
-    let mut client = cluster::client(&config.kafka)?;
+    let mut client = config.kafka.client()?;
     client
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        // A record that Kafka refuses takes its whole batch with it.
+        // Kafka rejects whole batches.
         .set("batch.num.messages", "1")
         .set("linger.ms", "0")
         .set(
             "message.timeout.ms",
             CONFIRM_DEADLINE.as_millis().to_string(),
         )
-        .set("message.max.bytes", creator::DEAD_LETTER_LIMIT)
+        .set(
+            "message.max.bytes",
+            dead_letter::TOPIC_MAX_MESSAGE_BYTES.to_string(),
+        )
         .set("compression.type", config.kafka.compression.name());
     client
         .create_with_context(verdicts)
         .context("creating the Kafka producer")
 }
 
-/// The topics that are there, and those that are created on the way.
+/// The topics that exist, and those that the replay creates.
 struct Targets<'a> {
     config: &'a BridgeConfig,
     runtime: &'a Runtime,
     admin: Arc<Admin>,
-    /// By what Kafka compares.
+    /// By their collision keys.
     known: HashMap<String, String>,
     per_tenant: HashMap<String, usize>,
     refused: HashMap<String, RDKafkaErrorCode>,
@@ -387,7 +391,7 @@ struct Targets<'a> {
 impl<'a> Targets<'a> {
     fn new(config: &'a BridgeConfig, runtime: &'a Runtime) -> anyhow::Result<Self> {
         let admin = creator::admin(&config.kafka)?;
-        let cluster = runtime.block_on(cluster::cluster(&admin))?;
+        let cluster = runtime.block_on(cluster(&admin))?;
         let mut targets = Self {
             config,
             runtime,
@@ -409,7 +413,7 @@ impl<'a> Targets<'a> {
         self.known.insert(collision_key(&topic), topic);
     }
 
-    /// Makes sure that there is such a topic.
+    /// Creates the topic unless it exists.
     fn admit(&mut self, target: &Target, dry_run: bool) -> Result<(), Refused> {
         let topic = &target.topic;
         match self.known.get(&collision_key(topic)) {
@@ -427,7 +431,7 @@ impl<'a> Targets<'a> {
         if of_tenant.is_some_and(|count| *count >= self.config.topics.max_per_tenant) {
             return Err(Refused::Stays("topic_limit"));
         }
-        // If it may not be created, the record itself tells whether it is there.
+        // Otherwise the delivery report of the record says whether it exists.
         if self.config.topics.create
             && !dry_run
             && let Err(code) = self.create(topic)
@@ -440,23 +444,18 @@ impl<'a> Targets<'a> {
     }
 
     fn create(&self, topic: &str) -> Result<(), RDKafkaErrorCode> {
-        let request =
-            creator::new_topic(topic, &self.config.topics, &self.config.dead_letter.topic);
-        let options = AdminOptions::new()
-            .request_timeout(Some(DEADLINE))
-            .operation_timeout(Some(DEADLINE));
-        let created = self
-            .runtime
-            .block_on(self.admin.create_topics([&request], &options));
-        let results = created.map_err(|error| cluster::code(&error))?;
-        match results.into_iter().find_map(Result::err) {
-            None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
-            Some((_, code)) => Err(code),
-        }
+        let dead_letters = &self.config.dead_letter.topic;
+        let topic = creator::new_topic(topic, &self.config.topics, dead_letters);
+        let created = topics::create(&self.admin, std::slice::from_ref(&topic), DEADLINE);
+        let answers = self.runtime.block_on(created);
+        let answers = answers.map_err(|error| code(&error))?;
+        answers
+            .into_values()
+            .try_for_each(|answer| answer.map(drop))
     }
 }
 
-/// Why a letter can't go to its topic.
+/// Why a dead letter can't go to its topic.
 enum Refused {
     Stays(&'static str),
     Failed(RDKafkaErrorCode),
@@ -470,7 +469,7 @@ mod tests {
     const GOOD: &str = "mtic/msg/client/realtime/acme/plant";
 
     #[test]
-    fn a_letter_goes_where_the_routing_leads_now() {
+    fn a_letter_goes_to_the_topic_of_the_current_routing() {
         let config = BridgeConfig::default();
         let bridged = letter(&[("dlq-topic", GOOD)], b"x");
         let expected = Target {
@@ -492,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_stays_unless_a_topic_is_named() {
+    fn unroutable_letters_are_skipped_unless_a_topic_is_given() {
         let mut config = BridgeConfig::default();
         let bad = letter(&[("dlq-topic", "a/b")], b"x");
         assert_eq!(
@@ -517,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_is_never_sent() {
+    fn truncated_letters_are_skipped() {
         let mut cut = letter(&[("dlq-topic", GOOD)], b"x");
         cut.cut = true;
         for to in [None, Some("quarantine")] {
@@ -526,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_lose_only_what_made_it_a_dead_letter() {
+    fn headers_of_the_dead_letter_are_removed() {
         let letter = letter(
             &[
                 ("mqtt-qos", "1"),
@@ -542,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_says_everything_and_where_to_go_on() {
+    fn the_report_has_all_counts_and_the_offsets_to_continue_from() {
         let report = Report {
             sent: 2,
             cut: 1,
@@ -558,8 +557,8 @@ mod tests {
         for line in [
             "failed: 0:7 -> t.p: ",
             "replayed: 2",
-            "cut: 1",
-            "not routable: 3",
+            "skipped, truncated: 1",
+            "skipped, not routable: 3",
             "  too_large: 3",
             "failed: 1",
             "--from-offset 0:12,1:5",

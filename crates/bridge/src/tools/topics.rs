@@ -1,4 +1,4 @@
-//! `iot-bridge topics`: creates topics ahead, and lists those there are.
+//! `iot-bridge topics`: creates topics in advance, and lists the existing ones.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -7,26 +7,27 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use iot_core::partition::TopicPartition;
 use iot_core::route::collision_key;
-use rdkafka::admin::{AdminOptions, NewTopic};
+use iot_kafka::context::Quiet;
+use iot_kafka::errors::Named;
+use iot_kafka::lookup::{self, Cluster, Configs, Shape, Watermarks};
+use iot_kafka::topics::{self, Existing, Topic};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::topics_file::{self, Wanted};
-use super::{Outcome, Tool};
-use crate::cluster::{self, Bounds, Cluster, Configs, DEADLINE, Shape};
+use super::{Outcome, Tool, topics_file};
+use crate::cluster::{DEADLINE, cluster};
 use crate::config::BridgeConfig;
-use crate::creator::{self, Admin, Quiet};
+use crate::creator::{self, Admin};
 
-/// How many topics are created in one request.
-const BATCH: usize = 100;
-
-/// What `topics` can do.
+/// The commands of `topics`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
-    /// Create the topics that a file lists; those that exist are compared
+    /// Create the topics listed in a file; compare those that exist
     Create(Create),
     /// List the topics that messages are routed to
     List(List),
@@ -37,17 +38,17 @@ pub(crate) struct Create {
     /// YAML file; see configs/topics.yaml
     #[arg(long, short, value_name = "FILE")]
     file: PathBuf,
-    /// Ask Kafka whether it would, and create nothing
+    /// Ask Kafka whether it would create them, and create nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only those of this tenant
+    /// Only topics of this tenant
     #[arg(long)]
     tenant: Option<String>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -62,14 +63,14 @@ impl Tool for TopicsCommand {
     }
 }
 
-/// What came of one topic.
+/// The result for one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Created,
     /// With `--dry-run`: Kafka would create it.
     WouldBeCreated,
     Exists,
-    /// What is asked for, and what is there.
+    /// Each difference: what is asked for, and what exists.
     Differs(Vec<String>),
     Refused(String),
 }
@@ -101,32 +102,39 @@ fn create(command: &Create, config: &BridgeConfig, runtime: &Runtime) -> anyhow:
     Ok(Outcome::when(states.iter().all(State::is_as_asked)))
 }
 
-/// Compares the topics that are there and creates the others.
-async fn settle(
-    admin: &Arc<Admin>,
-    wanted: &[Wanted],
-    dry_run: bool,
-) -> anyhow::Result<Vec<State>> {
-    let cluster = cluster::cluster(admin).await?;
+/// Compares the topics that exist and creates the others.
+async fn settle(admin: &Arc<Admin>, wanted: &[Topic], dry_run: bool) -> anyhow::Result<Vec<State>> {
+    let cluster = cluster(admin).await?;
     let there: Vec<&str> = wanted
         .iter()
         .map(|topic| topic.name.as_str())
         .filter(|name| cluster.topics.contains_key(*name))
         .collect();
-    let configs = cluster::topic_configs(admin, &there).await?;
-    let missing: Vec<&Wanted> = wanted
+    let configs = lookup::topic_configs(admin, &there, DEADLINE).await?;
+    let missing: Vec<Topic> = wanted
         .iter()
         .filter(|topic| !cluster.topics.contains_key(&topic.name))
+        .map(creatable)
         .collect();
     let created = create_missing(admin, &missing, &cluster, dry_run).await?;
-    let state = |topic: &Wanted| match cluster.topics.get(&topic.name) {
+    let state = |topic: &Topic| match cluster.topics.get(&topic.name) {
         Some(shape) => compare(topic, *shape, configs.get(&topic.name)),
         None => created[&topic.name].clone(),
     };
     Ok(wanted.iter().map(state).collect())
 }
 
-fn compare(wanted: &Wanted, there: Shape, configs: Option<&Configs>) -> State {
+/// The topic to create. The bridge depends on the settings of its sessions topic, so a file
+/// does not change them.
+fn creatable(wanted: &Topic) -> Topic {
+    if wanted.name == BRIDGE_SESSIONS_TOPIC {
+        creator::sessions_topic(wanted.replication)
+    } else {
+        wanted.clone()
+    }
+}
+
+fn compare(wanted: &Topic, there: Shape, configs: Option<&Configs>) -> State {
     let mut differences = Vec::new();
     for (name, asked, there) in [
         ("partitions", wanted.partitions, there.partitions),
@@ -139,7 +147,7 @@ fn compare(wanted: &Wanted, there: Shape, configs: Option<&Configs>) -> State {
     }
     for (name, asked) in &wanted.configs {
         let there = match configs {
-            None => "not to be read (DescribeConfigs is not allowed)",
+            None => "unknown (this user needs the right DescribeConfigs)",
             Some(configs) => match configs.get(name) {
                 Some(there) if is_same(asked, there) => continue,
                 Some(there) => there,
@@ -155,7 +163,7 @@ fn compare(wanted: &Wanted, there: Shape, configs: Option<&Configs>) -> State {
     }
 }
 
-/// Kafka writes numbers and lists its own way.
+/// Kafka writes numbers and lists in its own way.
 fn is_same(asked: &str, there: &str) -> bool {
     let items = |text: &str| -> Vec<String> {
         text.split(',')
@@ -170,67 +178,56 @@ fn is_same(asked: &str, there: &str) -> bool {
 
 async fn create_missing(
     admin: &Admin,
-    missing: &[&Wanted],
+    missing: &[Topic],
     cluster: &Cluster,
     dry_run: bool,
 ) -> anyhow::Result<HashMap<String, State>> {
-    let options = AdminOptions::new()
-        .request_timeout(Some(DEADLINE))
-        .operation_timeout(Some(DEADLINE))
-        .validate_only(dry_run);
+    let answers = if dry_run {
+        topics::validate(admin, missing, DEADLINE).await
+    } else {
+        topics::create(admin, missing, DEADLINE).await
+    };
+    let answers = answers.context("asking Kafka to create topics")?;
     let there: HashMap<String, &str> = cluster
         .topics
         .keys()
         .map(|name| (collision_key(name), name.as_str()))
         .collect();
-    let mut states = HashMap::new();
-    for batch in missing.chunks(BATCH) {
-        let shapes: Vec<_> = batch.iter().map(|topic| topic.shape()).collect();
-        let requests: Vec<NewTopic<'_>> = batch
-            .iter()
-            .zip(&shapes)
-            .map(|(topic, shape)| creator::new_topic(&topic.name, shape, ""))
-            .collect();
-        let results = admin.create_topics(&requests, &options).await;
-        for result in results.context("asking Kafka to create topics")? {
-            let (name, state) = match result {
-                Ok(name) if dry_run => (name, State::WouldBeCreated),
-                Ok(name) => (name, State::Created),
-                // Somebody else was faster.
-                Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => (name, State::Exists),
-                Err((name, code)) => {
-                    let twin = there.get(&collision_key(&name)).copied();
-                    (name, State::Refused(refusal(code, twin)))
-                }
-            };
-            states.insert(name, state);
-        }
-    }
-    for topic in missing {
-        let unanswered = || State::Refused("Kafka says nothing about it".into());
-        states.entry(topic.name.clone()).or_insert_with(unanswered);
-    }
-    Ok(states)
+    let state = |Topic { name, .. }: &Topic| {
+        let state = match answers.get(name) {
+            Some(Ok(Existing::New)) if dry_run => State::WouldBeCreated,
+            Some(Ok(Existing::New)) => State::Created,
+            // Somebody else was faster.
+            Some(Ok(Existing::Before)) => State::Exists,
+            Some(Err(code)) => {
+                let twin = there.get(&collision_key(name)).copied();
+                State::Refused(refusal(*code, twin))
+            }
+            None => State::Refused("no answer from Kafka".into()),
+        };
+        (name.clone(), state)
+    };
+    Ok(missing.iter().map(state).collect())
 }
 
-/// Kafka's reason, and what to do about it.
+/// Kafka's reason, and what to do.
 fn refusal(code: RDKafkaErrorCode, twin: Option<&str>) -> String {
     use RDKafkaErrorCode as Code;
     let advice = match code {
         Code::InvalidTopic => match twin {
-            Some(twin) => return format!("{twin} exists, and to Kafka . and _ are the same"),
+            Some(twin) => return format!("{twin} exists, and Kafka does not tell . and _ apart"),
             None => "choose another name",
         },
         Code::InvalidReplicationFactor => "replication must not be above the number of brokers",
         Code::InvalidPartitions => "partitions must be at least 1",
         Code::InvalidConfig => "a name or value in configs is not one of Kafka's",
-        Code::PolicyViolation => "the cluster has a rule for new topics, see its logs",
+        Code::PolicyViolation => "the cluster has a policy for new topics: see its logs",
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
             "this user needs the right CREATE"
         }
-        _ => return code.to_string(),
+        _ => return Named(code).to_string(),
     };
-    format!("{code}; {advice}")
+    format!("{}; {advice}", Named(code))
 }
 
 /// A topic as it is listed.
@@ -242,14 +239,13 @@ struct Row<'a> {
     dead_letters: bool,
     partitions: usize,
     replication: usize,
-    /// From the begin to the end of the log; more than there are where it is
-    /// compacted.
+    /// Offsets from the start to the end of the log: more than records if it is compacted.
     records: u64,
 }
 
 fn list(command: &List, config: &BridgeConfig, runtime: &Runtime) -> anyhow::Result<Outcome> {
     let admin = creator::admin(&config.kafka)?;
-    let cluster = runtime.block_on(cluster::cluster(&admin))?;
+    let cluster = runtime.block_on(cluster(&admin))?;
     let mut rows: Vec<Row<'_>> = cluster
         .topics
         .iter()
@@ -290,20 +286,21 @@ fn row<'a>(topic: &'a str, shape: Shape, config: &BridgeConfig) -> Option<Row<'a
 }
 
 fn count(rows: &mut [Row<'_>], config: &BridgeConfig) -> anyhow::Result<()> {
-    let consumer: BaseConsumer<Quiet> = cluster::client(&config.kafka)?
+    let consumer: BaseConsumer<Quiet> = config
+        .kafka
+        .client()?
         .create_with_context(Quiet)
         .context("creating the Kafka client")?;
-    let partitions: Vec<(&str, i32)> = rows
-        .iter()
-        .flat_map(|row| {
-            (0..)
-                .take(row.partitions)
-                .map(|partition| (row.topic, partition))
-        })
-        .collect();
-    let mut bounds = cluster::bounds(&consumer, &partitions)?.into_iter();
+    let partitions = rows.iter().flat_map(|row| {
+        let topic: Arc<str> = row.topic.into();
+        let numbers = (0..).take(row.partitions);
+        numbers.map(move |number| TopicPartition::new(topic.clone(), number))
+    });
+    let partitions: Vec<TopicPartition> = partitions.collect();
+    let all = lookup::all_watermarks(&consumer, &partitions, DEADLINE)?;
+    let mut counts = all.into_iter().map(Watermarks::count);
     for row in rows {
-        row.records = bounds.by_ref().take(row.partitions).map(Bounds::len).sum();
+        row.records = counts.by_ref().take(row.partitions).sum();
     }
     Ok(())
 }
@@ -335,9 +332,9 @@ fn table(out: &mut impl Write, rows: &[Row<'_>]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn wanted(partitions: i32, configs: &[(&str, &str)]) -> Wanted {
+    fn wanted(partitions: i32, configs: &[(&str, &str)]) -> Topic {
         let configs = configs.iter();
-        Wanted {
+        Topic {
             name: "t.p".into(),
             partitions,
             replication: -1,
@@ -348,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_compared_and_nothing_else() {
+    fn only_settings_that_are_asked_for_are_compared() {
         let there = Shape {
             partitions: 3,
             replication: 2,
@@ -361,7 +358,7 @@ mod tests {
             ],
         )
         .configs;
-        let compare = |wanted: &Wanted| compare(wanted, there, Some(&configs));
+        let compare = |wanted: &Topic| compare(wanted, there, Some(&configs));
         assert_eq!(compare(&wanted(-1, &[])), State::Exists);
         assert_eq!(
             compare(&wanted(3, &[("retention.ms", "1000.0")])),
@@ -379,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_may_not_be_read_are_not_taken_for_the_same() {
+    fn unreadable_settings_count_as_different() {
         let there = Shape {
             partitions: 3,
             replication: 2,
@@ -389,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_to_do() {
+    fn a_refusal_has_advice() {
         let twin = refusal(RDKafkaErrorCode::InvalidTopic, Some("a_b.c"));
         assert!(twin.starts_with("a_b.c exists"), "{twin}");
         let rights = refusal(RDKafkaErrorCode::TopicAuthorizationFailed, None);

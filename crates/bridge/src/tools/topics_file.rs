@@ -4,40 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use iot_core::route::{collision_key, is_kafka_topic};
+use iot_kafka::lookup::Configs;
+use iot_kafka::topics::Topic;
 use iot_service::config::{Problems, extract, read_yaml};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cluster::Configs;
-use crate::config::{BridgeConfig, TopicsConfig};
-
-/// A topic that shall be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) name: String,
-    /// -1 leaves it to the broker.
-    pub(super) partitions: i32,
-    /// -1 leaves it to the broker.
-    pub(super) replication: i32,
-    pub(super) configs: Configs,
-}
-
-impl Wanted {
-    /// The same in the form of the bridge's own settings.
-    pub(super) fn shape(&self) -> TopicsConfig {
-        TopicsConfig {
-            partitions: self.partitions,
-            replication: self.replication,
-            configs: self.configs.clone(),
-            ..TopicsConfig::default()
-        }
-    }
-}
+use crate::config::BridgeConfig;
+use crate::creator;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TopicsFile {
-    /// What topics have that don't say otherwise.
+    /// Values of topics that do not set them.
     #[serde(default)]
     defaults: Option<Value>,
     topics: Vec<Value>,
@@ -62,7 +41,7 @@ struct Defaults {
     configs: Option<BTreeMap<String, Scalar>>,
 }
 
-/// Kafka's settings are texts; YAML has numbers and booleans too.
+/// Kafka's settings are strings; YAML has numbers and booleans too.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a text, a number or a boolean")]
 enum Scalar {
@@ -83,27 +62,27 @@ impl Scalar {
     }
 }
 
-/// Reads the file; what neither a topic nor its defaults say is as in the
+/// Reads the file. Values come from the topic, else from the file's defaults, else from the
 /// settings of the bridge.
-pub(super) fn read(path: &Path, config: &BridgeConfig) -> Result<Vec<Wanted>, Problems> {
+pub(super) fn read(path: &Path, config: &BridgeConfig) -> Result<Vec<Topic>, Problems> {
     wanted(&read_yaml(path)?, config)
 }
 
-fn wanted(tree: &Value, config: &BridgeConfig) -> Result<Vec<Wanted>, Problems> {
+fn wanted(tree: &Value, config: &BridgeConfig) -> Result<Vec<Topic>, Problems> {
     let mut problems = Problems::default();
     let Some(file) = extract::<TopicsFile>(tree, "", &mut problems) else {
         return Err(problems);
     };
     let defaults = file.defaults.unwrap_or(Value::Object(Default::default()));
     let defaults = extract::<Defaults>(&defaults, "defaults", &mut problems).unwrap_or_default();
-    let defaults = Wanted {
+    let defaults = Topic {
         name: String::new(),
         partitions: defaults.partitions.unwrap_or(config.topics.partitions),
         replication: defaults.replication.unwrap_or(config.topics.replication),
         configs: overlay(&config.topics.configs, defaults.configs),
     };
     validate(&defaults, "defaults", &mut problems);
-    let mut all: Vec<Wanted> = Vec::new();
+    let mut all: Vec<Topic> = Vec::new();
     let mut places: HashMap<String, String> = HashMap::new();
     for (index, entry) in file.topics.iter().enumerate() {
         let path = format!("topics[{index}]");
@@ -113,7 +92,7 @@ fn wanted(tree: &Value, config: &BridgeConfig) -> Result<Vec<Wanted>, Problems> 
         let key = collision_key(&topic.name);
         if let Some(first) = places.insert(key, path.clone()) {
             let message = format!(
-                "{} is there as {first} already: to Kafka . and _ are the same",
+                "{} has the same name as {first}: Kafka does not tell . and _ apart",
                 topic.name
             );
             problems.add(path, message);
@@ -126,9 +105,9 @@ fn wanted(tree: &Value, config: &BridgeConfig) -> Result<Vec<Wanted>, Problems> 
 fn topic(
     entry: &Value,
     path: &str,
-    (defaults, config): (&Wanted, &BridgeConfig),
+    (defaults, config): (&Topic, &BridgeConfig),
     problems: &mut Problems,
-) -> Option<Wanted> {
+) -> Option<Topic> {
     let entry: Entry = extract(entry, path, problems)?;
     let name = match name(&entry, config) {
         Ok(name) => name,
@@ -139,12 +118,11 @@ fn topic(
     };
     // The defaults are for messages; dead letters have no key and are large.
     let configs = if name == config.dead_letter.topic {
-        let limit = crate::creator::DEAD_LETTER_LIMIT.to_string();
-        Configs::from([("max.message.bytes".to_string(), limit)])
+        creator::dead_letter_configs()
     } else {
         defaults.configs.clone()
     };
-    let topic = Wanted {
+    let topic = Topic {
         name,
         partitions: entry.partitions.unwrap_or(defaults.partitions),
         replication: entry.replication.unwrap_or(defaults.replication),
@@ -173,7 +151,7 @@ fn overlay(under: &Configs, over: Option<BTreeMap<String, Scalar>>) -> Configs {
     configs
 }
 
-fn validate(topic: &Wanted, path: &str, problems: &mut Problems) {
+fn validate(topic: &Topic, path: &str, problems: &mut Problems) {
     for (field, value) in [
         ("partitions", topic.partitions),
         ("replication", topic.replication),
@@ -191,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<Vec<Wanted>, String> {
+    fn parse(text: &str) -> Result<Vec<Topic>, String> {
         let mut config = BridgeConfig::default();
         config.topics.partitions = 7;
         config.topics.configs = Configs::from([("retention.ms".into(), "1000".into())]);
@@ -199,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_has_what_it_says_then_the_defaults_then_the_settings() {
+    fn values_come_from_the_topic_then_the_defaults_then_the_settings() {
         let topics = parse(
             "defaults:\n  replication: 2\n  configs:\n    segment.bytes: 1048576\n\
              topics:\n  - tenant: acme\n    project: plant\n    partitions: 3\n\
@@ -217,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_letter_topic_takes_large_letters_whatever_the_defaults_are() {
+    fn the_dead_letter_topic_takes_large_records_whatever_the_defaults() {
         let topics = parse("topics: [{name: iot.dead-letter}]").unwrap();
         let expected = Configs::from([("max.message.bytes".into(), "8454144".into())]);
         assert_eq!(topics[0].configs, expected);
@@ -241,7 +219,7 @@ mod tests {
             "topics[3].partitons: unknown field",
             "topics[4].partitions: invalid type",
             "topics[5].configs.a: expected a text, a number or a boolean",
-            "topics[7]: a.b.c is there as topics[6] already",
+            "topics[7]: a.b.c has the same name as topics[6]",
             "topics[8].partitions: must be -1",
             "topics[9]: the Kafka topic \"iot.x\" is reserved",
         ] {

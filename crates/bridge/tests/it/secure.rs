@@ -1,7 +1,7 @@
 //! A real Kafka with authentication: `scripts/stack` has listeners for it.
 
 use iot_bridge::BridgeConfig;
-use iot_service::kafka::SecurityProtocol;
+use iot_kafka::security::SecurityProtocol;
 use testkit::kafka::read;
 use testkit::mqtt_broker::Broker;
 use testkit::stack::{kafka_brokers, unique, variable};
@@ -71,7 +71,7 @@ async fn a_wrong_password_is_reported_and_no_message_is_lost() {
 /// Only in a build with OpenSSL: `cargo test -p iot-bridge --features tls`.
 #[cfg(feature = "tls")]
 mod tls {
-    use iot_service::kafka::SaslMechanism;
+    use iot_kafka::security::SaslMechanism;
 
     use super::*;
 

@@ -123,7 +123,7 @@ async fn dead_letters_are_listed_by_time_and_filtered() {
     assert_eq!(times.len(), 9);
     assert!(times.is_sorted(), "{times:#?}");
     assert!(all[0].starts_with("2023-11-14T22:13:20.000Z"), "{}", all[0]);
-    assert!(all[8].contains("9000000 (cut)"), "{}", all[8]);
+    assert!(all[8].contains("9000000 (truncated)"), "{}", all[8]);
     assert_eq!(list(&["--reason", "too_few_parts"]).await, all[..4]);
     assert_eq!(list(&["--limit", "2"]).await, all[..2]);
     let (from, to) = ("2023-11-14T22:13:22Z", "2023-11-14T22:13:25Z");
@@ -165,8 +165,8 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
         "2",
         "the dry run sent nothing"
     );
-    assert_eq!(figure(&printed, "skipped, payload was cut:"), "1");
-    assert_eq!(figure(&printed, "skipped, still not routable:"), "1");
+    assert_eq!(figure(&printed, "skipped, truncated:"), "1");
+    assert_eq!(figure(&printed, "skipped, not routable:"), "1");
     assert_eq!(figure(&printed, "too_few_parts:"), "1");
     assert_eq!(figure(&printed, "failed:"), "0");
     let records = cluster.read(KAFKA_TOPIC, 2).await;
@@ -178,7 +178,7 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
         assert_eq!(record.header("dlq-reason"), None);
     }
 
-    let behind = figure(&printed, "to go on behind these: --from-offset");
+    let behind = figure(&printed, "to continue: --from-offset");
     assert_eq!(behind, "0:4");
     let again = replay(&["--from-offset", behind]).await;
     assert_eq!(figure(&again, "replayed:"), "0", "none is sent twice");
@@ -377,7 +377,7 @@ async fn topics_are_created_once_and_differences_are_reported() {
     );
     assert_eq!(
         lines[1],
-        "TENANT_q: refused: TENANT.q exists, and to Kafka . and _ are the same"
+        "TENANT_q: refused: TENANT.q exists, and Kafka does not tell . and _ apart"
     );
     assert!(
         lines[2].contains("must not be above the number of brokers"),

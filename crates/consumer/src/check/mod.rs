@@ -1,18 +1,19 @@
 //! Checks the settings. Sections whose values only the Kafka client, the store or the
 //! catalogue can judge are checked here, so that `config` stays plain data.
 
+mod properties;
 mod sensors;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use iot_core::route::{is_kafka_topic, is_reserved};
+use iot_kafka::librdkafka::SUPPORT;
+use iot_kafka::security::check_brokers;
 use iot_service::config::{Aliases, HttpConfig, LogConfig, OpsConfig, Problems, Settings};
-use iot_service::kafka::{Client, check_brokers};
-use rdkafka::ClientConfig;
 
 use crate::config::{self, ConsumerConfig, DeadLetterConfig, KafkaConfig, OutputsConfig};
-use crate::kafka;
+use properties::RESERVED;
 
 /// What Kafka accepts as the name of a topic.
 const TOPIC_NAME: &str = "must be 1 to 249 letters, digits and ._- (and neither . nor ..)";
@@ -95,12 +96,7 @@ impl Settings for ConsumerConfig {
 
 fn check_kafka(config: &KafkaConfig, problems: &mut Problems) {
     check_brokers(&config.brokers, problems);
-    let librdkafka = if cfg!(feature = "tls") {
-        Client::Complete
-    } else {
-        Client::WithoutOpenssl
-    };
-    config.security.validate(librdkafka, problems);
+    config.security.validate(SUPPORT, problems);
     if config.topics.is_empty() {
         problems.add("kafka.topics", "needs at least one topic");
     }
@@ -116,19 +112,7 @@ fn check_kafka(config: &KafkaConfig, problems: &mut Problems) {
             format!("{topic} is reserved and never read"),
         );
     }
-    for name in config.properties.keys() {
-        if let Some(reason) = kafka::refused(name) {
-            problems.add(
-                format!("kafka.properties.{name}"),
-                format!("can't be set: {reason}"),
-            );
-        }
-    }
-    for (name, value) in &config.properties {
-        if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
-            problems.add(format!("kafka.properties.{name}"), error.to_string());
-        }
-    }
+    RESERVED.check(&config.properties, problems);
 }
 
 fn check_outputs(config: &OutputsConfig, problems: &mut Problems) {

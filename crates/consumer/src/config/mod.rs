@@ -10,10 +10,10 @@ mod windows;
 
 use std::collections::BTreeMap;
 
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
 use iot_fold::{Catalogue, FoldRules, LimitRules, ThresholdRule};
+use iot_kafka::security::KafkaSecurity;
 use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig};
-use iot_service::kafka::KafkaSecurity;
 use serde::{Deserialize, Serialize};
 
 use crate::mapping::MappingsConfig;
@@ -239,7 +239,7 @@ pub struct DeadLetterConfig {
 impl Default for DeadLetterConfig {
     fn default() -> Self {
         Self {
-            topic: DEAD_LETTER_TOPIC.into(),
+            topic: dead_letter::DEFAULT_TOPIC.into(),
             partitions: 1,
             replication: -1,
         }

@@ -1,11 +1,12 @@
-//! What librdkafka calls back: rebalances, statistics, errors. Callbacks run
-//! inside `poll` and only take notes; the group's thread acts on them after.
+//! Callbacks of librdkafka: rebalances, statistics, errors. They run inside `poll` and only
+//! take notes, on which the group's thread acts afterwards.
 
-use iot_core::partition::TopicPartition;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iot_service::rebootstrap::Rebootstrap;
+use iot_core::partition::TopicPartition;
+use iot_kafka::context::{log, without_times};
+use iot_kafka::rebootstrap::Rebootstrap;
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
@@ -17,26 +18,26 @@ use rdkafka::types::RDKafkaRespErr;
 use super::statistics::Statistics;
 use crate::metrics::Metrics;
 
-/// A change of the assignment that waits to be acted on. librdkafka goes on
-/// with the rebalance when it is told to (un)assign, not when the callback
-/// returns, so owners can finish while polling goes on.
+/// A change of the assignment that the thread has not acted on. librdkafka continues the
+/// rebalance at the call of (un)assign, not when the callback returns, so that owners can
+/// finish while polling continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Rebalance {
-    /// These are added.
+    /// Partitions that are added.
     Assign(Vec<TopicPartition>),
-    /// These are taken away; `lost` if the group has given this member up.
+    /// Partitions that are revoked; `lost` if the group has removed this member.
     Revoke {
         partitions: Vec<TopicPartition>,
         lost: bool,
     },
 }
 
-/// Notes of what was called back.
+/// What the callbacks reported.
 #[derive(Debug, Default)]
 struct Notes {
     rebalances: Vec<Rebalance>,
     statistics: Option<Statistics>,
-    /// First error of a connection since the last time a broker was there.
+    /// First connection error since a broker was last reachable.
     trouble: Option<String>,
 }
 
@@ -59,7 +60,7 @@ impl GroupContext {
         }
     }
 
-    /// From now on rebalances are acted on at once: nothing is owned any more.
+    /// Answers rebalances at once from now on: no partition is owned any more.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
@@ -72,12 +73,12 @@ impl GroupContext {
         self.notes().statistics.take()
     }
 
-    /// Gets the client back if it has lost all brokers.
+    /// Reconnects the client if it has lost every broker.
     pub(crate) fn serve(&self, client: &Client<Self>) {
         self.rebootstrap.serve(client);
     }
 
-    /// What keeps brokers from being reached, as librdkafka put it first.
+    /// Why no broker can be reached, from librdkafka's first error.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.notes().trouble.clone()
     }
@@ -91,62 +92,28 @@ impl GroupContext {
     }
 }
 
-/// Context of a producer that is there as long as the service.
-#[derive(Debug, Clone)]
-pub(crate) struct Lasting(pub(crate) Arc<Rebootstrap>);
-
-impl ClientContext for Lasting {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Quiet.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error);
-        Quiet.error(error, reason);
-    }
-}
-
-/// Context of the other clients. librdkafka repeats the same errors at every
-/// attempt; health and metrics say once what follows from them.
-#[derive(Debug, Clone)]
-pub(crate) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka reports an error");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Quiet.log(level, facility, message);
+        log(level, facility, message);
     }
 
     fn stats_raw(&self, json: &[u8]) {
         match Statistics::parse(json) {
             Ok(statistics) => self.notes().statistics = Some(statistics),
-            Err(error) => tracing::warn!(%error, "statistics of librdkafka can't be read"),
+            Err(error) => tracing::warn!(%error, "cannot parse the statistics of librdkafka"),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka reports an error");
         self.rebootstrap.note(&error);
-        // Only counts what other errors say with their reason.
+        // Only summarises errors that have a reason.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        // What follows differs with every try and says nothing more.
-        let reason = reason.split(" (after").next().unwrap_or(reason);
         self.notes()
             .trouble
-            .get_or_insert_with(|| reason.to_owned());
+            .get_or_insert_with(|| without_times(reason).to_owned());
     }
 }
 
@@ -166,7 +133,7 @@ impl ConsumerContext for GroupContext {
                 consumer.incremental_unassign(&nothing)
             };
             if let Err(error) = done {
-                tracing::warn!(%error, "giving partitions back failed");
+                tracing::warn!(%error, "answering a rebalance failed");
             }
             return;
         }

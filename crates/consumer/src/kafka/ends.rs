@@ -1,47 +1,47 @@
-//! The ends of logs that are not fetched now: a fetch tells where its log ends, and what
-//! comes in while there is none would not be noticed.
+//! The ends of logs that are not being fetched. A fetch reports the end of its log; without
+//! one, new records would go unnoticed in the lag.
 
-use iot_core::partition::TopicPartition;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use iot_core::partition::TopicPartition;
 use tokio::sync::{mpsc, watch};
 
 use crate::dead_letter::DeadLetters;
 
-/// How long Kafka may take for all ends that are asked for at once.
+/// How long one round of look-ups may take.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long for one: a partition without a leader must not hide the others.
+/// How long one look-up may take: a partition without a leader must not hide the others.
 const ONE: Duration = Duration::from_secs(2);
 
-/// Where logs end, or ended when it was last asked for.
+/// The ends of logs, as of the last look-up.
 pub(crate) type LogEnds = HashMap<TopicPartition, i64>;
 
-/// Asks for ends, in another thread than the one that must not wait.
+/// Looks ends up in another thread, as the group's must not wait.
 pub(crate) struct Ends {
     questions: mpsc::Sender<Vec<TopicPartition>>,
     answers: watch::Receiver<LogEnds>,
 }
 
 impl Ends {
-    /// Starts the task that asks; it ends when this is dropped.
+    /// Starts the task of look-ups; it ends when this is dropped.
     pub(crate) fn start(letters: DeadLetters) -> Self {
-        // A question that finds another one waiting is not needed.
+        // One round waits at most: a further one would not be newer.
         let (questions, asked) = mpsc::channel(1);
         let (answer, answers) = watch::channel(LogEnds::new());
         tokio::spawn(answer_all(letters, asked, answer));
         Self { questions, answers }
     }
 
-    /// Asks for the ends of these, unless it is still being asked for others.
+    /// Looks up the ends of these, unless a round is already waiting.
     pub(crate) fn ask(&self, partitions: Vec<TopicPartition>) {
         if !partitions.is_empty() {
-            // Next time, then.
+            // The next call asks again.
             let _ = self.questions.try_send(partitions);
         }
     }
 
-    /// What the last answer was.
+    /// The ends that are known.
     pub(crate) fn known(&self) -> watch::Ref<'_, LogEnds> {
         self.answers.borrow()
     }
@@ -54,7 +54,7 @@ async fn answer_all(
 ) {
     while let Some(partitions) = asked.recv().await {
         let letters = letters.clone();
-        // Those that did not answer come last.
+        // Partitions without an answer come last.
         let mut asked = partitions.clone();
         asked.sort_by_key(|partition| !answer.borrow().contains_key(partition));
         match tokio::task::spawn_blocking(move || find(&letters, asked)).await {
@@ -67,7 +67,7 @@ async fn answer_all(
     }
 }
 
-/// Those that Kafka says in time.
+/// The ends that Kafka reports in time.
 fn find(letters: &DeadLetters, partitions: Vec<TopicPartition>) -> LogEnds {
     let deadline = Instant::now() + ANSWER;
     let ends = partitions.into_iter().filter_map(|partition| {
@@ -95,7 +95,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn kafka_is_asked_where_logs_end() {
+    async fn ends_of_logs_are_looked_up() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("device-data", 2, 1).unwrap();
         let mut client = rdkafka::ClientConfig::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use iot_service::kafka::{KafkaSecurity, SaslMechanism};
+use iot_kafka::security::{KafkaSecurity, SaslMechanism};
 use kafka_fetch::{BoxError, FetchError, Observer, Sasl, Security, SecuritySource, Settings};
 use prometheus::IntCounter;
 

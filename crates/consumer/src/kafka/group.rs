@@ -1,17 +1,17 @@
-//! The member of the consumer group: one thread that polls, starts and stops the owners
-//! of partitions as they come and go, commits what owners have stored, and reports. No
-//! record comes this way: owners have theirs fetched.
+//! The member of the consumer group: one thread that polls, starts and stops the owners of
+//! partitions on rebalances, commits stored offsets, and reports. Records do not pass
+//! through it: owners have them fetched.
 
 mod slots;
 
-use iot_core::partition::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use iot_core::partition::TopicPartition;
+use iot_kafka::rebootstrap::Rebootstrap;
 use iot_service::health::Component;
-use iot_service::rebootstrap::Rebootstrap;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -27,21 +27,21 @@ use crate::metrics::{Metrics, Queue, RebalanceKind};
 pub(crate) use slots::Inbox;
 use slots::Slots;
 
-/// Longest wait for something to happen: how late an offset to commit may be seen.
+/// Longest poll: how late an offset to commit may be noticed.
 const IDLE: Duration = Duration::from_millis(100);
-/// The wait while owners are leaving.
+/// Longest poll while owners are stopping.
 const BUSY: Duration = Duration::from_millis(5);
 /// How often offsets are committed to Kafka.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How long owners may take to put their state away. Well below the default
-/// time that a group waits for a member in a rebalance (5 minutes).
+/// How long owners may take to store their state: well below the time that a group waits for
+/// a member in a rebalance (5 minutes by default).
 const RELEASE: Duration = Duration::from_secs(10);
-/// An assigned partition that is not read by then is worth a word.
+/// An assigned partition that is not read for longer makes the member not ready.
 const STUCK: Duration = Duration::from_secs(10);
 /// The same error is logged this often at most.
 const REPEAT_LOG: Duration = Duration::from_secs(30);
 
-/// State up to an offset is stored: Kafka is to know, for lag tools.
+/// An offset up to which state is stored, to be committed to Kafka for lag tools.
 #[derive(Debug)]
 pub(crate) struct Commit {
     pub(crate) partition: TopicPartition,
@@ -51,7 +51,7 @@ pub(crate) struct Commit {
 /// Starts the owner of a partition as a task.
 pub(crate) type StartOwner = Box<dyn Fn(Inbox) -> tokio::task::JoinHandle<()> + Send>;
 
-/// What the thread needs.
+/// What the thread works with.
 pub(crate) struct Member {
     pub(crate) config: KafkaConfig,
     pub(crate) commits: mpsc::Receiver<Commit>,
@@ -62,10 +62,10 @@ pub(crate) struct Member {
     pub(crate) stop: CancellationToken,
 }
 
-/// Is a member until asked to stop.
+/// Runs the member until it is stopped.
 ///
 /// # Errors
-/// The consumer can't be created, or ends for good.
+/// The consumer can't be created, or fails permanently.
 pub(crate) fn run(member: Member) -> anyhow::Result<()> {
     let rebootstrap = Rebootstrap::new(&member.config.brokers)?;
     let context = GroupContext::new(rebootstrap, member.metrics.clone());
@@ -105,7 +105,7 @@ struct Group {
     logged: Option<(String, Instant)>,
 }
 
-/// Partitions whose owners put their state away before they are given back.
+/// Revoked partitions whose owners are storing their state.
 struct Leaving {
     partitions: Vec<TopicPartition>,
     owners: Vec<tokio::task::JoinHandle<()>>,
@@ -143,9 +143,9 @@ impl Group {
         match error {
             KafkaError::MessageConsumptionFatal(_) => {
                 self.member.health.failed(error.to_string());
-                return Err(error).context("the consumer can't go on");
+                return Err(error).context("the consumer failed");
             }
-            // Readiness says so, with the reason.
+            // Readiness reports these, with the reason.
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::AllBrokersDown
@@ -162,7 +162,7 @@ impl Group {
             .as_ref()
             .is_none_or(|(last, at)| *last != error || at.elapsed() >= REPEAT_LOG);
         if is_new {
-            tracing::warn!(error, "Kafka reports an error; the consumer goes on");
+            tracing::warn!(error, "Kafka reports an error; the consumer continues");
             self.logged = Some((error, Instant::now()));
         }
     }
@@ -188,8 +188,8 @@ impl Group {
             .set(self.slots.len() as i64);
     }
 
-    /// Takes partitions on. The rebalance is answered with no partition at all: their
-    /// owners have them fetched, and librdkafka must not.
+    /// Starts owners. The rebalance is answered without any partition, because owners have
+    /// them fetched and librdkafka must not.
     fn assign(&mut self, partitions: Vec<TopicPartition>) {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
@@ -221,8 +221,7 @@ impl Group {
         slots.map(slots::Slot::stop).collect()
     }
 
-    /// Gives back the partitions whose owners are done; all of them, done or
-    /// not, if `now`.
+    /// Releases the partitions whose owners have stopped; all of them if `now`.
     fn release(&mut self, now: bool) {
         for leaving in std::mem::take(&mut self.leaving) {
             let done = leaving
@@ -240,7 +239,7 @@ impl Group {
                     .iter()
                     .for_each(tokio::task::JoinHandle::abort);
             }
-            // What owners said last comes before the partitions go.
+            // The owners' last offsets are committed before the partitions are released.
             self.note_commits();
             self.commit_now();
             self.answer(false);
@@ -251,12 +250,13 @@ impl Group {
         }
     }
 
-    /// Lets a rebalance go on that brought partitions, or took some away.
-    fn answer(&mut self, brought: bool) {
+    /// Lets a rebalance continue that assigned partitions, or revoked some.
+    fn answer(&mut self, assigned: bool) {
         let nothing = TopicPartitionList::new();
-        let answered = match brought {
-            true => self.consumer.incremental_assign(&nothing),
-            false => self.consumer.incremental_unassign(&nothing),
+        let answered = if assigned {
+            self.consumer.incremental_assign(&nothing)
+        } else {
+            self.consumer.incremental_unassign(&nothing)
         };
         if let Err(error) = answered {
             self.log(format!("answering a rebalance: {error}"));
@@ -281,7 +281,7 @@ impl Group {
         for (TopicPartition { topic, partition }, offset) in self.commits.drain() {
             if let Err(error) = list.add_partition_offset(&topic, partition, Offset::Offset(offset))
             {
-                tracing::warn!(topic = &*topic, partition, offset, %error, "can't commit");
+                tracing::warn!(topic = &*topic, partition, offset, %error, "cannot commit");
             }
         }
         if list.count() == 0 {
@@ -299,14 +299,14 @@ impl Group {
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
         let health = &self.member.health;
         match membership {
-            // A connection that is just being replaced is no news.
+            // A connection that is being replaced is not reported.
             Membership::NoBroker if self.unreachable < 2 => {}
             Membership::NoBroker => {
                 let trouble = self.consumer.context().trouble();
                 let trouble = trouble.unwrap_or_else(|| "still connecting".into());
                 health.not_ready(format!("brokers not reachable: {trouble}"));
             }
-            // A rebalance does not interrupt what stays with this member.
+            // A rebalance does not interrupt partitions that stay with this member.
             _ if self.joined => self.reached(),
             Membership::NoTopic => {
                 health.not_ready("none of the topics of kafka.topics exists yet");
@@ -339,7 +339,7 @@ impl Group {
         }
     }
 
-    /// Lets owners put their state away, tells Kafka, and leaves the group.
+    /// Stops owners, commits their offsets, and leaves the group.
     fn leave(mut self) {
         let partitions = self.slots.partitions();
         let owners = self.stop_owners(&partitions);

@@ -1,40 +1,41 @@
-//! How far a partition has been processed, and how far behind that is.
+//! How far a partition has been processed, and its lag.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Nothing is known yet.
+/// The value is not known yet.
 const UNKNOWN: i64 = -1;
 
-/// What is known of a partition: by its owner, by who fetches it, for the group's thread.
+/// Progress of a partition, written by its owner and by the fetcher, read by the group's
+/// thread.
 #[derive(Debug)]
 pub(crate) struct Progress {
     /// Next offset to process.
     position: AtomicI64,
-    /// Kafka's time of the oldest record in processing, milliseconds.
+    /// Kafka's time of the oldest record being processed, milliseconds.
     oldest: AtomicI64,
-    /// Where the log ended when it was last fetched.
+    /// End of the log at the last fetch.
     end: AtomicI64,
-    /// Records that are fetched and not processed yet.
+    /// Records that are fetched and not processed.
     waiting: AtomicUsize,
-    /// So many of them that no more are fetched.
+    /// There are so many of them that fetching is paused.
     full: AtomicBool,
     standing: Mutex<Standing>,
 }
 
-/// Whether a partition is read.
+/// Whether a partition is being read.
 #[derive(Debug)]
 struct Standing {
     is_read: bool,
     /// Since when.
     since: Instant,
-    /// What keeps it from being read.
+    /// Why it is not read.
     trouble: Option<String>,
 }
 
 impl Standing {
-    /// It is not read any more; if it was not before, that began earlier.
+    /// It is no longer read. Keeps the time if it already was not.
     fn stop(&mut self) {
         if self.is_read {
             (self.is_read, self.since) = (false, Instant::now());
@@ -60,7 +61,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Its state is being loaded, and after that it is to be read from another offset.
+    /// Its state is being loaded, after which it is read from another offset.
     pub(crate) fn load(&self) {
         self.end.store(UNKNOWN, Ordering::Relaxed);
         self.set_full(false);
@@ -72,7 +73,7 @@ impl Progress {
         self.position.store(offset, Ordering::Relaxed);
     }
 
-    /// Records from that Kafka time on, in milliseconds, are being processed.
+    /// Records from that time of Kafka on, milliseconds, are being processed.
     pub(crate) fn begin(&self, recorded: Option<i64>) {
         let recorded = recorded.unwrap_or(UNKNOWN);
         self.oldest.store(recorded, Ordering::Relaxed);
@@ -83,7 +84,7 @@ impl Progress {
         self.end.store(end, Ordering::Relaxed);
     }
 
-    /// It is read, whatever there was before.
+    /// It is being read; earlier trouble is over.
     pub(super) fn set_read(&self) {
         let mut standing = self.standing();
         if !standing.is_read {
@@ -95,7 +96,7 @@ impl Progress {
         }
     }
 
-    /// It can't be read; says whether that is news.
+    /// It can't be read; returns whether the reason is new.
     pub(crate) fn troubled(&self, reason: String) -> bool {
         let mut standing = self.standing();
         standing.stop();
@@ -103,7 +104,7 @@ impl Progress {
         before != standing.trouble
     }
 
-    /// How long it has not been read, and why if that is known; none if it is read.
+    /// For how long it has not been read, and why if that is known; `None` if it is read.
     pub(super) fn not_read(&self) -> Option<(Duration, Option<String>)> {
         let standing = self.standing();
         (!standing.is_read).then(|| (standing.since.elapsed(), standing.trouble.clone()))
@@ -154,29 +155,29 @@ fn known(value: &AtomicI64) -> Option<i64> {
     (value != UNKNOWN).then_some(value)
 }
 
-/// How far behind a partition is.
+/// Lag of a partition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Lag {
-    /// Records not processed yet.
+    /// Records that are not processed.
     pub(crate) messages: i64,
-    /// How long the oldest of them has been in Kafka, seconds.
+    /// Age of the oldest of them in Kafka, seconds.
     pub(crate) seconds: f64,
 }
 
-/// Measures the lag of one partition time and again.
+/// Measures the lag of one partition repeatedly.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
-    /// The end of the log when it was last caught up with, or first seen, and when
-    /// that was, milliseconds.
+    /// End of the log, and the time in milliseconds, when it was last caught up with or first
+    /// seen.
     seen: Option<(i64, i64)>,
 }
 
 impl Gauge {
     /// The lag at `now` (milliseconds since the epoch), when the log ends at `end`.
-    /// None before the first offset is known.
+    /// `None` before the first offset is known.
     ///
-    /// Of records that are still in Kafka only the end is known, not their times:
-    /// their age is counted from when it was first seen that there are some.
+    /// The times of records that are not fetched are unknown: their age counts from when
+    /// they were first seen.
     pub(crate) fn measure(&mut self, progress: &Progress, end: i64, now: i64) -> Option<Lag> {
         let position = progress.position()?;
         let messages = (end - position).max(0);
@@ -187,7 +188,7 @@ impl Gauge {
                 seconds: 0.0,
             });
         }
-        // What was there then is processed: what is there now has come since.
+        // Records up to the end seen then are processed; the others are newer.
         let seen = self.seen.filter(|(end, _)| position < *end);
         let (_, seen) = *self.seen.insert(seen.unwrap_or((end, now)));
         let oldest = progress.oldest().filter(|_| progress.waiting() > 0);
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_lasts_from_its_begin_over_every_try_until_something_is_read() {
+    fn trouble_lasts_over_every_attempt_until_the_partition_is_read() {
         let progress = Progress::default();
         let first = progress.standing().since;
         for is_first in [true, false, false] {
@@ -232,16 +233,16 @@ mod tests {
             progress.released(queued);
             lag.map(|lag| (lag.messages, lag.seconds))
         };
-        assert_eq!(measure(10, 0, 0), None, "nobody knows where it is");
+        assert_eq!(measure(10, 0, 0), None, "the position is unknown");
         progress.reach(10);
         assert_eq!(measure(10, 0, 1_000_000), Some((0, 0.0)));
-        // Records have just come: how old they are is not known yet.
+        // Records have just arrived: their age is not known.
         progress.begin(Some(5));
         assert_eq!(measure(15, 0, 2_000_000), Some((5, 0.0)));
         assert_eq!(measure(15, 0, 2_001_500), Some((5, 1.5)));
         progress.begin(Some(1_990_000));
         assert_eq!(measure(15, 5, 2_002_000), Some((5, 12.0)));
-        // Never caught up when it was looked at, and yet not far behind.
+        // Never caught up when it is measured, and yet not far behind.
         progress.reach(15);
         assert_eq!(measure(20, 0, 2_002_500), Some((5, 0.0)));
         progress.reach(20);

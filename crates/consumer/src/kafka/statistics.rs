@@ -1,10 +1,10 @@
-//! What the consumer takes from librdkafka's statistics.
+//! The part of librdkafka's statistics that the consumer uses.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 
-/// The few fields of a report that matter here; see librdkafka's STATISTICS.md.
+/// The fields of a report that are used; see librdkafka's STATISTICS.md.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Statistics {
     #[serde(default)]
@@ -23,14 +23,14 @@ struct Group {
     join_state: String,
 }
 
-/// Where the membership stands.
+/// State of the membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Membership {
     /// No broker is connected.
     NoBroker,
-    /// Connected, and nothing to subscribe to.
+    /// Connected, without a topic to subscribe to.
     NoTopic,
-    /// On the way, in one of librdkafka's states.
+    /// Joining, in one of librdkafka's states.
     Joining(String),
     /// A member.
     Steady,
@@ -53,7 +53,7 @@ impl Statistics {
         }
         match self.cgrp.as_ref().map(|group| group.join_state.as_str()) {
             Some("steady") => Membership::Steady,
-            // It looks for topics time and again, and joins once it finds one.
+            // It keeps looking for topics, and joins once it finds one.
             Some("init" | "wait-metadata") | None => Membership::NoTopic,
             Some(state) => Membership::Joining(state.to_owned()),
         }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_where_the_membership_stands() {
+    fn the_membership_follows_from_connections_and_join_state() {
         assert_eq!(
             report("CONNECT", "steady").membership(),
             Membership::NoBroker

@@ -2,39 +2,28 @@
 
 use std::time::Duration;
 
+use iot_kafka::context::Quiet;
+use iot_kafka::errors::{Named, code};
+use iot_kafka::topics::{self, Answer, Existing, Outcome, Topic};
 use iot_service::Backoff;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::admin::AdminClient;
+use rdkafka::error::RDKafkaErrorCode;
 use tokio_util::sync::CancellationToken;
 
-use super::context::Quiet;
 use super::producer_config;
 use crate::config::KafkaConfig;
 
-/// A topic, as it is created.
-#[derive(Debug, Clone)]
-pub(crate) struct Topic {
-    pub(crate) name: String,
-    pub(crate) partitions: i32,
-    /// -1 for the brokers' default.
-    pub(crate) replication: i32,
-    /// Largest record, bytes; none for the brokers' limit.
-    pub(crate) max_record: Option<usize>,
-}
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Creates a topic if it is missing; tries until Kafka answers. Otherwise Kafka may
-/// create it at the first record, as it likes, or refuse that.
+/// Creates a topic unless it exists; retries until Kafka gives a final answer. If Kafka
+/// rejects the topic, the brokers may create it at the first record with settings of their
+/// own, or reject that record.
 pub(crate) async fn create(kafka: KafkaConfig, topic: Topic, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-    let name = topic.name.as_str();
     loop {
-        match try_create(&kafka, &topic).await {
-            Ok(()) => return,
-            Err(error) if is_final(&error) => {
-                tracing::info!(topic = name, %error, "could not create the topic; it is left to the brokers");
-                return;
-            }
-            Err(error) => tracing::debug!(topic = name, %error, "creating the topic failed"),
+        let answer = try_create(&kafka, &topic).await;
+        if is_final(&topic.name, answer) {
+            return;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -43,36 +32,35 @@ pub(crate) async fn create(kafka: KafkaConfig, topic: Topic, stop: CancellationT
     }
 }
 
-async fn try_create(kafka: &KafkaConfig, topic: &Topic) -> anyhow::Result<()> {
+async fn try_create(kafka: &KafkaConfig, topic: &Topic) -> anyhow::Result<Answer> {
     let admin: AdminClient<Quiet> = producer_config(kafka)?.create_with_context(Quiet)?;
-    let limit = topic.max_record.map(|bytes| bytes.to_string());
-    let replication = TopicReplication::Fixed(topic.replication);
-    let mut new = NewTopic::new(&topic.name, topic.partitions, replication);
-    if let Some(limit) = &limit {
-        new = new.set("max.message.bytes", limit);
+    let topics = std::slice::from_ref(topic);
+    let answers = topics::create(&admin, topics, REQUEST_DEADLINE).await;
+    Ok(match answers {
+        Ok(answers) => answers.get(&topic.name).copied(),
+        Err(error) => Some(Err(code(&error))),
     }
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
-    for result in admin.create_topics([&new], &options).await? {
-        match result {
-            Ok(name) => tracing::info!(topic = name, "created the topic"),
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(KafkaError::AdminOp(code).into()),
-        }
-    }
-    Ok(())
+    .unwrap_or(Err(RDKafkaErrorCode::Unknown)))
 }
 
-/// Whether trying again can't help.
-fn is_final(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(KafkaError::AdminOp(
-            RDKafkaErrorCode::UnsupportedFeature
-                | RDKafkaErrorCode::UnsupportedVersion
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::InvalidReplicationFactor
-                | RDKafkaErrorCode::PolicyViolation
-        ))
-    )
+/// Logs the answer.
+fn is_final(topic: &str, answer: anyhow::Result<Answer>) -> bool {
+    let error = match answer {
+        Ok(Ok(Existing::New)) => {
+            tracing::info!(topic, "created the topic");
+            return true;
+        }
+        Ok(Ok(Existing::Before)) => return true,
+        Ok(Err(code)) => {
+            let error = Named(code);
+            if matches!(topics::outcome(Err(code)), Outcome::Permanent(_)) {
+                tracing::info!(topic, %error, "cannot create the topic; leaving it to the brokers");
+                return true;
+            }
+            error.to_string()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    tracing::debug!(topic, error, "cannot create the topic yet; retrying");
+    false
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use iot_core::headers;
 use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, AlertStatus, DeviceKey, Sealed, WindowSummary};
+use iot_kafka::context::Lasting;
+use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
@@ -25,8 +27,6 @@ use serde_json::json;
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
-use crate::kafka::context::Lasting;
-use crate::kafka::topic::Topic;
 pub(crate) use metrics::{OutputsMetrics, Published};
 
 /// Produces events. Clones share one producer.
@@ -156,7 +156,7 @@ impl Outputs {
             name: name.clone(),
             partitions: config.partitions,
             replication: config.replication,
-            max_record: None,
+            configs: BTreeMap::new(),
         };
         names.map(topic).collect()
     }

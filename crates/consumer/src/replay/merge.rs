@@ -5,22 +5,22 @@ use std::ops::Range;
 
 use rdkafka::message::{Message as _, OwnedMessage};
 
-/// A partition with so many records waiting is not read, until it has half of them.
+/// A partition with this many records waiting is paused until half of them are left.
 const AHEAD: usize = 4_096;
-/// The same in bytes of payload.
+/// The same limit in bytes of payload.
 const AHEAD_BYTES: usize = 8 << 20;
-/// After so many records in a row that are too late there is none more in time.
+/// A partition ends after this many records in a row beyond the range.
 const BEYOND: u32 = 1_000;
 
 /// A record.
 #[derive(Debug)]
 pub(super) struct Taken {
-    /// Kafka's time of it, milliseconds since the epoch.
+    /// Kafka's time of the record, milliseconds since the epoch.
     pub(super) time: i64,
     pub(super) message: OwnedMessage,
 }
 
-/// The partitions of a topic that are read.
+/// The partitions of a topic that are being read.
 #[derive(Debug, Default)]
 pub(super) struct Merge(BTreeMap<i32, Queue>);
 
@@ -29,9 +29,9 @@ struct Queue {
     waiting: VecDeque<Taken>,
     /// Offset behind the last record.
     end: i64,
-    /// Of payloads that wait.
+    /// Bytes of the payloads that wait.
     bytes: usize,
-    /// Records in a row that were too late.
+    /// Records in a row beyond the range.
     beyond: u32,
     done: bool,
     paused: bool,
@@ -61,8 +61,8 @@ impl Merge {
         queues.any(|queue| !queue.done && queue.waiting.is_empty())
     }
 
-    /// A record that was read; only those with times in `range` (milliseconds) are
-    /// kept. Clocks differ, so one beyond it ends nothing: many in a row do.
+    /// Takes a record; keeps it if its time is in `range` (milliseconds). Clocks differ, so
+    /// only many records in a row beyond the range end the partition.
     pub(super) fn take(&mut self, record: Taken, range: &Range<i64>) {
         let Some(queue) = self.0.get_mut(&record.message.partition()) else {
             return;
@@ -84,7 +84,7 @@ impl Merge {
         }
     }
 
-    /// There is nothing more in a partition.
+    /// The partition has no further record.
     pub(super) fn finish(&mut self, partition: i32) {
         if let Some(queue) = self.0.get_mut(&partition) {
             queue.done = true;
@@ -102,7 +102,7 @@ impl Merge {
         Some(record)
     }
 
-    /// Partitions to stop reading, and to go on with.
+    /// Partitions to pause, and partitions to resume.
     pub(super) fn flow(&mut self) -> (Vec<i32>, Vec<i32>) {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, queue) in &mut self.0 {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_start_is_left_out() {
+    fn records_after_the_end_are_skipped() {
         let mut merge = Merge::default();
         merge.add(0, 2);
         for offset in 0..4 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn many_records_that_are_too_late_end_a_partition() {
+    fn many_records_beyond_the_range_end_a_partition() {
         let mut merge = Merge::default();
         merge.add(0, i64::MAX);
         for offset in 0..i64::from(BEYOND) {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_is_far_ahead_waits() {
+    fn a_partition_that_is_far_ahead_is_paused() {
         let mut merge = Merge::default();
         merge.add(0, i64::MAX);
         merge.add(1, i64::MAX);

@@ -1,5 +1,5 @@
-//! `iot-consumer replay`: a part of the log once more, to look at or into a topic,
-//! as fast as it can or at the speed it came.
+//! `iot-consumer replay`: reads a part of the log again, to standard output or into a topic,
+//! as fast as possible or at the speed of the records' times.
 
 mod merge;
 mod sink;
@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use iot_kafka::context::Quiet;
+use iot_kafka::headers::detach;
+use iot_kafka::lookup;
 use iot_service::config::{Sources, load};
 use iot_service::moment;
 use jiff::Timestamp;
@@ -18,42 +21,39 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::{ConsumerConfig, KafkaConfig};
-use crate::kafka;
-use crate::kafka::context::Quiet;
+use crate::kafka::{self, TOOL_DEADLINE};
 use crate::mapping::{Mappings, MappingsConfig};
 use crate::parse;
 use crate::record::batch_of;
 use merge::{Merge, Taken};
 use sink::Sink;
 
-/// How long Kafka may take to answer a question.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// How long one look for records takes.
+/// How long one poll takes.
 const POLL: Duration = Duration::from_millis(100);
-/// Without a record for so long, though there are some, something is wrong.
+/// Fails after this long without a record before the end.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Reads a part of the log again.
+/// Read a part of the log again.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReplayArgs {
-    /// Begin: RFC 3339 (2026-01-31T08:00:00Z), or how long ago (2h). Kafka's time
-    /// of the records
+    /// Start: RFC 3339 (2026-01-31T08:00:00Z), or how long ago (2h), by Kafka's time of the
+    /// records
     #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     from: Timestamp,
-    /// End, not included [default: now]
+    /// End, exclusive [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     to: Option<Timestamp>,
-    /// Topic to read [default: the first in kafka.topics that is no pattern]
+    /// Topic to read [default: the first in kafka.topics that is not a pattern]
     #[arg(long)]
     topic: Option<String>,
     /// Only messages of this device; may be repeated
     #[arg(long)]
     device: Vec<String>,
-    /// How much faster than they came: 1 as they came, 60 an hour in a minute
-    /// [default: as fast as it goes]
+    /// Speed relative to the records' times: 1 is real time, 60 an hour in a minute
+    /// [default: as fast as possible]
     #[arg(long, value_name = "TIMES", value_parser = speed)]
     speed: Option<f64>,
-    /// Where they go: stdout (one line of JSON each), or a Kafka topic
+    /// Destination: stdout (one line of JSON each), or a Kafka topic
     #[arg(long, value_name = "stdout|TOPIC", default_value = "stdout")]
     sink: String,
 }
@@ -65,7 +65,7 @@ fn speed(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Replays, and says on standard error how many there were.
+/// Replays, and prints the number of records to standard error.
 #[must_use]
 pub fn replay(args: &ReplayArgs, sources: &Sources) -> ExitCode {
     let config = match load::<ConsumerConfig>(sources) {
@@ -115,7 +115,7 @@ fn run(args: &ReplayArgs, config: &ConsumerConfig) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-/// Which records are wanted.
+/// Selects records.
 struct Filter<'a> {
     devices: &'a [String],
     topic: &'a str,
@@ -131,7 +131,7 @@ impl<'a> Filter<'a> {
         }
     }
 
-    /// By the device that the payload names; of what can't be read, by the key.
+    /// By the device in the payload; by the key if the payload can't be parsed.
     fn wants(&self, record: &Taken) -> bool {
         if self.devices.is_empty() {
             return true;
@@ -151,10 +151,10 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Lets records pass as far apart as they came, or by a factor closer.
+/// Keeps the distances between the records' times, divided by a factor.
 struct Pace {
     speed: f64,
-    /// When the first passed, and its time.
+    /// When the first record passed, and its time.
     first: Option<(Instant, i64)>,
 }
 
@@ -196,12 +196,12 @@ impl Log {
             .create_with_context(Quiet)
             .context("creating the consumer")?;
         let (mut assigned, mut merge) = (TopicPartitionList::new(), Merge::default());
-        for partition in kafka::partitions(&consumer, topic)? {
-            let (_, end) = consumer.fetch_watermarks(topic, partition, DEADLINE)?;
-            let begin = kafka::offset_at(&consumer, topic, partition, from)?;
-            if let Some(begin) = begin.filter(|begin| *begin < end) {
-                assigned.add_partition_offset(topic, partition, Offset::Offset(begin))?;
-                merge.add(partition, end);
+        for at in lookup::partitions(consumer.client(), topic, TOOL_DEADLINE)? {
+            let end = lookup::watermarks(consumer.client(), &at, TOOL_DEADLINE)?.high;
+            let start = lookup::offset_at(&consumer, &at, from, TOOL_DEADLINE)?;
+            if let Some(start) = start.filter(|start| *start < end) {
+                assigned.add_partition_offset(topic, at.partition, Offset::Offset(start))?;
+                merge.add(at.partition, end);
             }
         }
         consumer.assign(&assigned)?;
@@ -221,13 +221,13 @@ impl Log {
                 Some(Ok(message)) => {
                     let record = Taken {
                         time: message.timestamp().to_millis().unwrap_or_default(),
-                        message: message.detach(),
+                        message: detach(&message),
                     };
                     self.merge.take(record, &self.range);
                     heard = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.merge.finish(partition),
-                // It tries on by itself; the silence has an end.
+                // librdkafka reconnects by itself, for as long as the silence may last.
                 Some(Err(KafkaError::MessageConsumption(
                     RDKafkaErrorCode::BrokerTransportFailure
                     | RDKafkaErrorCode::AllBrokersDown
@@ -246,7 +246,7 @@ impl Log {
         Ok(next)
     }
 
-    /// Doesn't read partitions that are far ahead of others.
+    /// Pauses partitions that are far ahead of others.
     fn hold_back(&mut self) -> anyhow::Result<()> {
         let (pause, resume) = self.merge.flow();
         let list = |partitions: &[i32]| {
@@ -271,13 +271,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_speed_is_above_zero() {
+    fn speeds_are_above_zero() {
         assert!(speed("0").is_err() && speed("x").is_err());
         assert_eq!(speed("2.5"), Ok(2.5));
     }
 
     #[test]
-    fn at_a_speed_records_are_as_far_apart_as_they_came() {
+    fn a_pace_keeps_the_distances_between_records() {
         let (mut pace, begun) = (Pace::new(100.0), Instant::now());
         for time in [5_000, 4_000, 10_000, 15_000] {
             pace.wait(time);

@@ -19,7 +19,7 @@ use crate::kafka;
 
 /// How long Kafka may take to confirm the last records.
 const FLUSH: Duration = Duration::from_secs(60);
-/// Where a record was first: topic, partition and offset.
+/// Header with the origin of the record: topic, partition and offset.
 const REPLAY_OF: &str = "replay-of";
 
 /// Standard output, or a topic.
@@ -57,7 +57,7 @@ impl Sink {
         }
         let mut client = kafka::producer_config(kafka)?;
         client.set("enable.idempotence", "true");
-        // What could be written once can be again.
+        // Any record that the topic took before.
         client.set("message.max.bytes", "1000000000");
         let producer = client
             .create_with_context(Failures::default())
@@ -73,7 +73,7 @@ impl Sink {
             Self::Lines(out) => {
                 serde_json::to_writer(&mut *out, &line(topic, record))?;
                 out.write_all(b"\n")?;
-                // Whoever watches sees it at once; the rest is the kernel's.
+                // Whoever watches sees each line at once.
                 Ok(out.flush()?)
             }
             Self::Topic { name, producer } => send(producer, name, topic, record),
@@ -155,7 +155,7 @@ fn line(topic: &str, record: &Taken) -> Value {
     })
 }
 
-/// Text as it is; other bytes as an object with their digits.
+/// Text as it is; other bytes as an object with hexadecimal digits.
 fn bytes(bytes: Option<&[u8]>) -> Value {
     let Some(bytes) = bytes else {
         return Value::Null;

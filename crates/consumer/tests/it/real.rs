@@ -3,7 +3,7 @@
 
 use futures::future::join_all;
 use iot_consumer::ConsumerConfig;
-use iot_service::kafka::SecurityProtocol;
+use iot_kafka::security::SecurityProtocol;
 use rdkafka::admin::{NewPartitions, NewTopic, TopicReplication};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};

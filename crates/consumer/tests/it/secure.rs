@@ -2,7 +2,7 @@
 //! --features tls`.
 
 use iot_consumer::ConsumerConfig;
-use iot_service::kafka::{SaslMechanism, SecurityProtocol};
+use iot_kafka::security::{SaslMechanism, SecurityProtocol};
 use testkit::kafka::read;
 use testkit::stack::variable;
 use testkit::wait_for;

@@ -16,8 +16,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use iot_core::headers::{DEAD_LETTER_TOPIC, LABEL};
+use iot_core::dead_letter;
+use iot_core::headers::LABEL;
 use iot_core::message::Quality;
+use iot_core::partition::TopicPartition;
 use rskafka::client::Client;
 use rskafka::record::{Record, RecordAndOffset};
 use serde::{Deserialize, Serialize};
@@ -45,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "alert-events")]
     alerts: String,
     /// Topic with the records that the consumer refused (dead_letter.topic).
-    #[arg(long, default_value = DEAD_LETTER_TOPIC)]
+    #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
     /// The simulator's anomaly.truth_file; without, the labels in the messages count, and
     /// labelled readings in a row are one anomaly.
@@ -101,8 +103,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let letters = log::letters(&kafka, &args.dead_letter_topic).await?;
     let by_labels = args.truth.is_none();
     for topic in &args.topic {
-        each_record(&kafka, topic, |partition, record| {
-            let refused = letters.get(&(topic.clone(), partition));
+        each_record(&kafka, topic, |at, record| {
+            let refused = letters.get(at);
             if !refused.is_some_and(|offsets| offsets.contains(&record.offset)) {
                 take_message(topic, &record.record, by_labels, &mut evidence);
             }
@@ -131,14 +133,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn each_record(
     kafka: &Client,
     topic: &str,
-    mut take: impl FnMut(i32, &RecordAndOffset),
+    mut take: impl FnMut(&TopicPartition, &RecordAndOffset),
 ) -> anyhow::Result<()> {
     for partition in log::partitions(kafka, &[topic.to_owned()]).await? {
         let log = Log::open(kafka, &partition).await?;
         let mut reader = log.read_from(log.begin);
         loop {
             match reader.next().await? {
-                Read::Records(records) => records.iter().for_each(|r| take(partition.1, r)),
+                Read::Records(records) => records.iter().for_each(|r| take(&partition, r)),
                 Read::Transaction => bail!("{topic} has transactions, which are not read"),
                 Read::End => break,
             }

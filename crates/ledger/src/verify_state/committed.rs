@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use iot_service::kafka::KafkaSecurity;
+use iot_core::partition::TopicPartition;
+use iot_kafka::headers;
+use iot_kafka::security::KafkaSecurity;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use rskafka::chrono::DateTime;
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::mpsc;
-
-use crate::log::Partition;
 
 /// How long the next record, or the end, may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -36,13 +36,11 @@ impl Committed {
     /// answer comes through the channel.
     pub(super) fn read(
         &self,
-        partition: &Partition,
+        partition: &TopicPartition,
         begin: i64,
     ) -> anyhow::Result<mpsc::Receiver<anyhow::Result<RecordAndOffset>>> {
         let mut config = ClientConfig::new();
-        for (name, value) in self.security.librdkafka_properties()? {
-            config.set(name, value);
-        }
+        self.security.apply(&mut config)?;
         for (name, value) in [
             ("bootstrap.servers", self.brokers.as_str()),
             ("client.id", "iot-ledger"),
@@ -56,8 +54,9 @@ impl Committed {
             config.set(name, value);
         }
         let consumer: BaseConsumer = config.create().context("reading transactions")?;
+        let (topic, number) = partition.parts();
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&partition.0, partition.1, Offset::Offset(begin))?;
+        assignment.add_partition_offset(topic, number, Offset::Offset(begin))?;
         consumer.assign(&assignment)?;
         let (sender, records) = mpsc::channel(READ_AHEAD);
         // librdkafka's calls block.
@@ -95,11 +94,8 @@ fn read(
 }
 
 fn record(message: &BorrowedMessage<'_>) -> anyhow::Result<RecordAndOffset> {
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
-    let headers = headers.map(|header| {
-        let value = header.value.unwrap_or_default();
-        (header.key.to_owned(), value.to_vec())
-    });
+    let headers = headers::iter(message)
+        .map(|(name, value)| (name.into_owned(), value.unwrap_or_default().to_vec()));
     let timestamp = message.timestamp().to_millis().unwrap_or(-1);
     Ok(RecordAndOffset {
         record: Record {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::message::Quality;
+use iot_core::partition::TopicPartition;
 
 use super::fold::{Device, Fold, Newest, Sealed, Sensor};
 use super::layout::{self, StoredDevice, StoredSensor, StoredWindows, Unreadable};
 use super::model::{Field, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
 use super::store::Snapshot;
-use crate::log::Partition;
 
 /// Clocks differ, and what is about to expire may be gone already (ms).
 const MARGIN: i64 = 30_000;
@@ -25,7 +25,7 @@ pub(super) enum Kept {
 
 /// Compares a partition, and keeps what it finds.
 pub(super) struct Comparison<'a> {
-    pub(super) partition: &'a Partition,
+    pub(super) partition: &'a TopicPartition,
     pub(super) kept: Kept,
     /// How long sealed windows are kept, in lengths.
     pub(super) keep: i64,
@@ -50,7 +50,7 @@ impl Kept {
 
 impl<'a> Comparison<'a> {
     /// Of a log that is whole, with windows that are not kept.
-    pub(super) fn new(partition: &'a Partition) -> Self {
+    pub(super) fn new(partition: &'a TopicPartition) -> Self {
         Self {
             partition,
             kept: Kept::Whole,
@@ -292,8 +292,8 @@ impl<'a> Comparison<'a> {
     pub(super) fn find(&mut self, kind: Kind, key: &str, field: &str, expected: &str, found: &str) {
         self.report.find(Finding {
             kind,
-            topic: self.partition.0.clone(),
-            partition: self.partition.1,
+            topic: self.partition.topic.to_string(),
+            partition: self.partition.partition,
             key: layout::shown(key),
             field: layout::shown(field),
             expected: expected.to_owned(),

@@ -151,7 +151,7 @@ fn fold() -> Fold {
 const CUT: Kept = Kept::After(59);
 
 fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
-    let partition = ("device-data".to_owned(), 0);
+    let partition = TopicPartition::new("device-data", 0);
     let mut comparison = Comparison::new(&partition);
     comparison.kept = kept;
     comparison.keep = 1_000;

@@ -21,12 +21,13 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use iot_core::headers::DEAD_LETTER_TOPIC;
+use iot_core::dead_letter;
+use iot_core::partition::TopicPartition;
 use iot_service::config::HumanDuration;
 use tokio::time::Instant;
 
 use crate::kafka::connect;
-use crate::log::{self, Log, Partition};
+use crate::log::{self, Log};
 use crate::reading::Units;
 use crate::security::KafkaArgs;
 use committed::Committed;
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
     /// Topic with the records that the consumer refused (dead_letter.topic).
-    #[arg(long, default_value = DEAD_LETTER_TOPIC)]
+    #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
     /// The consumer's store: redis://USER:PASSWORD@HOST:PORT/DB, or rediss:// for TLS.
     #[arg(
@@ -176,7 +177,7 @@ fn sensor_unit(text: &str) -> Result<(String, String), String> {
 }
 
 /// A partition without state is as it must be only if it never had a record.
-fn no_state(partition: &Partition, log: &Log) -> Report {
+fn no_state(partition: &TopicPartition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
     comparison.report.partitions = 1;
     if log.end > 0 {

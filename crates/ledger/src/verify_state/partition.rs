@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use iot_core::partition::TopicPartition;
 use rskafka::record::RecordAndOffset;
 
 use super::Settings;
@@ -11,13 +12,13 @@ use super::compare::{Comparison, Kept};
 use super::fold::{Entry, Fold};
 use super::report::{Kind, Report};
 use super::store::Snapshot;
-use crate::log::{Log, Partition, Read};
+use crate::log::{Log, Read};
 use crate::reading::{message, owner};
 
 /// What is needed to check a partition.
 pub(super) struct Check<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) partition: &'a Partition,
+    pub(super) partition: &'a TopicPartition,
     pub(super) log: &'a Log,
     pub(super) snapshot: &'a Snapshot,
     /// Offsets that the consumer refused.
@@ -118,7 +119,7 @@ impl<'c> Work<'c> {
 
     fn take(&mut self, record: &RecordAndOffset, recorded: i64) -> anyhow::Result<()> {
         let message = message(&record.record, &self.check.settings.units)?;
-        let (tenant, project) = owner(&self.check.partition.0, &message)?;
+        let (tenant, project) = owner(&self.check.partition.topic, &message)?;
         self.fold.take(&Entry {
             offset: record.offset,
             recorded,

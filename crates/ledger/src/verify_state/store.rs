@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use iot_core::partition::TopicPartition;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, cmd};
 use tokio::time::timeout;
 
 use super::layout::{OFFSET_FIELD, SCHEMA, SCHEMA_FIELD, WINDOW, key_prefix};
-use crate::log::Partition;
 
 /// Connecting, and one call.
 const CALL: Duration = Duration::from_secs(10);
@@ -74,7 +74,7 @@ impl Store {
     ///
     /// # Errors
     /// Redis does not answer, or what is stored is no offset.
-    pub(super) async fn offset(&self, partition: &Partition) -> anyhow::Result<Option<i64>> {
+    pub(super) async fn offset(&self, partition: &TopicPartition) -> anyhow::Result<Option<i64>> {
         let key = self.key(partition, "state");
         let offset: Option<String> = self.ask(cmd("HGET").arg(&key).arg(OFFSET_FIELD)).await?;
         let offset = offset.map(|offset| offset.parse());
@@ -88,7 +88,7 @@ impl Store {
     /// # Errors
     /// Redis does not answer, the state is of another version, or it moves all the
     /// time.
-    pub(super) async fn snapshot(&self, of: &Partition) -> anyhow::Result<Option<Snapshot>> {
+    pub(super) async fn snapshot(&self, of: &TopicPartition) -> anyhow::Result<Option<Snapshot>> {
         for _ in 0..READS {
             let Some(offset) = self.offset(of).await? else {
                 return Ok(None);
@@ -103,12 +103,12 @@ impl Store {
         }
         bail!(
             "the state of {} {} moves while it is read: stop the consumer, or its input",
-            of.0,
-            of.1
+            of.topic,
+            of.partition
         )
     }
 
-    async fn live(&self, of: &Partition) -> anyhow::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    async fn live(&self, of: &TopicPartition) -> anyhow::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let (key, mut cursor, mut fields) = (self.key(of, "state"), 0_u64, BTreeMap::new());
         loop {
             let mut scan = cmd("HSCAN");
@@ -124,7 +124,7 @@ impl Store {
 
     /// Walks over all keys of the database: Redis has no other way to name those
     /// of a partition.
-    async fn sealed(&self, of: &Partition) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    async fn sealed(&self, of: &TopicPartition) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let (begin, mut cursor, mut keys) = (self.key(of, ""), 0_u64, Vec::new());
         let pattern = format!("{}{WINDOW}*", escaped(&begin));
         loop {
@@ -151,8 +151,8 @@ impl Store {
         Ok(sealed)
     }
 
-    fn key(&self, (topic, partition): &Partition, end: &str) -> String {
-        key_prefix(&self.prefix, topic, *partition) + end
+    fn key(&self, of: &TopicPartition, end: &str) -> String {
+        key_prefix(&self.prefix, &of.topic, of.partition) + end
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> anyhow::Result<T> {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use iot_core::partition::TopicPartition;
 use iot_service::Backoff;
 use tokio::time::{Instant, sleep};
 
 use super::committed::Committed;
 use super::store::Store;
-use crate::log::{Log, Partition, Read};
+use crate::log::{Log, Read};
 
 /// Waits until everything that is in the log now is stored.
 ///
@@ -18,7 +19,7 @@ pub(super) async fn until_stored(
     log: &Log,
     store: &Store,
     committed: &Committed,
-    partition: &Partition,
+    partition: &TopicPartition,
     deadline: Instant,
 ) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -40,7 +41,7 @@ pub(super) async fn until_stored(
             looked_at = stored;
         }
         if Instant::now() >= deadline {
-            let (topic, number) = partition;
+            let (topic, number) = partition.parts();
             let stored = stored.map_or("nothing".to_owned(), |offset| offset.to_string());
             bail!(
                 "{topic} {number}: stored is {stored}, of {} in the log",
@@ -55,7 +56,7 @@ pub(super) async fn until_stored(
 async fn nothing_from(
     log: &Log,
     committed: &Committed,
-    partition: &Partition,
+    partition: &TopicPartition,
     offset: i64,
 ) -> anyhow::Result<bool> {
     let offset = offset.max(log.begin);

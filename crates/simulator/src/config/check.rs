@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use iot_core::route;
+use iot_kafka::security::{Client, check_brokers};
 use iot_mqtt::MqttUrl;
 use iot_service::config::{ByteSize, HumanDuration, Problems};
-use iot_service::kafka::{Client, check_brokers};
 
 use super::{
     AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, LoadConfig, MqttConfig,

@@ -4,11 +4,11 @@ mod check;
 mod fleet;
 
 use iot_core::headers;
+use iot_kafka::security::KafkaSecurity;
 use iot_mqtt::TlsConfig;
 use iot_service::config::{
     ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
-use iot_service::kafka::KafkaSecurity;
 use serde::{Deserialize, Serialize};
 
 pub use self::fleet::{FleetConfig, LoadConfig, ProfileConfig, Rate, Shape, Shard};

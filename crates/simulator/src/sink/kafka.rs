@@ -1,11 +1,10 @@
 //! Sink `kafka`: one lane per partition.
 //!
-//! The client retries without end, has no deadlines, and its own batching
-//! reorders records inside a partition. So it is told to try once, every call
-//! has a deadline here, and batches come from the lanes. It is not idempotent:
-//! a request that got no answer is sent again on a new connection, and its
-//! records may then be in the topic twice. Nor can it be kept from repeating a
-//! request that the broker took and throttled: a client quota multiplies records.
+//! rskafka retries without end, has no deadlines, and its own batching reorders records
+//! inside a partition. So it tries once, every call has a deadline here, and batches come
+//! from the lanes. It is not idempotent: a request without an answer is sent again on a new
+//! connection, and its records may then be in the topic twice. It also repeats a request
+//! that the broker took and throttled: a client quota duplicates records.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,13 +12,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_core::headers;
+use iot_kafka::rskafka::{is, within};
 use iot_service::health::Component;
+use rskafka::BackoffConfig;
 use rskafka::chrono::DateTime;
 use rskafka::client::error::{Error, ProtocolError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
-use rskafka::{BackoffConfig, BackoffError, ConnectionError};
 use tokio::sync::mpsc;
 
 use super::{SendError, Sent, Sink, compress};
@@ -27,14 +27,14 @@ use crate::config::{CompressionKind, KafkaConfig, OnUnavailable, SimulatorConfig
 use crate::lane::Batch;
 use crate::metrics::Metrics;
 
-/// The compression of every so many batches of a partition is measured.
+/// One in this many batches of a partition has its compression measured.
 const MEASURED: u64 = 64;
-/// Between two looks at a partition that is new.
+/// Between two attempts to find the leader of a new partition.
 const SETTLE: Duration = Duration::from_millis(20);
-/// After so many batches larger requests are tried again.
+/// Larger requests are tried again after this many batches.
 const GROWS_AFTER: u32 = 100;
 
-/// The topic that is sent to.
+/// The topic that records are written to.
 #[derive(Debug, Clone)]
 pub(crate) struct Topic {
     config: KafkaConfig,
@@ -49,8 +49,9 @@ pub(crate) struct Partition {
     topic: Topic,
     partition: i32,
     client: Option<PartitionClient>,
-    /// Another one, for while this one is unavailable, and which it is.
+    /// Another partition, used while this one is unavailable.
     detour: Option<PartitionClient>,
+    /// How often another one was chosen.
     detours: i32,
     progress: Progress,
     /// Batches so far.
@@ -58,7 +59,7 @@ pub(crate) struct Partition {
 }
 
 impl Topic {
-    /// The topic of the settings, for payloads of that type.
+    /// The topic in the settings, with their type of payload.
     pub(crate) fn new(config: &SimulatorConfig, metrics: Metrics) -> Self {
         Self {
             config: config.kafka.clone(),
@@ -67,8 +68,8 @@ impl Topic {
         }
     }
 
-    /// Connects to Kafka, creates the topic if there is none, and opens every
-    /// partition. Tries until it works.
+    /// Connects to Kafka, creates the topic unless it exists, and opens every partition.
+    /// Retries until it succeeds.
     pub(crate) async fn open(&self, health: &Component) -> Vec<Partition> {
         let mut backoff = super::backoff();
         loop {
@@ -80,7 +81,7 @@ impl Topic {
         }
     }
 
-    /// Opens partitions that are added behind the first `known`.
+    /// Opens partitions that are added after the first `known`.
     pub(crate) async fn follow(
         &self,
         mut known: usize,
@@ -97,10 +98,10 @@ impl Topic {
                         partitions = known,
                         "partitions were added"
                     );
-                    // Nobody listens to the last of them any more.
+                    // The receiver is dropped at the end of the run.
                     let _ = more.send(added).await;
                 }
-                // The lanes say what is wrong with Kafka.
+                // The lanes report what is wrong with Kafka.
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "no metadata"),
             }
         }
@@ -126,12 +127,17 @@ impl Topic {
         Ok(opened)
     }
 
-    /// Waits until brokers lead the partitions of a topic that is new: for a moment they
-    /// refuse what they are sent for it. What else may be wrong the lanes will say.
+    /// Waits until the partitions of a new topic have leaders: until then brokers reject its
+    /// records. The lanes report other errors.
     async fn settle(&self, partitions: &[Partition]) {
         let settled = async {
             for client in partitions.iter().filter_map(|new| new.client.as_ref()) {
-                let end = || within(&self.config, client.get_offset(OffsetAt::Latest));
+                let end = || {
+                    within(
+                        *self.config.request_timeout,
+                        client.get_offset(OffsetAt::Latest),
+                    )
+                };
                 while let Err(error) = end().await {
                     let error = format!("{error:#}");
                     tracing::debug!(error, "a new partition has no leader yet");
@@ -139,11 +145,11 @@ impl Topic {
                 }
             }
         };
-        // All of them together: a broker that does not answer would cost each its time.
+        // One deadline for all: a broker that does not answer would cost each its own.
         let _ = tokio::time::timeout(*self.config.request_timeout, settled).await;
     }
 
-    /// Opens the partitions behind the first `known`.
+    /// Opens the partitions after the first `known`.
     async fn open_more(&self, known: usize) -> anyhow::Result<Vec<Partition>> {
         let client = connect(&self.config).await?;
         let mut partitions = partitions(&client, &self.config).await?;
@@ -184,8 +190,8 @@ impl Topic {
 }
 
 async fn connect(config: &KafkaConfig) -> anyhow::Result<Client> {
-    // A deadline of nothing makes every attempt of the client its last:
-    // retries are counted and delayed here.
+    // With a deadline of zero the client does not retry: retries are counted and delayed
+    // here.
     let once = BackoffConfig {
         deadline: Some(Duration::ZERO),
         ..BackoffConfig::default()
@@ -193,30 +199,20 @@ async fn connect(config: &KafkaConfig) -> anyhow::Result<Client> {
     let builder = ClientBuilder::new(config.brokers.clone())
         .client_id("iot-simulator")
         .backoff_config(once);
-    // Reads the password file each time: a new password is used at the next try.
     let builder = config.security.secure(builder)?;
-    within(config, builder.build())
+    within(*config.request_timeout, builder.build())
         .await
         .with_context(|| format!("connecting to Kafka at {}", config.brokers.join(", ")))
 }
 
-/// The partitions of the topic, in order; none if there is no such topic.
+/// The partitions of the topic, in order; none if there is no such topic. Their numbers go
+/// from 0 without gaps, so the place of a partition is its number.
 async fn partitions(client: &Client, config: &KafkaConfig) -> anyhow::Result<Vec<i32>> {
-    // Asking for all topics: asking for one could make the broker create it,
-    // with a number of partitions nobody chose.
-    let topics = within(config, client.list_topics())
-        .await
-        .context("listing the topics of Kafka")?;
-    let Some(topic) = topics.into_iter().find(|topic| topic.name == config.topic) else {
-        return Ok(Vec::new());
-    };
-    anyhow::ensure!(
-        !topic.partitions.is_empty(),
-        "topic {} has no partitions yet",
-        topic.name
-    );
-    // Their numbers go from 0 without gaps, so places are numbers.
-    Ok(topic.partitions.into_iter().collect())
+    let topic = &config.topic;
+    let found = iot_kafka::rskafka::partitions(client, topic, *config.request_timeout).await?;
+    let is_empty = found.as_ref().is_some_and(Vec::is_empty);
+    anyhow::ensure!(!is_empty, "topic {topic} has no partitions yet");
+    Ok(found.unwrap_or_default())
 }
 
 async fn create_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<()> {
@@ -224,9 +220,9 @@ async fn create_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<(
     let partitions = i32::from(config.partitions);
     let controller = client.controller_client()?;
     let create = controller.create_topic(&config.topic, partitions, config.replication, timeout);
-    match within(config, create).await {
+    match within(*config.request_timeout, create).await {
         Ok(()) => tracing::info!(topic = config.topic, partitions, "topic created"),
-        // Another simulator was faster; its number of partitions counts.
+        // Another simulator was faster, and its number of partitions counts.
         Err(error) if is(&error, ProtocolError::TopicAlreadyExists) => {
             anyhow::bail!("another client is creating it at this moment")
         }
@@ -235,50 +231,15 @@ async fn create_topic(client: &Client, config: &KafkaConfig) -> anyhow::Result<(
     Ok(())
 }
 
-fn is(error: &anyhow::Error, wanted: ProtocolError) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(Error::ServerError { protocol_error, .. }) if *protocol_error == wanted
-    )
-}
-
 async fn partition_client(
     client: &Client,
     config: &KafkaConfig,
     partition: i32,
 ) -> anyhow::Result<PartitionClient> {
     let open = client.partition_client(&config.topic, partition, UnknownTopicHandling::Error);
-    within(config, open)
+    within(*config.request_timeout, open)
         .await
         .with_context(|| format!("opening partition {partition} of topic {}", config.topic))
-}
-
-async fn within<T>(
-    config: &KafkaConfig,
-    call: impl Future<Output = Result<T, Error>>,
-) -> anyhow::Result<T> {
-    let deadline = config.request_timeout;
-    match tokio::time::timeout(*deadline, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(first_cause(error)),
-        Err(_) => anyhow::bail!("no answer within {deadline}"),
-    }
-}
-
-/// What went wrong, without the client's talk of the retries it didn't do.
-fn first_cause(error: Error) -> anyhow::Error {
-    let (Error::RetryFailed(BackoffError::DeadlineExceded { source, .. })
-    | Error::Connection(ConnectionError::RetryFailed(BackoffError::DeadlineExceded {
-        source,
-        ..
-    }))) = error
-    else {
-        return error.into();
-    };
-    match source.downcast::<Error>() {
-        Ok(inner) => first_cause(*inner),
-        Err(other) => anyhow::anyhow!("{other}"),
-    }
 }
 
 impl Partition {
@@ -291,8 +252,7 @@ impl Partition {
         partition_client(&client, &self.topic.config, self.partition).await
     }
 
-    /// The same for another partition: those behind this one take turns. None if
-    /// there are none.
+    /// A connection to another partition, each in turn; `None` if there is no other.
     async fn take_detour(&mut self) -> anyhow::Result<Option<PartitionClient>> {
         if let Some(client) = self.detour.take() {
             return Ok(Some(client));
@@ -310,8 +270,8 @@ impl Partition {
         partition_client(&client, config, partition).await.map(Some)
     }
 
-    /// Now and then compresses a batch beside the client, which does not tell how
-    /// long it takes.
+    /// Compresses a batch from time to time, because the client does not report how long
+    /// that takes.
     fn measure_compression(&mut self, batch: &Batch) {
         if self.batches.is_multiple_of(MEASURED) {
             compress::measure(self.topic.config.compression, batch, &self.topic.metrics);
@@ -341,7 +301,7 @@ impl Sink for Partition {
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
         let client = self.take_client().await.map_err(retry)?;
         let sent = self.topic.produce(&client, batch, &mut self.progress).await;
-        // What is wrong may be the connection itself, even if it looks alive.
+        // The connection itself may be broken, even if it looks alive.
         self.client = sent.is_ok().then_some(client);
         sent
     }
@@ -368,20 +328,20 @@ fn retry(error: anyhow::Error) -> SendError {
     SendError::Retry(format!("{error:#}"))
 }
 
-/// How far a batch has got, and how many messages a request may have.
+/// Progress of a batch, and how many messages a request may have.
 #[derive(Debug, Clone, Copy)]
 struct Progress {
-    /// Messages of it that are through.
+    /// Messages that are done: confirmed or rejected.
     through: usize,
-    /// Messages of it that were refused.
+    /// Messages that were rejected.
     refused: usize,
-    /// How many to send at once.
+    /// How many messages the next request may have.
     at_once: usize,
-    /// How many a batch begins with.
+    /// How many the first request of a batch may have.
     first: usize,
-    /// After so many at once were too large: the most that were not.
+    /// Once a request was too large: the largest that was not.
     fitting: Option<usize>,
-    /// Batches since it began with others.
+    /// Batches since `first` changed.
     batches: u32,
 }
 
@@ -397,8 +357,8 @@ impl Progress {
         }
     }
 
-    /// The next batch. If it was not a message alone that was too large, it begins
-    /// with fewer at once, and with more again only after many batches.
+    /// Starts the next batch: with a smaller request if those of the last were too large
+    /// without a single message being so, and with a larger one only after many batches.
     fn begin(&mut self) {
         if let Some(fitting) = self.fitting.take()
             && self.refused == 0
@@ -418,13 +378,13 @@ impl Progress {
         self.at_once = self.at_once.saturating_mul(2).min(self.first);
     }
 
-    /// So many at once were too large.
+    /// A request of `count` messages was too large.
     fn halve(&mut self, count: usize) {
         self.at_once = count / 2;
         self.fitting.get_or_insert(0);
     }
 
-    /// The next one is too large alone.
+    /// The next message is too large by itself.
     fn refuse(&mut self) {
         self.through += 1;
         self.refused += 1;
@@ -432,8 +392,8 @@ impl Progress {
 }
 
 impl Topic {
-    /// Sends what is missing of a batch to one of the partitions. One that is too
-    /// large for the topic is halved until the message is alone that is.
+    /// Sends the rest of a batch to a partition. A request that is too large for the topic is
+    /// halved until the message that is too large is alone.
     async fn produce(
         &self,
         client: &PartitionClient,
@@ -444,7 +404,12 @@ impl Topic {
         while progress.through < batch.len() {
             let count = progress.at_once.clamp(1, batch.len() - progress.through);
             let records = records(batch, progress.through, count, self.media_type);
-            match within(&self.config, client.produce(records, compression)).await {
+            match within(
+                *self.config.request_timeout,
+                client.produce(records, compression),
+            )
+            .await
+            {
                 Ok(_) => progress.sent(count),
                 Err(error) if is_refusal(&error) && count > 1 => {
                     self.metrics.send_errors.inc();
@@ -452,7 +417,11 @@ impl Topic {
                 }
                 Err(error) if is_refusal(&error) => {
                     let topic = &self.config.topic;
-                    tracing::error!(topic, error = format!("{error:#}"), "a message is refused");
+                    tracing::error!(
+                        topic,
+                        error = format!("{error:#}"),
+                        "Kafka rejected a message"
+                    );
                     progress.refuse();
                 }
                 Err(error) => return Err(self.failed(error, count)),
@@ -467,14 +436,15 @@ impl Topic {
         let may_be_written = may_be_written(&error);
         let error = error.context(format!("writing to topic {}", self.config.topic));
         let why = format!("{error:#}");
-        match may_be_written {
-            true => SendError::Unanswered { messages, why },
-            false => SendError::Retry(why),
+        if may_be_written {
+            SendError::Unanswered { messages, why }
+        } else {
+            SendError::Retry(why)
         }
     }
 }
 
-/// Whether Kafka will never take what it was sent.
+/// Whether Kafka rejects the records permanently.
 fn is_refusal(error: &anyhow::Error) -> bool {
     let refusals = [
         ProtocolError::MessageTooLarge,
@@ -484,11 +454,11 @@ fn is_refusal(error: &anyhow::Error) -> bool {
     refusals.into_iter().any(|refusal| is(error, refusal))
 }
 
-/// Whether Kafka may have written what it did not confirm.
+/// Whether Kafka may have written records that it did not confirm.
 fn may_be_written(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
-        // Refused before anything is appended. Not so by a leader that lost its
-        // place while it waited for replicas.
+        // Rejected before anything is appended, unlike by a leader that is replaced while
+        // it waits for replicas.
         Some(Error::ServerError { protocol_error, .. }) => !matches!(
             protocol_error,
             ProtocolError::NotEnoughReplicas
@@ -497,7 +467,7 @@ fn may_be_written(error: &anyhow::Error) -> bool {
                 | ProtocolError::TopicAuthorizationFailed
                 | ProtocolError::ClusterAuthorizationFailed
         ),
-        // The connection broke, or there was no answer in time.
+        // The connection broke, or the deadline has passed.
         _ => true,
     }
 }
@@ -542,8 +512,8 @@ mod tests {
     use super::*;
     use crate::config::SinkKind;
 
-    /// Sends a batch of messages of these sizes to a topic that takes `most` at
-    /// once; the requests, and how many messages were refused.
+    /// Sends a batch of messages of these sizes to a topic that takes `most` at once; returns
+    /// the sizes of the requests, and how many messages were rejected.
     fn send(progress: &mut Progress, sizes: &[usize], most: usize) -> (Vec<usize>, usize) {
         let mut requests = Vec::new();
         progress.begin();
@@ -551,17 +521,19 @@ mod tests {
             let count = progress.at_once.clamp(1, sizes.len() - progress.through);
             requests.push(count);
             let size: usize = sizes[progress.through..][..count].iter().sum();
-            match size <= most {
-                true => progress.sent(count),
-                false if count > 1 => progress.halve(count),
-                false => progress.refuse(),
+            if size <= most {
+                progress.sent(count);
+            } else if count > 1 {
+                progress.halve(count);
+            } else {
+                progress.refuse();
             }
         }
         (requests, progress.refused)
     }
 
     #[test]
-    fn one_message_that_is_too_large_is_found() {
+    fn a_message_that_is_too_large_is_isolated() {
         let mut progress = Progress::new();
         let sizes = [1, 1, 1, 1, 1, 99, 1, 1];
         let (requests, refused) = send(&mut progress, &sizes, 10);
@@ -570,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_are_too_large_are_soon_smaller_and_try_again_later() {
+    fn requests_shrink_when_too_large_and_grow_again_later() {
         let mut progress = Progress::new();
         assert_eq!(send(&mut progress, &[1; 8], 4).0, [8, 4, 4]);
         for _ in 1..GROWS_AFTER {

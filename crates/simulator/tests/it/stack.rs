@@ -1,8 +1,8 @@
 //! Against a real Kafka and a real Mosquitto: `scripts/stack up`, then
 //! `cargo test -- --ignored` in the environment that it prints.
 
+use iot_kafka::security::{SaslMechanism, SecurityProtocol};
 use iot_mqtt::MqttUrl;
-use iot_service::kafka::{SaslMechanism, SecurityProtocol};
 use iot_simulator::config::{CompressionKind, Rate, SinkKind};
 use testkit::stack::{kafka_brokers, mqtt_url, unique, variable};
 use testkit::wait_for;

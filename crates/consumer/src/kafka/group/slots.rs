@@ -13,13 +13,13 @@ use super::StartOwner;
 use crate::kafka::ends::LogEnds;
 use crate::kafka::progress::{Gauge, Lag, Progress};
 
-/// What the owner of a partition gets.
+/// What the owner of a partition starts with.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(crate) partition: TopicPartition,
-    /// Put the state away and end.
+    /// Cancelled when the owner has to store its state and end.
     pub(crate) stop: CancellationToken,
-    /// How far it is, for the lag.
+    /// The owner's progress, for the lag.
     pub(crate) progress: Arc<Progress>,
     pub(crate) assigned_at: Instant,
 }
@@ -34,13 +34,13 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Asks the owner to end.
+    /// Tells the owner to end.
     pub(super) fn stop(self) -> JoinHandle<()> {
         self.stop.cancel();
         self.owner
     }
 
-    /// Whether fetches tell where its log ends.
+    /// Whether fetches report the end of its log.
     fn is_flowing(&self) -> bool {
         !self.progress.is_full() && self.progress.not_read().is_none()
     }
@@ -80,7 +80,7 @@ impl Slots {
         self.0.keys().cloned().collect()
     }
 
-    /// What keeps a partition from being read for longer than that.
+    /// Why a partition has not been read for longer than that, if there is one.
     pub(super) fn stuck(&self, longest: Duration) -> Option<String> {
         self.0
             .iter()
@@ -93,7 +93,7 @@ impl Slots {
             })
     }
 
-    /// Those that are not fetched because their owners are behind.
+    /// How many are not fetched because their owners are behind.
     pub(super) fn full(&self) -> usize {
         self.0
             .values()
@@ -101,20 +101,20 @@ impl Slots {
             .count()
     }
 
-    /// Records that wait for owners or are with them.
+    /// Records that owners have not processed.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |slot: &Slot| slot.progress.waiting();
         self.0.values().map(waiting).sum()
     }
 
-    /// Those of which no fetch tells where the log ends.
+    /// Partitions whose ends of the log no fetch reports.
     pub(super) fn not_flowing(&self) -> Vec<TopicPartition> {
         let all = self.0.iter().filter(|(_, slot)| !slot.is_flowing());
         all.map(|(partition, _)| partition.clone()).collect()
     }
 
-    /// How far behind partitions are at `now` (milliseconds since the epoch), where
-    /// it is known. `ends` are those of logs that are not fetched.
+    /// The known lags at `now` (milliseconds since the epoch). `ends` are those of logs that
+    /// are not fetched.
     pub(super) fn lags<'s>(
         &'s mut self,
         ends: &'s LogEnds,
@@ -130,7 +130,7 @@ impl Slots {
         })
     }
 
-    /// An owner never ends by itself.
+    /// Reports owners that have ended by themselves, which none should.
     pub(super) fn check_owners(&self, health: &Component) {
         let dead = self.0.iter().filter(|(_, slot)| slot.owner.is_finished());
         for (TopicPartition { topic, partition }, _) in dead {
@@ -145,8 +145,8 @@ impl Slots {
 mod tests {
     use super::*;
 
-    /// The lag in messages when the owner is at 5, the log ended at 7 by the last fetch,
-    /// and it is asked for 20.
+    /// The lag in messages when the owner is at 5, and the log ends at 7 by the last fetch and
+    /// at 20 by the last look-up.
     async fn lag(change: impl FnOnce(&Progress)) -> i64 {
         let (inboxes, taken) = std::sync::mpsc::channel();
         let start_owner: StartOwner = Box::new(move |inbox| {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_partition_that_is_not_fetched_kafka_says_where_it_ends() {
+    async fn the_lag_of_a_partition_that_is_not_fetched_comes_from_look_ups() {
         assert_eq!(lag(|_| ()).await, 2);
         assert_eq!(lag(Progress::load).await, 15);
         assert_eq!(

@@ -149,7 +149,9 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     .await;
     master.kill();
     wait_for("the fail-over", async || {
-        let applied = bench.apply(Some(1), 2, &changes([live("a", "y")], [])).await;
+        let applied = bench
+            .apply(Some(1), 2, &changes([live("a", "y")], []))
+            .await;
         if let Err(error) = &applied {
             assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");
         }

@@ -1,5 +1,4 @@
-//! What the services have in common as clients of Kafka: section
-//! `kafka.security`, the same in each of them, whichever Kafka client it uses.
+//! Section `kafka.security`: the same in every service, whichever Kafka client it uses.
 
 use std::fmt;
 use std::fs;
@@ -7,10 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use iot_service::config::{Problems, Secret};
+use iot_service::tls::{self, FileError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use crate::config::{Problems, Secret};
-use crate::tls::{self, FileError};
 
 /// Section `kafka.security`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,9 +18,9 @@ pub struct KafkaSecurity {
     pub protocol: SecurityProtocol,
     /// How the client logs in.
     pub mechanism: SaslMechanism,
-    /// Who logs in.
+    /// User name of the login.
     pub username: String,
-    /// The password of the login.
+    /// Password of the login.
     pub password: Secret,
     /// File that holds the password, instead of `password`.
     pub password_file: String,
@@ -34,7 +32,7 @@ pub struct KafkaSecurity {
     pub key_file: String,
 }
 
-/// A setting that is one of some names; upper and lower case are the same.
+/// A setting that is one of some names, in upper or lower case.
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal $(| $alias:literal)*,)* }) => {
         $(#[$doc])*
@@ -75,29 +73,29 @@ macro_rules! names {
 }
 
 names! {
-    /// How a client talks to a listener of Kafka, by Kafka's own names.
+    /// Protocol of the brokers' listener, by Kafka's own names.
     SecurityProtocol {
-        /// Neither encrypted nor with a login.
+        /// Neither encryption nor login.
         #[default]
         Plaintext = "plaintext",
-        /// Encrypted (TLS).
+        /// Encryption (TLS).
         Ssl = "ssl" | "tls",
-        /// With a login.
+        /// Login without encryption.
         SaslPlaintext = "sasl_plaintext",
-        /// Encrypted (TLS), with a login.
+        /// Encryption (TLS) and login.
         SaslSsl = "sasl_ssl" | "sasl_tls",
     }
 }
 
 names! {
-    /// How a password is shown to Kafka, by the names of SASL.
+    /// How the client proves its password, by the names of SASL.
     SaslMechanism {
-        /// As it is.
+        /// It sends the password (RFC 4616).
         #[default]
         Plain = "PLAIN",
-        /// By a challenge, RFC 7677.
+        /// Challenge and response (RFC 7677).
         ScramSha256 = "SCRAM-SHA-256",
-        /// The same with the longer hash.
+        /// Challenge and response with SHA-512.
         ScramSha512 = "SCRAM-SHA-512",
     }
 }
@@ -116,7 +114,7 @@ impl SecurityProtocol {
     }
 }
 
-/// What a Kafka client can do.
+/// What the Kafka client of a build supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
     /// Everything.
@@ -125,8 +123,7 @@ pub enum Client {
     WithoutOpenssl,
 }
 
-/// Adds a problem for each text that is not `host:port`, and one if there is
-/// none at all.
+/// Adds a problem for each broker that is not `host:port`, and one if there is none.
 pub fn check_brokers(brokers: &[String], problems: &mut Problems) {
     if brokers.is_empty() {
         problems.add("kafka.brokers", "needs at least one host:port");
@@ -142,8 +139,8 @@ pub fn check_brokers(brokers: &[String], problems: &mut Problems) {
 }
 
 impl KafkaSecurity {
-    /// Adds every problem of the section: what `client` can't do, what would
-    /// have no effect, what is missing, and files that can't be used.
+    /// Adds every problem of the section: what `client` does not support, settings without
+    /// effect, missing settings, and files that can't be used.
     pub fn validate(&self, client: Client, problems: &mut Problems) {
         let mut add = |name: &str, message: &str| {
             problems.add(format!("kafka.security.{name}"), message);
@@ -216,7 +213,7 @@ impl KafkaSecurity {
         }
     }
 
-    /// The password, from its file if it has one: read anew each time.
+    /// The password, read from its file each time if it has one.
     ///
     /// # Errors
     /// The file can't be read.
@@ -228,38 +225,12 @@ impl KafkaSecurity {
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// Names and values of librdkafka's properties.
-    ///
-    /// # Errors
-    /// The password file can't be read.
-    pub fn librdkafka_properties(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let mut properties = vec![("security.protocol", self.protocol.to_string())];
-        if self.protocol.sasl() {
-            properties.push(("sasl.mechanisms", self.mechanism.to_string()));
-            properties.push(("sasl.username", self.username.clone()));
-            properties.push(("sasl.password", self.login_password()?));
-        }
-        if self.protocol.tls() {
-            let ca = match self.ca_file.as_str() {
-                // Looks where the distributions keep the system's.
-                "" => "probe",
-                file => file,
-            };
-            properties.push(("ssl.ca.location", ca.to_owned()));
-        }
-        if !self.cert_file.is_empty() {
-            properties.push(("ssl.certificate.location", self.cert_file.clone()));
-            properties.push(("ssl.key.location", self.key_file.clone()));
-        }
-        Ok(properties)
-    }
-
-    fn login_password(&self) -> anyhow::Result<String> {
+    pub(crate) fn login_password(&self) -> anyhow::Result<String> {
         self.password()
             .with_context(|| format!("reading the password of Kafka in {}", self.password_file))
     }
 
-    /// What a client needs that is written in Rust.
+    /// Encryption and login for a client that is written in Rust.
     ///
     /// # Errors
     /// A file can't be read or used.
@@ -281,65 +252,27 @@ impl KafkaSecurity {
             login: self.protocol.sasl().then(login).transpose()?,
         })
     }
-
-    /// Makes a client of rskafka use TLS and log in.
-    ///
-    /// # Errors
-    /// A file can't be read or used.
-    #[cfg(feature = "rskafka")]
-    pub fn secure(
-        &self,
-        mut client: rskafka::client::ClientBuilder,
-    ) -> anyhow::Result<rskafka::client::ClientBuilder> {
-        use rskafka::client::{Credentials, SaslConfig};
-        let access = self.access()?;
-        if let Some(tls) = access.tls {
-            client = client.tls_config(tls);
-        }
-        if let Some(login) = access.login {
-            let as_one = Credentials::new(login.username, login.password.expose().to_owned());
-            client = client.sasl_config(match login.mechanism {
-                SaslMechanism::Plain => SaslConfig::Plain(as_one),
-                SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(as_one),
-                SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(as_one),
-            });
-        }
-        Ok(client)
-    }
 }
 
-/// How a client written in Rust gets at brokers.
+/// Encryption and login of a client that is written in Rust.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// Encryption, if there is to be any.
+    /// Encryption, if the protocol has it.
     pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// A login, if there is to be one.
+    /// Login, if the protocol has it.
     pub login: Option<Login>,
 }
 
-/// Who logs in.
+/// A login.
 #[derive(Debug, Clone)]
 pub struct Login {
-    /// How the password is shown.
+    /// How the client proves its password.
     pub mechanism: SaslMechanism,
-    /// The name.
+    /// User name.
     pub username: String,
     /// The password, read from its file if it has one.
     pub password: Secret,
 }
-
-/// Properties of librdkafka that have a setting in `kafka.security`, which is
-/// the second of each pair.
-pub const LIBRDKAFKA_PROPERTIES: &[(&str, &str)] = &[
-    ("security.protocol", "use kafka.security.protocol"),
-    ("sasl.mechanism", "use kafka.security.mechanism"),
-    ("sasl.mechanisms", "use kafka.security.mechanism"),
-    ("sasl.username", "use kafka.security.username"),
-    ("sasl.password", "use kafka.security.password"),
-    ("ssl.ca.location", "use kafka.security.ca_file"),
-    ("ssl.certificate.location", "use kafka.security.cert_file"),
-    ("ssl.key.location", "use kafka.security.key_file"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -366,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_openssl_is_refused_without_it() {
+    fn a_client_without_openssl_rejects_tls_and_scram() {
         let scram = |security: &mut KafkaSecurity| {
             login(security);
             security.mechanism = SaslMechanism::ScramSha256;
@@ -387,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_refused() {
+    fn settings_without_effect_are_rejected() {
         let found = problems(Client::Complete, |security| {
             login(security);
             security.protocol = SecurityProtocol::Plaintext;
@@ -440,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_looked_at() {
+    fn certificate_files_are_checked() {
         let found = problems(Client::Complete, |security| {
             security.protocol = SecurityProtocol::Ssl;
             security.ca_file = "/nowhere/ca.pem".into();
@@ -454,22 +387,6 @@ mod tests {
             security.cert_file = "/nowhere/cert.pem".into();
         });
         assert_eq!(found, "kafka.security.key_file: is needed with cert_file");
-    }
-
-    #[test]
-    fn the_password_file_is_read_without_its_line_end() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "hunter2\n").unwrap();
-        let mut security = KafkaSecurity::default();
-        login(&mut security);
-        security.password = Secret::default();
-        security.password_file = file.path().to_str().unwrap().into();
-        let properties = security.librdkafka_properties().unwrap();
-        assert!(
-            properties.contains(&("sasl.password", "hunter2".into())),
-            "{properties:?}"
-        );
-        assert!(properties.contains(&("security.protocol", "sasl_plaintext".into())));
     }
 
     #[test]

@@ -1,0 +1,99 @@
+//! The dead-letter contract: what bridge and consumer write to the dead-letter topic, and
+//! what its readers may rely on.
+//!
+//! A dead letter is the message as it came, with the reason and its origin in headers that
+//! begin with [`PREFIX`]. Only services set these headers: they leave out any that a
+//! publisher sends. A message that is too large even for this topic is truncated, see
+//! [`Truncated`].
+
+/// Topic that takes every message no service could use, unless configured otherwise.
+pub const DEFAULT_TOPIC: &str = "iot.dead-letter";
+
+/// Largest record that is written, in bytes: a larger message is truncated.
+pub const MAX_RECORD: usize = 8 << 20;
+/// What a service adds to a message at most, in bytes: headers, and the record's framing.
+pub const OVERHEAD: usize = 64 << 10;
+/// `max.message.bytes` of the topic: [`MAX_RECORD`], and the [`OVERHEAD`].
+pub const TOPIC_MAX_MESSAGE_BYTES: usize = MAX_RECORD + OVERHEAD;
+/// How many bytes of a truncated payload are kept.
+pub const KEPT: usize = 64 << 10;
+/// How many bytes of a truncated message's key are kept.
+pub const KEPT_KEY: usize = 1 << 10;
+
+/// The names of the contract's headers begin with this.
+pub const PREFIX: &str = "dlq-";
+/// Why the message is a dead letter: one of the short reasons such as
+/// [`ParseError::reason`](crate::message::ParseError::reason) or
+/// [`RouteError::reason`](crate::route::RouteError::reason).
+pub const REASON: &str = "dlq-reason";
+/// The reason in words, from the bridge.
+pub const DETAIL: &str = "dlq-detail";
+/// The sensor whose reading is the reason, if it is one, from the consumer.
+pub const SENSOR: &str = "dlq-sensor";
+/// Kafka topic that the message was read from, or the MQTT topic it was published to.
+pub const TOPIC: &str = "dlq-topic";
+/// Partition that the message was read from, decimal. Absent from the bridge.
+pub const PARTITION: &str = "dlq-partition";
+/// Offset that the message was read from, decimal. Absent from the bridge.
+pub const OFFSET: &str = "dlq-offset";
+/// When the bridge received the message, or the consumer rejected it, milliseconds since
+/// the epoch, decimal.
+pub const TIME: &str = "dlq-time";
+/// `true` on a truncated message, absent otherwise.
+pub const CUT: &str = "dlq-cut";
+/// Size of a truncated message's payload before truncation, bytes, decimal.
+pub const SIZE: &str = "dlq-size";
+/// SHA-256 of a truncated message's payload before truncation, 64 hexadecimal digits.
+pub const SHA256: &str = "dlq-sha256";
+
+/// What is known of a payload of which only the first [`KEPT`] bytes are kept. The headers
+/// that the message came with are dropped, as they may be what makes it too large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Truncated {
+    /// Size of the whole payload, bytes.
+    pub size: u64,
+    /// SHA-256 of the whole payload (FIPS 180-4).
+    pub sha256: [u8; 32],
+}
+
+impl Truncated {
+    /// The headers of a truncated message, in their order: name and value.
+    #[must_use]
+    pub fn headers(&self) -> [(&'static str, String); 3] {
+        let digest = self.sha256.iter();
+        let digest = digest.map(|byte| format!("{byte:02x}")).collect();
+        [
+            (CUT, "true".to_owned()),
+            (SIZE, self.size.to_string()),
+            (SHA256, digest),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_messages_carry_size_and_digest() {
+        let mut sha256 = [0; 32];
+        (sha256[0], sha256[31]) = (0x0a, 0xff);
+        let headers = Truncated {
+            size: 9 << 20,
+            sha256,
+        }
+        .headers();
+        let digest = format!("0a{}ff", "0".repeat(60));
+        let expected = [(CUT, "true"), (SIZE, "9437184"), (SHA256, digest.as_str())];
+        for ((name, value), expected) in headers.iter().zip(expected) {
+            assert_eq!((*name, value.as_str()), expected);
+            assert!(name.starts_with(PREFIX));
+        }
+    }
+
+    #[test]
+    fn a_truncated_message_fits_into_the_topic() {
+        const { assert!(KEPT + KEPT_KEY + OVERHEAD < MAX_RECORD) };
+        assert_eq!(TOPIC_MAX_MESSAGE_BYTES, 8_454_144);
+    }
+}

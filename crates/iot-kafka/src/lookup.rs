@@ -1,0 +1,327 @@
+//! Look-ups in a cluster through librdkafka, none of which changes it. Those that are not
+//! `async` block for up to the given deadline, so they run on a thread for that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use iot_core::partition::TopicPartition;
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// How many resources or partitions one request asks about.
+const BATCH: usize = 500;
+
+/// Brokers and topics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Addresses, `host:port`, by the brokers' ids.
+    pub brokers: BTreeMap<i32, String>,
+    /// Topics by name, those of Kafka itself too.
+    pub topics: BTreeMap<String, Shape>,
+}
+
+/// The partitions of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// How many there are.
+    pub partitions: usize,
+    /// Replicas of the partition that has the fewest.
+    pub replication: usize,
+}
+
+/// Settings of a topic or broker by Kafka's names.
+pub type Configs = BTreeMap<String, String>;
+
+/// Brokers and topics of the cluster.
+///
+/// # Errors
+/// No broker answers.
+pub fn cluster<C: ClientContext>(client: &Client<C>, deadline: Duration) -> KafkaResult<Cluster> {
+    // Not by the name of a topic: the broker might create it.
+    let metadata = client.fetch_metadata(None, deadline)?;
+    let brokers = metadata.brokers().iter();
+    let topics = metadata.topics().iter().map(|topic| {
+        let replicas = topic.partitions().iter().map(|p| p.replicas().len());
+        let shape = Shape {
+            partitions: topic.partitions().len(),
+            replication: replicas.min().unwrap_or_default(),
+        };
+        (topic.name().to_owned(), shape)
+    });
+    Ok(Cluster {
+        brokers: brokers
+            .map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port())))
+            .collect(),
+        topics: topics.collect(),
+    })
+}
+
+/// The partitions of a topic, in order.
+///
+/// # Errors
+/// There is no such topic, or Kafka does not answer.
+pub fn partitions<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    deadline: Duration,
+) -> anyhow::Result<Vec<TopicPartition>> {
+    let metadata = client
+        .fetch_metadata(Some(topic), deadline)
+        .with_context(|| format!("asking Kafka for topic {topic}"))?;
+    let topics = metadata.topics().iter();
+    let numbers = topics.flat_map(|topic| topic.partitions());
+    let mut numbers: Vec<i32> = numbers.map(|partition| partition.id()).collect();
+    numbers.sort_unstable();
+    anyhow::ensure!(!numbers.is_empty(), "there is no topic {topic}");
+    let name: Arc<str> = topic.into();
+    let partitions = numbers.into_iter();
+    Ok(partitions
+        .map(|number| TopicPartition::new(name.clone(), number))
+        .collect())
+}
+
+/// The settings of topics; those of a topic that this user may not read are left out.
+///
+/// # Errors
+/// Kafka does not answer.
+pub async fn topic_configs<C: ClientContext>(
+    admin: &AdminClient<C>,
+    topics: &[&str],
+    deadline: Duration,
+) -> anyhow::Result<HashMap<String, Configs>> {
+    let mut found = HashMap::new();
+    for topics in topics.chunks(BATCH) {
+        let topics = topics.iter().copied();
+        let asked: Vec<_> = topics.map(ResourceSpecifier::Topic).collect();
+        for (name, configs) in describe(admin, &asked, deadline).await? {
+            if let OwnedResourceSpecifier::Topic(name) = name {
+                found.insert(name, configs);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The settings of a broker; none if this user may not read them.
+///
+/// # Errors
+/// Kafka does not answer.
+pub async fn broker_configs<C: ClientContext>(
+    admin: &AdminClient<C>,
+    id: i32,
+    deadline: Duration,
+) -> anyhow::Result<Configs> {
+    let mut found = describe(admin, &[ResourceSpecifier::Broker(id)], deadline).await?;
+    Ok(found.pop().map(|(_, configs)| configs).unwrap_or_default())
+}
+
+async fn describe<C: ClientContext>(
+    admin: &AdminClient<C>,
+    resources: &[ResourceSpecifier<'_>],
+    deadline: Duration,
+) -> anyhow::Result<Vec<(OwnedResourceSpecifier, Configs)>> {
+    let options = AdminOptions::new().request_timeout(Some(deadline));
+    let described = admin.describe_configs(resources, &options).await;
+    let described = described.context("asking Kafka for settings")?;
+    let readable = described.into_iter().flatten().filter_map(|resource| {
+        let entries = resource.entries.into_iter();
+        let configs: Configs = entries.filter_map(|e| Some((e.name, e.value?))).collect();
+        // The binding hides the error of a single resource: then it has no settings.
+        (!configs.is_empty()).then_some((resource.specifier, configs))
+    });
+    Ok(readable.collect())
+}
+
+/// Start and end of the log of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    /// First offset that is kept.
+    pub low: i64,
+    /// Offset after the last record: the high watermark.
+    pub high: i64,
+}
+
+impl Watermarks {
+    /// How many offsets are between them: as many as records, unless the topic is compacted
+    /// or has transactions.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        u64::try_from(self.high - self.low).unwrap_or_default()
+    }
+}
+
+/// The watermarks of a partition.
+///
+/// # Errors
+/// Kafka does not answer, or there is no such partition.
+pub fn watermarks<C: ClientContext>(
+    client: &Client<C>,
+    of: &TopicPartition,
+    deadline: Duration,
+) -> KafkaResult<Watermarks> {
+    let ask = || client.fetch_watermarks(&of.topic, of.partition, deadline);
+    let (low, high) = match ask() {
+        // A partition that was added: otherwise the client would keep what it knows of the
+        // topic for a quarter of an hour (metadata.max.age.ms).
+        Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)) => {
+            client.fetch_metadata(Some(&of.topic), deadline)?;
+            ask()?
+        }
+        answer => answer?,
+    };
+    Ok(Watermarks { low, high })
+}
+
+/// The watermarks of many partitions, in their order, with one request to each broker for
+/// every 500 of them.
+///
+/// # Errors
+/// Kafka does not answer for one of them.
+pub fn all_watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &[TopicPartition],
+    deadline: Duration,
+) -> anyhow::Result<Vec<Watermarks>> {
+    let mut all = Vec::with_capacity(of.len());
+    for of in of.chunks(BATCH) {
+        let lows = offsets(consumer, of, Offset::Beginning, deadline)?;
+        let highs = offsets(consumer, of, Offset::End, deadline)?;
+        let pairs = lows.into_iter().zip(highs);
+        all.extend(pairs.map(|(low, high)| Watermarks { low, high }));
+    }
+    Ok(all)
+}
+
+/// In a request by time, the logical offsets stand for the start and the end (Kafka
+/// protocol, `ListOffsets`).
+fn offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &[TopicPartition],
+    which: Offset,
+    deadline: Duration,
+) -> anyhow::Result<Vec<i64>> {
+    let mut list = TopicPartitionList::with_capacity(of.len());
+    for TopicPartition { topic, partition } in of {
+        list.add_partition_offset(topic, *partition, which)?;
+    }
+    let answer = consumer.offsets_for_times(list, deadline);
+    let answer = answer.context("asking Kafka for the watermarks of partitions")?;
+    let offset = |of: &TopicPartition| {
+        let context = || format!("asking Kafka for the watermarks of {of}");
+        let offset = offset_of(&answer, of).with_context(context)?;
+        offset
+            .ok_or_else(|| anyhow!("no offset"))
+            .with_context(context)
+    };
+    of.iter().map(offset).collect()
+}
+
+/// The offset of a partition in an answer; `None` if it has none.
+fn offset_of(answer: &TopicPartitionList, of: &TopicPartition) -> anyhow::Result<Option<i64>> {
+    let found = answer.find_partition(&of.topic, of.partition);
+    let found = found.context("the answer lacks the partition")?;
+    found.error()?;
+    Ok(match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
+}
+
+/// The offset of the first record of a partition with that time of Kafka or a later one;
+/// `None` if there is no such record.
+///
+/// # Errors
+/// Kafka does not answer.
+pub fn offset_at<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &TopicPartition,
+    time: jiff::Timestamp,
+    deadline: Duration,
+) -> anyhow::Result<Option<i64>> {
+    let mut wanted = TopicPartitionList::new();
+    let time_asked = Offset::Offset(time.as_millisecond());
+    wanted.add_partition_offset(&of.topic, of.partition, time_asked)?;
+    let context = || format!("looking for {time} in {of}");
+    let found = consumer
+        .offsets_for_times(wanted, deadline)
+        .with_context(context)?;
+    offset_of(&found, of).with_context(context)
+}
+
+/// The offset that the consumer's group has committed for a partition; `None` if it has not.
+///
+/// # Errors
+/// Kafka does not answer.
+pub fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &TopicPartition,
+    deadline: Duration,
+) -> anyhow::Result<Option<i64>> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition(&of.topic, of.partition);
+    let found = consumer.committed_offsets(wanted, deadline)?;
+    offset_of(&found, of)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_topic_and_its_logs_are_looked_up() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 3, 1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
+        let producer: BaseProducer = client.create().unwrap();
+        for _ in 0..4 {
+            let record = BaseRecord::<(), str>::to("t").partition(1).payload("x");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(DEADLINE).unwrap();
+        let consumer: BaseConsumer = client.create().unwrap();
+
+        let shape = super::cluster(consumer.client(), DEADLINE).unwrap().topics["t"];
+        assert_eq!((shape.partitions, shape.replication), (3, 1));
+        let partitions = partitions(consumer.client(), "t", DEADLINE).unwrap();
+        assert_eq!(
+            partitions,
+            [0, 1, 2].map(|number| TopicPartition::new("t", number))
+        );
+        let expected = [0, 4, 0].map(|high| Watermarks { low: 0, high });
+        let all = all_watermarks(&consumer, &partitions, DEADLINE).unwrap();
+        assert_eq!(all, expected);
+        assert_eq!(all[1].count(), 4);
+        let one = watermarks(consumer.client(), &partitions[1], DEADLINE).unwrap();
+        assert_eq!(one, expected[1]);
+        assert_eq!(
+            committed(&consumer, &partitions[1], DEADLINE).unwrap(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_missing_topic_is_an_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = client.create().unwrap();
+        let error = partitions(consumer.client(), "missing", DEADLINE).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Creation of topics, and what Kafka's answers mean.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+
+/// How many topics one request creates.
+const BATCH: usize = 100;
+
+/// A topic to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Number of partitions; -1 for the brokers' default.
+    pub partitions: i32,
+    /// Replicas of each partition; -1 for the brokers' default.
+    pub replication: i32,
+    /// Topic settings by Kafka's names, such as `retention.ms`.
+    pub configs: BTreeMap<String, String>,
+}
+
+impl Topic {
+    fn request(&self) -> NewTopic<'_> {
+        let replication = TopicReplication::Fixed(self.replication);
+        let request = NewTopic::new(&self.name, self.partitions, replication);
+        let configs = self.configs.iter();
+        configs.fold(request, |request, (name, value)| request.set(name, value))
+    }
+}
+
+/// A topic that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It was created by this request, or would be.
+    New,
+    /// It existed before.
+    Before,
+}
+
+/// Kafka's answer for one topic.
+pub type Answer = Result<Existing, RDKafkaErrorCode>;
+
+/// What an answer means for whoever needs the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The topic exists.
+    Done,
+    /// Another attempt gets the same answer.
+    Permanent(Permanent),
+    /// Another attempt may succeed.
+    Transient,
+}
+
+/// Why a topic cannot be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permanent {
+    /// There is no topic of that name, and there never is: Kafka does not take the name, or
+    /// it collides with another topic's.
+    Name,
+    /// Not by this client, or not in this shape. The topic may exist all the same, or
+    /// somebody else may create it.
+    NotCreatable,
+}
+
+/// The meaning of an answer.
+#[must_use]
+pub fn outcome(answer: Answer) -> Outcome {
+    use RDKafkaErrorCode as Code;
+    match answer {
+        Ok(_) => Outcome::Done,
+        Err(Code::InvalidTopic) => Outcome::Permanent(Permanent::Name),
+        Err(
+            Code::UnsupportedVersion
+            | Code::UnsupportedFeature
+            | Code::PolicyViolation
+            | Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidConfig
+            | Code::InvalidReplicationFactor
+            | Code::InvalidPartitions,
+        ) => Outcome::Permanent(Permanent::NotCreatable),
+        Err(_) => Outcome::Transient,
+    }
+}
+
+/// Creates topics. A topic that has no answer was not created, or nobody knows.
+///
+/// # Errors
+/// A whole request failed, such as for want of a broker within `deadline`, which each
+/// request of up to 100 topics has.
+pub async fn create<C: ClientContext>(
+    admin: &AdminClient<C>,
+    topics: &[Topic],
+    deadline: Duration,
+) -> KafkaResult<HashMap<String, Answer>> {
+    let options = AdminOptions::new()
+        .request_timeout(Some(deadline))
+        .operation_timeout(Some(deadline));
+    request(admin, topics, &options).await
+}
+
+/// Asks Kafka whether it would create topics, and creates none.
+///
+/// # Errors
+/// As [`create`].
+pub async fn validate<C: ClientContext>(
+    admin: &AdminClient<C>,
+    topics: &[Topic],
+    deadline: Duration,
+) -> KafkaResult<HashMap<String, Answer>> {
+    let options = AdminOptions::new()
+        .request_timeout(Some(deadline))
+        .operation_timeout(Some(deadline))
+        .validate_only(true);
+    request(admin, topics, &options).await
+}
+
+async fn request<C: ClientContext>(
+    admin: &AdminClient<C>,
+    topics: &[Topic],
+    options: &AdminOptions,
+) -> KafkaResult<HashMap<String, Answer>> {
+    let mut answers = HashMap::new();
+    for batch in topics.chunks(BATCH) {
+        let requests: Vec<NewTopic<'_>> = batch.iter().map(Topic::request).collect();
+        for result in admin.create_topics(&requests, options).await? {
+            let (name, answer) = match result {
+                Ok(name) => (name, Ok(Existing::New)),
+                Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => (name, Ok(Existing::Before)),
+                Err((name, code)) => (name, Err(code)),
+            };
+            answers.insert(name, answer);
+        }
+    }
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_has_one_meaning() {
+        use RDKafkaErrorCode as Code;
+        let not_creatable = Outcome::Permanent(Permanent::NotCreatable);
+        for (answer, expected) in [
+            (Ok(Existing::New), Outcome::Done),
+            (Ok(Existing::Before), Outcome::Done),
+            (Err(Code::InvalidTopic), Outcome::Permanent(Permanent::Name)),
+            (Err(Code::PolicyViolation), not_creatable),
+            (Err(Code::TopicAuthorizationFailed), not_creatable),
+            (Err(Code::InvalidReplicationFactor), not_creatable),
+            (Err(Code::BrokerTransportFailure), Outcome::Transient),
+            (Err(Code::NotController), Outcome::Transient),
+            (Err(Code::RequestTimedOut), Outcome::Transient),
+        ] {
+            assert_eq!(outcome(answer), expected, "{answer:?}");
+        }
+    }
+}
