@@ -1,10 +1,10 @@
-//! Both formats in one pass over the bytes, of messages that are not as plain as
-//! [`quick`](super::quick) wants them.
+//! The complete parser of both JSON formats, for messages that
+//! [`quick`](super::quick) does not accept.
 //!
-//! The fields of both formats are collected as they come, whatever their type;
-//! only then is it decided which format it is and what is wrong with it. So the
-//! order of fields doesn't matter, nothing is parsed twice, and an error names
-//! the field and what stood there instead of a position in the text.
+//! One pass collects the fields of both formats, whatever their type. Only then
+//! does [`RawMessage::check`] decide which format it is and what is wrong with
+//! it. So the order of fields does not matter, nothing is parsed twice, and an
+//! error names the field and its type instead of a position in the text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,11 +15,11 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
 use crate::sensor;
 
-/// Floats below this magnitude hold every whole number exactly.
+/// 2^53: a float represents every whole number below it exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A message in the newer or the older format, whatever JSON it is.
-pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
+/// Parses a message in the current or the older format from any JSON.
+pub(super) fn lenient(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
     serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
         .map_err(json_error)?
         .0
@@ -33,7 +33,7 @@ pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
 
 fn json_error(error: serde_json::Error) -> ParseError {
     let detail = error.to_string();
-    // The library keeps the kind of a syntax error to itself, except in its text.
+    // serde_json exposes the kind of a syntax error only in its text.
     if detail.starts_with("number out of range") {
         ParseError::NumberOutOfRange { detail }
     } else {
@@ -41,10 +41,11 @@ fn json_error(error: serde_json::Error) -> ParseError {
     }
 }
 
-/// A value of the wanted shape, or what was there instead.
+/// A value of the expected shape, or the kind of value found instead.
 struct Lenient<T>(Result<T, JsonKind>);
 
-/// What a shape makes of the JSON value it meets; the rest is "something else".
+/// Builds a value from a map, a sequence or a scalar; kinds that a shape does not
+/// implement become `Lenient(Err(kind))`.
 trait Shape<'de>: Sized {
     fn from_map<A: MapAccess<'de>>(map: A) -> Result<Lenient<Self>, A::Error> {
         drain_map(map)?;
@@ -61,7 +62,7 @@ trait Shape<'de>: Sized {
     }
 }
 
-/// Nested values are skipped without recursion, however deep they are.
+/// Skips the rest of a map. `IgnoredAny` does not recurse, so deep nesting is safe.
 fn drain_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
     while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
     Ok(())
@@ -151,10 +152,10 @@ impl<'de> Shape<'de> for Scalar<'de> {
     }
 }
 
-/// A field that should be a scalar. The outer `None` means absent.
+/// A scalar field; `None` means absent.
 type Slot<'a> = Option<Lenient<Scalar<'a>>>;
 
-/// Puts a value into its slot, or remembers that the field came before.
+/// Stores the next value in its slot and records a duplicate field.
 macro_rules! fill {
     ($map:ident, $target:expr, $duplicate:expr, $name:literal) => {
         if $target.replace($map.next_value()?).is_some() {
@@ -190,7 +191,7 @@ enum MessageKey {
     Unknown,
 }
 
-/// The fields of both formats as they were found.
+/// The fields of both formats before any check.
 #[derive(Default)]
 struct RawMessage<'a> {
     device_id: Slot<'a>,
@@ -266,8 +267,8 @@ impl<'a> RawMessage<'a> {
         })
     }
 
-    /// `deviceId` marks the older format; with fields of the newer one beside
-    /// it nobody can say whether the time is in seconds or milliseconds.
+    /// `deviceId` marks the older format. Together with fields of the current one,
+    /// it is unclear whether the time is in seconds or milliseconds.
     fn is_legacy(&self) -> Result<bool, ParseError> {
         if self.legacy_device_id.is_none() {
             return Ok(false);
@@ -371,7 +372,7 @@ impl<'a> RawReading<'a> {
     }
 }
 
-/// The readings so far, or the first thing that was wrong with one.
+/// The readings, or the first error in one of them.
 struct Readings<'a>(Result<Vec<Reading<'a>>, ParseError>);
 
 impl<'de> Shape<'de> for Readings<'de> {
@@ -388,7 +389,7 @@ impl<'de> Shape<'de> for Readings<'de> {
             match checked {
                 Ok(reading) => readings.push(reading),
                 Err(error) => {
-                    // The text after it must still be JSON, or that is the error.
+                    // Malformed JSON after the reading takes precedence over its error.
                     drain_seq(seq)?;
                     return Ok(Lenient(Ok(Self(Err(error)))));
                 }
@@ -462,7 +463,7 @@ fn location(slot: Option<Lenient<RawLocation<'_>>>) -> Result<Option<Location<'_
     }))
 }
 
-/// A scalar that is neither absent nor null.
+/// The scalar of a slot; `None` if it is absent or null.
 fn present<'a>(
     slot: Slot<'a>,
     field: &'static str,
@@ -513,7 +514,7 @@ fn whole_number(slot: Slot<'_>, field: &'static str) -> Result<Option<u64>, Pars
     }
 }
 
-/// A value of a reading; `None` when the field is absent.
+/// The value of a reading; `None` if the field is absent.
 fn value(slot: Slot<'_>) -> Result<Option<f64>, ParseError> {
     match slot {
         None => Ok(None),
@@ -565,7 +566,7 @@ fn milliseconds(slot: Slot<'_>) -> Result<i64, ParseError> {
     }
 }
 
-/// The older format counts seconds, with or without a fraction.
+/// The older format has seconds, with or without a fraction.
 fn seconds(slot: Slot<'_>) -> Result<i64, ParseError> {
     match time(slot)? {
         Time::Whole(s) => s.checked_mul(1000).ok_or(ParseError::TimestampOutOfRange),

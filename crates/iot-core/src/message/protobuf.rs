@@ -1,6 +1,6 @@
-//! The same message as Protobuf: `proto/iot/v1/device_message.proto`, which a
-//! test holds against this. Read field by field with prost's functions, because
-//! messages that prost derives own each of their texts.
+//! The Protobuf format of the device message, `proto/iot/v1/device_message.proto`;
+//! a test compares this parser with the `.proto`. It reads field by field with
+//! prost's functions, because messages that prost derives copy every string.
 
 use std::borrow::Cow;
 
@@ -20,11 +20,11 @@ impl Quality {
     }
 }
 
-/// Reads a device message from Protobuf; the same must hold of it as of one in
-/// JSON. Text is borrowed from `payload`.
+/// Parses a device message from Protobuf; the same rules hold as for JSON. Text
+/// is borrowed from `payload`.
 ///
 /// # Errors
-/// What is wrong; see [`ParseError::reason`] for the short form.
+/// The first defect found; [`ParseError::reason`] gives its short form.
 pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     if payload.is_empty() {
         return Err(ParseError::Empty);
@@ -49,7 +49,7 @@ pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
             6 => place(message.location.get_or_insert_default(), field.bytes()?)?,
             7 => match reading(field.bytes()?)? {
                 Ok(reading) => message.readings.push(reading),
-                // What is no Protobuf at all is worse, and may follow.
+                // Malformed Protobuf may follow and takes precedence.
                 Err(error) => {
                     wrong.get_or_insert(error);
                 }
@@ -78,7 +78,8 @@ fn place<'b>(place: &mut Location<'b>, bytes: &'b [u8]) -> Result<(), ParseError
     })
 }
 
-/// A reading, or what is wrong with one that is Protobuf.
+/// Parses a reading. The outer error is malformed Protobuf, the inner one an
+/// invalid reading.
 fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> {
     let (mut sensor, mut value, mut unit, mut quality) = (Cow::Borrowed(""), None, None, 0);
     fields(bytes, |field| {
@@ -109,21 +110,21 @@ fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> 
 }
 
 fn not_empty(text: &str, field: &'static str) -> Result<(), ParseError> {
-    match text.is_empty() {
-        true => Err(ParseError::EmptyField { field }),
-        false => Ok(()),
+    if text.is_empty() {
+        return Err(ParseError::EmptyField { field });
     }
+    Ok(())
 }
 
-/// A field whose value is about to be read.
+/// A field whose key is read and whose value is not.
 struct Field<'f, 'b> {
     tag: u32,
     kind: WireType,
-    /// Begins with the value.
+    /// Starts with the value.
     rest: &'f mut &'b [u8],
 }
 
-/// Calls `take` with each field of a message; it has to read the value.
+/// Calls `take` for each field of a message; `take` must consume the value.
 fn fields<'b>(
     mut rest: &'b [u8],
     mut take: impl FnMut(Field<'_, 'b>) -> Result<(), ParseError>,
@@ -153,7 +154,7 @@ impl<'b> Field<'_, 'b> {
         bytes.ok_or_else(|| malformed(format!("field {} ends too early", self.tag)))
     }
 
-    /// A number, as one of prost's functions reads it.
+    /// Reads a number with one of prost's `merge` functions.
     fn number<T: Default>(
         self,
         read: impl FnOnce(WireType, &mut T, &mut &'b [u8], DecodeContext) -> Result<(), DecodeError>,
@@ -185,7 +186,7 @@ mod tests {
     use super::super::tests::any_message;
     use super::*;
 
-    /// `DeviceMessage` of the `.proto`, as prost reads it.
+    /// `DeviceMessage` of the `.proto`, for prost's own parser.
     #[derive(Clone, PartialEq, Message)]
     struct WireMessage {
         #[prost(string, tag = "1")]
@@ -227,7 +228,7 @@ mod tests {
     }
 
     impl WireMessage {
-        /// The same as what is tested, if nothing is missing or wrong.
+        /// The device message; `None` if a field is missing or invalid.
         fn message(self) -> Option<DeviceMessage<'static>> {
             let reading = |wire: WireReading| {
                 Some(Reading {
@@ -254,8 +255,8 @@ mod tests {
         }
     }
 
-    /// What others make of it, who have only the `.proto`: in its field names.
-    fn by_the_proto(payload: &[u8]) -> serde_json::Value {
+    /// Decodes a payload with the `.proto` alone, as third parties do, to JSON.
+    fn decode_with_proto(payload: &[u8]) -> serde_json::Value {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
         let files = protox::compile(["iot/v1/device_message.proto"], [directory]).unwrap();
         let pool = DescriptorPool::from_file_descriptor_set(files).unwrap();
@@ -295,24 +296,24 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Both formats say the same, to this reader and to everybody else's.
+        /// Our parser and the `.proto` agree with the JSON format.
         #[test]
         fn protobuf_and_json_agree(message in any_message()) {
             let (protobuf, mut json) = (written(&message), Vec::new());
             message.write_json(&mut json);
             prop_assert_eq!(&parse_protobuf(&protobuf).unwrap(), &message);
             let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-            prop_assert_eq!(by_the_proto(&protobuf), json);
+            prop_assert_eq!(decode_with_proto(&protobuf), json);
         }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Whatever the bytes are, prost would have read the same: a message with fields
-        /// doubled, cut, of other types, unknown, or nothing like it.
+        /// Input: messages with fields that are repeated, truncated, unknown or of the
+        /// wrong type, and arbitrary bytes.
         #[test]
-        fn any_bytes_are_read_as_prost_does(
+        fn any_bytes_are_parsed_as_prost_does(
             messages in proptest::collection::vec(any_message(), 0..3),
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             cut in 0..40_usize,
@@ -322,7 +323,7 @@ mod tests {
             if !bytes.is_empty() {
                 changes.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes) = *byte);
             }
-            // Half of them stay whole.
+            // Half of the messages stay complete.
             bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(20)));
             bytes.extend(&more);
             let expected = WireMessage::decode(&bytes[..]);
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_must_have_protobuf_must_have() {
+    fn protobuf_has_the_required_fields_of_json() {
         assert_eq!(parsed(|_| {}).unwrap().readings[0].quality, Quality::Good);
         let error = |change: fn(&mut WireMessage)| parsed(change).unwrap_err().to_string();
         for (change, expected) in [
