@@ -1,4 +1,4 @@
-//! The ops endpoints, asked over HTTP as an operator's tools ask them.
+//! The ops endpoints over HTTP.
 
 use iot_service::health::Health;
 use iot_service::ops;
@@ -12,7 +12,7 @@ async fn get(url: String) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn metrics_and_health_are_served_until_the_end() {
+async fn metrics_and_health_are_served_until_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());
