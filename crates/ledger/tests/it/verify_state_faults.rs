@@ -97,7 +97,7 @@ async fn a_state_that_never_rests_is_not_judged() {
     moving.into_iter().for_each(|moving| moving.join().unwrap());
     assert_eq!(judged.code, Some(1), "{judged:?}");
     assert!(
-        judged.stderr.contains("moves while it is read"),
+        judged.stderr.contains("changes while it is read"),
         "{judged:?}"
     );
 }
