@@ -1,4 +1,4 @@
-//! The brokers inside: librdkafka's mock cluster as Kafka, rumqttd for MQTT.
+//! The embedded brokers: librdkafka's mock cluster for Kafka, rumqttd for MQTT.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,24 +10,24 @@ use rdkafka::producer::DefaultProducerContext;
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Partitions of the topic that devices send to directly.
+/// Partitions of the topic to which devices send directly.
 pub(crate) const PARTITIONS: u16 = 4;
-/// The largest payload that the MQTT broker takes.
+/// Largest payload that the MQTT broker accepts, in bytes.
 const MAX_PAYLOAD: usize = 10 << 20;
-/// What the broker keeps of a filter's messages for a client that is away:
-/// two segments of this size.
+/// Size of a segment in bytes. The broker keeps two segments per filter for
+/// disconnected clients.
 const SEGMENT: usize = 8 << 20;
 
-/// Kafka's stand-in; it ends when this is dropped.
+/// The mock Kafka cluster; dropping it stops the cluster.
 pub(crate) struct Kafka(MockCluster<'static, DefaultProducerContext>);
 
 impl Kafka {
-    /// Starts it with the topics that exist from the beginning; others appear
-    /// with their first message.
+    /// Starts the cluster with these topics and numbers of partitions. Other topics
+    /// are created by their first record.
     pub(crate) fn start<'a>(
         topics: impl IntoIterator<Item = (&'a str, u16)>,
     ) -> anyhow::Result<Self> {
-        let cluster = MockCluster::new(1).context("starting the Kafka stand-in")?;
+        let cluster = MockCluster::new(1).context("starting the mock Kafka cluster")?;
         for (topic, partitions) in topics {
             cluster
                 .create_topic(topic, partitions.into(), 1)
@@ -36,22 +36,22 @@ impl Kafka {
         Ok(Self(cluster))
     }
 
-    /// `host:port`.
+    /// Address (`host:port`) of the broker.
     pub(crate) fn address(&self) -> String {
         self.0.bootstrap_servers()
     }
 }
 
-/// Where the MQTT broker listens.
+/// The addresses of the MQTT broker.
 pub(crate) struct Mqtt {
-    /// For devices, MQTT 3.1.1: what command line clients speak by themselves.
+    /// For devices, MQTT 3.1.1, the default version of command-line clients.
     pub(crate) v4: SocketAddr,
     /// For the services, MQTT 5.
     pub(crate) v5: SocketAddr,
 }
 
 impl Mqtt {
-    /// Starts the broker; it ends with the process.
+    /// Starts the broker, which runs until the process exits.
     pub(crate) async fn start(port: Option<u16>) -> anyhow::Result<Self> {
         let own = match port {
             Some(port) => listen(port, "--mqtt-port").await?,
@@ -62,7 +62,7 @@ impl Mqtt {
         };
         let internal = listen(0, "--mqtt-port").await?;
         let (v4, v5) = (own.local_addr()?, internal.local_addr()?);
-        // The broker binds by address: the ports were free a moment ago.
+        // The broker binds by itself: release the ports that were found free.
         drop((own, internal));
         let broker = Broker::new(broker_config(v4, v5));
         std::thread::Builder::new()
@@ -70,7 +70,7 @@ impl Mqtt {
             .spawn(move || {
                 let mut broker = broker;
                 if let Err(error) = broker.start() {
-                    tracing::error!(%error, "the MQTT broker ended");
+                    tracing::error!(%error, "the MQTT broker failed");
                 }
             })?;
         for address in [v4, v5] {
@@ -80,7 +80,7 @@ impl Mqtt {
     }
 }
 
-/// A listener on loopback, or an error that names the flag to choose another port.
+/// Listens on loopback. The error names the flag that chooses another port.
 pub(crate) async fn listen(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
     listener.with_context(|| format!("can't listen on port {port}; choose another with {flag}"))

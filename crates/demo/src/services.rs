@@ -1,4 +1,4 @@
-//! The services of the demo: their settings, and how they are run.
+//! The services of the demo: their settings and their tasks.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::brokers::{PARTITIONS, listen};
 
-/// The mock cluster slows down as batches pile up; with this linger and no
-/// compression it carries 2,000 messages a second for hours.
+/// The mock cluster slows down with the number of stored batches; with this linger and
+/// no compression it sustains 2,000 messages per second for hours.
 const LINGER: HumanDuration = HumanDuration::from_millis(100);
 
 /// A service that runs in a task of this process.
 pub(crate) struct Running {
     name: &'static str,
-    /// Its `/metrics`, `/livez` and `/readyz`.
+    /// Address of its ops listener.
     pub(crate) ops: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Running {
-    /// Starts a service with a free port for its ops listener.
+    /// Starts a service with its ops listener on a free port.
     pub(crate) async fn start<Fut>(
         name: &'static str,
         http: Option<TcpListener>,
@@ -51,23 +51,23 @@ impl Running {
         })
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the service is ready or has ended.
     pub(crate) async fn ready(&self) {
         while !is_ready(self.ops).await.unwrap_or(false) && !self.task.is_finished() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Waits for an end that nobody asked for.
+    /// Waits until the service ends by itself, which is an error.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         match (&mut self.task).await {
             Ok(Err(error)) => error.context(self.name),
-            Ok(Ok(())) => anyhow::anyhow!("{} ended", self.name),
+            Ok(Ok(())) => anyhow::anyhow!("{} ended unexpectedly", self.name),
             Err(panic) => anyhow::anyhow!("{}: {panic}", self.name),
         }
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Stops the service and waits for its end.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.task.await?.context(self.name)
@@ -84,26 +84,26 @@ async fn is_ready(ops: SocketAddr) -> std::io::Result<bool> {
     Ok(answer.starts_with("HTTP/1.1 200"))
 }
 
-/// The bridge between the two brokers.
+/// Settings of the bridge.
 pub(crate) fn bridge(mqtt: SocketAddr, kafka: &str) -> Live<BridgeConfig> {
     let mut config = BridgeConfig::default();
     config.mqtt.brokers = vec![format!("mqtt://{mqtt}")];
     config.kafka.brokers = vec![kafka.into()];
     config.kafka.linger = LINGER;
     config.kafka.compression = iot_bridge::Compression::None;
-    // The stand-in knows no such request: topics appear with their first record.
+    // The mock cluster has no CreateTopics; the first record creates a topic.
     config.topics.create = false;
     Live::fixed(config)
 }
 
-/// The consumer with its state in memory.
+/// Settings of the consumer, with its state in memory.
 pub(crate) fn consumer(kafka: &str) -> Live<ConsumerConfig> {
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![kafka.into()];
     for (name, value) in [
-        // An empty fetch sleeps all of this in the stand-in.
+        // In the mock cluster an empty fetch always takes this long.
         ("fetch.wait.max.ms", "10"),
-        // A topic that a visitor's message makes is found soon.
+        // New topics are found soon.
         ("topic.metadata.refresh.interval.ms", "2000"),
     ] {
         config.kafka.properties.insert(name.into(), value.into());
@@ -111,7 +111,8 @@ pub(crate) fn consumer(kafka: &str) -> Live<ConsumerConfig> {
     Live::fixed(config)
 }
 
-/// Half of the fleet: the half that sends to `sink`.
+/// Settings of the half of the fleet that sends to `sink`: the first device and the
+/// number of devices, and messages per second.
 pub(crate) fn fleet(
     sink: SinkKind,
     (first, devices): (u32, u32),

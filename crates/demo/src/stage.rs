@@ -1,4 +1,4 @@
-//! Puts everything up in order, says where to look, and takes it down again.
+//! Starts everything in order, prints the addresses, and stops it in reverse.
 
 use std::io::Write;
 
@@ -11,9 +11,8 @@ use crate::args::Args;
 use crate::brokers::{Kafka, Mqtt, PARTITIONS, listen};
 use crate::services::{self, Running};
 
-/// Topics that exist from the beginning. The simulator's tenants and projects,
-/// and the one that the visitor is invited to send to, need not wait until the
-/// consumer finds new topics.
+/// Topics created at the start: those of the simulator's tenants and projects, and the
+/// one for the user's messages. The consumer does not have to discover them.
 const TOPICS: &[(&str, u16)] = &[
     ("device-data", PARTITIONS),
     (dead_letter::DEFAULT_TOPIC, 1),
@@ -24,7 +23,7 @@ const TOPICS: &[(&str, u16)] = &[
     ("demo.visitors", 1),
 ];
 
-/// Runs the demo until Ctrl-C, SIGTERM, or the end of a part of it.
+/// Runs the demo until Ctrl-C or SIGTERM, or until one of the services ends.
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let shutdown = CancellationToken::new();
     iot_service::cli::cancel_on_signal(shutdown.clone())?;
@@ -32,7 +31,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let page_address = page.local_addr()?;
     let mqtt = Mqtt::start(args.mqtt_port).await?;
     let kafka = Kafka::start(TOPICS.iter().copied())?;
-    let mut stage = Stage::put_up(args, page, &mqtt, &kafka.address(), &shutdown).await?;
+    let mut stage = Stage::start(args, page, &mqtt, &kafka.address(), &shutdown).await?;
     if !shutdown.is_cancelled() {
         announce(page_address.port(), &mqtt, &stage);
     }
@@ -41,10 +40,10 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         error = stage.ended() => Err(error),
     };
     say("\nStopping ...");
-    stage.take_down().await.and(result)
+    stage.stop().await.and(result)
 }
 
-/// All services, in the order of a message's way.
+/// All services, in the order of the message flow.
 struct Stage {
     devices: Vec<Running>,
     bridge: Running,
@@ -52,8 +51,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// Receivers first, so that nothing is sent before someone listens.
-    async fn put_up(
+    /// Starts receivers first, so that every message is received.
+    async fn start(
         args: &Args,
         page: tokio::net::TcpListener,
         mqtt: &Mqtt,
@@ -106,8 +105,8 @@ impl Stage {
         }
     }
 
-    /// Senders first, so that what they sent still arrives.
-    async fn take_down(self) -> Result<()> {
+    /// Stops senders first, so that their last messages still arrive.
+    async fn stop(self) -> Result<()> {
         let mut result = Ok(());
         for part in self.devices.into_iter().chain([self.bridge, self.consumer]) {
             result = result.and(part.stop().await);
@@ -116,7 +115,7 @@ impl Stage {
     }
 }
 
-/// Tells the visitor; nobody may be there to read it.
+/// Prints to standard output, which may be closed.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -136,14 +135,14 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
         "
   Open            http://127.0.0.1:{page}/
 
-  Be a device     mosquitto_pub -p {mqtt} -q 1 -t mtic/msg/client/realtime/demo/visitors -m '{payload}'
+  Send a message  mosquitto_pub -p {mqtt} -q 1 -t mtic/msg/client/realtime/demo/visitors -m '{payload}'
 
   MQTT            mqtt://127.0.0.1:{mqtt} (3.1.1), mqtt://127.0.0.1:{mqtt5} (5)
   Metrics         consumer   http://{consumer}/metrics
                   bridge     http://{bridge}/metrics
                   simulators {simulators}
 
-  Ctrl-C ends it.",
+  Press Ctrl-C to stop.",
         mqtt = mqtt.v4.port(),
         mqtt5 = mqtt.v5.port(),
         consumer = consumer.ops,

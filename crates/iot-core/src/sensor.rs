@@ -1,22 +1,24 @@
-//! The standard sensors: unit, what is physically possible, and when to alert.
+//! The standard sensors with their unit, physical limits and alert threshold.
 
 use std::ops::RangeInclusive;
 
-/// One standard sensor.
+/// A standard sensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sensor {
-    /// Name as it stands in a reading.
+    /// Name in a [`Reading`](crate::message::Reading).
     pub name: &'static str,
-    /// Unit in which values are stored and thresholds are given.
+    /// Unit of stored values, physical limits and thresholds.
     pub unit: &'static str,
-    /// Values a working sensor can report, in [`unit`](Self::unit). Wider than
-    /// what is usual: an overheated machine is an alert, not bad input.
+    /// Physical limits: the values that a working sensor can report, in
+    /// [`unit`](Self::unit). They are wider than usual values, because an overheated
+    /// machine is an alert and not invalid input.
     pub physical: RangeInclusive<f64>,
-    /// When a value is worth an alert.
+    /// Threshold of the alert, if the sensor has one.
     pub alert: Option<Threshold>,
 }
 
-/// A limit whose crossing raises an alert. The limit itself is still normal.
+/// A limit, in the sensor's unit, beyond which a value raises an alert. The limit
+/// itself is normal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Threshold {
     /// Alert above this value.
@@ -26,7 +28,7 @@ pub enum Threshold {
 }
 
 impl Threshold {
-    /// Whether `value` is beyond the limit. Never true for NaN.
+    /// Whether `value` is beyond the limit; `false` for NaN.
     #[must_use]
     pub fn is_crossed_by(self, value: f64) -> bool {
         match self {
@@ -55,7 +57,7 @@ pub const SWITCH: &str = "switch";
 /// Electric current in ampere.
 pub const CURRENT: &str = "current";
 
-/// Every standard sensor.
+/// All standard sensors.
 pub const ALL: &[Sensor] = &[
     Sensor {
         name: TEMPERATURE,
@@ -89,7 +91,7 @@ pub const ALL: &[Sensor] = &[
     },
 ];
 
-/// The standard sensor of that name, if it is one.
+/// Finds a standard sensor by its exact name.
 #[must_use]
 pub fn lookup(name: &str) -> Option<&'static Sensor> {
     ALL.iter().find(|sensor| sensor.name == name)
@@ -100,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_standard_sensors_and_no_others() {
+    fn only_standard_sensors_are_found() {
         for sensor in ALL {
             assert_eq!(lookup(sensor.name), Some(sensor));
         }
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_is_possible_inside_the_physical_limits() {
+    fn thresholds_are_within_the_physical_limits() {
         for sensor in ALL {
             if let Some(threshold) = sensor.alert {
                 assert!(

@@ -1,8 +1,7 @@
-//! Units of measurement under the names that devices use, and the conversion
-//! between those of one quantity.
+//! Units of measurement, by the names that devices use, and conversion between
+//! units of the same quantity.
 
-/// A unit: `(value + shift) * factor` is the value in the standard unit of its
-/// quantity.
+/// `(value + shift) * factor` converts a value to the standard unit of its quantity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Unit {
     /// Standard unit of the quantity.
@@ -11,8 +10,8 @@ struct Unit {
     factor: f64,
 }
 
-/// Names as they are written, case included: `mA` and `MA` are not the same.
-/// Conversions are those of the SI Brochure; psi is that of NIST SP 811, B.8.
+/// Names, standard unit, shift and factor. Names are case-sensitive: `mA` and `MA`
+/// differ. Factors are those of the SI Brochure; that of psi is from NIST SP 811, B.8.
 const UNITS: &[(&[&str], &str, f64, f64)] = &[
     (&["celsius", "°C", "degC", "C", "Cel"], "celsius", 0.0, 1.0),
     (
@@ -48,8 +47,9 @@ fn find(name: &str) -> Option<Unit> {
     })
 }
 
-/// A value in another unit of the same quantity; `None` if that is not known of
-/// the two. The same name twice changes nothing, whatever the name.
+/// Converts a value between two units of the same quantity. `None` if a unit is
+/// unknown or the quantities differ; equal names return the value unchanged, even
+/// unknown ones.
 #[must_use]
 pub fn convert(value: f64, from: &str, to: &str) -> Option<f64> {
     if from == to {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_belong_together_is_not_converted() {
+    fn units_of_different_quantities_are_not_converted() {
         assert_eq!(convert(1.0, "bar", "celsius"), None);
         assert_eq!(convert(1.0, "furlong", "celsius"), None);
         assert_eq!(convert(1.0, "ma", "ampere"), None);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_is_there_twice() {
+    fn unit_names_are_unique() {
         let mut names: Vec<_> = UNITS.iter().flat_map(|(names, ..)| *names).collect();
         let count = names.len();
         names.sort_unstable();
@@ -105,7 +105,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back_is_the_same(value in -1e6_f64..1e6, a in 0..UNITS.len(), b in 0..UNITS.len()) {
+        fn conversion_is_reversible(value in -1e6_f64..1e6, a in 0..UNITS.len(), b in 0..UNITS.len()) {
             let (a, b) = (UNITS[a].0[0], UNITS[b].0[0]);
             if let Some(there) = convert(value, a, b) {
                 let back = convert(there, b, a).unwrap();

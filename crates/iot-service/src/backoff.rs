@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-/// Delays between attempts: doubling, capped, and jittered so that a fleet
-/// that lost the same broker does not come back in step.
+/// Delays between attempts: doubled each time, capped, and jittered, so that
+/// clients that lost the same broker do not reconnect at the same time.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -10,7 +10,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `first` and never waits longer than `max`.
+    /// A backoff whose first delay is at most `first` and whose longest is `max`.
     #[must_use]
     pub fn new(first: Duration, max: Duration) -> Self {
         let first = first.min(max);
@@ -21,15 +21,15 @@ impl Backoff {
         }
     }
 
-    /// The time to wait before the next attempt: between half of the current
-    /// step and the whole of it.
+    /// The delay before the next attempt: a random time between half of the current
+    /// step and the whole step.
     pub fn next_delay(&mut self) -> Duration {
         let step = self.next;
         self.next = step.saturating_mul(2).min(self.max);
         step.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Starts over, after an attempt that worked.
+    /// Returns to the first delay, after an attempt that succeeded.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_cap_and_starts_over() {
+    fn delays_double_up_to_the_cap_until_reset() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
         for step in [1, 2, 4, 8, 10, 10] {
             let step = Duration::from_secs(step);

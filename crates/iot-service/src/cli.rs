@@ -1,6 +1,7 @@
-//! The command line that every service has: `run`, `check-config`,
-//! `config example` and `health` over the same sources, and the exit codes 0
-//! (stopped on request), 2 (bad configuration) and 1 (anything else).
+//! The command line that all services share: `run`, `check-config`,
+//! `config example` and `health` with the same configuration sources, and the
+//! exit codes 0 (stopped on request), 2 (invalid configuration) and 1 (anything
+//! else).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,29 +15,29 @@ use crate::Listeners;
 use crate::config::{self, Live, OpsConfig, Problems, Settings, Sources};
 use crate::{logs, probe};
 
-/// Exit code for a bad configuration, the same as for bad arguments.
+/// Exit code for an invalid configuration, the same as clap's for invalid arguments.
 const BAD_CONFIG: u8 = 2;
 
 /// Where the configuration comes from, for `#[command(flatten)]`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigArgs {
-    /// YAML file with settings; see `config example`
+    /// Read settings from this YAML file; see `config example`
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// One setting, such as kafka.linger=20ms; may be repeated
+    /// Set one setting, such as kafka.linger=20ms; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, global = true)]
     set: Vec<(String, String)>,
 }
 
 impl ConfigArgs {
-    /// The file, this process's environment, and `flags` (dotted path and
-    /// value) under what `--set` says.
+    /// The sources of the configuration: the file, this process's environment,
+    /// `flags` (dotted path and value), and `--set`, which overrides them all.
     #[must_use]
     pub fn sources(&self, mut flags: Vec<(String, String)>) -> Sources {
         flags.extend(self.set.iter().cloned());
         Sources {
             file: self.config.clone(),
-            // Names and values that are not Unicode can't be meant for us.
+            // No setting has a name or value that is not Unicode.
             env: std::env::vars_os()
                 .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
                 .collect(),
@@ -53,20 +54,20 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Commands besides `run`, for `#[command(flatten)]` in a subcommand enum.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum ConfigCommand {
-    /// Print the effective configuration, or everything that is wrong with it
+    /// Print the effective configuration, or all its problems
     CheckConfig,
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigFile),
-    /// Ask the running service whether it is alive; exits with 1 if not
+    /// Query whether the running service is live; exits with 1 if it is not
     Health {
-        /// Ask whether it is ready instead
+        /// Query whether it is ready instead
         #[arg(long)]
         ready: bool,
     },
 }
 
-/// What `config` can do.
+/// Subcommands of `config`.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum ConfigFile {
     /// Print a commented file with every setting and its default
@@ -74,7 +75,7 @@ pub enum ConfigFile {
 }
 
 impl ConfigCommand {
-    /// Does what the user asked for.
+    /// Runs the command and returns the exit code of the process.
     #[must_use]
     pub fn execute<S: Settings>(&self, sources: &Sources) -> ExitCode {
         match self {
@@ -92,8 +93,9 @@ impl ConfigCommand {
     }
 }
 
-/// Runs a service until it ends or SIGTERM or SIGINT asks it to: reads the
-/// configuration, starts logs and runtime, binds the listeners.
+/// Runs a service until it ends or receives SIGTERM or SIGINT, and returns the exit
+/// code of the process: loads the configuration, starts logs and runtime, binds the
+/// listeners, and calls `service`.
 pub fn run<S, F, Fut>(sources: Sources, service: F) -> ExitCode
 where
     S: Settings,
@@ -110,7 +112,7 @@ where
         let shutdown = CancellationToken::new();
         cancel_on_signal(shutdown.clone())?;
         for (setting, reason) in config::without_effect::<S>(&sources) {
-            tracing::info!(setting, "is given and has no effect: {reason}");
+            tracing::info!(setting, "is set but ignored: {reason}");
         }
         let live = config::watch((settings, given), sources, logs, shutdown.clone())?;
         tracing::info!(
@@ -126,33 +128,33 @@ where
         .build();
     let result = runtime.context("starting the runtime").and_then(|runtime| {
         let result = runtime.block_on(run);
-        // A stage that hangs in a blocking call must not hold up the exit.
+        // A stage that hangs in a blocking call must not delay the exit.
         runtime.shutdown_background();
         result
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{} ends: {error:#}", S::SERVICE);
+            tracing::error!("{} failed: {error:#}", S::SERVICE);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints what the ops listener of the running service answers.
+/// Prints the health report of the running service.
 fn health(ops: &OpsConfig, ready: bool) -> ExitCode {
     let path = if ready { "/readyz" } else { "/livez" };
     match probe::get(&ops.listen, path) {
-        Ok(answer) => {
-            println!("{}", answer.body);
-            if answer.ok {
+        Ok(response) => {
+            println!("{}", response.body);
+            if response.ok {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE
             }
         }
         Err(error) => {
-            eprintln!("{} (ops.listen) does not answer: {error}", ops.listen);
+            eprintln!("no answer from {} (ops.listen): {error}", ops.listen);
             ExitCode::FAILURE
         }
     }
@@ -178,22 +180,22 @@ async fn listen(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("can't listen on {address} ({setting})"))
 }
 
-/// Cancels `token` at the first SIGTERM or SIGINT; a second one ends the
-/// process at once.
+/// Cancels `token` on the first SIGTERM or SIGINT; a second one exits the process
+/// at once with code 1.
 ///
 /// # Errors
-/// When the signals can't be listened for.
+/// The signal handlers cannot be installed.
 pub fn cancel_on_signal(token: CancellationToken) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        for asked in 1.. {
+        for received in 1.. {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            if asked > 1 {
-                tracing::warn!("asked to stop a second time: leaving at once");
+            if received > 1 {
+                tracing::warn!("received a second stop signal; exiting at once");
                 std::process::exit(1);
             }
             token.cancel();

@@ -1,11 +1,11 @@
-//! Health by component. A service is live unless a component has failed for
-//! good, and ready while every component is.
+//! Health by component. A service is live unless a component has failed
+//! permanently, and ready while all its components are ready or degraded.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// The health of one service: a list of named components.
+/// The health of one service: a list of named components. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<Inner>>);
 
@@ -24,11 +24,11 @@ enum State {
     Failed(String),
 }
 
-/// What `/livez` and `/readyz` answer.
+/// The response body of `/livez` and `/readyz`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     ok: bool,
-    /// Present while an ordered shutdown is under way.
+    /// Present during an ordered shutdown.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stopping: bool,
     components: serde_json::Map<String, serde_json::Value>,
@@ -41,7 +41,7 @@ impl Report {
 }
 
 impl Health {
-    /// Adds a component, not ready until it says so.
+    /// Adds a component. It is not ready until [`Component::ready`] is called.
     pub fn component(&self, name: impl Into<Arc<str>>) -> Component {
         let name = name.into();
         let mut inner = self.lock();
@@ -56,8 +56,8 @@ impl Health {
         }
     }
 
-    /// Makes the service not ready for the rest of its life, so that a load
-    /// balancer looks elsewhere while it drains.
+    /// Makes the service permanently not ready, so that load balancers stop using it
+    /// during the shutdown.
     pub fn stopping(&self) {
         self.lock().stopping = true;
     }
@@ -96,8 +96,8 @@ impl Health {
     }
 }
 
-/// A handle by which one part of a service says how it is. Every change is
-/// logged once, here, so that callers may report as often as they like.
+/// A handle with which one part of a service reports its state. Each change is
+/// logged once, here, so callers may report the same state repeatedly.
 #[derive(Debug, Clone)]
 pub struct Component {
     health: Health,
@@ -106,15 +106,15 @@ pub struct Component {
 }
 
 impl Component {
-    /// The component does its work.
+    /// Reports that the component works.
     pub fn ready(&self) {
         if self.set(State::Ready) {
             tracing::info!(component = &*self.name, "ready");
         }
     }
 
-    /// The component does not do all of its work, but the service does its own without
-    /// it: it stays ready, and says what is wrong.
+    /// Reports a problem that does not affect the service's main job: the service stays
+    /// ready and shows the reason.
     pub fn degraded(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(State::Degraded(reason.clone())) {
@@ -122,7 +122,7 @@ impl Component {
         }
     }
 
-    /// The component can't work now, and keeps trying.
+    /// Reports that the component does not work and is retrying.
     pub fn not_ready(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(State::NotReady(reason.clone())) {
@@ -130,7 +130,8 @@ impl Component {
         }
     }
 
-    /// The component has given up: only a restart helps, so `/livez` fails.
+    /// Reports that the component has failed permanently. `/livez` fails, so that the
+    /// process is restarted.
     pub fn failed(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(State::Failed(reason.clone())) {
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_only_when_every_component_is() {
+    fn a_service_is_ready_when_all_components_are() {
         let health = Health::default();
         let (kafka, mqtt) = (health.component("kafka"), health.component("mqtt"));
         assert!(!health.ready().ok());

@@ -1,10 +1,10 @@
-//! What every service does alike: layered configuration with hot reload, logs,
-//! the ops endpoints, health, backoff, and an ordered shutdown.
+//! What all services share: layered configuration with hot reload, logs, the
+//! ops endpoints, health, backoff, and an ordered shutdown.
 //!
 //! A service is one function, `run(config, listeners, shutdown)`. Its binary
-//! hands that function to [`cli::run`]; tests and the demo call it directly
-//! with their own listeners. Nothing here is global but the log subscriber, so
-//! several services live side by side in one process.
+//! passes that function to [`cli::run`]; tests and the demo call it directly
+//! with their own listeners. Only the log subscriber is global, so several
+//! services can run in one process.
 
 mod backoff;
 pub mod cli;
@@ -23,12 +23,12 @@ pub use backoff::Backoff;
 
 use tokio::net::TcpListener;
 
-/// Sockets a service listens on, bound before it starts, so that an address in
-/// use is an error at once and tests can ask for port 0.
+/// The sockets that a service listens on. They are bound before it starts, so
+/// that an address in use is reported at once and tests can use port 0.
 #[derive(Debug)]
 pub struct Listeners {
     /// Serves `/metrics`, `/livez` and `/readyz`.
     pub ops: TcpListener,
-    /// Serves the service's own API, for services that have one.
+    /// Serves the service's own API, if it has one.
     pub http: Option<TcpListener>,
 }

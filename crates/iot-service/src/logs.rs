@@ -1,5 +1,4 @@
-//! Logs: one line per event on standard error, JSON for machines or text for
-//! people.
+//! Logs: one line per event on standard error, as JSON or as text.
 
 use std::io::IsTerminal;
 
@@ -11,16 +10,16 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::LogConfig;
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Readable text.
     Text,
 }
 
@@ -29,21 +28,23 @@ pub enum LogFormat {
 pub struct LogControl(reload::Handle<EnvFilter, Registry>);
 
 impl LogControl {
-    /// Applies a level, or directives such as `info,iot_bridge=debug`.
-    /// A text that is neither is refused and the old level stays.
+    /// Applies a level, or directives such as `info,iot_bridge=debug`. An invalid
+    /// level is logged and the old one stays.
     pub fn set_level(&self, level: &str) {
         match parse_level(level).map(|filter| self.0.reload(filter)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the log level could not be changed"),
-            Err(error) => tracing::warn!(error, "the log level could not be changed"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot change the log level; keeping the old one")
+            }
+            Err(error) => tracing::warn!(error, "cannot change the log level; keeping the old one"),
         }
     }
 }
 
-/// Checks what `log.level` says: a level, and `module=level` for some modules.
+/// Parses `log.level`: a level, and optional directives `module=level`.
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, String> {
     let refused = || format!("{level:?} is not a level (error, warn, info, debug, trace)");
-    // A bare word that is no level would name a module, and silence all others.
+    // EnvFilter takes any other bare word for a module, and silences all others.
     let has_level = |directive: &str| {
         let level = directive.rsplit('=').next().unwrap_or_default();
         !level.is_empty() && level.parse::<LevelFilter>().is_ok()
@@ -54,16 +55,16 @@ pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, String> {
     level.parse().map_err(|_| refused())
 }
 
-/// Takes a text that is a level, for the parser of a command line.
+/// Checks a level or directives, as clap's `value_parser`.
 ///
 /// # Errors
-/// It is none.
+/// `text` is not a level.
 pub fn level(text: &str) -> Result<String, String> {
     parse_level(text).map(|_| text.to_owned())
 }
 
-/// Sets the process's log subscriber. A second call in one process changes
-/// nothing, and says so with `None`.
+/// Sets the process's log subscriber. A second call in a process changes nothing and
+/// returns `None`.
 pub fn init(config: &LogConfig) -> Option<LogControl> {
     let filter = parse_level(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_a_level_and_no_module() {
+    fn levels_and_directives_are_accepted() {
         for level in [
             "info",
             "WARN",

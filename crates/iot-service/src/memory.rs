@@ -1,9 +1,9 @@
-//! How much memory this process may have: what an alert on memory compares with.
+//! The memory limit of this process, with which alerts compare its use.
 
 use std::path::Path;
 
-/// The limit, bytes: the least that the control groups set (v2, then v1), else the
-/// memory of the machine. None where there is no /proc.
+/// The limit in bytes: the smallest of the limits of the control groups (v2 and v1) and
+/// the memory of the machine. `None` without `/proc`.
 pub(crate) fn limit() -> Option<u64> {
     let own = read("/proc/self/cgroup");
     let groups = own.iter().flat_map(|text| files(text));
@@ -14,7 +14,7 @@ pub(crate) fn limit() -> Option<u64> {
     ];
     let files = groups.chain(roots.map(str::to_owned));
     let limits = files.filter_map(|file| read(file)?.trim().parse().ok());
-    // Without a limit v1 has a number near the largest there is.
+    // v1 reports "no limit" as a number near the maximum.
     limits
         .chain(read("/proc/meminfo").and_then(|text| total(&text)))
         .min()
@@ -24,7 +24,7 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// Where the group of this process and those around it have their limits.
+/// The files with the limits of this process's control group and its parents.
 fn files(cgroup: &str) -> Vec<String> {
     let group = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
     let parts: Vec<&str> = group.unwrap_or_default().split('/').collect();
@@ -45,14 +45,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_groups_around_a_process_are_found() {
+    fn parent_groups_are_included() {
         let expected = ["a.slice/memory.max", "a.slice/b.scope/memory.max"];
         let found = files("1:name=x:/other\n0::/a.slice/b.scope\n");
         assert_eq!(found, expected.map(|file| format!("/sys/fs/cgroup/{file}")));
     }
 
     #[test]
-    fn a_machine_has_memory() {
+    fn total_memory_is_parsed() {
         assert_eq!(
             total("MemTotal:       25158656 kB\nMemFree: 1 kB\n"),
             Some(25_762_463_744)

@@ -1,13 +1,13 @@
-//! Points in time as an operator writes them.
+//! Points in time on the command line.
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// Reads RFC 3339, such as `2026-11-21T10:00:00Z`, or how long ago it is: `2h`, `2h ago`
-/// and `-2h` say the same.
+/// Parses a time in RFC 3339, such as `2026-11-21T10:00:00Z`, or relative to now: `2h`,
+/// `2h ago` and `-2h` all mean two hours ago.
 ///
 /// # Errors
-/// It is neither.
+/// `text` is neither.
 pub fn parse(text: &str) -> Result<Timestamp, String> {
     before(text, Timestamp::now())
 }
@@ -16,11 +16,10 @@ fn before(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
-    let wrong = || {
-        format!("{text:?} is not a time such as 2026-11-21T10:00:00Z, nor how long ago, such as 2h")
-    };
+    let wrong =
+        || format!("{text:?} is not a time such as 2026-11-21T10:00:00Z, or 2h for two hours ago");
     let span: Span = text.parse().map_err(|_| wrong())?;
-    // By the calendar, so that days are taken too.
+    // A zoned time, because only that accepts days.
     let time = now.to_zoned(TimeZone::UTC).checked_sub(span.abs());
     Ok(time.map_err(|_| wrong())?.timestamp())
 }
@@ -30,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_absolute_or_ago() {
+    fn times_are_absolute_or_relative() {
         let now = "2026-11-21T10:00:00Z".parse().unwrap();
         for (text, expected) in [
             ("2026-11-21T09:30:00Z", "2026-11-21T09:30:00Z"),
@@ -47,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_times_are_refused() {
         for text in ["", "soon", "2026-11-21", "-2", "999999y"] {
             let refused = parse(text).unwrap_err();
             assert!(

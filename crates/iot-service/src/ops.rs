@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use crate::health::{Health, Report};
 use crate::memory;
 
-/// Serves metrics and health until `stop`. The process's own CPU and memory
-/// are added to `registry`.
+/// Serves metrics and health until `stop`. It adds the process's CPU and memory
+/// metrics to `registry`.
 pub fn serve(
     listener: TcpListener,
     registry: Registry,
     health: Health,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
-    if let Err(error) = about_process(&registry) {
+    if let Err(error) = register_process_metrics(&registry) {
         tracing::warn!(%error, "process metrics are not available");
     }
     let live = health.clone();
@@ -33,15 +33,15 @@ pub fn serve(
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = server.await {
-            tracing::error!(%error, "ops server ended");
+            tracing::error!(%error, "the ops server failed");
         }
     })
 }
 
-fn about_process(registry: &Registry) -> prometheus::Result<()> {
+fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(ProcessCollector::for_self()))?;
     if let Some(bytes) = memory::limit() {
-        let help = "Memory that this process may have: its container's limit, or the machine's.";
+        let help = "Memory limit of this process: its container's limit, or the machine's memory.";
         let limit = IntGauge::new("iot_memory_limit_bytes", help)?;
         limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         registry.register(Box::new(limit))?;
@@ -70,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_metric_of_a_process_is_in_the_reference() {
+    fn process_metrics_are_in_the_reference() {
         let registry = Registry::new();
-        about_process(&registry).unwrap();
+        register_process_metrics(&registry).unwrap();
         crate::metrics::reference::check("process", &registry);
     }
 }

@@ -1,28 +1,28 @@
-//! One request to a service's own ops listener: what a container's health check
-//! runs where there is no curl.
+//! One HTTP request to the service's own ops listener, for health checks in
+//! containers without curl.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(3);
-/// Far more than a health report has.
-const MAX_ANSWER: u64 = 1 << 20;
+/// Much larger than any health report.
+const MAX_RESPONSE: u64 = 1 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     /// Whether the status is 200.
     pub(crate) ok: bool,
     pub(crate) body: String,
 }
 
-/// `listen` is the address that the service listens on; one that means every
-/// interface is asked on the loopback.
-pub(crate) fn get(listen: &str, path: &str) -> io::Result<Answer> {
+/// Requests `path` from the service that listens on `listen`. An unspecified address
+/// is replaced by loopback.
+pub(crate) fn get(listen: &str, path: &str) -> io::Result<Response> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no such address");
     for address in listen.to_socket_addrs()? {
-        match ask(reachable(address), path) {
-            Ok(answer) => return Ok(answer),
+        match request(reachable(address), path) {
+            Ok(response) => return Ok(response),
             Err(error) => last = error,
         }
     }
@@ -38,22 +38,23 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: SocketAddr, path: &str) -> io::Result<Answer> {
+fn request(address: SocketAddr, path: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
-    // 1.0 keeps the answer free of chunks, and the server closes behind it.
+    // HTTP/1.0 has no chunks, and the server closes the connection after the response.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut text = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut text)?;
-    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))
+    stream.take(MAX_RESPONSE).read_to_string(&mut text)?;
+    parse(&text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not HTTP"))
 }
 
-fn parse(text: &str) -> Option<Answer> {
+fn parse(text: &str) -> Option<Response> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut status = head.lines().next()?.split(' ');
     status.next()?.strip_prefix("HTTP/1.")?;
-    Some(Answer {
+    Some(Response {
         ok: status.next()? == "200",
         body: body.trim_end().to_string(),
     })
@@ -70,32 +71,32 @@ mod tests {
     use crate::ops;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_ops_listener_is_asked_and_its_status_counts() {
+    async fn the_status_of_the_ops_listener_is_returned() {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let listen = listener.local_addr().unwrap().to_string();
         let (health, stop) = (Health::default(), CancellationToken::new());
         let component = health.component("kafka");
         let server = ops::serve(listener, Registry::new(), health, stop.clone());
         component.not_ready("no broker answers");
-        let ask = async |path: &'static str| {
+        let request = async |path: &'static str| {
             let listen = listen.clone();
-            let asked = tokio::task::spawn_blocking(move || get(&listen, path));
-            asked.await.unwrap().unwrap()
+            let response = tokio::task::spawn_blocking(move || get(&listen, path));
+            response.await.unwrap().unwrap()
         };
-        assert!(ask("/livez").await.ok);
-        let answer = ask("/readyz").await;
+        assert!(request("/livez").await.ok);
+        let response = request("/readyz").await;
         assert!(
-            !answer.ok && answer.body.contains("no broker answers"),
-            "{answer:?}"
+            !response.ok && response.body.contains("no broker answers"),
+            "{response:?}"
         );
         component.ready();
-        assert!(ask("/readyz").await.ok);
+        assert!(request("/readyz").await.ok);
         stop.cancel();
         server.await.unwrap();
     }
 
     #[test]
-    fn what_is_not_http_is_no_answer() {
+    fn responses_other_than_http_are_refused() {
         for text in ["", "220 mail ready\r\n\r\n", "HTTP/1.1"] {
             assert_eq!(parse(text), None, "{text:?}");
         }

@@ -1,6 +1,6 @@
-//! Ordered shutdown: a list of steps, each with a deadline and logged with the
-//! time it took. Readiness goes first; the ops listener goes last, so that the
-//! whole drain can be watched.
+//! Ordered shutdown: steps with a deadline each, logged with their duration. The
+//! service stops being ready first; the ops listener closes last, so that the
+//! shutdown can be observed.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use tokio::time::Instant;
 
 use crate::health::Health;
 
-/// A shutdown under way.
+/// A shutdown in progress.
 #[derive(Debug)]
 pub struct Steps {
-    begun: Instant,
+    started: Instant,
 }
 
 impl Steps {
-    /// Begins the shutdown: the service stops being ready.
+    /// Starts the shutdown: the service stops being ready.
     pub fn begin(health: &Health) -> Self {
         tracing::info!("stopping");
         health.stopping();
         Self {
-            begun: Instant::now(),
+            started: Instant::now(),
         }
     }
 
-    /// Does one step. `None` when it was not done by its deadline; the
-    /// shutdown then goes on without it.
+    /// Runs one step. `None` means that its deadline passed; the shutdown continues
+    /// without its result.
     pub async fn step<T>(
         &self,
         name: &str,
         deadline: Duration,
         work: impl Future<Output = T>,
     ) -> Option<T> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let done = tokio::time::timeout(deadline, work).await.ok();
-        let took_ms = begun.elapsed().as_millis() as u64;
+        let took_ms = started.elapsed().as_millis() as u64;
         match done {
             Some(_) => tracing::info!(step = name, took_ms, "shutdown step done"),
             None => tracing::warn!(
@@ -49,7 +49,8 @@ impl Steps {
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        tracing::info!(took_ms = self.begun.elapsed().as_millis() as u64, "stopped");
+        let took_ms = self.started.elapsed().as_millis() as u64;
+        tracing::info!(took_ms, "stopped");
     }
 }
 

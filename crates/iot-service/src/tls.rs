@@ -1,4 +1,4 @@
-//! TLS of the clients that are written in Rust.
+//! TLS for the clients that use rustls.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// Which setting can't be used, and why.
+/// A TLS setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct FileError {
-    /// `ca_file`, `cert_file` or `key_file`, as they are called in every section.
+    /// Name of the setting within its section: `ca_file`, `cert_file` or `key_file`.
     pub setting: &'static str,
-    /// What is wrong, with the name of the file.
+    /// The problem, with the path of the file.
     pub problem: String,
 }
 
@@ -40,12 +40,12 @@ impl FileError {
     }
 }
 
-/// A configuration that trusts the certificates of `ca_file` (those of the
-/// system if it is empty), and shows the certificate chain of `cert_file`, with
-/// the key of `key_file`, if they are not empty. All files are PEM.
+/// A client configuration that trusts the certificates of `ca_file` (those of the
+/// system if it is empty). If `cert_file` is not empty, the client presents its
+/// certificate chain, with the private key of `key_file`. All files are PEM.
 ///
 /// # Errors
-/// A file that can't be read or holds nothing of use; each is named.
+/// The first file that can't be read or contains no usable certificate or key.
 pub fn client_config(
     ca_file: &str,
     cert_file: &str,
@@ -67,12 +67,12 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
-/// What [`client_config`] would refuse, all of it: of the certificates to trust
-/// and of the client's own.
+/// All problems for which [`client_config`] would fail: with the trusted certificates
+/// and with the client's own.
 #[must_use]
 pub fn file_problems(ca_file: &str, cert_file: &str, key_file: &str) -> Vec<FileError> {
     let authorities = roots(ca_file).map(drop);
-    // Whether its key fits shows only once there is a configuration.
+    // Only a complete configuration checks that the key matches the certificate.
     let own = match &authorities {
         _ if cert_file.is_empty() => Ok(()),
         Ok(()) => client_config(ca_file, cert_file, key_file).map(drop),
@@ -86,11 +86,11 @@ fn roots(ca_file: &str) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     if ca_file.is_empty() {
         let system = rustls_native_certs::load_native_certs();
-        // Systems have one or the other odd certificate.
+        // Some systems have certificates that rustls does not accept.
         roots.add_parsable_certificates(system.certs);
         if roots.is_empty() {
-            let problem = "this system has no CA certificates: give a file, or install them \
-                           (package ca-certificates)";
+            let problem = "this system has no CA certificates; set a file, or install the \
+                           package ca-certificates";
             return Err(FileError {
                 setting: "ca_file",
                 problem: problem.to_owned(),
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_no_use_is_named_with_its_setting() {
+    fn unusable_files_are_reported_with_their_setting() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("empty.pem");
         std::fs::write(&file, "nothing\n").unwrap();

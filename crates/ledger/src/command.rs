@@ -4,29 +4,29 @@ use std::process::ExitCode;
 
 use crate::{consume, kafka, publish, score, subscribe, verify_state};
 
-/// Sends numbered messages through the system and proves what became of each.
+/// Send numbered messages through the system and verify what happened to each.
 ///
-/// Exit codes: 0 all is well; 1 a message was not acknowledged, is lost or changed,
-/// state is not what the log says, or a server is not reached; 2 bad arguments.
+/// Exit codes: 0 success; 1 a message was not acknowledged, is lost or corrupt, state
+/// differs from the log, or a server cannot be reached; 2 invalid arguments.
 #[derive(Debug, clap::Parser)]
 #[command(name = "iot-ledger", version)]
 pub(crate) enum Command {
     /// Publish a run of messages over MQTT 5 with QoS 1.
     Publish(publish::Args),
-    /// Subscribe with MQTT 5 and QoS 1, take messages and throw them away.
+    /// Subscribe with MQTT 5 and QoS 1, and discard the messages.
     Subscribe(subscribe::Args),
-    /// Read messages of a Kafka topic and throw them away.
+    /// Read messages of a Kafka topic and discard them.
     Consume(consume::Args),
-    /// Read Kafka and report what of a run was lost, doubled, reordered or changed.
+    /// Read Kafka and report the lost, duplicate, reordered and corrupt messages of a run.
     VerifyKafka(kafka::Args),
-    /// Fold the log and compare what a consumer keeps in Redis with it, exactly.
+    /// Fold the log and compare a consumer's state in Redis with the result, bit by bit.
     VerifyState(verify_state::Args),
-    /// Compare alerts with the anomalies that the simulator has labelled.
+    /// Compare alerts with the simulator's labelled anomalies.
     Score(score::Args),
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the command and returns the exit code of the process.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Publish(args) => publish::run(args).await,

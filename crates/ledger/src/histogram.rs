@@ -1,5 +1,5 @@
-//! Latencies in fixed memory: 32 steps to each doubling, so that a percentile
-//! is at most 1/32 (3 %) above the true value.
+//! A histogram of latencies in fixed memory: each power of two has 32 buckets, so
+//! that a percentile is at most 1/32 (3 %) above the true value.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 const STEPS: u64 = 32;
 const BUCKETS: usize = (64 - 5 + 1) * STEPS as usize;
 
-/// Counts of microseconds by size.
+/// Number of latencies, in microseconds, by bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -45,8 +45,8 @@ impl Default for Histogram {
     }
 }
 
-/// Below 32 every value has its own bucket; above, the five bits after the
-/// leading one choose the step.
+/// The bucket of a value: below 32 each value has its own, above it the five bits after
+/// the leading one select the bucket.
 fn bucket(value: u64) -> usize {
     if value < STEPS {
         return value as usize;
@@ -83,7 +83,7 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// The value, in microseconds, that a share of `q` does not exceed.
+    /// The value in microseconds that the share `q` of all values does not exceed.
     fn quantile(&self, q: f64) -> u64 {
         let rank = ((self.total as f64 * q).ceil() as u64).max(1);
         let mut seen = 0;
@@ -96,7 +96,7 @@ impl Histogram {
         self.max
     }
 
-    /// `None` when nothing was recorded.
+    /// The percentiles; `None` if nothing was recorded.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let millis = |micros: u64| micros as f64 / 1000.0;
         (self.total > 0).then(|| Percentiles {
@@ -116,12 +116,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_has_no_percentiles() {
+    fn an_empty_histogram_has_no_percentiles() {
         assert_eq!(Histogram::default().percentiles(), None);
     }
 
     #[test]
-    fn percentiles_of_a_ramp() {
+    fn percentiles_are_within_a_bucket_of_the_value() {
         let mut low = Histogram::default();
         let mut high = Histogram::default();
         (1..=5000).for_each(|v| low.record(v));
@@ -136,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_holds_its_values_within_a_step(value: u64) {
+        fn the_upper_bound_is_at_most_a_32nd_above_the_value(value: u64) {
             let upper = upper(bucket(value));
             prop_assert!(upper >= value);
             prop_assert!(upper - value <= value / STEPS);

@@ -1,4 +1,4 @@
-//! Sends numbered messages through the system and proves what became of each.
+//! Sends numbered messages through the system and verifies what happened to each.
 
 mod command;
 mod connection;

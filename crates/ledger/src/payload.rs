@@ -1,7 +1,7 @@
-//! What one numbered message looks like.
+//! The format of numbered messages.
 //!
-//! A message is a device message that every part of the system accepts, with
-//! the ledger's own fields beside it:
+//! A numbered message is a device message that every service accepts, with the
+//! ledger's own fields added:
 //!
 //! ```json
 //! {"device_id":"ledger-r1-3","seq":17,"timestamp":1767225600000,
@@ -9,39 +9,39 @@
 //!  "run":"r1","conn":3,"sent_us":1767225600000123,"pad":"....","sum":"c0ffee00c0ffee00"}
 //! ```
 //!
-//! `sum` is the FNV-1a 64 hash, in hex, of every byte before `,"sum"`. It is
-//! there to find bytes that were changed on the way, by accident, not by intent.
+//! `sum` is the 64-bit FNV-1a hash, in hexadecimal, of all bytes before `,"sum"`. It
+//! detects accidental changes, not deliberate ones.
 
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-/// Numbers of one message. With the run and the size they give its every byte.
+/// The numbers of one message. With the run and the size they determine all its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// The sending connection, from 0.
     pub(crate) conn: u32,
     /// The message's number within its connection, from 0.
     pub(crate) seq: u64,
-    /// When it was sent first, in microseconds since the epoch.
+    /// When it was first sent, in microseconds since the Unix epoch.
     pub(crate) sent_us: u64,
 }
 
-/// What a payload turned out to be.
+/// The result of [`decode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// An intact message of the run that was asked for.
+    /// An intact message of the run.
     Ours(Mark),
-    /// A message of that run whose bytes were changed.
+    /// A message of the run whose bytes were changed.
     Corrupt,
-    /// Another run's message, or none of the ledger's at all.
+    /// A message of another run, or not of the ledger.
     Foreign,
 }
 
 /// `,"sum":"` + 16 hex digits + `"}`.
 const TAIL: usize = 8 + 16 + 2;
 
-/// Checks a run's name: it becomes part of JSON and of MQTT client ids.
+/// Checks the name of a run, which becomes part of JSON and of MQTT client ids.
 pub(crate) fn valid_run(run: &str) -> Result<String, String> {
     let valid = !run.is_empty()
         && run.len() <= 32
@@ -55,7 +55,7 @@ pub(crate) fn valid_run(run: &str) -> Result<String, String> {
     }
 }
 
-/// The smallest payload, in bytes, that holds any message of such a run.
+/// The smallest size, in bytes, that fits every message of such a run.
 pub(crate) fn smallest(run: &str, connections: u32, messages: u64) -> usize {
     let mark = Mark {
         conn: connections,
@@ -67,8 +67,8 @@ pub(crate) fn smallest(run: &str, connections: u32, messages: u64) -> usize {
     head.len() + 1 + TAIL
 }
 
-/// Writes the payload of `mark`, exactly `size` bytes if `size` is at least
-/// [`smallest`], into `out`, replacing what was there.
+/// Replaces `out` by the payload of `mark`, of exactly `size` bytes if that is at least
+/// [`smallest`].
 pub(crate) fn encode(out: &mut String, run: &str, mark: Mark, size: usize) {
     out.clear();
     write_head(out, run, mark);
@@ -100,25 +100,19 @@ struct Fields<'a> {
     sent_us: u64,
 }
 
-/// Says what `payload` is, seen from `run`.
+/// Classifies a payload for `run`.
 ///
-/// A payload counts as intact only when it equals, byte for byte, what
-/// [`encode`] makes of its own numbers. `scratch` is reused between calls.
+/// A payload is intact only if it equals, byte by byte, what [`encode`] writes for its
+/// numbers. `scratch` is reused between calls.
 pub(crate) fn decode(payload: &[u8], run: &str, scratch: &mut String) -> Found {
-    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(payload) else {
+    let fields = serde_json::from_slice::<Fields<'_>>(payload).ok();
+    let Some(fields) = fields.filter(|fields| fields.run == run) else {
         return if mentions(payload, run) {
             Found::Corrupt
         } else {
             Found::Foreign
         };
     };
-    if fields.run != run {
-        return if mentions(payload, run) {
-            Found::Corrupt
-        } else {
-            Found::Foreign
-        };
-    }
     let mark = Mark {
         conn: fields.conn,
         seq: fields.seq,
@@ -132,8 +126,8 @@ pub(crate) fn decode(payload: &[u8], run: &str, scratch: &mut String) -> Found {
     }
 }
 
-/// Whether a damaged payload still shows that it belonged to `run`. Each message
-/// names its run twice, so that one changed byte does not hide it.
+/// Whether a corrupt payload belonged to `run`. Each message names its run twice, so one
+/// changed byte does not hide it.
 fn mentions(payload: &[u8], run: &str) -> bool {
     let needles = [format!("\"run\":\"{run}\""), format!("\"ledger-{run}-")];
     needles.iter().any(|needle| {
@@ -149,7 +143,7 @@ fn fnv1a_64(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Microseconds since the epoch.
+/// The current time in microseconds since the Unix epoch.
 pub(crate) fn now_us() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or_default()
 }
@@ -173,7 +167,7 @@ mod tests {
     };
 
     #[test]
-    fn has_exactly_the_size_asked_for() {
+    fn a_payload_has_exactly_the_requested_size() {
         let smallest = smallest("r1", 16, 200_000);
         for size in [smallest, smallest + 1, 400, 5000] {
             assert_eq!(payload("r1", MARK, size).len(), size);
@@ -187,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn is_a_device_message_that_the_consumer_takes() {
+    fn a_payload_is_a_device_message() {
         let payload = payload("r1", MARK, 400);
         let message = iot_core::message::parse(&payload).unwrap();
         assert_eq!(message.device_id, "ledger-r1-3");
@@ -210,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_payload_is_corrupt() {
+    fn a_truncated_or_extended_payload_is_corrupt() {
         let whole = payload("r1", MARK, 400);
         let mut scratch = String::new();
         assert_eq!(decode(&whole[..200], "r1", &mut scratch), Found::Corrupt);
@@ -222,14 +216,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_it_wrote(conn in 0u32..1000, seq: u64, sent_us: u64, size in 0usize..2000) {
+        fn encoded_payloads_decode_to_their_mark(conn in 0u32..1000, seq: u64, sent_us: u64, size in 0usize..2000) {
             let mark = Mark { conn, seq, sent_us };
             let mut scratch = String::new();
             prop_assert_eq!(decode(&payload("run-1", mark, size), "run-1", &mut scratch), Found::Ours(mark));
         }
 
         #[test]
-        fn no_changed_byte_passes(at in 0usize..400, to: u8) {
+        fn any_changed_byte_is_detected(at in 0usize..400, to: u8) {
             let mut bytes = payload("run-1", MARK, 400);
             prop_assume!(bytes[at] != to);
             bytes[at] = to;
@@ -237,7 +231,7 @@ mod tests {
         }
 
         #[test]
-        fn no_input_panics(bytes: Vec<u8>) {
+        fn decode_never_panics(bytes: Vec<u8>) {
             decode(&bytes, "run-1", &mut String::new());
         }
     }

@@ -1,4 +1,4 @@
-//! From a record to the message that it must count as.
+//! Parses a record into the message that the consumer must see.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,27 +9,28 @@ use iot_core::route::is_name;
 use iot_core::{headers, sensor, unit};
 use rskafka::record::Record;
 
-/// Tenant and project of a message that names none, on a topic that names none.
+/// Tenant or project if neither the topic nor the message names it.
 const DEFAULT: &str = "default";
 
-/// Units by name of the sensor, which come before those of the standard sensors.
+/// Units by sensor, which override those of the standard sensors.
 pub(crate) type Units = BTreeMap<String, String>;
 
-/// The message of a record: Protobuf or JSON, as its content type says, else as it
-/// looks, and with values of known sensors in the sensors' own units.
+/// Parses the message of a record as Protobuf or JSON, by its content type or otherwise
+/// by its first byte. Values of known sensors are converted to the sensors' own units.
 ///
 /// # Errors
-/// It is neither, lacks what every message has, or has a known sensor with a unit
-/// of something else.
+/// The payload is not a valid message, or a known sensor has a unit of another quantity.
 pub(crate) fn message<'r>(
     record: &'r Record,
     units: &'r Units,
 ) -> anyhow::Result<DeviceMessage<'r>> {
     let payload = record.value.as_deref().unwrap_or_default();
     let content_type = record.headers.get(headers::CONTENT_TYPE);
-    let told = content_type.and_then(|value| std::str::from_utf8(value).ok());
-    let told = told.map(|text| text.split(';').next().unwrap_or(text).trim());
-    let is = |types: &[&str]| told.is_some_and(|t| types.iter().any(|k| t.eq_ignore_ascii_case(k)));
+    let media = content_type.and_then(|value| std::str::from_utf8(value).ok());
+    let media = media.map(|text| text.split(';').next().unwrap_or(text).trim());
+    let is = |types: &[&str]| {
+        media.is_some_and(|media| types.iter().any(|known| media.eq_ignore_ascii_case(known)))
+    };
     let protobuf = if is(&[headers::APPLICATION_JSON]) {
         false
     } else if is(&[
@@ -53,7 +54,7 @@ pub(crate) fn message<'r>(
 }
 
 fn convert<'r>(reading: &mut Reading<'r>, units: &'r Units) -> anyhow::Result<()> {
-    // Minus zero is zero.
+    // Turns -0 into 0.
     reading.value += 0.0;
     let own = units.get(&*reading.sensor).map(String::as_str);
     let standard = || sensor::lookup(&reading.sensor).map(|known| known.unit);
@@ -62,35 +63,38 @@ fn convert<'r>(reading: &mut Reading<'r>, units: &'r Units) -> anyhow::Result<()
     };
     let given = reading.unit.as_deref().unwrap_or(own);
     let Some(value) = unit::convert(reading.value, given, own) else {
-        bail!("{} in {given:?} is not in {own}", reading.sensor);
+        bail!(
+            "{} has unit {given:?}, which does not convert to {own}",
+            reading.sensor
+        );
     };
     reading.value = value;
     reading.unit = Some(Cow::Borrowed(own));
     Ok(())
 }
 
-/// Tenant and project of a message: a topic `<tenant>.<project>` decides, elsewhere
-/// the message does.
+/// Tenant and project of a message: those of a topic `<tenant>.<project>`, on other topics
+/// those of the message.
 ///
 /// # Errors
-/// Topic and message contradict each other, or a name is no name.
+/// The message contradicts the topic, or has an invalid name.
 pub(crate) fn owner<'m>(
     topic: &'m str,
     message: &'m DeviceMessage<'_>,
 ) -> anyhow::Result<(&'m str, &'m str)> {
-    let told = (message.tenant.as_deref(), message.project.as_deref());
+    let named = (message.tenant.as_deref(), message.project.as_deref());
     if let Some((tenant, project)) = topic.split_once('.')
         && is_name(tenant)
         && is_name(project)
     {
-        if told.0.unwrap_or(tenant) != tenant || told.1.unwrap_or(project) != project {
-            bail!("it names another tenant or project than its topic");
+        if named.0.unwrap_or(tenant) != tenant || named.1.unwrap_or(project) != project {
+            bail!("the message names another tenant or project than its topic");
         }
         return Ok((tenant, project));
     }
-    let (tenant, project) = (told.0.unwrap_or(DEFAULT), told.1.unwrap_or(DEFAULT));
+    let (tenant, project) = (named.0.unwrap_or(DEFAULT), named.1.unwrap_or(DEFAULT));
     if !is_name(tenant) || !is_name(project) {
-        bail!("its tenant or project is no name");
+        bail!("the message has an invalid tenant or project");
     }
     Ok((tenant, project))
 }
@@ -107,7 +111,7 @@ mod tests {
 
     const JSON: &[u8] =
         br#" {"device_id":"d","tenant":"acme","timestamp":1,"readings":[{"sensor":"s","value":2}]}"#;
-    /// Device `d`, time 1, sensor `s` with the value 2.0, by hand from the `.proto`.
+    /// Device `d`, time 1, sensor `s` with the value 2.0, encoded by hand from the `.proto`.
     const PROTOBUF: &[u8] =
         b"\x0a\x01d\x28\x01\x3a\x0c\x0a\x01s\x11\x00\x00\x00\x00\x00\x00\x00\x40";
 
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_both_formats_with_and_without_a_content_type() {
+    fn both_formats_are_parsed_with_and_without_a_content_type() {
         for (value, content_type) in [
             (JSON, ""),
             (JSON, "application/json; charset=utf-8"),
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn known_sensors_are_in_their_own_unit_and_others_as_they_came() {
+    fn only_values_of_known_sensors_are_converted() {
         let units = [("humidity", "ratio"), ("vibration", "mm/s")];
         let units = units
             .map(|(name, unit)| (name.to_owned(), unit.to_owned()))
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_of_a_tenant_decides() {
+    fn the_tenant_of_the_topic_takes_precedence() {
         let record = record(JSON, "");
         let message = message(&record, &NONE).unwrap();
         assert_eq!(owner("device-data", &message).unwrap(), ("acme", "default"));

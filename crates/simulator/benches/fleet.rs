@@ -1,4 +1,4 @@
-//! What a message costs before it is sent: `cargo bench -p iot-simulator`.
+//! The cost of a message before it is sent: `cargo bench -p iot-simulator`.
 
 use std::hint::black_box;
 
@@ -20,13 +20,13 @@ fn messages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("message");
     for (name, format) in [("json", Format::Json), ("protobuf", Format::Protobuf)] {
         for count in [1, 5] {
-            let mut speak = bench::device(format, &ALL[..count]);
+            let mut emit = bench::device(format, &ALL[..count]);
             let mut out = Vec::new();
             group.throughput(Throughput::Elements(count as u64));
             group.bench_function(format!("{name}, readings {count}"), |bencher| {
                 bencher.iter(|| {
                     out.clear();
-                    speak(&mut out);
+                    emit(&mut out);
                     black_box(out.len())
                 });
             });

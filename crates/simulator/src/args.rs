@@ -7,7 +7,7 @@ use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
 use crate::config::SimulatorConfig;
 
-/// A fleet of devices that sends to Kafka, to MQTT or to standard output.
+/// Simulate a fleet of devices that sends to Kafka, MQTT, standard output or a file.
 #[derive(Debug, Parser)]
 #[command(name = "iot-simulator", version, about)]
 pub struct Cli {
@@ -27,38 +27,38 @@ enum Command {
     Config(ConfigCommand),
 }
 
-/// Shorter names of settings.
+/// Flags for common settings.
 #[derive(Debug, Clone, Default, Args)]
 struct RunArgs {
-    /// Number of devices [fleet.devices]
+    /// Set the number of devices [fleet.devices]
     #[arg(long, value_name = "N", global = true)]
     devices: Option<String>,
-    /// How often each device sends, such as 5s [fleet.interval]
+    /// Set how often each device sends, such as 5s [fleet.interval]
     #[arg(long, value_name = "D", global = true)]
     interval: Option<String>,
-    /// Messages a second of the whole fleet instead, or max [fleet.rate]
+    /// Set the messages per second of the whole fleet, or max [fleet.rate]
     #[arg(long, value_name = "N|max", global = true)]
     rate: Option<String>,
-    /// End after so many messages [run.messages]
+    /// Stop after this many messages [run.messages]
     #[arg(long, value_name = "N", global = true)]
     messages: Option<String>,
-    /// End after this time [run.duration]
+    /// Stop after this time [run.duration]
     #[arg(long, value_name = "D", global = true)]
     duration: Option<String>,
-    /// Play only part I of N of the fleet, I from 0 [fleet.shard]
+    /// Simulate only shard I of N of the fleet, I from 0 [fleet.shard]
     #[arg(long, value_name = "I/N", global = true)]
     shard: Option<String>,
-    /// kafka, mqtt, stdout, file or null [sink]
+    /// Send to kafka, mqtt, stdout, file or null [sink]
     #[arg(long, value_name = "SINK", global = true)]
     sink: Option<String>,
-    /// Seed of all values [fleet.seed]
+    /// Set the seed of all values [fleet.seed]
     #[arg(long, value_name = "N", global = true)]
     seed: Option<String>,
-    /// End with 1 if a figure of the run is so, such as drops>0; several with
-    /// commas [run.fail_when]
+    /// Exit with 1 if this condition on the figures holds at the end, such as
+    /// drops>0; separate several with commas [run.fail_when]
     #[arg(long, value_name = "CONDITION", global = true)]
     fail_when: Option<String>,
-    /// Print the figures at the end, as JSON [run.json]
+    /// Print the figures as JSON at the end [run.json]
     #[arg(long, global = true)]
     json: bool,
 }
@@ -86,7 +86,7 @@ impl RunArgs {
 }
 
 impl Cli {
-    /// Does what the command line asks for.
+    /// Runs the command and returns the exit code of the process.
     #[must_use]
     pub fn execute(self) -> ExitCode {
         let sources = self.config.sources(self.run.flags().collect());
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_config_commands_are_there() {
+    fn the_config_commands_are_parsed() {
         for line in ["check-config", "config example", "check-config --devices 5"] {
             let line = format!("iot-simulator {line}");
             let cli = Cli::try_parse_from(line.split_whitespace()).expect(&line);

@@ -1,28 +1,29 @@
-//! The inside, as benchmarks need it.
+//! Access to internals for the benchmarks.
 
 use rand::SeedableRng;
 use rand_pcg::Pcg32;
 use tokio::time::Instant;
 
 use crate::config::{Format, KafkaConfig, SimulatorConfig};
-use crate::fleet::{Device, Habits, Origin, Said};
+use crate::fleet::{Device, DeviceProfile, Emitted, Origin};
 use crate::lane::{Lane, Limits};
 use crate::sensors::{self, Moment};
 
-/// Of a message with one reading, bytes.
+/// As large as a message with one reading.
 const PAYLOAD: [u8; 240] = [b'x'; 240];
 
-/// A sensor by name, with what makes its next value: NaN while it has dropped out.
+/// The name of a sensor and the function that returns its next value, NaN during a
+/// dropout.
 pub type Sensor = (&'static str, Box<dyn FnMut() -> f64>);
 
-/// Every sensor.
+/// All sensors.
 #[must_use]
 pub fn sensors() -> Vec<Sensor> {
-    let habits = Habits::all(&SimulatorConfig::default()).remove(0);
-    let sensors = sensors::PROFILES.iter().zip(habits.sensors);
-    let next = sensors.map(|(profile, habit)| {
+    let devices = DeviceProfile::all(&SimulatorConfig::default()).remove(0);
+    let sensors = sensors::PROFILES.iter().zip(devices.sensors);
+    let next = sensors.map(|(profile, sensor)| {
         let mut rng = Pcg32::seed_from_u64(1);
-        let (mut state, conditions) = (profile.first_state(&mut rng), habits.conditions);
+        let (mut state, conditions) = (profile.first_state(&mut rng), devices.conditions);
         let mut elapsed = 0.0;
         let next = move || {
             elapsed += 5.0 / 3600.0;
@@ -30,7 +31,7 @@ pub fn sensors() -> Vec<Sensor> {
                 timestamp: 0,
                 elapsed,
             };
-            let sample = profile.sample(&mut state, at, &conditions, &habit.odds, &mut rng);
+            let sample = profile.sample(&mut state, at, &conditions, &sensor.odds, &mut rng);
             sample.value.unwrap_or(f64::NAN)
         };
         let sensor: Sensor = (profile.name, Box::new(next));
@@ -39,28 +40,28 @@ pub fn sensors() -> Vec<Sensor> {
     next.collect()
 }
 
-/// What appends the next message of a device with those sensors.
+/// Returns a function that appends the next message of a device with these sensors.
 pub fn device(format: Format, sensors: &[&str]) -> impl FnMut(&mut Vec<u8>) {
     let mut config = SimulatorConfig {
         format,
         ..SimulatorConfig::default()
     };
     config.sensors.enabled = sensors.iter().map(|name| (*name).to_owned()).collect();
-    let habits = Habits::all(&config);
-    let mut device = Device::new(&config, &habits, 0);
+    let profiles = DeviceProfile::all(&config);
+    let mut device = Device::new(&config, &profiles, 0);
     let mut truths = Vec::new();
     move |out| {
         let at = Moment {
             timestamp: 1_750_000_000_000,
             elapsed: 1.0,
         };
-        device.speak(&habits, at, out, &mut truths);
+        device.emit(&profiles, at, out, &mut truths);
         truths.clear();
     }
 }
 
-/// What fills a batch with ready messages, takes it and gives it back, and says how
-/// many there were.
+/// Returns a function that fills a batch with prepared messages, takes it and returns it
+/// to the lane. Its result is the number of messages.
 pub fn batch() -> impl FnMut() -> usize {
     let kafka = KafkaConfig::default();
     let mut lane = Lane::new(Limits {
@@ -73,7 +74,7 @@ pub fn batch() -> impl FnMut() -> usize {
     move || loop {
         lane.push(now, Origin::default(), 0, |out| {
             out.extend_from_slice(&PAYLOAD);
-            Said::Message {
+            Emitted::Message {
                 label: None,
                 id: 0..0,
             }

@@ -1,8 +1,8 @@
-//! The fleet's own time, by which devices are due.
+//! Fleet time: the clock by which devices are due.
 //!
-//! A schedule is made for the full load. The shape of the load says how fast
-//! that time passes: half as fast is half the load, and not at all is a pause.
-//! So a shape needs no schedule of its own, and no device ever misses a turn.
+//! Schedules assume the full load. The shape of the load determines how fast fleet
+//! time passes: at half the speed there is half the load, and in a pause it stops.
+//! So a shape needs no schedule of its own, and no device misses a turn.
 
 use std::f64::consts::TAU;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use tokio::time::Instant;
 
 use crate::config::{LoadConfig, Shape};
 
-/// The fleet's time.
+/// The clock of fleet time.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     load: LoadConfig,
-    /// Fleet's time that passes in a second at full load.
+    /// Seconds of fleet time per second at full load.
     speed: f64,
     paused: bool,
-    /// The moment up to which the time below has come.
+    /// When `time` and `age` were last updated.
     since: Instant,
-    /// The fleet's time.
+    /// Fleet time at `since`.
     time: Duration,
-    /// How long the shape has been going on, seconds.
+    /// How long the shape had lasted at `since`, in seconds.
     age: f64,
 }
 
 impl Clock {
-    /// A clock at zero.
+    /// A clock whose fleet time is zero at `now`.
     pub(crate) fn new(load: LoadConfig, speed: f64, paused: bool, now: Instant) -> Self {
         Self {
             load,
@@ -39,7 +39,7 @@ impl Clock {
         }
     }
 
-    /// The fleet's time at `now`.
+    /// Fleet time at `now`.
     pub(crate) fn at(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.since);
         if self.paused {
@@ -51,7 +51,7 @@ impl Clock {
         }
     }
 
-    /// When it will be, or was, that time; none if it never will.
+    /// When fleet time reaches `time`; `None` if it never does.
     pub(crate) fn when(&self, time: Duration) -> Option<Instant> {
         let ahead = time.saturating_sub(self.time);
         if self.paused {
@@ -69,7 +69,7 @@ impl Clock {
             }
         }
         let mut below = 0.0;
-        // Each halves the error: after 60 it is below a nanosecond.
+        // Each step halves the error: after 60 it is below a nanosecond.
         for _ in 0..60 {
             let middle = f64::midpoint(below, above);
             if self.passed(middle) < wanted {
@@ -81,7 +81,7 @@ impl Clock {
         Some(self.since + seconds(above))
     }
 
-    /// Goes on from `now` in another way. A new shape begins at its beginning.
+    /// Changes load, speed or pause from `now` on. A new shape starts from its beginning.
     pub(crate) fn change(&mut self, load: &LoadConfig, speed: f64, paused: bool, now: Instant) {
         self.time = self.at(now);
         if !self.paused {
@@ -95,29 +95,30 @@ impl Clock {
         }
     }
 
-    /// Whether it goes like any other clock.
+    /// Whether fleet time passes like real time.
     fn is_plain(&self) -> bool {
         self.load.shape == Shape::Constant && self.speed == 1.0
     }
 
-    /// The fleet's seconds that pass in so many seconds from now on.
+    /// Seconds of fleet time that pass within `seconds` after `since`.
     fn passed(&self, seconds: f64) -> f64 {
         let until = area(&self.load, self.age + seconds);
         self.speed * (until - area(&self.load, self.age))
     }
 }
 
-/// When moments of the fleet's time were, between one and now: as if that time
-/// had passed evenly, which in the milliseconds of a turn it has.
+/// Converts fleet time to real time by linear interpolation between one time and now.
+/// This is exact enough for the milliseconds of a turn, and cheaper than
+/// [`Clock::when`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Line {
+pub(crate) struct Interpolation {
     time: Duration,
     at: Instant,
-    /// Seconds that pass in a second of the fleet's.
+    /// Seconds per second of fleet time.
     slope: f64,
 }
 
-impl Line {
+impl Interpolation {
     pub(crate) fn new(clock: &Clock, time: Duration, now: Instant) -> Self {
         let at = clock.when(time).unwrap_or(now);
         let passed = clock.at(now).saturating_sub(time).as_secs_f64();
@@ -129,14 +130,14 @@ impl Line {
         }
     }
 
-    /// When that time was; it is not before the first.
+    /// When fleet time was `time`, which must not be before the first.
     pub(crate) fn when(&self, time: Duration) -> Instant {
         let ahead = time.saturating_sub(self.time).as_secs_f64();
         self.at + seconds(ahead * self.slope)
     }
 }
 
-/// The area under the shape from its beginning on, seconds of full load.
+/// The area under the shape over its first `seconds`, in seconds of full load.
 fn area(load: &LoadConfig, seconds: f64) -> f64 {
     let (least, rest) = (load.least, 1.0 - load.least);
     let period = load.period.as_secs_f64();
@@ -182,7 +183,7 @@ mod tests {
         }
     }
 
-    /// The share of the full load during each of so many seconds.
+    /// The share of the full load in each of the first `count` seconds.
     fn shares(shape: Shape, least: f64, count: u32) -> Vec<f64> {
         let load = load(shape, least);
         let share = |second| area(&load, f64::from(second + 1)) - area(&load, f64::from(second));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_what_they_are_called() {
+    fn shapes_have_their_share_of_the_load() {
         assert_eq!(shares(Shape::Constant, 0.1, 2), [1.0, 1.0]);
         assert_eq!(shares(Shape::Ramp, 0.0, 12)[..3], [0.05, 0.15, 0.25]);
         assert_eq!(shares(Shape::Ramp, 0.5, 12)[9..], [0.975, 1.0, 1.0]);
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_and_another_speed_go_on_where_it_was() {
+    fn fleet_time_continues_after_a_pause_and_a_change_of_speed() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let constant = LoadConfig::default();
@@ -244,9 +245,9 @@ mod tests {
             let found = clock.when(clock.at(now)).unwrap();
             let error = found.max(now) - found.min(now);
             prop_assert!(error < Duration::from_micros(1), "{error:?}");
-            let end = Line::new(&clock, clock.at(changed), now).when(clock.at(now));
+            let end = Interpolation::new(&clock, clock.at(changed), now).when(clock.at(now));
             let error = end.max(now) - end.min(now);
-            prop_assert!(error < Duration::from_micros(1), "{error:?} by a line");
+            prop_assert!(error < Duration::from_micros(1), "{error:?} by interpolation");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The API that changes the fleet while it runs.
+//! The API that changes the running fleet.
 //!
-//! What it changes comes before the settings, file included, until it is taken
-//! back with a null or the simulator ends.
+//! Its changes override the settings, also after a reload of the file, until a null
+//! reverts them or the simulator ends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,19 +25,20 @@ use crate::figures::{Figures, Snapshot};
 use crate::fleet::{Injection, natural_rate};
 use crate::metrics::Metrics;
 
-/// Injections that a busy worker may be behind.
-const INJECTIONS: usize = 16;
-/// How long workers may take to begin an anomaly.
-const INJECTED: Duration = Duration::from_secs(5);
+/// Number of injections that can wait for a busy worker.
+const INJECTION_QUEUE: usize = 16;
+/// How long workers may take to start an anomaly.
+const INJECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What workers are asked to begin, and where they say in how many devices.
+/// An anomaly that workers start. Each worker replies with its number of affected
+/// devices.
 #[derive(Debug, Clone)]
 pub(crate) struct Inject {
     pub injection: Arc<Injection>,
     pub answer: mpsc::UnboundedSender<usize>,
 }
 
-/// What can be changed over the API.
+/// The settings that the API can change.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Changes {
@@ -48,11 +49,11 @@ struct Changes {
     paused: Option<bool>,
 }
 
-/// The settings of the fleet and what was changed of them.
+/// The settings, and their changes over the API.
 #[derive(Debug)]
 pub(crate) struct Control {
     settings: Live<SimulatorConfig>,
-    /// Devices at the start.
+    /// Number of devices at the start.
     devices: u32,
     changes: Mutex<Map<String, Value>>,
     effective: watch::Sender<Arc<SimulatorConfig>>,
@@ -62,14 +63,14 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Nothing is changed yet. Follows the settings from now on.
+    /// Starts without changes, and applies later reloads of the settings.
     pub(crate) fn start(settings: Live<SimulatorConfig>, metrics: Metrics) -> Arc<Self> {
         let config = settings.current();
         let control = Arc::new(Self {
             devices: config.fleet.devices,
             changes: Mutex::default(),
             effective: watch::channel(config).0,
-            injections: broadcast::channel(INJECTIONS).0,
+            injections: broadcast::channel(INJECTION_QUEUE).0,
             started: Instant::now(),
             settings: settings.clone(),
             metrics,
@@ -82,37 +83,41 @@ impl Control {
                     return;
                 };
                 if let Err(problems) = control.change(Map::new()) {
-                    tracing::error!(%problems, "the new settings contradict what was changed");
+                    tracing::error!(
+                        %problems,
+                        "the new settings are invalid with the changes of the API; keeping the old ones"
+                    );
                 }
             }
         });
         control
     }
 
-    /// The settings that hold.
+    /// The effective settings.
     pub(crate) fn config(&self) -> Live<SimulatorConfig> {
         Live::of(self.effective.subscribe())
     }
 
-    /// What workers have to begin.
+    /// The channel of anomalies to start.
     pub(crate) fn injections(&self) -> broadcast::Sender<Inject> {
         self.injections.clone()
     }
 
-    /// Makes changes as RFC 7396 has it: null takes one back. All or none.
+    /// Applies a JSON Merge Patch (RFC 7396), where null reverts a change, as a whole or
+    /// not at all.
     fn change(&self, patch: Map<String, Value>) -> Result<(), Problems> {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wanted = changes.clone();
         wanted.extend(patch);
         let settings = self.settings.current();
-        let config = self.changed(&settings, &wanted)?;
+        let config = self.effective(&settings, &wanted)?;
         wanted.retain(|_, value| !value.is_null());
         *changes = wanted;
         self.effective.send_replace(Arc::new(config));
         Ok(())
     }
 
-    fn changed(
+    fn effective(
         &self,
         settings: &SimulatorConfig,
         changes: &Map<String, Value>,
@@ -133,7 +138,7 @@ impl Control {
         fleet.paused = changes.paused.unwrap_or(fleet.paused);
         anomaly.rate = changes.anomaly_rate.unwrap_or(anomaly.rate);
         if config.run.messages > 0 && fleet.devices != self.devices {
-            let message = "can't change in a run of a given number of messages";
+            let message = "cannot change in a run with run.messages";
             problems.add("fleet.devices", message);
         }
         config.validate(&mut problems);
@@ -166,13 +171,13 @@ impl Control {
         })
     }
 
-    /// In how many devices it begins.
+    /// Starts an anomaly and returns the number of affected devices.
     async fn inject(&self, injection: Injection) -> Result<usize, Refusal> {
         injection.check().map_err(bad_request)?;
         let (answer, mut answers) = mpsc::unbounded_channel();
         let injection = Arc::new(injection);
         if self.injections.send(Inject { injection, answer }).is_err() {
-            let message = "the fleet is not there yet, or no longer";
+            let message = "the fleet is not running";
             return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, message));
         }
         let all = async {
@@ -182,10 +187,10 @@ impl Control {
             }
             count
         };
-        match tokio::time::timeout(INJECTED, all).await {
+        match tokio::time::timeout(INJECTION_TIMEOUT, all).await {
             Ok(0) => Err(refusal(
                 StatusCode::NOT_FOUND,
-                "no such device, or none that can have it",
+                "no device matches, or none can have this anomaly",
             )),
             Ok(count) => Ok(count),
             Err(_) => Err(refusal(
@@ -215,12 +220,12 @@ pub(crate) fn serve(
     let routes = Router::new()
         .route("/api/v1/fleet", get(show).patch(change))
         .route("/api/v1/anomalies", post(inject))
-        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such resource"))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "no such resource"))
         .with_state(control);
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = server.await {
-            tracing::error!(%error, "the API ended");
+            tracing::error!(%error, "the API server failed");
         }
     })
 }
@@ -234,11 +239,11 @@ async fn change(
     patch: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Json(patch) = patch.map_err(|rejection| bad_request(rejection.body_text()))?;
-    let told = Value::Object(patch.clone()).to_string();
+    let changes = Value::Object(patch.clone()).to_string();
     control
         .change(patch)
         .map_err(|problems| bad_request(problems.to_string()))?;
-    tracing::info!(changes = told, "changed over the API");
+    tracing::info!(changes, "changed over the API");
     Ok(Json(control.fleet()))
 }
 

@@ -1,5 +1,5 @@
-//! What a run comes to: figures with names, told while it goes on and at its
-//! end, and conditions on them.
+//! The named figures of a run, reported while it lasts and at its end, and
+//! conditions on them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::metrics::{Dropped, Metrics};
 
-/// What the metrics were at one moment.
+/// The metrics at one point in time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     messages: u64,
@@ -45,7 +45,7 @@ impl Snapshot {
     }
 }
 
-/// How many observations there were up to each bound, in seconds.
+/// Cumulative number of observations up to each bound, in seconds.
 #[derive(Debug, Clone, Default)]
 struct Distribution(Vec<(f64, u64)>);
 
@@ -67,8 +67,8 @@ impl Distribution {
         Self(buckets)
     }
 
-    /// In milliseconds, linear between the bounds of a bucket as Prometheus does
-    /// it; of what is beyond the last bound, that. None of nothing.
+    /// The quantile in milliseconds, interpolated linearly within a bucket as in
+    /// Prometheus; the last bound if it lies beyond it. `None` without observations.
     fn quantile(&self, q: f64) -> Option<f64> {
         let (_, all) = self.0.last().filter(|(_, all)| *all > 0)?;
         let rank = q * *all as f64;
@@ -85,42 +85,42 @@ impl Distribution {
     }
 }
 
-/// To three decimals.
+/// Rounds to three decimals.
 fn rounded(figure: f64) -> f64 {
     (figure * 1e3).round() / 1e3
 }
 
-/// The figures of some time. Their names are the product's interface.
+/// The figures of a period. Their names are a public interface.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
     seconds: f64,
-    /// That the sink confirmed.
+    /// Messages that the sink confirmed.
     messages: u64,
-    /// Messages a second.
+    /// Messages per second.
     rate: f64,
     bytes: u64,
     batches: u64,
-    /// Attempts that failed.
+    /// Failed attempts.
     errors: u64,
     retries: u64,
     possible_duplicates: u64,
     rerouted: u64,
     drops: u64,
-    /// `drops_buffer_full` and so on.
+    /// `drops_buffer_full` and the other reasons.
     #[serde(flatten)]
     drops_by_reason: BTreeMap<String, u64>,
-    /// From handing over a batch until it is confirmed.
+    /// From handing over a batch to its confirmation.
     send_p50_ms: Option<f64>,
     send_p95_ms: Option<f64>,
     send_p99_ms: Option<f64>,
-    /// From when a message was due until it was made.
+    /// From when a message was due until it was created.
     late_p50_ms: Option<f64>,
     late_p95_ms: Option<f64>,
     late_p99_ms: Option<f64>,
 }
 
 impl Figures {
-    /// Those of the time that passed between two moments.
+    /// The figures of the period between two snapshots.
     pub(crate) fn between(before: &Snapshot, after: &Snapshot, passed: Duration) -> Self {
         let count = |of: fn(&Snapshot) -> u64| of(after) - of(before);
         let drops = after.drops.iter().zip(before.drops).map(|(a, b)| a - b);
@@ -151,21 +151,21 @@ impl Figures {
         }
     }
 
-    /// All of them, by name.
+    /// All figures by name.
     pub(crate) fn by_name(&self) -> Map<String, Value> {
         match serde_json::to_value(self) {
             Ok(Value::Object(figures)) => figures,
-            // Numbers under names are an object.
+            // A struct serialises to an object.
             _ => Map::new(),
         }
     }
 
-    /// Messages that need nothing more.
+    /// Messages that are confirmed or dropped.
     pub(crate) fn done(&self) -> u64 {
         self.messages + self.drops
     }
 
-    /// The names that there are.
+    /// The names of all figures.
     fn names() -> Vec<String> {
         let nothing = Snapshot::default();
         let figures = Self::between(&nothing, &nothing, Duration::ZERO);
@@ -212,7 +212,7 @@ enum Comparison {
 }
 
 impl Comparison {
-    /// The longer ones first: the others are parts of them.
+    /// Longer signs first, because they contain the shorter ones.
     const ALL: [(&'static str, Self); 4] = [
         (">=", Self::AtLeast),
         ("<=", Self::AtMost),
@@ -227,8 +227,8 @@ impl Comparison {
 }
 
 impl Condition {
-    /// What the figure is, if the condition holds. One that there is none of,
-    /// as of latencies when nothing was sent, meets no condition.
+    /// The figure, if the condition holds. A figure without a value, such as a latency
+    /// when nothing was sent, meets no condition.
     pub(crate) fn holds(&self, figures: &Figures) -> Option<f64> {
         let figure = figures.by_name().get(&self.name)?.as_f64()?;
         let holds = match self.comparison {
@@ -274,7 +274,7 @@ impl FromStr for Condition {
         };
         let names = Figures::names();
         if !names.iter().any(|known| known == name) {
-            return Err(format!("{name:?} is none of {}", names.join(", ")));
+            return Err(format!("{name:?} is not one of {}", names.join(", ")));
         }
         match limit.parse() {
             Ok(limit) => Ok(Self {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_condition_is_told() {
+    fn invalid_conditions_are_rejected() {
         let error = |text: &str| text.parse::<Condition>().unwrap_err();
         assert_eq!(
             error("drops"),
@@ -324,12 +324,15 @@ mod tests {
         );
         assert_eq!(error("drops>none"), "\"none\" is not a number");
         let unknown = error("losses>0");
-        assert!(unknown.starts_with("\"losses\" is none of "), "{unknown}");
+        assert!(
+            unknown.starts_with("\"losses\" is not one of "),
+            "{unknown}"
+        );
         assert!(unknown.contains("drops_buffer_full, "), "{unknown}");
     }
 
     #[test]
-    fn quantiles_are_those_of_the_time_between() {
+    fn quantiles_cover_the_period_between_snapshots() {
         let at = |counts: [u64; 3]| {
             Distribution(vec![
                 (0.01, counts[0]),

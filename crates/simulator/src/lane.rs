@@ -1,6 +1,6 @@
-//! A lane is one ordered way to the sink: a Kafka partition, an MQTT
-//! connection, standard output. One batch of it is under way at a time, so
-//! nothing can overtake; all lanes move in parallel.
+//! A lane is one ordered path to the sink: a Kafka partition, an MQTT
+//! connection, standard output. It has one batch in flight at a time, which
+//! preserves the order; all lanes work in parallel.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::{Origin, Said};
+use crate::fleet::{Emitted, Origin};
 
-/// What a record costs beside its payload: key, headers, framing. Bytes.
+/// Size of a record besides its payload, in bytes: key, headers, framing.
 const OVERHEAD: usize = 96;
 
 /// One message of a batch.
@@ -18,30 +18,30 @@ const OVERHEAD: usize = 96;
 pub(crate) struct Message<'b> {
     /// Id of the device.
     pub device_id: &'b [u8],
-    /// Its tenant and project.
+    /// Tenant and project of the device.
     pub origin: Origin,
-    /// The true labels of its anomalies.
+    /// Labels of its anomalies.
     pub label: Option<&'b str>,
-    /// Milliseconds since the epoch.
+    /// Event time, milliseconds since the Unix epoch.
     pub timestamp: i64,
-    /// What it says.
+    /// The payload.
     pub payload: &'b [u8],
 }
 
-/// What a batch keeps of a message beside its bytes.
+/// Metadata of a message in a batch.
 #[derive(Debug)]
 struct Item {
     origin: Origin,
     label: Option<String>,
     timestamp: i64,
-    /// Where the device's id is in the payload.
+    /// Range of the device id in the payload.
     id: Range<usize>,
-    /// Where the payload ends in the bytes of the batch.
+    /// End of the payload in the bytes of the batch.
     end: usize,
 }
 
-/// Messages that are sent, retried and confirmed together. The payloads share
-/// one buffer, so that a message costs no allocation for its bytes.
+/// Messages that are sent, retried and confirmed together. The payloads share one
+/// buffer, so that a message needs no allocation of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
@@ -49,17 +49,17 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Messages in it.
+    /// Number of messages.
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Bytes of all payloads.
+    /// Size of all payloads in bytes.
     pub(crate) fn payload_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// All payloads, one behind the other.
+    /// All payloads, concatenated.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.bytes
     }
@@ -80,14 +80,14 @@ impl Batch {
         })
     }
 
-    /// Adds the message whose payload `write` appends; `false` if there is none.
+    /// Adds the message that `write` appends; `false` if it appends none.
     pub(crate) fn push(
         &mut self,
         origin: Origin,
         timestamp: i64,
-        write: impl FnOnce(&mut Vec<u8>) -> Said,
+        write: impl FnOnce(&mut Vec<u8>) -> Emitted,
     ) -> bool {
-        let Said::Message { label, id } = write(&mut self.bytes) else {
+        let Emitted::Message { label, id } = write(&mut self.bytes) else {
             return false;
         };
         self.items.push(Item {
@@ -116,27 +116,27 @@ impl Batch {
     }
 }
 
-/// When batches close and how much may wait.
+/// Limits of batches and buffers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Bytes of a batch, with keys and headers.
+    /// Maximum size of a batch in bytes, including keys and headers.
     pub batch_bytes: usize,
-    /// Messages of a batch.
+    /// Maximum number of messages in a batch.
     pub batch_messages: usize,
-    /// How long a message may wait for others.
+    /// How long a message waits for others to share its batch.
     pub linger: Duration,
-    /// Bytes that may wait in one lane, the batch under way included.
+    /// Maximum size in bytes of the messages in one lane, including the batch in flight.
     pub buffer_bytes: usize,
 }
 
-/// What waits for one lane.
+/// The messages of one lane that are not confirmed yet.
 #[derive(Debug)]
 pub(crate) struct Lane {
     limits: Limits,
     open: Batch,
     opened: Option<Instant>,
     closed: VecDeque<Batch>,
-    under_way: bool,
+    in_flight: bool,
     bytes: usize,
     messages: usize,
     spare: Vec<Batch>,
@@ -150,35 +150,34 @@ impl Lane {
             open: Batch::default(),
             opened: None,
             closed: VecDeque::new(),
-            under_way: false,
+            in_flight: false,
             bytes: 0,
             messages: 0,
             spare: Vec::new(),
         }
     }
 
-    /// Other limits from now on.
-    pub(crate) fn limit(&mut self, limits: Limits) {
+    /// Changes the limits.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Messages that are not confirmed yet.
+    /// Number of messages that are not confirmed yet.
     pub(crate) fn waiting(&self) -> usize {
         self.messages
     }
 
-    /// Whether a batch has been taken and is not done with.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.under_way
+    /// Whether a batch has been taken and not returned.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight
     }
 
-    /// How full the buffer is; it takes another message below 1.
+    /// Used share of the buffer; below 1 there is room for another message.
     pub(crate) fn fill(&self) -> f64 {
         self.bytes as f64 / self.limits.buffer_bytes as f64
     }
 
-    /// Whether a full batch is ready, so that making more would only fill
-    /// memory.
+    /// Whether a full batch waits, so that more messages would only use memory.
     pub(crate) fn is_ahead(&self) -> bool {
         !self.closed.is_empty()
     }
@@ -189,7 +188,7 @@ impl Lane {
         now: Instant,
         origin: Origin,
         timestamp: i64,
-        write: impl FnOnce(&mut Vec<u8>) -> Said,
+        write: impl FnOnce(&mut Vec<u8>) -> Emitted,
     ) {
         if !self.open.push(origin, timestamp, write) {
             return;
@@ -198,8 +197,8 @@ impl Lane {
         let last = self.open.last_cost();
         self.bytes += last;
         self.messages += 1;
-        // The next one will be about as large; closing one message early keeps
-        // the batch inside what the broker takes.
+        // Assuming that the next message is as large, close the batch before it exceeds
+        // the size that the broker accepts.
         if self.open.len() >= self.limits.batch_messages
             || self.open.cost() + last > self.limits.batch_bytes
         {
@@ -207,41 +206,41 @@ impl Lane {
         }
     }
 
-    /// The next batch to send: never while one is under way; a full one at
-    /// once, another when its first message has waited long enough.
+    /// The next batch to send, if none is in flight: a full one at once, another one
+    /// after the linger time of its first message.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Batch> {
-        if self.under_way {
+        if self.in_flight {
             return None;
         }
         if self.closed.is_empty() && self.lingers_until().is_some_and(|until| until <= now) {
             self.close();
         }
         let batch = self.closed.pop_front()?;
-        self.under_way = true;
+        self.in_flight = true;
         Some(batch)
     }
 
-    /// Stops waiting for more messages to join.
+    /// Closes the open batch, which then does not wait for more messages.
     pub(crate) fn flush(&mut self) {
         if self.open.len() > 0 {
             self.close();
         }
     }
 
-    /// When [`take`](Self::take) should be asked again, if only time is missing.
+    /// When [`take`](Self::take) will return a lingering batch, if none is in flight.
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
-        if self.under_way {
+        if self.in_flight {
             return None;
         }
         self.lingers_until()
     }
 
-    /// The batch under way is done with; its memory is used again.
+    /// Returns the batch in flight after it was sent or given up; its memory is reused.
     pub(crate) fn done(&mut self, mut batch: Batch) {
-        self.under_way = false;
+        self.in_flight = false;
         self.bytes = self.bytes.saturating_sub(batch.cost());
         self.messages = self.messages.saturating_sub(batch.len());
-        // After an outage there are many; two are enough to go on with.
+        // After an outage there are many batches; two spare ones are enough.
         if self.spare.len() < 2 {
             batch.clear();
             self.spare.push(batch);
@@ -274,7 +273,7 @@ mod tests {
     fn push(lane: &mut Lane, now: Instant, payload: &str) {
         lane.push(now, Origin::default(), 0, |out| {
             out.extend_from_slice(payload.as_bytes());
-            Said::Message {
+            Emitted::Message {
                 label: None,
                 id: 0..0,
             }
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_closes_at_its_size_and_not_above() {
+    fn a_batch_closes_before_it_exceeds_its_size() {
         let mut lane = Lane::new(Limits {
             batch_bytes: 250,
             ..LIMITS
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_closes_when_it_has_lingered() {
+    fn a_batch_closes_after_the_linger_time() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         push(&mut lane, now, "a");
         assert!(lane.take(now).is_none());
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn one_batch_is_under_way_and_the_next_grows_meanwhile() {
+    fn the_next_batch_grows_while_one_is_in_flight() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         push(&mut lane, now, "a");
         let later = now + 10 * LIMITS.linger;
@@ -331,13 +330,13 @@ mod tests {
         push(&mut lane, now, "b");
         push(&mut lane, now, "c");
         assert!(lane.take(later).is_none());
-        assert_eq!(lane.wakes_at(), None, "only the answer can wake it");
+        assert_eq!(lane.wakes_at(), None, "only the confirmation wakes it");
         lane.done(first);
         assert_eq!(payloads(&lane.take(later).unwrap()), ["b", "c"]);
     }
 
     #[test]
-    fn a_flush_waits_for_nobody() {
+    fn a_flush_closes_the_open_batch() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         lane.flush();
         assert!(lane.take(now).is_none());
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn room_counts_everything_that_is_not_confirmed() {
+    fn the_buffer_includes_the_batch_in_flight() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         let mut sent = 0;
         while lane.fill() < 1.0 {
@@ -363,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_lane_has_all_its_room_again() {
+    fn an_empty_lane_has_an_empty_buffer() {
         let (mut lane, now) = (Lane::new(LIMITS), Instant::now());
         for round in 0..20 {
             push(&mut lane, now, &"x".repeat(round));

@@ -1,7 +1,7 @@
 //! A fleet of simulated devices that sends its readings to Kafka, to an MQTT
-//! broker, or to standard output.
+//! broker, to standard output or to a file.
 //!
-//! [`run`] is the only entrance: binary, tests and demo use the same one.
+//! [`run`] is the only entry point: the binary, the tests and the demo use it.
 
 pub mod args;
 #[doc(hidden)]
@@ -33,12 +33,12 @@ use crate::control::Control;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 
-/// Runs the simulator until `shutdown`, or until it has sent what
-/// `run.messages` or `run.duration` ask for.
+/// Runs the simulator until `shutdown`, or until the end of `run.messages` or
+/// `run.duration`.
 ///
 /// # Errors
-/// A part of the simulator failed for good, or a condition of `run.fail_when`
-/// holds. A sink that is away is none: it is tried again until it is there.
+/// A part of the simulator failed permanently, or a condition of `run.fail_when`
+/// holds. An unavailable sink is not an error: sending is retried.
 pub async fn run(
     config: Live<SimulatorConfig>,
     listeners: Listeners,
@@ -61,7 +61,7 @@ pub async fn run(
         shutdown,
     };
     let result = pipeline.run().await;
-    // Last, so that the whole shutdown can be watched.
+    // Last, so that the whole shutdown can be observed.
     ops_stop.cancel();
     ops.abort();
     http.inspect(|http| http.abort());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use iot_simulator::args::Cli;
 
-// A record has five allocations in the Kafka client.
+// The Kafka client makes five allocations per record, which mimalloc makes cheaper.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

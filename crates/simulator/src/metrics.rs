@@ -1,4 +1,4 @@
-//! What the simulator counts.
+//! The metrics of the simulator.
 
 use prometheus::{
     Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -7,26 +7,26 @@ use prometheus::{
 
 use crate::config::SinkKind;
 
-/// Seconds, for what a network answers.
+/// Histogram buckets for network latencies, in seconds.
 const LATENCIES: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
     0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// Why a message was not delivered.
+/// Why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// The sink was slower than the fleet for too long.
+    /// The buffer was full.
     BufferFull,
-    /// The sink refused it for good.
+    /// The sink permanently rejected it.
     Refused,
-    /// It still waited when the shutdown's deadline passed.
+    /// It still waited at the deadline of the shutdown.
     Shutdown,
-    /// Nobody reads standard output any more.
+    /// The reader of standard output is gone.
     OutputClosed,
     /// The buffer was nearly full.
     Throttled,
-    /// It was tried as often as it may be.
+    /// All retries failed.
     Retries,
 }
 
@@ -40,7 +40,7 @@ impl Dropped {
         Self::Retries,
     ];
 
-    /// Its name in labels.
+    /// The value of the label `reason`.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::BufferFull => "buffer_full",
@@ -53,14 +53,14 @@ impl Dropped {
     }
 }
 
-/// Whether a lane sends.
+/// State of a lane's circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Circuit {
-    /// It does.
+    /// The lane sends.
     Closed,
-    /// It has failed too often, and waits.
+    /// The lane has failed too often and waits.
     Open,
-    /// It finds out whether it may send again.
+    /// A probe decides whether the lane sends again.
     HalfOpen,
 }
 
@@ -76,53 +76,53 @@ impl Circuit {
     }
 }
 
-/// The metrics of one simulator. Names begin with `kafka_producer_`, and with
-/// `mqtt_producer_` or `stdout_producer_` for the other sinks.
+/// The metrics of one simulator. Their names begin with the sink: `kafka_producer_`,
+/// `mqtt_producer_`, `stdout_producer_` and so on.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    /// Messages the sink confirmed.
+    /// Messages that the sink confirmed.
     pub messages: IntCounter,
-    /// Payload bytes of them.
+    /// Payload bytes that the sink confirmed.
     pub bytes: IntCounter,
-    /// Batches the sink confirmed.
+    /// Batches that the sink confirmed.
     pub batches: IntCounter,
-    /// From handing a batch over until it is confirmed, retries included.
+    /// Time from handing over a batch to its confirmation, including retries.
     pub send_latency: Histogram,
-    /// Making the values of one message and encoding them.
+    /// Time to create the values of one message and encode them.
     pub serialization_latency: Histogram,
-    /// Attempts to send a batch that failed.
+    /// Failed attempts to send.
     pub send_errors: IntCounter,
-    /// Attempts after the first.
+    /// Attempts to send after the first.
     pub retries: IntCounter,
     /// Messages sent again although they may have arrived.
     pub possible_duplicates: IntCounter,
-    /// How late messages were made, compared with their schedule.
+    /// Time from when a message was due until it was created.
     pub lateness: Histogram,
-    /// Devices of the fleet.
+    /// Devices that send.
     pub devices: IntGauge,
-    /// Workers and the tasks behind their lanes.
+    /// Workers, and tasks that send.
     pub tasks: IntGauge,
     /// Workers that have lanes.
     pub workers: IntGauge,
-    /// Time that workers were busy, seconds.
+    /// Time for which workers were busy, in seconds.
     pub busy: Counter,
-    /// Compressing the payloads of one batch; some batches are measured.
+    /// Time to compress the payloads of a batch, for some batches.
     pub compression_latency: Histogram,
-    /// Messages that went to another partition than their device's.
+    /// Messages sent to another partition than their device's.
     pub rerouted: IntCounter,
-    /// Messages that wait or are under way.
+    /// Messages that are created and not confirmed.
     pub queue_depth: IntGauge,
-    /// Partitions or connections that work.
+    /// Working partitions or connections.
     pub active_connections: IntGauge,
     dropped: IntCounterVec,
     circuits: IntGaugeVec,
 }
 
 impl Metrics {
-    /// Registers everything, counters at zero.
+    /// Registers all metrics; counters start at zero.
     ///
     /// # Errors
-    /// When the registry has metrics of the same names already.
+    /// The registry already has a metric of the same name.
     pub(crate) fn new(registry: &Registry, sink: SinkKind) -> prometheus::Result<Self> {
         let register = Register {
             registry,
@@ -130,7 +130,7 @@ impl Metrics {
         };
         let dropped = register.counters(
             "dropped_messages_total",
-            "Messages that were not delivered, by reason.",
+            "Messages that were dropped, by reason.",
             "reason",
         )?;
         for reason in Dropped::ALL {
@@ -145,66 +145,66 @@ impl Metrics {
             circuits.with_label_values(&[state.label()]);
         }
         Ok(Self {
-            messages: register.counter("messages_total", "Messages the sink confirmed.")?,
-            bytes: register.counter("bytes_total", "Payload bytes the sink confirmed.")?,
-            batches: register.counter("batches_total", "Batches the sink confirmed.")?,
+            messages: register.counter("messages_total", "Messages that the sink confirmed.")?,
+            bytes: register.counter("bytes_total", "Payload bytes that the sink confirmed.")?,
+            batches: register.counter("batches_total", "Batches that the sink confirmed.")?,
             send_latency: register.histogram(
                 "send_latency_seconds",
-                "From handing a batch over until it is confirmed, retries included.",
+                "Time from handing over a batch to its confirmation, including retries.",
                 LATENCIES.to_vec(),
             )?,
             serialization_latency: register.histogram(
                 "serialization_latency_seconds",
-                "Making the values of one message and encoding them.",
+                "Time to create the values of one message and encode them.",
                 exponential_buckets(1e-6, 2.0, 12)?,
             )?,
             compression_latency: register.histogram(
                 "compression_latency_seconds",
-                "Compressing the payloads of one batch, measured with every 64th batch.",
+                "Time to compress the payloads of a batch, measured for every 64th batch.",
                 exponential_buckets(1e-5, 2.0, 12)?,
             )?,
             rerouted: register.counter(
                 "rerouted_messages_total",
-                "Messages that went to another partition, as their own was unavailable.",
+                "Messages sent to another partition because their own was unavailable.",
             )?,
             send_errors: register.counter("send_errors_total", "Failed attempts to send.")?,
             retries: register.counter("retries_total", "Attempts to send after the first.")?,
             possible_duplicates: register.counter(
                 "possible_duplicates_total",
-                "Messages sent again although they may have arrived: there was no answer.",
+                "Messages sent again although they may have arrived, after a missing answer.",
             )?,
             lateness: register.histogram(
                 "schedule_lateness_seconds",
-                "How late messages were made, compared with their schedule.",
+                "Time from when a message was due until it was created.",
                 LATENCIES.to_vec(),
             )?,
             devices: register.gauge("devices", "Devices that send.")?,
-            tasks: register.gauge("tasks", "Tasks that make messages, and that send them.")?,
+            tasks: register.gauge("tasks", "Workers, and tasks that send.")?,
             workers: register.gauge("workers", "Workers that have lanes.")?,
             busy: register.seconds(
                 "worker_busy_seconds_total",
-                "Time for which workers were busy, the sum over all.",
+                "Time for which workers were busy, summed over all workers.",
             )?,
             queue_depth: register.gauge("queue_depth", "Messages that are not confirmed yet.")?,
             active_connections: register
-                .gauge("active_connections", "Partitions or connections that work.")?,
+                .gauge("active_connections", "Working partitions or connections.")?,
             dropped,
             circuits,
         })
     }
 
-    /// Counts messages that were not delivered.
+    /// Counts dropped messages.
     pub(crate) fn dropped(&self, reason: Dropped, messages: usize) {
         let counter = self.dropped.with_label_values(&[reason.label()]);
         counter.inc_by(messages as u64);
     }
 
-    /// How many lanes are in that state.
+    /// The number of lanes in a state.
     pub(crate) fn circuits(&self, state: Circuit) -> IntGauge {
         self.circuits.with_label_values(&[state.label()])
     }
 
-    /// How many were not delivered for that reason.
+    /// The number of messages dropped for a reason.
     pub(crate) fn drops(&self, reason: Dropped) -> u64 {
         self.dropped.with_label_values(&[reason.label()]).get()
     }

@@ -1,12 +1,12 @@
-//! The way of a message:
+//! The message flow:
 //!
 //! ```text
 //! device -> lane (partition or connection) -> batch -> sink -> confirmed
 //! ```
 //!
-//! Workers make messages and collect them in batches (`worker`, `lane`); one
-//! task per lane sends them (`sink`). FNV-1a of the device id decides the lane,
-//! and with it the worker, so all messages of a device take one ordered way.
+//! Workers create messages and collect them in batches (`worker`, `lane`); one
+//! task per lane sends them (`sink`). FNV-1a of the device id selects the lane,
+//! and with it the worker, so that all messages of a device stay in order.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,21 +32,21 @@ use crate::truth::{self, Truths};
 use crate::worker::crew::{Autoscale, Crew, Part};
 use crate::worker::{Outlet, Stop, Worker};
 
-/// Deadline for ending sessions with a sink that has confirmed everything.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Deadline for disconnecting from a sink that has confirmed everything.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One run of the fleet: until `shutdown`, or until it has sent what it should.
+/// One run of the fleet.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
-    /// Settings.
+    /// Effective settings.
     pub config: Live<SimulatorConfig>,
-    /// What changes them, and the fleet.
+    /// The API's control of settings and anomalies.
     pub control: Arc<Control>,
     /// Metrics.
     pub metrics: Metrics,
     /// Health.
     pub health: Health,
-    /// Asks for the end.
+    /// Stops the run.
     pub shutdown: CancellationToken,
 }
 
@@ -64,7 +64,7 @@ impl Pipeline {
         let (truths, writer) = truth::create(path)?;
         let sent = self.open_sink(&config, Some(truths)).await;
         let written = tokio::task::spawn_blocking(|| writer.finish()).await;
-        sent.and(written.context("the task of the truth file died")?)
+        sent.and(written.context("waiting for the truth file")?)
     }
 
     async fn open_sink(
@@ -76,7 +76,7 @@ impl Pipeline {
         match config.sink {
             SinkKind::Kafka => {
                 let topic = kafka::Topic::new(config, self.metrics.clone());
-                let open = self.in_time(config, topic.open(&component));
+                let open = self.while_running(config, topic.open(&component));
                 let Some(lanes) = open.await else {
                     return self.watch(config).end();
                 };
@@ -89,29 +89,35 @@ impl Pipeline {
             }
             SinkKind::Mqtt => {
                 let open = mqtt::open(config, &component);
-                match self.in_time(config, open).await {
-                    Some(lanes) => self.send(config, component, lanes, no_more(), truths).await,
+                match self.while_running(config, open).await {
+                    Some(lanes) => {
+                        self.send(config, component, lanes, no_more_lanes(), truths)
+                            .await
+                    }
                     None => self.watch(config).end(),
                 }
             }
             SinkKind::Stdout => {
                 let lanes = vec![stdout::Lines::new(std::io::stdout())];
-                self.send(config, component, lanes, no_more(), truths).await
+                self.send(config, component, lanes, no_more_lanes(), truths)
+                    .await
             }
             SinkKind::File => {
                 let lanes = vec![file::open(Path::new(&config.file.path))?];
-                self.send(config, component, lanes, no_more(), truths).await
+                self.send(config, component, lanes, no_more_lanes(), truths)
+                    .await
             }
             SinkKind::Null => {
-                // As many as there are workers: nothing goes on behind them.
+                // One per worker is enough, because these lanes never wait.
                 let lanes = (0..workers(config)).map(|_| Null).collect();
-                self.send(config, component, lanes, no_more(), truths).await
+                self.send(config, component, lanes, no_more_lanes(), truths)
+                    .await
             }
         }
     }
 
-    /// None if the run is over before.
-    async fn in_time<T>(
+    /// Opens a sink; `None` if the run ends first.
+    async fn while_running<T>(
         &self,
         config: &SimulatorConfig,
         open: impl Future<Output = T>,
@@ -128,7 +134,7 @@ impl Pipeline {
         Watch::start(self.metrics.clone(), config)
     }
 
-    /// Sends to those lanes, and to `more` when there are.
+    /// Sends to these lanes, and to `more` lanes when they are added.
     async fn send<S: Sink>(
         &self,
         config: &SimulatorConfig,
@@ -150,7 +156,7 @@ impl Pipeline {
         let limits = limits(config, lanes.len());
         let outlets = senders.start(lanes, limits);
         let workers = self.workers(config, outlets, truths.as_ref());
-        // It ends with the last worker.
+        // The writer ends when the last worker drops its sender.
         drop(truths);
         tracing::info!(
             devices = config.fleet.devices,
@@ -162,14 +168,14 @@ impl Pipeline {
         );
         let watch = self.watch(config);
         tokio::select! {
-            never = watch.tell() => match never {},
+            never = watch.report() => match never {},
             result = self.work(config, workers, senders, more) => result?,
         }
         watch.end()
     }
 
-    /// Lets them work until the end, which comes by itself or is asked for, and
-    /// goes through the shutdown's steps.
+    /// Runs the workers until they are done or the run is stopped, and then the steps of
+    /// the shutdown.
     async fn work<S: Sink>(
         &self,
         config: &SimulatorConfig,
@@ -193,7 +199,7 @@ impl Pipeline {
         let mut crew = Crew::start(workers, stop.clone());
         loop {
             self.count(&crew, &senders);
-            // A panic in a sender would leave its worker waiting for ever.
+            // A worker whose sender has panicked would wait forever.
             let (added, active) = tokio::select! {
                 result = crew.ended() => break result?,
                 result = senders.first_panic() => result?,
@@ -226,8 +232,10 @@ impl Pipeline {
                 senders.tasks.abort_all();
             }
         }
-        crew.end();
-        steps.step("disconnect", GOODBYE, senders.drain()).await;
+        crew.send_unfinished();
+        steps
+            .step("disconnect", DISCONNECT_TIMEOUT, senders.drain())
+            .await;
         Ok(())
     }
 
@@ -237,7 +245,7 @@ impl Pipeline {
         self.metrics.workers.set(crew.active() as i64);
     }
 
-    /// As many workers as there may be, all of them with lanes if there are enough.
+    /// Creates the workers and distributes the lanes over them.
     pub(crate) fn workers(
         &self,
         config: &SimulatorConfig,
@@ -246,7 +254,7 @@ impl Pipeline {
     ) -> Vec<Worker> {
         let lanes = outlets.len();
         let active = workers(config).min(lanes);
-        // Of the others only a topic may get more lanes.
+        // Only a topic can get more lanes later, and with them use more workers.
         let count = match config.sink {
             SinkKind::Kafka => workers(config),
             _ => active,
@@ -276,7 +284,7 @@ impl Pipeline {
     }
 }
 
-/// The tasks behind the lanes.
+/// The tasks that send, one per lane.
 struct Senders {
     links: Links,
     metrics: Metrics,
@@ -284,7 +292,7 @@ struct Senders {
 }
 
 impl Senders {
-    /// Starts one for each lane of the sink.
+    /// Starts a task for each lane of the sink.
     fn start<S: Sink>(&mut self, lanes: Vec<S>, limits: Limits) -> Vec<Outlet> {
         let start = |sink| {
             let (outlet, ends) = Outlet::new(limits);
@@ -295,7 +303,7 @@ impl Senders {
         lanes.into_iter().map(start).collect()
     }
 
-    /// Never ends while tasks merely end.
+    /// Returns the first panic of a task; tasks that end normally are ignored.
     async fn first_panic<T>(&mut self) -> anyhow::Result<T> {
         while let Some(ended) = self.tasks.join_next().await {
             ended?;
@@ -308,12 +316,12 @@ impl Senders {
     }
 }
 
-/// For a sink that has all the lanes it will have.
-fn no_more<S>() -> mpsc::Receiver<Vec<S>> {
+/// For a sink whose number of lanes is fixed.
+fn no_more_lanes<S>() -> mpsc::Receiver<Vec<S>> {
     mpsc::channel(1).1
 }
 
-/// How many workers there may be.
+/// Maximum number of workers.
 fn workers(config: &SimulatorConfig) -> usize {
     match usize::from(config.fleet.workers) {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -321,7 +329,7 @@ fn workers(config: &SimulatorConfig) -> usize {
     }
 }
 
-/// How often a batch is tried again; none for no end.
+/// How often a batch is retried; `None` for no limit.
 fn retries(config: &SimulatorConfig) -> Option<u32> {
     match config.sink {
         SinkKind::Kafka => u32::try_from(config.kafka.retries).ok(),
@@ -338,8 +346,8 @@ fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
             linger: *config.kafka.linger,
             buffer_bytes: (config.kafka.buffer.bytes() / lanes).max(1),
         },
-        // A connection answers every message on its own: nothing is won by
-        // waiting for others, and a batch is what may be in flight.
+        // MQTT acknowledges every message on its own, so waiting for others gains nothing;
+        // a batch is the set of messages in flight.
         SinkKind::Mqtt => Limits {
             batch_bytes: usize::MAX,
             batch_messages: config.mqtt.in_flight,

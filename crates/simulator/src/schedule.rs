@@ -1,32 +1,32 @@
-//! Who is due when.
+//! Schedules: which device is due when.
 //!
-//! Open loop: due times follow from the interval alone, never from when the
-//! message before was sent, so a slow sink shows as lateness and not as a slower
-//! fleet. They are in the fleet's own time (`clock`). Devices that share an
-//! interval have phases spread evenly over it, so the order of their due times
-//! is a fixed round and the next one due costs no search.
+//! Open loop: due times depend on the interval alone, never on when the previous
+//! message was sent, so a slow sink causes lateness and not a slower fleet. They
+//! are in fleet time (`clock`). Devices with the same interval have evenly spread
+//! phases, so the order of their due times is a fixed round and finding the next
+//! one needs no search.
 
 use std::time::Duration;
 
-/// The due times of those devices of a fleet that share an interval.
+/// The due times of devices that share an interval.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    /// When its first round began or would have begun, nanoseconds: before zero
-    /// if the interval was made longer early on.
+    /// Start of the first round in nanoseconds. It is negative if the interval was made
+    /// longer early on.
     start: i128,
     interval: Duration,
-    /// When in a round each device is due, ascending.
+    /// The phase of each device within a round, ascending.
     phases: Vec<Phase>,
     round: u64,
     next: usize,
 }
 
-/// A part of an interval, in units of 2^-32.
+/// A fraction of an interval, in units of 2^-32.
 type Phase = u32;
 
 impl Schedule {
-    /// A schedule that begins at `start`. `positions` are places in a fleet of
-    /// `fleet` devices, ascending.
+    /// A schedule that starts at `start`. `positions` are ascending positions in a fleet
+    /// of `fleet` devices.
     pub(crate) fn new(start: Duration, interval: Duration, positions: &[u32], fleet: u32) -> Self {
         debug_assert!(positions.is_sorted());
         let phases = positions.iter().map(|position| spread(*position, fleet));
@@ -39,16 +39,16 @@ impl Schedule {
         }
     }
 
-    /// A schedule for devices that are due at these times next, whose order it
-    /// also returns. Of one that is due later than an interval after the first, it
-    /// says how many turns it has to leave out.
+    /// A schedule for devices whose next due times are given. It also returns their order
+    /// (indexes into `due`), each with the number of turns to skip, which is above 0 for
+    /// a device due more than an interval after the first one.
     pub(crate) fn resume(interval: Duration, due: &[Duration]) -> (Self, Vec<(usize, u64)>) {
         let start = due.iter().min().copied().unwrap_or_default();
         let nanos = interval.as_nanos().max(1);
         let mut order: Vec<(Phase, usize, u64)> = Vec::with_capacity(due.len());
         for (index, due) in due.iter().enumerate() {
             let ahead = (*due - start).as_nanos();
-            // Rounded up, so that the time comes out the same again.
+            // Rounded up, so that `at` returns the same time.
             let part = ((ahead % nanos) << 32).div_ceil(nanos);
             let phase = Phase::try_from(part).unwrap_or(Phase::MAX);
             order.push((
@@ -69,12 +69,12 @@ impl Schedule {
         (schedule, order.collect())
     }
 
-    /// The next device (its index) and when it is due.
+    /// Index and due time of the next device.
     pub(crate) fn peek(&self) -> Option<(usize, Duration)> {
         (self.next < self.phases.len()).then(|| (self.next, self.due(self.next)))
     }
 
-    /// When a device is due next.
+    /// Next due time of a device.
     pub(crate) fn due(&self, index: usize) -> Duration {
         let round = self.round + u64::from(index < self.next);
         let rounds = signed(self.interval).saturating_mul(i128::from(round));
@@ -83,7 +83,7 @@ impl Schedule {
         nanos(u128::try_from(due).unwrap_or(0))
     }
 
-    /// Goes on to the one after.
+    /// Advances to the following device.
     pub(crate) fn advance(&mut self) {
         self.next += 1;
         if self.next >= self.phases.len() {
@@ -92,8 +92,8 @@ impl Schedule {
         }
     }
 
-    /// Changes the interval without a gap or a burst: the next device is due
-    /// when it was, or a new interval from now if that is sooner.
+    /// Changes the interval without a gap or a burst: the next device is due at its old
+    /// time, or after one new interval if that is sooner.
     pub(crate) fn retime(&mut self, interval: Duration, now: Duration) {
         let Some((index, due)) = self.peek() else {
             return;
@@ -110,19 +110,19 @@ impl Schedule {
     }
 }
 
-/// The phase of a place: they are spread evenly.
+/// The phase of a position; phases are spread evenly.
 fn spread(position: u32, fleet: u32) -> Phase {
     let part = (u64::from(position) << 32) / u64::from(fleet.max(1));
     Phase::try_from(part).unwrap_or(Phase::MAX)
 }
 
-/// When in an interval that is.
+/// The time of a phase within an interval.
 fn at(interval: Duration, phase: Phase) -> Duration {
     nanos((interval.as_nanos() * u128::from(phase)) >> 32)
 }
 
 fn signed(duration: Duration) -> i128 {
-    // As nanoseconds it has 94 bits at most.
+    // A Duration has at most 94 bits of nanoseconds.
     duration.as_nanos() as i128
 }
 
@@ -130,9 +130,9 @@ fn nanos(nanos: u128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// How many of the fleet's first `total` messages fall to each of its devices,
-/// whose intervals are given in the order of their places. Of those that are due
-/// at the same moment the first places come first.
+/// The number of messages of each device among the fleet's first `total` messages.
+/// `intervals` are in the order of positions; devices due at the same time send in this
+/// order.
 pub(crate) fn quotas(total: u64, intervals: &[Duration]) -> Vec<u64> {
     let fleet = u32::try_from(intervals.len()).unwrap_or(u32::MAX);
     let places = || (0..fleet).zip(intervals);
@@ -153,12 +153,13 @@ pub(crate) fn quotas(total: u64, intervals: &[Duration]) -> Vec<u64> {
     };
     let longest = intervals.iter().map(Duration::as_nanos).max().unwrap_or(1);
     let (mut none, mut all) = (0, longest.saturating_mul(u128::from(total) + 1));
-    // The last moment before which there are not more than `total`.
+    // Find the latest time before which at most `total` messages are due.
     while all - none > 1 {
         let middle = none + (all - none) / 2;
-        match count(middle) <= total {
-            true => none = middle,
-            false => all = middle,
+        if count(middle) <= total {
+            none = middle;
+        } else {
+            all = middle;
         }
     }
     let (mut quotas, next) = (due_before(none), due_before(none + 1));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_spread_evenly_and_rounds_follow() {
+    fn phases_are_spread_evenly_in_every_round() {
         let mut schedule = schedule(SECOND, vec![0, 1, 2, 3], 4);
         let due: Vec<u128> = drain(&mut schedule, 6)
             .iter()
@@ -202,21 +203,21 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_fleet_interleave() {
+    fn a_part_of_a_fleet_keeps_its_phases() {
         let mut odd = schedule(SECOND, vec![1, 3], 4);
         let due: Vec<u128> = drain(&mut odd, 3).iter().map(|d| d.1.as_millis()).collect();
         assert_eq!(due, [250, 750, 1_250]);
     }
 
     #[test]
-    fn nobody_is_ever_due_in_an_empty_part() {
+    fn an_empty_schedule_has_no_due_times() {
         let mut schedule = schedule(SECOND, vec![], 4);
         assert_eq!(schedule.peek(), None);
         schedule.retime(SECOND, SECOND);
     }
 
     #[test]
-    fn a_new_interval_goes_on_from_the_next_device() {
+    fn a_new_interval_continues_with_the_next_device() {
         let mut schedule = schedule(10 * SECOND, vec![0, 1], 2);
         drain(&mut schedule, 1);
         schedule.retime(SECOND, 4 * SECOND);
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_interval_does_not_wait_for_the_old_one() {
+    fn a_shorter_interval_takes_effect_at_once() {
         let mut schedule = schedule(3_600 * SECOND, vec![0], 1);
         drain(&mut schedule, 1);
         schedule.retime(SECOND, SECOND);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_interval_makes_no_gap_before_the_next_device() {
+    fn a_longer_interval_leaves_no_gap_before_the_next_device() {
         let mut schedule = schedule(5 * SECOND, (0..100).collect(), 100);
         drain(&mut schedule, 1_250);
         schedule.retime(3_600 * SECOND, 62 * SECOND);
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_that_come_together_keep_their_turns() {
+    fn merged_schedules_keep_their_due_times() {
         let (mut all, late) = (
             schedule(SECOND, vec![0, 1, 2], 4),
             schedule(SECOND, vec![3], 4),
@@ -254,7 +255,7 @@ mod tests {
         let due = [all.due(0), all.due(1), all.due(2), late.due(0)];
         assert_eq!(due.map(|due| due.as_millis()), [3_000, 2_250, 2_500, 750]);
         let (mut together, order) = Schedule::resume(SECOND, &due);
-        // The one that is behind catches up first.
+        // The device that is behind catches up first.
         assert_eq!(order, [(3, 0), (0, 2), (1, 1), (2, 1)]);
         let due: Vec<u128> = drain(&mut together, 5)
             .iter()
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_with_half_the_interval_has_twice_the_quota() {
+    fn quotas_are_proportional_to_the_rate() {
         assert_eq!(quotas(30, &[SECOND, SECOND / 2]), [10, 20]);
         assert_eq!(quotas(6, &[SECOND; 4]), [2, 2, 1, 1]);
         assert_eq!(quotas(0, &[SECOND; 2]), [0, 0]);
@@ -274,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn due_times_never_go_back(
+        fn due_times_are_ascending(
             fleet in 1_u32..50, interval in 1_u64..100_000, take in 1_usize..300,
         ) {
             let positions: Vec<u32> = (0..fleet).step_by(3).collect();
@@ -283,9 +284,9 @@ mod tests {
             prop_assert!(due.is_sorted_by_key(|(_, due)| *due));
         }
 
-        /// The same as going through all of them in order.
+        /// Compares with sorting all due times.
         #[test]
-        fn quotas_are_what_is_due_first(
+        fn quotas_count_the_first_messages(
             total in 0_usize..300, millis in proptest::collection::vec(100_u64..5_000, 1..20),
         ) {
             let intervals: Vec<_> = millis.into_iter().map(Duration::from_millis).collect();

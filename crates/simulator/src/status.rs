@@ -1,5 +1,5 @@
-//! What is told to those who watch: on a terminal one line that changes, else a
-//! log line now and then; and at the end what the run came to.
+//! Progress of a run: a status line on a terminal, otherwise a log line every ten
+//! seconds; and the figures at the end.
 
 use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
@@ -14,24 +14,24 @@ use crate::config::{RunConfig, Shard, SimulatorConfig};
 use crate::figures::{Figures, Snapshot};
 use crate::metrics::Metrics;
 
-const ON_A_TERMINAL: Duration = Duration::from_millis(500);
-const IN_A_LOG: Duration = Duration::from_secs(10);
+const TERMINAL_INTERVAL: Duration = Duration::from_millis(500);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A run that is watched from its start to its end.
+/// Reports the progress and the figures of a run.
 #[derive(Debug)]
 pub(crate) struct Watch {
     metrics: Metrics,
     config: RunConfig,
     shard: Shard,
-    began: Instant,
+    started: Instant,
     start: Snapshot,
 }
 
 impl Watch {
-    /// The run begins.
+    /// Starts with the run.
     pub(crate) fn start(metrics: Metrics, config: &SimulatorConfig) -> Self {
         Self {
-            began: Instant::now(),
+            started: Instant::now(),
             start: Snapshot::take(&metrics),
             metrics,
             config: config.run.clone(),
@@ -39,17 +39,17 @@ impl Watch {
         }
     }
 
-    /// Tells how it goes, for as long as it is polled.
-    pub(crate) async fn tell(&self) -> Infallible {
+    /// Reports the progress for as long as it is polled.
+    pub(crate) async fn report(&self) -> Infallible {
         let bar = std::io::stderr().is_terminal().then(|| self.bar());
         let every = if bar.is_some() {
-            ON_A_TERMINAL
+            TERMINAL_INTERVAL
         } else {
-            IN_A_LOG
+            LOG_INTERVAL
         };
         let mut ticks = interval(every);
         ticks.tick().await;
-        let (mut before, mut at) = (self.start.clone(), self.began);
+        let (mut before, mut at) = (self.start.clone(), self.started);
         loop {
             let now = ticks.tick().await;
             let snapshot = Snapshot::take(&self.metrics);
@@ -66,7 +66,7 @@ impl Watch {
         }
     }
 
-    /// With its end, where that is known.
+    /// A progress bar if the length of the run is known, otherwise a spinner.
     fn bar(&self) -> ProgressBar {
         let template = match self.length() {
             Some(_) => "{elapsed_precise} [{bar:25}] {percent:>3} % {msg}",
@@ -77,7 +77,7 @@ impl Watch {
         ProgressBar::new(self.length().unwrap_or(0)).with_style(style)
     }
 
-    /// In messages, or in milliseconds.
+    /// Length of the run in messages or in milliseconds, if it is limited.
     fn length(&self) -> Option<u64> {
         match (self.config.messages, self.config.duration.as_millis()) {
             (0, 0) => None,
@@ -88,27 +88,26 @@ impl Watch {
 
     fn position(&self) -> u64 {
         match self.config.messages {
-            0 => self.began.elapsed().as_millis() as u64,
+            0 => self.started.elapsed().as_millis() as u64,
             _ => self.figures().done(),
         }
     }
 
     fn figures(&self) -> Figures {
         let now = Snapshot::take(&self.metrics);
-        Figures::between(&self.start, &now, self.began.elapsed())
+        Figures::between(&self.start, &now, self.started.elapsed())
     }
 
-    /// Tells what it came to.
+    /// Reports the figures of the run.
     ///
     /// # Errors
-    /// One of the conditions on which a run fails holds, or nobody reads the
-    /// figures.
+    /// A condition of `run.fail_when` holds, or standard output is closed.
     pub(crate) fn end(&self) -> anyhow::Result<()> {
         let figures = self.figures();
         let by_name = figures.by_name();
         if self.config.json {
-            let told = writeln!(std::io::stdout(), "{}", json(&by_name));
-            told.context("writing the figures to standard output")?;
+            let written = writeln!(std::io::stdout(), "{}", json(&by_name));
+            written.context("writing the figures to standard output")?;
         }
         if std::io::stderr().is_terminal() {
             tracing::info!("done: {figures}");

@@ -1,5 +1,5 @@
-//! The truth file: one line of JSON for each anomaly, from its first reading to
-//! its last, so that whatever looks for anomalies can be scored.
+//! The truth file: one line of JSON per anomaly with the times of its first and last
+//! reading, against which detectors are scored.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,10 +12,11 @@ use anyhow::Context;
 
 use crate::fleet::Truth;
 
-/// What was written is in the file so soon.
+/// Longest time for which lines stay in the buffer.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
-/// Where workers send what is over. It never waits for the disk.
+/// The channel of ended anomalies. It is unbounded, so that workers never wait for the
+/// disk.
 pub(crate) type Truths = Sender<Truth>;
 
 /// The thread that writes the file.
@@ -25,7 +26,7 @@ pub(crate) struct Writer {
     thread: JoinHandle<std::io::Result<()>>,
 }
 
-/// Creates the file, or empties it.
+/// Creates or empties the file.
 ///
 /// # Errors
 /// The file can't be created.
@@ -42,13 +43,14 @@ pub(crate) fn create(path: &Path) -> anyhow::Result<(Truths, Writer)> {
 }
 
 impl Writer {
-    /// Waits until everything is in the file, once all senders are gone.
+    /// Waits until everything is written. All senders must be gone.
     ///
     /// # Errors
-    /// The file is not complete, such as on a full disk.
+    /// The file is incomplete, such as on a full disk.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
         let written = self.thread.join();
-        let written = written.map_err(|_| anyhow::anyhow!("the thread of the truth file died"))?;
+        let written =
+            written.map_err(|_| anyhow::anyhow!("the thread of the truth file panicked"))?;
         written.with_context(|| format!("writing anomaly.truth_file {}", self.path.display()))
     }
 }

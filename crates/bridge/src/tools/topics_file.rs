@@ -213,7 +213,7 @@ mod tests {
         let problems = problems.unwrap_err();
         for expected in [
             "defaults.replication: must be -1",
-            "topics[0]: tenant \"a.b\" is not made of letters",
+            "topics[0]: tenant \"a.b\" must consist of letters",
             "topics[1]: needs either name, or tenant and project",
             "topics[2]: \"a b\" is not a Kafka topic",
             "topics[3].partitons: unknown field",

@@ -1,97 +1,98 @@
-//! Why a payload is not a device message.
+//! The errors of parsing a device message.
 
 use std::fmt;
 
 /// Why a payload is not a device message.
 ///
-/// The text never repeats the payload: it ends in logs and record headers.
+/// The text never contains the payload, because it is written to logs and
+/// record headers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// No bytes, or only white space.
+    /// The payload has no bytes, or only white space.
     #[error("the payload is empty")]
     Empty,
-    /// Not UTF-8, and JSON must be (RFC 8259, 8.1).
+    /// The payload is not UTF-8, which JSON requires (RFC 8259, 8.1).
     #[error("the payload is not UTF-8 at byte {at}")]
     NotUtf8 {
-        /// First byte that is wrong, from 0.
+        /// Position of the first invalid byte, from 0.
         at: usize,
     },
-    /// Not JSON. NaN and Infinity literals are not JSON either.
+    /// The payload is not JSON. The literals NaN and Infinity are not JSON either.
     #[error("the payload is not JSON: {detail}")]
     NotJson {
-        /// What the JSON parser found, with line and column.
+        /// Message of the JSON parser, with line and column.
         detail: String,
     },
-    /// Not a `DeviceMessage` of the `.proto`.
+    /// The payload is not a `DeviceMessage` of the `.proto`.
     #[error("the payload is not Protobuf: {detail}")]
     NotProtobuf {
-        /// What the parser found.
+        /// Message of the Protobuf parser.
         detail: String,
     },
-    /// A value is infinite or not a number, which only Protobuf can say.
+    /// A value is infinite or NaN, which only Protobuf can express.
     #[error("the value of a reading is not finite")]
     NotFinite,
-    /// A number that no 64-bit float can hold, such as `1e999`.
+    /// A number exceeds the range of a 64-bit float, such as `1e999`.
     #[error("a number is out of range: {detail}")]
     NumberOutOfRange {
-        /// What the JSON parser found, with line and column.
+        /// Message of the JSON parser, with line and column.
         detail: String,
     },
-    /// A field is there, but of another type.
+    /// A field has the wrong type.
     #[error("{field} must be {expected}, not {found}")]
     WrongType {
         /// Path of the field, such as `location.floor`.
         field: &'static str,
-        /// What it must be.
+        /// Expected type or range.
         expected: &'static str,
-        /// What it is.
+        /// Type in the payload.
         found: JsonKind,
     },
     /// The value of a reading is not a number: null, or text such as `"NaN"`.
     #[error("the value of a reading must be a number, not {found}")]
     NotANumber {
-        /// What it is.
+        /// Type in the payload.
         found: JsonKind,
     },
-    /// A field without which the message means nothing is absent or null.
+    /// A required field is absent or null.
     #[error("{field} is missing")]
     MissingField {
-        /// Name of the field in the newer format.
+        /// Name of the field in the current format.
         field: &'static str,
     },
-    /// A field that must not be empty is.
+    /// A required field is empty.
     #[error("{field} is empty")]
     EmptyField {
-        /// Name of the field in the newer format.
+        /// Name of the field in the current format.
         field: &'static str,
     },
-    /// A field is there twice, so that readers could disagree on its value.
-    #[error("{field} is there more than once")]
+    /// A field occurs twice, so parsers could disagree on its value.
+    #[error("{field} occurs more than once")]
     DuplicateField {
         /// Name of the field.
         field: &'static str,
     },
-    /// Fields of both formats, so that it is unclear which one is meant.
-    #[error("deviceId belongs to the older format, {field} to the newer one")]
+    /// The message has fields of both formats, so its format is ambiguous.
+    #[error("deviceId belongs to the older format, {field} to the current one")]
     MixedFormats {
-        /// The field of the newer format.
+        /// The field of the current format.
         field: &'static str,
     },
-    /// The time is beyond what milliseconds in 64 bits can say.
+    /// The time does not fit into a signed 64-bit number of milliseconds.
     #[error("the timestamp is out of range")]
     TimestampOutOfRange,
     /// The quality is not one of good, uncertain, bad.
     #[error("quality must be good, uncertain or bad")]
     UnknownQuality,
-    /// Nothing was measured.
+    /// The list of readings is absent or empty.
     #[error("there are no readings")]
     NoReadings,
 }
 
 impl ParseError {
-    /// Everything [`reason`](Self::reason) may answer, so that a counter for
-    /// each can start at zero.
+    /// All values that [`reason`](Self::reason) returns, so that the counter of
+    /// each can be created at zero.
     pub const REASONS: &'static [&'static str] = &[
         "empty",
         "not_utf8",
@@ -143,7 +144,7 @@ impl ParseError {
     }
 }
 
-/// Type of a JSON value, as a message to people names it.
+/// Type of a JSON value; `Display` gives its name with an article.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonKind {
     /// `null`

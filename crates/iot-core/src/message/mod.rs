@@ -1,6 +1,6 @@
-//! The message a device sends: readings of one moment.
+//! The device message: the readings of one device at one time.
 //!
-//! On the wire it is JSON:
+//! The JSON format:
 //!
 //! ```json
 //! {"device_id": "b1-f2-r3-0004", "tenant": "acme", "project": "plant", "seq": 7,
@@ -11,8 +11,8 @@
 //!
 //! `tenant`, `project`, `seq`, `location`, `unit` and `quality` may be absent or
 //! null; unknown fields are ignored. [`parse`] also reads the older flat format
-//! `{"deviceId": "d1", "timestamp": 1767225600.5, "temperature": 21.5, "humidity": 60}`
-//! with its time in seconds. [`parse_protobuf`] reads the same as Protobuf.
+//! `{"deviceId": "d1", "timestamp": 1767225600.5, "temperature": 21.5, "humidity": 60}`,
+//! whose time is in seconds. [`parse_protobuf`] reads the Protobuf format.
 
 mod error;
 mod parse;
@@ -28,13 +28,13 @@ pub use error::{JsonKind, ParseError};
 pub use protobuf::parse_protobuf;
 pub use template::{ReadingTemplate, Template};
 
-/// Reads a device message in the newer or the older format.
+/// Parses a device message from JSON, in the current or the older format.
 ///
 /// Text without escapes is borrowed from `payload`. Numbers of up to 15
 /// significant digits are read exactly; longer ones may differ in the last bit.
 ///
 /// # Errors
-/// What is wrong, and where; see [`ParseError::reason`] for the short form.
+/// The first defect found; [`ParseError::reason`] gives its short form.
 pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     if payload.iter().all(u8::is_ascii_whitespace) {
         return Err(ParseError::Empty);
@@ -45,33 +45,33 @@ pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
     if let Some(message) = quick::read(text) {
         return Ok(message);
     }
-    parse::careful(text)
+    parse::lenient(text)
 }
 
 /// Readings of one device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeviceMessage<'a> {
-    /// Identity of the device inside its tenant and project; never empty when parsed.
+    /// Id of the device, unique within its tenant and project; never empty when parsed.
     pub device_id: Cow<'a, str>,
-    /// Tenant the device says it belongs to.
+    /// Tenant, as the device reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Cow<'a, str>>,
-    /// Project the device says it belongs to.
+    /// Project, as the device reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<Cow<'a, str>>,
-    /// Number of the message, per device, from 0.
+    /// Sequence number: the device's own count of its messages, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// When the readings were taken, milliseconds since the epoch.
+    /// Event time: when the readings were taken, in milliseconds since the Unix epoch.
     pub timestamp: i64,
     /// Where the device is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<Location<'a>>,
-    /// What was measured; never empty when parsed.
+    /// The readings; never empty when parsed.
     pub readings: Vec<Reading<'a>>,
 }
 
-/// Place of a device. A part that isn't known is empty.
+/// Place of a device. Unknown parts are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Location<'a> {
     /// Building.
@@ -92,23 +92,23 @@ pub struct Reading<'a> {
     pub sensor: Cow<'a, str>,
     /// Measured value in [`unit`](Self::unit); finite when parsed.
     pub value: f64,
-    /// Unit of the value; without one, the unit of the standard sensor is meant.
+    /// Unit of the value; `None` means the unit of the [standard sensor](crate::sensor).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<Cow<'a, str>>,
-    /// How far the device itself trusts the value.
+    /// Quality of the value, as the device reports it.
     pub quality: Quality,
 }
 
-/// How far a device trusts a value.
+/// Quality of a reading, as the device reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quality {
     /// Trusted.
     #[default]
     Good,
-    /// Out of calibration, interpolated, or otherwise in doubt.
+    /// Out of calibration, interpolated, or doubtful for another reason.
     Uncertain,
-    /// Not to be used.
+    /// Unusable.
     Bad,
 }
 
@@ -123,7 +123,7 @@ impl Quality {
         }
     }
 
-    /// The quality of that name on the wire.
+    /// Parses the name on the wire; `None` if there is no such quality.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -136,16 +136,16 @@ impl Quality {
 }
 
 impl DeviceMessage<'_> {
-    /// Appends the message as one line of JSON, without a line end.
+    /// Appends the message as one line of JSON, without a newline.
     ///
-    /// A value that is not finite has no JSON form: it is written as `null`,
+    /// JSON cannot express a value that is not finite: it is written as `null`,
     /// which [`parse`] refuses.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         serde_json::to_writer(out, self)
-            .expect("a Vec takes every byte, and the model has only string keys");
+            .expect("writing to a Vec does not fail, and all keys are strings");
     }
 
-    /// The same message without borrows.
+    /// Copies borrowed text, so that the message no longer depends on the payload.
     #[must_use]
     pub fn into_owned(self) -> DeviceMessage<'static> {
         DeviceMessage {
@@ -161,7 +161,7 @@ impl DeviceMessage<'_> {
 }
 
 impl Location<'_> {
-    /// The same place without borrows.
+    /// Copies borrowed text.
     #[must_use]
     pub fn into_owned(self) -> Location<'static> {
         Location {
@@ -173,7 +173,7 @@ impl Location<'_> {
 }
 
 impl Reading<'_> {
-    /// The same reading without borrows.
+    /// Copies borrowed text.
     #[must_use]
     pub fn into_owned(self) -> Reading<'static> {
         Reading {

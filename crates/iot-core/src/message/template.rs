@@ -1,5 +1,5 @@
-//! Messages of a device that sends thousands of them: only their number, time
-//! and values are written each time, everything else is ready.
+//! Fast encoding of many messages of one device: everything but the sequence
+//! number, the time and the values is encoded once.
 
 use std::ops::Range;
 
@@ -8,19 +8,19 @@ use serde::Serialize;
 
 use super::{DeviceMessage, Location, Quality};
 
-/// What does not change in the messages of a device, in one of the formats.
+/// The constant bytes of a device's messages, in one format.
 #[derive(Debug, Clone)]
 pub struct Template {
     format: Format,
-    /// What comes before the number, and behind the time.
+    /// The bytes before the sequence number, then those after the time.
     parts: Box<[u8]>,
-    /// Where the second part begins.
+    /// Start of the second part.
     second: usize,
-    /// Where the device's id is.
+    /// Range of the device id.
     id: Range<usize>,
 }
 
-/// What does not change in the readings of a sensor, in one of the formats.
+/// The constant bytes of a sensor's readings, in one format.
 #[derive(Debug, Clone)]
 pub struct ReadingTemplate {
     format: Format,
@@ -35,11 +35,12 @@ enum Format {
 }
 
 impl Template {
-    /// For JSON like `message`, whose number, time and readings are ignored.
+    /// A template for JSON. The sequence number, time and readings of `message` are
+    /// ignored.
     #[must_use]
     pub fn json(message: &DeviceMessage<'_>) -> Self {
         let mut parts = br#"{"device_id":"#.to_vec();
-        // Behind the quotation mark.
+        // After the quotation mark.
         let id = parts.len() + 1;
         json(&message.device_id, &mut parts);
         let id = id..parts.len() - 1;
@@ -64,7 +65,7 @@ impl Template {
         }
     }
 
-    /// The same for Protobuf.
+    /// A template for Protobuf; as [`json`](Self::json).
     #[must_use]
     pub fn protobuf(message: &DeviceMessage<'_>) -> Self {
         let mut parts = Vec::new();
@@ -87,15 +88,16 @@ impl Template {
         }
     }
 
-    /// Where the device's id is in every message: the bytes of the JSON text if
-    /// nothing in it had to be escaped.
+    /// Byte range of the device id in every message. In JSON it covers the escaped
+    /// text.
     #[must_use]
     pub fn id(&self) -> Range<usize> {
         self.id.clone()
     }
 
-    /// Appends a message. `false`, and nothing is appended, if there are no
-    /// readings. They have to be of the same format.
+    /// Appends a message: `timestamp` is in milliseconds since the Unix epoch, and each
+    /// reading is a template of the same format with its value. Without readings it
+    /// appends nothing and returns `false`.
     pub fn write<'t>(
         &self,
         seq: u64,
@@ -114,7 +116,7 @@ impl Template {
             }
             Format::Protobuf => {
                 number(4, seq, out);
-                // Two's complement, as int64 is on the wire.
+                // Protobuf encodes int64 as two's complement.
                 number(5, timestamp as u64, out);
             }
         }
@@ -143,7 +145,7 @@ impl Template {
 }
 
 impl ReadingTemplate {
-    /// For JSON.
+    /// A template for JSON.
     #[must_use]
     pub fn json(sensor: &str, unit: Option<&str>, quality: Quality) -> Self {
         let (mut before, mut behind) = (br#"{"sensor":"#.to_vec(), Vec::new());
@@ -163,11 +165,11 @@ impl ReadingTemplate {
         }
     }
 
-    /// For Protobuf.
+    /// A template for Protobuf.
     #[must_use]
     pub fn protobuf(sensor: &str, unit: Option<&str>, quality: Quality) -> Self {
         let (mut before, mut behind) = (Vec::new(), Vec::new());
-        // The value is a key and eight bytes, the quality a key and one.
+        // The value takes a key and eight bytes, the quality a key and one.
         let length = text_length(sensor) + 9 + unit.map_or(0, text_length) + 2;
         prefix(7, length, &mut before);
         text(1, sensor, &mut before);
@@ -185,7 +187,8 @@ impl ReadingTemplate {
 }
 
 fn json(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
-    serde_json::to_writer(out, value).expect("a Vec takes every byte, and nothing here is a map");
+    serde_json::to_writer(out, value)
+        .expect("writing to a Vec does not fail, and the value has no maps");
 }
 
 fn wire_quality(quality: Quality) -> u64 {
@@ -209,7 +212,7 @@ fn write_location(location: &Location<'_>, out: &mut Vec<u8>) {
     parts.for_each(|(tag, part)| text(tag, part, out));
 }
 
-/// The key of a field with a length, and that.
+/// Writes the key and the length of a length-delimited field.
 fn prefix(tag: u32, length: usize, out: &mut Vec<u8>) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(length as u64, out);
@@ -220,7 +223,7 @@ fn text(tag: u32, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Of a text with its key, which is one byte up to tag 15, and its length.
+/// Encoded length of a string field: key (one byte up to tag 15), length and text.
 fn text_length(text: &str) -> usize {
     1 + encoded_len_varint(text.len() as u64) + text.len()
 }
@@ -253,7 +256,7 @@ pub(super) mod tests {
         written
     }
 
-    /// A message as Protobuf.
+    /// Encodes a message as Protobuf.
     pub(crate) fn written(message: &DeviceMessage<'_>) -> Vec<u8> {
         written_as(
             &Template::protobuf(message),
@@ -264,7 +267,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn what_is_ready_is_what_would_be_written(message in any_message()) {
+        fn a_template_writes_the_same_json_as_the_message(message in any_message()) {
             let json = written_as(&Template::json(&message), ReadingTemplate::json, &message);
             let mut expected = Vec::new();
             message.write_json(&mut expected);
@@ -273,7 +276,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn without_readings_there_is_no_message() {
+    fn nothing_is_written_without_readings() {
         let message = DeviceMessage {
             device_id: "d1".into(),
             tenant: None,

@@ -36,12 +36,12 @@ fn full() -> DeviceMessage<'static> {
     }
 }
 
-/// A message of the newer format with one reading, which is `reading`.
+/// A message with the one reading `reading`.
 fn with_reading(reading: &str) -> String {
     format!(r#"{{"device_id":"d","timestamp":1,"readings":[{reading}]}}"#)
 }
 
-/// A complete message of the newer format, and `fields`.
+/// A complete message with `fields` added.
 fn with_fields(fields: &str) -> String {
     format!(r#"{{"device_id":"d","timestamp":1,"readings":[{{"sensor":"s","value":2}}],{fields}}}"#)
 }
@@ -133,7 +133,7 @@ fn fields_of_both_formats_are_ambiguous() {
 }
 
 #[test]
-fn what_is_not_a_json_object_is_refused() {
+fn payloads_other_than_json_objects_are_refused() {
     assert_eq!(reason(""), "empty");
     assert_eq!(reason(" \r\n\t"), "empty");
     assert_eq!(reason("hello"), "not_json");
@@ -204,7 +204,7 @@ fn values_that_stand_for_nan_or_infinity_are_refused() {
 }
 
 #[test]
-fn wrong_types_name_the_field_and_what_was_there() {
+fn errors_name_the_field_and_the_type_found() {
     let payload = with_fields(r#""location":{"floor":[2]}"#);
     assert_eq!(
         parse(payload.as_bytes()).unwrap_err().to_string(),
@@ -248,7 +248,7 @@ fn wrong_types_name_the_field_and_what_was_there() {
 }
 
 #[test]
-fn a_field_that_is_there_twice_is_refused() {
+fn duplicate_fields_are_refused() {
     for payload in [
         with_fields(r#""device_id":"d""#),
         with_fields(r#""seq":1,"seq":1"#),
@@ -294,7 +294,7 @@ fn depth_does_not_grow_the_stack() {
 }
 
 #[test]
-fn broken_text_behind_a_bad_reading_is_still_not_json() {
+fn malformed_json_after_an_invalid_reading_takes_precedence() {
     let payload = r#"{"device_id":"d","timestamp":1,"readings":[{"sensor":1},{]}"#;
     assert_eq!(reason(payload), "not_json");
 }
@@ -342,7 +342,7 @@ fn quality() -> impl Strategy<Value = Quality> {
     ]
 }
 
-/// Up to 15 significant digits, which are read exactly.
+/// A number of up to 15 significant digits, which is read exactly.
 fn decimal() -> impl Strategy<Value = f64> {
     (-999_999_999_999_999_i64..=999_999_999_999_999, 0_i32..=15)
         .prop_map(|(digits, places)| digits as f64 / 10_f64.powi(places))
@@ -390,7 +390,7 @@ pub(super) fn json(message: &DeviceMessage<'_>) -> Vec<u8> {
     out
 }
 
-/// A message with bytes put in, taken out and cut off.
+/// A message with bytes inserted, removed and truncated.
 pub(super) fn damaged(
     message: impl Strategy<Value = DeviceMessage<'static>>,
 ) -> impl Strategy<Value = Vec<u8>> {
@@ -413,13 +413,13 @@ pub(super) fn damaged(
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(message in message(decimal())) {
+    fn written_messages_are_read_back(message in message(decimal())) {
         let bytes = json(&message);
         prop_assert_eq!(parse(&bytes).map(DeviceMessage::into_owned), Ok(message.clone()));
     }
 
     #[test]
-    fn any_finite_value_is_read_back_to_15_digits(
+    fn finite_values_are_read_back_to_15_digits(
         value in prop::num::f64::NORMAL | prop::num::f64::ZERO,
     ) {
         let payload = with_reading(&format!(r#"{{"sensor":"s","value":{value:e}}}"#));
@@ -428,12 +428,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_accepted_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&bytes);
     }
 
     #[test]
-    fn a_damaged_message_is_read_or_refused(bytes in damaged(message(any::<f64>()))) {
+    fn damaged_messages_are_accepted_or_refused(bytes in damaged(message(any::<f64>()))) {
         if let Ok(message) = parse(&bytes) {
             prop_assert!(!message.device_id.is_empty() && !message.readings.is_empty());
             prop_assert!(message.readings.iter().all(|r| r.value.is_finite()));
@@ -441,7 +441,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_read_or_refused(
+    fn any_json_is_accepted_or_refused(
         text in r#"\{("(device_id|deviceId|timestamp|readings|temperature|seq)":(1|-1.5|"a"|null|\[\]|\{\}|\[\{"sensor":"s","value":1\}\]),?){0,6}\}"#,
     ) {
         if let Err(error) = parse(text.as_bytes()) {
@@ -451,7 +451,7 @@ proptest! {
 }
 
 fn any_text() -> impl Strategy<Value = String> {
-    // Longer than 127 bytes now and then: the length takes a byte more.
+    // Sometimes longer than 127 bytes, where the varint of the length takes two bytes.
     prop_oneof![9 => "[a-zäß0-9_-]{1,20}", 1 => "[a-z]{120,300}"]
 }
 
@@ -461,7 +461,7 @@ pub(super) fn any_message() -> impl Strategy<Value = DeviceMessage<'static>> {
         Just(Quality::Uncertain),
         Just(Quality::Bad)
     ];
-    // No more digits than a reader of JSON keeps.
+    // No more digits than JSON preserves.
     let value = (-100_000_000_000_i64..100_000_000_000).prop_map(|n| n as f64 / 100.0);
     let reading = (any_text(), value, proptest::option::of(any_text()), quality);
     let reading = reading.prop_map(|(sensor, value, unit, quality)| Reading {

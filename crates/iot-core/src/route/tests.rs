@@ -1,5 +1,3 @@
-//! What the routing rules must hold.
-
 use super::*;
 use proptest::prelude::*;
 
@@ -31,7 +29,7 @@ fn routes_by_tenant_and_project() {
 }
 
 #[test]
-fn parts_behind_the_project_do_not_matter() {
+fn parts_after_the_project_are_ignored() {
     let route = RouteRules::default()
         .route(&format!("{GIVEN}/a/b"))
         .unwrap();
@@ -39,7 +37,7 @@ fn parts_behind_the_project_do_not_matter() {
 }
 
 #[test]
-fn parts_are_counted_with_empty_ones() {
+fn empty_parts_are_counted() {
     assert_eq!(reason("/project"), "invalid_tenant");
     let error = RouteRules::default()
         .route("/a/b/c/d")
@@ -118,7 +116,7 @@ fn reserved_topics_are_refused() {
 }
 
 #[test]
-fn names_that_only_look_reserved_are_free() {
+fn names_similar_to_reserved_topics_are_allowed() {
     for names in ["iot2/x", "_x/y", "device-aggregates/x", "IOT/x"] {
         assert!(
             RouteRules::default().route(&topic(names)).is_ok(),
@@ -134,7 +132,7 @@ fn topics_that_differ_in_dot_and_underscore_collide() {
 }
 
 #[test]
-fn errors_repeat_only_the_start_of_a_long_name() {
+fn errors_truncate_long_names() {
     let error = RouteRules::default()
         .route(&topic(&format!("{}/p", "ü".repeat(10_000))))
         .expect_err("not ASCII");
@@ -142,7 +140,7 @@ fn errors_repeat_only_the_start_of_a_long_name() {
 }
 
 #[test]
-fn good_rules_have_no_problems() {
+fn valid_rules_have_no_problems() {
     let templates = [
         "{tenant}.{project}",
         "in.{project}.of.{tenant}",
@@ -159,7 +157,7 @@ fn good_rules_have_no_problems() {
 }
 
 #[test]
-fn all_problems_are_named_with_their_field() {
+fn all_problems_are_reported_with_their_field() {
     let rules = RouteRules {
         tenant_part: 70_000,
         project_part: 70_000,
@@ -178,7 +176,7 @@ fn all_problems_are_named_with_their_field() {
 }
 
 #[test]
-fn templates_that_mix_tenants_or_that_kafka_refuses_are_problems() {
+fn ambiguous_and_invalid_templates_are_problems() {
     let long = format!("{{tenant}}.{}", "x".repeat(248));
     for template in [
         "",
@@ -200,7 +198,7 @@ fn templates_that_mix_tenants_or_that_kafka_refuses_are_problems() {
 }
 
 #[test]
-fn topics_that_no_route_leads_to_have_no_names() {
+fn topics_outside_the_template_have_no_names() {
     let rules = RouteRules::default();
     for other in [
         "plain",
@@ -230,7 +228,7 @@ fn every_reason_is_listed() {
 
 proptest! {
     #[test]
-    fn never_panics_and_only_gives_valid_topics(mqtt in ".{0,300}", names in "[a-z./_-]{0,20}") {
+    fn any_mqtt_topic_gives_a_valid_kafka_topic_or_an_error(mqtt in ".{0,300}", names in "[a-z./_-]{0,20}") {
         for candidate in [mqtt, topic(&names)] {
             if let Ok(route) = RouteRules::default().route(&candidate) {
                 prop_assert!(check_topic(&route.topic).is_ok());
@@ -240,12 +238,12 @@ proptest! {
     }
 
     #[test]
-    fn a_topic_tells_the_names_it_was_made_of(
+    fn names_are_recovered_from_the_kafka_topic(
         tenant in "[a-z_-]{1,4}", project in "[a-z_-]{1,4}", template in 0..5usize,
     ) {
         let template = ["{tenant}.{project}", "in.{project}-.-{tenant}.x", "all", "{tenant}", "p-{project}"][template];
         let rules = RouteRules { topic: template.into(), ..RouteRules::default() };
-        // Some names make a topic that is reserved.
+        // Some names give a reserved topic.
         if let Ok(route) = rules.route(&topic(&format!("{tenant}/{project}"))) {
             let expected = (
                 template.contains(TENANT).then_some(tenant.as_str()),

@@ -1,5 +1,5 @@
-//! Other names of settings: those that programs of the same kind have for them, so that
-//! their files can be used as they are.
+//! Aliases: other names of settings, as similar programs use them, so that their
+//! configuration files work unchanged.
 
 use serde_json::{Map, Value, json};
 
@@ -7,25 +7,25 @@ use super::Problems;
 use super::load::{Override, join};
 use super::tree::parse_yaml;
 
-/// What another name of a setting means.
+/// The meaning of an alias.
 #[derive(Debug, Clone, Copy)]
 pub enum Alias {
     /// The setting with this path.
     Of(&'static str),
-    /// The setting with this path, with a value that is made of the one given.
+    /// The setting with this path; the function converts the value given.
     Made(&'static str, fn(&Value) -> Value),
-    /// Nothing here: any value is accepted, and this is why.
+    /// No setting: any value is accepted and ignored, for this reason.
     Nothing(&'static str),
 }
 
-/// Other names, as dotted paths, and what they mean.
+/// Aliases, as dotted paths, with their meaning.
 pub type Aliases = &'static [(&'static str, Alias)];
 
-/// A setting and the other name under which it was given.
+/// The path of a setting, and the alias under which it was given.
 pub(super) type Renamed = (&'static str, &'static str);
 
 impl Alias {
-    /// Path and value of the setting that is meant.
+    /// Path and value of the setting; `None` if the alias is ignored.
     fn setting(self, given: &Value) -> Option<(&'static str, Value)> {
         match self {
             Self::Of(path) => Some((path, given.clone())),
@@ -35,8 +35,8 @@ impl Alias {
     }
 }
 
-/// A file with all settings under their own names, and which had others. What is no YAML
-/// is left as it is.
+/// Replaces the aliases in a YAML file, and returns which were replaced. Text that is not
+/// YAML is returned unchanged.
 pub(super) fn rename_in_file(
     text: String,
     aliases: Aliases,
@@ -66,7 +66,7 @@ pub(super) fn rename_in_file(
     (tree.to_string(), renamed)
 }
 
-/// Variables, or flags, with the paths of settings in place of other names.
+/// Replaces the aliases in environment variables or flags.
 pub(super) fn rename(
     overrides: Vec<Override>,
     aliases: Aliases,
@@ -99,10 +99,10 @@ pub(super) fn rename(
 }
 
 fn contradiction(path: &str) -> String {
-    format!("is another name of {path}, and both are given with different values: leave one out")
+    format!("is another name of {path}, and both are given different values; remove one")
 }
 
-/// Names that are given and mean nothing, and why.
+/// The ignored aliases that are given, with the reasons.
 pub(super) fn without_effect<'o>(
     text: &str,
     overrides: impl Iterator<Item = &'o str>,
@@ -122,7 +122,7 @@ pub(super) fn without_effect<'o>(
     notes
 }
 
-/// Refuses what is left in sections that have other names only.
+/// Refuses what [`rename_in_file`] left in sections that consist of aliases.
 pub(super) fn refuse_rest(
     aliases: Aliases,
     defaults: &Value,
@@ -156,7 +156,7 @@ pub(super) fn refuse_rest(
     }
 }
 
-/// Takes a value out of a tree, and the sections that are empty then.
+/// Removes a value from a tree, and the sections that become empty.
 fn take(tree: &mut Value, path: &str) -> Option<Value> {
     let section = tree.as_object_mut()?;
     let Some((key, rest)) = path.split_once('.') else {
@@ -172,7 +172,7 @@ fn take(tree: &mut Value, path: &str) -> Option<Value> {
 
 /// Puts a value into a tree; `false` if another one is there.
 fn put(tree: &mut Value, path: &str, value: Value) -> bool {
-    // What is no section here is refused later.
+    // `conform` refuses values in the place of sections later.
     let Some(section) = tree.as_object_mut() else {
         return true;
     };
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn values_go_where_they_belong_and_empty_sections_with_them() {
+    fn aliases_in_a_file_are_replaced() {
         let text = "producer: {acks: all, retries: 2, pool: 7}\nkafka:\nlog: {level: info}\n";
         let (tree, renamed, problems) = in_file(text);
         let expected = json!({"kafka": {"acks": "all", "tries": 3}, "log": {"level": "info"}});
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_under_both_names_is_no_contradiction() {
+    fn only_different_values_under_both_names_are_a_problem() {
         let (.., problems) = in_file("producer: {acks: all}\nkafka: {acks: all}\n");
         assert_eq!(problems, "");
         let (tree, _, problems) = in_file("producer: {acks: one}\nkafka: {acks: all}\n");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_in_a_section_of_other_names_is_unknown() {
+    fn unknown_keys_in_a_section_of_aliases_are_refused() {
         let defaults = json!({"kafka": {"acks": "all"}});
         let mut given = json!({"kafka": {"x": 1}, "producer": {"y": 1}});
         let mut problems = Problems::default();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_section_is_not_dropped_in_silence() {
+    fn a_value_in_place_of_a_section_is_refused() {
         for wrong in [json!("x"), json!(5), json!([1])] {
             let (mut given, mut problems) = (json!({"producer": wrong}), Problems::default());
             refuse_rest(ALIASES, &json!({"kafka": {}}), &mut given, &mut problems);
@@ -257,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_told_wherever_it_is_given() {
-        let told = |text, overrides: &[&'static str]| {
+    fn ignored_aliases_are_reported_from_every_source() {
+        let notes = |text, overrides: &[&'static str]| {
             without_effect(text, overrides.iter().copied(), ALIASES)
         };
         let note = |name| (name, "there is none");
-        assert_eq!(told("producer: {pool: 7}\n", &[]), [note("producer.pool")]);
-        assert_eq!(told("", &["kafka.pool", "other"]), [note("kafka.pool")]);
-        assert_eq!(told("producer: {acks: all}\n", &["producer.acks"]), []);
+        assert_eq!(notes("producer: {pool: 7}\n", &[]), [note("producer.pool")]);
+        assert_eq!(notes("", &["kafka.pool", "other"]), [note("kafka.pool")]);
+        assert_eq!(notes("producer: {acks: all}\n", &["producer.acks"]), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a running service that follow their file.
+//! Hot reload: the settings of a running service follow their file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use super::load::{complete, join, load_given, tree};
 use super::{Problems, Settings, Sources};
 use crate::logs::LogControl;
 
-/// How often the file is looked at. Its content is compared, not its time or
-/// inode: a ConfigMap is updated by swapping a symbolic link further up.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often the file is polled. The content is compared instead of the time or
+/// inode, because Kubernetes updates a ConfigMap by swapping a symbolic link to a
+/// directory above the file.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The current settings. Clones follow the same source.
+/// The current settings of a service. Clones see the same changes.
 #[derive(Debug)]
 pub struct Live<S>(watch::Receiver<Arc<S>>);
 
@@ -32,17 +33,17 @@ impl<S> Live<S> {
         Self(watch::channel(Arc::new(settings)).1)
     }
 
-    /// Settings that whoever holds the sender changes.
+    /// Settings that change when the sender of `settings` sends.
     pub fn of(settings: watch::Receiver<Arc<S>>) -> Self {
         Self(settings)
     }
 
-    /// The settings as they are now.
+    /// The current settings.
     pub fn current(&self) -> Arc<S> {
         self.0.borrow().clone()
     }
 
-    /// Waits for the next change; for ever if there can't be one.
+    /// Waits for the next change; never returns once the sender is gone.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -50,8 +51,8 @@ impl<S> Live<S> {
     }
 }
 
-/// Starts to follow the file, and SIGHUP, until `stop`. `given` is what
-/// `settings` were read from.
+/// Reloads the settings when the file changes or on SIGHUP, until `stop`. `given` is
+/// the tree of raw values that `settings` were read from.
 pub(crate) fn watch<S: Settings>(
     (settings, given): (S, Value),
     sources: Sources,
@@ -62,13 +63,13 @@ pub(crate) fn watch<S: Settings>(
     let (sender, receiver) = watch::channel(Arc::new(settings));
     tokio::spawn(async move {
         let mut given = given;
-        // The file may have changed since it was loaded: the first look reloads.
+        // The file may have changed since it was loaded, so the first poll reloads.
         let mut seen = None;
         loop {
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = hangups.recv() => true,
-                () = tokio::time::sleep(EVERY) => false,
+                () = tokio::time::sleep(POLL_INTERVAL) => false,
             };
             let now = content(&sources);
             if asked || now != seen {
@@ -94,7 +95,7 @@ fn reload<S: Settings>(
     match adopt(running.as_ref(), given, sources) {
         Ok((settings, taken, diff)) => {
             for setting in &diff.refused {
-                tracing::warn!(setting, "can't change while running: restart to apply it");
+                tracing::warn!(setting, "changed in the file; restart to apply it");
             }
             if let Some(logs) = logs {
                 logs.set_level(&settings.log().level);
@@ -107,20 +108,21 @@ fn reload<S: Settings>(
         }
         Err(problems) => tracing::error!(
             problems = problems.to_string(),
-            "the new configuration is not valid; the old one stays"
+            "the new configuration is invalid; keeping the old one"
         ),
     }
 }
 
-/// What a reload changed and what it could not.
+/// The paths of changed settings: those that a reload applied, and those that need a
+/// restart.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Diff {
     applied: Vec<String>,
     refused: Vec<String>,
 }
 
-/// The settings after a reload: the live ones as they are given now, the
-/// others as they were given before.
+/// The settings after a reload: live settings have their new values, the others keep
+/// the old ones.
 fn adopt<S: Settings>(
     running: &S,
     given: &Value,
@@ -146,8 +148,8 @@ fn adopt<S: Settings>(
     problems.or((settings, taken, diff))
 }
 
-/// Goes through what differs between the running and the wanted settings, and
-/// puts back what was given before where a setting is not live.
+/// Compares the running and the wanted settings, and restores in `taken` the old value
+/// of each changed setting that is not live.
 fn keep_fixed<S: Settings>(
     running: &Value,
     wanted: &Value,
@@ -180,7 +182,7 @@ fn keep_fixed<S: Settings>(
     }
 }
 
-/// Sections have fixed keys; a free-form map is one value.
+/// Sections have fixed keys; a free-form map counts as one value.
 fn is_section(old: &Value, new: &Value) -> bool {
     match (old.as_object(), new.as_object()) {
         (Some(old), Some(new)) => old.keys().eq(new.keys()),
@@ -253,7 +255,7 @@ mod tests {
         }
     }
 
-    /// A file as a ConfigMap mounts it: a link to a directory that is swapped.
+    /// A file like in a mounted ConfigMap: updates swap a link to its directory.
     struct Mounted(tempfile::TempDir);
 
     impl Mounted {
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_swapped_file_is_taken_over() {
+    async fn a_swapped_file_is_reloaded() {
         let mounted = Mounted::new("interval: 5s\npassword: hunter2\n");
         let sources = sources(&mounted.file());
         let loaded = load_given::<Example>(&sources).unwrap();
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_reload_is_refused_with_its_problems() {
+    fn an_invalid_reload_is_refused_with_its_problems() {
         let mounted = Mounted::new("interval: 5s\n");
         let sources = sources(&mounted.file());
         let (running, given) = load_given::<Example>(&sources).unwrap();
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_removed_falls_back_only_when_it_is_live() {
+    fn only_live_settings_return_to_their_default_when_removed() {
         let mounted = Mounted::new("interval: 5s\ntopic: mine\nlog:\n  format: json\n");
         let sources = sources(&mounted.file());
         let (running, given) = load_given::<Example>(&sources).unwrap();

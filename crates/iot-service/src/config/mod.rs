@@ -1,9 +1,9 @@
 //! Layered configuration: defaults, then a YAML file, then the environment,
-//! then flags; the later wins.
+//! then flags; later layers win.
 //!
 //! A service describes its settings as plain structs that implement
-//! [`Settings`]. [`load`] reads all layers and reports every problem at once,
-//! each with the path of the setting and where its value came from.
+//! [`Settings`]. [`load`] reads all layers and reports all problems at once,
+//! each with the path of the setting and the source of its value.
 
 mod alias;
 mod live;
@@ -29,31 +29,31 @@ use crate::logs::LogFormat;
 
 /// The settings of one service.
 ///
-/// Every struct in it has `#[serde(default, deny_unknown_fields)]`. What its
-/// `Default` serialises to is the list of known settings and of their types: a
-/// text from the environment becomes a number, a boolean or a list where the
-/// default is one, and an empty map takes any keys.
+/// Every struct in it has `#[serde(default, deny_unknown_fields)]`. Its serialised
+/// `Default` is the list of known settings and their types: a string from the
+/// environment becomes a number, a boolean or a list if the default is one, and an
+/// empty map accepts any keys.
 pub trait Settings: Serialize + DeserializeOwned + Default + Clone + Send + Sync + 'static {
-    /// The name of the service, such as `iot-bridge`.
+    /// Name of the service, such as `iot-bridge`.
     const SERVICE: &'static str;
-    /// A commented YAML file that holds exactly the defaults.
+    /// A commented YAML file with exactly the defaults.
     const EXAMPLE: &'static str;
-    /// Well-known variables and the settings they stand for, such as
+    /// Well-known environment variables and the paths of their settings, such as
     /// `("KAFKA_BROKERS", "kafka.brokers")`.
     const ENV: &'static [(&'static str, &'static str)];
-    /// Other names of settings; a file or a layer above it may use either.
+    /// Other names of settings, accepted in every layer above the defaults.
     const ALIASES: Aliases = &[];
-    /// Paths of the settings (or whole sections) that a running service takes
-    /// over when they change. `log.level` is one always.
+    /// Paths of the settings, or whole sections, that take effect without a restart.
+    /// `log.level` always does.
     const LIVE: &'static [&'static str];
 
-    /// Adds every problem that types alone don't show.
+    /// Adds all problems that the types do not rule out.
     fn validate(&self, problems: &mut Problems);
-    /// How to log.
+    /// Section `log`.
     fn log(&self) -> &LogConfig;
-    /// Where the ops listener is.
+    /// Section `ops`.
     fn ops(&self) -> &OpsConfig;
-    /// Where the service's own API is, if it has one.
+    /// Section `http`, if the service has an API of its own.
     fn http(&self) -> Option<&HttpConfig> {
         None
     }
@@ -63,9 +63,10 @@ pub trait Settings: Serialize + DeserializeOwned + Default + Clone + Send + Sync
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives by module.
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or directives by module such as
+    /// `info,iot_bridge=debug`.
     pub level: String,
-    /// `auto`, `json` or `text`.
+    /// Format of the lines: `auto`, `json` or `text`.
     pub format: LogFormat,
 }
 
@@ -82,7 +83,7 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpsConfig {
-    /// `host:port` of `/metrics`, `/livez` and `/readyz`.
+    /// Address (`host:port`) of `/metrics`, `/livez` and `/readyz`.
     pub listen: String,
 }
 
@@ -90,23 +91,23 @@ pub struct OpsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// `host:port` of the service's API.
+    /// Address (`host:port`) of the service's API.
     pub listen: String,
 }
 
-/// Where settings come from, besides the defaults.
+/// The sources of settings above the defaults, in ascending priority.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// A YAML file.
+    /// YAML file.
     pub file: Option<PathBuf>,
-    /// Environment variables: the well-known ones, `IOT_SECTION__KEY`, and
-    /// `IOT_KEY` for a setting outside of sections are taken, others ignored.
+    /// Environment variables. The well-known ones, `IOT_SECTION__KEY`, and
+    /// `IOT_KEY` for a setting outside of sections are used, others ignored.
     pub env: Vec<(String, String)>,
     /// Dotted paths and values from the command line.
     pub flags: Vec<(String, String)>,
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -117,22 +118,22 @@ struct Problem {
 }
 
 impl Problems {
-    /// Adds a problem of the setting at `path`, such as `kafka.linger`.
+    /// Adds a problem of the setting with this path, such as `kafka.linger`.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         let (path, message) = (path.into(), message.into());
         self.0.push(Problem { path, message });
     }
 
-    /// Whether there is none.
+    /// Whether there are no problems.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Ends a check: the value when there is no problem.
+    /// Returns `value` if there are no problems.
     ///
     /// # Errors
-    /// All problems, if there are any.
+    /// The problems, if there are any.
     pub fn or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() {
             Ok(value)
@@ -143,7 +144,7 @@ impl Problems {
 }
 
 impl fmt::Display for Problems {
-    /// One line a problem.
+    /// One line per problem.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, Problem { path, message }) in self.0.iter().enumerate() {
             if index > 0 {

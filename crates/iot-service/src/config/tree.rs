@@ -1,4 +1,4 @@
-//! YAML files that are not a service's settings, such as lists for its tools.
+//! YAML files other than a service's configuration, such as mappings and lists.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::Problems;
 use super::load::join;
 
-/// Reads a YAML file whose root is a section.
+/// Reads a YAML file whose root is a map.
 ///
 /// # Errors
-/// It can't be read, or is not YAML.
+/// The file can't be read, or is not YAML.
 pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
     let problem = |message: String| {
         let mut problems = Problems::default();
@@ -24,10 +24,10 @@ pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
     parse_yaml(&text).map_err(problem)
 }
 
-/// The same of a text.
+/// Parses YAML whose root is a map.
 ///
 /// # Errors
-/// It is not YAML.
+/// The parser's message, if `text` is not YAML.
 pub fn parse_yaml(text: &str) -> Result<Value, String> {
     Config::builder()
         .add_source(File::from_str(text, FileFormat::Yaml))
@@ -36,7 +36,8 @@ pub fn parse_yaml(text: &str) -> Result<Value, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Makes a `T` of what stands at `path`, or adds what is wrong with it.
+/// Deserialises `value`. On failure it adds a problem under `path`, the path of the
+/// value in its file, and returns `None`.
 pub fn extract<T: DeserializeOwned>(
     value: &Value,
     path: &str,
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_named_with_their_path() {
+    fn problems_are_reported_with_their_path() {
         let text = "good: {name: a, limits: {max.bytes: 1}}\n\
                     type: {name: a, limits: {max.bytes: many}}\n\
                     key: {name: a, limts: {}}\n";
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn a_missing_file_is_reported_by_name() {
         let problems = read_yaml(Path::new("/nowhere/topics.yaml")).unwrap_err();
         assert!(
             problems

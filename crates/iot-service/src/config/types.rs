@@ -1,4 +1,4 @@
-//! Types that carry their unit in configuration files.
+//! Types of settings: quantities with their unit, and secrets.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use jiff::fmt::friendly::{Designator, Spacing, SpanParser, SpanPrinter};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time, written as `250ms`, `10s` or `1h 30m`.
+/// A duration, written as `250ms`, `10s` or `1h 30m`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
 impl HumanDuration {
-    /// So many milliseconds.
+    /// A duration in milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// So many seconds.
+    /// A duration in seconds.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
@@ -65,19 +65,19 @@ impl FromStr for HumanDuration {
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// So many kibibytes.
+    /// A size in kibibytes (1,024 bytes).
     #[must_use]
     pub const fn kib(n: u64) -> Self {
         Self(n * 1024)
     }
 
-    /// So many mebibytes.
+    /// A size in mebibytes (1,048,576 bytes).
     #[must_use]
     pub const fn mib(n: u64) -> Self {
         Self(n * 1024 * 1024)
     }
 
-    /// The number, for sizes in memory.
+    /// The number of bytes, for sizes in memory.
     #[must_use]
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -85,7 +85,7 @@ impl ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// The largest unit that says the number exactly.
+    /// In the largest unit that divides the number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         match units
@@ -108,19 +108,20 @@ impl FromStr for ByteSize {
     }
 }
 
-/// A text that is never printed: not in logs, not by `check-config`.
+/// A secret string: `Display`, `Debug` and serialisation redact it, so that neither
+/// logs nor `check-config` contain it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one place that needs it.
+    /// The secret itself, for the code that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether nothing was given.
+    /// Whether the secret is empty, that is, not set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -157,7 +158,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Reads and writes a type as the text that it prints and parses.
+/// Serialises a type by its `Display` and deserialises it by its `FromStr`.
 macro_rules! serde_as_text {
     ($($type:ty),*) => {$(
         impl Serialize for $type {
@@ -181,19 +182,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_what_they_print() {
+    fn printed_durations_parse_back() {
         for (text, millis) in [("250ms", 250), ("10s", 10_000), ("1h 30m", 5_400_000)] {
             let duration: HumanDuration = text.parse().unwrap();
             assert_eq!(duration, HumanDuration::from_millis(millis));
             assert_eq!(duration.to_string(), text);
         }
         for text in ["", "10", "-5s", "soon"] {
-            assert!(text.parse::<HumanDuration>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn sizes_read_what_they_print() {
+    fn printed_sizes_parse_back() {
         for (text, bytes) in [
             ("64 KiB", 65_536),
             ("8 MiB", 8 << 20),

@@ -1,4 +1,4 @@
-//! The ops endpoints, asked over HTTP as an operator's tools ask them.
+//! The ops endpoints over HTTP.
 
 use iot_service::health::Health;
 use testkit::http::Ops;
@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
-async fn metrics_and_health_are_served_until_the_end() {
+async fn metrics_and_health_are_served_until_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ops = Ops(listener.local_addr().unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());

@@ -1,8 +1,8 @@
-//! `iot-ledger score`: how many of the simulator's anomalies have an alert, and how many
-//! alerts are right.
+//! `iot-ledger score`: the recall and precision of alerts against the simulator's
+//! anomalies.
 //!
-//! 1. read the devices' messages, whose headers have labels
-//! 2. read the truth file instead of the labels, if there is one
+//! 1. read the devices' messages, with the labels in their headers
+//! 2. read the truth file instead of the labels, if one is given
 //! 3. read the alerts that a consumer wrote to Kafka, and compare
 
 mod tally;
@@ -31,46 +31,46 @@ use crate::reading::{Units, message, owner};
 use crate::security::KafkaArgs;
 use tally::{Alert, Evidence, Score, Series};
 
-/// How long connecting to Kafka may take.
+/// Deadline of connecting to Kafka.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Events of alerts that are raised.
+/// Type of the event of a raised alert.
 const RAISED: &str = "alert.created";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// Topics with the devices' messages, separated by commas.
+    /// Read the devices' messages from these topics, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
-    /// Topic with the consumer's alerts (outputs.alerts).
+    /// Read the consumer's alerts from this topic (outputs.alerts).
     #[arg(long, default_value = "alert-events")]
     alerts: String,
-    /// Topic with the records that the consumer refused (dead_letter.topic).
+    /// Read the consumer's dead letters from this topic (dead_letter.topic).
     #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
-    /// The simulator's anomaly.truth_file; without, the labels in the messages count, and
-    /// labelled readings in a row are one anomaly.
+    /// Read the anomalies from this file (the simulator's anomaly.truth_file); by default,
+    /// consecutive readings with a label in the messages are one anomaly.
     #[arg(long)]
     truth: Option<PathBuf>,
-    /// Anomalies before so many readings of their sensor don't count.
+    /// Ignore anomalies within this number of first readings of their sensor.
     #[arg(long, default_value_t = 200)]
     warm_up: usize,
-    /// What has to be reached, such as stuck.recall=0.9, separated by commas; else the exit
-    /// code is 1.
+    /// Exit with 1 unless these minimums are reached, such as stuck.recall=0.9; separate
+    /// several with commas.
     #[arg(long, value_delimiter = ',')]
-    at_least: Vec<Least>,
+    at_least: Vec<Minimum>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// What a kind has to reach.
+/// The minimum of one measure of a kind.
 #[derive(Debug, Clone, PartialEq)]
-struct Least {
+struct Minimum {
     kind: String,
     measure: Measure,
-    least: f64,
+    share: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ struct Report {
     kinds: BTreeMap<String, Score>,
 }
 
-/// The event of an alert.
+/// An event in the alerts' topic.
 #[derive(Deserialize)]
 struct Event {
     #[serde(rename = "type")]
@@ -126,10 +126,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         report.print();
     }
-    Ok(report.judge(&args.at_least))
+    Ok(report.exit_code(&args.at_least))
 }
 
-/// Reads what is in a topic now.
+/// Reads the current records of a topic.
 async fn each_record(
     kafka: &Client,
     topic: &str,
@@ -160,7 +160,8 @@ fn read_truth(path: &Path, evidence: &mut Evidence) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Of a record that is no message nothing is taken: the consumer took nothing either.
+/// Adds the readings and labels of a record. Invalid messages are ignored, as the consumer
+/// ignores them.
 fn take_message(topic: &str, record: &Record, by_labels: bool, evidence: &mut Evidence) {
     // The simulator's sensors are the standard ones.
     let units = Units::new();
@@ -189,12 +190,12 @@ fn take_message(topic: &str, record: &Record, by_labels: bool, evidence: &mut Ev
     }
 }
 
-/// `temperature=spike,current=drift`.
+/// Parses sensors and kinds from a label such as `temperature=spike,current=drift`.
 fn parse_labels(labels: &str) -> impl Iterator<Item = (&str, &str)> {
     labels.split(',').filter_map(|label| label.split_once('='))
 }
 
-/// Events of other kinds may be in the same topic.
+/// Adds the alert of an event. The topic also has events of other types.
 fn evidence_of_alert(record: &Record, evidence: &mut Evidence) {
     let event = record.value.as_deref().map(serde_json::from_slice::<Event>);
     if let Some(Ok(event)) = event
@@ -205,11 +206,11 @@ fn evidence_of_alert(record: &Record, evidence: &mut Evidence) {
     }
 }
 
-impl FromStr for Least {
+impl FromStr for Minimum {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('=').and_then(|(name, least)| {
+        let parsed = text.split_once('=').and_then(|(name, share)| {
             let (kind, measure) = name.split_once('.')?;
             let measure = match measure {
                 "recall" => Measure::Recall,
@@ -219,7 +220,7 @@ impl FromStr for Least {
             Some(Self {
                 kind: kind.to_owned(),
                 measure,
-                least: least.parse().ok()?,
+                share: share.parse().ok()?,
             })
         });
         parsed.ok_or_else(|| format!("{text:?} is not KIND.recall=SHARE or KIND.precision=SHARE"))
@@ -227,13 +228,12 @@ impl FromStr for Least {
 }
 
 impl Report {
-    /// Whether everything was reached; what was not is said.
-    fn judge(&self, wanted: &[Least]) -> ExitCode {
-        let missed = wanted.iter().filter(|least| !self.reaches(least));
+    /// The exit code; minimums that are not reached are printed.
+    fn exit_code(&self, minimums: &[Minimum]) -> ExitCode {
+        let missed = minimums.iter().filter(|minimum| !self.reaches(minimum));
         let missed: Vec<_> = missed.collect();
-        for least in &missed {
-            let Least { kind, least, .. } = least;
-            eprintln!("iot-ledger: {kind} does not reach {least}");
+        for Minimum { kind, share, .. } in &missed {
+            eprintln!("iot-ledger: {kind} is below the minimum of {share}");
         }
         if missed.is_empty() {
             ExitCode::SUCCESS
@@ -242,16 +242,16 @@ impl Report {
         }
     }
 
-    /// What could not be measured was not reached.
-    fn reaches(&self, least: &Least) -> bool {
+    /// Whether a minimum is reached; a measure without a value does not reach it.
+    fn reaches(&self, minimum: &Minimum) -> bool {
         let share = self
             .kinds
-            .get(&least.kind)
-            .and_then(|score| match least.measure {
+            .get(&minimum.kind)
+            .and_then(|score| match minimum.measure {
                 Measure::Recall => score.recall,
                 Measure::Precision => score.precision,
             });
-        share.is_some_and(|share| share >= least.least)
+        share.is_some_and(|share| share >= minimum.share)
     }
 
     fn print(&self) {
@@ -291,8 +291,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_to_be_reached_is_read_and_judged() {
-        let least: Least = "stuck.recall=0.9".parse().unwrap();
+    fn minimums_are_parsed_and_compared() {
+        let minimum: Minimum = "stuck.recall=0.9".parse().unwrap();
         let score = |recall| Report {
             readings: 0,
             sensors: 0,
@@ -305,21 +305,21 @@ mod tests {
             )]
             .into(),
         };
-        assert!(score(Some(0.9)).reaches(&least));
-        assert!(!score(Some(0.89)).reaches(&least));
-        assert!(!score(None).reaches(&least), "not measured");
+        assert!(score(Some(0.9)).reaches(&minimum));
+        assert!(!score(Some(0.89)).reaches(&minimum));
+        assert!(!score(None).reaches(&minimum), "not measured");
         for wrong in [
             "stuck=0.9",
             "stuck.delay=1",
             "stuck.recall=much",
             "recall<0.9",
         ] {
-            assert!(wrong.parse::<Least>().is_err(), "{wrong}");
+            assert!(wrong.parse::<Minimum>().is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn labels_are_of_sensors() {
+    fn labels_are_parsed() {
         let labels: Vec<_> = parse_labels("temperature=spike,switch=toggling").collect();
         assert_eq!(labels, [("temperature", "spike"), ("switch", "toggling")]);
         assert_eq!(parse_labels("nothing").count(), 0);

@@ -1,16 +1,16 @@
-//! Alerts against anomalies: which were found, which alerts are right, and how late.
+//! Compares alerts with anomalies: recall, precision and delay.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::sensor;
 use serde::{Deserialize, Serialize};
 
-/// Found by its limit, which needs no label.
+/// Kind of alerts that are checked against the sensor's threshold instead of labels.
 const THRESHOLD: &str = "threshold";
-/// Labelled, but nothing that an alert of a sensor's readings could find.
+/// Kind of anomalies without readings, which no alert of readings can find.
 const DROPOUT: &str = "dropout";
 
-/// The readings of one sensor.
+/// Identity of one sensor of a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) struct Series {
     pub(super) tenant: String,
@@ -19,8 +19,8 @@ pub(super) struct Series {
     pub(super) sensor: String,
 }
 
-/// A line of the simulator's truth file: from its first reading to its last,
-/// milliseconds since the epoch.
+/// A line of the simulator's truth file, with the times of its first and last reading in
+/// milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct Anomaly {
     #[serde(flatten)]
@@ -30,7 +30,7 @@ pub(super) struct Anomaly {
     pub(super) to: i64,
 }
 
-/// An alert as it was raised.
+/// A raised alert.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct Alert {
     pub(super) id: String,
@@ -40,32 +40,33 @@ pub(super) struct Alert {
     pub(super) raised_at: i64,
 }
 
-/// What there is to compare.
+/// The data to compare.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     /// Times and values.
     readings: BTreeMap<Series, Vec<(i64, f64)>>,
     anomalies: Vec<Anomaly>,
-    /// Times of single readings with the label of a kind.
+    /// Times of the readings with a label, by kind.
     labels: BTreeMap<(Series, String), BTreeSet<i64>>,
+    /// Alerts by id.
     alerts: BTreeMap<String, Alert>,
 }
 
-/// How well one kind is found.
+/// The result for one kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Score {
-    /// Labelled, after the warm-up.
+    /// Number of anomalies after the warm-up.
     pub(super) anomalies: usize,
-    /// Of those, with an alert while they lasted.
+    /// Number of anomalies during which an alert was raised.
     pub(super) found: usize,
-    /// `found` by `anomalies`; none if there were none.
+    /// `found` / `anomalies`; `None` without anomalies.
     pub(super) recall: Option<f64>,
     pub(super) alerts: usize,
-    /// Of those, raised during an anomaly of the kind, or beyond the sensor's limit.
+    /// Number of alerts raised during an anomaly of the kind, or beyond the threshold.
     pub(super) right: usize,
-    /// `right` by `alerts`; none if there were none.
+    /// `right` / `alerts`; `None` without alerts.
     pub(super) precision: Option<f64>,
-    /// Readings from the first of an anomaly to its alert, both counted.
+    /// Number of readings from the first of an anomaly to its alert, both included.
     pub(super) delay_p50: Option<usize>,
     pub(super) delay_p95: Option<usize>,
 }
@@ -79,25 +80,26 @@ impl Evidence {
         self.anomalies.push(anomaly);
     }
 
-    /// A single reading is labelled; such readings in a row are one anomaly.
+    /// Adds a labelled reading; consecutive ones are one anomaly.
     pub(super) fn add_label(&mut self, series: Series, kind: &str, time: i64) {
         let labels = self.labels.entry((series, kind.to_owned()));
         labels.or_default().insert(time);
     }
 
-    /// The same alert may be told twice.
+    /// Adds an alert; a duplicate with the same id is ignored.
     pub(super) fn add_alert(&mut self, alert: Alert) {
         self.alerts.insert(alert.id.clone(), alert);
     }
 
-    /// How many readings, and of how many sensors.
+    /// The number of readings and of sensors.
     pub(super) fn counts(&self) -> (usize, usize) {
         let readings = self.readings.values().map(Vec::len).sum();
         (readings, self.readings.len())
     }
 
-    /// By kind. Anomalies before the `warm_up`-th reading of their sensor don't count:
-    /// detectors have to learn. Alerts of sensors or times without readings don't either.
+    /// The scores by kind. Anomalies before the `warm_up`-th reading of their sensor do not
+    /// count, because detectors have to learn first. Neither do alerts of sensors or times
+    /// without readings.
     pub(super) fn score(mut self, warm_up: usize) -> BTreeMap<String, Score> {
         for readings in self.readings.values_mut() {
             readings.sort_by_key(|(time, _)| *time);
@@ -130,7 +132,7 @@ impl Evidence {
         scores
     }
 
-    /// Makes anomalies of labels.
+    /// Joins consecutive labelled readings to anomalies.
     fn join_labels(&mut self) {
         for ((series, kind), times) in std::mem::take(&mut self.labels) {
             let Some(readings) = self.readings.get(&series) else {
@@ -171,7 +173,7 @@ impl Evidence {
         self.anomalies.iter().any(|anomaly| anomaly.has(alert))
     }
 
-    /// Whether a reading of that time crosses the limit of the standard sensor.
+    /// Whether a reading at the time of the alert crosses the standard sensor's threshold.
     fn is_beyond_limit(&self, alert: &Alert) -> bool {
         let limit = sensor::lookup(&alert.series.sensor).and_then(|sensor| sensor.alert);
         let readings = self.readings.get(&alert.series);
@@ -184,7 +186,7 @@ impl Evidence {
             .any(|(_, value)| limit.is_crossed_by(*value))
     }
 
-    /// How many readings were before.
+    /// The number of readings of a sensor before a time.
     fn number(&self, series: &Series, at: i64) -> usize {
         let readings = self.readings.get(series);
         readings.map_or(0, |all| all.partition_point(|(time, _)| *time < at))
@@ -192,7 +194,7 @@ impl Evidence {
 }
 
 impl Anomaly {
-    /// Whether an alert of its kind was raised while it lasted.
+    /// Whether an alert of this kind was raised during the anomaly.
     fn has(&self, alert: &Alert) -> bool {
         self.kind == alert.kind
             && (self.from..=self.to).contains(&alert.raised_at)
@@ -225,10 +227,10 @@ mod tests {
         }
     }
 
-    /// A reading each second; `temperature` is too hot from 70 on.
+    /// One reading per second; `temperature` is above its threshold from second 70 on.
     fn evidence() -> Evidence {
         let mut evidence = Evidence::default();
-        // Late ones too: the order of the log is not that of time.
+        // In descending order, because the log is not ordered by event time.
         for second in (0..100_i64).rev() {
             let value = if second < 70 { 20.0 } else { 60.0 };
             for sensor in ["temperature", "humidity"] {
@@ -257,9 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_and_what_is_right() {
+    fn recall_precision_and_delay_are_computed() {
         let mut evidence = evidence();
-        // Before the warm-up, found, missed, and found late.
+        // Within the warm-up, found, missed, and found late.
         for (from, to) in [(5, 9), (20, 29), (40, 49), (60, 69)] {
             evidence.add_anomaly(anomaly("stuck", from, to));
         }
@@ -267,7 +269,7 @@ mod tests {
         for second in [6, 24, 69, 69] {
             evidence.add_alert(alert("stuck", "temperature", second));
         }
-        // Another kind, another sensor, outside of all readings.
+        // Another kind, another sensor, after all readings, a sensor without readings.
         evidence.add_alert(alert("drift", "temperature", 45));
         evidence.add_alert(alert("stuck", "humidity", 45));
         evidence.add_alert(alert("stuck", "temperature", 100));
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crossing_of_the_limit_needs_no_label() {
+    fn threshold_alerts_need_no_label() {
         let mut evidence = evidence();
         for second in [69, 70, 71] {
             evidence.add_alert(alert("threshold", "temperature", second));
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn labelled_readings_in_a_row_are_one_anomaly() {
+    fn consecutive_labelled_readings_are_one_anomaly() {
         let mut evidence = evidence();
         for second in [30, 31, 32, 40] {
             evidence.add_label(series("temperature"), "drift", second * 1_000);
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_the_truth_file_and_alerts_are_read() {
+    fn truth_file_and_alerts_are_parsed() {
         let line = r#"{"tenant":"t","project":"p","device":"d","sensor":"temperature",
             "kind":"stuck","from":20000,"to":29000}"#;
         let read: Anomaly = serde_json::from_str(line).unwrap();

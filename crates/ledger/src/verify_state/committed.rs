@@ -1,5 +1,5 @@
-//! A partition with transactions, read through librdkafka: rskafka can't read the
-//! markers that end transactions, nor tell which of them were aborted.
+//! Reads a partition with transactions through librdkafka, because rskafka neither
+//! reads the markers that end transactions nor skips aborted ones.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use rskafka::chrono::DateTime;
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::mpsc;
 
-/// How long the next record, or the end, may take.
+/// Deadline of the next record or of the end of the partition.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Records read ahead.
+/// Number of records that are read ahead.
 const READ_AHEAD: usize = 1_000;
 
-/// How librdkafka reaches Kafka.
+/// Connects librdkafka to Kafka.
 #[derive(Debug, Clone)]
 pub(super) struct Committed {
     pub(super) brokers: String,
@@ -28,12 +28,12 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    /// The records of a partition from an offset on, without those of aborted
-    /// transactions, to the end or until the receiver is dropped.
+    /// Reads the records of a partition from an offset on, without those of aborted
+    /// transactions, to the end of the partition or until the receiver is dropped.
     ///
     /// # Errors
-    /// librdkafka is built without what the brokers ask for. That Kafka does not
-    /// answer comes through the channel.
+    /// librdkafka is built without a feature that `security` needs. Errors of Kafka are
+    /// sent through the channel.
     pub(super) fn read(
         &self,
         partition: &TopicPartition,
@@ -44,7 +44,7 @@ impl Committed {
         for (name, value) in [
             ("bootstrap.servers", self.brokers.as_str()),
             ("client.id", "iot-ledger"),
-            // Never joined: partitions are assigned by hand.
+            // Required by librdkafka. The group is not joined: partitions are assigned by hand.
             ("group.id", "iot-ledger"),
             ("enable.auto.commit", "false"),
             ("auto.offset.reset", "error"),
@@ -62,7 +62,7 @@ impl Committed {
         // librdkafka's calls block.
         tokio::task::spawn_blocking(move || {
             if let Err(error) = read(&consumer, &sender) {
-                // Nobody who waits for it: then it is no news.
+                // Fails if the receiver is gone, which then needs no error.
                 let _ = sender.blocking_send(Err(error.context("reading transactions")));
             }
         });
@@ -84,11 +84,11 @@ fn read(
                 deadline = Instant::now() + PATIENCE;
             }
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-            // It connects anew by itself.
+            // librdkafka reconnects by itself.
             Some(Err(error)) if Instant::now() < deadline => drop(error),
             Some(Err(error)) => return Err(error.into()),
             None if Instant::now() < deadline => {}
-            None => bail!("Kafka: no answer within {PATIENCE:?}"),
+            None => bail!("no answer from Kafka within {PATIENCE:?}"),
         }
     }
 }

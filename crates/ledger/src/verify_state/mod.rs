@@ -1,11 +1,11 @@
-//! `iot-ledger verify-state`: folds the log with rules of its own and compares the
-//! outcome with what a consumer keeps in Redis, value by value.
+//! `iot-ledger verify-state`: folds the log with its own rules and compares the result
+//! with a consumer's state in Redis, value by value.
 //!
-//! 1. read everything that is stored, partition by partition
-//! 2. read the dead letters: those records do not count
-//! 3. read each partition of the log, fold it, and compare at the stored offset
+//! 1. read the stored state, partition by partition
+//! 2. read the dead letters, whose records do not count
+//! 3. read and fold each partition of the log, and compare at the stored offset
 //!
-//! No code of the consumer is used: a fault in it would be in the proof as well.
+//! It shares no code with the consumer, because a fault there would go unnoticed here.
 
 mod committed;
 mod compare;
@@ -37,20 +37,21 @@ use partition::Check;
 use report::{Kind, Report};
 use store::Store;
 
-/// How long connecting to Kafka may take.
+/// Deadline of connecting to Kafka.
 const CONNECT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// Topics whose state is verified, separated by commas.
+    /// Verify the state of these topics, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
-    /// Topic with the records that the consumer refused (dead_letter.topic).
+    /// Read the consumer's dead letters from this topic (dead_letter.topic).
     #[arg(long, default_value = dead_letter::DEFAULT_TOPIC)]
     dead_letter_topic: String,
-    /// The consumer's store: redis://USER:PASSWORD@HOST:PORT/DB, or rediss:// for TLS.
+    /// Connect to the consumer's store: redis://USER:PASSWORD@HOST:PORT/DB, or rediss://
+    /// for TLS.
     #[arg(
         long,
         env = "REDIS_URL",
@@ -58,27 +59,26 @@ pub(crate) struct Args {
         default_value = "redis://127.0.0.1:6379"
     )]
     redis: String,
-    /// Begin of every key (store.key_prefix).
+    /// Set the prefix of all keys (store.key_prefix).
     #[arg(long, default_value = "iot")]
     key_prefix: String,
-    /// Lengths of windows (windows.sizes), separated by commas.
+    /// Set the lengths of windows (windows.sizes), separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "1m,5m,1h", value_parser = window_size)]
     size: Vec<HumanDuration>,
-    /// How long windows take late values (windows.allowed_lateness).
+    /// Set the allowed lateness of windows (windows.allowed_lateness).
     #[arg(long, default_value = "30s")]
     lateness: HumanDuration,
-    /// How many sealed windows of each length are kept (windows.keep).
+    /// Set how many sealed windows of each length are kept (windows.keep).
     #[arg(long, default_value_t = 15)]
     keep: u32,
-    /// A sensor of the consumer's section sensors and the unit there, NAME=UNIT; may be
-    /// repeated.
+    /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
     #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
     sensor: Vec<(String, String)>,
-    /// How far messages may be ahead of their records (validate.max_future); used
-    /// where the begin of the log is gone.
+    /// Set how far messages may be ahead of their records (validate.max_future); used if
+    /// the start of the log is gone.
     #[arg(long, default_value = "5m")]
     max_future: HumanDuration,
-    /// Wait until the consumer has stored everything that is in the log, so long.
+    /// Wait at most this long until the consumer has stored everything in the log.
     #[arg(long)]
     wait: Option<HumanDuration>,
     /// Print the report as JSON.
@@ -86,21 +86,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The consumer's settings that its state depends on.
+/// The settings of the consumer that determine its state.
 #[derive(Debug, Clone)]
 struct Settings {
     rules: Rules,
-    /// Units of sensors that are not the standard ones, or not in their standard unit.
+    /// Units of other than standard sensors, and units that replace standard ones.
     units: Units,
-    /// How long sealed windows are kept, in lengths.
+    /// How long sealed windows are kept, as a multiple of their length.
     keep: i64,
-    /// In milliseconds.
+    /// How far messages may be ahead of their records, in milliseconds.
     max_future: i64,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::new(&args);
-    // Not a parser of the argument, which would repeat it, password and all.
+    // Not a `value_parser`, whose error would contain the password.
     let redis = match store::valid_url(&args.redis) {
         Ok(redis) => redis,
         Err(why) => {
@@ -126,7 +126,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for partition in &partitions {
         stored.push(store.snapshot(partition).await?);
     }
-    // After the state: a dead letter is there before the offset moves past it.
+    // Read after the state, because a dead letter is written before the offset passes it.
     let mut letters = log::letters(&kafka, &args.dead_letter_topic).await?;
     let mut report = Report::default();
     for (partition, snapshot) in partitions.iter().zip(&stored) {
@@ -161,13 +161,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn window_size(text: &str) -> Result<HumanDuration, String> {
     let size: HumanDuration = text.parse()?;
     match size.as_millis() {
-        0 => Err("must be 1 ms or longer".into()),
+        0 => Err("must be at least 1 ms".into()),
         _ => Ok(size),
     }
 }
 
 fn sensor_unit(text: &str) -> Result<(String, String), String> {
-    // A unit may have the sign in it, a name rather not.
+    // Split at the first sign: a unit may contain one.
     match text.split_once('=') {
         Some((name, unit)) if !name.is_empty() && !unit.is_empty() => {
             Ok((name.to_owned(), unit.to_owned()))
@@ -176,7 +176,7 @@ fn sensor_unit(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A partition without state is as it must be only if it never had a record.
+/// The report of a partition without state, which is correct only if it never had a record.
 fn no_state(partition: &TopicPartition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
     comparison.report.partitions = 1;
@@ -190,7 +190,7 @@ fn no_state(partition: &TopicPartition, log: &Log) -> Report {
 impl Settings {
     fn new(args: &Args) -> Self {
         let millis = |d: HumanDuration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        // A length that is given twice is one length.
+        // A set, because a length can be given twice.
         let sizes: BTreeSet<i64> = args.size.iter().map(|size| millis(*size)).collect();
         Self {
             rules: Rules {

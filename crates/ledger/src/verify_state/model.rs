@@ -1,13 +1,12 @@
-//! What both sides of the comparison are made of: the fold computes it, the store
-//! holds it.
+//! The values on both sides of the comparison: computed by the fold, and stored.
 
 use std::fmt;
 
-/// Event time of a message, then its number: what is newer is greater. A message
-/// without a number is older than one with a number at the same time.
+/// Event time and sequence number of a message; newer is greater. At the same time a
+/// message without a number is older than one with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment {
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the Unix epoch.
     pub(super) timestamp: i64,
     pub(super) seq: Option<u64>,
 }
@@ -15,27 +14,27 @@ pub(super) struct Moment {
 /// Building, floor, room.
 pub(super) type Place = [String; 3];
 
-/// Which window of a sensor: its length and its begin, in milliseconds.
+/// Length and start of a window, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
     pub(super) size: i64,
     pub(super) start: i64,
 }
 
-/// What a window says of the values in it, open or sealed.
+/// The aggregates of a window, open or sealed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Values {
     pub(super) count: u64,
     pub(super) min: f64,
     pub(super) max: f64,
     pub(super) mean: f64,
-    /// Sum of squared distances to the mean.
+    /// Sum of squared deviations from the mean.
     pub(super) squares: f64,
     pub(super) first: f64,
     pub(super) last: f64,
 }
 
-/// An open window. Times are milliseconds since its begin.
+/// An open window. Times are in milliseconds since its start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Window {
     pub(super) span: Span,
@@ -44,26 +43,26 @@ pub(super) struct Window {
     pub(super) first_at: i64,
     pub(super) last_at: i64,
     pub(super) time_mean: f64,
-    /// Sum of squared distances of the times to their mean.
+    /// Sum of squared deviations of the times from their mean.
     pub(super) time_squares: f64,
-    /// Sum of the products of both distances.
+    /// Sum of the products of both deviations.
     pub(super) products: f64,
 }
 
-/// What remains of a window that is sealed.
+/// A sealed window.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Summary {
     pub(super) values: Values,
-    /// Units per hour; none if all values have the same time.
+    /// Slope in units per hour; `None` if all values have the same time.
     pub(super) slope: Option<f64>,
 }
 
-/// One field of a value, as it is compared and shown.
+/// A field of a value, for comparison and display.
 #[derive(Debug, Clone)]
 pub(super) enum Field {
     Number(i64),
     Count(Option<u64>),
-    /// Equal only if every bit is.
+    /// Compared bit by bit.
     Float(f64),
     Text(Option<String>),
     Nothing,
@@ -87,8 +86,7 @@ impl fmt::Display for Field {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Count(Some(count)) => count.fmt(f),
-            // The shortest text that reads back as the same bits; of NaNs it does not
-            // tell which.
+            // `{:?}` is the shortest text that parses back to the same bits, except for NaN.
             Self::Float(float) if float.is_nan() => write!(f, "NaN {:#x}", float.to_bits()),
             Self::Float(float) => write!(f, "{float:?}"),
             Self::Text(Some(text)) => write!(f, "{text:?}"),
@@ -144,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_are_equal_by_bits_only() {
+    fn floats_are_compared_by_bits() {
         assert_ne!(Field::Float(0.0), Field::Float(-0.0));
         assert_ne!(Field::Float(1.0), Field::Float(1.0 + f64::EPSILON));
         assert_eq!(Field::Float(f64::NAN), Field::Float(f64::NAN));
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_order_messages_of_the_same_time() {
+    fn messages_are_ordered_by_time_and_then_by_number() {
         let at = |timestamp, seq| Moment { timestamp, seq };
         assert!(at(1, None) < at(1, Some(0)));
         assert!(at(1, Some(9)) < at(2, None));

@@ -1,5 +1,4 @@
-//! One partition from its first record to its last: which records count, and when
-//! to compare.
+//! The check of one partition: which records count, and at which offset to compare.
 
 use std::collections::BTreeSet;
 
@@ -15,22 +14,22 @@ use super::store::Snapshot;
 use crate::log::{Log, Read};
 use crate::reading::{message, owner};
 
-/// What is needed to check a partition.
+/// The input of a partition's check.
 pub(super) struct Check<'a> {
     pub(super) settings: &'a Settings,
     pub(super) partition: &'a TopicPartition,
     pub(super) log: &'a Log,
     pub(super) snapshot: &'a Snapshot,
-    /// Offsets that the consumer refused.
+    /// Offsets of the consumer's dead letters.
     pub(super) letters: BTreeSet<i64>,
     pub(super) committed: &'a Committed,
 }
 
 impl Check<'_> {
-    /// Folds the log and compares.
+    /// Folds the log and compares the result with the stored state.
     ///
     /// # Errors
-    /// Kafka does not answer, or has not all records.
+    /// Kafka does not answer, or records are missing.
     pub(super) async fn run(&self) -> anyhow::Result<Report> {
         let begin = self.log.begin;
         let mut reader = self.log.read_from(begin);
@@ -42,7 +41,7 @@ impl Check<'_> {
                 Read::Transaction => break,
             }
         }
-        // Where there are transactions, not every record counts: from the begin again.
+        // In a log with transactions not all records count, so start again.
         let mut work = Work::new(self);
         let mut records = self.committed.read(self.partition, begin)?;
         while let Some(record) = records.recv().await {
@@ -53,7 +52,7 @@ impl Check<'_> {
     }
 }
 
-/// A check under way.
+/// A check in progress.
 struct Work<'c> {
     check: &'c Check<'c>,
     fold: Fold,
@@ -68,7 +67,7 @@ impl<'c> Work<'c> {
         comparison.keep = check.settings.keep;
         comparison.report.partitions = 1;
         if check.log.begin > 0 {
-            // Until the first record says when it was.
+            // Until the first record gives the time.
             comparison.kept = Kept::After(i64::MAX);
         }
         let (offset, end) = (check.snapshot.offset, check.log.end);
@@ -86,10 +85,11 @@ impl<'c> Work<'c> {
         }
     }
 
+    /// Takes the next record of the log.
     fn record(&mut self, record: &RecordAndOffset) {
         let recorded = record.record.timestamp.timestamp_millis();
         if std::mem::take(&mut self.first) && self.check.log.begin > 0 && recorded >= 0 {
-            // No record before it is younger, and none may be further ahead.
+            // Deleted records are not newer, and none may be further ahead than this.
             let newest = recorded.saturating_add(self.check.settings.max_future);
             self.comparison.kept = Kept::After(newest);
         }
@@ -102,11 +102,13 @@ impl<'c> Work<'c> {
             report.refused += u64::from(applied);
             return;
         }
+        // Records that are not applied yet are folded too, for the sealed windows.
         let taken = self.take(record, recorded);
-        let report = &mut self.comparison.report;
+        if !applied {
+            return;
+        }
         match taken {
-            _ if !applied => {}
-            Ok(()) => report.records += 1,
+            Ok(()) => self.comparison.report.records += 1,
             Err(error) => {
                 let offset = format!("offset {}", record.offset);
                 let expected = "a dead letter, or a message";
@@ -130,7 +132,7 @@ impl<'c> Work<'c> {
         Ok(())
     }
 
-    /// Compares the live values, once.
+    /// Compares the live values, at the first call.
     fn compare(&mut self) {
         if !std::mem::replace(&mut self.compared, true) {
             self.comparison.live(&self.fold, self.check.snapshot);

@@ -1,46 +1,45 @@
-//! What was compared, and what was found.
+//! The report: what was compared, and the findings.
 
 use serde::Serialize;
 
-/// How many findings are described; all are counted.
+/// Maximum number of findings that are described; all are counted.
 const DESCRIBED: usize = 20;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub(super) partitions: u64,
-    /// Those of them that have transactions.
+    /// Number of partitions with transactions.
     pub(super) transactional: u64,
     /// Records below the stored offsets that count.
     pub(super) records: u64,
     /// Records below the stored offsets that have a dead letter.
     pub(super) refused: u64,
-    /// Records from the stored offsets on: not applied yet.
+    /// Records from the stored offsets on, which are not applied yet.
     pub(super) behind: u64,
     pub(super) devices: u64,
     pub(super) sensors: u64,
-    /// What is stored of devices, of sensors and of windows, and was compared.
+    /// Compared values of devices and sensors.
     pub(super) values_compared: u64,
     pub(super) open_windows_compared: u64,
     pub(super) sealed_windows_compared: u64,
-    /// Sealed windows that may have expired, and are not there.
+    /// Missing sealed windows that may have expired.
     pub(super) expired: u64,
-    /// Values and windows that records may be part of which Kafka no longer has.
+    /// Values and windows that depend on records that Kafka may have deleted.
     pub(super) not_comparable: u64,
-    /// Fields that are not what the log says, and values that can't be read.
+    /// Fields that differ from the log, and values that cannot be decoded.
     pub(super) differences: u64,
-    /// Values and windows that should be stored.
+    /// Values and windows that should be stored and are not.
     pub(super) missing: u64,
-    /// Values and windows that should not.
+    /// Values and windows that are stored and should not be.
     pub(super) extra: u64,
-    /// Records that can't be read, or not in the units of their sensors, and have no
-    /// dead letter.
+    /// Invalid records without a dead letter.
     pub(super) unreadable: u64,
-    /// The first of them.
+    /// The first findings.
     pub(super) findings: Vec<Finding>,
 }
 
-/// What kind of fault.
+/// Kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -50,13 +49,13 @@ pub(super) enum Kind {
     Unreadable,
 }
 
-/// One fault.
+/// A difference between the stored state and the log.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Finding {
     pub(super) kind: Kind,
     pub(super) topic: String,
     pub(super) partition: i32,
-    /// Field of the hash, or end of the key of sealed windows, with `·` for NUL.
+    /// Field of the hash, or key of sealed windows without its prefix, with `·` for NUL.
     pub(super) key: String,
     /// Field of the value.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -78,7 +77,7 @@ impl Report {
         }
     }
 
-    /// Adds what was found in another partition.
+    /// Adds the report of another partition.
     pub(super) fn add(&mut self, other: Self) {
         for (sum, more) in [
             (&mut self.partitions, other.partitions),
@@ -107,14 +106,14 @@ impl Report {
         self.findings.extend(other.findings.into_iter().take(room));
     }
 
-    /// Whether the state is what the log says: nothing is wrong, and there was
-    /// something to be wrong.
+    /// Whether the state agrees with the log: there are no findings, and something was
+    /// compared.
     pub(super) fn is_exact(&self) -> bool {
         let wrong = self.differences + self.missing + self.extra + self.unreadable;
         wrong == 0 && self.records > 0 && self.values_compared > 0
     }
 
-    /// Tells it in a few lines.
+    /// Prints a summary.
     pub(super) fn print(&self) {
         let verdict = if self.is_exact() {
             "exact"
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_finding_is_fatal_and_counted_beyond_those_described() {
+    fn all_findings_are_counted_and_the_first_described() {
         for kind in [
             Kind::Difference,
             Kind::Missing,

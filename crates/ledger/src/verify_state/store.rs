@@ -1,4 +1,4 @@
-//! What the consumer keeps in Redis, read as bytes.
+//! Reads the consumer's state from Redis, as bytes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,21 +11,22 @@ use tokio::time::timeout;
 
 use super::layout::{OFFSET_FIELD, SCHEMA, SCHEMA_FIELD, WINDOW, key_prefix};
 
-/// Connecting, and one call.
+/// Deadline of connecting and of one call.
 const CALL: Duration = Duration::from_secs(10);
-/// Fields or keys read at once.
+/// Number of fields or keys per call.
 const PORTION: usize = 1_000;
-/// A partition that moves while it is read is read again so often.
+/// How often a partition is read if its offset moves meanwhile.
 const READS: usize = 5;
 
-/// Checks a URL: one server, with or without TLS; `host:port` is one without.
+/// Checks the URL of a single server, with or without TLS; `host:port` means no TLS.
 pub(super) fn valid_url(text: &str) -> Result<String, String> {
-    let url = match text.contains("://") {
-        true => text.to_owned(),
-        false => format!("redis://{text}"),
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("redis://{text}")
     };
     if !url.starts_with("redis://") && !url.starts_with("rediss://") {
-        return Err("must begin with redis:// or rediss://".into());
+        return Err("must start with redis:// or rediss://".into());
     }
     let info = url.as_str().into_connection_info();
     info.map(|_| url).map_err(|error| error.to_string())
@@ -34,28 +35,30 @@ pub(super) fn valid_url(text: &str) -> Result<String, String> {
 /// Name and value.
 type NamedValue = (Vec<u8>, Vec<u8>);
 
-/// All that is stored of a partition, as of one moment.
+/// The consistent state of a partition at one point in time.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     /// Next offset to apply.
     pub(super) offset: i64,
-    /// Live values by their fields, without offset and schema.
+    /// Live values by field, without offset and schema.
     pub(super) live: BTreeMap<String, Vec<u8>>,
-    /// Sealed windows by the ends of their keys.
+    /// Sealed windows by key, without the partition's prefix.
     pub(super) sealed: BTreeMap<String, Vec<u8>>,
-    /// After it was read, milliseconds since the epoch.
+    /// When reading ended, milliseconds since the Unix epoch.
     pub(super) read_at: i64,
 }
 
-/// A Redis with state in it.
+/// A connection to the consumer's Redis.
 pub(super) struct Store {
     connection: MultiplexedConnection,
     prefix: String,
 }
 
 impl Store {
+    /// Connects to Redis; `prefix` is the consumer's `store.key_prefix`.
+    ///
     /// # Errors
-    /// Redis can't be reached, or refuses the login.
+    /// Redis does not answer, or refuses the login.
     pub(super) async fn connect(url: &str, prefix: &str) -> anyhow::Result<Self> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL))
@@ -63,17 +66,18 @@ impl Store {
         let client = Client::open(url).context("opening Redis")?;
         let connect = client.get_multiplexed_async_connection_with_config(&config);
         let connection = timeout(CALL, connect).await;
-        let connection = connection.context("connecting to Redis: no answer in time")?;
+        let connection = connection
+            .with_context(|| format!("connecting to Redis: no answer within {CALL:?}"))?;
         Ok(Self {
             connection: connection.context("connecting to Redis")?,
             prefix: prefix.to_owned(),
         })
     }
 
-    /// The offset stored for a partition, if it has state.
+    /// The stored offset of a partition, if it has state.
     ///
     /// # Errors
-    /// Redis does not answer, or what is stored is no offset.
+    /// Redis does not answer, or the stored offset is not a number.
     pub(super) async fn offset(&self, partition: &TopicPartition) -> anyhow::Result<Option<i64>> {
         let key = self.key(partition, "state");
         let offset: Option<String> = self.ask(cmd("HGET").arg(&key).arg(OFFSET_FIELD)).await?;
@@ -83,11 +87,11 @@ impl Store {
             .with_context(|| format!("the offset in {key}"))
     }
 
-    /// Everything of a partition; nothing if it has no state.
+    /// The state of a partition, if it has state.
     ///
     /// # Errors
-    /// Redis does not answer, the state is of another version, or it moves all the
-    /// time.
+    /// Redis does not answer, the state has another schema, or the offset moved during
+    /// every attempt.
     pub(super) async fn snapshot(&self, of: &TopicPartition) -> anyhow::Result<Option<Snapshot>> {
         for _ in 0..READS {
             let Some(offset) = self.offset(of).await? else {
@@ -96,13 +100,13 @@ impl Store {
             let live = self.live(of).await?;
             let sealed = self.sealed(of).await?;
             let count: usize = self.ask(cmd("HLEN").arg(self.key(of, "state"))).await?;
-            // Each step of the consumer moves the offset.
+            // Each step of the consumer moves the offset, so it shows a concurrent change.
             if self.offset(of).await? == Some(offset) && live.len() == count {
                 return Ok(Some(snapshot(offset, live, sealed)?));
             }
         }
         bail!(
-            "the state of {} {} moves while it is read: stop the consumer, or its input",
+            "the state of {} {} changes while it is read; stop the consumer or its input",
             of.topic,
             of.partition
         )
@@ -122,8 +126,7 @@ impl Store {
         }
     }
 
-    /// Walks over all keys of the database: Redis has no other way to name those
-    /// of a partition.
+    /// Scans all keys of the database, the only way to find those of a partition.
     async fn sealed(&self, of: &TopicPartition) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let (begin, mut cursor, mut keys) = (self.key(of, ""), 0_u64, Vec::new());
         let pattern = format!("{}{WINDOW}*", escaped(&begin));
@@ -142,7 +145,7 @@ impl Store {
         for keys in keys.chunks(PORTION) {
             let values: Vec<Option<Vec<u8>>> = self.ask(cmd("MGET").arg(keys)).await?;
             for (key, value) in keys.iter().zip(values) {
-                // One that has expired since is not there any more.
+                // The key may have expired since the scan.
                 let Some(value) = value else { continue };
                 let end = key.get(begin.len()..).unwrap_or_default();
                 sealed.insert(String::from_utf8_lossy(end).into_owned(), value);
@@ -158,12 +161,13 @@ impl Store {
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> anyhow::Result<T> {
         let mut connection = self.connection.clone();
         let answer = timeout(CALL, command.query_async(&mut connection)).await;
-        let answer = answer.context("asking Redis: no answer in time")?;
-        answer.context("asking Redis")
+        let answer =
+            answer.with_context(|| format!("reading from Redis: no answer within {CALL:?}"))?;
+        answer.context("reading from Redis")
     }
 }
 
-/// Text in which no character means anything to Redis' patterns.
+/// Escapes the special characters of Redis' patterns.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -203,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_server_is_taken() {
+    fn only_urls_of_single_servers_are_accepted() {
         for good in ["redis://127.0.0.1:6379", "rediss://u:p@redis.example/2"] {
             assert_eq!(valid_url(good), Ok(good.to_owned()));
         }
@@ -220,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_no_pattern() {
+    fn patterns_in_the_prefix_are_escaped() {
         assert_eq!(escaped("a*[b]?:{t:0}:"), r"a\*\[b\]\?:{t:0}:");
     }
 
     #[test]
-    fn another_schema_is_refused() {
+    fn other_schemas_are_refused() {
         let fields = |schema: &str| {
             let fields = [("schema", schema), ("offset", "3"), ("d", "v")];
             let fields = fields.map(|(name, value)| (name.into(), value.into()));

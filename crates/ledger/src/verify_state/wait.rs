@@ -1,4 +1,4 @@
-//! Waiting for a consumer that is still reading.
+//! Waits for a consumer that is still reading.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::committed::Committed;
 use super::store::Store;
 use crate::log::{Log, Read};
 
-/// Waits until everything that is in the log now is stored.
+/// Waits until all current records of the log are stored.
 ///
 /// # Errors
-/// It is not by the deadline, or Kafka or Redis do not answer.
+/// They are not stored by the deadline, or Kafka or Redis does not answer.
 pub(super) async fn until_stored(
     log: &Log,
     store: &Store,
@@ -23,28 +23,28 @@ pub(super) async fn until_stored(
     deadline: Instant,
 ) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-    let (mut before, mut looked_at) = (None, None);
+    let (mut before, mut checked) = (None, None);
     loop {
         let stored = store.offset(partition).await?;
         if stored.unwrap_or(0) >= log.end {
             return Ok(());
         }
-        // It stands still: nothing but markers and aborted records may be left, past
-        // which no offset moves.
+        // The offset does not move. Maybe only markers and aborted records are left, which
+        // do not move it.
         if let Some(offset) = stored
             && before == stored
-            && looked_at != stored
+            && checked != stored
         {
             if nothing_from(log, committed, partition, offset).await? {
                 return Ok(());
             }
-            looked_at = stored;
+            checked = stored;
         }
         if Instant::now() >= deadline {
             let (topic, number) = partition.parts();
             let stored = stored.map_or("nothing".to_owned(), |offset| offset.to_string());
             bail!(
-                "{topic} {number}: stored is {stored}, of {} in the log",
+                "{topic} {number}: stored offset {stored} has not reached the end of the log, {}",
                 log.end
             );
         }
@@ -53,6 +53,7 @@ pub(super) async fn until_stored(
     }
 }
 
+/// Whether there are no committed records from an offset to the end of the log.
 async fn nothing_from(
     log: &Log,
     committed: &Committed,

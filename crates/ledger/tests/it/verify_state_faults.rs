@@ -97,7 +97,7 @@ async fn a_state_that_keeps_changing_is_not_verified() {
     moving.into_iter().for_each(|moving| moving.join().unwrap());
     assert_eq!(judged.code, Some(1), "{judged:?}");
     assert!(
-        judged.stderr.contains("moves while it is read"),
+        judged.stderr.contains("changes while it is read"),
         "{judged:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! What types alone don't say about settings.
+//! Checks of settings that their types do not express.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::{
 };
 use crate::sensors;
 
-/// Largest batch, bytes: what Kafka takes by default, with room for framing.
+/// Largest batch in bytes: Kafka's default limit minus some framing.
 const MAX_BATCH: u64 = 1_000_000;
-/// Packet identifiers of MQTT are 16 bits, 0 excluded.
+/// MQTT packet identifiers are 1 to 65,535.
 const MAX_IN_FLIGHT: usize = 65_535;
 /// Shortest interval of a device.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// Each has a schedule of its own in each worker.
+/// Each profile has a schedule of its own in each worker.
 const MAX_PROFILES: usize = 20;
-/// Devices have numbers of six digits: ids sort like them.
+/// Device numbers have six digits, so that ids sort by number.
 const MAX_NUMBER: u32 = 1_000_000;
 
-/// Adds every problem there is.
+/// Adds all problems of the settings.
 pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.fleet.validate(problems);
     config.load.validate(problems);
@@ -45,13 +45,14 @@ pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
     config.kafka.validate(problems);
     config.mqtt.validate(problems);
     if matches!(config.sink, SinkKind::File | SinkKind::Stdout) && config.format != Format::Json {
-        problems.add("format", "must be json: stdout and file are lines of text");
+        problems.add("format", "must be json for the sinks stdout and file");
     }
     if config.sink == SinkKind::Stdout && config.run.json {
-        problems.add("run.json", "standard output has the messages: see the log");
+        let message = "must be false for the sink stdout; the figures are in the log";
+        problems.add("run.json", message);
     }
     if config.sink == SinkKind::File && config.file.path.is_empty() {
-        problems.add("file.path", "is needed for sink: file");
+        problems.add("file.path", "is required for the sink file");
     }
 }
 
@@ -71,7 +72,7 @@ impl FleetConfig {
             problems.add("fleet.workers", "must be at most 1000");
         }
         if !self.id_prefix.is_empty() && !route::is_name(&self.id_prefix) {
-            let message = "must be made of letters, digits, _ and - only";
+            let message = "must consist of letters, digits, _ and -";
             problems.add("fleet.id_prefix", message);
         }
         self.validate_profiles(problems);
@@ -83,24 +84,22 @@ impl FleetConfig {
                 problems.add(path, "must not be empty");
             }
             for name in names.iter().filter(|name| !route::is_name(name)) {
-                let message = format!("{name:?} is not made of letters, digits, _ and - only");
+                let message = format!("{name:?} must consist of letters, digits, _ and -");
                 problems.add(path, message);
             }
         }
     }
-}
 
-impl FleetConfig {
     fn validate_profiles(&self, problems: &mut Problems) {
         if self.profiles.len() > MAX_PROFILES {
-            let message = format!("there may be {MAX_PROFILES} at most");
+            let message = format!("must be at most {MAX_PROFILES}");
             problems.add("fleet.profiles", message);
         }
         let mut names = HashSet::new();
         for (index, profile) in self.profiles.iter().enumerate() {
             let path = |field: &str| format!("fleet.profiles[{index}].{field}");
             if !names.insert(&profile.name) || !route::is_name(&profile.name) {
-                let message = "must be letters, digits, _ and -, and no other profile's name";
+                let message = "must consist of letters, digits, _ and -, and must be unique";
                 problems.add(path("name"), message);
             }
             if !(1..=1_000_000).contains(&profile.weight) {
@@ -133,17 +132,17 @@ impl LoadConfig {
     }
 }
 
-/// Names of sensors must be known, each once.
+/// Sensors must be known and unique.
 fn check_sensors(path: &str, names: &[String], problems: &mut Problems) {
     let mut seen = HashSet::new();
     for name in names {
         if sensors::find(name).is_none() {
             let known: Vec<_> = sensors::PROFILES.iter().map(|p| p.name).collect();
-            let message = format!("there is no sensor {name:?}, only {}", known.join(", "));
+            let message = format!("unknown sensor {name:?}; known are {}", known.join(", "));
             problems.add(path, message);
         }
         if !seen.insert(name) {
-            problems.add(path, format!("{name:?} is there twice"));
+            problems.add(path, format!("{name:?} is listed twice"));
         }
     }
 }
@@ -187,12 +186,12 @@ impl AnomalyConfig {
 impl KafkaConfig {
     fn validate(&self, problems: &mut Problems) {
         check_brokers(&self.brokers, problems);
-        // rskafka brings its own TLS and SCRAM.
+        // rskafka always has TLS and SCRAM.
         self.security.validate(Client::Complete, problems);
         let topic = self.topic.as_bytes();
         let legal = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
         if topic.is_empty() || topic.len() > route::MAX_TOPIC_LENGTH || !topic.iter().all(legal) {
-            problems.add("kafka.topic", "is not a valid name of a Kafka topic");
+            problems.add("kafka.topic", "is not a valid Kafka topic name");
         }
         if !(1..=10_000).contains(&self.partitions) {
             problems.add("kafka.partitions", "must be from 1 to 10000");
@@ -202,8 +201,8 @@ impl KafkaConfig {
             problems.add("kafka.replication", message);
         }
         if !matches!(self.acks.as_str(), "all" | "-1") {
-            let message = "must be all: the Kafka client of the simulator always waits for all \
-                           in-sync replicas, so 0 and 1 would promise a speed that isn't there";
+            let message = "must be all: the simulator's Kafka client always waits for all \
+                           in-sync replicas, so 0 and 1 would have no effect";
             problems.add("kafka.acks", message);
         }
         if !(1..=MAX_BATCH).contains(&self.batch_size.0) {
@@ -216,7 +215,7 @@ impl KafkaConfig {
         at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
         not_zero(problems, "kafka.request_timeout", self.request_timeout);
         if !(-1..=10).contains(&self.retries) {
-            problems.add("kafka.retries", "must be from 0 to 10, or -1 for no end");
+            problems.add("kafka.retries", "must be from 0 to 10, or -1 for no limit");
         }
         not_zero(problems, "kafka.metadata_refresh", self.metadata_refresh);
     }
@@ -235,7 +234,7 @@ impl MqttConfig {
         self.tls.validate(&self.brokers, problems);
         let wildcard = self.topic.contains(['+', '#', '\0']);
         if self.topic.is_empty() || wildcard || self.topic.len() > 1_000 {
-            problems.add("mqtt.topic", "is not a topic that can be published to");
+            problems.add("mqtt.topic", "is not a valid topic to publish to");
         }
         if self.qos > 2 {
             problems.add("mqtt.qos", "must be 0, 1 or 2");

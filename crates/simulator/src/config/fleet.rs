@@ -12,31 +12,31 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct FleetConfig {
     /// Number of devices.
     pub devices: u32,
-    /// Number of the first one. Several simulators with ranges that don't
-    /// overlap make one fleet.
+    /// Number of the first device. Several simulators with ranges that do not
+    /// overlap form one fleet.
     pub first_device: u32,
-    /// Which of the devices this simulator plays.
+    /// The part of the devices that this simulator simulates.
     pub shard: Shard,
-    /// Device ids are this and the number in six digits.
+    /// Device ids consist of this prefix and the number in six digits.
     pub id_prefix: String,
     /// How often each device sends.
     pub interval: HumanDuration,
-    /// Messages a second of the whole fleet: all intervals are made longer or
-    /// shorter by the same factor.
+    /// Messages per second of the whole fleet, which scales all intervals by the
+    /// same factor.
     pub rate: Rate,
-    /// Whether nobody sends.
+    /// Whether the fleet is paused.
     pub paused: bool,
-    /// Kinds of devices; none for devices that are all alike.
+    /// Kinds of devices; empty if all devices are alike.
     pub profiles: Vec<ProfileConfig>,
     /// Seed of all values.
     pub seed: u64,
-    /// Tenants that devices are spread over.
+    /// Tenants over which devices are spread.
     pub tenants: Vec<String>,
-    /// Projects that the devices of each tenant are spread over.
+    /// Projects over which the devices of each tenant are spread.
     pub projects: Vec<String>,
-    /// Tasks that make messages; 0 for one per CPU.
+    /// Maximum number of workers; 0 for one per CPU.
     pub workers: u16,
-    /// Whether fewer are used while they have little to do.
+    /// Whether fewer workers are used while they have little to do.
     pub autoscale: bool,
 }
 
@@ -60,19 +60,19 @@ impl Default for FleetConfig {
     }
 }
 
-/// One of `fleet.profiles`.
+/// An entry of `fleet.profiles`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileConfig {
-    /// What it is called.
+    /// Name of the profile.
     pub name: String,
-    /// Its share of the devices, beside the weights of the others.
+    /// Share of the devices, relative to the weights of the other profiles.
     #[serde(default = "one")]
     pub weight: u32,
-    /// Sensors, in the order of the readings; none for `sensors.enabled`.
+    /// Sensors, in the order of the readings; empty for `sensors.enabled`.
     #[serde(default)]
     pub sensors: Vec<String>,
-    /// How often each device sends; none for `fleet.interval`.
+    /// How often each device sends; `None` for `fleet.interval`.
     #[serde(default)]
     pub interval: Option<HumanDuration>,
 }
@@ -81,19 +81,20 @@ fn one() -> u32 {
     1
 }
 
-/// Section `load`: what part of the full rate there is, over time.
+/// Section `load`: the share of the full rate, over time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadConfig {
-    /// The shape.
+    /// Shape of the load.
     pub shape: Shape,
-    /// The least part, 0 to 1.
+    /// The least share, 0 to 1.
     pub least: f64,
-    /// How long a ramp or all steps take, or one wave, or from burst to burst.
+    /// Duration of a ramp, of all steps together or of a wave, or the time from one
+    /// burst to the next.
     pub period: HumanDuration,
     /// Number of steps.
     pub steps: u32,
-    /// How long a burst lasts.
+    /// Duration of a burst.
     pub burst: HumanDuration,
 }
 
@@ -115,9 +116,9 @@ impl Default for LoadConfig {
 pub enum Shape {
     /// The full rate.
     Constant,
-    /// From the least to the full rate, and there it stays.
+    /// Rises from the least to the full rate and stays there.
     Ramp,
-    /// The same in equal steps.
+    /// Rises in equal steps and stays at the full rate.
     Step,
     /// A wave between the least and the full rate.
     Sine,
@@ -125,7 +126,7 @@ pub enum Shape {
     Burst,
 }
 
-/// One of several simulators that play a fleet together: `I/N`, I from 0.
+/// One of N simulators that share a fleet, written as `I/N` with I from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     index: u32,
@@ -139,13 +140,13 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// About its part of what the whole fleet does.
+    /// Approximate share of a quantity of the whole fleet.
     #[must_use]
     pub fn part_of(self, whole: u64) -> u64 {
         whole / u64::from(self.count.max(1))
     }
 
-    /// Whether this simulator plays the device in this place of the fleet.
+    /// Whether this shard has the device at this position of the fleet.
     #[must_use]
     pub fn has(self, position: u32) -> bool {
         position % self.count == self.index
@@ -186,13 +187,13 @@ impl<'de> Deserialize<'de> for Shard {
     }
 }
 
-/// Messages a second of the whole fleet: `none` (the interval decides), a
+/// Messages per second of the whole fleet: `none` (the intervals decide), a
 /// number, or `max` (as fast as the sink confirms).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
-    /// The interval decides.
+    /// The intervals decide.
     None,
-    /// So many messages a second.
+    /// Messages per second.
     PerSecond(f64),
     /// As fast as the sink confirms.
     Max,
@@ -218,7 +219,7 @@ impl FromStr for Rate {
             number => match number.parse::<f64>() {
                 Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self::PerSecond(rate)),
                 _ => Err(format!(
-                    "{text:?} is not \"none\", \"max\" or messages a second, above 0"
+                    "{text:?} is not \"none\", \"max\" or a number of messages per second above 0"
                 )),
             },
         }

@@ -20,23 +20,23 @@ use crate::sensors::anomaly::Kind;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimulatorConfig {
-    /// Where messages go.
+    /// Where messages are sent.
     pub sink: SinkKind,
-    /// What they look like.
+    /// Format of messages.
     pub format: Format,
     /// The devices and how often they send.
     pub fleet: FleetConfig,
-    /// How that changes over time.
+    /// The load over time.
     pub load: LoadConfig,
-    /// What is left out when the sink can't follow.
+    /// What is dropped when the sink is slower than the fleet.
     pub flow: FlowConfig,
-    /// When sending is given up for a while.
+    /// The circuit breaker of each lane.
     pub circuit: CircuitConfig,
-    /// What the devices measure.
+    /// Sensors of the devices.
     pub sensors: SensorsConfig,
-    /// Anomalies in what they measure.
+    /// Anomalies in the readings.
     pub anomaly: AnomalyConfig,
-    /// When to end.
+    /// When the run ends, and when it has failed.
     pub run: RunConfig,
     /// Sink `kafka`.
     pub kafka: KafkaConfig,
@@ -44,13 +44,13 @@ pub struct SimulatorConfig {
     pub mqtt: MqttConfig,
     /// Sink `file`.
     pub file: FileConfig,
-    /// How to stop.
+    /// The shutdown.
     pub shutdown: ShutdownConfig,
     /// Logs.
     pub log: LogConfig,
     /// Metrics and health.
     pub ops: OpsConfig,
-    /// The API that changes the fleet while it runs.
+    /// The API that changes the running fleet.
     pub http: HttpConfig,
 }
 
@@ -71,8 +71,8 @@ impl Default for SimulatorConfig {
             file: FileConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig {
-                // The Kafka client logs every attempt; the simulator says
-                // itself what changed.
+                // The Kafka client logs every attempt; the simulator itself logs
+                // changes of state.
                 level: "info,rskafka=off".into(),
                 ..LogConfig::default()
             },
@@ -86,7 +86,7 @@ impl Default for SimulatorConfig {
     }
 }
 
-/// Where messages go.
+/// Where messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkKind {
@@ -94,16 +94,16 @@ pub enum SinkKind {
     Kafka,
     /// An MQTT broker.
     Mqtt,
-    /// One line of JSON each on standard output.
+    /// Standard output, one line of JSON per message.
     Stdout,
-    /// One line of JSON each at the end of a file.
+    /// A file, to which one line of JSON per message is appended.
     File,
-    /// Nowhere.
+    /// Nowhere: messages are discarded.
     Null,
 }
 
 impl SinkKind {
-    /// Its name, as in the settings.
+    /// The name in the settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -116,7 +116,7 @@ impl SinkKind {
     }
 }
 
-/// What messages look like.
+/// Format of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -135,15 +135,15 @@ impl Format {
     }
 }
 
-/// Section `flow`: what is left out, and counted, when the sink is slower than
-/// the fleet.
+/// Section `flow`: what is dropped, and counted, when the sink is slower than the
+/// fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
-    /// From so full a buffer on, some messages are left out; 1 for not before it
-    /// is full, when all are.
+    /// Share of the buffer, 0 to 1, above which some messages are dropped. A full
+    /// buffer drops all.
     pub throttle_above: f64,
-    /// The share of messages that is left out then, 0 to 1.
+    /// Share of messages that is dropped then, 0 to 1.
     pub drop_rate: f64,
 }
 
@@ -156,13 +156,13 @@ impl Default for FlowConfig {
     }
 }
 
-/// Section `circuit`: the circuit breaker that each lane has.
+/// Section `circuit`: the circuit breaker of each lane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitConfig {
-    /// So many failures in a row open it.
+    /// Number of consecutive failures that open it.
     pub failures: u32,
-    /// How long it is open before a probe.
+    /// How long it stays open before a probe.
     pub open_for: HumanDuration,
 }
 
@@ -181,11 +181,11 @@ impl Default for CircuitConfig {
 pub struct SensorsConfig {
     /// Sensors of every device, in the order of the readings.
     pub enabled: Vec<String>,
-    /// Whether values follow the time of day, the weather, the load.
+    /// Whether values follow the time of day, the season, the weather and the load.
     pub trend_enabled: bool,
-    /// Factor on trends, 0 to 1.
+    /// Factor of trends, 0 to 1.
     pub trend_strength: f64,
-    /// Factor on the deviation of normal values, 0 to 1.
+    /// Factor of the deviation of normal values, 0 to 1.
     pub variation: f64,
 }
 
@@ -209,9 +209,9 @@ pub struct AnomalyConfig {
     pub rate: f64,
     /// How that share is divided among the kinds that a sensor can have.
     pub kinds: KindWeights,
-    /// How many readings an anomaly lasts that is no spike.
+    /// How many readings an anomaly other than a spike lasts.
     pub readings: u32,
-    /// File to which every anomaly is written; empty for none.
+    /// File of the ground truth; empty for none.
     pub truth_file: String,
 }
 
@@ -243,9 +243,9 @@ impl AnomalyConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KindWeights {
-    /// One value jumps away.
+    /// One value is far off.
     pub spike: f64,
-    /// The value stays as it was.
+    /// The value does not change.
     pub stuck: f64,
     /// The value moves away, a little more with each reading.
     pub drift: f64,
@@ -271,14 +271,14 @@ impl Default for KindWeights {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// End after so many messages; 0 for no end.
+    /// Stop after this many messages; 0 for no limit.
     pub messages: u64,
-    /// End after this time; 0 for no end.
+    /// Stop after this time; 0 for no limit.
     pub duration: HumanDuration,
-    /// Conditions on the run's figures, such as `drops>0`. If one holds at the
+    /// Conditions on the figures of the run, such as `drops>0`. If one holds at the
     /// end, the run has failed.
     pub fail_when: Vec<Condition>,
-    /// Whether the figures go to standard output at the end, as JSON.
+    /// Whether the figures are printed to standard output at the end, as JSON.
     pub json: bool,
 }
 
@@ -292,42 +292,40 @@ pub struct KafkaConfig {
     pub security: KafkaSecurity,
     /// Topic.
     pub topic: String,
-    /// Partitions of the topic if it has to be created; those of an existing
-    /// topic are used as they are.
+    /// Number of partitions if the topic is created; an existing topic keeps its own.
     pub partitions: u16,
-    /// Replicas of the topic if it has to be created; -1 leaves it to the broker.
+    /// Number of replicas if the topic is created; -1 for the broker's default.
     pub replication: i16,
-    /// `all` is the only choice.
+    /// `all` (or `-1`) is the only valid value.
     pub acks: String,
-    /// How long a message waits for others to share a batch with.
+    /// How long a message waits for others to share its batch.
     pub linger: HumanDuration,
-    /// Bytes of a batch before compression.
+    /// Maximum size of a batch before compression.
     pub batch_size: ByteSize,
-    /// Messages of a batch.
+    /// Maximum number of messages in a batch.
     pub batch_messages: usize,
     /// Compression of batches.
     pub compression: CompressionKind,
-    /// Bytes that may wait for Kafka in all partitions; beyond it messages are
-    /// dropped and counted.
+    /// Maximum size of the messages that wait for Kafka, in all partitions together;
+    /// beyond it messages are dropped and counted.
     pub buffer: ByteSize,
     /// Deadline of one request.
     pub request_timeout: HumanDuration,
-    /// How often a batch is tried again before it is dropped and counted; -1 for no
-    /// end.
+    /// How often a batch is retried before it is dropped and counted; -1 for no limit.
     pub retries: i16,
-    /// How often to ask whether the topic has more partitions.
+    /// How often to check whether the topic has more partitions.
     pub metadata_refresh: HumanDuration,
-    /// What becomes of the messages for a partition that is unavailable.
+    /// What happens to the messages for an unavailable partition.
     pub on_unavailable: OnUnavailable,
 }
 
-/// What becomes of the messages for a partition that is unavailable.
+/// What happens to the messages for an unavailable partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnavailable {
-    /// They wait: the order of each device is kept.
+    /// They wait, which preserves the order of each device.
     Hold,
-    /// They go to another one, and are counted.
+    /// They are sent to another partition and counted.
     Reroute,
 }
 
@@ -353,11 +351,11 @@ impl Default for KafkaConfig {
     }
 }
 
-/// How batches are compressed.
+/// Compression of batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressionKind {
-    /// Not at all.
+    /// No compression.
     None,
     /// gzip.
     Gzip,
@@ -377,26 +375,26 @@ pub struct MqttConfig {
     pub brokers: Vec<String>,
     /// Certificates, for brokers with TLS.
     pub tls: TlsConfig,
-    /// Topic, with `{tenant}` and `{project}` in it.
+    /// Template of the topic, with the placeholders `{tenant}` and `{project}`.
     pub topic: String,
     /// Quality of service, 0 to 2.
     pub qos: u8,
-    /// Connections; a device always uses the same one.
+    /// Number of connections; a device always uses the same one.
     pub connections: u16,
-    /// Client ids are this, a random part and the number of the connection.
+    /// Prefix of client ids, followed by a random part and the connection's number.
     pub client_id: String,
     /// User name; empty for none.
     pub username: String,
     /// Password.
     pub password: Secret,
-    /// Messages without acknowledgement in one connection.
+    /// Maximum number of unacknowledged messages per connection.
     pub in_flight: usize,
     /// Keep-alive.
     pub keep_alive: HumanDuration,
-    /// Bytes that may wait for the broker in all connections; beyond it
-    /// messages are dropped and counted.
+    /// Maximum size of the messages that wait for the broker, in all connections
+    /// together; beyond it messages are dropped and counted.
     pub buffer: ByteSize,
-    /// Deadline for connecting and for each answer of the broker.
+    /// Deadline of connecting and of each response of the broker.
     pub request_timeout: HumanDuration,
 }
 
@@ -431,7 +429,7 @@ pub struct FileConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
-    /// Deadline for sending what waits when the simulator is told to stop.
+    /// Deadline for sending the remaining messages during the shutdown.
     pub flush: HumanDuration,
 }
 

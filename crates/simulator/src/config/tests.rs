@@ -18,7 +18,7 @@ fn the_example_holds_the_defaults() {
 }
 
 #[test]
-fn every_limit_is_checked_and_all_problems_come_at_once() {
+fn all_limits_are_checked_and_reported_at_once() {
     let wrong = [
         ("fleet.devices", "100001"),
         ("fleet.interval", "99ms"),
@@ -61,7 +61,7 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
             "{path} is not in:\n{found}"
         );
     }
-    // What is wrong is named, not the whole list.
+    // A message names the invalid entry instead of the whole list.
     assert!(
         found.contains("\"http://x\"") && !found.contains("ssl://y"),
         "{found}"
@@ -70,7 +70,7 @@ fn every_limit_is_checked_and_all_problems_come_at_once() {
 }
 
 #[test]
-fn the_sink_file_needs_one_and_has_lines_of_text() {
+fn the_sink_file_requires_a_path_and_json() {
     let found = problems(&[("sink", "file"), ("format", "protobuf")]);
     assert!(
         found.contains("file.path") && found.contains("format ("),
@@ -85,7 +85,7 @@ fn the_last_device_has_a_limit() {
 }
 
 #[test]
-fn a_log_section_given_in_part_keeps_the_other_part() {
+fn a_partial_log_section_keeps_the_other_defaults() {
     let sources = Sources {
         flags: vec![("log.format".into(), "json".into())],
         ..Sources::default()
@@ -96,7 +96,7 @@ fn a_log_section_given_in_part_keeps_the_other_part() {
 }
 
 #[test]
-fn a_rate_is_a_number_or_a_text() {
+fn a_rate_is_a_number_or_a_string() {
     let rate = |json: &str| serde_json::from_str::<Rate>(json).map_err(|error| error.to_string());
     assert_eq!(rate("500"), Ok(Rate::PerSecond(500.0)));
     assert_eq!(rate("\"0.5\""), Ok(Rate::PerSecond(0.5)));
@@ -105,7 +105,7 @@ fn a_rate_is_a_number_or_a_text() {
 }
 
 #[test]
-fn both_names_of_all_replicas_are_taken() {
+fn both_spellings_of_acks_all_are_accepted() {
     for acks in ["all", "-1"] {
         let sources = Sources {
             flags: vec![("kafka.acks".into(), acks.into())],

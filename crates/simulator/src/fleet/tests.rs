@@ -14,12 +14,12 @@ fn at(timestamp: i64, elapsed: f64) -> Moment {
 }
 
 fn stream(config: &SimulatorConfig, number: u32, count: usize) -> Vec<String> {
-    let habits = Habits::all(config);
-    let mut device = Device::new(config, &habits, number);
+    let profiles = DeviceProfile::all(config);
+    let mut device = Device::new(config, &profiles, number);
     (0..count)
         .map(|n| {
             let mut out = Vec::new();
-            let said = device.speak(&habits, at(1_000, n as f64), &mut out, &mut Vec::new());
+            let said = device.emit(&profiles, at(1_000, n as f64), &mut out, &mut Vec::new());
             format!("{} {said:?}", String::from_utf8(out).unwrap())
         })
         .collect()
@@ -33,7 +33,7 @@ fn the_same_seed_gives_the_same_stream() {
 }
 
 #[test]
-fn other_seeds_and_other_devices_give_other_values() {
+fn values_differ_between_seeds_and_devices() {
     let values = |seed, number| {
         let first = stream(&config(seed), number, 1).remove(0);
         first.split_once("readings").unwrap().1.to_owned()
@@ -46,11 +46,11 @@ fn other_seeds_and_other_devices_give_other_values() {
 
 #[test]
 fn neighbouring_devices_are_not_correlated() {
-    let habits = Habits::all(&config(1));
-    let device = |number| Device::new(&config(1), &habits, number);
+    let profiles = DeviceProfile::all(&config(1));
+    let device = |number| Device::new(&config(1), &profiles, number);
     let value = |number: u32| {
         let mut out = Vec::new();
-        device(number).speak(&habits, at(0, 0.0), &mut out, &mut Vec::new());
+        device(number).emit(&profiles, at(0, 0.0), &mut out, &mut Vec::new());
         let message = iot_core::message::parse(&out).unwrap();
         (message.readings[0].value - 24.0) / 5.0
     };
@@ -60,14 +60,14 @@ fn neighbouring_devices_are_not_correlated() {
 }
 
 #[test]
-fn a_message_reads_back_with_its_place_and_five_readings() {
+fn a_message_has_identity_place_and_all_readings() {
     let config = config(1);
-    let habits = Habits::all(&config);
-    let mut device = Device::new(&config, &habits, 257);
+    let profiles = DeviceProfile::all(&config);
+    let mut device = Device::new(&config, &profiles, 257);
     let mut out = Vec::new();
     for timestamp in [1_767_225_600_123, 1_767_225_601_123] {
         out.clear();
-        device.speak(&habits, at(timestamp, 0.0), &mut out, &mut Vec::new());
+        device.emit(&profiles, at(timestamp, 0.0), &mut out, &mut Vec::new());
     }
     let message = iot_core::message::parse(&out).unwrap();
     assert_eq!(message.device_id, "device-000257");
@@ -103,7 +103,7 @@ fn labels_name_every_anomaly_of_a_message() {
 }
 
 #[test]
-fn a_device_whose_sensors_have_all_dropped_out_says_nothing() {
+fn a_device_without_readings_emits_nothing() {
     let mut config = config(1);
     config.sensors.enabled = vec!["temperature".into()];
     config.anomaly.rate = 0.999;
@@ -114,23 +114,23 @@ fn a_device_whose_sensors_have_all_dropped_out_says_nothing() {
         drift: 0.0,
         ..KindWeights::default()
     };
-    let habits = Habits::all(&config);
-    let mut device = Device::new(&config, &habits, 0);
+    let profiles = DeviceProfile::all(&config);
+    let mut device = Device::new(&config, &profiles, 0);
     let (mut out, mut truths) = (Vec::new(), Vec::new());
     for n in 0..5 {
-        let said = device.speak(&habits, at(1_000 * n, 0.0), &mut out, &mut truths);
-        assert_eq!((said, out.len(), device.seq), (Said::Nothing, 0, 0));
+        let said = device.emit(&profiles, at(1_000 * n, 0.0), &mut out, &mut truths);
+        assert_eq!((said, out.len(), device.seq), (Emitted::Nothing, 0, 0));
     }
     let truth = serde_json::to_string(&truths).unwrap();
     assert_eq!(
         truth,
         r#"[{"tenant":"acme","project":"plant","device":"device-000000","sensor":"temperature","kind":"dropout","from":0,"to":4000}]"#
     );
-    assert_eq!(device.unfinished(&habits).count(), 0);
+    assert_eq!(device.unfinished(&profiles).count(), 0);
 }
 
 #[test]
-fn every_room_has_its_devices() {
+fn devices_are_spread_over_all_rooms() {
     let fleet = FleetConfig::default();
     let places: HashSet<_> = (0..1_000)
         .map(|n| Identity::new(&fleet, n).location)
@@ -154,21 +154,21 @@ fn profiles_have_their_shares_sensors_and_intervals() {
     ];
     config.fleet.profiles[0].interval = Some(HumanDuration::from_secs(10));
     config.fleet.devices = 10_000;
-    let habits = Habits::all(&config);
-    let devices = (0..10_000).map(|number| Device::new(&config, &habits, number));
+    let profiles = DeviceProfile::all(&config);
+    let devices = (0..10_000).map(|number| Device::new(&config, &profiles, number));
     let climate = devices.filter(|device| device.profile == 0).count();
     assert!((7_300..7_700).contains(&climate), "{climate}");
     let natural = climate as f64 / 10.0 + (10_000 - climate) as f64 / 5.0;
     assert!((natural_rate(&config) - natural).abs() < 1e-6);
-    let sensors = |profile: usize| habits[profile].sensors.len();
+    let sensors = |profile: usize| profiles[profile].sensors.len();
     assert_eq!((sensors(0), sensors(1)), (1, 5));
 }
 
 #[test]
-fn an_anomaly_is_put_where_it_is_meant_to_be() {
+fn an_injected_anomaly_affects_only_matching_devices() {
     let mut config = config(1);
     config.anomaly.rate = 0.0;
-    let habits = Habits::all(&config);
+    let profiles = DeviceProfile::all(&config);
     let injection: Injection = serde_json::from_str(
         r#"{"kind": "stuck", "building": "building-1", "room": "room-102", "sensor": "current"}"#,
     )
@@ -176,22 +176,25 @@ fn an_anomaly_is_put_where_it_is_meant_to_be() {
     injection.check().unwrap();
     let (mut truths, mut out) = (Vec::new(), Vec::new());
     for number in 0..40 {
-        let mut device = Device::new(&config, &habits, number);
-        let injected = device.inject(&habits, &injection, 2, &mut truths);
+        let mut device = Device::new(&config, &profiles, number);
+        let injected = device.inject(&profiles, &injection, 2, &mut truths);
         assert_eq!(injected, (10..20).contains(&number), "{number}");
-        let said = device.speak(&habits, at(7, 0.0), &mut out, &mut truths);
+        let said = device.emit(&profiles, at(7, 0.0), &mut out, &mut truths);
         let expected = injected.then(|| "current=stuck".to_owned());
-        assert!(matches!(said, Said::Message { label, .. } if label == expected));
+        assert!(matches!(said, Emitted::Message { label, .. } if label == expected));
         if injected {
-            assert!(device.inject(&habits, &injection, 2, &mut truths), "again");
+            assert!(
+                device.inject(&profiles, &injection, 2, &mut truths),
+                "again"
+            );
         }
     }
-    assert_eq!(truths.len(), 10, "those that others took the place of");
+    assert_eq!(truths.len(), 10, "those that were replaced");
     assert_eq!((truths[0].from, truths[0].to), (7, 7));
 }
 
 #[test]
-fn an_anomaly_that_can_not_be_is_refused() {
+fn invalid_injections_are_refused() {
     let error = |json: &str| {
         let injection: Injection = serde_json::from_str(json).unwrap();
         injection.check().unwrap_err()
@@ -199,7 +202,7 @@ fn an_anomaly_that_can_not_be_is_refused() {
     let missing = error(r#"{"kind": "spike"}"#);
     assert_eq!(missing, "device, building, floor or room is missing");
     let no_sensor = error(r#"{"kind": "spike", "room": "r", "sensor": "smell"}"#);
-    assert_eq!(no_sensor, "there is no sensor \"smell\"");
+    assert_eq!(no_sensor, "unknown sensor \"smell\"");
     let switch = error(r#"{"kind": "spike", "room": "r", "sensor": "switch"}"#);
-    assert_eq!(switch, "switch can't have spike");
+    assert_eq!(switch, "switch cannot have spike");
 }

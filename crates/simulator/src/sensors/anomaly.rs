@@ -1,4 +1,4 @@
-//! What goes wrong with a sensor, for one reading or for a while.
+//! Anomalies of a sensor, for one reading or several.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +8,9 @@ use crate::config::AnomalyConfig;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// One value jumps away.
+    /// One value is far off.
     Spike,
-    /// The value stays as it was.
+    /// The value does not change.
     Stuck,
     /// The value moves away, a little more with each reading.
     Drift,
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// How many readings it lasts.
+    /// How many readings an anomaly of this kind lasts.
     pub(crate) fn readings(self, config: &AnomalyConfig) -> u32 {
         match self {
             Self::Spike => 1,
@@ -29,7 +29,7 @@ impl Kind {
         }
     }
 
-    /// Its name in labels.
+    /// The name in labels.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Spike => "spike",
@@ -41,17 +41,17 @@ impl Kind {
     }
 }
 
-/// How likely each kind begins with a reading that is none yet.
+/// The probability that an anomaly of each kind starts with a normal reading.
 #[derive(Debug, Clone)]
 pub(crate) struct Odds {
-    /// Kinds that there can be, how many readings each lasts, and the
-    /// probability that it or one before it begins.
+    /// The kinds, how many readings each lasts, and the cumulative probability that
+    /// this kind or a previous one starts.
     kinds: Vec<(Kind, u32, f64)>,
 }
 
 impl Odds {
-    /// Odds with which `config.rate` of all readings are anomalous, divided
-    /// among those of `possible` as their weights say.
+    /// Probabilities with which the share `config.rate` of all readings is anomalous,
+    /// divided among the kinds in `possible` by their weights.
     pub(crate) fn new(config: &AnomalyConfig, possible: &[Kind]) -> Self {
         let weights = |kind: &Kind| config.weight(*kind);
         let all: f64 = possible.iter().map(weights).sum();
@@ -59,8 +59,8 @@ impl Odds {
         let mut below = 0.0;
         for kind in possible.iter().filter(|kind| weights(kind) > 0.0) {
             let readings = kind.readings(config);
-            // Of an hour with readings, this part is free of anomalies, and in
-            // it they begin: a share is begun / (1 + begun), all together.
+            // An anomaly starts only with a normal reading, and those are the share
+            // 1 - rate of all readings.
             let share = config.rate * weights(kind) / all;
             below += share / f64::from(readings) / (1.0 - config.rate);
             kinds.push((*kind, readings, below));
@@ -68,30 +68,31 @@ impl Odds {
         Self { kinds }
     }
 
-    /// What begins; `chance` is in 0..1.
+    /// The anomaly that starts and its number of readings; `chance` is random in 0..1.
     pub(crate) fn draw(&self, chance: f64) -> Option<(Kind, u32)> {
         let drawn = self.kinds.iter().find(|(_, _, below)| chance < *below);
         drawn.map(|(kind, readings, _)| (*kind, *readings))
     }
 }
 
-/// An anomaly under way.
+/// An anomaly in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Episode {
     pub(crate) kind: Kind,
-    /// When it began, milliseconds since the epoch.
+    /// Time of its first reading, milliseconds since the Unix epoch.
     pub(crate) from: i64,
-    /// The time of its last reading so far.
+    /// Time of its latest reading.
     pub(crate) to: i64,
-    /// Readings it lasts, and how many of them there were.
+    /// Number of readings that it lasts.
     pub(crate) readings: u32,
+    /// Number of readings so far.
     pub(crate) done: u32,
     /// Direction of a drift.
     pub(crate) up: bool,
 }
 
 impl Episode {
-    /// One that begins with the next reading.
+    /// An anomaly that starts with the next reading.
     pub(crate) fn new(kind: Kind, readings: u32) -> Self {
         Self {
             kind,
@@ -120,7 +121,7 @@ mod tests {
             ..AnomalyConfig::default()
         };
         let odds = Odds::new(&config, &[Kind::Spike, Kind::Stuck]);
-        // Of 100 readings 90 are normal; 5 spikes of one and half an episode of ten.
+        // Of 100 readings 90 are normal; 5 are spikes, and 5 are half an episode of ten.
         let (spike, stuck) = (5.0 / 90.0, 0.5 / 90.0);
         assert_eq!(odds.draw(spike * 0.99), Some((Kind::Spike, 1)));
         assert_eq!(odds.draw(spike * 1.01), Some((Kind::Stuck, 10)));
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_without_weight_never_comes() {
+    fn a_kind_without_weight_never_starts() {
         let mut config = AnomalyConfig {
             rate: 0.1,
             ..AnomalyConfig::default()

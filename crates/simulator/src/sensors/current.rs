@@ -1,4 +1,4 @@
-//! Electric current, with the load of a working day.
+//! Electric current, which follows the working day.
 
 use super::{Normal, Profile, Spike, wave};
 
@@ -16,7 +16,7 @@ pub(super) const PROFILE: Profile = Profile {
     spike: Spike::Up,
 };
 
-/// Highest load at 13 h.
+/// Highest at 13:00.
 fn trend(hours: f64) -> f64 {
     wave(hours, 24.0, 13.0, 0.4)
 }

@@ -1,4 +1,4 @@
-//! Relative humidity with seasons.
+//! Relative humidity, which follows the seasons.
 
 use super::{Normal, Profile, Spike, wave};
 
@@ -16,7 +16,7 @@ pub(super) const PROFILE: Profile = Profile {
     spike: Spike::Down,
 };
 
-/// Dampest half a year after the start.
+/// Highest half a year after the start.
 fn trend(hours: f64) -> f64 {
     const YEAR: f64 = 365.0 * 24.0;
     wave(hours, YEAR, YEAR / 2.0, 5.0)

@@ -1,10 +1,10 @@
-//! What the devices measure.
+//! The sensors of the devices.
 //!
 //! A sensor is one [`Profile`] in a file of its own and one line in
-//! [`PROFILES`]; `sensors.enabled` picks from them by name. A value is made in
-//! the order that keeps it honest: normal value, smoothed, plus trend, clipped
-//! to the bounds of normal values; only then, now and then, an anomaly, which
-//! is meant to stick out and so is bounded by physics alone.
+//! [`PROFILES`]; `sensors.enabled` selects from them by name. A value is created
+//! in this order: normal value, smoothed, plus trend, clipped to the bounds of
+//! normal values; only then a possible anomaly, which is meant to stand out and
+//! so is bounded by the physical limits alone.
 
 pub(crate) mod anomaly;
 mod current;
@@ -18,7 +18,7 @@ use rand_distr::StandardNormal;
 
 use self::anomaly::{Episode, Kind, Odds};
 
-/// Every sensor there is.
+/// All sensors.
 pub(crate) const PROFILES: &[Profile] = &[
     temperature::PROFILE,
     humidity::PROFILE,
@@ -27,38 +27,38 @@ pub(crate) const PROFILES: &[Profile] = &[
     current::PROFILE,
 ];
 
-/// How much of the old value is in the new one: the coefficient of an AR(1).
+/// Coefficient of the first-order autoregressive process, AR(1), of normal values.
 const SMOOTHING: f64 = 0.7;
 /// The hour of the day at which the simulated time starts.
 const FIRST_HOUR: f64 = 8.0;
-/// A spike is this many times the normal value, at least and at most.
+/// Minimum and maximum factor of a spike.
 const SPIKE: (f64, f64) = (2.0, 5.0);
-/// How far a drift gets, in deviations of normal values.
+/// Distance at the end of a drift, in standard deviations of normal values.
 const DRIFT: f64 = 6.0;
 
 /// One kind of sensor.
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
-    /// Name as it stands in a reading.
+    /// Name in a reading.
     pub name: &'static str,
     /// Unit of the values.
     pub unit: &'static str,
-    /// How normal values are distributed.
+    /// Distribution of normal values.
     pub normal: Normal,
-    /// Least and greatest normal value.
+    /// Minimum and maximum of normal values.
     pub bounds: (f64, f64),
-    /// Least and greatest value a real sensor of this kind can report.
+    /// Physical limits: minimum and maximum that a real sensor can report.
     pub physical: (f64, f64),
-    /// Steps per unit: 100 for values of two decimals.
+    /// Resolution in steps per unit: 100 for two decimals.
     pub steps: f64,
-    /// What is added to the mean (or to the probability) at an hour of
-    /// simulated time; hour 0 is midnight of the first day.
+    /// Addition to the mean (or to the probability) at an hour of simulated time;
+    /// hour 0 is midnight of the first day.
     pub trend: fn(hours: f64) -> f64,
-    /// What a spike looks like.
+    /// Direction of spikes.
     pub spike: Spike,
 }
 
-/// How normal values are distributed.
+/// Distribution of normal values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Normal {
     /// N(mean, deviation).
@@ -68,71 +68,71 @@ pub(crate) enum Normal {
         /// Standard deviation, in the unit of the sensor.
         deviation: f64,
     },
-    /// 1 with this probability, else 0.
+    /// 1 with this probability, otherwise 0.
     Bernoulli {
         /// Probability of 1.
         on: f64,
     },
 }
 
-/// What a spike of a sensor looks like.
+/// Direction of a sensor's spikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spike {
-    /// The value jumps up.
+    /// The value rises.
     Up,
-    /// The value falls: where the alert is for too little.
+    /// The value falls, for sensors with an alert below a threshold.
     Down,
-    /// There is none: no switch is five times on.
+    /// No spikes, for switches.
     None,
 }
 
-/// The settings all sensors share.
+/// The settings that all sensors share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Conditions {
-    /// Factor on trends, 0 for none.
+    /// Factor of trends, 0 for none.
     pub trend: f64,
-    /// Factor on deviations.
+    /// Factor of deviations.
     pub variation: f64,
 }
 
-/// Where a sensor of a device is.
+/// State of one sensor of a device.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
     /// The smoothed deviation from the mean, or the state of a switch.
     smooth: f64,
-    /// The last value reported that was no spike.
+    /// The last reported value other than a spike.
     last: f64,
-    /// What is wrong with it.
+    /// The anomaly in progress.
     pub(crate) episode: Option<Episode>,
 }
 
-/// A reading, and whether it is an anomaly.
+/// A reading and its anomaly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
-    /// Value in the unit of the sensor; none while it has dropped out.
+    /// Value in the unit of the sensor; `None` during a dropout.
     pub value: Option<f64>,
     /// The kind of its anomaly.
     pub anomaly: Option<Kind>,
-    /// The anomaly that is over with this reading.
+    /// The anomaly that ends with this reading.
     pub ended: Option<Episode>,
 }
 
 /// When a reading is taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Moment {
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the Unix epoch.
     pub timestamp: i64,
-    /// Simulated time since the start, hours.
+    /// Simulated time since the start, in hours.
     pub elapsed: f64,
 }
 
-/// The profile of that name.
+/// Finds a sensor by name.
 pub(crate) fn find(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|profile| profile.name == name)
 }
 
 impl Profile {
-    /// The kinds of anomalies that it can have.
+    /// The kinds of anomalies that this sensor can have.
     pub(crate) fn anomalies(&self) -> &'static [Kind] {
         match self.normal {
             Normal::Gauss { .. } => &[Kind::Spike, Kind::Stuck, Kind::Drift, Kind::Dropout],
@@ -140,8 +140,8 @@ impl Profile {
         }
     }
 
-    /// The state of a new device, drawn from the distribution the process
-    /// settles in, so that the first values are as good as later ones.
+    /// The state of a new device, drawn from the stationary distribution of the process,
+    /// so that the first values are distributed like later ones.
     pub(crate) fn first_state(&self, rng: &mut impl Rng) -> State {
         let (smooth, last) = match self.normal {
             Normal::Gauss { mean, deviation } => {
@@ -170,8 +170,8 @@ impl Profile {
         rng: &mut impl Rng,
     ) -> Sample {
         let normal = self.normal(state, at.elapsed, conditions, rng);
-        // Drawn whether or not there is an anomaly, so that the rate doesn't
-        // change which values come after it.
+        // Drawn with every reading, so that the anomaly rate does not change later
+        // values.
         let (chance, size): (f64, f64) = (rng.random(), rng.random());
         if state.episode.is_none() {
             let drawn = odds.draw(chance);
@@ -218,16 +218,16 @@ impl Profile {
         };
         let value = match self.normal {
             Normal::Gauss { mean, deviation } => {
-                // Scaling the innovation keeps the deviation at 1; plain
-                // smoothing of 0.7 and 0.3 would shrink it to 0.42.
+                // Scaling the innovation keeps the deviation at 1; plain smoothing with
+                // 0.7 and 0.3 would reduce it to 0.42.
                 let innovation: f64 = rng.sample(StandardNormal);
                 state.smooth =
                     SMOOTHING * state.smooth + (1.0 - SMOOTHING * SMOOTHING).sqrt() * innovation;
                 mean + deviation * conditions.variation * state.smooth + trend
             }
             Normal::Bernoulli { on } => {
-                // The same correlation for two states: keep the old one with
-                // this probability, else draw anew.
+                // The same correlation for two states: keep the old one with this
+                // probability, otherwise draw a new one.
                 let (keep, draw): (f64, f64) = (rng.random(), rng.random());
                 if keep >= SMOOTHING {
                     state.smooth = f64::from(draw < on + trend);
@@ -238,7 +238,7 @@ impl Profile {
         value.clamp(self.bounds.0, self.bounds.1)
     }
 
-    /// What is read in place of `normal` after `last`; `size` is in 0..1.
+    /// The anomalous value in place of `normal`, after `last`; `size` is random in 0..1.
     fn anomalous(&self, episode: &Episode, normal: f64, last: f64, size: f64) -> Option<f64> {
         match episode.kind {
             Kind::Spike => Some(self.spiked(normal, size)),
@@ -261,7 +261,7 @@ impl Profile {
             Normal::Bernoulli { on } => on,
         };
         match self.spike {
-            // From a value below the mean a spike might not stick out.
+            // A spike from a value below the mean might not stand out.
             Spike::Up => {
                 let base = normal.max(mean);
                 let most = (base * SPIKE.1).min(self.physical.1);
@@ -284,7 +284,7 @@ impl Profile {
     }
 }
 
-/// A wave of this period (hours) and amplitude that is highest at `peak`.
+/// A cosine wave with this period (hours) and amplitude, and its maximum at hour `peak`.
 fn wave(hours: f64, period: f64, peak: f64, amplitude: f64) -> f64 {
     amplitude * (std::f64::consts::TAU * (hours - peak) / period).cos()
 }

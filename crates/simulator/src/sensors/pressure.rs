@@ -1,4 +1,4 @@
-//! Air pressure with weather.
+//! Air pressure, which follows the weather.
 
 use super::{Normal, Profile, Spike, wave};
 
@@ -16,7 +16,7 @@ pub(super) const PROFILE: Profile = Profile {
     spike: Spike::Up,
 };
 
-/// Highs and lows pass in four days.
+/// Highs and lows alternate with a period of four days.
 fn trend(hours: f64) -> f64 {
     wave(hours, 96.0, 48.0, 6.0)
 }

@@ -1,4 +1,4 @@
-//! A switch, used more by day than by night.
+//! A switch, which is on more often by day than by night.
 
 use super::{Normal, Profile, Spike, wave};
 
@@ -13,7 +13,7 @@ pub(super) const PROFILE: Profile = Profile {
     spike: Spike::None,
 };
 
-/// A probability: 0.95 at 14 h, 0.65 at 2 h.
+/// Change of the probability: it is 0.95 at 14:00 and 0.65 at 2:00.
 fn trend(hours: f64) -> f64 {
     wave(hours, 24.0, 14.0, 0.15)
 }

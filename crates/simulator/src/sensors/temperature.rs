@@ -1,4 +1,4 @@
-//! Air temperature with a day and a night.
+//! Air temperature, which follows day and night.
 
 use super::{Normal, Profile, Spike, wave};
 
@@ -16,7 +16,7 @@ pub(super) const PROFILE: Profile = Profile {
     spike: Spike::Up,
 };
 
-/// Warmest in the afternoon.
+/// Highest at 15:00.
 fn trend(hours: f64) -> f64 {
     wave(hours, 24.0, 15.0, 3.0)
 }

@@ -44,7 +44,7 @@ fn values(name: &str, conditions: &Conditions, count: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The readings of every anomaly of a kind.
+/// The readings of each anomaly of a kind.
 fn episodes(samples: &[Sample], kind: Kind) -> Vec<&[Sample]> {
     let ends = samples.iter().filter_map(|sample| sample.ended);
     let ends = ends.filter(|episode| episode.kind == kind);
@@ -64,7 +64,7 @@ fn share(values: &[f64], what: impl Fn(f64) -> bool) -> f64 {
 }
 
 #[test]
-fn agrees_with_the_standard_catalogue() {
+fn sensors_agree_with_the_standard_sensors() {
     for standard in iot_core::sensor::ALL {
         let profile = find(standard.name).expect(standard.name);
         assert_eq!(profile.unit, standard.unit);
@@ -74,7 +74,7 @@ fn agrees_with_the_standard_catalogue() {
 }
 
 #[test]
-fn normal_values_have_the_mean_and_deviation_of_the_table() {
+fn normal_values_have_the_mean_and_deviation_of_their_profile() {
     for (name, mean, deviation) in [
         ("temperature", 25.0, 5.0),
         ("humidity", 60.0, 10.0),
@@ -87,7 +87,7 @@ fn normal_values_have_the_mean_and_deviation_of_the_table() {
 }
 
 #[test]
-fn pressure_is_clipped_and_not_reshaped() {
+fn pressure_is_clipped_to_its_bounds() {
     let values = values("pressure", &PLAIN, 200_000);
     // N(1013, 20): 3.2 % lie above 1050 and are clipped to it, 8.9 % above 1040.
     assert!((share(&values, |v| v == 1050.0) - 0.032).abs() < 0.004);
@@ -112,7 +112,7 @@ fn normal_values_stay_in_their_bounds() {
 }
 
 #[test]
-fn neighbours_are_correlated_by_the_smoothing() {
+fn consecutive_values_are_correlated_by_the_smoothing() {
     for name in ["temperature", "switch"] {
         let values = values(name, &PLAIN, 200_000);
         let (mean, deviation) = mean_and_deviation(&values);
@@ -130,14 +130,14 @@ fn neighbours_are_correlated_by_the_smoothing() {
 }
 
 #[test]
-fn a_switch_is_on_four_times_out_of_five() {
+fn a_switch_is_on_with_its_probability() {
     let values = values("switch", &PLAIN, 100_000);
     assert!((share(&values, |v| v == 1.0) - 0.8).abs() < 0.01);
     assert!(values.iter().all(|v| *v == 0.0 || *v == 1.0));
 }
 
 #[test]
-fn anomalies_come_at_their_rate_and_are_labelled() {
+fn anomalies_have_their_rate_and_label() {
     const RATE: f64 = 0.1;
     for profile in PROFILES {
         let samples = samples(profile.name, &PLAIN, RATE, 400_000);
@@ -147,9 +147,9 @@ fn anomalies_come_at_their_rate_and_are_labelled() {
         };
         let possible = profile.anomalies();
         for kind in possible {
-            let (share, asked) = (share(*kind), RATE / possible.len() as f64);
+            let (share, expected) = (share(*kind), RATE / possible.len() as f64);
             assert!(
-                (share / asked - 1.0).abs() < 0.1,
+                (share / expected - 1.0).abs() < 0.1,
                 "{} {kind:?}: {share}",
                 profile.name
             );
@@ -160,7 +160,7 @@ fn anomalies_come_at_their_rate_and_are_labelled() {
 }
 
 #[test]
-fn spikes_stick_out() {
+fn most_spikes_cross_the_alert_threshold() {
     for profile in PROFILES.iter().filter(|p| p.spike != Spike::None) {
         let samples = samples(profile.name, &PLAIN, 0.1, 100_000);
         let spikes = samples.iter().filter(|s| s.anomaly == Some(Kind::Spike));
@@ -174,7 +174,7 @@ fn spikes_stick_out() {
 }
 
 #[test]
-fn what_is_stuck_stays_as_it_was() {
+fn a_stuck_value_does_not_change() {
     let samples = samples("temperature", &PLAIN, 0.1, 100_000);
     let stuck = episodes(&samples, Kind::Stuck);
     assert!(stuck.len() > 50);
@@ -194,7 +194,8 @@ fn a_drift_moves_away_until_its_end() {
         let values: Vec<_> = readings.iter().filter_map(|r| r.value).collect();
         let half = values.len() / 2;
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        // Three deviations of 20 hPa on average, which the readings scatter by.
+        // The halves differ by three deviations (of 20 hPa) on average, and readings
+        // scatter by one.
         ups += usize::from(mean(&values[half..]) > mean(&values[..half]));
         let away = (values[values.len() - 1] - 1013.0).abs();
         assert!(away > 40.0, "{values:?}");
@@ -227,7 +228,7 @@ fn a_spike_is_two_to_five_times_the_value() {
 }
 
 #[test]
-fn the_anomaly_rate_does_not_change_the_values_around() {
+fn the_anomaly_rate_does_not_change_normal_values() {
     let plain = samples("temperature", &PLAIN, NEVER, 1_000);
     for (with, without) in samples("temperature", &PLAIN, 0.1, 1_000).iter().zip(plain) {
         assert!(with.anomaly.is_some() || *with == without);
@@ -284,8 +285,8 @@ fn normal_below(z: f64) -> f64 {
     }
 }
 
-/// Kolmogorov and Smirnov's distance of values from the normal distribution
-/// that is clipped to bounds, where it has all that lies beyond.
+/// The Kolmogorov-Smirnov distance of values from the normal distribution clipped to
+/// the sensor's bounds.
 fn distance(values: &mut [f64], profile: &Profile) -> f64 {
     let Normal::Gauss { mean, deviation } = profile.normal else {
         panic!("{} is not normal", profile.name);
@@ -305,14 +306,14 @@ fn distance(values: &mut [f64], profile: &Profile) -> f64 {
 }
 
 #[test]
-fn normal_values_are_distributed_as_the_table_says() {
+fn normal_values_are_normally_distributed() {
     for name in ["temperature", "humidity", "pressure", "current"] {
         let profile = find(name).unwrap();
         let values = values(name, &PLAIN, 400_000);
-        // So far apart that the smoothing does not tie them together.
+        // Far enough apart to be independent in spite of the smoothing.
         let mut apart: Vec<f64> = values.into_iter().step_by(20).collect();
-        // One run in a thousand of truly normal values is further off. Values
-        // are rounded: half a step, of at most 0.4 by the deviation, on top.
+        // The critical value at a level of 0.001, plus the effect of rounding: half a
+        // step, times the greatest density of 0.4 per deviation.
         let rounding = 0.4 * 0.5 / profile.steps / profile.deviation();
         let limit = 1.95 / (apart.len() as f64).sqrt() + rounding;
         let distance = distance(&mut apart, profile);
@@ -321,7 +322,7 @@ fn normal_values_are_distributed_as_the_table_says() {
 }
 
 #[test]
-fn the_test_of_the_distribution_sees_a_shrunken_one() {
+fn the_distance_detects_a_smaller_deviation() {
     let profile = find("temperature").unwrap();
     let shrunken = Conditions {
         variation: 0.9,
@@ -355,7 +356,7 @@ fn trends_have_their_periods() {
         let values: Vec<f64> = (0..count)
             .map(|n| {
                 let at = at(hours * n as f64 / IN_A_PERIOD as f64);
-                // Several readings at a time, which smooths what is chance.
+                // The mean of several readings reduces the noise.
                 let readings = (0..50).filter_map(|_| {
                     profile
                         .sample(&mut state, at, &conditions, &odds, &mut rng)
@@ -364,7 +365,7 @@ fn trends_have_their_periods() {
                 readings.sum::<f64>() / 50.0
             })
             .collect();
-        // How much there is of a wave that comes so often.
+        // Amplitude of the wave with this number of periods.
         let power = |times: usize| {
             let turn = std::f64::consts::TAU * times as f64 / count as f64;
             let (mut re, mut im) = (0.0, 0.0);

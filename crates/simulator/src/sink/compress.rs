@@ -1,6 +1,6 @@
-//! How long it takes to compress a batch. The Kafka client does it inside its
-//! request and doesn't say, so the same bytes are compressed once more beside it,
-//! at its levels.
+//! Measures the compression of a batch. The Kafka client compresses inside its
+//! request and does not report the time, so the same bytes are compressed again
+//! here, at the same levels.
 
 use std::io::Write;
 use std::time::Instant;
@@ -9,16 +9,15 @@ use crate::config::CompressionKind;
 use crate::lane::Batch;
 use crate::metrics::Metrics;
 
-/// The client's level of Zstandard.
+/// The Zstandard level of the Kafka client.
 const ZSTD_LEVEL: i32 = 0;
 
-/// Compresses the payloads of a batch and counts the time; without compression
-/// there is nothing to count.
+/// Compresses the payloads of a batch and observes the time, unless compression is off.
 pub(super) fn measure(kind: CompressionKind, batch: &Batch, metrics: &Metrics) {
-    let begun = Instant::now();
+    let started = Instant::now();
     if matches!(compressed(kind, batch.payload()), Some(Ok(_))) {
         let latency = &metrics.compression_latency;
-        latency.observe(begun.elapsed().as_secs_f64());
+        latency.observe(started.elapsed().as_secs_f64());
     }
 }
 

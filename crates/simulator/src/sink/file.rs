@@ -10,16 +10,16 @@ use super::stdout::lines;
 use super::{SendError, Sent, Sink};
 use crate::lane::Batch;
 
-/// Appends to a file. A disk that is full is tried again, from the byte on
-/// where it was: no line is torn, and none is there twice.
+/// Appends to a file. On a full disk, writing is retried from the byte where it
+/// stopped, so that no line is split or duplicated.
 #[derive(Debug)]
 pub(crate) struct Appender<W> {
     path: PathBuf,
-    /// None while a thread has it.
+    /// `None` while a blocking task has it.
     rest: Option<Rest<W>>,
 }
 
-/// What is still to be written of a batch, and where.
+/// The rest of a batch to write, and the file.
 #[derive(Debug)]
 struct Rest<W> {
     file: W,
@@ -27,7 +27,7 @@ struct Rest<W> {
     written: usize,
 }
 
-/// Opens the file, and creates it if need be.
+/// Opens the file for appending, and creates it if it does not exist.
 ///
 /// # Errors
 /// The file can't be opened.
@@ -74,7 +74,7 @@ impl<W: Write + Send + 'static> Sink for Appender<W> {
 
     async fn attempt(&mut self, _batch: &Batch) -> Result<Sent, SendError> {
         let Some(mut rest) = self.rest.take() else {
-            // The thread that had it has died with the runtime.
+            // The blocking task that had it was lost with the runtime.
             return Err(SendError::Closed);
         };
         let write = move || {
@@ -96,7 +96,7 @@ mod tests {
     use super::super::tests::batch;
     use super::*;
 
-    /// A disk with so much space left.
+    /// A disk with limited space, and its content.
     #[derive(Debug, Clone, Default)]
     struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_tears_no_line_and_doubles_none() {
+    async fn a_full_disk_neither_splits_nor_duplicates_lines() {
         let disk = Disk::default();
         disk.0.lock().unwrap().0 = 4;
         let mut sink = Appender::new(Path::new("out.ndjson"), disk.clone());

@@ -1,5 +1,5 @@
-//! The way out: one task per lane that sends a batch, retries it until it is
-//! confirmed, and only then takes the next. So order is held whatever happens.
+//! Sending: one task per lane sends a batch, retries it until it is confirmed, and
+//! only then takes the next one, which preserves the order.
 
 mod compress;
 pub(crate) mod file;
@@ -24,30 +24,30 @@ use crate::metrics::{Circuit, Dropped, Metrics};
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
-/// The delays of everything that is tried again.
+/// The delays between attempts.
 pub(crate) fn backoff() -> Backoff {
     Backoff::new(FIRST_RETRY, LAST_RETRY)
 }
 
 /// One lane of a sink.
 pub(crate) trait Sink: Send + 'static {
-    /// Forgets how far the batch before this one got.
+    /// Starts a new batch: resets the progress of the previous one.
     fn begin(&mut self, _batch: &Batch) {}
 
-    /// Tries once to have the batch, or what is missing of it, confirmed. Has
-    /// a deadline of its own for every wait.
+    /// Tries once to send the batch, or its unconfirmed rest, and waits for the
+    /// confirmation. Every wait has a deadline.
     fn attempt(&mut self, batch: &Batch) -> impl Future<Output = Result<Sent, SendError>> + Send;
 
-    /// Finds out whether an attempt has a chance, without sending anything.
+    /// Checks whether an attempt could succeed, without sending anything.
     ///
     /// # Errors
-    /// It has none.
+    /// It could not.
     fn probe(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// Tries once to have the batch confirmed another way, while its own is known
-    /// not to work. None if there is no other.
+    /// Tries once to send the batch by another path while its own does not work.
+    /// `None` if there is no other path.
     fn detour(
         &mut self,
         _batch: &Batch,
@@ -55,27 +55,27 @@ pub(crate) trait Sink: Send + 'static {
         std::future::ready(None)
     }
 
-    /// What became of the batch at hand when it is not tried again: how many
-    /// messages are not through, and what was refused of the others.
+    /// The result of a batch that is not retried again: how many messages are
+    /// unconfirmed, and how many of the others were rejected.
     fn give_up(&self, batch: &Batch) -> (usize, Sent) {
         (batch.len(), Sent::default())
     }
 
-    /// Waits until the connection needs [`attend`](Self::attend) while there
-    /// is nothing to send. Nothing is lost when the wait is given up.
+    /// While there is nothing to send, waits until the connection needs
+    /// [`attend`](Self::attend). Cancel safe.
     fn idle(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// Does what the idle connection needs.
+    /// Maintains the idle connection.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is lost.
     fn attend(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// Says good-bye. Everything sent has been confirmed.
+    /// Disconnects, after everything sent was confirmed.
     fn close(self) -> impl Future<Output = ()> + Send
     where
         Self: Sized,
@@ -84,61 +84,61 @@ pub(crate) trait Sink: Send + 'static {
     }
 }
 
-/// A batch is through.
+/// The result of a batch that was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
-    /// Messages of it that the other side refused for good.
+    /// Number of its messages that the sink permanently rejected.
     pub refused: usize,
 }
 
-/// Why a batch is not through.
+/// Why a batch was not sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// It is worth another attempt.
+    /// A transient error, with its text.
     #[error("{0}")]
     Retry(String),
-    /// The same, but so many messages of it got no answer. They may have
-    /// arrived, and another attempt doubles them.
+    /// A transient error after which some messages are unconfirmed but may have
+    /// arrived, so that another attempt can duplicate them.
     #[error("{why}")]
     Unanswered {
-        /// How many.
+        /// Number of unconfirmed messages.
         messages: usize,
-        /// What happened instead.
+        /// Text of the error.
         why: String,
     },
-    /// Nobody is there any more, and nobody will be.
+    /// The sink is permanently gone.
     #[error("the output is closed")]
     Closed,
 }
 
-/// How a batch ended.
+/// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Every message was confirmed or refused.
+    /// Every message was confirmed, rejected or dropped.
     Sent,
-    /// No message will ever be sent again.
+    /// The sink is permanently gone.
     Closed,
 }
 
-/// A batch that comes back to the worker it is from.
+/// A batch that returns to its worker.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// The batch, for its memory.
+    /// The batch, whose memory is reused.
     pub batch: Batch,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// Where a lane's task gets batches from and gives them back to.
+/// The sender's ends of the channels between a worker and the task of a lane.
 #[derive(Debug)]
 pub(crate) struct Ends {
     /// Batches to send.
     pub batches: mpsc::Receiver<Batch>,
-    /// Batches that are through.
+    /// Batches to return.
     pub done: mpsc::UnboundedSender<Done>,
 }
 
-/// Sends what comes until the worker is gone.
+/// Sends the batches of a lane until the worker is gone.
 pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, metrics: Metrics) {
     loop {
         let batch = tokio::select! {
@@ -151,7 +151,7 @@ pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, me
         let Some(batch) = batch else { break };
         let outcome = deliver(&mut sink, &batch, &mut link, &metrics).await;
         let done = Done { batch, outcome };
-        // A worker that is gone has counted its batch already.
+        // A worker that is gone has already counted its batch.
         if ends.done.send(done).is_err() {
             break;
         }
@@ -166,10 +166,10 @@ async fn deliver<S: Sink>(
     metrics: &Metrics,
 ) -> Outcome {
     sink.begin(batch);
-    let begun = Instant::now();
-    let (mut backoff, mut failures, mut tries) = (backoff(), 0, 0);
+    let started = Instant::now();
+    let (mut backoff, mut failures, mut attempts) = (backoff(), 0, 0);
     let sent = loop {
-        let error = match step(sink, batch, link, &mut tries).await {
+        let error = match step(sink, batch, link, &mut attempts).await {
             Ok(sent) => break sent,
             Err(SendError::Closed) => return Outcome::Closed,
             Err(error) => error,
@@ -187,23 +187,26 @@ async fn deliver<S: Sink>(
         }
         link.pause(backoff.next_delay()).await;
     };
-    metrics.send_latency.observe(begun.elapsed().as_secs_f64());
+    metrics
+        .send_latency
+        .observe(started.elapsed().as_secs_f64());
     confirm(batch, 0, sent, metrics);
     Outcome::Sent
 }
 
-/// Tries once to get the batch through. While the circuit is open that is another
-/// way, if there is one, and then a probe, after which its own way is tried.
+/// Tries once to send the batch. While the circuit is open, it takes the detour if the
+/// sink has one; when the circuit is due for a probe, it probes and then tries the
+/// lane's own path.
 async fn step<S: Sink>(
     sink: &mut S,
     batch: &Batch,
     link: &mut Link,
-    tries: &mut u64,
+    attempts: &mut u64,
 ) -> Result<Sent, SendError> {
     let metrics = link.metrics();
     let mut count = || {
-        metrics.retries.inc_by(u64::from(*tries > 0));
-        *tries += 1;
+        metrics.retries.inc_by(u64::from(*attempts > 0));
+        *attempts += 1;
     };
     while let Some(until) = link.open_until {
         if Instant::now() >= until {
@@ -225,7 +228,7 @@ async fn step<S: Sink>(
     Ok(sent)
 }
 
-/// Counts a batch that is done with, of which so many messages are `missing`.
+/// Counts a finished batch, of which `missing` messages are unconfirmed.
 fn confirm(batch: &Batch, missing: usize, sent: Sent, metrics: &Metrics) {
     metrics.send_errors.inc_by(u64::from(sent.refused > 0));
     metrics.dropped(Dropped::Refused, sent.refused);
@@ -238,7 +241,7 @@ fn confirm(batch: &Batch, missing: usize, sent: Sent, metrics: &Metrics) {
     }
 }
 
-/// What all lanes of a sink together say about its health.
+/// The health of a sink, which combines that of its lanes.
 #[derive(Debug, Clone)]
 pub(crate) struct Links(Arc<LinksInner>);
 
@@ -246,15 +249,15 @@ pub(crate) struct Links(Arc<LinksInner>);
 struct LinksInner {
     component: Component,
     circuit: CircuitConfig,
-    /// How often a batch is tried again; none for no end.
+    /// How often a batch is retried; `None` for no limit.
     retries: Option<u32>,
     metrics: Metrics,
-    /// Why a lane doesn't work, by lane.
+    /// By lane, the reason why it does not work.
     down: Mutex<Vec<Option<String>>>,
 }
 
 impl Links {
-    /// There are no lanes yet.
+    /// A sink without lanes, which is ready.
     pub(crate) fn new(
         component: Component,
         metrics: Metrics,
@@ -271,7 +274,7 @@ impl Links {
         }))
     }
 
-    /// The handle of one more lane, which works.
+    /// Adds a lane, which is ready, and returns its handle.
     pub(crate) fn link(&self) -> Link {
         let metrics = &self.0.metrics;
         metrics.active_connections.inc();
@@ -304,7 +307,7 @@ impl Links {
     }
 }
 
-/// Reports the health of one lane, and only its changes.
+/// The health and the circuit breaker of one lane; only changes are reported.
 #[derive(Debug)]
 pub(crate) struct Link {
     links: Links,
@@ -313,7 +316,7 @@ pub(crate) struct Link {
     circuit: Circuit,
     /// When an open circuit is probed next.
     open_until: Option<Instant>,
-    /// In a row.
+    /// Number of consecutive failures.
     failures: u32,
 }
 
@@ -322,20 +325,20 @@ impl Link {
         self.links.0.metrics.clone()
     }
 
-    /// How often a batch is tried again; none for no end.
+    /// How often a batch is retried; `None` for no limit.
     fn retries(&self) -> Option<u32> {
         self.links.0.retries
     }
 
-    /// The lane's own way works.
+    /// An attempt on the lane's own path succeeded.
     fn worked(&mut self) {
         self.failures = 0;
         self.report(Ok(()));
         self.switch(Circuit::Closed);
     }
 
-    /// An attempt, a probe or a detour failed. Too many in a row open the circuit,
-    /// and so does one while it was about to close.
+    /// An attempt, a probe or a detour failed. Too many consecutive failures open the
+    /// circuit, and so does one while it is half open.
     fn failed(&mut self, error: &SendError) {
         self.links.0.metrics.send_errors.inc();
         self.report(Err(error));
@@ -353,7 +356,7 @@ impl Link {
         }
     }
 
-    /// Waits before the next try, not beyond the next probe.
+    /// Waits before the next attempt, at most until the next probe.
     async fn pause(&self, delay: Duration) {
         let until = Instant::now() + delay;
         let until = self.open_until.map_or(until, |probe| probe.min(until));

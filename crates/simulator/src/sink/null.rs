@@ -1,9 +1,9 @@
-//! Sink `null`: everything is thrown away, so that only the fleet is measured.
+//! Sink `null`: discards all messages, to measure the fleet alone.
 
 use super::{SendError, Sent, Sink};
 use crate::lane::Batch;
 
-/// Takes everything at once.
+/// Confirms every batch at once.
 #[derive(Debug)]
 pub(crate) struct Null;
 

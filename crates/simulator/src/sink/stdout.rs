@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{SendError, Sent, Sink};
 use crate::lane::Batch;
 
-/// Writes lines to an output that may block, such as a pipe.
+/// Writes lines to an output that can block, such as a pipe.
 #[derive(Debug)]
 pub(crate) struct Lines<W>(Arc<Mutex<W>>);
 
 impl<W: Write + Send + 'static> Lines<W> {
-    /// Lines to `out`.
+    /// A sink that writes to `out`.
     pub(crate) fn new(out: W) -> Self {
         Self(Arc::new(Mutex::new(out)))
     }
 }
 
-/// The payloads of a batch, a line each.
+/// The payloads of a batch, one per line.
 pub(super) fn lines(batch: &Batch) -> Vec<u8> {
     let mut lines = Vec::with_capacity(batch.payload_bytes() + batch.len());
     for message in batch.messages() {
@@ -40,13 +40,13 @@ impl<W: Write + Send + 'static> Sink for Lines<W> {
         match written {
             Ok(Ok(())) => Ok(Sent::default()),
             Ok(Err(error)) => {
-                // A part may be written, so trying again would repeat it.
+                // A retry would repeat what was already written.
                 if error.kind() != ErrorKind::BrokenPipe {
-                    tracing::error!(%error, "writing to standard output");
+                    tracing::error!(%error, "cannot write to standard output");
                 }
                 Err(SendError::Closed)
             }
-            // The runtime is going away.
+            // The runtime is shutting down.
             Err(_) => Err(SendError::Closed),
         }
     }

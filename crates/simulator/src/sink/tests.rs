@@ -7,16 +7,16 @@ use prometheus::Registry;
 use super::stdout::Lines;
 use super::*;
 use crate::config::SinkKind;
-use crate::fleet::{Origin, Said};
+use crate::fleet::{Emitted, Origin};
 
-/// A batch of messages with these payloads.
+/// A batch with these payloads.
 pub(super) fn batch(payloads: &[&str]) -> Batch {
     let mut batch = Batch::default();
     for payload in payloads {
         batch.push(Origin::default(), 1_000, |out| {
             out.extend_from_slice(payload.as_bytes());
             let spike = payload.contains("spike");
-            Said::Message {
+            Emitted::Message {
                 label: spike.then(|| "temperature=spike".into()),
                 id: 0..0,
             }
@@ -29,7 +29,7 @@ fn metrics() -> Metrics {
     Metrics::new(&Registry::new(), SinkKind::Kafka).unwrap()
 }
 
-/// Three failures open the circuit; two probes fail before one succeeds.
+/// Attempts fail until the first probe; two probes fail before the third succeeds.
 struct Broken {
     events: String,
     metrics: Metrics,
@@ -39,18 +39,20 @@ impl Sink for Broken {
     async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
         self.events.push('a');
         assert_eq!(self.metrics.circuits(Circuit::Open).get(), 0);
-        match self.events.contains('p') {
-            true => Ok(Sent::default()),
-            false => Err(SendError::Retry("broken".into())),
+        if self.events.contains('p') {
+            Ok(Sent::default())
+        } else {
+            Err(SendError::Retry("broken".into()))
         }
     }
 
     async fn probe(&mut self) -> Result<(), SendError> {
         self.events.push('p');
         assert_eq!(self.metrics.circuits(Circuit::HalfOpen).get(), 1);
-        match self.events.ends_with("ppp") {
-            true => Ok(()),
-            false => Err(SendError::Retry("still broken".into())),
+        if self.events.ends_with("ppp") {
+            Ok(())
+        } else {
+            Err(SendError::Retry("still broken".into()))
         }
     }
 }
@@ -80,16 +82,17 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
     assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
 }
 
-/// Fails on its own way until it has been probed twice; every second detour works.
+/// Attempts fail until the first probe; every second detour works.
 #[derive(Default)]
 struct Blocked(String);
 
 impl Sink for Blocked {
     async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
         self.0.push('a');
-        match self.0.contains('p') {
-            true => Ok(Sent::default()),
-            false => Err(SendError::Retry("blocked".into())),
+        if self.0.contains('p') {
+            Ok(Sent::default())
+        } else {
+            Err(SendError::Retry("blocked".into()))
         }
     }
 
@@ -101,9 +104,10 @@ impl Sink for Blocked {
     async fn detour(&mut self, _: &Batch) -> Option<Result<Sent, SendError>> {
         self.0.push('d');
         let detours = self.0.matches('d').count();
-        Some(match detours % 2 {
-            0 => Ok(Sent::default()),
-            _ => Err(SendError::Retry("this one too".into())),
+        Some(if detours.is_multiple_of(2) {
+            Ok(Sent::default())
+        } else {
+            Err(SendError::Retry("this one too".into()))
         })
     }
 }
@@ -125,7 +129,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open() {
     assert_eq!(sink.0, "aadddd");
     assert_eq!(metrics.messages.get(), 4);
     assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
-    assert_eq!(metrics.active_connections.get(), 0, "its own way is down");
+    assert_eq!(metrics.active_connections.get(), 0, "its own path is down");
     link.open_until = Some(Instant::now());
     deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
     assert_eq!(sink.0, "aaddddpa");
@@ -134,7 +138,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open() {
 }
 
 #[test]
-fn compressing_is_measured_for_every_kind() {
+fn compression_is_measured_for_every_kind() {
     use crate::config::CompressionKind::{Gzip, Lz4, None, Snappy, Zstd};
     let metrics = metrics();
     for (kind, count) in [(None, 0), (Gzip, 1), (Snappy, 2), (Lz4, 3), (Zstd, 4)] {
@@ -143,7 +147,7 @@ fn compressing_is_measured_for_every_kind() {
     }
 }
 
-/// Answers attempts with what it is given, and remembers the payloads.
+/// Answers attempts with the given results, and counts them.
 struct Script {
     answers: Vec<Result<Sent, SendError>>,
     begun: usize,
@@ -162,7 +166,7 @@ impl Sink for Script {
 }
 
 #[tokio::test]
-async fn a_batch_is_tried_until_it_is_through() {
+async fn a_batch_is_retried_until_it_is_confirmed() {
     let (metrics, health) = (metrics(), Health::default());
     let circuit = CircuitConfig::default();
     let links = Links::new(health.component("kafka"), metrics.clone(), circuit, None);
@@ -182,7 +186,7 @@ async fn a_batch_is_tried_until_it_is_through() {
 }
 
 #[tokio::test]
-async fn a_batch_is_dropped_and_counted_when_it_was_tried_often_enough() {
+async fn a_batch_is_dropped_after_the_last_retry() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
     let links = Links::new(
@@ -203,11 +207,11 @@ async fn a_batch_is_dropped_and_counted_when_it_was_tried_often_enough() {
     assert_eq!(metrics.drops(Dropped::Retries), 2);
     assert_eq!((metrics.batches.get(), metrics.bytes.get()), (0, 0));
     deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
-    assert_eq!(metrics.messages.get(), 1, "the next batch goes on");
+    assert_eq!(metrics.messages.get(), 1, "the next batch is sent");
 }
 
 #[tokio::test]
-async fn few_retries_leave_the_circuit_breaker_as_it_is() {
+async fn failures_are_counted_across_batches() {
     let metrics = metrics();
     let circuit = CircuitConfig {
         failures: 3,
@@ -222,14 +226,14 @@ async fn few_retries_leave_the_circuit_breaker_as_it_is() {
     for _ in 0..2 {
         deliver(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
     }
-    // The second batch failed once on its own way, and in a probe.
+    // The second batch failed once on its own path, and once in a probe.
     assert_eq!(sink.events, "aaap");
     assert_eq!(metrics.drops(Dropped::Retries), 2);
     assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
 }
 
 #[tokio::test]
-async fn one_lane_that_is_down_makes_the_sink_unready() {
+async fn active_connections_count_the_working_lanes() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
     let links = Links::new(component, metrics.clone(), CircuitConfig::default(), None);
@@ -242,7 +246,7 @@ async fn one_lane_that_is_down_makes_the_sink_unready() {
     assert_eq!(metrics.active_connections.get(), 3);
 }
 
-/// An output that takes so many bytes before it breaks.
+/// An output that breaks after `room` bytes.
 struct Pipe {
     seen: Arc<Mutex<Vec<u8>>>,
     room: usize,
@@ -264,7 +268,7 @@ impl Write for Pipe {
 }
 
 #[tokio::test]
-async fn lines_are_written_until_nobody_reads_them() {
+async fn lines_are_written_until_the_output_is_closed() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut lines = Lines::new(Pipe {
         seen: Arc::clone(&seen),

@@ -1,6 +1,5 @@
-//! Which worker has which lanes and devices. They are shared out anew when there
-//! are more lanes, or when more or fewer workers are wanted; in between nothing
-//! is shared.
+//! Assigns lanes and devices to workers. They are reassigned when lanes are added or
+//! the number of workers changes; in between, workers share nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,97 +9,96 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Made, Outlet, State, Stop, Worker};
+use super::{Exit, Outlet, State, Stop, Worker};
 use crate::config::SimulatorConfig;
 use crate::lane::Limits;
 
-/// A worker that is busier than this share of its time needs help.
+/// A worker is added when workers are busy for more than this share of their time.
 const BUSY: f64 = 0.8;
-/// With one fewer, the workers would be busy for less than this share.
+/// A worker is removed when the others would be busy for less than this share.
 const IDLE: f64 = 0.5;
 
-/// Which devices of the fleet a worker has: those of every so many lanes.
+/// The part of the fleet that a worker has: lane n belongs to worker n modulo the number
+/// of workers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
-    /// Lanes of all workers.
+    /// Number of lanes of all workers.
     pub lanes: u32,
-    /// Workers that have lanes.
+    /// Number of workers that have lanes.
     pub workers: usize,
-    /// Which of the workers this is; beyond those it has nothing to do.
+    /// Index of this worker; from `workers` on, it has no lanes.
     pub index: usize,
 }
 
 impl Part {
-    /// The lane of a device, as the worker counts, if it has that lane.
+    /// Index of a device's lane among the lanes of this worker, if it has the lane.
     pub(super) fn lane(self, device_id: &str) -> Option<usize> {
         let (owner, place) = self.owner(device_id);
         (owner == self.index).then_some(place)
     }
 
-    /// Which worker has the lane of a device, and as which of its lanes.
+    /// The worker of a device's lane, and the lane's index among those of the worker.
     fn owner(self, device_id: &str) -> (usize, usize) {
         let lane = partition_for(device_id, self.lanes) as usize;
         (lane % self.workers, lane / self.workers)
     }
 }
 
-/// All workers, which make messages side by side.
+/// All workers, which run in parallel.
 #[derive(Debug)]
 pub(crate) struct Crew {
-    makers: JoinSet<(Worker, State, Made)>,
-    /// Those that have come back.
-    back: Vec<(Worker, State)>,
+    running: JoinSet<(Worker, State, Exit)>,
+    /// Workers that have returned.
+    returned: Vec<(Worker, State)>,
     stop: Stop,
-    /// How many have lanes.
+    /// Number of workers that have lanes.
     active: usize,
-    /// There is nobody to send to any more.
+    /// The sink is permanently gone.
     closed: bool,
 }
 
 impl Crew {
-    /// Sets all of them to work.
+    /// Starts all workers.
     pub(crate) fn start(workers: Vec<Worker>, stop: Stop) -> Self {
         let active = workers.first().map_or(1, |worker| worker.part.workers);
-        let mut makers = JoinSet::new();
+        let mut running = JoinSet::new();
         for worker in workers {
-            makers.spawn(worker.run(None, stop.clone()));
+            running.spawn(worker.run(None, stop.clone()));
         }
-        let back = Vec::new();
         Self {
-            makers,
-            back,
+            running,
+            returned: Vec::new(),
             stop,
             active,
             closed: false,
         }
     }
 
-    /// Workers.
+    /// Number of workers.
     pub(crate) fn len(&self) -> usize {
-        self.makers.len() + self.back.len()
+        self.running.len() + self.returned.len()
     }
 
-    /// How many of them could have lanes.
+    /// Number of workers that can have lanes.
     pub(crate) fn most(&self, lanes: usize) -> usize {
         self.len().min(lanes)
     }
 
-    /// How many of them have lanes.
+    /// Number of workers that have lanes.
     pub(crate) fn active(&self) -> usize {
         self.active
     }
 
-    /// Waits until all have sent everything, or were told to stop. Nothing is lost
-    /// when the wait is given up.
+    /// Waits until all workers have returned. Cancel safe.
     ///
     /// # Errors
-    /// One of them panicked.
+    /// A worker panicked.
     pub(crate) async fn ended(&mut self) -> Result<(), JoinError> {
-        while let Some(ended) = self.makers.join_next().await {
-            let (worker, state, made) = ended?;
-            self.back.push((worker, state));
-            if made == Made::Closed {
-                // There is nobody to send to for the others either.
+        while let Some(ended) = self.running.join_next().await {
+            let (worker, state, exit) = ended?;
+            self.returned.push((worker, state));
+            if exit == Exit::Closed {
+                // All workers have the same sink.
                 self.closed = true;
                 self.stop.generate.cancel();
             }
@@ -108,17 +106,16 @@ impl Crew {
         Ok(())
     }
 
-    /// Tells of the anomalies that will never be over.
-    pub(crate) fn end(mut self) {
-        for (worker, state) in &mut self.back {
-            worker.end(state);
+    /// Sends the anomalies that have not ended to the truth file.
+    pub(crate) fn send_unfinished(mut self) {
+        for (worker, state) in &mut self.returned {
+            worker.send_unfinished(state);
         }
     }
 
-    /// Shares the lanes, those that were `added` behind the others, and the devices
-    /// out among the first `active` workers. The order of a device is held unless
-    /// its lane is another one now: what it said before may then arrive after what
-    /// it says next.
+    /// Distributes the lanes, with `added` ones after the others, and the devices over the
+    /// first `active` workers. The messages of a device stay in order unless its lane
+    /// changes: then earlier messages may arrive after later ones.
     ///
     /// # Errors
     /// A worker panicked.
@@ -135,29 +132,29 @@ impl Crew {
             return Ok(());
         }
         self.stop.regroup = CancellationToken::new();
-        let mut crew = std::mem::take(&mut self.back);
+        let mut crew = std::mem::take(&mut self.returned);
         crew.sort_unstable_by_key(|(worker, _)| worker.part.index);
         for (worker, state) in &mut crew {
-            // Then all of them have made their devices up to the same place.
+            // So that all workers have created their devices up to the same position.
             worker.adopt(state, config.clone());
         }
         let mut outlets = take_outlets(&mut crew, self.active);
         outlets.extend(added);
         let limits = limits(outlets.len());
         let lanes = outlets.iter_mut().map(|outlet| &mut outlet.lane);
-        lanes.for_each(|lane| lane.limit(limits));
+        lanes.for_each(|lane| lane.set_limits(limits));
         self.active = active.clamp(1, crew.len().min(outlets.len()).max(1));
         let due = share_out(&mut crew, outlets, self.active);
         for ((mut worker, mut state), due) in crew.into_iter().zip(due) {
             worker.settle(&mut state, &due);
-            self.makers
+            self.running
                 .spawn(worker.run(Some(state), self.stop.clone()));
         }
         Ok(())
     }
 }
 
-/// All lanes, in their order.
+/// Takes the lanes of all workers, in order.
 fn take_outlets(crew: &mut [(Worker, State)], active: usize) -> Vec<Outlet> {
     let each = crew.iter_mut();
     let outlets = each.map(|(worker, _)| std::mem::take(&mut worker.outlets).into_iter());
@@ -166,8 +163,8 @@ fn take_outlets(crew: &mut [(Worker, State)], active: usize) -> Vec<Outlet> {
     lanes.collect()
 }
 
-/// Gives all lanes and devices to the first `active` workers; returns when the
-/// devices of each are due.
+/// Distributes all lanes and devices over the first `active` workers, and returns the next
+/// due times of each worker's devices.
 fn share_out(
     crew: &mut [(Worker, State)],
     outlets: Vec<Outlet>,
@@ -183,7 +180,7 @@ fn share_out(
     for (lane, outlet) in outlets.into_iter().enumerate() {
         crew[lane % active].0.outlets.push(outlet);
     }
-    // In the order of their places, as everywhere.
+    // `Worker::members` is ordered by position.
     members.sort_unstable_by_key(|(member, _)| member.position);
     let part = crew[0].0.part;
     let mut all_due = vec![Vec::new(); crew.len()];
@@ -196,7 +193,7 @@ fn share_out(
     all_due
 }
 
-/// Finds out how many workers are needed from how busy they are.
+/// Determines the number of workers from how busy they are.
 #[derive(Debug)]
 pub(crate) struct Autoscale {
     since: Instant,
@@ -204,10 +201,10 @@ pub(crate) struct Autoscale {
 }
 
 impl Autoscale {
-    /// How often to look.
+    /// How often the number is adapted.
     pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
-    /// For workers that have not done anything yet.
+    /// For workers that start at `now`.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -215,8 +212,8 @@ impl Autoscale {
         }
     }
 
-    /// How many are wanted instead of `active`, up to `most`, when they have been
-    /// busy for so many seconds in all.
+    /// The number of workers, at most `most`, to use instead of `active`. `busy` is the
+    /// time in seconds for which all workers together have been busy since the start.
     pub(crate) fn wanted(&mut self, active: usize, most: usize, busy: f64, now: Instant) -> usize {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         let used = (busy - self.busy) / passed.max(f64::MIN_POSITIVE);

@@ -1,31 +1,31 @@
-//! Who sends next, and what is made when it is their turn.
+//! The order in which a worker's devices send, and the creation of their messages.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Member, State, Worker};
-use crate::clock::Line;
+use crate::clock::Interpolation;
 use crate::config::{FlowConfig, Rate, SimulatorConfig};
-use crate::fleet::{Habits, Truth};
+use crate::fleet::{DeviceProfile, Truth};
 use crate::lane::Lane;
 use crate::metrics::Dropped;
 use crate::schedule::Schedule;
 use crate::sensors::Moment;
 
-/// Messages made before looking at anything else.
+/// Maximum number of messages created before the worker handles other events.
 const TURN: usize = 256;
 
-/// Who sends next.
+/// The order in which devices send.
 #[derive(Debug)]
 pub(super) enum Pace {
-    /// Devices are due by schedules.
+    /// By schedule.
     Scheduled(Vec<Round>),
-    /// Devices take turns, lane by lane, whenever their lane has room.
+    /// The devices of each lane in turn, whenever the lane has room.
     Unbounded {
-        /// The devices of each lane.
+        /// By lane, the indexes of its devices.
         turns: Vec<Vec<usize>>,
-        /// Whose turn it is.
+        /// By lane, the position in `turns` of the next device.
         next: Vec<usize>,
     },
 }
@@ -37,22 +37,27 @@ pub(super) struct Round {
     members: Vec<usize>,
 }
 
-/// What to do after a turn of making messages.
+/// What to do after a turn of creating messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// There is more to make at once.
+    /// Continue at once.
     Again,
-    /// Nothing before this time.
+    /// Wait until this time.
     Wait(Instant),
-    /// Nothing before a lane has room, or something else happens.
+    /// Wait until a lane has room or another event occurs.
     WaitForRoom,
-    /// Every device sent all it should.
+    /// All devices have reached their quota.
     Finished,
 }
 
 impl Worker {
-    /// The pace of those that send, from `now` of the fleet's time on.
-    pub(super) fn pace(&self, config: &SimulatorConfig, habits: &[Habits], now: Duration) -> Pace {
+    /// The order of the devices that send, from fleet time `now` on.
+    pub(super) fn pace(
+        &self,
+        config: &SimulatorConfig,
+        profiles: &[DeviceProfile],
+        now: Duration,
+    ) -> Pace {
         let devices = config.fleet.devices;
         let members = self.members.iter().enumerate();
         let sending = members.filter(|(_, member)| member.position < devices);
@@ -63,22 +68,22 @@ impl Worker {
             let next = vec![0; turns.len()];
             return Pace::Unbounded { turns, next };
         }
-        let mut rounds = vec![(Vec::new(), Vec::new()); habits.len()];
+        let mut rounds = vec![(Vec::new(), Vec::new()); profiles.len()];
         for (index, member) in sending {
             let (positions, members) = &mut rounds[member.device.profile];
             positions.push(member.position);
             members.push(index);
         }
-        let rounds = rounds.into_iter().zip(habits);
-        let rounds = rounds.map(|((positions, members), habits)| Round {
-            schedule: Schedule::new(now, habits.interval, &positions, devices),
+        let rounds = rounds.into_iter().zip(profiles);
+        let rounds = rounds.map(|((positions, members), profile)| Round {
+            schedule: Schedule::new(now, profile.interval, &positions, devices),
             members,
         });
         Pace::Scheduled(rounds.collect())
     }
 
-    /// When each of its devices is due next: none if it doesn't send. At full speed
-    /// that is not a time, but says whose turn it is first.
+    /// The next due time of each device; `None` if it does not send. With rate `max` it
+    /// is not a time and only defines the order of turns.
     pub(super) fn turns(&self, state: &State) -> Vec<Option<Duration>> {
         let mut due = vec![None; self.members.len()];
         match &state.pace {
@@ -103,13 +108,13 @@ impl Worker {
         due
     }
 
-    /// Goes on with the devices and lanes it has now, each when it is due.
+    /// Continues with the devices and lanes that the worker has now, at these due times.
     pub(super) fn settle(&mut self, state: &mut State, due: &[Option<Duration>]) {
         let config = state.config.clone();
         self.count(&config);
         state.left = self.left();
         if config.fleet.rate == Rate::Max {
-            state.pace = self.pace(&config, &state.habits, Duration::ZERO);
+            state.pace = self.pace(&config, &state.profiles, Duration::ZERO);
             if let Pace::Unbounded { turns, .. } = &mut state.pace {
                 for turns in turns {
                     turns.sort_by_key(|member| due[*member]);
@@ -117,13 +122,13 @@ impl Worker {
             }
             return;
         }
-        let profiles = 0..state.habits.len();
+        let profiles = 0..state.profiles.len();
         let rounds = profiles.map(|profile| {
             let members = self.members.iter().zip(due).enumerate();
             let members = members.filter(|(_, (member, _))| member.device.profile == profile);
             let members = members.filter_map(|(index, (_, due))| Some((index, (*due)?)));
             let (members, due): (Vec<usize>, Vec<Duration>) = members.unzip();
-            let interval = state.habits[profile].interval;
+            let interval = state.profiles[profile].interval;
             let (schedule, order) = Schedule::resume(interval, &due);
             let members = order.into_iter().map(|(place, skip)| {
                 let member = members[place];
@@ -136,11 +141,11 @@ impl Worker {
         state.pace = Pace::Scheduled(rounds.collect());
     }
 
-    /// Makes the messages that are due; those for a full lane it only counts.
+    /// Creates the messages that are due; those for a full lane are dropped and counted.
     pub(super) fn make_due(&mut self, state: &mut State, now: Instant) -> After {
-        let (begun, mut made) = (Instant::now(), 0);
+        let (started, mut made) = (Instant::now(), 0);
         let (timestamp, time) = (now_ms(), state.clock.at(now));
-        let (mut after, mut line) = (After::Again, None);
+        let (mut after, mut due_at) = (After::Again, None);
         for _ in 0..TURN {
             let Pace::Scheduled(rounds) = &mut state.pace else {
                 break;
@@ -173,34 +178,34 @@ impl Worker {
                 member.skip -= 1;
                 continue;
             }
-            let line = line.get_or_insert_with(|| Line::new(&state.clock, due, now));
-            let due = line.when(due);
+            let due_at = due_at.get_or_insert_with(|| Interpolation::new(&state.clock, due, now));
+            let due = due_at.when(due);
             let late = now.saturating_duration_since(due);
             state.lateness.observe(late.as_secs_f64());
             let elapsed = hours(due.saturating_duration_since(self.start));
             let lane = &mut self.outlets[member.lane].lane;
-            match flow(lane, &state.config.flow, &mut state.thinned) {
+            match drop_reason(lane, &state.config.flow, &mut state.thinned) {
                 None => {
                     let at = Moment { timestamp, elapsed };
-                    speak(member, lane, at, now, &state.habits, &mut state.truths);
+                    emit(member, lane, at, now, &state.profiles, &mut state.truths);
                     made += 1;
                 }
                 Some(reason) => {
-                    // The number is used up: the gap shows the loss downstream.
+                    // The sequence number is used up, so that consumers see the gap.
                     member.device.seq += 1;
                     self.metrics.dropped(reason, 1);
                 }
             }
             state.left -= usize::from(member.device.seq >= member.quota);
         }
-        self.made(made, begun);
+        self.observe_latency(made, started);
         after
     }
 
-    /// Makes messages for every lane that doesn't have a full batch ready.
+    /// Creates messages for each lane without a full batch.
     pub(super) fn make_for_room(&mut self, state: &mut State, now: Instant) -> After {
         let timestamp = now_ms();
-        let (begun, mut made) = (Instant::now(), 0);
+        let (started, mut made) = (Instant::now(), 0);
         let Pace::Unbounded { turns, next } = &mut state.pace else {
             return After::Finished;
         };
@@ -211,10 +216,10 @@ impl Worker {
                     break;
                 };
                 let member = &mut self.members[*index];
-                let interval = state.habits[member.device.profile].interval;
+                let interval = state.profiles[member.device.profile].interval;
                 let elapsed = hours(interval) * member.device.seq as f64;
                 let at = Moment { timestamp, elapsed };
-                speak(member, lane, at, now, &state.habits, &mut state.truths);
+                emit(member, lane, at, now, &state.profiles, &mut state.truths);
                 made += 1;
                 if member.device.seq >= member.quota {
                     turns.remove(*next);
@@ -226,28 +231,30 @@ impl Worker {
                 }
             }
         }
-        let ends = state.config.run.messages > 0;
-        let finished = ends && turns.iter().all(Vec::is_empty);
-        self.made(made, begun);
-        match made {
-            _ if finished => After::Finished,
-            0 => After::WaitForRoom,
-            _ => After::Again,
+        let is_limited = state.config.run.messages > 0;
+        let finished = is_limited && turns.iter().all(Vec::is_empty);
+        self.observe_latency(made, started);
+        if finished {
+            After::Finished
+        } else if made == 0 {
+            After::WaitForRoom
+        } else {
+            After::Again
         }
     }
 
-    /// So many messages were made since.
-    fn made(&self, messages: u32, begun: Instant) {
+    /// Observes the mean time to create one of the messages created since `started`.
+    fn observe_latency(&self, messages: u32, started: Instant) {
         if messages > 0 {
-            let each = begun.elapsed() / messages;
+            let each = started.elapsed() / messages;
             let latency = &self.metrics.serialization_latency;
             latency.observe(each.as_secs_f64());
         }
     }
 }
 
-/// Why a message for the lane is left out, if it is.
-fn flow(lane: &Lane, config: &FlowConfig, thinned: &mut f64) -> Option<Dropped> {
+/// Why a message for the lane is dropped; `None` if it is sent.
+fn drop_reason(lane: &Lane, config: &FlowConfig, thinned: &mut f64) -> Option<Dropped> {
     let fill = lane.fill();
     if fill >= 1.0 {
         return Some(Dropped::BufferFull);
@@ -262,16 +269,16 @@ fn flow(lane: &Lane, config: &FlowConfig, thinned: &mut f64) -> Option<Dropped> 
     })
 }
 
-fn speak(
+fn emit(
     member: &mut Member,
     lane: &mut Lane,
     at: Moment,
     now: Instant,
-    habits: &[Habits],
+    profiles: &[DeviceProfile],
     truths: &mut Vec<Truth>,
 ) {
     lane.push(now, member.device.origin, at.timestamp, |out| {
-        member.device.speak(habits, at, out, truths)
+        member.device.emit(profiles, at, out, truths)
     });
 }
 

@@ -23,7 +23,7 @@ fn config(change: impl FnOnce(&mut SimulatorConfig)) -> SimulatorConfig {
     config
 }
 
-/// The workers of a fleet, the ends of their lanes, and what is counted.
+/// The workers of a fleet, the ends of their lanes, and the metrics.
 fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Registry) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, config.sink).unwrap();
@@ -56,7 +56,7 @@ fn open(lanes: usize) -> (Vec<Outlet>, Vec<Ends>) {
 fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
     let (mut workers, ends, registry) = workers(config, 1);
     let mut worker = workers.remove(0);
-    let state = worker.begin();
+    let state = worker.initial_state();
     (worker, state, ends, registry)
 }
 
@@ -78,7 +78,7 @@ fn dropped(registry: &Registry, reason: &str) -> f64 {
     metric.expect(reason).get_counter().get_value()
 }
 
-/// Confirms everything, and hands out the payloads of each lane.
+/// Confirms all batches of a lane and returns their payloads.
 async fn confirm_all(mut ends: Ends) -> Vec<Vec<u8>> {
     let mut payloads = Vec::new();
     while let Some(batch) = ends.batches.recv().await {
@@ -90,7 +90,7 @@ async fn confirm_all(mut ends: Ends) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Runs a fleet over several lanes to its end; the payloads of each lane.
+/// Runs a fleet over several lanes to its end, and returns the payloads of each lane.
 async fn run_fleet(config: SimulatorConfig, lanes: usize) -> Vec<Vec<Vec<u8>>> {
     let (workers, ends, _) = workers(config, lanes);
     let sinks: Vec<_> = ends
@@ -112,7 +112,7 @@ async fn run_fleet(config: SimulatorConfig, lanes: usize) -> Vec<Vec<Vec<u8>>> {
 }
 
 #[tokio::test]
-async fn devices_speak_when_they_are_due() {
+async fn devices_send_when_they_are_due() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| {
         c.fleet.interval = SECOND.into();
     }));
@@ -144,11 +144,11 @@ async fn a_late_worker_catches_up_and_keeps_the_schedule() {
 }
 
 #[tokio::test]
-async fn a_full_buffer_drops_counts_and_leaves_a_gap() {
+async fn a_full_buffer_drops_messages_and_leaves_a_gap() {
     let (mut worker, mut state, _ends, registry) = worker(config(|c| {
         c.fleet.interval = SECOND.into();
     }));
-    worker.outlets[0].lane.limit(limits(1));
+    worker.outlets[0].lane.set_limits(limits(1));
     worker.make_due(&mut state, worker.start + 2 * SECOND);
     assert_eq!(worker.waiting(), 1);
     assert_eq!(dropped(&registry, "buffer_full"), 8.0);
@@ -168,7 +168,7 @@ async fn quotas_end_the_schedule() {
 }
 
 #[tokio::test]
-async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
+async fn a_new_interval_and_anomaly_rate_are_applied() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| {
         c.fleet.interval = (3_600 * SECOND).into();
     }));
@@ -178,7 +178,7 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
         c.anomaly.rate = 0.05;
     });
     worker.adopt(&mut state, Arc::new(changed));
-    let odds = &state.habits[0].sensors[0].odds;
+    let odds = &state.profiles[0].sensors[0].odds;
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
     worker.make_due(&mut state, later);
@@ -186,7 +186,7 @@ async fn a_new_interval_is_adopted_and_so_is_a_new_anomaly_rate() {
 }
 
 #[tokio::test]
-async fn at_full_speed_every_device_sends_its_share_in_order_on_its_lane() {
+async fn with_rate_max_devices_send_their_quota_in_order_on_their_lane() {
     let lanes = run_fleet(
         config(|c| {
             c.fleet.devices = 100;
@@ -212,7 +212,7 @@ async fn at_full_speed_every_device_sends_its_share_in_order_on_its_lane() {
 }
 
 #[tokio::test]
-async fn the_same_seed_gives_the_same_fleet_whatever_the_workers() {
+async fn values_do_not_depend_on_the_number_of_workers() {
     let run = async |workers: u16, lanes: usize| {
         let lanes = run_fleet(
             config(|c| {
@@ -238,7 +238,7 @@ async fn the_same_seed_gives_the_same_fleet_whatever_the_workers() {
 }
 
 #[tokio::test]
-async fn what_no_one_confirms_is_counted_at_the_end() {
+async fn unconfirmed_messages_are_counted_at_shutdown() {
     let (mut workers, ends, registry) = workers(config(|c| c.fleet.interval = SECOND.into()), 1);
     let mut worker = workers.remove(0);
     worker.start = Instant::now() - 10 * SECOND;
@@ -257,7 +257,7 @@ async fn what_no_one_confirms_is_counted_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_closed_output_ends_the_worker() {
+async fn a_closed_output_stops_the_worker() {
     let (mut workers, mut ends, registry) = workers(config(|c| c.fleet.rate = Rate::Max), 1);
     let running = tokio::spawn(workers.remove(0).run(None, stop()));
     let mut ends = ends.remove(0);
@@ -270,7 +270,7 @@ async fn a_closed_output_ends_the_worker() {
 }
 
 #[tokio::test]
-async fn a_fleet_grows_and_shrinks_and_its_devices_go_on_counting() {
+async fn devices_continue_their_sequence_when_the_fleet_grows_and_shrinks() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| c.fleet.interval = SECOND.into()));
     let with = |devices| {
         Arc::new(config(|c| {
@@ -300,7 +300,7 @@ async fn a_fleet_grows_and_shrinks_and_its_devices_go_on_counting() {
 }
 
 #[tokio::test]
-async fn nobody_sends_in_a_pause_and_nothing_is_made_up_for_after_it() {
+async fn a_pause_sends_nothing_and_is_not_caught_up() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| c.fleet.interval = SECOND.into()));
     let paused = |paused| {
         Arc::new(config(|c| {
@@ -318,7 +318,7 @@ async fn nobody_sends_in_a_pause_and_nothing_is_made_up_for_after_it() {
 }
 
 #[tokio::test]
-async fn profiles_have_their_intervals_and_the_rate_is_that_of_all() {
+async fn the_rate_scales_the_intervals_of_all_profiles() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| {
         let profile = |name: &str, millis| ProfileConfig {
             name: name.into(),
@@ -347,7 +347,7 @@ async fn profiles_have_their_intervals_and_the_rate_is_that_of_all() {
 }
 
 #[tokio::test]
-async fn a_shape_is_followed() {
+async fn the_load_follows_its_shape() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| {
         c.fleet.devices = 100;
         c.fleet.interval = SECOND.into();
@@ -368,13 +368,13 @@ async fn a_shape_is_followed() {
 }
 
 #[tokio::test]
-async fn a_buffer_that_fills_takes_a_part_and_then_nothing() {
+async fn a_filling_buffer_throttles_before_it_drops_all() {
     let (mut worker, mut state, _ends, registry) = worker(config(|c| {
         c.fleet.interval = SECOND.into();
         c.flow.throttle_above = 0.5;
         c.flow.drop_rate = 0.25;
     }));
-    worker.outlets[0].lane.limit(limits(64 << 10));
+    worker.outlets[0].lane.set_limits(limits(64 << 10));
     let end = worker.start + 1_000 * SECOND;
     while worker.make_due(&mut state, end) == After::Again {}
     let (waiting, throttled) = (worker.waiting() as f64, dropped(&registry, "throttled"));
@@ -389,7 +389,7 @@ async fn a_buffer_that_fills_takes_a_part_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_to_a_number_ends_although_the_pace_changes() {
+async fn a_limited_run_ends_after_a_change_of_the_rate() {
     let with = |rate| {
         config(|c| {
             c.fleet.rate = rate;
@@ -398,7 +398,7 @@ async fn a_run_to_a_number_ends_although_the_pace_changes() {
     };
     let (mut worker, mut state, _ends, _) = worker(with(Rate::Max));
     worker.make_for_room(&mut state, Instant::now());
-    // A device that is done already.
+    // A device that has already reached its quota.
     worker.members[0].quota = worker.members[0].device.seq;
     worker.adopt(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
     let late = Instant::now() + 10 * SECOND;
@@ -409,20 +409,20 @@ async fn a_run_to_a_number_ends_although_the_pace_changes() {
     assert_eq!(after, After::Finished);
 }
 
-/// What arrived on each lane, as device and number, and who sent it.
-fn told(lanes: &[Vec<Vec<u8>>]) -> Vec<Vec<(String, u64)>> {
-    let who = |payload: &Vec<u8>| {
+/// The messages that arrived on each lane, as device and sequence number.
+fn arrivals(lanes: &[Vec<Vec<u8>>]) -> Vec<Vec<(String, u64)>> {
+    let identify = |payload: &Vec<u8>| {
         let message = parse(payload).unwrap();
         (message.device_id.into_owned(), message.seq.unwrap())
     };
     let lanes = lanes.iter();
     lanes
-        .map(|payloads| payloads.iter().map(who).collect())
+        .map(|payloads| payloads.iter().map(identify).collect())
         .collect()
 }
 
 #[tokio::test]
-async fn lanes_and_devices_are_shared_out_anew_and_nothing_is_lost() {
+async fn regrouping_loses_and_reorders_nothing_on_a_lane() {
     let mut config = config(|c| {
         c.fleet.devices = 60;
         c.fleet.workers = 3;
@@ -452,15 +452,15 @@ async fn lanes_and_devices_are_shared_out_anew_and_nothing_is_lost() {
         assert_eq!(crew.active(), active);
     }
     crew.ended().await.unwrap();
-    crew.end();
+    crew.send_unfinished();
     let mut lanes = Vec::new();
     for sink in sinks {
         lanes.push(sink.await.unwrap());
     }
     let mut seqs: HashMap<String, Vec<u64>> = HashMap::new();
-    for (lane, told) in told(&lanes).into_iter().enumerate() {
+    for (lane, arrived) in arrivals(&lanes).into_iter().enumerate() {
         let mut last: HashMap<String, u64> = HashMap::new();
-        for (device, seq) in told {
+        for (device, seq) in arrived {
             let before = last.insert(device.clone(), seq);
             assert!(before.is_none_or(|before| before < seq), "{device}: {seq}");
             let homes = [4, 7].map(|lanes| partition_for(&device, lanes) as usize);
@@ -477,7 +477,7 @@ async fn lanes_and_devices_are_shared_out_anew_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn the_schedule_goes_on_when_devices_are_shared_out_anew() {
+async fn regrouping_keeps_the_schedule() {
     let config = config(|c| {
         c.fleet.devices = 100;
         c.fleet.workers = 2;
@@ -501,10 +501,10 @@ async fn the_schedule_goes_on_when_devices_are_shared_out_anew() {
     stop.generate.cancel();
     crew.ended().await.unwrap();
     let rounds = start.elapsed().as_secs_f64() * 10.0;
-    crew.end();
+    crew.send_unfinished();
     let mut seqs: HashMap<String, u64> = HashMap::new();
     for sink in sinks {
-        for (device, seq) in told(&[sink.await.unwrap()]).concat() {
+        for (device, seq) in arrivals(&[sink.await.unwrap()]).concat() {
             let next = seqs.entry(device).or_default();
             assert_eq!(seq, *next);
             *next += 1;
@@ -516,7 +516,7 @@ async fn the_schedule_goes_on_when_devices_are_shared_out_anew() {
 }
 
 #[test]
-fn workers_are_as_many_as_there_is_work_for() {
+fn autoscaling_follows_the_busy_time() {
     let start = Instant::now();
     let mut scale = Autoscale::new(start);
     let mut busy = 0.0;

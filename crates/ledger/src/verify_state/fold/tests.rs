@@ -1,10 +1,10 @@
-//! The rules of docs/state.md, each on a log made up for it.
+//! One test for each rule of docs/state.md.
 
 use iot_core::message::Location;
 
 use super::*;
 
-/// Length and lateness of windows in these tests.
+/// Length and allowed lateness of windows in these tests.
 const RULES: (i64, i64) = (60, 30);
 
 fn fold() -> Fold {
@@ -46,7 +46,7 @@ fn take(fold: &mut Fold, message: &DeviceMessage<'_>) {
     });
 }
 
-/// One value of `temperature` each.
+/// The fold of messages with one value of `temperature` each.
 fn fed(log: &[(i64, Option<u64>, f64)]) -> Fold {
     let mut fold = fold();
     for (timestamp, seq, value) in log {
@@ -77,14 +77,14 @@ fn sealed(fold: &Fold) -> Vec<(i64, u64)> {
 }
 
 #[test]
-fn a_window_has_its_begin_and_not_its_end() {
+fn a_window_includes_its_start_and_not_its_end() {
     let fold = fed(&[(60, None, 1.0), (119, None, 2.0), (120, None, 3.0)]);
     assert_eq!(open(&fold), [(60, 2), (120, 1)]);
     assert_eq!(sealed(&fold), []);
 }
 
 #[test]
-fn a_window_is_sealed_when_its_lateness_is_over() {
+fn a_window_is_sealed_after_its_allowed_lateness() {
     let mut log = vec![(60, None, 1.0), (149, None, 2.0), (119, None, 3.0)];
     assert_eq!(
         open(&fed(&log)),
@@ -102,7 +102,7 @@ fn a_window_is_sealed_when_its_lateness_is_over() {
 }
 
 #[test]
-fn what_seals_a_window_is_the_device_and_not_the_sensor() {
+fn any_sensor_of_the_device_seals_a_window() {
     let mut fold = fed(&[(60, None, 1.0)]);
     take(
         &mut fold,
@@ -117,12 +117,12 @@ fn what_seals_a_window_is_the_device_and_not_the_sensor() {
 }
 
 #[test]
-fn times_before_the_epoch_fall_into_windows_too() {
+fn times_before_the_epoch_have_windows() {
     assert_eq!(open(&fed(&[(-1, None, 1.0)])), [(-60, 1)]);
 }
 
 #[test]
-fn a_record_without_a_time_seals_at_the_message_s() {
+fn without_a_record_time_windows_are_sealed_at_the_event_time() {
     let mut fold = fed(&[(60, None, 1.0)]);
     let message = message(150, None, vec![reading("temperature", 1.0)]);
     fold.take(&Entry {
@@ -136,12 +136,12 @@ fn a_record_without_a_time_seals_at_the_message_s() {
 }
 
 #[test]
-fn the_same_numbered_message_again_changes_nothing() {
+fn a_duplicate_of_the_newest_numbered_message_is_ignored() {
     let fold = fed(&[(100, Some(7), 1.0), (100, Some(7), 2.0)]);
     assert_eq!(open(&fold), [(60, 1)]);
     let newest = device(&fold).sensors["temperature"].newest.clone().unwrap();
     assert_eq!(newest.value, 1.0);
-    // Not the newest any more, or without a number: a message of its own.
+    // No longer the newest, or without a number: not recognised as a duplicate.
     let counts = |log: &[_]| open(&fed(log))[0].1;
     assert_eq!(
         counts(&[
@@ -155,7 +155,7 @@ fn the_same_numbered_message_again_changes_nothing() {
 }
 
 #[test]
-fn the_newest_message_wins_by_time_and_then_by_number() {
+fn newest_is_by_event_time_and_then_by_number() {
     let value = |log: &[_]| {
         let fold = fed(log);
         device(&fold).sensors["temperature"]
@@ -175,7 +175,7 @@ fn the_newest_message_wins_by_time_and_then_by_number() {
 }
 
 #[test]
-fn a_device_is_where_its_newest_message_with_a_place_says() {
+fn the_place_is_that_of_the_newest_message_with_a_place() {
     let mut fold = fold();
     for (timestamp, room) in [(100, "a"), (99, "b"), (101, ""), (100, "c")] {
         let mut message = message(timestamp, None, vec![reading("s", 1.0)]);
@@ -191,7 +191,7 @@ fn a_device_is_where_its_newest_message_with_a_place_says() {
 }
 
 #[test]
-fn a_bad_reading_is_the_newest_but_in_no_window() {
+fn a_bad_reading_is_the_latest_value_but_in_no_window() {
     let mut bad = reading("temperature", 9.0);
     bad.quality = Quality::Bad;
     let mut fold = fed(&[(100, None, 1.0)]);
@@ -202,7 +202,7 @@ fn a_bad_reading_is_the_newest_but_in_no_window() {
 }
 
 #[test]
-fn a_window_sums_up_its_values() {
+fn a_window_aggregates_its_values() {
     let fold = fed(&[
         (70, None, 2.0),
         (60, None, 4.0),
@@ -222,7 +222,7 @@ fn a_window_sums_up_its_values() {
     };
     assert_eq!(window.values, values);
     assert_eq!((window.first_at, window.last_at), (0, 59));
-    // By hand: the mean of the times 10, 0, 59 and 59 is 32.
+    // Computed by hand: the mean of the times 10, 0, 59 and 59 is 32.
     for (found, expected) in [
         (window.time_mean, 32.0),
         (window.time_squares, 2_966.0),
@@ -235,7 +235,7 @@ fn a_window_sums_up_its_values() {
 }
 
 #[test]
-fn values_of_one_moment_have_no_slope() {
+fn values_of_the_same_time_have_no_slope() {
     let fold = fed(&[(60, None, 1.0), (60, None, 2.0), (150, None, 3.0)]);
     let sealed = fold.sealed.values().next().unwrap();
     let window = &sealed.windows["temperature"];
@@ -243,7 +243,7 @@ fn values_of_one_moment_have_no_slope() {
 }
 
 #[test]
-fn several_lengths_are_windows_of_their_own() {
+fn each_length_has_its_own_windows() {
     let mut fold = Fold::new(Rules {
         sizes: vec![60, 300],
         lateness: 30,

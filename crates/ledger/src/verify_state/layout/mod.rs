@@ -1,30 +1,30 @@
-//! How the consumer lays state out in Redis, schema 2, as docs/state.md has it:
-//! names of keys and fields, and the bytes of values. The only file to change when
-//! the layout does.
+//! The consumer's layout of state in Redis, schema 2 of docs/state.md: names of keys
+//! and fields, and the bytes of values. No other file depends on it.
 
 use iot_core::message::Quality;
 
 use super::model::{Moment, Place, Span, Summary, Values, Window};
 
-/// The schema that is read here.
+/// The supported schema.
 pub(super) const SCHEMA: &str = "2";
-/// Fields of a partition's hash that are no values.
+/// Field of a partition's hash with the schema.
 pub(super) const SCHEMA_FIELD: &str = "schema";
+/// Field of a partition's hash with the next offset to apply.
 pub(super) const OFFSET_FIELD: &str = "offset";
-/// First byte of a device: the second kind ends with what is known of its silence.
+/// First byte of a device. Version 3 adds the state of silence detection at the end.
 const DEVICE_VERSIONS: [u8; 2] = [2, 3];
 /// First byte of sealed windows.
 const SEALED_VERSIONS: [u8; 1] = [2];
-/// Bytes of an alert.
+/// Size of an alert in bytes.
 const ALERT: usize = 60;
-/// Between the parts of a name.
+/// Separator between the parts of a name.
 const SEPARATOR: char = '\0';
 
-/// A value can't be read.
+/// Why a value cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unreadable(pub(super) String);
 
-/// What is stored of a device.
+/// The stored state of a device.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredDevice {
     pub(super) watermark: i64,
@@ -33,7 +33,7 @@ pub(super) struct StoredDevice {
     pub(super) sensors: Vec<(String, StoredSensor)>,
 }
 
-/// What is stored of a sensor.
+/// The stored state of a sensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredSensor {
     pub(super) value: f64,
@@ -43,7 +43,7 @@ pub(super) struct StoredSensor {
     pub(super) open: Vec<Window>,
 }
 
-/// Windows of a device that were sealed together, by sensor.
+/// The stored windows of a device that were sealed together, by sensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredWindows {
     pub(super) start: i64,
@@ -51,31 +51,31 @@ pub(super) struct StoredWindows {
     pub(super) windows: Vec<(String, Summary)>,
 }
 
-/// Begin of all keys of a partition.
+/// Prefix of all keys of a partition.
 pub(super) fn key_prefix(prefix: &str, topic: &str, partition: i32) -> String {
     format!("{prefix}:{{{topic}:{partition}}}:")
 }
 
-/// Name of a device, which the names of its values contain.
+/// Name of a device within keys and fields.
 pub(super) fn device_name(tenant: &str, project: &str, device: &str) -> String {
     [tenant, project, device].join("\0")
 }
 
-/// Field that holds a device.
+/// Field of a device in the partition's hash.
 pub(super) fn device_field(device: &str) -> String {
     format!("d{SEPARATOR}{device}")
 }
 
-/// End of the key that holds sealed windows.
+/// Key of sealed windows, without [`key_prefix`].
 pub(super) fn window_key(device: &str, span: Span) -> String {
     let Span { size, start } = span;
     format!("w{SEPARATOR}{device}{SEPARATOR}{size}{SEPARATOR}{start}")
 }
 
-/// Begin of the end of any key that holds sealed windows.
+/// Prefix of the result of [`window_key`].
 pub(super) const WINDOW: &str = "w\0";
 
-/// Device and span of the end of a key; `None` if it is no key of sealed windows.
+/// Parses the result of [`window_key`]; `None` for other keys.
 pub(super) fn parse_window_key(key: &str) -> Option<(String, Span)> {
     let parts: Vec<&str> = key.split(SEPARATOR).collect();
     let ["w", tenant, project, device, size, start] = parts[..] else {
@@ -86,19 +86,19 @@ pub(super) fn parse_window_key(key: &str) -> Option<(String, Span)> {
         start: start.parse().ok()?,
     };
     let device = device_name(tenant, project, device);
-    // Another way to write the same numbers is another key.
+    // Refuse other spellings of the same numbers.
     (window_key(&device, span) == key).then_some((device, span))
 }
 
-/// A name as it is shown.
+/// A name with printable separators.
 pub(super) fn shown(name: &str) -> String {
     name.replace(SEPARATOR, "·")
 }
 
-/// Reads the value of a [`device_field`].
+/// Decodes the value of a [`device_field`].
 ///
 /// # Errors
-/// It is of another version, or damaged.
+/// The value has another version, or is malformed.
 pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
     let (version, mut reader) = Reader::new(bytes, &DEVICE_VERSIONS)?;
     let device = StoredDevice {
@@ -106,7 +106,7 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
         newest: reader.moment()?,
         place: reader.option(|reader| Ok([reader.text()?, reader.text()?, reader.text()?]))?,
         sensors: {
-            // Which rules the detectors have learnt by.
+            // Hash of the detectors' rules.
             reader.u32()?;
             reader.list(|reader| reader.part(sensor))?
         },
@@ -118,8 +118,8 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
     Ok(device)
 }
 
-/// Reads a sensor and its name. What comes after the open windows is alerts and
-/// detectors, which are not compared.
+/// Decodes a sensor and its name. Alerts and detectors follow the open windows and are not
+/// compared.
 fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable> {
     let name = reader.text()?;
     let sensor = StoredSensor {
@@ -129,7 +129,7 @@ fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable>
             0 => Quality::Good,
             1 => Quality::Uncertain,
             2 => Quality::Bad,
-            other => return Err(Unreadable(format!("there is no quality {other}"))),
+            other => return Err(Unreadable(format!("invalid quality {other}"))),
         },
         newest: reader.moment()?,
         open: reader.list(Reader::window)?,
@@ -137,10 +137,10 @@ fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable>
     Ok((name, sensor))
 }
 
-/// Reads the value of a [`window_key`].
+/// Decodes the value of a [`window_key`].
 ///
 /// # Errors
-/// It is of another version, or damaged.
+/// The value has another version, or is malformed.
 pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
     let (_, mut reader) = Reader::new(bytes, &SEALED_VERSIONS)?;
     let sealed = StoredWindows {
@@ -152,11 +152,11 @@ pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
     Ok(sealed)
 }
 
-/// Reads little-endian numbers, and texts with their length first.
+/// Reads little-endian numbers and length-prefixed strings.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Begins with the version, which has to be one of these.
+    /// Reads the version, which must be one of `versions`.
     fn new(bytes: &'a [u8], versions: &[u8]) -> Result<(u8, Self), Unreadable> {
         let mut reader = Self(bytes);
         let version = reader.u8()?;
@@ -165,11 +165,12 @@ impl<'a> Reader<'a> {
         }
         let known = versions.iter().map(u8::to_string).collect::<Vec<_>>();
         let known = known.join(" or ");
-        Err(Unreadable(format!("its format is {version}, not {known}")))
+        Err(Unreadable(format!(
+            "unknown version {version}; expected {known}"
+        )))
     }
 
-    /// When the device was last heard and its last silence, which are detection and not
-    /// compared.
+    /// Skips the state of silence detection, which is not compared.
     fn silence(&mut self) -> Result<(), Unreadable> {
         self.option(|reader| reader.take(3 * size_of::<i64>()).map(drop))?;
         self.option(|reader| reader.take(ALERT).map(drop))?;
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
         let (head, rest) = self
             .0
             .split_at_checked(length)
-            .ok_or_else(|| Unreadable("it ends too early".into()))?;
+            .ok_or_else(|| Unreadable("the value is truncated".into()))?;
         self.0 = rest;
         Ok(head)
     }
@@ -207,14 +208,14 @@ impl<'a> Reader<'a> {
         self.u64().map(f64::from_bits)
     }
 
-    /// Bytes with their length before them.
+    /// Length-prefixed bytes.
     fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
         let length = self.u32()?;
-        // What does not fit is too long for any value.
+        // A length that does not fit into usize exceeds any value.
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
-    /// Reads from a part with its length before it, and skips the rest of it.
+    /// Reads from a length-prefixed part and skips its rest.
     fn part<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
@@ -225,7 +226,7 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<String, Unreadable> {
         let text = std::str::from_utf8(self.bytes()?);
         text.map(str::to_owned)
-            .map_err(|_| Unreadable("a text is not UTF-8".into()))
+            .map_err(|_| Unreadable("a string is not UTF-8".into()))
     }
 
     fn option<T>(
@@ -235,16 +236,16 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(None),
             1 => read(self).map(Some),
-            other => Err(Unreadable(format!("{other} is neither yes nor no"))),
+            other => Err(Unreadable(format!("invalid flag {other}"))),
         }
     }
 
-    /// A number of items and the items.
+    /// Items with their number first.
     fn list<T>(
         &mut self,
         read: impl Fn(&mut Self) -> Result<T, Unreadable>,
     ) -> Result<Vec<T>, Unreadable> {
-        // Not reserved: a damaged number can be any.
+        // No memory is reserved, because a corrupt number can be huge.
         (0..self.u32()?).map(|_| read(self)).collect()
     }
 
@@ -292,11 +293,10 @@ impl<'a> Reader<'a> {
     fn end(&self) -> Result<(), Unreadable> {
         match self.0.len() {
             0 => Ok(()),
-            more => Err(Unreadable(format!("{more} bytes follow its end"))),
+            more => Err(Unreadable(format!("{more} bytes follow the value"))),
         }
     }
 }
 
 #[cfg(test)]
-#[path = "layout_tests.rs"]
 mod tests;

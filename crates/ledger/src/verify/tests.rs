@@ -13,7 +13,7 @@ fn tally(connections: u32, messages: u64) -> Tally {
     })
 }
 
-/// Feeds `(conn, seq)` pairs as the records of one partition.
+/// Adds `(conn, seq)` pairs as the records of one partition.
 fn feed(tally: &mut Tally, partition: i32, marks: &[(u32, u64)]) {
     for (offset, (conn, seq)) in (0i64..).zip(marks) {
         let mut value = String::new();
@@ -45,7 +45,7 @@ fn missing(conn: u32, first: u64, last: u64) -> Missing {
 }
 
 #[test]
-fn the_plan_deals_out_all_messages() {
+fn the_plan_distributes_all_messages() {
     let plan = Plan {
         run: RUN.to_owned(),
         connections: 4,
@@ -71,7 +71,7 @@ fn a_complete_run_is_complete() {
 }
 
 #[test]
-fn gaps_and_tails_are_lost_and_named() {
+fn missing_ranges_are_reported() {
     let mut tally = tally(2, 200);
     let kept = (0..100).filter(|seq| !(10..=12).contains(seq) && *seq != 64);
     feed(&mut tally, 0, &kept.map(|seq| (0, seq)).collect::<Vec<_>>());
@@ -90,7 +90,7 @@ fn gaps_and_tails_are_lost_and_named() {
 }
 
 #[test]
-fn nothing_at_all_is_everything_lost() {
+fn without_records_all_messages_are_lost() {
     let report = tally(2, 7).report();
     assert_eq!(report.lost, 7);
     assert_eq!(report.missing, [missing(0, 0, 3), missing(1, 0, 2)]);
@@ -108,7 +108,7 @@ fn a_late_first_copy_is_a_regression() {
 }
 
 #[test]
-fn a_repeated_stretch_is_no_regression() {
+fn duplicates_are_not_regressions() {
     let mut tally = tally(1, 4);
     feed(
         &mut tally,
@@ -124,7 +124,7 @@ fn a_repeated_stretch_is_no_regression() {
 }
 
 #[test]
-fn order_is_per_partition() {
+fn regressions_are_counted_per_partition() {
     let mut tally = tally(1, 4);
     feed(&mut tally, 0, &[(0, 1), (0, 3)]);
     feed(&mut tally, 1, &[(0, 0), (0, 2)]);
@@ -132,7 +132,7 @@ fn order_is_per_partition() {
 }
 
 #[test]
-fn a_changed_record_is_corrupt_and_fails_even_a_full_run() {
+fn a_corrupt_record_fails_a_run_without_losses() {
     let mut tally = tally(1, 2);
     feed(&mut tally, 0, &[(0, 0), (0, 1)]);
     let mut value = String::new();
@@ -153,7 +153,7 @@ fn a_changed_record_is_corrupt_and_fails_even_a_full_run() {
 }
 
 #[test]
-fn what_is_not_ours_is_foreign_and_harmless() {
+fn foreign_records_do_not_fail_a_run() {
     let mut tally = tally(1, 1);
     feed_bytes(&mut tally, 0, 0, b"hello");
     feed_bytes(&mut tally, 0, 1, b"");
@@ -164,7 +164,7 @@ fn what_is_not_ours_is_foreign_and_harmless() {
 }
 
 #[test]
-fn messages_beyond_the_plan_say_that_the_plan_is_wrong() {
+fn messages_outside_the_plan_fail_a_run() {
     let mut tally = tally(1, 2);
     feed(&mut tally, 0, &[(0, 0), (0, 1), (0, 2), (5, 0)]);
     let report = tally.report();
@@ -173,9 +173,9 @@ fn messages_beyond_the_plan_say_that_the_plan_is_wrong() {
 }
 
 proptest! {
-    /// Against a count done in the plainest way.
+    /// Compares with a simple implementation.
     #[test]
-    fn agrees_with_counting_by_hand(marks in prop::collection::vec((0u32..3, 0u64..40), 0..300)) {
+    fn the_tally_agrees_with_a_simple_count(marks in prop::collection::vec((0u32..3, 0u64..40), 0..300)) {
         let mut tally = tally(3, 120);
         feed(&mut tally, 0, &marks);
         let report = tally.report();
@@ -195,14 +195,14 @@ proptest! {
         prop_assert_eq!(report.duplicated, (marks.len() - firsts.len()) as u64);
         prop_assert_eq!(report.complete(), report.lost == 0);
 
-        // The named ranges (all of them, not only the first) are exactly the gaps.
+        // The missing ranges are exactly the gaps.
         for (conn, state) in (0u32..).zip(&tally.conns) {
             let named: Vec<u64> = state.missing().flat_map(|(first, last)| first..=last).collect();
             let gaps: Vec<u64> = (0..40).filter(|seq| !firsts.contains(&(conn, *seq))).collect();
             prop_assert_eq!(named, gaps);
         }
 
-        // And the ranges that arrived are exactly the first copies.
+        // The ranges that arrived are exactly the first copies.
         let found: Vec<(u32, u64)> = tally
             .found()
             .flat_map(|(conn, first, last)| (first..=last).map(move |seq| (conn, seq)))

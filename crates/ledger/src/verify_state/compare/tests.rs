@@ -1,4 +1,4 @@
-//! What a comparison must find, on a state that is exact until the test changes it.
+//! Each test changes an exact state and checks the findings.
 
 use iot_core::message::{DeviceMessage, Reading};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::verify_state::fold::{Entry, Rules};
 use crate::verify_state::model::{Values, Window};
 
-/// What comes after the open windows of a sensor, and is not compared.
+/// The bytes after the open windows of a sensor, which are not compared.
 const DETECTORS: &[u8] = b"alerts and detectors";
 
 fn values_bytes(values: &Values) -> Vec<u8> {
@@ -85,7 +85,7 @@ fn device_bytes(device: &Device) -> Vec<u8> {
     bytes
 }
 
-/// What a consumer would have stored.
+/// The state that a consumer would have stored.
 fn stored(fold: &Fold) -> Snapshot {
     let mut snapshot = Snapshot {
         offset: 1_000,
@@ -113,7 +113,7 @@ fn stored(fold: &Fold) -> Snapshot {
     snapshot
 }
 
-/// Two devices, each with one window that is sealed and two that are open.
+/// Two devices, each with one sealed and two open windows.
 fn fold() -> Fold {
     let mut fold = Fold::new(Rules {
         sizes: vec![60],
@@ -147,8 +147,8 @@ fn fold() -> Fold {
     fold
 }
 
-/// After 59, so that windows from 60 on are compared.
-const CUT: Kept = Kept::After(59);
+/// A log without its start, of which windows from 60 on are compared.
+const TRUNCATED: Kept = Kept::After(59);
 
 fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
     let partition = TopicPartition::new("device-data", 0);
@@ -163,14 +163,14 @@ fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
 }
 
 const DEVICE: &str = "d\x00t\x00p\x00d1";
-/// Where its only sensor begins, and the value of that: after format, watermark,
-/// time and `seq`, place, rules and number of sensors; and after length and name.
+/// Start of its only sensor, after format, watermark, time and `seq`, place, rules and
+/// number of sensors; and start of the sensor's value, after length and name.
 const SENSOR_AT: usize = 1 + 8 + 17 + 1 + 4 + 4;
 const VALUE_AT: usize = SENSOR_AT + 4 + 4 + "temperature".len();
 const SEALED: &str = "w\x00t\x00p\x00d1\x0060\x000";
 
 #[test]
-fn what_is_the_same_is_exact() {
+fn the_expected_state_is_exact() {
     let report = compare(Kept::Whole, &stored(&fold()));
     assert!(report.is_exact(), "{report:?}");
     assert_eq!((report.devices, report.sensors), (2, 2));
@@ -183,10 +183,10 @@ fn what_is_the_same_is_exact() {
 }
 
 #[test]
-fn any_bit_that_is_changed_is_found() {
+fn any_changed_bit_is_found() {
     let exact = stored(&fold());
     let length = exact.live[DEVICE].len() - DETECTORS.len();
-    // The rules that detectors go by are theirs as well.
+    // The hash of the rules belongs to the detectors.
     let rules = SENSOR_AT - 8..SENSOR_AT - 4;
     for at in (0..length).filter(|at| !rules.contains(at)) {
         for bit in 0..8 {
@@ -208,7 +208,7 @@ fn any_bit_that_is_changed_is_found() {
 }
 
 #[test]
-fn what_is_the_detectors_is_not_compared() {
+fn detectors_are_not_compared() {
     let mut snapshot = stored(&fold());
     let value = snapshot.live.get_mut(DEVICE).unwrap();
     *value.last_mut().unwrap() ^= 1;
@@ -217,7 +217,7 @@ fn what_is_the_detectors_is_not_compared() {
 }
 
 #[test]
-fn a_difference_is_named() {
+fn a_difference_is_reported_with_its_field() {
     let mut snapshot = stored(&fold());
     snapshot.live.get_mut(DEVICE).unwrap()[VALUE_AT] ^= 1;
     let report = compare(Kept::Whole, &snapshot);
@@ -236,7 +236,7 @@ fn a_difference_is_named() {
 }
 
 #[test]
-fn what_is_missing_is_found() {
+fn missing_values_are_found() {
     let mut snapshot = stored(&fold());
     snapshot.live.remove(DEVICE).unwrap();
     let report = compare(Kept::Whole, &snapshot);
@@ -246,7 +246,7 @@ fn what_is_missing_is_found() {
     assert!(!report.is_exact());
 }
 
-/// The device with these sensors.
+/// The state with these sensors in the device.
 fn with_sensors(sensors: &[Vec<u8>]) -> Snapshot {
     let mut snapshot = stored(&fold());
     let value = snapshot.live.get_mut(DEVICE).unwrap();
@@ -260,7 +260,7 @@ fn with_sensors(sensors: &[Vec<u8>]) -> Snapshot {
 }
 
 #[test]
-fn a_sensor_is_there_once_under_its_name() {
+fn missing_extra_and_duplicate_sensors_are_found() {
     let fold = fold();
     let sensor = &fold.devices["t\x00p\x00d1"].sensors["temperature"];
     let sensor = |name: &str| sensor_bytes(name, sensor);
@@ -276,13 +276,13 @@ fn a_sensor_is_there_once_under_its_name() {
         assert_eq!((report.missing, report.extra), (missing, extra));
         assert_eq!(report.is_exact(), missing + extra == 0);
     }
-    // Of records that are gone.
-    let report = compare(CUT, &with_sensors(&[own, other]));
+    // The other sensor may come from a deleted record.
+    let report = compare(TRUNCATED, &with_sensors(&[own, other]));
     assert!(report.is_exact(), "{report:?}");
 }
 
 #[test]
-fn what_is_too_much_is_found() {
+fn extra_values_are_found() {
     let exact = stored(&fold());
     let device = &exact.live[DEVICE];
     for key in [
@@ -309,7 +309,7 @@ fn what_is_too_much_is_found() {
 }
 
 #[test]
-fn a_sealed_window_may_be_missing_only_when_it_may_have_expired() {
+fn a_sealed_window_may_be_missing_only_after_its_expiry() {
     let mut snapshot = stored(&fold());
     snapshot.sealed.remove(SEALED).unwrap();
     // Sealed at 100 and kept for 1,000 times its length.
@@ -327,9 +327,9 @@ fn a_sealed_window_may_be_missing_only_when_it_may_have_expired() {
 }
 
 #[test]
-fn a_sealed_window_may_be_there_before_the_offset_moves_but_not_another_one() {
+fn a_sealed_window_may_be_stored_before_the_offset_moves() {
     let mut snapshot = stored(&fold());
-    // A step that failed half way: the record that seals is not applied yet.
+    // A step that failed half way: the record that seals the window is not applied yet.
     snapshot.offset = 4;
     let report = compare(Kept::Whole, &snapshot);
     assert_eq!((report.extra, report.sealed_windows_compared), (0, 2));
@@ -338,33 +338,33 @@ fn a_sealed_window_may_be_there_before_the_offset_moves_but_not_another_one() {
 }
 
 #[test]
-fn of_a_log_without_its_begin_only_what_it_has_is_compared() {
+fn only_windows_after_a_truncated_log_start_are_compared() {
     let mut snapshot = stored(&fold());
-    // Of a record that is gone: another window of the sensor, and another device.
+    // From deleted records: another device, and another value of the sealed window.
     let bytes = snapshot.live["d\x00t\x00p\x00d1"].clone();
     snapshot.live.insert("d\x00t\x00p\x00gone".into(), bytes);
     *snapshot.sealed.get_mut(SEALED).unwrap().last_mut().unwrap() ^= 1;
-    let report = compare(CUT, &snapshot);
+    let report = compare(TRUNCATED, &snapshot);
     assert!(report.is_exact(), "{report:?}");
     assert_eq!(report.open_windows_compared, 4);
     // Two sealed windows, the places of two devices, one device.
     assert_eq!(report.not_comparable, 5);
-    // What only records that are kept account for is compared as ever.
+    // Windows of which Kafka has all records are still compared.
     let value = snapshot.live.get_mut(DEVICE).unwrap();
     let end_of_windows = value.len() - DETECTORS.len();
     value[end_of_windows - 1] ^= 1;
-    assert_eq!(compare(CUT, &snapshot).differences, 1);
+    assert_eq!(compare(TRUNCATED, &snapshot).differences, 1);
 }
 
 #[test]
-fn state_that_is_newer_than_a_cut_log_is_not_comparable_and_older_is_wrong() {
+fn with_a_truncated_log_only_older_state_is_a_difference() {
     for (change, differences) in [(1, 0), (-1, 1)] {
         let mut snapshot = stored(&fold());
         let value = snapshot.live.get_mut(DEVICE).unwrap();
         // Value, unit and quality are before the time.
         let at = VALUE_AT + 8 + 1 + 4 + "celsius".len() + 1;
         value[at] = value[at].wrapping_add_signed(change);
-        assert_eq!(compare(CUT, &snapshot).differences, differences);
+        assert_eq!(compare(TRUNCATED, &snapshot).differences, differences);
         assert_eq!(compare(Kept::Whole, &snapshot).differences, 1);
     }
 }

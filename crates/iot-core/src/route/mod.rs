@@ -1,10 +1,10 @@
-//! How an MQTT topic becomes a Kafka topic and a record key.
+//! Routing: the mapping from an MQTT topic to a Kafka topic and a record key.
 //!
-//! The topic is split on `/`; one part names the tenant, one the project:
-//! `mtic/msg/client/realtime/tenant123/project456` becomes topic
-//! `tenant123.project456` with key `project456`. Names are `[a-zA-Z0-9_-]+`: with
-//! a dot inside, tenant `a.b` with project `c` would meet tenant `a` with
-//! project `b.c` in one Kafka topic.
+//! The MQTT topic is split on `/`; one part names the tenant, another the project:
+//! `mtic/msg/client/realtime/tenant123/project456` maps to topic
+//! `tenant123.project456` with key `project456`. Names are `[a-zA-Z0-9_-]+`: if
+//! they could contain a dot, tenant `a.b` with project `c` would share the Kafka
+//! topic of tenant `a` with project `b.c`.
 
 use std::borrow::Cow;
 
@@ -12,26 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::dead_letter;
 
-/// Longest topic name Kafka takes, in bytes.
+/// Longest topic name that Kafka accepts, in bytes.
 pub const MAX_TOPIC_LENGTH: usize = 249;
 
-/// An MQTT topic has at most 65,535 bytes (MQTT 5, 1.5.4), so no more parts.
+/// An MQTT topic has at most 65,535 bytes (MQTT 5, 1.5.4), so it has no more parts.
 const MAX_PART: usize = 65_535;
-/// Longest piece of a refused name that an error repeats, in characters.
+/// Errors show at most this many characters of a refused name.
 const SHOWN: usize = 80;
 
 const TENANT: &str = "{tenant}";
 const PROJECT: &str = "{project}";
 
-/// The rules; [`validate`](Self::validate) says whether they make sense.
+/// The rules of routing, section `route`; [`validate`](Self::validate) checks them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteRules {
-    /// Which part of the MQTT topic is the tenant, from 0.
+    /// Index of the MQTT topic's part that is the tenant, from 0.
     pub tenant_part: usize,
-    /// Which part of the MQTT topic is the project, from 0.
+    /// Index of the MQTT topic's part that is the project, from 0.
     pub project_part: usize,
-    /// Kafka topic, with `{tenant}` and `{project}` in it.
+    /// Template of the Kafka topic, with the placeholders `{tenant}` and `{project}`.
     pub topic: String,
     /// Key of the records.
     pub key: RouteKey,
@@ -48,69 +48,69 @@ impl Default for RouteRules {
     }
 }
 
-/// What the records of a route are keyed by.
+/// The record key of routed messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteKey {
-    /// The project: everything of a project is in one partition, in order.
+    /// The project: all messages of a project are in one partition, in order.
     #[default]
     Project,
-    /// The MQTT topic.
+    /// The MQTT topic: messages of one MQTT topic stay in order.
     MqttTopic,
-    /// No key: records spread over the partitions.
+    /// No key: records are spread over the partitions.
     None,
 }
 
-/// Where a message goes.
+/// Destination of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Kafka topic.
     pub topic: String,
-    /// Tenant named by the MQTT topic.
+    /// Tenant in the MQTT topic.
     pub tenant: String,
-    /// Project named by the MQTT topic.
+    /// Project in the MQTT topic.
     pub project: String,
-    /// Key of the record.
+    /// Key of the record, UTF-8.
     pub key: Option<String>,
 }
 
-/// Why an MQTT topic has no Kafka topic.
+/// Why an MQTT topic cannot be routed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// The MQTT topic is too short to name a tenant and a project.
+    /// The MQTT topic has too few parts to name a tenant and a project.
     #[error("the MQTT topic has {found} parts, {needed} are needed")]
     TooFewParts {
-        /// Parts of the topic.
+        /// Number of parts in the topic.
         found: usize,
-        /// Parts the rules need.
+        /// Number of parts that the rules need.
         needed: usize,
     },
     /// The tenant is not `[a-zA-Z0-9_-]+`.
-    #[error("tenant {tenant:?} is not made of letters, digits, _ and - only")]
+    #[error("tenant {tenant:?} must consist of letters, digits, _ and -")]
     InvalidTenant {
-        /// The tenant, cut when long.
+        /// The tenant, truncated if long.
         tenant: String,
     },
     /// The project is not `[a-zA-Z0-9_-]+`.
-    #[error("project {project:?} is not made of letters, digits, _ and - only")]
+    #[error("project {project:?} must consist of letters, digits, _ and -")]
     InvalidProject {
-        /// The project, cut when long.
+        /// The project, truncated if long.
         project: String,
     },
     /// The Kafka topic would be longer than [`MAX_TOPIC_LENGTH`].
-    #[error("the Kafka topic would have {length} bytes, {MAX_TOPIC_LENGTH} are allowed")]
+    #[error("the Kafka topic would have {length} bytes, at most {MAX_TOPIC_LENGTH} are allowed")]
     TooLong {
         /// Length of the topic in bytes.
         length: usize,
     },
-    /// The Kafka topic belongs to the platform or to Kafka itself.
+    /// The Kafka topic is reserved; see [`is_reserved`].
     #[error("the Kafka topic {topic:?} is reserved")]
     Reserved {
         /// The topic.
         topic: String,
     },
-    /// The Kafka topic has a name that Kafka refuses.
+    /// Kafka refuses the name of the Kafka topic; see [`is_kafka_topic`].
     #[error("{topic:?} is not a valid Kafka topic")]
     InvalidTopic {
         /// The topic.
@@ -119,8 +119,8 @@ pub enum RouteError {
 }
 
 impl RouteError {
-    /// Everything [`reason`](Self::reason) may answer, so that a counter for
-    /// each can start at zero.
+    /// All values that [`reason`](Self::reason) returns, so that the counter of
+    /// each can be created at zero.
     pub const REASONS: &'static [&'static str] = &[
         "too_few_parts",
         "invalid_tenant",
@@ -145,11 +145,11 @@ impl RouteError {
 }
 
 impl RouteRules {
-    /// Where a message published to `mqtt_topic` goes.
+    /// The destination of a message published to `mqtt_topic`.
     ///
     /// # Errors
-    /// The topic names no valid tenant and project, or the Kafka topic they
-    /// give is reserved or one that Kafka refuses.
+    /// The MQTT topic has no valid tenant and project, or the resulting Kafka topic
+    /// is reserved, too long or invalid.
     pub fn route(&self, mqtt_topic: &str) -> Result<Route, RouteError> {
         let (tenant, project) = self.names(mqtt_topic)?;
         let topic = self.fill(tenant, project)?;
@@ -169,14 +169,15 @@ impl RouteRules {
     /// The Kafka topic of a tenant's project.
     ///
     /// # Errors
-    /// The same as those of [`route`](Self::route).
+    /// As [`route`](Self::route).
     pub fn kafka_topic(&self, tenant: &str, project: &str) -> Result<String, RouteError> {
         check_names(tenant, project)?;
         self.fill(tenant, project)
     }
 
-    /// The tenant and project whose messages go to a Kafka topic; `None` if
-    /// these rules never name it. A name that the template leaves out is `None`.
+    /// The tenant and project whose messages are routed to a Kafka topic: the inverse
+    /// of [`kafka_topic`](Self::kafka_topic). The outer `None` means that no message is
+    /// routed there, an inner one that the template has no such placeholder.
     #[must_use]
     pub fn names_in<'t>(&self, kafka_topic: &'t str) -> Option<(Option<&'t str>, Option<&'t str>)> {
         check_topic(kafka_topic).ok()?;
@@ -201,7 +202,7 @@ impl RouteRules {
                 };
                 let (begin, rest) = self.topic.split_once(first)?;
                 let (middle, end) = rest.split_once(second)?;
-                // Names have no dot and the middle has one: it fits in one place only.
+                // The middle contains a dot and names do not, so the split is unique.
                 let (one, other) = between(kafka_topic, (begin, end))?.split_once(middle)?;
                 let (one, other) = (Some(whole(one)?), Some(whole(other)?));
                 Some(if tenant_first {
@@ -234,7 +235,7 @@ impl RouteRules {
         Ok((tenant, project))
     }
 
-    /// What is wrong with the rules: field and what it must be.
+    /// All problems of the rules, as the name of the setting and what it must be.
     #[must_use]
     pub fn validate(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
@@ -266,8 +267,8 @@ pub fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Whether a Kafka topic belongs to the platform or to Kafka itself: never a
-/// target of routing, never matched by a consumer's pattern.
+/// Whether a Kafka topic is reserved by the platform or by Kafka: such a topic is
+/// never a routing target and never matches a consumer's pattern.
 #[must_use]
 pub fn is_reserved(kafka_topic: &str) -> bool {
     kafka_topic.starts_with("iot.")
@@ -278,15 +279,16 @@ pub fn is_reserved(kafka_topic: &str) -> bool {
         )
 }
 
-/// What Kafka compares to tell topics apart: metric names replace `.` by `_`,
-/// so it refuses a topic that differs from another one only in them. Two
-/// different topics with equal keys collide.
+/// The key by which Kafka detects topic collisions. Kafka's metric names replace `.`
+/// by `_`, so Kafka refuses to create a topic that differs from an existing one only
+/// in these characters.
 #[must_use]
 pub fn collision_key(kafka_topic: &str) -> String {
     kafka_topic.replace('.', "_")
 }
 
-/// Whether Kafka takes `name` for a topic.
+/// Whether Kafka accepts `name` as a topic name: 1 to 249 bytes of `[a-zA-Z0-9._-]`,
+/// and neither `.` nor `..` (Kafka's `Topic.validate`).
 #[must_use]
 pub fn is_kafka_topic(name: &str) -> bool {
     name.len() <= MAX_TOPIC_LENGTH
@@ -331,7 +333,6 @@ fn check_topic(topic: &str) -> Result<(), RouteError> {
     Ok(())
 }
 
-/// Kafka's own rule: `[a-zA-Z0-9._-]`.
 fn is_topic_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
@@ -348,20 +349,20 @@ fn check_template(template: &str) -> Result<(), String> {
         .find(|c| !u8::try_from(*c).is_ok_and(is_topic_byte))
     {
         return Err(format!(
-            "must be made of {TENANT}, {PROJECT}, letters, digits, ., _ and - only, not {character:?}"
+            "must consist of {TENANT}, {PROJECT}, letters, digits, ., _ and -, not {character:?}"
         ));
     }
     if !separates_names(template) {
         return Err(format!(
-            "needs a dot between {TENANT} and {PROJECT}, or different tenants could share a topic"
+            "needs a dot between {TENANT} and {PROJECT}, otherwise different tenants could share a topic"
         ));
     }
-    // Whatever the names are, this is the shortest topic that can come out.
+    // The shortest topic that the template can produce.
     let shortest = template.replace(TENANT, "t").replace(PROJECT, "p");
     check_topic(&shortest).map_err(|error| error.to_string())
 }
 
-/// Names have no dot, so a dot between them keeps every pair apart.
+/// Names have no dot, so a dot between them makes the topic of every pair unique.
 fn separates_names(template: &str) -> bool {
     let (Some(tenant), Some(project)) = (template.find(TENANT), template.find(PROJECT)) else {
         return true;

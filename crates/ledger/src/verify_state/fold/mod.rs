@@ -1,6 +1,6 @@
-//! What the state of a partition must be after its records: the rules of
-//! docs/state.md ("The fold"), written down a second time and on purpose not shared
-//! with the consumer.
+//! The state of a partition after its records, by the rules of docs/state.md ("The
+//! fold"). This is a second implementation that deliberately shares no code with the
+//! consumer.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,31 @@ use iot_core::message::{DeviceMessage, Quality, Reading};
 use super::layout::device_name;
 use super::model::{Moment, Place, Span, Summary, Values, Window};
 
-/// Milliseconds in an hour, which slopes are per.
+/// Milliseconds in an hour, for slopes per hour.
 const HOUR: f64 = 3_600_000.0;
 
-/// How windows are cut; all in milliseconds.
+/// The rules of windows, in milliseconds.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     /// Lengths of the windows.
     pub(super) sizes: Vec<i64>,
-    /// How long after its end, by the device's own time, a window takes values.
+    /// Allowed lateness: how long after its end, by the device's watermark, a window
+    /// accepts values.
     pub(super) lateness: i64,
 }
 
-/// A message that counts.
+/// A valid message of the log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry<'m> {
     pub(super) offset: i64,
-    /// Kafka's time of the record, milliseconds since the epoch; negative if it has none.
+    /// Record time, milliseconds since the Unix epoch; negative if the record has none.
     pub(super) recorded: i64,
     pub(super) tenant: &'m str,
     pub(super) project: &'m str,
     pub(super) message: &'m DeviceMessage<'m>,
 }
 
-/// The state of a partition, by names of devices.
+/// The state of a partition, by device name.
 #[derive(Debug)]
 pub(super) struct Fold {
     rules: Rules,
@@ -45,7 +46,7 @@ pub(super) struct Device {
     pub(super) newest: Option<Moment>,
     pub(super) watermark: Option<i64>,
     pub(super) place: Option<Place>,
-    /// The newest message itself says where the device is.
+    /// Whether the newest message itself has the place.
     pub(super) place_is_newest: bool,
     pub(super) sensors: BTreeMap<String, Sensor>,
 }
@@ -68,8 +69,9 @@ pub(super) struct Newest {
 /// Windows of a device that were sealed together, by sensor.
 #[derive(Debug)]
 pub(super) struct Sealed {
-    /// Offset of the record that sealed them, and its time in Kafka.
+    /// Offset of the record that sealed them.
     pub(super) by: i64,
+    /// Record time of that record.
     pub(super) at: i64,
     pub(super) windows: BTreeMap<String, Summary>,
 }
@@ -83,7 +85,7 @@ impl Fold {
         }
     }
 
-    /// Takes the next message of the log, in the units of the known sensors.
+    /// Applies the next message of the log, with values in the units of known sensors.
     pub(super) fn take(&mut self, entry: &Entry<'_>) {
         let message = entry.message;
         let moment = Moment {
@@ -92,7 +94,7 @@ impl Fold {
         };
         let name = device_name(entry.tenant, entry.project, &message.device_id);
         let device = self.devices.entry(name.clone()).or_default();
-        // The newest numbered message once more: sent again, not measured again.
+        // A duplicate of the newest message with a sequence number.
         if moment.seq.is_some() && device.newest == Some(moment) {
             return;
         }
@@ -124,14 +126,14 @@ impl Rules {
         }
     }
 
-    /// Whether a window takes no more values.
+    /// Whether a window accepts no more values.
     fn is_over(&self, span: Span, watermark: i64) -> bool {
         watermark >= span.end().saturating_add(self.lateness)
     }
 }
 
 impl Device {
-    /// What a message says of the device itself.
+    /// Updates the newest message and the place of the device.
     fn locate(&mut self, moment: Moment, message: &DeviceMessage<'_>) {
         if self.newest.is_some_and(|newest| moment < newest) {
             return;
@@ -167,7 +169,7 @@ impl Sensor {
             let after = moment.timestamp.saturating_sub(span.start);
             let window = self.open.entry(span);
             let window = window.or_insert_with(|| Window::empty(span));
-            window.count_in(after, reading.value);
+            window.add(after, reading.value);
         }
     }
 }
@@ -208,12 +210,11 @@ impl Window {
         }
     }
 
-    /// Counts in a value, `after` milliseconds from the begin: Welford's recurrence
-    /// (Technometrics 4, 1962) for values and times, Pebay's (SAND2008-6212, 2008)
-    /// for their products. Each operation is rounded as written: another order gives
-    /// other bits.
-    fn count_in(&mut self, after: i64, value: f64) {
-        // Windows are shorter than 2^53 ms: exact.
+    /// Adds a value, `after` milliseconds from the start of the window: Welford's
+    /// recurrence (Technometrics 4, 1962) for values and times, Pebay's (SAND2008-6212,
+    /// 2008) for their products. The order of operations matters, because each one rounds.
+    fn add(&mut self, after: i64, value: f64) {
+        // Exact, because windows are shorter than 2^53 ms.
         let time = after as f64;
         let of = &mut self.values;
         of.count += 1;
@@ -224,8 +225,7 @@ impl Window {
             self.time_mean = time;
             return;
         }
-        // Which of 0 and -0 is the lesser is not defined; it is left to `min` here
-        // and there.
+        // The order of 0 and -0 is undefined; both sides use `f64::min` and `f64::max`.
         of.min = of.min.min(value);
         of.max = of.max.max(value);
         let count = of.count as f64;
@@ -238,7 +238,8 @@ impl Window {
         let from_new = value - of.mean;
         of.squares += from_old * from_new;
         self.products += time_from_old * from_new;
-        // Of the same time the first to come is first, and the last to come last.
+        // Among values of the same time, `first` is the earliest in the log and `last` the
+        // latest.
         if after < self.first_at {
             (of.first, self.first_at) = (value, after);
         }
@@ -257,5 +258,4 @@ impl Window {
 }
 
 #[cfg(test)]
-#[path = "fold_tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
-//! The tally: which messages of a run arrived, how often, and in which order.
-//! Pure: it is fed one record after the other and knows neither Kafka nor time.
+//! The tally of a run: which messages arrived, how often, and in which order. It is
+//! pure: it receives one record after the other and knows neither Kafka nor the clock.
 
 use std::collections::HashMap;
 
@@ -8,28 +8,28 @@ use serde::Serialize;
 use crate::histogram::{Histogram, Percentiles};
 use crate::payload::{self, Found, Mark};
 
-/// How many examples of each finding a report names.
+/// Maximum number of missing ranges and of examples in a report.
 const EXAMPLES: usize = 10;
 
-/// What a run should consist of.
+/// The messages of which a run consists.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) run: String,
     pub(crate) connections: u32,
-    /// Over all connections.
+    /// Number of messages on all connections together.
     pub(crate) messages: u64,
 }
 
 impl Plan {
-    /// How many messages connection `conn` sends: message number `i` of the run
-    /// goes out on connection `i % connections`.
+    /// The number of messages on connection `conn`: message `i` of the run is sent on
+    /// connection `i % connections`.
     pub(crate) fn of(&self, conn: u32) -> u64 {
         let connections = u64::from(self.connections);
         self.messages / connections + u64::from(u64::from(conn) < self.messages % connections)
     }
 }
 
-/// Where a record was read.
+/// Position of a record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) topic: &'a str,
@@ -37,21 +37,22 @@ pub(crate) struct Place<'a> {
     pub(crate) offset: i64,
 }
 
-/// One record as the tally sees it.
+/// A record to tally.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) value: &'a [u8],
-    /// The Kafka record's timestamp, milliseconds since the epoch.
+    /// Record time, milliseconds since the Unix epoch.
     pub(crate) timestamp_ms: i64,
-    /// The header `mqtt-received-at`, milliseconds since the epoch.
+    /// The header `mqtt-received-at`, milliseconds since the Unix epoch.
     pub(crate) received_ms: Option<i64>,
 }
 
-/// One connection's messages.
+/// The messages of one connection.
 #[derive(Debug, Clone)]
 struct Conn {
     expected: u64,
+    /// Bit set of the messages that arrived.
     seen: Vec<u64>,
     arrived: u64,
 }
@@ -66,7 +67,7 @@ impl Conn {
         }
     }
 
-    /// Marks a message as arrived; false when it had arrived before.
+    /// Marks a message as arrived; `false` if it had arrived before.
     fn mark(&mut self, seq: u64) -> bool {
         let (word, bit) = ((seq / 64) as usize, 1u64 << (seq % 64));
         let first = self.seen[word] & bit == 0;
@@ -79,12 +80,12 @@ impl Conn {
         self.seen[(seq / 64) as usize] & (1 << (seq % 64)) != 0
     }
 
-    /// The ranges that did not arrive, first to last included.
+    /// The ranges of messages that did not arrive, including first and last.
     fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges(false)
     }
 
-    /// The ranges that arrived, or did not, first to last included.
+    /// The ranges of messages that arrived, or did not, including first and last.
     fn ranges(&self, arrived: bool) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
@@ -98,7 +99,7 @@ impl Conn {
     }
 }
 
-/// Messages of one connection that are missing, `first` to `last` included.
+/// A range of missing messages of one connection, including `first` and `last`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Missing {
     pub(crate) conn: u32,
@@ -106,7 +107,7 @@ pub(crate) struct Missing {
     pub(crate) last: u64,
 }
 
-/// Something found in one record.
+/// A finding in one record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Example {
     pub(crate) topic: String,
@@ -115,7 +116,7 @@ pub(crate) struct Example {
     pub(crate) what: String,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) run: String,
@@ -125,27 +126,27 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     /// Copies beyond the first.
     pub(crate) duplicated: u64,
-    /// First copies that came after the first copy of a later message of their
+    /// First copies that arrived after the first copy of a later message of their
     /// connection in the same partition.
     pub(crate) regressions: u64,
     /// Records of this run whose bytes were changed.
     pub(crate) corrupt: u64,
-    /// Intact messages of this run that the plan does not have: it was another plan.
+    /// Intact messages of this run that are not in the plan, so the plan is wrong.
     pub(crate) unplanned: u64,
-    /// Records that are not this run's.
+    /// Records of other runs or programs.
     pub(crate) foreign: u64,
-    /// From sending to the bridge's receiving (header `mqtt-received-at`).
+    /// Time from sending to the arrival at the bridge (header `mqtt-received-at`).
     pub(crate) sent_to_received_ms: Option<Percentiles>,
-    /// From sending to the Kafka record's timestamp: its producer's clock, or
-    /// the broker's where the topic has `message.timestamp.type=LogAppendTime`.
+    /// Time from sending to the record time, by the producer's clock, or by the broker's
+    /// if the topic has `message.timestamp.type=LogAppendTime`.
     pub(crate) sent_to_record_ms: Option<Percentiles>,
     pub(crate) missing: Vec<Missing>,
     pub(crate) examples: Vec<Example>,
 }
 
 impl Report {
-    /// Whether every message arrived, unchanged. Duplicates and regressions are
-    /// told, not judged: delivery is at least once.
+    /// Whether every message arrived unchanged. Duplicates and regressions are reported
+    /// but allowed, because delivery is at least once.
     pub(crate) fn complete(&self) -> bool {
         self.lost == 0 && self.corrupt == 0 && self.unplanned == 0
     }
@@ -156,7 +157,7 @@ impl Report {
 pub(crate) struct Tally {
     plan: Plan,
     conns: Vec<Conn>,
-    /// The highest first copy so far, by topic, partition and connection.
+    /// Highest sequence number of first copies, by topic, partition and connection.
     highest: HashMap<(String, i32), Vec<Option<u64>>>,
     arrived: u64,
     duplicated: u64,
@@ -191,7 +192,7 @@ impl Tally {
         }
     }
 
-    /// Takes one record, in the order of its partition.
+    /// Adds a record; those of a partition must be in order.
     pub(crate) fn record(&mut self, entry: Entry<'_>) {
         match payload::decode(entry.value, &self.plan.run, &mut self.scratch) {
             Found::Foreign => self.foreign += 1,
@@ -243,8 +244,8 @@ impl Tally {
         }
     }
 
-    /// Both ends have milliseconds, the sender microseconds: a negative
-    /// difference is that rounding (or another machine's clock) and counts as 0.
+    /// Received and record times are in milliseconds, sending times in microseconds. A
+    /// negative difference is due to rounding (or another machine's clock) and counts as 0.
     fn latency(&mut self, entry: Entry<'_>, sent_us: u64) {
         let since = |ms: i64| {
             u64::try_from(ms.saturating_mul(1000))
@@ -273,17 +274,17 @@ impl Tally {
         }
     }
 
-    /// Messages that arrived, without their copies.
+    /// Number of messages that arrived, without duplicates.
     pub(crate) fn arrived(&self) -> u64 {
         self.arrived
     }
 
-    /// Whether nothing is missing any more.
+    /// Whether all messages have arrived.
     pub(crate) fn all_arrived(&self) -> bool {
         self.arrived == self.plan.messages
     }
 
-    /// The ranges that arrived, first to last included, by connection.
+    /// The ranges of messages that arrived, including first and last, by connection.
     pub(crate) fn found(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
         (0u32..).zip(&self.conns).flat_map(|(conn, state)| {
             let ranges = state.ranges(true);
@@ -319,5 +320,4 @@ impl Tally {
 }
 
 #[cfg(test)]
-#[path = "verify_tests.rs"]
 mod tests;

@@ -1,25 +1,27 @@
-//! Both formats in one pass over the bytes, of messages that are not as plain as
-//! [`quick`](super::quick) wants them.
+//! The complete parser of both JSON formats, for messages that
+//! [`quick`](super::quick) does not accept.
 //!
-//! The fields of both formats are collected as they come, whatever their type;
-//! only then is it decided which format it is and what is wrong with it. So the
-//! order of fields doesn't matter, nothing is parsed twice, and an error names
-//! the field and what stood there instead of a position in the text.
+//! One pass collects the fields of both formats, whatever their type. Only then
+//! does [`RawMessage::check`] decide which format it is and what is wrong with
+//! it. So the order of fields does not matter, nothing is parsed twice, and an
+//! error names the field and its type instead of a position in the text.
+
+mod shape;
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
+use self::shape::{Lenient, Scalar, Shape, drain_seq};
 use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
 use crate::sensor;
 
-/// Floats below this magnitude hold every whole number exactly.
+/// 2^53: a float represents every whole number below it exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A message in the newer or the older format, whatever JSON it is.
-pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
+/// Parses a message in the current or the older format from any JSON.
+pub(super) fn lenient(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
     serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
         .map_err(json_error)?
         .0
@@ -33,7 +35,7 @@ pub(super) fn careful(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
 
 fn json_error(error: serde_json::Error) -> ParseError {
     let detail = error.to_string();
-    // The library keeps the kind of a syntax error to itself, except in its text.
+    // serde_json exposes the kind of a syntax error only in its text.
     if detail.starts_with("number out of range") {
         ParseError::NumberOutOfRange { detail }
     } else {
@@ -41,120 +43,10 @@ fn json_error(error: serde_json::Error) -> ParseError {
     }
 }
 
-/// A value of the wanted shape, or what was there instead.
-struct Lenient<T>(Result<T, JsonKind>);
-
-/// What a shape makes of the JSON value it meets; the rest is "something else".
-trait Shape<'de>: Sized {
-    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Lenient<Self>, A::Error> {
-        drain_map(map)?;
-        Ok(Lenient(Err(JsonKind::Object)))
-    }
-
-    fn from_seq<A: SeqAccess<'de>>(seq: A) -> Result<Lenient<Self>, A::Error> {
-        drain_seq(seq)?;
-        Ok(Lenient(Err(JsonKind::Array)))
-    }
-
-    fn from_scalar(scalar: Scalar<'de>) -> Lenient<Self> {
-        Lenient(Err(scalar.kind()))
-    }
-}
-
-/// Nested values are skipped without recursion, however deep they are.
-fn drain_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
-    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-fn drain_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
-    while seq.next_element::<IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-impl<'de, T: Shape<'de>> Deserialize<'de> for Lenient<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor(std::marker::PhantomData))
-    }
-}
-
-struct ShapeVisitor<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: Shape<'de>> Visitor<'de> for ShapeVisitor<T> {
-    type Value = Lenient<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Null))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Boolean))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Unsigned(value)))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Negative(value)))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Float(value)))
-    }
-
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Text(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Text(Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::from_map(map)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        T::from_seq(seq)
-    }
-}
-
-/// Any JSON value that is not an array or an object.
-enum Scalar<'a> {
-    Null,
-    Boolean,
-    Unsigned(u64),
-    Negative(i64),
-    Float(f64),
-    Text(Cow<'a, str>),
-}
-
-impl Scalar<'_> {
-    fn kind(&self) -> JsonKind {
-        match self {
-            Self::Null => JsonKind::Null,
-            Self::Boolean => JsonKind::Boolean,
-            Self::Unsigned(_) | Self::Negative(_) | Self::Float(_) => JsonKind::Number,
-            Self::Text(_) => JsonKind::Text,
-        }
-    }
-}
-
-impl<'de> Shape<'de> for Scalar<'de> {
-    fn from_scalar(scalar: Scalar<'de>) -> Lenient<Self> {
-        Lenient(Ok(scalar))
-    }
-}
-
-/// A field that should be a scalar. The outer `None` means absent.
+/// A scalar field; `None` means absent.
 type Slot<'a> = Option<Lenient<Scalar<'a>>>;
 
-/// Puts a value into its slot, or remembers that the field came before.
+/// Stores the next value in its slot and records a duplicate field.
 macro_rules! fill {
     ($map:ident, $target:expr, $duplicate:expr, $name:literal) => {
         if $target.replace($map.next_value()?).is_some() {
@@ -190,7 +82,7 @@ enum MessageKey {
     Unknown,
 }
 
-/// The fields of both formats as they were found.
+/// The fields of both formats before any check.
 #[derive(Default)]
 struct RawMessage<'a> {
     device_id: Slot<'a>,
@@ -266,8 +158,8 @@ impl<'a> RawMessage<'a> {
         })
     }
 
-    /// `deviceId` marks the older format; with fields of the newer one beside
-    /// it nobody can say whether the time is in seconds or milliseconds.
+    /// `deviceId` marks the older format. Together with fields of the current one,
+    /// it is unclear whether the time is in seconds or milliseconds.
     fn is_legacy(&self) -> Result<bool, ParseError> {
         if self.legacy_device_id.is_none() {
             return Ok(false);
@@ -371,7 +263,7 @@ impl<'a> RawReading<'a> {
     }
 }
 
-/// The readings so far, or the first thing that was wrong with one.
+/// The readings, or the first error in one of them.
 struct Readings<'a>(Result<Vec<Reading<'a>>, ParseError>);
 
 impl<'de> Shape<'de> for Readings<'de> {
@@ -388,7 +280,7 @@ impl<'de> Shape<'de> for Readings<'de> {
             match checked {
                 Ok(reading) => readings.push(reading),
                 Err(error) => {
-                    // The text after it must still be JSON, or that is the error.
+                    // Malformed JSON after the reading takes precedence over its error.
                     drain_seq(seq)?;
                     return Ok(Lenient(Ok(Self(Err(error)))));
                 }
@@ -462,7 +354,7 @@ fn location(slot: Option<Lenient<RawLocation<'_>>>) -> Result<Option<Location<'_
     }))
 }
 
-/// A scalar that is neither absent nor null.
+/// The scalar of a slot; `None` if it is absent or null.
 fn present<'a>(
     slot: Slot<'a>,
     field: &'static str,
@@ -513,7 +405,7 @@ fn whole_number(slot: Slot<'_>, field: &'static str) -> Result<Option<u64>, Pars
     }
 }
 
-/// A value of a reading; `None` when the field is absent.
+/// The value of a reading; `None` if the field is absent.
 fn value(slot: Slot<'_>) -> Result<Option<f64>, ParseError> {
     match slot {
         None => Ok(None),
@@ -565,7 +457,7 @@ fn milliseconds(slot: Slot<'_>) -> Result<i64, ParseError> {
     }
 }
 
-/// The older format counts seconds, with or without a fraction.
+/// The older format has seconds, with or without a fraction.
 fn seconds(slot: Slot<'_>) -> Result<i64, ParseError> {
     match time(slot)? {
         Time::Whole(s) => s.checked_mul(1000).ok_or(ParseError::TimestampOutOfRange),

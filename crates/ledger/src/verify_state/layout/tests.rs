@@ -1,10 +1,10 @@
-//! The layout against bytes written out by hand after docs/state.md.
+//! Tests the layout with bytes written by hand from docs/state.md.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A value under way.
+/// Builds a stored value.
 struct Bytes(Vec<u8>);
 
 impl Bytes {
@@ -12,7 +12,7 @@ impl Bytes {
         Self(vec![2])
     }
 
-    /// The same device by a newer consumer: heard, and silent or not.
+    /// Turns a device into version 3, with the state of silence detection.
     fn heard(mut self, silent: bool) -> Self {
         self.0[0] = 3;
         let heard = self.byte(1).number(41).number(1_000).number(900);
@@ -61,7 +61,7 @@ impl Bytes {
         values.into_iter().fold(self.number(2), Self::float)
     }
 
-    /// A sensor, and after its open window what is another's.
+    /// A sensor with one open window, followed by `more`.
     fn sensor(more: &[u8]) -> Self {
         let sensor = Self(Vec::new()).text("temperature").float(-0.0);
         let sensor = sensor.byte(1).text("celsius").byte(1);
@@ -75,7 +75,7 @@ impl Bytes {
         sensor
     }
 
-    /// A device with as many sensors, but without these.
+    /// A device up to the number of its sensors.
     fn device(place: bool, sensors: u32) -> Self {
         let mut bytes = Self::new().number(200).number(100).byte(0);
         bytes = bytes.byte(u8::from(place));
@@ -118,11 +118,11 @@ fn a_device_is_read_with_and_without_a_place() {
     };
     let nowhere = Bytes::device(false, 0);
     assert_eq!(device(&nowhere.0), Ok(expected));
-    assert!(device(&nowhere.byte(0).0).is_err(), "longer than it is");
+    assert!(device(&nowhere.byte(0).0).is_err(), "trailing bytes");
 }
 
 #[test]
-fn what_is_known_of_silence_is_passed_over_and_nothing_else() {
+fn only_the_state_of_silence_detection_is_skipped() {
     let older = Bytes::device(true, 1).part(Bytes::sensor(b""));
     let expected = device(&older.0);
     assert!(expected.is_ok());
@@ -130,16 +130,16 @@ fn what_is_known_of_silence_is_passed_over_and_nothing_else() {
         let newer = Bytes::device(true, 1).part(Bytes::sensor(b""));
         let newer = newer.heard(silent);
         assert_eq!(device(&newer.0), expected);
-        assert!(device(&newer.byte(0).0).is_err(), "longer than it is");
+        assert!(device(&newer.byte(0).0).is_err(), "trailing bytes");
     }
     let mut unknown = older.heard(false);
     unknown.0[0] = 4;
-    let error = Unreadable("its format is 4, not 2 or 3".into());
+    let error = Unreadable("unknown version 4; expected 2 or 3".into());
     assert_eq!(device(&unknown.0), Err(error));
 }
 
 #[test]
-fn sensors_are_read_up_to_what_is_the_detectors() {
+fn sensors_are_decoded_up_to_their_detectors() {
     let bytes = Bytes::device(false, 2).part(Bytes::sensor(b"alerts and detectors"));
     let bytes = bytes.part(Bytes::sensor(b""));
     let device = device(&bytes.0).unwrap();
@@ -167,7 +167,7 @@ fn sensors_are_read_up_to_what_is_the_detectors() {
 }
 
 #[test]
-fn sealed_windows_are_read_with_their_sensors() {
+fn sealed_windows_are_decoded() {
     let bytes = Bytes::sealed();
     let window = |sensor: &str, slope| {
         let values = VALUES;
@@ -183,7 +183,7 @@ fn sealed_windows_are_read_with_their_sensors() {
 }
 
 #[test]
-fn another_version_is_not_read() {
+fn other_versions_are_refused() {
     for mut bytes in [Bytes::device(true, 0).0, Bytes::sealed().0] {
         bytes[0] = 1;
         assert!(device(&bytes).is_err() && sealed(&bytes).is_err());
@@ -192,7 +192,7 @@ fn another_version_is_not_read() {
 }
 
 #[test]
-fn names_are_those_that_the_docs_have() {
+fn names_agree_with_the_documentation() {
     let device = device_name("acme", "plant", "d1");
     assert_eq!(key_prefix("iot", "device-data", 3), "iot:{device-data:3}:");
     assert_eq!(device_field(&device), "d\x00acme\x00plant\x00d1");
@@ -214,7 +214,7 @@ fn names_are_those_that_the_docs_have() {
 
 proptest! {
     #[test]
-    fn a_value_cut_short_is_an_error(length in 0_usize..300) {
+    fn truncated_values_are_refused(length in 0_usize..300) {
         let bytes = Bytes::device(true, 1).part(Bytes::sensor(b"detectors"));
         let heard = Bytes::device(true, 1).heard(true);
         for bytes in [bytes.0, heard.0, Bytes::sealed().0] {
@@ -225,7 +225,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+    fn decoding_never_panics(bytes: Vec<u8>) {
         for version in [2, 3] {
             let bytes = [&[version], &bytes[..]].concat();
             let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));

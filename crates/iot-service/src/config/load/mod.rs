@@ -1,4 +1,4 @@
-//! Reads the layers, one over the other, and checks what they say.
+//! Loads the layers of the configuration, merges and checks them.
 
 use config::{Config, File, FileFormat};
 use serde_json::{Map, Value, json};
@@ -7,19 +7,19 @@ use serde_path_to_error::Segment;
 use super::alias;
 use super::{Problems, Settings, Sources, validate_common};
 
-/// Well-known variables of every service.
+/// Well-known environment variables of every service.
 const ENV: &[(&str, &str)] = &[("LOG_LEVEL", "log.level"), ("LOG_FORMAT", "log.format")];
 
-/// Reads all layers.
+/// Loads the settings from all layers.
 ///
 /// # Errors
-/// Every problem found: an unreadable file, unknown settings (with the nearest
-/// known one), values of the wrong type, and what [`Settings::validate`] says.
+/// All problems: an unreadable file, unknown settings (with the most similar
+/// known one), values of the wrong type, and those of [`Settings::validate`].
 pub fn load<S: Settings>(sources: &Sources) -> Result<S, Problems> {
     Ok(load_given(sources)?.0)
 }
 
-/// Reads all layers; also returns what was given, as a tree of raw values.
+/// Loads the settings and also returns the merged layers as a tree of raw values.
 pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), Problems> {
     let mut problems = Problems::default();
     let defaults = tree(&S::default());
@@ -49,11 +49,11 @@ pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), P
     problems.or((settings, given))
 }
 
-/// Asserts that the commented example of a service holds its settings, all of
-/// them, with their default values.
+/// Asserts that the commented example of a service contains exactly its settings,
+/// with their default values.
 ///
 /// # Panics
-/// When it does not.
+/// The example differs from the settings.
 pub fn assert_example<S: Settings>() {
     let defaults = tree(&S::default());
     let mut given = merge(S::EXAMPLE, &[], &defaults).unwrap_or_else(|error| panic!("{error}"));
@@ -72,10 +72,10 @@ pub fn assert_example<S: Settings>() {
     );
 }
 
-/// Settings that are given under other names and have no effect here, and why.
+/// The given aliases that are ignored, with the reasons.
 pub(crate) fn without_effect<S: Settings>(sources: &Sources) -> Vec<(&'static str, &'static str)> {
     let file = sources.file.as_ref();
-    // What can't be read was reported when it was loaded.
+    // `load` has already reported a file that can't be read.
     let text = file.and_then(|path| std::fs::read_to_string(path).ok());
     let named = named(sources, &Value::Null);
     let given = named.iter().map(|o| &*o.path);
@@ -83,7 +83,7 @@ pub(crate) fn without_effect<S: Settings>(sources: &Sources) -> Vec<(&'static st
     alias::without_effect(&text.unwrap_or_default(), given, S::ALIASES)
 }
 
-/// A setting given outside the file.
+/// A setting from the environment or the command line.
 #[derive(Debug, Clone)]
 pub(super) struct Override {
     pub(super) path: String,
@@ -92,7 +92,7 @@ pub(super) struct Override {
     pub(super) origin: String,
 }
 
-/// Well-known variables, `IOT_...` variables, flags: the later wins.
+/// Well-known variables, then `IOT_...` variables, then flags; later ones win.
 fn overrides<S: Settings>(
     sources: &Sources,
     defaults: &Value,
@@ -100,7 +100,7 @@ fn overrides<S: Settings>(
 ) -> Vec<Override> {
     let known = sources.env.iter().filter_map(|(name, value)| {
         let (_, path) = ENV.iter().chain(S::ENV).find(|(known, _)| known == name)?;
-        // A compose file passes an unset variable as an empty one.
+        // Compose files pass unset variables as empty ones.
         (!value.is_empty()).then(|| Override {
             path: (*path).to_string(),
             value: value.clone(),
@@ -117,11 +117,11 @@ fn overrides<S: Settings>(
     known.chain(named).chain(flags).collect()
 }
 
-/// What is given as `IOT_SECTION__KEY`.
+/// The settings given as `IOT_SECTION__KEY`.
 fn named(sources: &Sources, defaults: &Value) -> Vec<Override> {
     let named = sources.env.iter().filter_map(|(name, value)| {
         let path = name.strip_prefix("IOT_")?.to_lowercase().replace("__", ".");
-        // Kubernetes gives every pod variables such as IOT_BRIDGE_SERVICE_HOST.
+        // Kubernetes sets variables such as IOT_BRIDGE_SERVICE_HOST in every pod.
         if !path.contains('.') && defaults.get(&path).is_none_or(Value::is_object) {
             return None;
         }
@@ -134,7 +134,7 @@ fn named(sources: &Sources, defaults: &Value) -> Vec<Override> {
     named.collect()
 }
 
-/// One tree of all that was given; errors are syntax errors of the file.
+/// Merges the file and the overrides into one tree; errors are syntax errors.
 fn merge(text: &str, overrides: &[Override], defaults: &Value) -> Result<Value, String> {
     let mut layers = Config::builder().add_source(File::from_str(text, FileFormat::Yaml));
     for Override { path, value, .. } in overrides {
@@ -147,8 +147,8 @@ fn merge(text: &str, overrides: &[Override], defaults: &Value) -> Result<Value, 
         .map_err(|error| error.to_string())
 }
 
-/// `a.b.c` as nested sections. Below a free-form map the rest of the path is
-/// one key, because names of Kafka properties have dots themselves.
+/// Turns the path `a.b.c` into nested sections. In a free-form map the rest of the
+/// path is one key, because names of Kafka properties contain dots.
 fn nest(path: &str, value: &str, defaults: &Value) -> Value {
     if is_free_form(defaults) {
         return json!({ path: value });
@@ -163,8 +163,8 @@ fn is_free_form(default: &Value) -> bool {
     default.as_object().is_some_and(Map::is_empty)
 }
 
-/// Refuses unknown settings, fills empty sections, and turns texts into the
-/// type of the default.
+/// Refuses unknown settings, fills empty sections, and converts strings to the type
+/// of the default.
 fn conform(default: &Value, given: &mut Value, path: &str, problems: &mut Problems) {
     if is_free_form(default) {
         for value in given.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -223,8 +223,8 @@ fn unknown(key: &str, known: &Map<String, Value>) -> String {
     }
 }
 
-/// Deserialises as often as there are values of the wrong type, each time with
-/// one more of them replaced by its default, so that all of them are reported.
+/// Deserialises the settings. Each value of the wrong type is replaced by its default
+/// and deserialised again, so that all of them are reported.
 fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut Problems) -> S {
     loop {
         let error = match complete(given, defaults) {
@@ -243,8 +243,8 @@ fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut 
     }
 }
 
-/// Settings from what was given, over the service's own defaults: those of a
-/// section that services share are not the same in each.
+/// Merges the given values over the service's own defaults, because services have
+/// different defaults in shared sections.
 pub(super) fn complete<S: Settings>(
     given: &Value,
     defaults: &Value,
@@ -265,8 +265,8 @@ fn overlay(under: &mut Value, over: &Value) {
     }
 }
 
-/// Puts the default in the place of the value at `path`; `false` if there is
-/// nothing left to replace.
+/// Removes the value at `path`, so that its default applies; `false` if there is
+/// nothing to remove.
 fn reset(given: &mut Value, defaults: &Value, path: &[String]) -> bool {
     let Some((key, rest)) = path.split_first() else {
         return false;
@@ -280,8 +280,7 @@ fn reset(given: &mut Value, defaults: &Value, path: &[String]) -> bool {
     (!rest.is_empty() && reset(value, default, rest)) || section.remove(key).is_some()
 }
 
-/// Says of each problem which variable or flag brought the value, or which other name
-/// in the file.
+/// Adds to each problem the variable, flag or alias from which the value came.
 fn name_origins(problems: &mut Problems, overrides: &[Override], renamed: &[alias::Renamed]) {
     for problem in &mut problems.0 {
         let given = overrides.iter().rfind(|o| o.path == problem.path);
@@ -293,10 +292,10 @@ fn name_origins(problems: &mut Problems, overrides: &[Override], renamed: &[alia
     }
 }
 
-/// Settings as a tree; secrets in it are redacted.
+/// The settings as a tree, with secrets redacted.
 pub(super) fn tree<S: Settings>(settings: &S) -> Value {
     serde_json::to_value(settings)
-        .unwrap_or_else(|error| unreachable!("settings are plain: {error}"))
+        .unwrap_or_else(|error| unreachable!("settings serialise without errors: {error}"))
 }
 
 pub(super) fn join(path: &str, key: &str) -> String {
@@ -324,13 +323,14 @@ fn paths(tree: &Value) -> Vec<String> {
     out
 }
 
-/// Whether a property of a client, which no type of ours tells apart, is secret.
+/// Whether a client property is secret, by its name: free-form maps have no
+/// [`Secret`](super::Secret).
 fn is_secret(key: &str) -> bool {
     let words = ["password", "secret", "jaas", ".pem"];
     words.iter().any(|word| key.contains(word)) && !key.ends_with("_file")
 }
 
-/// Settings as YAML, secrets redacted.
+/// The settings as YAML, with secrets redacted.
 pub(crate) fn to_yaml<S: Settings>(settings: &S) -> String {
     fn write(section: &Map<String, Value>, indent: usize, out: &mut String) {
         for (key, value) in section {
@@ -355,200 +355,4 @@ pub(crate) fn to_yaml<S: Settings>(settings: &S) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde::{Deserialize, Serialize};
-
-    use super::super::*;
-    use super::*;
-
-    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    struct Example {
-        kafka: Kafka,
-        log: LogConfig,
-        ops: Ops,
-    }
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    struct Kafka {
-        brokers: Vec<String>,
-        linger: HumanDuration,
-        partitions: u16,
-        idempotent: bool,
-        password: Secret,
-        properties: std::collections::BTreeMap<String, String>,
-    }
-
-    impl Default for Kafka {
-        fn default() -> Self {
-            Self {
-                brokers: vec!["localhost:9092".into()],
-                linger: HumanDuration::from_millis(10),
-                partitions: 10,
-                idempotent: true,
-                password: Secret::default(),
-                properties: Default::default(),
-            }
-        }
-    }
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    #[serde(transparent)]
-    struct Ops(OpsConfig);
-
-    impl Default for Ops {
-        fn default() -> Self {
-            Self(OpsConfig {
-                listen: "127.0.0.1:0".into(),
-            })
-        }
-    }
-
-    impl Settings for Example {
-        const SERVICE: &'static str = "example";
-        const EXAMPLE: &'static str = "";
-        const ENV: &'static [(&'static str, &'static str)] = &[("KAFKA_BROKERS", "kafka.brokers")];
-        const LIVE: &'static [&'static str] = &[];
-
-        fn validate(&self, problems: &mut Problems) {
-            if self.kafka.partitions == 0 {
-                problems.add("kafka.partitions", "must be at least 1");
-            }
-        }
-
-        fn log(&self) -> &LogConfig {
-            &self.log
-        }
-
-        fn ops(&self) -> &OpsConfig {
-            &self.ops.0
-        }
-    }
-
-    fn sources(
-        yaml: &str,
-        env: &[(&str, &str)],
-        flags: &[(&str, &str)],
-    ) -> (Sources, tempfile::NamedTempFile) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), yaml).unwrap();
-        let own = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter();
-            pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect()
-        };
-        let sources = Sources {
-            file: Some(file.path().into()),
-            env: own(env),
-            flags: own(flags),
-        };
-        (sources, file)
-    }
-
-    fn read(yaml: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Example, String> {
-        let (sources, _file) = sources(yaml, env, flags);
-        load(&sources).map_err(|problems| problems.to_string())
-    }
-
-    #[test]
-    fn the_later_layer_wins() {
-        let yaml = "kafka:\n  linger: 20ms\n  partitions: 3\n  brokers: [file:1]\n";
-        let known = [
-            ("KAFKA_BROKERS", "a:1, b:2"),
-            ("IOT_KAFKA__PARTITIONS", "4"),
-        ];
-        let config = read(yaml, &known, &[("kafka.partitions", "5")]).unwrap();
-        assert_eq!(config.kafka.linger, HumanDuration::from_millis(20));
-        assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
-        assert_eq!(config.kafka.partitions, 5);
-        let named = [("IOT_KAFKA__BROKERS", "c:3"), ("KAFKA_BROKERS", "a:1")];
-        assert_eq!(read("", &named, &[]).unwrap().kafka.brokers, ["c:3"]);
-    }
-
-    #[test]
-    fn an_empty_section_or_variable_leaves_the_default() {
-        let config = read("kafka:\n  # linger: 20ms\n", &[("KAFKA_BROKERS", "")], &[]);
-        assert_eq!(config, Ok(Example::default()));
-    }
-
-    #[test]
-    fn every_problem_is_reported_with_its_path_and_origin() {
-        let yaml = "kafka:\n  linger: soon\n  lingr: 1s\n  brokers: 7\nweather: fine\n";
-        let env = [
-            ("IOT_KAFKA__IDEMPOTENT", "maybe"),
-            ("IOT_KAFKA__PARTITONS", "3"),
-        ];
-        let problems = read(yaml, &env, &[("kafka.partitions", "0")]).unwrap_err();
-        for expected in [
-            "kafka.linger: \"soon\" is not a duration",
-            "kafka.lingr: unknown setting, did you mean \"linger\"?",
-            "kafka.brokers: invalid type: integer `7`, expected a sequence",
-            "weather: unknown setting, known here: kafka, log, ops",
-            "kafka.idempotent (IOT_KAFKA__IDEMPOTENT): invalid type: string \"maybe\"",
-            "kafka.partitons (IOT_KAFKA__PARTITONS): unknown setting, did you mean \"partitions\"?",
-            "kafka.partitions (command line): must be at least 1",
-        ] {
-            assert!(
-                problems.contains(expected),
-                "{expected} is not in:\n{problems}"
-            );
-        }
-        assert_eq!(problems.lines().count(), 7, "{problems}");
-    }
-
-    #[test]
-    fn a_file_that_is_missing_or_not_yaml_is_named() {
-        let missing = Sources {
-            file: Some("/nowhere/x.yaml".into()),
-            ..Sources::default()
-        };
-        let problems = load::<Example>(&missing).unwrap_err().to_string();
-        assert!(
-            problems.starts_with("/nowhere/x.yaml: can't be read"),
-            "{problems}"
-        );
-        let problems = read("kafka: [1", &[], &[]).unwrap_err();
-        assert!(problems.contains("/"), "{problems}");
-    }
-
-    #[test]
-    fn keys_of_a_free_form_map_keep_their_dots() {
-        let yaml = "kafka:\n  properties:\n    queue.buffering.max.ms: 5\n";
-        let flags = [("kafka.properties.fetch.wait.max.ms", "10")];
-        let properties = read(yaml, &[], &flags).unwrap().kafka.properties;
-        assert_eq!(properties["queue.buffering.max.ms"], "5");
-        assert_eq!(properties["fetch.wait.max.ms"], "10");
-    }
-
-    #[test]
-    fn variables_that_kubernetes_sets_for_its_services_are_no_settings() {
-        let links = [
-            ("IOT_BRIDGE_SERVICE_HOST", "10.0.0.1"),
-            ("IOT_KAFKA", "tcp://10.0.0.1:80"),
-            ("IOT_CONSUMER_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
-        ];
-        assert_eq!(read("", &links, &[]), Ok(Example::default()));
-    }
-
-    #[test]
-    fn secret_properties_of_a_client_are_redacted() {
-        let flags = [("kafka.properties.sasl.password", "hunter2")];
-        let yaml = to_yaml(&read("", &[], &flags).unwrap());
-        assert!(yaml.contains("sasl.password: \"[redacted]\""), "{yaml}");
-    }
-
-    #[test]
-    fn the_effective_config_reads_back_without_secrets() {
-        let config = read(
-            "",
-            &[],
-            &[("kafka.password", "hunter2"), ("kafka.linger", "1s")],
-        )
-        .unwrap();
-        assert_eq!(config.kafka.password.expose(), "hunter2");
-        let yaml = to_yaml(&config);
-        assert!(!yaml.contains("hunter2"), "{yaml}");
-        let again = read(&yaml, &[], &[]).unwrap();
-        assert_eq!(again.kafka.linger, HumanDuration::from_secs(1));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The devices: who and where they are, and what they say next.
+//! The devices: their identity, place and profile, and their messages.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,18 +12,18 @@ use crate::config::{FleetConfig, Format, SimulatorConfig};
 use crate::sensors::anomaly::{Episode, Kind, Odds};
 use crate::sensors::{self, Conditions, Moment, Profile, State};
 
-/// Devices in a room, rooms on a floor, floors of a building.
+/// Devices per room, rooms per floor, floors per building.
 const ROOM: u32 = 10;
 const FLOOR: u32 = 5;
 const BUILDING: u32 = 4;
 
-/// Tenant and project of a device, by their number in [`origins`].
+/// Tenant and project of a device, as an index into [`origins`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// The device of that number goes round the tenants, those of each tenant go
-    /// round its projects.
+    /// Devices are assigned to the tenants in turn, and those of each tenant to the
+    /// projects in turn.
     fn of(fleet: &FleetConfig, number: u32) -> Self {
         let (tenants, projects) = (fleet.tenants.len() as u32, fleet.projects.len() as u32);
         let (tenant, project) = (number % tenants, number / tenants % projects);
@@ -35,7 +35,7 @@ impl Origin {
     }
 }
 
-/// Every tenant with every project.
+/// All pairs of tenant and project.
 pub(crate) fn origins(fleet: &FleetConfig) -> Vec<(&str, &str)> {
     let tenants = fleet.tenants.iter();
     let pairs = tenants.flat_map(|tenant| {
@@ -45,21 +45,21 @@ pub(crate) fn origins(fleet: &FleetConfig) -> Vec<(&str, &str)> {
     pairs.collect()
 }
 
-/// Who and where a device is.
+/// Identity and place of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// Identity inside tenant and project.
+    /// Device id, unique within tenant and project.
     pub device_id: String,
-    /// Tenant it belongs to.
+    /// Tenant.
     pub tenant: String,
-    /// Project it belongs to.
+    /// Project.
     pub project: String,
     /// Place.
     pub location: Location<'static>,
 }
 
 impl Identity {
-    /// The device of that number: its place follows from the number.
+    /// The identity of the device with this number; its place follows from the number.
     pub(crate) fn new(fleet: &FleetConfig, number: u32) -> Self {
         let room = number / ROOM;
         let floor = room / FLOOR;
@@ -76,14 +76,7 @@ impl Identity {
             },
         }
     }
-}
 
-/// The id of the device of that number.
-pub(crate) fn device_id(fleet: &FleetConfig, number: u32) -> String {
-    format!("{}{number:06}", fleet.id_prefix)
-}
-
-impl Identity {
     fn truth(&self, profile: &Profile, episode: Episode) -> Truth {
         Truth {
             tenant: self.tenant.clone(),
@@ -97,44 +90,50 @@ impl Identity {
     }
 }
 
+/// The id of the device with this number.
+pub(crate) fn device_id(fleet: &FleetConfig, number: u32) -> String {
+    format!("{}{number:06}", fleet.id_prefix)
+}
+
 /// What the devices of one profile have in common.
 #[derive(Debug, Clone)]
-pub(crate) struct Habits {
-    /// Their sensors.
-    pub sensors: Vec<Habit>,
-    /// How often each sends, unless the rate says otherwise.
+pub(crate) struct DeviceProfile {
+    /// Sensors of a device.
+    pub sensors: Vec<DeviceSensor>,
+    /// How often a device sends, before scaling to the rate.
     pub interval: Duration,
-    /// How their values come about.
+    /// Settings of the values.
     pub conditions: Conditions,
 }
 
-/// A sensor of the devices of a profile.
+/// A sensor of a profile's devices.
 #[derive(Debug, Clone)]
-pub(crate) struct Habit {
-    /// Its kind.
+pub(crate) struct DeviceSensor {
+    /// The kind of sensor.
     pub profile: &'static Profile,
-    /// How likely it fails.
+    /// Probabilities of anomalies.
     pub odds: Odds,
-    /// How its readings look.
+    /// The encoding of its readings.
     template: ReadingTemplate,
 }
 
-impl Habits {
-    /// Those of every profile, in the order of the settings.
+impl DeviceProfile {
+    /// All profiles, in the order of the settings.
     pub(crate) fn all(config: &SimulatorConfig) -> Vec<Self> {
         let (sensors, interval) = (&config.sensors.enabled, *config.fleet.interval);
+        if config.fleet.profiles.is_empty() {
+            return vec![Self::new(config, sensors, interval)];
+        }
         let profiles = config.fleet.profiles.iter().map(|profile| {
-            let sensors = match profile.sensors.is_empty() {
-                true => sensors,
-                false => &profile.sensors,
+            let sensors = if profile.sensors.is_empty() {
+                sensors
+            } else {
+                &profile.sensors
             };
             let interval = profile.interval.map_or(interval, |interval| *interval);
             Self::new(config, sensors, interval)
         });
-        match config.fleet.profiles.is_empty() {
-            true => vec![Self::new(config, sensors, interval)],
-            false => profiles.collect(),
-        }
+        profiles.collect()
     }
 
     fn new(config: &SimulatorConfig, sensors: &[String], interval: Duration) -> Self {
@@ -143,7 +142,7 @@ impl Habits {
             sensors: sensors
                 .iter()
                 .filter_map(|name| sensors::find(name))
-                .map(|profile| Habit {
+                .map(|profile| DeviceSensor {
                     profile,
                     odds: Odds::new(&config.anomaly, profile.anomalies()),
                     template: reading_template(config.format, profile),
@@ -169,14 +168,14 @@ fn reading_template(format: Format, profile: &Profile) -> ReadingTemplate {
     }
 }
 
-fn template(format: Format, who: &Identity) -> Template {
+fn template(format: Format, identity: &Identity) -> Template {
     let message = DeviceMessage {
-        device_id: Cow::Borrowed(&who.device_id),
-        tenant: Some(Cow::Borrowed(&who.tenant)),
-        project: Some(Cow::Borrowed(&who.project)),
+        device_id: Cow::Borrowed(&identity.device_id),
+        tenant: Some(Cow::Borrowed(&identity.tenant)),
+        project: Some(Cow::Borrowed(&identity.project)),
         seq: None,
         timestamp: 0,
-        location: Some(who.location.clone()),
+        location: Some(identity.location.clone()),
         readings: Vec::new(),
     };
     match format {
@@ -185,8 +184,8 @@ fn template(format: Format, who: &Identity) -> Template {
     }
 }
 
-/// The profile of a device, in the order of the settings. Like its values it
-/// follows from the number alone, not from the fleet around it.
+/// Index of a device's profile, in the order of the settings. Like the device's
+/// values, it depends on the number alone and not on the size of the fleet.
 pub(crate) fn profile_of(fleet: &FleetConfig, number: u32) -> usize {
     let weights = || {
         fleet
@@ -204,16 +203,16 @@ pub(crate) fn profile_of(fleet: &FleetConfig, number: u32) -> usize {
     weights().take_while(|weight| is_beyond(*weight)).count()
 }
 
-/// How often each device of the whole fleet sends, in the order of their places.
+/// How often each device of the whole fleet sends, by position.
 pub(crate) fn intervals(config: &SimulatorConfig) -> Vec<Duration> {
-    let habits = Habits::all(config);
+    let profiles = DeviceProfile::all(config);
     let first = config.fleet.first_device;
     let numbers = first..first + config.fleet.devices;
-    let profiles = numbers.map(|number| profile_of(&config.fleet, number));
-    profiles.map(|profile| habits[profile].interval).collect()
+    let intervals = numbers.map(|number| profiles[profile_of(&config.fleet, number)].interval);
+    intervals.collect()
 }
 
-/// Messages a second of the whole fleet, if all devices keep to their intervals.
+/// Messages per second of the whole fleet when all devices send at their intervals.
 pub(crate) fn natural_rate(config: &SimulatorConfig) -> f64 {
     let intervals = intervals(config);
     intervals
@@ -222,14 +221,14 @@ pub(crate) fn natural_rate(config: &SimulatorConfig) -> f64 {
         .sum()
 }
 
-/// Which anomaly begins now, and where.
+/// A request to start an anomaly now, and a filter of devices.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Injection {
     pub(crate) kind: Kind,
-    /// None for every one that can have that kind.
+    /// `None` for all sensors that can have this kind.
     pub(crate) sensor: Option<String>,
-    /// How many readings it lasts; none for as many as those by chance.
+    /// How many readings it lasts; `None` for the setting.
     pub(crate) readings: Option<u32>,
     device: Option<String>,
     building: Option<String>,
@@ -238,24 +237,20 @@ pub(crate) struct Injection {
 }
 
 impl Injection {
-    /// What it has to match, and what a device has in its place.
-    fn filters<'a>(&'a self, who: &'a Identity) -> [(&'a Option<String>, &'a str); 4] {
-        [
-            (&self.device, &who.device_id),
-            (&self.building, &who.location.building),
-            (&self.floor, &who.location.floor),
-            (&self.room, &who.location.room),
-        ]
-    }
-
-    fn is_for(&self, who: &Identity) -> bool {
-        let filters = self.filters(who);
+    fn matches(&self, identity: &Identity) -> bool {
+        let location = &identity.location;
+        let filters: [(_, &str); 4] = [
+            (&self.device, &identity.device_id),
+            (&self.building, &location.building),
+            (&self.floor, &location.floor),
+            (&self.room, &location.room),
+        ];
         filters
             .iter()
-            .all(|(wanted, is)| wanted.as_ref().is_none_or(|wanted| wanted == is))
+            .all(|(wanted, actual)| wanted.as_ref().is_none_or(|wanted| wanted == actual))
     }
 
-    /// What is wrong with it.
+    /// Checks the filter, the sensor and the number of readings.
     pub(crate) fn check(&self) -> Result<(), String> {
         let places = [&self.device, &self.building, &self.floor, &self.room];
         if places.iter().all(|place| place.is_none()) {
@@ -271,9 +266,9 @@ impl Injection {
             return Ok(());
         };
         match sensors::find(name) {
-            None => Err(format!("there is no sensor {name:?}")),
+            None => Err(format!("unknown sensor {name:?}")),
             Some(profile) if !profile.anomalies().contains(&self.kind) => {
-                Err(format!("{name} can't have {}", self.kind.label()))
+                Err(format!("{name} cannot have {}", self.kind.label()))
             }
             Some(_) => Ok(()),
         }
@@ -283,34 +278,34 @@ impl Injection {
 /// One simulated device.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// Who it is: not looked at for a message.
+    /// Identity and place. Boxed, because messages do not need it.
     pub identity: Box<Identity>,
-    /// Its tenant and project.
+    /// Tenant and project.
     pub origin: Origin,
-    /// Its profile, in the order of the settings.
+    /// Index of its profile.
     pub profile: usize,
-    /// Number of the next message.
+    /// Sequence number of the next message.
     pub seq: u64,
     rng: Pcg32,
     template: Template,
     states: Box<[State]>,
 }
 
-/// What a device had to say.
+/// What a device emitted on its turn.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Said {
-    /// Nothing: all its sensors have dropped out.
+pub(crate) enum Emitted {
+    /// No message, because all sensors have a dropout.
     Nothing,
     /// A message.
     Message {
-        /// The true labels of what is anomalous in it.
+        /// Labels of its anomalies.
         label: Option<String>,
-        /// Where in it the device's id is.
+        /// Range of the device id in the payload.
         id: Range<usize>,
     },
 }
 
-/// An anomaly from its first reading to its last: a line of the truth file.
+/// An anomaly from its first to its last reading: a line of the truth file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Truth {
     tenant: String,
@@ -324,15 +319,15 @@ pub(crate) struct Truth {
 }
 
 impl Device {
-    /// A device that has not said anything yet. What it will say depends on
-    /// the seed and its number alone, not on the fleet around it.
-    pub(crate) fn new(config: &SimulatorConfig, habits: &[Habits], number: u32) -> Self {
+    /// A device before its first message. Its values depend on the seed and its number
+    /// alone, not on the rest of the fleet.
+    pub(crate) fn new(config: &SimulatorConfig, profiles: &[DeviceProfile], number: u32) -> Self {
         let profile = profile_of(&config.fleet, number);
         let number64 = u64::from(number);
         let seed = scramble(config.fleet.seed ^ scramble(number64));
         let mut rng = Pcg32::new(seed, number64);
-        let sensors = habits[profile].sensors.iter();
-        let states = sensors.map(|habit| habit.profile.first_state(&mut rng));
+        let sensors = profiles[profile].sensors.iter();
+        let states = sensors.map(|sensor| sensor.profile.first_state(&mut rng));
         let identity = Identity::new(&config.fleet, number);
         Self {
             template: template(config.format, &identity),
@@ -345,23 +340,26 @@ impl Device {
         }
     }
 
-    /// Measures, and appends the next message to `out`. Anomalies that
-    /// are over go to `truths`. `habits` are those of all profiles, as everywhere
-    /// here.
-    pub(crate) fn speak(
+    /// Takes the readings and appends the next message to `out`. Anomalies that ended
+    /// are added to `truths`.
+    pub(crate) fn emit(
         &mut self,
-        habits: &[Habits],
+        profiles: &[DeviceProfile],
         at: Moment,
         out: &mut Vec<u8>,
         truths: &mut Vec<Truth>,
-    ) -> Said {
-        let habits = &habits[self.profile];
+    ) -> Emitted {
+        let DeviceProfile {
+            sensors,
+            conditions,
+            ..
+        } = &profiles[self.profile];
         let mut label: Option<String> = None;
         let (identity, rng) = (&self.identity, &mut self.rng);
-        let sensors = habits.sensors.iter().zip(&mut self.states);
-        let readings = sensors.filter_map(|(habit, state)| {
-            let (profile, odds) = (habit.profile, &habit.odds);
-            let sample = profile.sample(state, at, &habits.conditions, odds, rng);
+        let sensors = sensors.iter().zip(&mut self.states);
+        let readings = sensors.filter_map(|(sensor, state)| {
+            let (profile, odds) = (sensor.profile, &sensor.odds);
+            let sample = profile.sample(state, at, conditions, odds, rng);
             if let Some(kind) = sample.anomaly {
                 let label = label.get_or_insert_default();
                 if !label.is_empty() {
@@ -374,31 +372,31 @@ impl Device {
             if let Some(episode) = sample.ended {
                 truths.push(identity.truth(profile, episode));
             }
-            Some((&habit.template, sample.value?))
+            Some((&sensor.template, sample.value?))
         });
         if !self.template.write(self.seq, at.timestamp, readings, out) {
-            return Said::Nothing;
+            return Emitted::Nothing;
         }
         self.seq += 1;
         let id = self.template.id();
-        Said::Message { label, id }
+        Emitted::Message { label, id }
     }
 
-    /// Begins an anomaly if it is meant for this device. What it takes the place
-    /// of goes to `truths`.
+    /// Starts an anomaly if the filter matches this device, and returns whether it
+    /// did. Anomalies that it replaces are added to `truths`.
     pub(crate) fn inject(
         &mut self,
-        habits: &[Habits],
+        profiles: &[DeviceProfile],
         injection: &Injection,
         readings: u32,
         truths: &mut Vec<Truth>,
     ) -> bool {
-        if !injection.is_for(&self.identity) {
+        if !injection.matches(&self.identity) {
             return false;
         }
-        let mut begun = false;
-        let sensors = habits[self.profile].sensors.iter().zip(&mut self.states);
-        for (Habit { profile, .. }, state) in sensors {
+        let mut started = false;
+        let sensors = profiles[self.profile].sensors.iter().zip(&mut self.states);
+        for (DeviceSensor { profile, .. }, state) in sensors {
             let wanted = injection.sensor.as_ref();
             let is_wanted = wanted.is_none_or(|wanted| wanted == profile.name);
             if !is_wanted || !profile.anomalies().contains(&injection.kind) {
@@ -410,23 +408,23 @@ impl Device {
             if let Some(before) = before.filter(|before| before.done > 0) {
                 truths.push(self.identity.truth(profile, before));
             }
-            begun = true;
+            started = true;
         }
-        begun
+        started
     }
 
-    /// The anomalies that have begun and are not over.
-    pub(crate) fn unfinished(&self, habits: &[Habits]) -> impl Iterator<Item = Truth> {
-        let sensors = habits[self.profile].sensors.iter().zip(&self.states);
-        sensors.filter_map(|(Habit { profile, .. }, state)| {
+    /// The anomalies that have started and not ended.
+    pub(crate) fn unfinished(&self, profiles: &[DeviceProfile]) -> impl Iterator<Item = Truth> {
+        let sensors = profiles[self.profile].sensors.iter().zip(&self.states);
+        sensors.filter_map(|(DeviceSensor { profile, .. }, state)| {
             let episode = state.episode.filter(|episode| episode.done > 0)?;
             Some(self.identity.truth(profile, episode))
         })
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring numbers
-/// become unrelated seeds.
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014), which turns neighbouring
+/// numbers into unrelated seeds.
 fn scramble(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

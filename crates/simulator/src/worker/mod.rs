@@ -1,5 +1,5 @@
-//! A worker owns the devices of its lanes and what waits in them: nothing is
-//! shared with other workers, so making messages takes no lock.
+//! A worker owns the devices of its lanes and the messages that wait in them. It
+//! shares nothing with other workers, so creating messages takes no lock.
 
 pub(crate) mod crew;
 mod pace;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Rate, SimulatorConfig};
 use crate::control::Inject;
-use crate::fleet::{self, Device, Habits, Truth};
+use crate::fleet::{self, Device, DeviceProfile, Truth};
 use crate::lane::{Batch, Lane, Limits};
 use crate::metrics::{Dropped, Metrics};
 use crate::sink::{Done, Ends, Outcome};
@@ -29,31 +29,31 @@ use pace::{After, Pace};
 /// A device of a worker.
 #[derive(Debug)]
 pub(crate) struct Member {
-    /// The device itself.
+    /// The device.
     pub device: Device,
-    /// Lane, as the worker counts.
+    /// Index of its lane among those of the worker.
     pub lane: usize,
-    /// Place in the fleet.
+    /// Position in the fleet.
     pub position: u32,
-    /// Turns it has to leave out: it has had them with another worker.
+    /// Turns to skip, because they already took place on another worker.
     pub skip: u32,
-    /// Messages it is to send in all.
+    /// Number of messages that it sends in all.
     pub quota: u64,
 }
 
-/// A lane and the task behind it.
+/// A lane and the worker's ends of the channels to its task.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    /// What waits.
+    /// The messages that wait.
     pub lane: Lane,
-    /// Where its batches go.
+    /// Batches to send.
     pub batches: mpsc::Sender<Batch>,
-    /// Where they come back.
+    /// Returned batches.
     pub done: mpsc::UnboundedReceiver<Done>,
 }
 
 impl Outlet {
-    /// An empty lane, and the ends that its task gets.
+    /// An empty lane, and its task's ends of the channels.
     pub(crate) fn new(limits: Limits) -> (Self, Ends) {
         let (sender, batches) = mpsc::channel(1);
         let (done, returns) = mpsc::unbounded_channel();
@@ -66,79 +66,80 @@ impl Outlet {
     }
 }
 
-/// How a worker is told to end.
+/// The signals that stop a worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
-    /// Make no more messages, but send those there are.
+    /// Create no more messages, but send those that wait.
     pub generate: CancellationToken,
-    /// Give up those there are.
+    /// Drop the messages that wait.
     pub abandon: CancellationToken,
-    /// Come back as it is, to go on with other lanes.
+    /// Return with the current state, to continue with other lanes.
     pub regroup: CancellationToken,
 }
 
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Which devices it has.
+    /// The part of the fleet that this worker has.
     pub part: Part,
-    /// Those it has had, in the order of their places.
+    /// Its devices, ordered by position; some no longer send after the fleet shrank.
     pub members: Vec<Member>,
-    /// How many of them send.
+    /// Number of its devices in the metric of devices.
     pub counted: i64,
     /// Its lanes.
     pub outlets: Vec<Outlet>,
-    /// Where anomalies to begin now come from.
+    /// Channel of anomalies to start now.
     pub injections: broadcast::Sender<Inject>,
-    /// Those that have come while it was between two groups.
+    /// The subscription to that channel while the worker is not running, so that a
+    /// regrouping misses no anomaly.
     pub injected: Option<broadcast::Receiver<Inject>>,
     /// Settings.
     pub config: Live<SimulatorConfig>,
     /// Metrics.
     pub metrics: Metrics,
-    /// Where anomalies that are over are told, if anybody wants to know.
+    /// Channel of ended anomalies, if there is a truth file.
     pub truths: Option<Truths>,
-    /// When the whole fleet starts.
+    /// Start of the whole fleet.
     pub start: Instant,
 }
 
-/// Why no more messages are made.
+/// Why a worker has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Made {
-    /// All are, or the end is asked for.
-    All,
-    /// There is nobody to send to.
+pub(crate) enum Exit {
+    /// It has sent all messages, or was stopped.
+    Complete,
+    /// The sink is permanently gone.
     Closed,
-    /// It goes on with other lanes.
+    /// It will continue with other lanes.
     Regroup,
 }
 
 impl Worker {
-    /// Makes and sends messages until told to stop or all are made, then until
-    /// all are confirmed or given up. Or until it is to regroup: the state it
-    /// comes back with is the one to go on with.
-    pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State, Made) {
-        let mut state = state.unwrap_or_else(|| self.begin());
-        let made = match self.make(&mut state, &stop).await {
-            Made::All => self.flush(&mut state, &stop).await,
-            made => made,
+    /// Creates and sends messages until all are created or it is stopped, and then until
+    /// all are confirmed or dropped. To regroup, it returns early with the state to
+    /// continue with.
+    pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State, Exit) {
+        let mut state = state.unwrap_or_else(|| self.initial_state());
+        let exit = match self.generate(&mut state, &stop).await {
+            Exit::Complete => self.flush(&mut state, &stop).await,
+            exit => exit,
         };
-        if made != Made::Regroup {
+        if exit != Exit::Regroup {
             self.report_depth(&mut state, 0);
         }
-        (self, state, made)
+        (self, state, exit)
     }
 
-    /// Tells of the anomalies that will never be over.
-    pub(crate) fn end(&mut self, state: &mut State) {
+    /// Sends the anomalies that have not ended to the truth file.
+    pub(crate) fn send_unfinished(&mut self, state: &mut State) {
         let devices = self.members.iter().map(|member| &member.device);
-        let unfinished = devices.flat_map(|device| device.unfinished(&state.habits));
+        let unfinished = devices.flat_map(|device| device.unfinished(&state.profiles));
         state.truths.extend(unfinished);
-        self.tell(state);
+        self.send_truths(state);
     }
 
-    /// The devices and their pace, as the settings are now.
-    fn begin(&mut self) -> State {
+    /// Creates the devices and their schedules from the current settings.
+    fn initial_state(&mut self) -> State {
         let config = self.config.current();
         let fleet = &config.fleet;
         let clock = Clock::new(
@@ -147,12 +148,12 @@ impl Worker {
             fleet.paused,
             self.start,
         );
-        let habits = Habits::all(&config);
-        self.grow(&config, &habits);
+        let profiles = DeviceProfile::all(&config);
+        self.grow(&config, &profiles);
         State {
-            pace: self.pace(&config, &habits, Duration::ZERO),
+            pace: self.pace(&config, &profiles, Duration::ZERO),
             left: self.left(),
-            habits,
+            profiles,
             clock,
             lateness: self.metrics.lateness.local(),
             thinned: 0.0,
@@ -162,7 +163,7 @@ impl Worker {
         }
     }
 
-    /// How many devices have not sent all they are to send.
+    /// Number of devices that have not reached their quota.
     fn left(&self) -> usize {
         let members = self.members.iter();
         members
@@ -170,8 +171,8 @@ impl Worker {
             .count()
     }
 
-    /// Makes the devices that there are not yet.
-    fn grow(&mut self, config: &SimulatorConfig, habits: &[Habits]) {
+    /// Creates the missing devices of the worker.
+    fn grow(&mut self, config: &SimulatorConfig, profiles: &[DeviceProfile]) {
         let quotas = match config.run.messages {
             0 => None,
             total => Some(crate::schedule::quotas(total, &fleet::intervals(config))),
@@ -187,7 +188,7 @@ impl Worker {
                 .as_ref()
                 .map_or(u64::MAX, |quotas| quotas[position as usize]);
             self.members.push(Member {
-                device: Device::new(config, habits, number),
+                device: Device::new(config, profiles, number),
                 lane,
                 position,
                 skip: 0,
@@ -197,7 +198,7 @@ impl Worker {
         self.count(config);
     }
 
-    /// Says how many of its devices send.
+    /// Updates the metric of devices that send.
     fn count(&mut self, config: &SimulatorConfig) {
         let sends = |member: &&Member| member.position < config.fleet.devices;
         let count = self.members.iter().filter(sends).count() as i64;
@@ -206,21 +207,25 @@ impl Worker {
         self.counted = count;
     }
 
-    async fn make(&mut self, state: &mut State, stop: &Stop) -> Made {
+    /// Creates and sends messages until all are created or the worker is stopped.
+    async fn generate(&mut self, state: &mut State, stop: &Stop) -> Exit {
         let mut config = self.config.clone();
         let injected = self.injected.take();
-        // Given up at the end: whoever asks would wait for an answer.
+        // Dropped at the end, so that nobody waits for a reply of this worker.
         let mut injected = injected.unwrap_or_else(|| self.injections.subscribe());
         while !stop.generate.is_cancelled() {
             let now = Instant::now();
-            let after = match state.pace {
-                _ if state.config.fleet.paused => After::WaitForRoom,
-                Pace::Scheduled(_) => self.make_due(state, now),
-                Pace::Unbounded { .. } => self.make_for_room(state, now),
+            let after = if state.config.fleet.paused {
+                After::WaitForRoom
+            } else {
+                match state.pace {
+                    Pace::Scheduled(_) => self.make_due(state, now),
+                    Pace::Unbounded { .. } => self.make_for_room(state, now),
+                }
             };
             state.lateness.flush();
             self.dispatch(now);
-            self.tell(state);
+            self.send_truths(state);
             self.report_depth(state, self.waiting());
             let wakes_at = self.wakes_at();
             self.metrics.busy.inc_by(now.elapsed().as_secs_f64());
@@ -235,73 +240,73 @@ impl Worker {
                 () = stop.generate.cancelled() => break,
                 () = stop.regroup.cancelled() => {
                     self.injected = Some(injected);
-                    return Made::Regroup;
+                    return Exit::Regroup;
                 }
                 () = config.changed() => self.adopt(state, config.current()),
                 Ok(inject) = injected.recv() => self.inject(state, &inject),
                 done = returned(&mut self.outlets) => if self.take_back(done).is_break() {
-                    return Made::Closed;
+                    return Exit::Closed;
                 },
                 () = wait(until) => {}
             }
         }
-        Made::All
+        Exit::Complete
     }
 
-    /// Takes over the settings that may change while running.
+    /// Applies changed settings.
     fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
         let now = Instant::now();
-        let habits = Habits::all(&config);
+        let profiles = DeviceProfile::all(&config);
         let clock = &mut state.clock;
         clock.change(&config.load, speed(&config), config.fleet.paused, now);
         let time = clock.at(now);
         let (before, after) = (&state.config.fleet, &config.fleet);
         let is_max = |rate| rate == Rate::Max;
         if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
-            self.grow(&config, &habits);
+            self.grow(&config, &profiles);
             self.members.iter_mut().for_each(|member| member.skip = 0);
-            state.pace = self.pace(&config, &habits, time);
+            state.pace = self.pace(&config, &profiles, time);
             state.left = self.left();
         } else if let Pace::Scheduled(rounds) = &mut state.pace {
-            let habits = state.habits.iter().zip(&habits);
-            for (round, (before, after)) in rounds.iter_mut().zip(habits) {
+            let profiles = state.profiles.iter().zip(&profiles);
+            for (round, (before, after)) in rounds.iter_mut().zip(profiles) {
                 if before.interval != after.interval {
                     round.schedule.retime(after.interval, time);
                 }
             }
         }
-        state.habits = habits;
+        state.profiles = profiles;
         state.config = config;
     }
 
-    /// Begins an anomaly in the devices that are meant, and says how many.
+    /// Starts an anomaly in the matching devices and replies with their number.
     fn inject(&mut self, state: &mut State, inject: &Inject) {
         let injection = &inject.injection;
         let usual = injection.kind.readings(&state.config.anomaly);
         let readings = injection.readings.unwrap_or(usual);
         let mut count = 0;
         for member in &mut self.members {
-            let (habits, truths) = (&state.habits, &mut state.truths);
+            let (profiles, truths) = (&state.profiles, &mut state.truths);
             let sends = member.position < state.config.fleet.devices;
             count +=
-                usize::from(sends && member.device.inject(habits, injection, readings, truths));
+                usize::from(sends && member.device.inject(profiles, injection, readings, truths));
         }
-        // Whoever asked has given up waiting.
+        // Fails if the request has timed out.
         let _ = inject.answer.send(count);
     }
 
-    /// Passes on which anomalies are over.
-    fn tell(&self, state: &mut State) {
+    /// Sends ended anomalies to the truth file.
+    fn send_truths(&self, state: &mut State) {
         for truth in state.truths.drain(..) {
             if let Some(truths) = &self.truths {
-                // The writer is gone if the file failed, and has kept the error.
+                // Fails if writing the file failed; the writer reports that at the end.
                 let _ = truths.send(truth);
             }
         }
     }
 
-    /// Sends what waits, with no more to come.
-    async fn flush(&mut self, state: &mut State, stop: &Stop) -> Made {
+    /// Sends the messages that wait, without creating more.
+    async fn flush(&mut self, state: &mut State, stop: &Stop) -> Exit {
         for outlet in &mut self.outlets {
             outlet.lane.flush();
         }
@@ -311,37 +316,36 @@ impl Worker {
             tokio::select! {
                 () = stop.abandon.cancelled() => {
                     self.metrics.dropped(Dropped::Shutdown, self.waiting());
-                    return Made::All;
+                    return Exit::Complete;
                 }
-                () = stop.regroup.cancelled() => return Made::Regroup,
+                () = stop.regroup.cancelled() => return Exit::Regroup,
                 done = returned(&mut self.outlets) => {
                     if self.take_back(done).is_break() {
-                        return Made::Closed;
+                        return Exit::Closed;
                     }
                 }
             }
         }
-        Made::All
+        Exit::Complete
     }
 
-    /// Hands every lane's next batch to its task.
+    /// Hands the next batch of each lane to its task.
     fn dispatch(&mut self, now: Instant) {
         for (index, outlet) in self.outlets.iter_mut().enumerate() {
             let Some(batch) = outlet.lane.take(now) else {
                 continue;
             };
-            // The task asks for one batch at a time and the lane gives one at
-            // a time, so there is always a place; a task that is gone panicked,
-            // which ends the process.
+            // A lane has one batch in flight, so the channel has room. It is closed only
+            // if the task panicked, which ends the process.
             if let Err(error) = outlet.batches.try_send(batch) {
                 let messages = error.into_inner().len();
-                tracing::error!(lane = index, messages, "a lane's task is gone");
+                tracing::error!(lane = index, messages, "the task of a lane has ended");
             }
         }
     }
 
-    /// Takes back that batch and all others that have come. `Break` when there is
-    /// nobody to send to any more.
+    /// Takes back this batch and all others that have returned. `Break` means that the
+    /// sink is permanently gone.
     fn take_back(&mut self, (place, done): (usize, Done)) -> ControlFlow<()> {
         self.take_back_one(place, done)?;
         for place in 0..self.outlets.len() {
@@ -385,26 +389,26 @@ impl Worker {
     }
 }
 
-/// What changes while a worker runs.
+/// The state that changes while a worker runs.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// The settings that hold.
+    /// The current settings.
     config: Arc<SimulatorConfig>,
-    habits: Vec<Habits>,
+    profiles: Vec<DeviceProfile>,
     clock: Clock,
     pace: Pace,
-    /// Devices that have not sent all they are to send.
+    /// Number of devices that have not reached their quota.
     left: usize,
     lateness: LocalHistogram,
-    /// The part of a message that is still to be left out.
+    /// Fraction of a message still to be dropped by throttling.
     thinned: f64,
-    /// What this worker last added to the queue depth.
+    /// This worker's share of the queue depth in the metric.
     depth: i64,
-    /// Anomalies that are over and not told yet.
+    /// Ended anomalies that are not sent to the truth file yet.
     truths: Vec<Truth>,
 }
 
-/// How much faster the fleet's time passes for the rate that is asked for.
+/// The speed of fleet time that gives the configured rate.
 fn speed(config: &SimulatorConfig) -> f64 {
     match config.fleet.rate {
         Rate::PerSecond(rate) => rate / fleet::natural_rate(config),
@@ -412,11 +416,11 @@ fn speed(config: &SimulatorConfig) -> f64 {
     }
 }
 
-/// The next batch that comes back, and which lane's it is.
+/// Waits for the next returned batch; also gives the index of its lane.
 async fn returned(outlets: &mut [Outlet]) -> (usize, Done) {
     std::future::poll_fn(|context| {
         for (place, outlet) in outlets.iter_mut().enumerate() {
-            if !outlet.lane.is_under_way() {
+            if !outlet.lane.is_in_flight() {
                 continue;
             }
             if let Poll::Ready(Some(done)) = outlet.done.poll_recv(context) {

@@ -1,4 +1,4 @@
-//! The comparison of one partition: what the log says with what is stored.
+//! Compares the stored state of one partition with the fold of its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,29 +11,29 @@ use super::model::{Field, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
 use super::store::Snapshot;
 
-/// Clocks differ, and what is about to expire may be gone already (ms).
+/// Tolerance in milliseconds for different clocks when windows are about to expire.
 const MARGIN: i64 = 30_000;
 
-/// From where on the log is kept.
+/// The part of the log that Kafka still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// From its first record.
+    /// All records.
     Whole,
-    /// Its begin is gone; no record that is gone has an event time after this one.
+    /// The first records are deleted; none of them has an event time after this one.
     After(i64),
 }
 
-/// Compares a partition, and keeps what it finds.
+/// The comparison of a partition and its findings.
 pub(super) struct Comparison<'a> {
     pub(super) partition: &'a TopicPartition,
     pub(super) kept: Kept,
-    /// How long sealed windows are kept, in lengths.
+    /// How long sealed windows are kept, as a multiple of their length.
     pub(super) keep: i64,
     pub(super) report: Report,
 }
 
 impl Kept {
-    /// Whether only records that are kept can be part of a window.
+    /// Whether a window can contain only records that Kafka still has.
     fn has(self, span: Span) -> bool {
         match self {
             Self::Whole => true,
@@ -41,15 +41,15 @@ impl Kept {
         }
     }
 
-    /// Whether something stored can be compared, whose newest record that is kept
-    /// is the expected one. If what is stored is newer, its record is gone.
+    /// Whether a stored value can be compared with the newest one of the records that
+    /// Kafka still has. If the stored one is newer, its record is deleted.
     fn has_newest(self, expected: Option<Moment>, found: Moment) -> bool {
         self == Self::Whole || Some(found) <= expected
     }
 }
 
 impl<'a> Comparison<'a> {
-    /// Of a log that is whole, with windows that are not kept.
+    /// A comparison with a whole log, in which sealed windows are not kept.
     pub(super) fn new(partition: &'a TopicPartition) -> Self {
         Self {
             partition,
@@ -103,7 +103,7 @@ impl<'a> Comparison<'a> {
         }
         let found_moment = moment(Some(found.newest));
         self.fields(key, "", &moment(expected.newest), &found_moment);
-        // Else a record that is gone may have said where the device is.
+        // Otherwise a deleted record may have set the place.
         if self.kept == Kept::Whole || expected.place_is_newest {
             let (expected, found) = (place(&expected.place), place(&found.place));
             self.fields(key, "", &expected, &found);
@@ -187,7 +187,7 @@ impl<'a> Comparison<'a> {
         );
     }
 
-    /// A live value that no record accounts for.
+    /// Handles a live value that the fold does not have.
     fn unexpected(&mut self, field: &str, value: &[u8]) {
         let read = match field.split('\0').collect::<Vec<_>>()[..] {
             ["d", _, _, _] => layout::device(value).map(drop),
@@ -200,17 +200,17 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares the sealed windows with the fold up to the end of the log: a step
-    /// that failed half way has stored windows already, but not their offset.
+    /// Compares the sealed windows with the fold up to the end of the log, because windows
+    /// are stored before the offset moves.
     pub(super) fn sealed(&mut self, fold: &Fold, snapshot: &Snapshot) {
-        let mut there = BTreeSet::new();
+        let mut stored = BTreeSet::new();
         for (key, value) in &snapshot.sealed {
             let Some(name) = layout::parse_window_key(key) else {
                 self.find(Kind::Extra, key, "", "none", "a key of unknown kind");
                 continue;
             };
             let (span, expected) = (name.1, fold.sealed.get(&name));
-            there.insert(name);
+            stored.insert(name);
             match (layout::sealed(value), expected) {
                 (Err(Unreadable(why)), _) => {
                     self.find(Kind::Difference, key, "", "windows", &why);
@@ -220,9 +220,9 @@ impl<'a> Comparison<'a> {
                 (Ok(_), None) => self.find(Kind::Extra, key, "", "none", "windows"),
             }
         }
-        let stored_by_now = |sealed: &Sealed| sealed.by < snapshot.offset;
+        let is_applied = |sealed: &Sealed| sealed.by < snapshot.offset;
         for (name, sealed) in &fold.sealed {
-            if there.contains(name) || !stored_by_now(sealed) {
+            if stored.contains(name) || !is_applied(sealed) {
                 continue;
             }
             let (device, span) = name;
@@ -239,7 +239,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Windows of one device that were sealed together.
+    /// Compares the windows of one device that were sealed together.
     fn group(&mut self, key: &str, span: Span, expected: &Sealed, found: StoredWindows) {
         let times = |start, end| [("start", Field::Number(start)), ("end", Field::Number(end))];
         let expected_times = times(span.start, span.end());
@@ -259,19 +259,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// What a value has of its sensors; one that is there twice is too much.
+    /// Sorts the parts of a value by sensor; a duplicate sensor is a finding.
     fn by_name<T>(&mut self, key: &str, list: Vec<(String, T)>) -> BTreeMap<String, T> {
         let mut sensors = BTreeMap::new();
-        for (name, of) in list {
+        for (name, part) in list {
             if sensors.contains_key(&name) {
                 self.find(Kind::Extra, key, &name, "once", "twice");
             }
-            sensors.insert(name, of);
+            sensors.insert(name, part);
         }
         sensors
     }
 
-    /// Compares fields; `of` is the part of the value that they belong to.
+    /// Compares fields of the part `of` of a value.
     fn fields(
         &mut self,
         key: &str,
@@ -288,7 +288,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Notes a fault; `key` and `field` may have NULs in them.
+    /// Adds a finding; `key` and `field` may contain NUL.
     pub(super) fn find(&mut self, kind: Kind, key: &str, field: &str, expected: &str, found: &str) {
         self.report.find(Finding {
             kind,
@@ -320,5 +320,4 @@ fn window_of(sensor: &str, span: Span) -> String {
 }
 
 #[cfg(test)]
-#[path = "compare_tests.rs"]
 mod tests;

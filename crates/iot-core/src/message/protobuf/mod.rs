@@ -1,0 +1,180 @@
+//! The Protobuf format of the device message, `proto/iot/v1/device_message.proto`;
+//! a test compares this parser with the `.proto`. It reads field by field with
+//! prost's functions, because messages that prost derives copy every string.
+
+use std::borrow::Cow;
+
+use prost::DecodeError;
+use prost::encoding::{self, DecodeContext, WireType, decode_key, decode_varint};
+
+use super::{DeviceMessage, Location, ParseError, Quality, Reading};
+
+impl Quality {
+    fn from_number(number: i32) -> Option<Self> {
+        match number {
+            0 | 1 => Some(Self::Good),
+            2 => Some(Self::Uncertain),
+            3 => Some(Self::Bad),
+            _ => None,
+        }
+    }
+}
+
+/// Parses a device message from Protobuf; the same rules hold as for JSON. Text
+/// is borrowed from `payload`.
+///
+/// # Errors
+/// The first defect found; [`ParseError::reason`] gives its short form.
+pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+    if payload.is_empty() {
+        return Err(ParseError::Empty);
+    }
+    let mut message = DeviceMessage {
+        device_id: Cow::Borrowed(""),
+        tenant: None,
+        project: None,
+        seq: None,
+        timestamp: 0,
+        location: None,
+        readings: Vec::new(),
+    };
+    let (mut timestamp, mut wrong) = (None, None);
+    fields(payload, |field| {
+        match field.tag {
+            1 => message.device_id = field.text()?,
+            2 => message.tenant = Some(field.text()?),
+            3 => message.project = Some(field.text()?),
+            4 => message.seq = Some(field.number(encoding::uint64::merge)?),
+            5 => timestamp = Some(field.number(encoding::int64::merge)?),
+            6 => place(message.location.get_or_insert_default(), field.bytes()?)?,
+            7 => match reading(field.bytes()?)? {
+                Ok(reading) => message.readings.push(reading),
+                // Malformed Protobuf may follow and takes precedence.
+                Err(error) => {
+                    wrong.get_or_insert(error);
+                }
+            },
+            _ => field.skip()?,
+        }
+        Ok(())
+    })?;
+    if message.readings.is_empty() && wrong.is_none() {
+        return Err(ParseError::NoReadings);
+    }
+    not_empty(&message.device_id, "device_id")?;
+    message.timestamp = timestamp.ok_or(ParseError::MissingField { field: "timestamp" })?;
+    wrong.map_or(Ok(message), Err)
+}
+
+fn place<'b>(place: &mut Location<'b>, bytes: &'b [u8]) -> Result<(), ParseError> {
+    fields(bytes, |field| {
+        match field.tag {
+            1 => place.building = field.text()?,
+            2 => place.floor = field.text()?,
+            3 => place.room = field.text()?,
+            _ => field.skip()?,
+        }
+        Ok(())
+    })
+}
+
+/// Parses a reading. The outer error is malformed Protobuf, the inner one an
+/// invalid reading.
+fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> {
+    let (mut sensor, mut value, mut unit, mut quality) = (Cow::Borrowed(""), None, None, 0);
+    fields(bytes, |field| {
+        match field.tag {
+            1 => sensor = field.text()?,
+            2 => value = Some(field.number(encoding::double::merge)?),
+            3 => unit = Some(field.text()?),
+            4 => quality = field.number(encoding::int32::merge)?,
+            _ => field.skip()?,
+        }
+        Ok(())
+    })?;
+    let check = || {
+        let value = value.ok_or(ParseError::MissingField { field: "value" })?;
+        if !value.is_finite() {
+            return Err(ParseError::NotFinite);
+        }
+        not_empty(&sensor, "sensor")?;
+        let quality = Quality::from_number(quality).ok_or(ParseError::UnknownQuality)?;
+        Ok((value, quality))
+    };
+    Ok(check().map(|(value, quality)| Reading {
+        sensor,
+        value,
+        unit,
+        quality,
+    }))
+}
+
+fn not_empty(text: &str, field: &'static str) -> Result<(), ParseError> {
+    if text.is_empty() {
+        return Err(ParseError::EmptyField { field });
+    }
+    Ok(())
+}
+
+/// A field whose key is read and whose value is not.
+struct Field<'f, 'b> {
+    tag: u32,
+    kind: WireType,
+    /// Starts with the value.
+    rest: &'f mut &'b [u8],
+}
+
+/// Calls `take` for each field of a message; `take` must consume the value.
+fn fields<'b>(
+    mut rest: &'b [u8],
+    mut take: impl FnMut(Field<'_, 'b>) -> Result<(), ParseError>,
+) -> Result<(), ParseError> {
+    while !rest.is_empty() {
+        let (tag, kind) = decode_key(&mut rest).map_err(malformed)?;
+        let rest = &mut rest;
+        take(Field { tag, kind, rest })?;
+    }
+    Ok(())
+}
+
+impl<'b> Field<'_, 'b> {
+    fn text(self) -> Result<Cow<'b, str>, ParseError> {
+        let tag = self.tag;
+        let text = std::str::from_utf8(self.bytes()?);
+        let text = text.map_err(|error| malformed(format!("field {tag}: {error}")))?;
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn bytes(self) -> Result<&'b [u8], ParseError> {
+        encoding::check_wire_type(WireType::LengthDelimited, self.kind).map_err(malformed)?;
+        let length = decode_varint(self.rest).map_err(malformed)?;
+        let bytes = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.rest.split_off(..length));
+        bytes.ok_or_else(|| malformed(format!("field {} is truncated", self.tag)))
+    }
+
+    /// Reads a number with one of prost's `merge` functions.
+    fn number<T: Default>(
+        self,
+        read: impl FnOnce(WireType, &mut T, &mut &'b [u8], DecodeContext) -> Result<(), DecodeError>,
+    ) -> Result<T, ParseError> {
+        let mut value = T::default();
+        read(self.kind, &mut value, self.rest, DecodeContext::default()).map_err(malformed)?;
+        Ok(value)
+    }
+
+    fn skip(self) -> Result<(), ParseError> {
+        let context = DecodeContext::default();
+        encoding::skip_field(self.kind, self.tag, self.rest, context).map_err(malformed)
+    }
+}
+
+fn malformed(error: impl ToString) -> ParseError {
+    ParseError::NotProtobuf {
+        detail: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
