@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::Pipeline;
-use crate::mqtt::Granted;
 use crate::preflight;
+use iot_mqtt::Granted;
 
 impl Pipeline {
     /// The broker accepted the connection; `resumed`: it kept the session.
