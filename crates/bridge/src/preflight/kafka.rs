@@ -10,7 +10,7 @@ use iot_kafka::topics;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::Check;
-use crate::cluster::{self, Cluster, Configs, DEADLINE, Shape};
+use crate::cluster::{DEADLINE, cluster};
 use crate::config::BridgeConfig;
 use crate::creator::{self, Admin};
 
