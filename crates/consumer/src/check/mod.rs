@@ -195,7 +195,7 @@ mod tests {
             ),
         ]);
         for expected in [
-            "queued.min.messages (command line): can't be set: records do not come",
+            "queued.min.messages (command line): can't be set: records do not pass",
             "identification.algorithm (command line): can't be set: use kafka.security",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
