@@ -91,14 +91,18 @@ fn message(device: usize, round: u64, sensors: &[&'static str]) -> DeviceMessage
 }
 
 fn payload(message: &DeviceMessage<'_>, protobuf: bool) -> Vec<u8> {
-    let reading = |reading: &Reading<'_>| match protobuf {
-        true => ReadingTemplate::protobuf(&reading.sensor, None, reading.quality),
-        false => ReadingTemplate::json(&reading.sensor, None, reading.quality),
+    let reading = |reading: &Reading<'_>| {
+        if protobuf {
+            ReadingTemplate::protobuf(&reading.sensor, None, reading.quality)
+        } else {
+            ReadingTemplate::json(&reading.sensor, None, reading.quality)
+        }
     };
     let readings: Vec<_> = message.readings.iter().map(reading).collect();
-    let template = match protobuf {
-        true => Template::protobuf(message),
-        false => Template::json(message),
+    let template = if protobuf {
+        Template::protobuf(message)
+    } else {
+        Template::json(message)
     };
     let values = message.readings.iter().map(|reading| reading.value);
     let mut out = Vec::new();

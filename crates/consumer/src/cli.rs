@@ -23,7 +23,7 @@ enum Command {
     Run,
     /// Read a part of the log again, to look at it or into another topic
     Replay(ReplayArgs),
-    /// Look at what the store holds, or begin anew
+    /// Inspect the stored state, or reset it
     #[command(subcommand)]
     State(StateCommand),
     #[command(flatten)]

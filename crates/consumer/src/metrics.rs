@@ -162,7 +162,7 @@ impl Metrics {
             )?,
             fetch_errors: registrar.counter(
                 "kafka_consumer_fetch_errors_total",
-                "Failed tries to fetch a partition, after each of which its leader is looked for anew",
+                "Failed attempts to fetch a partition; its leader is looked up again after each",
             )?,
             commit_errors: registrar.counter(
                 "kafka_consumer_commit_errors_total",
@@ -174,11 +174,11 @@ impl Metrics {
             )?,
             dead_letters_cut: registrar.counter(
                 "iot_dead_letters_cut_total",
-                "Dead letters of which only the begin was written",
+                "Dead letters that were truncated",
             )?,
             dead_letter_retries: registrar.counter(
                 "iot_dead_letter_retries_total",
-                "Failed tries to write a dead letter",
+                "Failed attempts to write a dead letter",
             )?,
             unreadable_windows: registrar.counter(
                 "iot_store_unreadable_windows_total",
@@ -206,8 +206,8 @@ impl Metrics {
             )?,
             rebalance_seconds: registrar.histograms(
                 "kafka_consumer_rebalance_duration_seconds",
-                "From getting a partition until it is read, or from having to give it up \
-                 until its state is put away",
+                "Time from the assignment of a partition until it is read, or from its revocation \
+                 until its state is stored",
                 &["event"],
                 &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
             )?,

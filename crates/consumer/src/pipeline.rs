@@ -47,7 +47,7 @@ const APPLY_VALUES_OF_MANY: usize = 1_000;
 const APPLY_BYTES: usize = 8 << 20;
 /// Longest time between two steps.
 pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
-/// Readings of so many devices are pushed at once in each interval, those of others at its
+/// Readings of so many devices are pushed at once in each interval, the others at its
 /// end, so that a device which sends a hundred times a second is not pushed as often.
 const PUSH_AT_ONCE: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);

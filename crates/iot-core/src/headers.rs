@@ -10,7 +10,7 @@ pub const MQTT_RETAIN: &str = "mqtt-retain";
 /// When the bridge received the message, milliseconds since the epoch, decimal.
 pub const MQTT_RECEIVED_AT: &str = "mqtt-received-at";
 
-/// Identifies one delivery of a message by MQTT, so that a redelivery is told from another
+/// Identifies one delivery of a message by MQTT, to distinguish a redelivery from another
 /// message with the same content: session, number, packet identifier and hash, 34 bytes,
 /// big endian.
 pub const MQTT_DELIVERY: &str = "mqtt-delivery";

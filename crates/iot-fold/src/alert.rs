@@ -8,7 +8,7 @@ use crate::detect::{Finding, Verdict};
 use crate::kind::{AlertKind, Mentioned};
 use crate::model::{Alert, AlertStatus, DeviceKey, Level, Place};
 
-/// Clients are told about repeats at most once in so many milliseconds of event time.
+/// Repeats are pushed to clients at most once in so many milliseconds of event time.
 const REPEAT: i64 = 1_000;
 
 /// The last alert of a kind.
@@ -26,7 +26,7 @@ pub(crate) struct AlertState {
     pub(crate) timestamp: i64,
     pub(crate) raised_at: i64,
     pub(crate) count: u64,
-    /// Time of the last change that clients were told about.
+    /// Time of the last change that was pushed to clients.
     pub(crate) told_at: i64,
 }
 
@@ -45,8 +45,8 @@ pub(crate) enum Transition {
     None,
     /// It raises one.
     Raised,
-    /// It repeats one, and clients are told: it is more severe, or the last time was long
-    /// ago.
+    /// It repeats one, and is pushed to clients: it is more severe, or the last push was
+    /// long ago.
     Repeated,
     /// It repeats one; clients are not told yet.
     Folded,

@@ -21,7 +21,7 @@
 //!   changed come as keys and bytes, because their state continues to change. [`Sealed`]
 //!   windows come as values, which the store encodes. [`Fold::restore`] makes a fold from
 //!   the stored bytes, and [`add_stored`] reads stored windows.
-//! - [`Fold::take_updates`]: what clients have not been told yet, as [`Updates`].
+//! - [`Fold::take_updates`]: what was not pushed to clients yet, as [`Updates`].
 //! - [`Fold::all`] and [`Fold::windows`]: the present values, for questions.
 //!
 //! # Why it is pure

@@ -253,7 +253,7 @@ pub fn offset_at<C: ConsumerContext>(
     offset_of(&found, of).with_context(context)
 }
 
-/// The offset that the consumer's group has committed for a partition; `None` if it has not.
+/// The offset that the consumer's group has committed for a partition; `None` if there is none.
 ///
 /// # Errors
 /// Kafka does not answer.

@@ -1,6 +1,6 @@
 //! Connections and look-ups through rskafka.
 //!
-//! rskafka has no deadlines, and retries without end unless it is told otherwise: each call
+//! rskafka has no deadlines, and retries without end by default: each call
 //! goes through [`within`].
 
 use std::time::Duration;

@@ -44,7 +44,7 @@ pub enum Existing {
 /// Kafka's answer for one topic.
 pub type Answer = Result<Existing, RDKafkaErrorCode>;
 
-/// What an answer means for whoever needs the topic.
+/// What an answer means for the code that needs the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The topic exists.
@@ -87,7 +87,7 @@ pub fn outcome(answer: Answer) -> Outcome {
     }
 }
 
-/// Creates topics. A topic that has no answer was not created, or nobody knows.
+/// Creates topics. A topic without an answer may or may not have been created.
 ///
 /// # Errors
 /// A whole request failed, such as for want of a broker within `deadline`, which each

@@ -153,9 +153,10 @@ impl BrokerTask {
         let positions = self.positions();
         let all = self.cursors.iter().all(|cursor| cursor.in_flight) && begun > settled;
         let settings = &self.settings;
-        let wait = match all {
-            true => settings.max_wait,
-            false => settings.max_wait.min(SHORT),
+        let wait = if all {
+            settings.max_wait
+        } else {
+            settings.max_wait.min(SHORT)
         };
         let request = FetchRequest {
             max_wait_ms: wait.as_millis() as i32,
@@ -226,7 +227,7 @@ impl BrokerTask {
     fn deliver(&mut self, fetched: &FetchedPartition<'_>) {
         // From the last one, as some are removed.
         for index in self.range((fetched.topic, fetched.partition)).rev() {
-            // A subscriber that is gone must not be told anything any more.
+            // Nothing is delivered to a subscriber that is gone.
             if self.cursors[index].in_flight && !self.cursors[index].is_over() {
                 self.deliver_to(index, fetched);
             }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use futures::future::join_all;
 use iot_mqtt::{Login, MqttUrl, MqttUrlError};
@@ -163,9 +162,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.payload_size < smallest {
         let message =
             format!("--payload-size must be at least {smallest} to hold the numbers of this run");
-        crate::command::Command::command()
-            .error(ErrorKind::ValueValidation, message)
-            .exit();
+        clap::Error::raw(ErrorKind::ValueValidation, message + "\n").exit();
     }
     let start = Instant::now();
     let limit = Arc::new(AtomicU64::new(u64::MAX));

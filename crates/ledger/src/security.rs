@@ -1,7 +1,6 @@
 //! The settings of `kafka.security` as arguments, with the environment variables of the
 //! services.
 
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use iot_kafka::security::{Client, KafkaSecurity, SaslMechanism, SecurityProtocol};
 use iot_service::config::{Problems, Secret};
@@ -74,9 +73,7 @@ impl SecurityArgs {
         let mut problems = Problems::default();
         security.validate(Client::Complete, &mut problems);
         if !problems.is_empty() {
-            crate::command::Command::command()
-                .error(ErrorKind::ValueValidation, problems)
-                .exit();
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{problems}\n")).exit();
         }
         security
     }

@@ -117,15 +117,14 @@ impl MappingConfig {
         }
         let object = self.fields.as_ref().and_then(|at| json.pointer(at));
         if let Some(object) = object.and_then(Value::as_object) {
-            match self.nested {
-                false => self.take(object, None, json, &mut found),
-                true => {
-                    for (chip, inner) in object {
-                        if let Some(inner) = inner.as_object() {
-                            self.take(inner, Some(chip), json, &mut found);
-                        }
+            if self.nested {
+                for (chip, inner) in object {
+                    if let Some(inner) = inner.as_object() {
+                        self.take(inner, Some(chip), json, &mut found);
                     }
                 }
+            } else {
+                self.take(object, None, json, &mut found);
             }
         }
         let readings = found

@@ -336,7 +336,7 @@ impl Owner {
         let (topic, partition) = self.inbox.partition.parts();
         self.shared.health.failed(format!(
             "the store has applied {topic}, partition {partition} up to offset {stored}, but the \
-             log ends at {end}: the topic was created anew or is another cluster's. Give this \
+             log ends at {end}: the topic was deleted and created again, or it belongs to another cluster. Give this \
              cluster its own store, or clear the state of that topic"
         ));
         NoState::Failed

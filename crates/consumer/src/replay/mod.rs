@@ -246,7 +246,7 @@ impl Log {
         Ok(next)
     }
 
-    /// Pauses partitions that are far ahead of others.
+    /// Pauses partitions that are far ahead of the other ones.
     fn hold_back(&mut self) -> anyhow::Result<()> {
         let (pause, resume) = self.merge.flow();
         let list = |partitions: &[i32]| {

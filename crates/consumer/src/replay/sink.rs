@@ -73,7 +73,7 @@ impl Sink {
             Self::Lines(out) => {
                 serde_json::to_writer(&mut *out, &line(topic, record))?;
                 out.write_all(b"\n")?;
-                // Whoever watches sees each line at once.
+                // A reader at a terminal sees each line at once.
                 Ok(out.flush()?)
             }
             Self::Topic { name, producer } => send(producer, name, topic, record),

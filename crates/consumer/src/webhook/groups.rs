@@ -197,7 +197,7 @@ mod tests {
         let next = due + INTERVAL;
         assert_eq!(groups.due(), Some(next));
         assert_eq!(ids(&groups.take_due(next).unwrap()), ["c"]);
-        // Nothing new for so long: forgotten, and what comes next waits anew.
+        // Nothing new for so long: forgotten, and the next alert waits again.
         let later = next + INTERVAL;
         assert_eq!((groups.take_due(later), groups.due()), (None, None));
         groups.add(raised("d"), later).unwrap();

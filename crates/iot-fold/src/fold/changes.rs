@@ -32,7 +32,7 @@ impl Changes {
     }
 }
 
-/// What clients have not been told yet.
+/// What was not pushed to clients yet.
 #[derive(Debug, Default)]
 pub struct Updates {
     /// Devices with the readings that changed, each with its number in this partition.
@@ -66,7 +66,7 @@ impl Fold {
         Changes { devices, windows }
     }
 
-    /// Whether there are readings that clients have not been told yet.
+    /// Whether there are readings that were not pushed to clients yet.
     pub fn has_untold(&self) -> bool {
         !self.untold.is_empty()
     }

@@ -167,9 +167,10 @@ fn broker(from: &mut Decoder<'_>) -> Result<Broker> {
     let port = from.i32()?;
     from.nullable_string()?;
     from.tagged_fields()?;
-    let address = match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
+    let address = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     };
     Ok(Broker { node_id, address })
 }

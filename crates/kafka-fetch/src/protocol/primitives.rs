@@ -72,9 +72,10 @@ impl<'a> Decoder<'a> {
     }
 
     pub(crate) fn nullable_string(&mut self) -> Result<Option<&'a str>> {
-        let length = match self.flexible {
-            true => self.compact_length()?,
-            false => nullable(self.i16()?.into())?,
+        let length = if self.flexible {
+            self.compact_length()?
+        } else {
+            nullable(self.i16()?.into())?
         };
         let Some(length) = length else {
             return Ok(None);
@@ -98,9 +99,10 @@ impl<'a> Decoder<'a> {
     /// Number of elements of an array; of null it is 0. It is *not* bounded by what is left
     /// of the response: allocate nothing by it.
     pub(crate) fn array_length(&mut self) -> Result<usize> {
-        let length = match self.flexible {
-            true => self.compact_length()?,
-            false => nullable(self.i32()?)?,
+        let length = if self.flexible {
+            self.compact_length()?
+        } else {
+            nullable(self.i32()?)?
         };
         Ok(length.unwrap_or(0))
     }
@@ -198,9 +200,10 @@ impl<'a> Encoder<'a> {
     /// topics end at 249).
     pub(crate) fn string(&mut self, text: &str) {
         let text = &text.as_bytes()[..text.floor_char_boundary(i16::MAX as usize)];
-        match self.flexible {
-            true => self.unsigned_varint(text.len() as u32 + 1),
-            false => self.out.put_i16(text.len() as i16),
+        if self.flexible {
+            self.unsigned_varint(text.len() as u32 + 1)
+        } else {
+            self.out.put_i16(text.len() as i16)
         }
         self.out.extend_from_slice(text);
     }
@@ -211,9 +214,10 @@ impl<'a> Encoder<'a> {
     }
 
     pub(crate) fn array_length(&mut self, length: usize) {
-        match self.flexible {
-            true => self.unsigned_varint(length as u32 + 1),
-            false => self.out.put_i32(length as i32),
+        if self.flexible {
+            self.unsigned_varint(length as u32 + 1)
+        } else {
+            self.out.put_i32(length as i32)
         }
     }
 

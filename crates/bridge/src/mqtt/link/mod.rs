@@ -453,5 +453,4 @@ fn password(config: &MqttConfig) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;

@@ -177,7 +177,7 @@ async fn windows_expire_and_live_state_does_not() {
     assert_eq!(found, ["a", "b"].map(|device| sealed(device, 0).encode()));
     let left: i64 = bench.raw(&["PTTL", &bench.key(&keys[0])]).await;
     assert!((1..=60_000).contains(&left), "{left} ms");
-    // The clock of whoever wrote the record is wrong.
+    // The clock of the broker or producer that stamped the record is wrong.
     let key = window_key("future");
     let future = changes([], [sealed("future", i64::MAX)]);
     bench.apply(Some(1), 2, &future).await.unwrap();
