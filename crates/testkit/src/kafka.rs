@@ -264,7 +264,6 @@ fn assign(reader: &BaseConsumer, topic: &str, partitions: &[i32]) {
 }
 
 /// A producer for payloads up to 8 MiB.
-#[must_use]
 pub fn producer(brokers: &str) -> FutureProducer {
     client(brokers)
         .set("message.max.bytes", "8388608")
