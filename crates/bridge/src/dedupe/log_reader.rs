@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use iot_kafka::context::Quiet;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
+
+/// Errors are reported by the calls that they fail.
+type Reader = BaseConsumer<Quiet>;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one topic may take.
@@ -19,7 +23,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// Its settings can't be used, or the password file can't be read.
-pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
+pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<Reader> {
     let mut client = config.client()?;
     client
         // librdkafka requires a name for the group that is never joined.
@@ -32,7 +36,9 @@ pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
         .set("fetch.wait.max.ms", "10")
         .set("queued.max.messages.kbytes", "4096")
         .set("fetch.message.max.bytes", "1048576");
-    client.create().context("creating a Kafka consumer")
+    client
+        .create_with_context(Quiet)
+        .context("creating a Kafka consumer")
 }
 
 /// Passes to `visit` every record that `topic` has now, or only those with a
@@ -42,7 +48,7 @@ pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<BaseConsumer> {
 /// # Errors
 /// Kafka does not answer, denies access, or takes longer than 20 s.
 pub(super) fn read_topic(
-    consumer: &BaseConsumer,
+    consumer: &Reader,
     topic: &str,
     since: Option<i64>,
     visit: impl FnMut(&BorrowedMessage<'_>),
@@ -59,11 +65,7 @@ struct OffsetRange {
 }
 
 /// The offsets that a topic has now, or those since a time.
-fn ranges(
-    consumer: &BaseConsumer,
-    topic: &str,
-    since: Option<i64>,
-) -> anyhow::Result<Vec<OffsetRange>> {
+fn ranges(consumer: &Reader, topic: &str, since: Option<i64>) -> anyhow::Result<Vec<OffsetRange>> {
     let context = || format!("requesting the partitions of {topic}");
     let metadata = consumer.fetch_metadata(Some(topic), REQUEST_DEADLINE);
     let metadata = metadata.with_context(context)?;
@@ -97,7 +99,7 @@ fn ranges(
 
 /// Moves the start of each range to the first record that is not older.
 fn start_at(
-    consumer: &BaseConsumer,
+    consumer: &Reader,
     topic: &str,
     ranges: &mut [OffsetRange],
     since: i64,
@@ -120,7 +122,7 @@ fn start_at(
 
 /// Reads ranges of a topic to their ends.
 fn read(
-    consumer: &BaseConsumer,
+    consumer: &Reader,
     topic: &str,
     ranges: &[OffsetRange],
     mut visit: impl FnMut(&BorrowedMessage<'_>),

@@ -168,7 +168,7 @@ fn sighup_reloads_the_file_and_sigterm_ends_with_0() {
 
     std::fs::write(&file, "log:\n  level: loud\n  colour: red\n").unwrap();
     running.signal("HUP");
-    running.wait_for_log("the new configuration is not valid");
+    running.wait_for_log("the new configuration is invalid");
 
     std::fs::write(
         &file,
