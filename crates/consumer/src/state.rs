@@ -226,7 +226,7 @@ impl<'c> Tool<'c> {
             Place::Latest => Ok(high),
             Place::Offset(offset) if (low..=high).contains(&offset) => Ok(offset),
             Place::Offset(offset) => {
-                bail!("offset {offset} is not in the log, which has {low} to {high}")
+                bail!("offset {offset} is not in the log, which has offsets from {low} to {high}")
             }
             Place::Time(time) => {
                 let found = lookup::offset_at(&self.consumer, at, time, TOOL_DEADLINE)?;
