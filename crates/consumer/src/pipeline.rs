@@ -161,7 +161,7 @@ impl Pipeline {
 
     /// When there is something to do without another batch.
     pub(crate) fn wakes_at(&self) -> Instant {
-        if self.fold.has_untold() {
+        if self.fold.has_unpushed() {
             self.apply_at.min(self.push_at)
         } else {
             self.apply_at
