@@ -48,7 +48,7 @@ impl Default for FleetConfig {
             shard: Shard::default(),
             id_prefix: "device-".into(),
             interval: HumanDuration::from_secs(5),
-            rate: Rate::None,
+            rate: Rate::ByInterval,
             paused: false,
             profiles: Vec::new(),
             seed: 1,
@@ -191,8 +191,8 @@ impl<'de> Deserialize<'de> for Shard {
 /// number, or `max` (as fast as the sink confirms).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
-    /// The intervals decide.
-    None,
+    /// The intervals decide; written as `none`.
+    ByInterval,
     /// Messages per second.
     PerSecond(f64),
     /// As fast as the sink confirms.
@@ -202,7 +202,7 @@ pub enum Rate {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => f.write_str("none"),
+            Self::ByInterval => f.write_str("none"),
             Self::Max => f.write_str("max"),
             Self::PerSecond(rate) => write!(f, "{rate}"),
         }
@@ -214,7 +214,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "none" => Ok(Self::None),
+            "none" => Ok(Self::ByInterval),
             "max" => Ok(Self::Max),
             number => match number.parse::<f64>() {
                 Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self::PerSecond(rate)),
