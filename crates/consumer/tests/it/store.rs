@@ -206,7 +206,7 @@ async fn state_is_exact_after_a_failover_to_a_replica() {
     let mut master = RedisServer::start(&[]).await;
     let port = master.port().to_string();
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]).await;
-    let sentinel = RedisServer::sentinel(master.port()).await;
+    let sentinel = RedisServer::start_sentinel(master.port()).await;
     wait_for("the replica to be known and in step", async || {
         let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
         let in_step = master.cli(&["INFO", "replication"]);
