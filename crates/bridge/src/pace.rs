@@ -2,9 +2,13 @@
 //!
 //! A broker writes each PUBLISH separately. To wake up for each one costs more CPU
 //! than the message does. So the thread sleeps before it waits for events, and then
-//! takes everything that has arrived: for 1 ms while messages arrive faster than
-//! that, otherwise until the next batch is due, at most 10 ms. An [`Alarm`] ends
-//! the sleep early.
+//! takes everything that has arrived:
+//!
+//! - while more than one message per millisecond arrives: for 1 ms;
+//! - otherwise, if something is due: until then, at most 10 ms;
+//! - otherwise: not at all.
+//!
+//! An [`Alarm`] ends the sleep early.
 
 use std::cell::Cell;
 use std::thread::Thread;
@@ -13,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long the thread sleeps while at least one message per such time arrives.
+/// Sleep while more than one message per millisecond arrives.
 const SHORT_SLEEP: Duration = Duration::from_millis(1);
 /// The longest sleep until something is due.
 const MAX_SLEEP: Duration = Duration::from_millis(10);
@@ -23,8 +27,8 @@ thread_local! {
     static SLEEP_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Lets this thread sleep before it waits the next time. The earliest of several
-/// requests holds.
+/// Makes this thread sleep before it waits for events the next time. The earliest
+/// of several requests holds.
 fn request_sleep(until: Instant) {
     let earlier = SLEEP_UNTIL.get().filter(|earlier| *earlier < until);
     SLEEP_UNTIL.set(earlier.or(Some(until)));
@@ -33,6 +37,7 @@ fn request_sleep(until: Instant) {
 /// The message rate of one of the sessions that share a thread.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    /// When the messages before those at `received_at` arrived.
     before: Instant,
     received_at: Instant,
     /// How many messages arrived at `received_at`.
@@ -49,7 +54,7 @@ impl Pace {
         }
     }
 
-    /// A message arrived at `now`.
+    /// Call when a message arrives at `now`.
     pub(crate) fn received(&mut self, now: Instant) {
         if now != self.received_at {
             (self.before, self.received_at, self.count) = (self.received_at, now, 0);
@@ -57,7 +62,8 @@ impl Pace {
         self.count = self.count.saturating_add(1);
     }
 
-    /// The session has nothing to do before `due`, if at all, but to receive.
+    /// Call when the session only waits for messages until `due` (`None`:
+    /// indefinitely).
     pub(crate) fn idle(&self, now: Instant, due: Option<Instant>) {
         let fast = now == self.received_at && now - self.before < SHORT_SLEEP * self.count;
         match due {
@@ -89,7 +95,7 @@ impl Alarm {
         self.thread.unpark();
     }
 
-    /// Waits until it rings; returns at once if it has since the last call.
+    /// Waits until it rings; returns immediately if it has rung since the last call.
     pub(crate) async fn rung(&self) {
         self.rung.notified().await;
     }
@@ -100,6 +106,8 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_park(|| {
+            // Runs before tokio polls the sockets, so everything that arrives during the
+            // sleep is one wake-up.
             if let Some(until) = SLEEP_UNTIL.take() {
                 std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
             }
@@ -113,7 +121,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// The sleep after so many messages at once, that long after the ones before.
+    /// Sleep requested after `messages` arrive together, `pause` after the previous
+    /// ones.
     fn sleep(pause: Duration, messages: usize, due: Option<Duration>) -> Option<Duration> {
         let mut pace = Pace::new();
         let now = pace.received_at + pause;
@@ -125,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_briefly_while_messages_arrive_fast_on_average() {
+    fn it_sleeps_briefly_while_more_than_one_message_per_millisecond_arrives() {
         assert_eq!(sleep(5 * MS, 6, None), Some(SHORT_SLEEP));
         assert_eq!(sleep(5 * MS, 5, None), None);
         assert_eq!(sleep(5 * MS, 6, Some(8 * MS)), Some(SHORT_SLEEP));

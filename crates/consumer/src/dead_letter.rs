@@ -138,7 +138,7 @@ impl DeadLetters {
         metrics: Arc<Metrics>,
         health: Component,
     ) -> anyhow::Result<Self> {
-        let mut client = kafka::producer_config(kafka)?;
+        let mut client = kafka::base_config(kafka)?;
         for (name, value) in [
             ("client.id", "iot-consumer"),
             ("acks", "all"),

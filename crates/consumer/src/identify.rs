@@ -10,7 +10,7 @@ const DEFAULT: &str = "default";
 
 /// Tenant and project in the name of a bridged topic, `<tenant>.<project>`; `None` for any
 /// other topic.
-pub(crate) fn topic_owner(topic: &str) -> Option<(&str, &str)> {
+pub(crate) fn topic_identity(topic: &str) -> Option<(&str, &str)> {
     let (tenant, project) = topic.split_once('.')?;
     (is_name(tenant) && is_name(project)).then_some((tenant, project))
 }
@@ -21,16 +21,16 @@ pub(crate) fn topic_owner(topic: &str) -> Option<(&str, &str)> {
 /// # Errors
 /// A contradiction, or a name that is too long or not `[a-zA-Z0-9_-]+`.
 pub(crate) fn identify<'m>(
-    owner: Option<(&'m str, &'m str)>,
+    topic_identity: Option<(&'m str, &'m str)>,
     message: &'m DeviceMessage<'_>,
 ) -> Result<(&'m str, &'m str), Refusal> {
     let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
-    match owner {
-        Some(owner) => {
-            let agrees = tenant.is_none_or(|tenant| tenant == owner.0)
-                && project.is_none_or(|project| project == owner.1);
+    match topic_identity {
+        Some(identity) => {
+            let agrees = tenant.is_none_or(|tenant| tenant == identity.0)
+                && project.is_none_or(|project| project == identity.1);
             if agrees {
-                Ok(owner)
+                Ok(identity)
             } else {
                 Err(Refusal::ContradictsTopic)
             }
@@ -62,7 +62,7 @@ mod tests {
             r#"{{"device_id":"d"{names},"timestamp":1,"readings":[{{"sensor":"s","value":1}}]}}"#
         );
         let message = parse(json.as_bytes()).unwrap();
-        identify(topic_owner(topic), &message).map(|(t, p)| (t.to_owned(), p.to_owned()))
+        identify(topic_identity(topic), &message).map(|(t, p)| (t.to_owned(), p.to_owned()))
     }
 
     fn named(tenant: &str, project: &str) -> Result<(String, String), Refusal> {

@@ -6,11 +6,14 @@
 //! 3. identify tenant and project
 //! 4. validate it
 //! 5. fold it into newest values, windows and alerts
-//! 6. push changes to WebSocket clients: at once, but readings of many devices only ten
-//!    times a second, or once if no client is connected
-//! 7. store changes and offset in one step: at 3,000 values (1,000 in a partition with more
-//!    devices than that), at 8 MiB, or once a second. Before that Kafka has confirmed the
-//!    dead letters, and the events for other programs
+//! 6. push changes: alerts to WebSocket clients, Kafka and the webhook; readings to WebSocket
+//!    clients, immediately or, if many devices change, conflated ten times a second (once if
+//!    no client is connected)
+//! 7. wait until Kafka has confirmed the dead letters and the events for other programs
+//! 8. store changes and offset in one atomic step
+//!
+//! The last two stages end a step: at 3,000 values, or at 1,000 if the partition has more than
+//! 3,000 devices; at 8 MiB; at many dead letters or events; and at the latest after a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +27,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter::Letter;
-use crate::identify::{identify, topic_owner};
+use crate::identify::{identify, topic_identity};
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
 use crate::mapping::Mappings;
-use crate::outputs::{Notice, Waiting};
+use crate::outputs::{OutputEvent, Waiting};
 use crate::owner::Shared;
 use crate::parse;
 use crate::refusal::Refusal;
@@ -37,37 +40,40 @@ use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_known_units;
 use crate::validate::Validator;
 
-/// A step ends with the message that brings it to so many values. With much fewer, each
-/// message would write its device.
-const APPLY_VALUES: usize = 3_000;
-/// The same in a partition with more devices than that. Most messages write their device
-/// there anyway, and smaller steps take less memory.
-const APPLY_VALUES_OF_MANY: usize = 1_000;
-/// A step also ends with about so many bytes, because it occupies the one thread of Redis.
-const APPLY_BYTES: usize = 8 << 20;
+/// A step ends with the message that brings it to this many values. Smaller steps would write
+/// a device's state once per message instead of once per step.
+const STEP_VALUES: usize = 3_000;
+/// The same in a partition with many devices. Most messages are from different devices there,
+/// so larger steps would save few writes and take more memory.
+const STEP_VALUES_OF_MANY: usize = 1_000;
+/// A partition with more devices than this has many.
+const MANY_DEVICES: usize = 3_000;
+/// A step also ends with about this many bytes, because it occupies the one thread of Redis.
+const STEP_BYTES: usize = 8 << 20;
 /// Longest time between two steps.
-pub(crate) const APPLY_EVERY: Duration = Duration::from_secs(1);
-/// Readings of so many devices are pushed at once in each interval, the others at its
-/// end, so that a device which sends a hundred times a second is not pushed as often.
+const STEP_EVERY: Duration = Duration::from_secs(1);
+/// In each interval up to about this many devices are pushed immediately; the others are
+/// conflated until its end.
 const PUSH_AT_ONCE: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);
 /// The interval while no client is connected and only the API shows readings.
 const PUSH_UNWATCHED: Duration = Duration::from_secs(1);
-/// The most dead letters in flight.
-const LETTERS: usize = 64;
-/// The most events in flight.
-const NOTICES: usize = 1_000;
-/// The most bytes of dead letters and events in flight.
-const LETTER_BYTES: usize = 16 << 20;
+/// A step also ends with this many dead letters, each of which is a task.
+const MAX_DEAD_LETTERS: usize = 64;
+/// A step also ends with about this many events.
+const MAX_EVENTS: usize = 1_000;
+/// A step also ends with about this many bytes of dead letters and events.
+const MAX_UNCONFIRMED_BYTES: usize = 16 << 20;
 
-/// Why the state in memory can no longer be used.
+/// Why the state must be loaded again.
 #[derive(Debug)]
-pub(crate) enum Stale {
+pub(crate) enum ReloadReason {
     /// Another consumer has stored state of this partition.
     Conflict(Conflict),
-    /// A dead letter may not have been written.
-    Letter,
-    /// The store was unavailable until the partition was revoked.
+    /// The task of a dead letter panicked; whether Kafka has the record is unknown.
+    DeadLetter,
+    /// The store was unavailable until the partition was revoked; the next owner loads the
+    /// state.
     Stopped,
 }
 
@@ -75,36 +81,40 @@ pub(crate) enum Stale {
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     partition: TopicPartition,
-    /// Tenant and project of a bridged topic.
-    owner: Option<(String, String)>,
+    /// Tenant and project in the topic's name; `None` if the topic is not bridged.
+    topic_identity: Option<(String, String)>,
     mappings: Mappings,
     catalogue: Catalogue,
     validator: Validator,
     fold: Fold,
     /// Offset in the store.
-    applied: i64,
+    stored_offset: i64,
     /// Next offset to process.
     next: i64,
-    /// The same, for the lag.
+    /// Publishes `next` for the lag metric.
     progress: Arc<Progress>,
     /// Time of the newest record, if it has one.
     recorded: Option<i64>,
     /// When reading of this partition started, in milliseconds since the epoch.
     begun: i64,
-    /// Something is processed and not stored yet.
-    ahead: bool,
-    /// Dead letters and events that Kafka has not confirmed yet.
-    letters: JoinSet<()>,
-    notices: Waiting,
-    letter_bytes: usize,
-    /// Counts late readings by length of window, shortest first.
+    /// Whether anything is processed and not stored yet.
+    has_unstored: bool,
+    /// The step's dead letters. A task ends when Kafka has confirmed its record.
+    dead_letters: JoinSet<()>,
+    /// Events that Kafka has not confirmed yet.
+    events: Waiting,
+    /// Bytes of the step's dead letters and events.
+    unconfirmed_bytes: usize,
+    /// Counters of late readings by window length, shortest first.
     late: Vec<IntCounter>,
     laps: Laps,
-    /// The partition is revoked.
+    /// Cancelled when the partition is revoked.
     stop: CancellationToken,
-    apply_at: Instant,
-    /// End of the push interval, and how many devices were pushed in it.
+    /// When the step ends at the latest.
+    step_at: Instant,
+    /// End of the push interval.
     push_at: Instant,
+    /// Number of devices that were pushed in the interval.
     pushed: usize,
 }
 
@@ -113,7 +123,7 @@ impl Pipeline {
         shared: Arc<Shared>,
         partition: TopicPartition,
         fold: Fold,
-        applied: i64,
+        stored_offset: i64,
         next: i64,
         progress: Arc<Progress>,
         stop: CancellationToken,
@@ -126,20 +136,21 @@ impl Pipeline {
             laps: Laps::new(shared.metrics.owner.processing.clone()),
             late: shared.metrics.owner.late(&shared.config.windows),
             shared,
-            owner: topic_owner(&partition.topic).map(|(a, b)| (a.to_owned(), b.to_owned())),
+            topic_identity: topic_identity(&partition.topic)
+                .map(|(tenant, project)| (tenant.to_owned(), project.to_owned())),
             partition,
             fold,
-            applied,
+            stored_offset,
             next,
             begun: jiff::Timestamp::now().as_millisecond(),
             progress,
             recorded: None,
-            ahead: false,
-            letters: JoinSet::new(),
-            notices: Waiting::default(),
-            letter_bytes: 0,
+            has_unstored: false,
+            dead_letters: JoinSet::new(),
+            events: Waiting::default(),
+            unconfirmed_bytes: 0,
             stop,
-            apply_at: Instant::now() + APPLY_EVERY,
+            step_at: Instant::now() + STEP_EVERY,
             push_at: Instant::now(),
             pushed: 0,
         }
@@ -149,9 +160,9 @@ impl Pipeline {
         &self.fold
     }
 
-    /// Offset in the store, as far as it is known.
-    pub(crate) fn applied(&self) -> i64 {
-        self.applied
+    /// Offset in the store. After a failed step a later one may be stored.
+    pub(crate) fn stored_offset(&self) -> i64 {
+        self.stored_offset
     }
 
     /// Next offset to process.
@@ -159,23 +170,23 @@ impl Pipeline {
         self.next
     }
 
-    /// When there is something to do without another batch.
+    /// When [`wake`](Self::wake) is due if no batch arrives.
     pub(crate) fn wakes_at(&self) -> Instant {
-        if self.fold.has_untold() {
-            self.apply_at.min(self.push_at)
+        if self.fold.has_unpushed() {
+            self.step_at.min(self.push_at)
         } else {
-            self.apply_at
+            self.step_at
         }
     }
 
-    /// Does what is due.
+    /// Pushes and stores what is due.
     ///
     /// # Errors
     /// The state must be loaded again.
-    pub(crate) async fn wake(&mut self) -> Result<(), Stale> {
+    pub(crate) async fn wake(&mut self) -> Result<(), ReloadReason> {
         self.push().await;
-        if Instant::now() >= self.apply_at {
-            self.apply().await?;
+        if Instant::now() >= self.step_at {
+            self.store_step().await?;
         }
         Ok(())
     }
@@ -184,36 +195,37 @@ impl Pipeline {
     ///
     /// # Errors
     /// The state must be loaded again.
-    pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), Stale> {
+    pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), ReloadReason> {
         let first = batch.records().next();
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
-        let mut folded = (0, Folded::default());
+        let (mut messages, mut folded) = (0, Folded::default());
         self.laps.go(Instant::now());
         for record in batch.records() {
-            match self.read(&record) {
-                Ok(one) => folded.1.add(&one),
+            match self.fold_record(&record) {
+                Ok(effects) => folded.add(&effects),
                 Err(refusal) => self.refuse(&record, &refusal),
             }
-            folded.0 += 1;
+            messages += 1;
             self.next = record.offset() + 1;
             self.recorded = record.timestamp();
-            self.ahead = true;
+            self.has_unstored = true;
             self.laps.count(Instant::now);
             if self.is_full() {
                 self.laps.pause(Instant::now());
-                self.count(std::mem::take(&mut folded));
+                self.count(messages, &folded);
+                (messages, folded) = (0, Folded::default());
                 // Push everything now, because storing may take long.
                 self.push_at = Instant::now();
                 self.push().await;
-                self.apply().await?;
+                self.store_step().await?;
                 self.laps.go(Instant::now());
             }
         }
         self.laps.pause(Instant::now());
-        self.count(folded);
-        // Aborted records may follow the last one; the stored offset passes them too.
-        self.ahead |= self.next != batch.next_offset();
+        self.count(messages, &folded);
+        // Records of aborted transactions may follow the last one; the offset passes them too.
+        self.has_unstored |= self.next != batch.next_offset();
         self.next = batch.next_offset();
         self.progress.reach(self.next);
         self.push().await;
@@ -222,25 +234,28 @@ impl Pipeline {
 
     /// Whether the step must be stored before the next message.
     fn is_full(&self) -> bool {
-        self.letters.len() >= LETTERS
-            || self.notices.len() >= NOTICES
-            || self.letter_bytes >= LETTER_BYTES
+        self.dead_letters.len() >= MAX_DEAD_LETTERS
+            || self.events.len() >= MAX_EVENTS
+            || self.unconfirmed_bytes >= MAX_UNCONFIRMED_BYTES
             || self.fold.changed() >= self.step_values()
-            || self.fold.changed_bytes() >= APPLY_BYTES
+            || self.fold.changed_bytes() >= STEP_BYTES
     }
 
     fn step_values(&self) -> usize {
         match self.fold.devices() {
-            0..=APPLY_VALUES => APPLY_VALUES,
-            _ => APPLY_VALUES_OF_MANY,
+            0..=MANY_DEVICES => STEP_VALUES,
+            _ => STEP_VALUES_OF_MANY,
         }
     }
 
-    fn read(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
+    /// Takes a record through the stages from parsing to folding.
+    fn fold_record(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
         let mut message = parse::message(record, &self.partition.topic, &self.mappings)?;
         to_known_units(&mut message, &self.catalogue);
-        let owner = self.owner.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
-        let (tenant, project) = identify(owner, &message)?;
+        let topic_identity = self.topic_identity.as_ref();
+        let topic_identity =
+            topic_identity.map(|(tenant, project)| (tenant.as_str(), project.as_str()));
+        let (tenant, project) = identify(topic_identity, &message)?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded, &self.catalogue)?;
         Ok(self.fold.apply(&Event {
@@ -252,26 +267,27 @@ impl Pipeline {
         })?)
     }
 
-    /// Counts so many messages, and what they changed.
-    fn count(&self, (messages, folded): (u64, Folded)) {
+    /// Counts processed messages and their effects.
+    fn count(&self, messages: u64, folded: &Folded) {
         let metrics = &self.shared.metrics.owner;
-        metrics.folded(messages, &folded, &self.late);
+        metrics.folded(messages, folded, &self.late);
     }
 
+    /// Starts to write a dead letter.
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
         let (topic, partition) = self.partition.parts();
         self.shared.metrics.owner.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
         let letter = Letter::new(&self.partition, record, refusal);
-        self.letter_bytes += letter.bytes();
-        self.letters
+        self.unconfirmed_bytes += letter.bytes();
+        self.dead_letters
             .spawn(self.shared.dead_letters.clone().deliver(letter));
     }
 
-    /// Passes changes of alerts to WebSocket clients, Kafka and the webhook, and, when it is
-    /// time, readings to WebSocket clients.
+    /// Pushes changes of alerts to WebSocket clients, Kafka and the webhook, and readings to
+    /// WebSocket clients when the push interval allows it.
     async fn push(&mut self) {
-        let updates = if self.may_push() {
+        let updates = if self.may_push_readings() {
             self.fold.take_updates()
         } else {
             let (devices, alerts) = (Vec::new(), self.fold.take_alerts());
@@ -279,16 +295,16 @@ impl Pipeline {
         };
         self.pushed += updates.devices.len();
         for alert in &updates.alerts {
-            let notice = self.shared.outputs.alert(&self.partition, alert);
-            self.publish(notice);
-            self.shared.webhook.tell(alert, self.recorded, self.begun);
+            let event = self.shared.outputs.alert(&self.partition, alert);
+            self.produce(event);
+            self.shared.webhook.send(alert, self.recorded, self.begun);
         }
         if !updates.devices.is_empty() || !updates.alerts.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;
         }
     }
 
-    fn may_push(&mut self) -> bool {
+    fn may_push_readings(&mut self) -> bool {
         let now = Instant::now();
         if now >= self.push_at {
             let every = match self.shared.metrics.clients.get() {
@@ -300,52 +316,59 @@ impl Pipeline {
         self.pushed < PUSH_AT_ONCE
     }
 
-    fn publish(&mut self, notice: Option<Notice>) {
-        if let Some(notice) = notice {
-            self.letter_bytes += notice.bytes();
-            self.shared.outputs.tell(&mut self.notices, notice);
+    fn produce(&mut self, event: Option<OutputEvent>) {
+        if let Some(event) = event {
+            self.unconfirmed_bytes += event.bytes();
+            self.shared.outputs.produce(&mut self.events, event);
         }
     }
 
-    /// Stores everything up to the present offset. Nothing is read while this waits for the
-    /// store.
+    /// Stores everything up to the next offset to process. The partition is not processed
+    /// while this waits for Kafka and the store.
     ///
     /// # Errors
-    /// It was not stored, and the state must be loaded again.
-    pub(crate) async fn apply(&mut self) -> Result<(), Stale> {
-        self.apply_at = Instant::now() + APPLY_EVERY;
-        if !self.ahead {
+    /// The step may not have been stored: the state must be loaded again.
+    pub(crate) async fn store_step(&mut self) -> Result<(), ReloadReason> {
+        self.step_at = Instant::now() + STEP_EVERY;
+        if !self.has_unstored {
             return Ok(());
         }
         let changes = self.fold.take_changes();
         for sealed in &changes.windows {
-            let notice = self.shared.outputs.windows(&self.partition, sealed);
-            self.publish(notice);
+            let event = self.shared.outputs.windows(&self.partition, sealed);
+            self.produce(event);
         }
-        self.shared.outputs.confirm(&mut self.notices).await;
-        while let Some(written) = self.letters.join_next().await {
-            written.map_err(|_| Stale::Letter)?;
-        }
-        self.letter_bytes = 0;
+        self.wait_for_kafka().await?;
         let step = Step {
             partition: &self.partition,
-            from: Some(self.applied),
+            from: Some(self.stored_offset),
             to: self.next,
             changes: &changes,
         };
         let stored = self.shared.store.apply(&step, &self.stop).await;
         stored.map_err(|unstored| match unstored {
-            Unstored::Conflict(conflict) => Stale::Conflict(conflict),
-            Unstored::Stopped => Stale::Stopped,
+            Unstored::Conflict(conflict) => ReloadReason::Conflict(conflict),
+            Unstored::Stopped => ReloadReason::Stopped,
         })?;
-        self.applied = self.next;
-        self.ahead = false;
+        self.stored_offset = self.next;
+        self.has_unstored = false;
         let commit = Commit {
             partition: self.partition.clone(),
             offset: self.next,
         };
-        // The thread of the group may have ended.
+        // The group's thread may have ended. Reading resumes at the stored offset; commits
+        // only serve lag tools, and show that a store was emptied.
         let _ = self.shared.commits.send(commit).await;
+        Ok(())
+    }
+
+    /// Waits until Kafka has confirmed the step's dead letters and events.
+    async fn wait_for_kafka(&mut self) -> Result<(), ReloadReason> {
+        self.shared.outputs.confirm(&mut self.events).await;
+        while let Some(delivered) = self.dead_letters.join_next().await {
+            delivered.map_err(|_| ReloadReason::DeadLetter)?;
+        }
+        self.unconfirmed_bytes = 0;
         Ok(())
     }
 }

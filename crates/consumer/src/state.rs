@@ -133,7 +133,7 @@ impl<'c> Tool<'c> {
             bail!("store.url is memory://: there is no state outside the consumer");
         }
         // It joins no group.
-        let consumer: BaseConsumer<Quiet> = kafka::producer_config(&config.kafka)?
+        let consumer: BaseConsumer<Quiet> = kafka::base_config(&config.kafka)?
             .create_with_context(Quiet)
             .context("creating a client")?;
         Ok(Self {

@@ -9,7 +9,7 @@ use crate::alert::AlertState;
 use crate::detect::Detectors;
 use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Readings, Value};
 use crate::names::Names;
-use crate::watch::Heard;
+use crate::watch::LogPosition;
 use crate::window::SensorWindows;
 
 /// What the log has said about a device so far.
@@ -27,7 +27,7 @@ pub(crate) struct DeviceState {
     /// In the order of their first readings.
     pub(crate) sensors: Vec<SensorState>,
     /// Where the partition was at its last message; `None` if that is unknown.
-    pub(crate) heard: Option<Heard>,
+    pub(crate) heard: Option<LogPosition>,
     /// Its last silence. It is boxed because few devices have one.
     pub(crate) silence: Option<Box<AlertState>>,
 }

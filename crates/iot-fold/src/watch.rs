@@ -1,57 +1,58 @@
-//! Finds devices that have fallen silent, from the log alone. The time of a partition is
-//! the highest time of its records; a device whose last message is too long before that is
-//! silent. docs/detection.md explains the details.
+//! Finds silent devices from the log alone. A device is silent when `clock` has advanced by
+//! more than `detect.silence.after` since its last message. docs/detection.md explains the
+//! details.
 //!
 //! Devices form a queue ordered by their last message, the oldest at the front. A record
-//! therefore costs the same for any number of devices: its device moves to the end, and
-//! only the front is checked.
+//! costs the same for any number of devices: its device moves to the end, and only the front
+//! is checked.
 
 use crate::alert::{AlertState, Moment};
 use crate::state::DeviceState;
 
-/// Not a number of a device.
+/// Index that stands for no neighbour, or for the front and the end of an empty queue.
 const NONE: usize = usize::MAX;
 
-/// Where a partition was at the last message of a device. It is stored with the device, so
-/// that the queue and the time of a partition follow from its devices alone.
+/// Offset and times of a partition at a message. Each device's last one is stored with the
+/// device, so that the queue and the current position can be rebuilt from the devices alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Heard {
+pub(crate) struct LogPosition {
     /// Offset of the message.
     pub(crate) offset: i64,
-    /// The highest time of a record so far, in milliseconds since the epoch.
+    /// The highest record time so far, in milliseconds since the epoch.
     pub(crate) recorded: i64,
-    /// The same without most of the time in which no device sent anything: such a gap says
-    /// nothing about a single device.
+    /// Like `recorded`, but one record advances it by at most half the allowed silence, so
+    /// that an outage of the whole partition does not report every device at once. Half,
+    /// because a device that sends at least that often then stays within the allowed silence
+    /// at the first record after the outage.
     pub(crate) clock: i64,
 }
 
-/// A device in the queue, with its neighbours.
+/// A device in the queue: its neighbours, and the clock at its last message.
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    before: usize,
-    behind: usize,
+    previous: usize,
+    next: usize,
     clock: i64,
 }
 
 /// The queue of the devices that have sent messages and are not silent.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// How long a device may be silent, in milliseconds; `None` turns this off.
-    patience: Option<i64>,
-    /// At the newest record; `None` until a record has a time.
-    now: Option<Heard>,
+    /// The allowed silence, in milliseconds; `None` turns detection off.
+    silent_after: Option<i64>,
+    /// The current position, that of the newest record; `None` until a record has a time.
+    now: Option<LogPosition>,
     front: usize,
     end: usize,
-    /// By number of the device.
+    /// Indexed by device; `None` if the device is not in the queue.
     links: Vec<Option<Link>>,
 }
 
-impl Heard {
-    /// After the next record. No device sent anything in between, so the clock advances by
-    /// at most `most`.
-    fn next(self, offset: i64, recorded: Option<i64>, most: i64) -> Self {
+impl LogPosition {
+    /// The position at the next record, which advances the clock by at most `max_step`.
+    fn next(self, offset: i64, recorded: Option<i64>, max_step: i64) -> Self {
         let newest = recorded.map_or(self.recorded, |at| at.max(self.recorded));
-        let step = newest.saturating_sub(self.recorded).min(most);
+        let step = newest.saturating_sub(self.recorded).min(max_step);
         Self {
             offset,
             recorded: newest,
@@ -59,7 +60,8 @@ impl Heard {
         }
     }
 
-    /// The present moment, with the seconds since the last message of a device as its value.
+    /// The moment of an alert at this position. Its value is the seconds since `last`, the
+    /// position of the device's previous message.
     pub(crate) fn moment(self, last: Self) -> Moment {
         Moment {
             offset: self.offset,
@@ -68,16 +70,16 @@ impl Heard {
         }
     }
 
-    /// Seconds from then to `now`, in the time of the log.
+    /// Seconds from this position to `now`, by record time.
     fn seconds_until(self, now: Self) -> f64 {
         now.recorded.saturating_sub(self.recorded) as f64 / 1_000.0
     }
 }
 
 impl Watch {
-    pub(crate) fn new(patience: Option<i64>) -> Self {
+    pub(crate) fn new(silent_after: Option<i64>) -> Self {
         Self {
-            patience,
+            silent_after,
             now: None,
             front: NONE,
             end: NONE,
@@ -87,76 +89,81 @@ impl Watch {
 
     /// Rebuilds the queue from stored devices.
     pub(crate) fn restore<'d>(&mut self, devices: impl Iterator<Item = &'d DeviceState>) {
-        let mut heard: Vec<_> = devices
+        let mut positions: Vec<_> = devices
             .enumerate()
             .filter_map(|(at, device)| Some((device.heard?, at, device.is_silent())))
             .collect();
-        heard.sort_unstable_by_key(|(heard, ..)| heard.offset);
-        self.now = heard.last().map(|(heard, ..)| *heard);
-        for (heard, at, is_silent) in heard {
+        positions.sort_unstable_by_key(|(position, ..)| position.offset);
+        self.now = positions.last().map(|(position, ..)| *position);
+        for (position, at, is_silent) in positions {
             if !is_silent {
-                self.join(at, heard.clock);
+                self.push_back(at, position.clock);
             }
         }
     }
 
-    /// Advances the time and moves a device to the end of the queue. `None` if this is
-    /// turned off, or no record had a time yet.
-    pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
-        let most = self.patience? / 2;
+    /// Advances the position to a record, and moves its device to the end of the queue.
+    /// Returns the new position; `None` if detection is off, or no record had a time yet.
+    pub(crate) fn hear(
+        &mut self,
+        at: usize,
+        offset: i64,
+        recorded: Option<i64>,
+    ) -> Option<LogPosition> {
+        let max_step = self.silent_after? / 2;
         let now = match self.now {
-            Some(now) => now.next(offset, recorded, most),
-            None => recorded.map(|recorded| Heard {
+            Some(now) => now.next(offset, recorded, max_step),
+            None => recorded.map(|recorded| LogPosition {
                 offset,
                 recorded,
                 clock: recorded,
             })?,
         };
         self.now = Some(now);
-        self.leave(at);
-        self.join(at, now.clock);
+        self.remove(at);
+        self.push_back(at, now.clock);
         Some(now)
     }
 
-    /// Removes the device at the front if it is silent.
-    pub(crate) fn next_silent(&mut self) -> Option<(usize, Heard)> {
-        let (patience, now, front) = (self.patience?, self.now?, self.front);
+    /// Removes and returns the front device if it is silent, with the current position.
+    pub(crate) fn pop_silent(&mut self) -> Option<(usize, LogPosition)> {
+        let (silent_after, now, front) = (self.silent_after?, self.now?, self.front);
         let link = (*self.links.get(front)?)?;
-        if now.clock.saturating_sub(link.clock) <= patience {
+        if now.clock.saturating_sub(link.clock) <= silent_after {
             return None;
         }
-        self.leave(front);
+        self.remove(front);
         Some((front, now))
     }
 
-    fn join(&mut self, at: usize, clock: i64) {
+    fn push_back(&mut self, at: usize, clock: i64) {
         if self.links.len() <= at {
             self.links.resize(at + 1, None);
         }
-        let before = std::mem::replace(&mut self.end, at);
-        match self.link(before) {
-            Some(link) => link.behind = at,
+        let previous = std::mem::replace(&mut self.end, at);
+        match self.link(previous) {
+            Some(link) => link.next = at,
             None => self.front = at,
         }
         self.links[at] = Some(Link {
-            before,
-            behind: NONE,
+            previous,
+            next: NONE,
             clock,
         });
     }
 
     /// Does nothing if the device is not in the queue.
-    fn leave(&mut self, at: usize) {
+    fn remove(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at).and_then(Option::take) else {
             return;
         };
-        match self.link(link.before) {
-            Some(before) => before.behind = link.behind,
-            None => self.front = link.behind,
+        match self.link(link.previous) {
+            Some(previous) => previous.next = link.next,
+            None => self.front = link.next,
         }
-        match self.link(link.behind) {
-            Some(behind) => behind.before = link.before,
-            None => self.end = link.before,
+        match self.link(link.next) {
+            Some(next) => next.previous = link.previous,
+            None => self.end = link.previous,
         }
     }
 

@@ -282,7 +282,7 @@ mod tests {
         };
         // Two bytes of header, two of the topic's length, three of topic, one of properties.
         connection.writer.publish(&publish(12)).unwrap();
-        assert_eq!(connection.writer.len(), 20);
+        assert_eq!(connection.writer.queued_bytes(), 20);
         let error = connection.writer.publish(&publish(13)).unwrap_err();
         assert!(
             matches!(
@@ -294,7 +294,7 @@ mod tests {
             ),
             "{error}"
         );
-        assert_eq!(connection.writer.len(), 20);
+        assert_eq!(connection.writer.queued_bytes(), 20);
     }
 
     #[test]

@@ -14,32 +14,33 @@ use crate::protocol::fetch::{FetchRequest, FetchedPartition, Position};
 use crate::settings::Settings;
 use crate::subscription::Cursor;
 
-/// How long a broker may wait for records while a cursor is left out of the fetch, which may
-/// be wanted in a moment.
-const SHORT: Duration = Duration::from_millis(20);
-/// The same for this long after a new cursor, as it seldom comes alone.
-const SETTLED: Duration = Duration::from_millis(200);
-/// A fetch of fewer bytes was hardly worth its cost: the next one begins no earlier than
-/// [`PACE`] after it did.
-const SMALL: usize = 64 << 10;
-const PACE: Duration = Duration::from_millis(10);
-/// The longest delay that a broker may ask for.
-const THROTTLED: Duration = Duration::from_secs(30);
+/// Longest server-side wait of a fetch that leaves out a cursor: it may have room again soon,
+/// or another cursor of its partition is fetched first.
+const SHORT_WAIT: Duration = Duration::from_millis(20);
+/// Fetches stay that short for this long after a new cursor, because more usually follow.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+/// After a fetch of fewer bytes, the next starts at least [`MIN_FETCH_INTERVAL`] after the
+/// start of this one.
+const SMALL_FETCH: usize = 64 << 10;
+const MIN_FETCH_INTERVAL: Duration = Duration::from_millis(10);
+/// Longest delay that a broker may ask for.
+const MAX_THROTTLE: Duration = Duration::from_secs(30);
 /// How long a connection without cursors is kept.
-const UNUSED: Duration = Duration::from_secs(10);
-/// How often leaders are looked up without an error: a broker that was cut off from the
-/// others does not know that it was replaced, nor a replica that another one is closer.
-const FRESH: Duration = Duration::from_secs(60);
+const MAX_UNUSED: Duration = Duration::from_secs(10);
+/// How often leaders are looked up without an error. A deposed leader does not know that it
+/// was replaced, and a replica does not know that a closer one exists.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) struct BrokerTask {
     number: i32,
     address: String,
     settings: Arc<Settings>,
     inbox: mpsc::UnboundedReceiver<Cursor>,
+    /// Inbox of `leaders`.
     back: mpsc::UnboundedSender<Cursor>,
     /// Sorted by partition.
     cursors: Vec<Cursor>,
-    /// Counts fetches: each begins with another partition.
+    /// Number of fetches so far.
     fetches: u64,
 }
 
@@ -62,7 +63,7 @@ impl BrokerTask {
         }
     }
 
-    /// Is connected while there is something to fetch.
+    /// Connects while there are cursors.
     pub(crate) async fn run(mut self) {
         while let Some(cursor) = self.inbox.recv().await {
             self.admit(cursor);
@@ -84,7 +85,7 @@ impl BrokerTask {
         self.cursors.insert(place, cursor);
     }
 
-    /// Whether any have come.
+    /// Returns whether a cursor arrived.
     fn admit_all(&mut self) -> bool {
         let mut any = false;
         while let Ok(cursor) = self.inbox.try_recv() {
@@ -96,67 +97,68 @@ impl BrokerTask {
 
     async fn fetch_all(&mut self) -> Result<(), ConnectionError> {
         let mut connection = Connection::open(&self.address, &self.settings).await?;
-        let mut settled = Instant::now() + SETTLED;
-        let mut fresh = Instant::now() + FRESH;
+        let mut settled_at = Instant::now() + SETTLE_TIME;
+        let mut refresh_at = Instant::now() + REFRESH_EVERY;
         loop {
             if self.admit_all() {
-                settled = Instant::now() + SETTLED;
+                settled_at = Instant::now() + SETTLE_TIME;
             }
             self.cursors.retain(|cursor| !cursor.is_over());
-            if Instant::now() > fresh {
-                fresh = Instant::now() + FRESH;
-                self.look_up_leaders();
+            if Instant::now() > refresh_at {
+                refresh_at = Instant::now() + REFRESH_EVERY;
+                self.return_all();
             }
             self.cursors.iter().for_each(Cursor::report_paused);
             if self.cursors.is_empty() {
-                match timeout(UNUSED, self.inbox.recv()).await {
+                match timeout(MAX_UNUSED, self.inbox.recv()).await {
                     Ok(Some(cursor)) => self.admit(cursor),
                     Ok(None) | Err(_) => return Ok(()),
                 }
             } else if self.cursors.iter().any(Cursor::has_room) {
-                self.fetch(&mut connection, settled).await?;
+                self.fetch(&mut connection, settled_at).await?;
             } else {
                 self.wait_for_room().await;
             }
         }
     }
 
-    /// Gives all cursors back, most likely to get them again.
-    fn look_up_leaders(&mut self) {
+    /// Returns all cursors to `leaders`, which looks up their brokers and usually sends them
+    /// back here.
+    fn return_all(&mut self) {
         for mut cursor in std::mem::take(&mut self.cursors) {
             cursor.preferred = None;
             self.give_back(cursor);
         }
     }
 
-    /// Waits until a subscriber has taken something, or is gone, or another cursor comes.
+    /// Waits until a subscriber has room or is gone, or another cursor arrives.
     async fn wait_for_room(&mut self) {
         let rooms = self.cursors.iter().map(|cursor| Box::pin(cursor.room()));
-        let come = tokio::select! {
+        let arrived = tokio::select! {
             _ = futures::future::select_all(rooms) => None,
             Some(cursor) = self.inbox.recv() => Some(cursor),
         };
-        if let Some(cursor) = come {
+        if let Some(cursor) = arrived {
             self.admit(cursor);
         }
     }
 
-    /// One fetch for all cursors that have room, and the time that has to pass before the
-    /// next.
+    /// Fetches once for the chosen cursors, and waits until the next fetch may start.
     async fn fetch(
         &mut self,
         connection: &mut Connection,
-        settled: Instant,
+        settled_at: Instant,
     ) -> Result<(), ConnectionError> {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         self.choose();
         let positions = self.positions();
-        let all = self.cursors.iter().all(|cursor| cursor.in_flight) && begun > settled;
+        let all_in_flight = self.cursors.iter().all(|cursor| cursor.in_flight);
+        let may_wait_long = all_in_flight && started_at > settled_at;
         let settings = &self.settings;
-        let wait = if all {
+        let wait = if may_wait_long {
             settings.max_wait
         } else {
-            settings.max_wait.min(SHORT)
+            settings.max_wait.min(SHORT_WAIT)
         };
         let request = FetchRequest {
             max_wait_ms: wait.as_millis() as i32,
@@ -170,42 +172,42 @@ impl BrokerTask {
         if let Some(error) = response.error {
             return Err(ConnectionError::Broker(error));
         }
-        let pace = match response.size() {
-            0..SMALL => PACE,
+        let interval = match response.size() {
+            0..SMALL_FETCH => MIN_FETCH_INTERVAL,
             _ => Duration::ZERO,
         };
         for partition in response.partitions {
             self.deliver(&partition);
         }
         let throttle = response.throttle_time_ms.max(0).unsigned_abs();
-        let throttle = Duration::from_millis(throttle.into()).min(THROTTLED);
-        let next = (begun + pace).max(Instant::now() + throttle);
+        let throttle = Duration::from_millis(throttle.into()).min(MAX_THROTTLE);
+        let next = (started_at + interval).max(Instant::now() + throttle);
         tokio::time::sleep_until(next).await;
         Ok(())
     }
 
-    /// Marks the cursors that the next fetch is for. A request can have a partition only once:
-    /// of several cursors the one is chosen whose last fetch is the longest ago, and those at
-    /// the same position share its fetch.
+    /// Marks the cursors that the next fetch is for. A request can name a partition only once.
+    /// Of a partition's cursors, the least recently fetched one is chosen; cursors at the same
+    /// position share its fetch. Cursors without room are left out.
     fn choose(&mut self) {
         self.fetches += 1;
         let same = |one: &Cursor, other: &Cursor| one.key() == other.key();
         for cursors in self.cursors.chunk_by_mut(same) {
             let with_room = cursors.iter().filter(|cursor| cursor.has_room());
-            let next = with_room.min_by_key(|cursor| cursor.fetched_at);
+            let next = with_room.min_by_key(|cursor| cursor.last_fetch);
             let next = next.map(|cursor| (cursor.offset, cursor.leader_epoch));
             for cursor in cursors {
                 let position = Some((cursor.offset, cursor.leader_epoch));
                 cursor.in_flight = position == next && cursor.has_room();
                 if cursor.in_flight {
-                    cursor.fetched_at = self.fetches;
+                    cursor.last_fetch = self.fetches;
                 }
             }
         }
     }
 
-    /// One for each partition that is fetched. Each fetch begins with another one, as only the
-    /// first partition with records gets a batch that is larger than asked for.
+    /// One for each partition that is fetched. The start rotates: only the first partition
+    /// with records may exceed `max_bytes`.
     fn positions(&self) -> Vec<Position<'_>> {
         let in_flight = self.cursors.iter().filter(|cursor| cursor.in_flight);
         let positions = in_flight.map(|cursor| Position {
@@ -223,9 +225,9 @@ impl BrokerTask {
         positions
     }
 
-    /// Hands what was fetched of a partition to the cursors that it was fetched for.
+    /// Delivers the records of a partition to the cursors that they were fetched for.
     fn deliver(&mut self, fetched: &FetchedPartition<'_>) {
-        // From the last one, as some are removed.
+        // Backwards, because cursors may be removed.
         for index in self.range((fetched.topic, fetched.partition)).rev() {
             // Nothing is delivered to a subscriber that is gone.
             if self.cursors[index].in_flight && !self.cursors[index].is_over() {
@@ -253,7 +255,8 @@ impl BrokerTask {
                 let cursor = self.cursors.remove(index);
                 self.give_back(cursor);
             }
-            // A replica that is behind does not have what the leader has.
+            // A lagging replica may lack offsets that the leader has, so only the leader's
+            // answer counts.
             (Some(ErrorCode::OffsetOutOfRange), _) if cursor.preferred.is_none() => {
                 self.cursors.remove(index).out_of_range();
             }
@@ -266,7 +269,7 @@ impl BrokerTask {
     }
 
     fn give_back(&self, cursor: Cursor) {
-        // A fetcher that is stopping takes none back.
+        // The receiver is closed while the fetcher stops.
         let _ = self.back.send(cursor);
     }
 }

@@ -123,9 +123,10 @@ pub(crate) struct Cursor {
     pub(crate) preferred: Option<i32>,
     /// Whether it has just failed.
     pub(crate) failed: bool,
-    /// Whether the current fetch is for it, and the number of the last one that was.
+    /// Whether the current fetch is for it.
     pub(crate) in_flight: bool,
-    pub(crate) fetched_at: u64,
+    /// Number of the last fetch that was for it.
+    pub(crate) last_fetch: u64,
     deliveries: mpsc::Sender<Delivery>,
     shared: Arc<Shared>,
 }
@@ -155,7 +156,7 @@ pub(crate) fn subscription(
         preferred: None,
         failed: false,
         in_flight: false,
-        fetched_at: 0,
+        last_fetch: 0,
         deliveries: sender,
         shared,
     };

@@ -149,7 +149,7 @@ impl Control {
         let config = self.effective.borrow().clone();
         let fleet = &config.fleet;
         let rate = match fleet.rate {
-            Rate::None => Some(natural_rate(&config)),
+            Rate::ByInterval => Some(natural_rate(&config)),
             Rate::PerSecond(rate) => Some(rate),
             Rate::Max => None,
         };

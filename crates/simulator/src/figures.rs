@@ -1,5 +1,4 @@
-//! The named figures of a run, reported while it lasts and at its end, and
-//! conditions on them.
+//! The named figures of a run, reported during and after it, and conditions on them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,7 +44,7 @@ impl Snapshot {
     }
 }
 
-/// Cumulative number of observations up to each bound, in seconds.
+/// Cumulative number of observations up to each bound; bounds are in seconds.
 #[derive(Debug, Clone, Default)]
 struct Distribution(Vec<(f64, u64)>);
 
@@ -68,7 +67,8 @@ impl Distribution {
     }
 
     /// The quantile in milliseconds, interpolated linearly within a bucket as in
-    /// Prometheus; the last bound if it lies beyond it. `None` without observations.
+    /// Prometheus; the last finite bound if the quantile exceeds it. `None` without
+    /// observations.
     fn quantile(&self, q: f64) -> Option<f64> {
         let (_, all) = self.0.last().filter(|(_, all)| *all > 0)?;
         let rank = q * *all as f64;
@@ -98,13 +98,19 @@ pub(crate) struct Figures {
     messages: u64,
     /// Messages per second.
     rate: f64,
+    /// Payload bytes that the sink confirmed.
     bytes: u64,
+    /// Batches that the sink confirmed.
     batches: u64,
-    /// Failed attempts.
+    /// Failed attempts to send.
     errors: u64,
+    /// Attempts to send after the first.
     retries: u64,
+    /// Messages sent again although they may have arrived.
     possible_duplicates: u64,
+    /// Messages sent to another partition because their own was unavailable.
     rerouted: u64,
+    /// Dropped messages, for any reason.
     drops: u64,
     /// `drops_buffer_full` and the other reasons.
     #[serde(flatten)]
@@ -121,7 +127,7 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// The figures of the period between two snapshots.
-    pub(crate) fn between(before: &Snapshot, after: &Snapshot, passed: Duration) -> Self {
+    pub(crate) fn between(before: &Snapshot, after: &Snapshot, elapsed: Duration) -> Self {
         let count = |of: fn(&Snapshot) -> u64| of(after) - of(before);
         let drops = after.drops.iter().zip(before.drops).map(|(a, b)| a - b);
         let reasons = Dropped::ALL.map(|reason| format!("drops_{}", reason.label()));
@@ -129,7 +135,7 @@ impl Figures {
             after.send.since(&before.send),
             after.late.since(&before.late),
         );
-        let (seconds, messages) = (passed.as_secs_f64(), count(|at| at.messages));
+        let (seconds, messages) = (elapsed.as_secs_f64(), count(|at| at.messages));
         Self {
             seconds: rounded(seconds),
             messages,
@@ -212,7 +218,7 @@ enum Comparison {
 }
 
 impl Comparison {
-    /// Longer signs first, because they contain the shorter ones.
+    /// Longer operators first, because they contain the shorter ones.
     const ALL: [(&'static str, Self); 4] = [
         (">=", Self::AtLeast),
         ("<=", Self::AtMost),
@@ -220,16 +226,16 @@ impl Comparison {
         ("<", Self::Below),
     ];
 
-    fn sign(self) -> &'static str {
+    fn operator(self) -> &'static str {
         let found = Self::ALL.iter().find(|(_, comparison)| *comparison == self);
-        found.map_or("", |(sign, _)| sign)
+        found.map_or("", |(operator, _)| operator)
     }
 }
 
 impl Condition {
-    /// The figure, if the condition holds. A figure without a value, such as a latency
-    /// when nothing was sent, meets no condition.
-    pub(crate) fn holds(&self, figures: &Figures) -> Option<f64> {
+    /// The figure's value, if the condition holds. A condition on a missing figure, such
+    /// as a latency when nothing was sent, never holds.
+    pub(crate) fn matching_value(&self, figures: &Figures) -> Option<f64> {
         let figure = figures.by_name().get(&self.name)?.as_f64()?;
         let holds = match self.comparison {
             Comparison::AtLeast => figure >= self.limit,
@@ -243,7 +249,13 @@ impl Condition {
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", self.name, self.comparison.sign(), self.limit)
+        write!(
+            f,
+            "{}{}{}",
+            self.name,
+            self.comparison.operator(),
+            self.limit
+        )
     }
 }
 
@@ -265,16 +277,24 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Comparison::ALL.iter().find_map(|(sign, comparison)| {
-            let (name, limit) = text.split_once(sign)?;
+        let invalid = || {
+            format!(
+                "invalid condition {text:?}: expected a figure, an operator (>=, <=, >, <) and a number"
+            )
+        };
+        let found = Comparison::ALL.iter().find_map(|(operator, comparison)| {
+            let (name, limit) = text.split_once(operator)?;
             Some((name.trim(), *comparison, limit.trim()))
         });
         let Some((name, comparison, limit)) = found else {
-            return Err(format!("{text:?} is not a condition such as drops>0"));
+            return Err(invalid());
         };
         let names = Figures::names();
         if !names.iter().any(|known| known == name) {
-            return Err(format!("{name:?} is not one of {}", names.join(", ")));
+            return Err(format!(
+                "unknown figure {name:?}; known: {}",
+                names.join(", ")
+            ));
         }
         match limit.parse() {
             Ok(limit) => Ok(Self {
@@ -282,7 +302,7 @@ impl FromStr for Condition {
                 comparison,
                 limit,
             }),
-            Err(_) => Err(format!("{limit:?} is not a number")),
+            Err(_) => Err(invalid()),
         }
     }
 }
@@ -302,17 +322,17 @@ mod tests {
 
     #[test]
     fn conditions_hold_or_not() {
-        let holds = |condition: &str| {
+        let matching_value = |condition: &str| {
             let condition: Condition = condition.parse().unwrap();
             assert_eq!(condition.to_string().parse(), Ok(condition.clone()));
-            condition.holds(&figures(1_000, 7))
+            condition.matching_value(&figures(1_000, 7))
         };
-        assert_eq!(holds("drops>0"), Some(7.0));
-        assert_eq!(holds("drops_buffer_full >= 7"), Some(7.0));
-        assert_eq!(holds("drops_refused>0"), None);
-        assert_eq!(holds("rate<250"), None);
-        assert_eq!(holds("rate<=250"), Some(250.0));
-        assert_eq!(holds("send_p99_ms>0"), None, "nothing was sent");
+        assert_eq!(matching_value("drops>0"), Some(7.0));
+        assert_eq!(matching_value("drops_buffer_full >= 7"), Some(7.0));
+        assert_eq!(matching_value("drops_refused>0"), None);
+        assert_eq!(matching_value("rate<250"), None);
+        assert_eq!(matching_value("rate<=250"), Some(250.0));
+        assert_eq!(matching_value("send_p99_ms>0"), None, "nothing was sent");
     }
 
     #[test]
@@ -320,12 +340,15 @@ mod tests {
         let error = |text: &str| text.parse::<Condition>().unwrap_err();
         assert_eq!(
             error("drops"),
-            "\"drops\" is not a condition such as drops>0"
+            "invalid condition \"drops\": expected a figure, an operator (>=, <=, >, <) and a number"
         );
-        assert_eq!(error("drops>none"), "\"none\" is not a number");
+        assert_eq!(
+            error("drops>none"),
+            "invalid condition \"drops>none\": expected a figure, an operator (>=, <=, >, <) and a number"
+        );
         let unknown = error("losses>0");
         assert!(
-            unknown.starts_with("\"losses\" is not one of "),
+            unknown.starts_with("unknown figure \"losses\"; known: "),
             "{unknown}"
         );
         assert!(unknown.contains("drops_buffer_full, "), "{unknown}");
@@ -340,8 +363,8 @@ mod tests {
                 (f64::INFINITY, counts[2]),
             ])
         };
-        let passed = at([5, 105, 110]).since(&at([5, 5, 10]));
-        assert_eq!(passed.quantile(0.5), Some(15.0));
+        let difference = at([5, 105, 110]).since(&at([5, 5, 10]));
+        assert_eq!(difference.quantile(0.5), Some(15.0));
         assert_eq!(
             at([0, 0, 10]).quantile(0.5),
             Some(20.0),

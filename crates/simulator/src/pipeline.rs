@@ -29,8 +29,8 @@ use crate::sink::null::Null;
 use crate::sink::{self, Links, Sink, file, kafka, mqtt, stdout};
 use crate::status::Watch;
 use crate::truth::{self, Truths};
-use crate::worker::crew::{Autoscale, Crew, Part};
-use crate::worker::{Outlet, Stop, Worker};
+use crate::worker::crew::{Assignment, Autoscale, Crew};
+use crate::worker::{LaneHandle, Stop, Worker};
 
 /// Deadline for disconnecting from a sink that has confirmed everything.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -154,8 +154,8 @@ impl Pipeline {
             tasks: JoinSet::new(),
         };
         let limits = limits(config, lanes.len());
-        let outlets = senders.start(lanes, limits);
-        let workers = self.workers(config, outlets, truths.as_ref());
+        let handles = senders.start(lanes, limits);
+        let workers = self.workers(config, handles, truths.as_ref());
         // The writer ends when the last worker drops its sender.
         drop(truths);
         tracing::info!(
@@ -249,10 +249,10 @@ impl Pipeline {
     pub(crate) fn workers(
         &self,
         config: &SimulatorConfig,
-        outlets: Vec<Outlet>,
+        handles: Vec<LaneHandle>,
         truths: Option<&Truths>,
     ) -> Vec<Worker> {
-        let lanes = outlets.len();
+        let lanes = handles.len();
         let active = workers(config).min(lanes);
         // Only a topic can get more lanes later, and with them use more workers.
         let count = match config.sink {
@@ -261,14 +261,14 @@ impl Pipeline {
         };
         let start = Instant::now();
         let worker = |index| Worker {
-            part: Part {
+            assignment: Assignment {
                 lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
                 workers: active,
                 index,
             },
             members: Vec::new(),
             counted: 0,
-            outlets: Vec::new(),
+            handles: Vec::new(),
             injections: self.control.injections(),
             injected: None,
             config: self.config.clone(),
@@ -277,8 +277,8 @@ impl Pipeline {
             start,
         };
         let mut workers: Vec<Worker> = (0..count).map(worker).collect();
-        for (lane, outlet) in outlets.into_iter().enumerate() {
-            workers[lane % active].outlets.push(outlet);
+        for (lane, handle) in handles.into_iter().enumerate() {
+            workers[lane % active].handles.push(handle);
         }
         workers
     }
@@ -293,12 +293,12 @@ struct Senders {
 
 impl Senders {
     /// Starts a task for each lane of the sink.
-    fn start<S: Sink>(&mut self, lanes: Vec<S>, limits: Limits) -> Vec<Outlet> {
+    fn start<S: Sink>(&mut self, lanes: Vec<S>, limits: Limits) -> Vec<LaneHandle> {
         let start = |sink| {
-            let (outlet, ends) = Outlet::new(limits);
+            let (handle, ends) = LaneHandle::new(limits);
             let (link, metrics) = (self.links.link(), self.metrics.clone());
             self.tasks.spawn(sink::run(sink, ends, link, metrics));
-            outlet
+            handle
         };
         lanes.into_iter().map(start).collect()
     }

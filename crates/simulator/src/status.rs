@@ -118,7 +118,7 @@ impl Watch {
             tracing::info!(figures = json(&by_name), "done: {figures}");
         }
         let holding = self.config.fail_when.iter().filter_map(|condition| {
-            let figure = condition.holds(&figures)?;
+            let figure = condition.matching_value(&figures)?;
             Some(format!("{condition} holds (it is {figure})"))
         });
         let holding: Vec<String> = holding.collect();

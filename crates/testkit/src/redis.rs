@@ -1,4 +1,4 @@
-//! Redis servers of a test's own, each on a port of its own.
+//! Starts Redis servers for one test, each on a free port.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use crate::port::free_port;
 use crate::process::{Process, Program};
 use crate::wait_for;
 
-/// A server of one test. Killed when dropped.
+/// A Redis server of one test. Killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     port: u16,
@@ -19,34 +19,34 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// A server in memory, with further options of `redis-server`.
+    /// Starts a server that keeps data in memory only, unless `options`, which are for
+    /// `redis-server`, say otherwise.
     ///
     /// # Panics
-    /// When there is no `redis-server`, which `scripts/stack` installs.
+    /// If `redis-server` is missing; `scripts/stack` installs it.
     pub async fn start(options: &[&str]) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let port_text = port.to_string();
         let own = ["--port", &port_text, "--save", "", "--bind", "127.0.0.1"];
-        Self::run(&[&own, options].concat(), dir, port).await
+        Self::launch(&[&own, options].concat(), dir, port).await
     }
 
-    /// A sentinel of the master `main`, which listens on the port `master`; its vote
-    /// alone decides.
+    /// Starts a sentinel for the master `main` on `master_port`. Quorum is 1.
     ///
     /// # Panics
     /// Like [`Self::start`].
-    pub async fn sentinel(master: u16) -> Self {
+    pub async fn start_sentinel(master_port: u16) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let file = dir.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n\
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master_port} 1\n\
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
         );
         std::fs::write(&file, text).unwrap();
-        Self::run(&[file.to_str().unwrap(), "--sentinel"], dir, port).await
+        Self::launch(&[file.to_str().unwrap(), "--sentinel"], dir, port).await
     }
 
-    async fn run(arguments: &[&str], dir: TempDir, port: u16) -> Self {
+    async fn launch(arguments: &[&str], dir: TempDir, port: u16) -> Self {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let mut server = Self {
             port,
@@ -61,38 +61,38 @@ impl RedisServer {
     async fn wait_for_answer(&mut self) {
         wait_for("redis-server", async || {
             self.process.assert_running();
-            // One with a password answers as well.
+            // A server with a password answers NOAUTH, which also means that it is up.
             let answer = self.cli(&["PING"]);
             answer.contains("PONG") || answer.contains("NOAUTH")
         })
         .await;
     }
 
-    /// Starts it again after [`kill`](Self::kill), with the same port and files.
+    /// Starts the server again after [`kill`](Self::kill), with the same port and files.
     pub async fn start_again(&mut self) {
         self.process = spawn(&self.arguments, self.dir.path());
         self.wait_for_answer().await;
     }
 
-    /// Where its files are.
+    /// The server's working directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Where it listens.
+    /// The port on which it listens.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `redis://127.0.0.1:PORT`
+    /// The server's URL, `redis://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Sends a command with `redis-cli`; returns what that prints.
+    /// Sends a command with `redis-cli`; returns its standard output.
     pub fn cli(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         let output = command.args(["-p", &self.port.to_string()]).args(words);
@@ -100,12 +100,12 @@ impl RedisServer {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Sends a signal by its name, `STOP` or `CONT`.
+    /// Sends the server a signal by name, such as `STOP` or `CONT`.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// SIGKILL.
+    /// Kills the server (SIGKILL).
     pub fn kill(&mut self) {
         self.process.kill();
     }

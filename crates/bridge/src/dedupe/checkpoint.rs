@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Checkpoint {
     /// Address of the MQTT broker that holds the session.
     pub(crate) broker: String,
-    /// The numbering; 0 if the broker's packet identifiers are not sequential.
+    /// The epoch of the receive numbers; 0 if the broker's packet identifiers are
+    /// not sequential.
     #[serde(rename = "session")]
-    pub(crate) numbering: u64,
+    pub(crate) epoch: u64,
     /// Receive number of the next message.
     #[serde(rename = "number")]
     pub(crate) next_number: u64,
@@ -22,7 +23,7 @@ pub(crate) struct Checkpoint {
     #[serde(rename = "counts_up", default)]
     pub(crate) sequential: bool,
     /// When the oldest unacknowledged message arrived, milliseconds since the
-    /// epoch: no record of an unacknowledged message is older.
+    /// Unix epoch: no record of an unacknowledged message is older.
     pub(crate) oldest_at: i64,
 }
 
@@ -34,7 +35,7 @@ mod tests {
     fn the_stored_format_is_stable() {
         let checkpoint = Checkpoint {
             broker: "mqtt://b:1883".into(),
-            numbering: 7,
+            epoch: 7,
             next_number: 3,
             next_packet_id: 4,
             sequential: true,

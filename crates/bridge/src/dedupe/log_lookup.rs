@@ -17,7 +17,7 @@ use crate::ring::Seq;
 /// `LogAppendTime` it is the time of the Kafka broker's clock.
 const CLOCK_SKEW_MS: i64 = 2_000;
 
-/// Hashes of messages by numbering and receive number.
+/// Hashes of messages by epoch and receive number.
 pub(crate) type Written = HashMap<(u64, u64), u128>;
 
 /// The lookups of one session. One runs at a time, on a thread of its own, for
@@ -26,7 +26,7 @@ pub(super) struct LogLookup {
     kafka: KafkaConfig,
     dead_letters: Arc<str>,
     /// No record of an unacknowledged message is older; milliseconds since the
-    /// epoch.
+    /// Unix epoch.
     since: i64,
     /// The last message in the ring that needed a lookup.
     newest: Option<Seq>,
@@ -56,7 +56,7 @@ impl LogLookup {
         }
     }
 
-    /// Lookups read from this time on, in milliseconds since the epoch.
+    /// Lookups read from this time on, in milliseconds since the Unix epoch.
     pub(super) fn set_since(&mut self, since: i64) {
         self.since = since;
     }
@@ -77,23 +77,23 @@ impl LogLookup {
     }
 
     /// Requests a lookup in a topic; [`Event::LogRead`] has the result.
-    pub(super) fn request(&mut self, topic: Arc<str>, numbering: u64) {
+    pub(super) fn request(&mut self, topic: Arc<str>, epoch: u64) {
         self.requested.insert(topic);
-        self.start(numbering);
+        self.start(epoch);
     }
 
     /// Takes the result of a lookup and starts the next one.
-    pub(super) fn finished(&mut self, written: Written, numbering: Option<u64>) {
+    pub(super) fn finished(&mut self, written: Written, epoch: Option<u64>) {
         self.running = false;
         self.written.extend(written);
-        if let Some(numbering) = numbering {
-            self.start(numbering);
+        if let Some(epoch) = epoch {
+            self.start(epoch);
         }
     }
 
     /// Whether Kafka has the message. True only once for each.
     pub(super) fn take_written(&mut self, id: &ReceiveId) -> bool {
-        self.written.remove(&(id.numbering, id.number)) == Some(id.hash)
+        self.written.remove(&(id.epoch, id.number)) == Some(id.hash)
     }
 
     /// Frees the results, unless a lookup is under way. No message waits for one.
@@ -103,7 +103,7 @@ impl LogLookup {
         }
     }
 
-    fn start(&mut self, numbering: u64) {
+    fn start(&mut self, epoch: u64) {
         if self.running || self.requested.is_empty() {
             return;
         }
@@ -116,7 +116,7 @@ impl LogLookup {
         }
         let (kafka, events, since) = (self.kafka.clone(), self.events.clone(), self.since);
         tokio::task::spawn_blocking(move || {
-            let written = read_written(&kafka, &topics, numbering, since);
+            let written = read_written(&kafka, &topics, epoch, since);
             let written = written.unwrap_or_else(|error| {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -130,12 +130,12 @@ impl LogLookup {
     }
 }
 
-/// The messages of `numbering` whose records are in `topics` since a time, in
-/// milliseconds since the epoch.
+/// The messages of `epoch` whose records are in `topics` since a time, in
+/// milliseconds since the Unix epoch.
 fn read_written(
     config: &KafkaConfig,
     topics: &HashSet<Arc<str>>,
-    numbering: u64,
+    epoch: u64,
     since: i64,
 ) -> anyhow::Result<Written> {
     let consumer = log_reader::consumer(config)?;
@@ -143,8 +143,8 @@ fn read_written(
     for topic in topics {
         log_reader::read_topic(&consumer, topic, Some(since - CLOCK_SKEW_MS), |record| {
             let id = receive_id(record);
-            if let Some(id) = id.filter(|id| id.numbering == numbering) {
-                written.insert((id.numbering, id.number), id.hash);
+            if let Some(id) = id.filter(|id| id.epoch == epoch) {
+                written.insert((id.epoch, id.number), id.hash);
             }
         })?;
     }

@@ -193,7 +193,7 @@ impl Dedupe {
 
     /// The checkpoint that precedes the message classified last. `first` is the
     /// first message in the ring, which arrived at `received_at` (milliseconds
-    /// since the epoch).
+    /// since the Unix epoch).
     pub(crate) fn checkpoint(
         &self,
         packet_id: u16,
@@ -244,14 +244,14 @@ impl Dedupe {
     /// the result.
     pub(crate) fn look_up(&mut self, topic: Arc<str>) {
         if let Some(numbering) = &self.numbering {
-            self.lookup.request(topic, numbering.id());
+            self.lookup.request(topic, numbering.epoch());
         }
     }
 
     /// Takes [`Event::LogRead`].
     pub(crate) fn log_read(&mut self, written: Written) {
-        let numbering = self.numbering.as_ref().map(Numbering::id);
-        self.lookup.finished(written, numbering);
+        let epoch = self.numbering.as_ref().map(Numbering::epoch);
+        self.lookup.finished(written, epoch);
     }
 
     /// Whether an earlier process wrote the message, as far as lookups found

@@ -6,8 +6,8 @@ use twox_hash::XxHash3_128;
 /// the value of the header `mqtt-delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReceiveId {
-    /// The numbering that the number belongs to; random, never 0.
-    pub(crate) numbering: u64,
+    /// The epoch that the number belongs to; random, never 0.
+    pub(crate) epoch: u64,
     /// Receive number: counts messages with a packet identifier, from 1.
     pub(crate) number: u64,
     /// Packet identifier (MQTT 5, section 2.2.1).
@@ -17,10 +17,10 @@ pub(crate) struct ReceiveId {
 }
 
 impl ReceiveId {
-    /// Numbering, number, packet identifier and hash, big endian.
+    /// Epoch, number, packet identifier and hash, big endian.
     pub(crate) fn to_bytes(self) -> [u8; 34] {
         let mut bytes = [0; 34];
-        bytes[..8].copy_from_slice(&self.numbering.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.epoch.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.number.to_be_bytes());
         bytes[16..18].copy_from_slice(&self.packet_id.to_be_bytes());
         bytes[18..].copy_from_slice(&self.hash.to_be_bytes());
@@ -31,7 +31,7 @@ impl ReceiveId {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 34] = bytes.try_into().ok()?;
         Some(Self {
-            numbering: u64::from_be_bytes(bytes[..8].try_into().ok()?),
+            epoch: u64::from_be_bytes(bytes[..8].try_into().ok()?),
             number: u64::from_be_bytes(bytes[8..16].try_into().ok()?),
             packet_id: u16::from_be_bytes(bytes[16..18].try_into().ok()?),
             hash: u128::from_be_bytes(bytes[18..].try_into().ok()?),
@@ -54,8 +54,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_receive_id_survives_encoding(numbering: u64, number: u64, packet_id: u16, hash: u128) {
-            let id = ReceiveId { numbering, number, packet_id, hash };
+        fn a_receive_id_survives_encoding(epoch: u64, number: u64, packet_id: u16, hash: u128) {
+            let id = ReceiveId { epoch, number, packet_id, hash };
             prop_assert_eq!(ReceiveId::from_bytes(&id.to_bytes()), Some(id));
         }
     }
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn the_header_is_34_bytes_big_endian() {
         let id = ReceiveId {
-            numbering: 0x01,
+            epoch: 0x01,
             number: 0x0203,
             packet_id: 0x0405,
             hash: 0x06,

@@ -33,6 +33,7 @@ const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
 /// The password file can't be read.
 pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
+    // Defaults, which kafka.properties may override.
     for (name, value) in [
         ("client.id", "iot-consumer"),
         // How soon new topics that match a pattern are found.
@@ -45,6 +46,8 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     for (name, value) in &kafka.properties {
         config.set(name, value);
     }
+    // Other settings and fixed values. They override kafka.properties, because offsets and
+    // assignment depend on them.
     let session = kafka.session_timeout.as_millis().to_string();
     for (name, value) in [
         ("bootstrap.servers", kafka.brokers.join(",").as_str()),
@@ -65,19 +68,19 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     Ok(config)
 }
 
-/// Whether a property means something to every kind of client: a producer would warn about
-/// the others.
+/// Whether a property applies to every kind of client. librdkafka's producers log a warning
+/// about properties of consumers.
 fn is_common(name: &str) -> bool {
     ["socket.", "broker.", "client.", "debug"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// Configuration of the producer of dead letters, and of clients for look-ups.
+/// Configuration of every client except the group member.
 ///
 /// # Errors
 /// The password file can't be read.
-pub(crate) fn producer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
+pub(crate) fn base_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
     for (name, value) in kafka.properties.iter().filter(|(name, _)| is_common(name)) {
         config.set(name, value);
@@ -87,14 +90,14 @@ pub(crate) fn producer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     Ok(config)
 }
 
-/// How long Kafka may take to answer one request of a tool.
+/// How long a tool waits for Kafka's answer to one request.
 pub(crate) const TOOL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The topic that a tool works on: the given one, else the first in the settings that is not
-/// a pattern.
+/// The topic that a tool works on: the given one, otherwise the first of `kafka.topics` that is
+/// not a pattern.
 ///
 /// # Errors
-/// The settings have patterns only.
+/// No topic is given, and `kafka.topics` has patterns only.
 pub(crate) fn plain_topic(given: Option<&str>, kafka: &KafkaConfig) -> anyhow::Result<String> {
     let mut plain = kafka.topics.iter().filter(|topic| !topic.starts_with('^'));
     let topic = given.or_else(|| plain.next().map(String::as_str));
@@ -102,18 +105,18 @@ pub(crate) fn plain_topic(given: Option<&str>, kafka: &KafkaConfig) -> anyhow::R
     Ok(topic.to_owned())
 }
 
-/// The offset that the group has committed for a partition, if it has; blocks for
-/// `deadline` at most.
+/// The offset that the group has committed for a partition; `None` if there is none. Blocks
+/// for up to `deadline`.
 ///
 /// # Errors
-/// Kafka doesn't answer.
+/// The password file can't be read, the client can't be created, or Kafka doesn't answer.
 pub(crate) fn committed(
     kafka: &KafkaConfig,
     at: &TopicPartition,
     deadline: Duration,
 ) -> anyhow::Result<Option<i64>> {
-    // The member's own client is busy in its thread; this one never joins the group.
-    let mut config = producer_config(kafka)?;
+    // The member's own client is used by its thread only; this one never joins the group.
+    let mut config = base_config(kafka)?;
     config.set("group.id", &kafka.group);
     let consumer: BaseConsumer<Quiet> = config
         .create_with_context(Quiet)

@@ -10,7 +10,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::error::RDKafkaErrorCode;
 use tokio_util::sync::CancellationToken;
 
-use super::producer_config;
+use super::base_config;
 use crate::config::KafkaConfig;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub(crate) async fn create(kafka: KafkaConfig, topic: Topic, stop: CancellationT
 }
 
 async fn try_create(kafka: &KafkaConfig, topic: &Topic) -> anyhow::Result<Answer> {
-    let admin: AdminClient<Quiet> = producer_config(kafka)?.create_with_context(Quiet)?;
+    let admin: AdminClient<Quiet> = base_config(kafka)?.create_with_context(Quiet)?;
     let topics = std::slice::from_ref(topic);
     let answers = topics::create(&admin, topics, REQUEST_DEADLINE).await;
     Ok(match answers {

@@ -43,7 +43,7 @@ pub(crate) struct Outputs {
 
 /// An event and its headers.
 #[derive(Debug)]
-pub(crate) struct Notice {
+pub(crate) struct OutputEvent {
     topic: Arc<str>,
     kind: Published,
     key: String,
@@ -55,7 +55,7 @@ pub(crate) struct Notice {
 
 /// Events in flight, in their order.
 #[derive(Default)]
-pub(crate) struct Waiting(VecDeque<(Notice, Result<DeliveryFuture, KafkaError>)>);
+pub(crate) struct Waiting(VecDeque<(OutputEvent, Result<DeliveryFuture, KafkaError>)>);
 
 impl Waiting {
     pub(crate) fn len(&self) -> usize {
@@ -74,7 +74,7 @@ struct Envelope<'n, T> {
     data: T,
 }
 
-impl Notice {
+impl OutputEvent {
     fn new(
         topic: &Arc<str>,
         kind: Published,
@@ -162,7 +162,7 @@ impl Outputs {
     }
 
     /// The event of a change of an alert; `None` if the alert only repeats.
-    pub(crate) fn alert(&self, partition: &TopicPartition, alert: &Alert) -> Option<Notice> {
+    pub(crate) fn alert(&self, partition: &TopicPartition, alert: &Alert) -> Option<OutputEvent> {
         let topic = self.alerts.as_ref()?;
         let (kind, what) = match alert.state {
             AlertStatus::Raised if alert.count > 1 => return None,
@@ -172,11 +172,15 @@ impl Outputs {
         let key = key(&alert.key);
         let name = format!("{}:{what}", alert.id);
         let about = (name.as_str(), alert.timestamp);
-        Some(Notice::new(topic, kind, key, partition, about, alert))
+        Some(OutputEvent::new(topic, kind, key, partition, about, alert))
     }
 
     /// The event of windows that were sealed together.
-    pub(crate) fn windows(&self, partition: &TopicPartition, sealed: &Sealed) -> Option<Notice> {
+    pub(crate) fn windows(
+        &self,
+        partition: &TopicPartition,
+        sealed: &Sealed,
+    ) -> Option<OutputEvent> {
         let topic = self.windows.as_ref()?;
         let Sealed {
             key: device,
@@ -202,13 +206,13 @@ impl Outputs {
         let name = format!("{topic_read}:{number}:{key}:{size}:{start}");
         let about = (name.as_str(), sealed.end());
         let kind = Published::WindowSealed;
-        Some(Notice::new(topic, kind, key, partition, about, data))
+        Some(OutputEvent::new(topic, kind, key, partition, about, data))
     }
 
     /// Hands an event to the producer, after those in `waiting`.
-    pub(crate) fn tell(&self, waiting: &mut Waiting, notice: Notice) {
-        let queued = self.queue(&notice);
-        waiting.0.push_back((notice, queued));
+    pub(crate) fn produce(&self, waiting: &mut Waiting, event: OutputEvent) {
+        let queued = self.queue(&event);
+        waiting.0.push_back((event, queued));
     }
 
     /// Returns when Kafka has confirmed all events. Retries without limit, because the offset
@@ -216,30 +220,30 @@ impl Outputs {
     /// so that they keep their order.
     pub(crate) async fn confirm(&self, waiting: &mut Waiting) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        while let Some((notice, queued)) = waiting.0.pop_front() {
+        while let Some((event, queued)) = waiting.0.pop_front() {
             let Err(error) = written(queued).await else {
-                self.metrics.published(&notice.topic, notice.kind);
+                self.metrics.published(&event.topic, event.kind);
                 self.health.ready();
                 continue;
             };
             self.health.not_ready(format!(
                 "can't write to {} (outputs), and nothing is processed meanwhile: {error}",
-                notice.topic
+                event.topic
             ));
             tokio::time::sleep(backoff.next_delay()).await;
-            let queued = self.queue(&notice);
-            waiting.0.push_front((notice, queued));
-            for (notice, queued) in waiting.0.iter_mut().skip(1) {
-                *queued = self.queue(notice);
+            let queued = self.queue(&event);
+            waiting.0.push_front((event, queued));
+            for (event, queued) in waiting.0.iter_mut().skip(1) {
+                *queued = self.queue(event);
             }
         }
     }
 
-    fn queue(&self, notice: &Notice) -> Result<DeliveryFuture, KafkaError> {
-        let record = FutureRecord::<str, [u8]>::to(&notice.topic)
-            .key(notice.key.as_str())
-            .payload(&notice.payload)
-            .headers(notice.headers());
+    fn queue(&self, event: &OutputEvent) -> Result<DeliveryFuture, KafkaError> {
+        let record = FutureRecord::<str, [u8]>::to(&event.topic)
+            .key(event.key.as_str())
+            .payload(&event.payload)
+            .headers(event.headers());
         self.producer
             .send_result(record)
             .map_err(|(error, _)| error)
@@ -308,9 +312,9 @@ mod tests {
         )
     }
 
-    fn text(notice: &Notice) -> String {
-        let payload = std::str::from_utf8(&notice.payload).unwrap();
-        format!("{} {} {payload}", notice.key, notice.time)
+    fn text(event: &OutputEvent) -> String {
+        let payload = std::str::from_utf8(&event.payload).unwrap();
+        format!("{} {} {payload}", event.key, event.time)
     }
 
     /// Other programs rely on ids and fields, and find duplicates by both.
@@ -349,7 +353,7 @@ mod tests {
         let changes = fold.take_changes();
         let windows = changes.windows.iter();
         let windows = windows.filter_map(|sealed| outputs.windows(&partition, sealed));
-        let told: Vec<_> = alerts.chain(windows).map(|notice| text(&notice)).collect();
+        let told: Vec<_> = alerts.chain(windows).map(|event| text(&event)).collect();
         assert_eq!(told.join("\n") + "\n", include_str!("golden.txt"));
     }
 

@@ -22,7 +22,7 @@ use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
 use crate::metrics::{Metrics, RebalanceKind};
 use crate::outputs::Outputs;
-use crate::pipeline::{Pipeline, Stale};
+use crate::pipeline::{Pipeline, ReloadReason};
 use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
 use crate::webhook::Webhook;
 pub(crate) use metrics::OwnerMetrics;
@@ -128,7 +128,7 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
         hub.owned(&owner.inbox.partition, pipeline.fold().all(), questions)
             .await;
         let end = owner.work(&mut pipeline, asked).await;
-        owner.applied = Some(pipeline.applied());
+        owner.applied = Some(pipeline.stored_offset());
         drop(held);
         match end {
             End::Stopped => return,
@@ -398,12 +398,12 @@ impl Owner {
             };
             match done {
                 Ok(()) => {}
-                Err(stale @ Stale::Stopped) => {
-                    self.report(&stale);
+                Err(reason @ ReloadReason::Stopped) => {
+                    self.report(&reason);
                     return End::Stopped;
                 }
-                Err(stale) => {
-                    self.report(&stale);
+                Err(reason) => {
+                    self.report(&reason);
                     return End::Reload;
                 }
             }
@@ -413,9 +413,9 @@ impl Owner {
     /// Stores the last step. The next owner reads again what is not processed, and what
     /// cannot be stored in time.
     async fn finish(&self, pipeline: &mut Pipeline) {
-        match tokio::time::timeout(FINISH, pipeline.apply()).await {
+        match tokio::time::timeout(FINISH, pipeline.store_step()).await {
             Ok(Ok(())) => {}
-            Ok(Err(stale)) => self.report(&stale),
+            Ok(Err(reason)) => self.report(&reason),
             Err(_) => {
                 let (topic, partition) = self.inbox.partition.parts();
                 tracing::warn!(
@@ -427,20 +427,20 @@ impl Owner {
         }
     }
 
-    fn report(&self, stale: &Stale) {
+    fn report(&self, reason: &ReloadReason) {
         let (topic, partition) = self.inbox.partition.parts();
-        match stale {
-            Stale::Conflict(conflict) => {
+        match reason {
+            ReloadReason::Conflict(conflict) => {
                 tracing::error!(topic, partition, %conflict, "state not stored; loading it again");
             }
-            Stale::Letter => {
+            ReloadReason::DeadLetter => {
                 tracing::error!(
                     topic,
                     partition,
-                    "a dead letter was not written; loading again"
+                    "a dead letter may not have been written; loading the state again"
                 );
             }
-            Stale::Stopped => {
+            ReloadReason::Stopped => {
                 tracing::warn!(
                     topic,
                     partition,

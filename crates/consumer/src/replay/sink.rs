@@ -55,7 +55,7 @@ impl Sink {
         if is_reserved(name) {
             bail!("{name} is reserved: nothing is replayed into it");
         }
-        let mut client = kafka::producer_config(kafka)?;
+        let mut client = kafka::base_config(kafka)?;
         client.set("enable.idempotence", "true");
         // Any record that the topic took before.
         client.set("message.max.bytes", "1000000000");

@@ -8,7 +8,7 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
-use super::outage::{Outage, Outages};
+use super::readiness::{StoreReadiness, WaitingOperation};
 use super::{ApplyError, Conflict, LoadError, Step, Store, StoreMetrics, Stored, Unavailable};
 use crate::config::ConsumerConfig;
 
@@ -38,7 +38,7 @@ pub(crate) enum Unloaded {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     store: Store,
-    outages: Outages,
+    readiness: StoreReadiness,
     metrics: StoreMetrics,
 }
 
@@ -54,7 +54,7 @@ impl Keeper {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             store: Store::open(&config.store, config.windows.longest_retention())?,
-            outages: Outages::new(health),
+            readiness: StoreReadiness::new(health),
             metrics,
         })
     }
@@ -67,7 +67,7 @@ impl Keeper {
     /// Makes the component ready when the store answers; gives up at `stop`.
     pub(crate) async fn greet(&self, stop: &CancellationToken) {
         let mut waiting = Waiting::new(self);
-        waiting.outage.get_or_insert_with(|| self.outages.begin());
+        waiting.operation = Some(self.readiness.begin());
         while let Err(error) = self.store.ping().await {
             if waiting.again(&error, stop).await.is_err() {
                 return;
@@ -152,8 +152,8 @@ struct Stopped;
 struct Waiting<'k> {
     keeper: &'k Keeper,
     backoff: Backoff,
-    outage: Option<Outage>,
-    said: Option<Unavailable>,
+    operation: Option<WaitingOperation>,
+    reported: Option<Unavailable>,
 }
 
 impl<'k> Waiting<'k> {
@@ -161,8 +161,8 @@ impl<'k> Waiting<'k> {
         Self {
             keeper,
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
-            outage: None,
-            said: None,
+            operation: None,
+            reported: None,
         }
     }
 
@@ -173,13 +173,13 @@ impl<'k> Waiting<'k> {
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         self.keeper.metrics.errors(error.trouble).inc();
-        let outage = self
-            .outage
-            .get_or_insert_with(|| self.keeper.outages.begin());
+        let operation = self
+            .operation
+            .get_or_insert_with(|| self.keeper.readiness.begin());
         // Several owners wait at the same time: each reports the same error once.
-        if self.said.as_ref() != Some(error) {
-            outage.say(error);
-            self.said = Some(error.clone());
+        if self.reported.as_ref() != Some(error) {
+            operation.report(error);
+            self.reported = Some(error.clone());
         }
         tokio::select! {
             () = stop.cancelled() => Err(Stopped),
@@ -225,7 +225,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let said = format!("{health:?}");
-            assert!(said.contains("what needs the store waits"), "{said}");
+            assert!(said.contains("retrying, processing is paused"), "{said}");
             stop.cancel();
         };
         let (applied, ()) = tokio::join!(keeper.apply(&step, &stop), stopping);

@@ -5,7 +5,7 @@
 mod keeper;
 mod memory;
 mod metrics;
-mod outage;
+mod readiness;
 mod redis;
 mod settings;
 mod url;

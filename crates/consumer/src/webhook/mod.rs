@@ -84,10 +84,10 @@ impl Webhook {
         Ok((webhook, tokio::spawn(actor.run(stop))))
     }
 
-    /// Passes an alert that was raised or cleared on; one that only repeats is ignored.
+    /// Queues an alert that was raised or cleared; one that only repeats is ignored.
     /// `recorded` is the approximate time of its record, and `begun` when reading of its
     /// partition started (both in ms since the epoch): much older alerts were sent before.
-    pub(crate) fn tell(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
+    pub(crate) fn send(&self, alert: &Alert, recorded: Option<i64>, begun: i64) {
         let config = &self.config.current().webhook;
         if config.url.is_empty() || alert.state == AlertStatus::Raised && alert.count > 1 {
             return;
@@ -270,11 +270,11 @@ mod tests {
         let new = alert("a", 5, AlertStatus::Raised);
         let mut repeated = new.clone();
         repeated.count = 2;
-        webhook.tell(&repeated, Some(1_000), 1_500);
-        webhook.tell(&new, Some(999), 1_500);
-        webhook.tell(&new, None, 1_500);
-        webhook.tell(&new, Some(1_000), 1_500);
-        webhook.tell(&alert("b", 2_000, AlertStatus::Cleared), Some(1_000), 1_500);
+        webhook.send(&repeated, Some(1_000), 1_500);
+        webhook.send(&new, Some(999), 1_500);
+        webhook.send(&new, None, 1_500);
+        webhook.send(&new, Some(1_000), 1_500);
+        webhook.send(&alert("b", 2_000, AlertStatus::Cleared), Some(1_000), 1_500);
         assert_eq!(alerts.try_recv().as_ref(), Ok(&new));
         assert!(alerts.try_recv().is_err());
         let text = TextEncoder::new().encode_to_string(&registry.gather());

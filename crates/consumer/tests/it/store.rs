@@ -183,7 +183,7 @@ async fn state_is_exact_after_redis_is_killed_and_loses_its_last_writes() {
     wait_past(&service, MESSAGES / 2).await;
     redis.kill();
     let reason = wait_for("a reason", async || reason(&service, "store").await).await;
-    assert!(reason.contains("waits for it"), "{reason}");
+    assert!(reason.contains("processing is paused"), "{reason}");
     // As after a power failure: the file is truncated in the middle of a step.
     let file = redis.dir().join("appendonlydir/appendonly.aof.1.incr.aof");
     let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
@@ -206,7 +206,7 @@ async fn state_is_exact_after_a_failover_to_a_replica() {
     let mut master = RedisServer::start(&[]).await;
     let port = master.port().to_string();
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]).await;
-    let sentinel = RedisServer::sentinel(master.port()).await;
+    let sentinel = RedisServer::start_sentinel(master.port()).await;
     wait_for("the replica to be known and in step", async || {
         let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
         let in_step = master.cli(&["INFO", "replication"]);

@@ -67,8 +67,8 @@ impl Fold {
     }
 
     /// Whether there are readings that were not pushed to clients yet.
-    pub fn has_untold(&self) -> bool {
-        !self.untold.is_empty()
+    pub fn has_unpushed(&self) -> bool {
+        !self.unpushed.is_empty()
     }
 
     /// The changes of alerts since the last call, without the readings.
@@ -78,18 +78,18 @@ impl Fold {
 
     /// The changed readings and alerts since the last call.
     pub fn take_updates(&mut self) -> Updates {
-        let mut devices = Vec::with_capacity(self.untold.len());
-        for at in self.untold.drain(..) {
+        let mut devices = Vec::with_capacity(self.unpushed.len());
+        for at in self.unpushed.drain(..) {
             let Tracked {
                 state,
                 marks,
-                untold,
+                unpushed,
                 ..
             } = &mut self.devices[at];
-            *untold = false;
+            *unpushed = false;
             let sensors = state.sensors.iter().zip(marks);
             let readings = sensors.filter_map(|(sensor, mark)| {
-                take(&mut mark.untold).then(|| (sensor.name.clone(), sensor.newest()))
+                take(&mut mark.unpushed).then(|| (sensor.name.clone(), sensor.newest()))
             });
             devices.push((at, state.describe(readings.collect())));
         }

@@ -112,7 +112,7 @@ pub struct Fold {
     lookup: String,
     /// Numbers of devices with changes for the store, and of those with changes for clients.
     unsaved: Vec<usize>,
-    untold: Vec<usize>,
+    unpushed: Vec<usize>,
     /// Changes of alerts for clients.
     alerts: Vec<Alert>,
     /// Sealed windows for the store, each with the number of its device.
@@ -133,7 +133,7 @@ impl Fold {
             names: Names::default(),
             lookup: String::new(),
             unsaved: Vec::new(),
-            untold: Vec::new(),
+            unpushed: Vec::new(),
             alerts: Vec::new(),
             sealed: Vec::new(),
             changed_bytes: 0,
@@ -195,8 +195,8 @@ impl Fold {
                 device.find_limits(&self.rules);
             }
         }
-        self.save(at);
-        self.tell(at);
+        self.mark_unsaved(at);
+        self.mark_unpushed(at);
         let mut folded = Folded::default();
         self.advance(at, event);
         self.hear(at, event, &mut folded);
@@ -307,7 +307,7 @@ impl Fold {
         if sensor.take(reading) {
             sensor.share(&mut self.names);
         }
-        marks.untold = true;
+        marks.unpushed = true;
         if usable {
             self.detect(at, number, event, folded);
         }
@@ -367,7 +367,7 @@ impl Fold {
     }
 
     /// Marks a device as changed for the store.
-    fn save(&mut self, at: usize) {
+    fn mark_unsaved(&mut self, at: usize) {
         let device = &mut self.devices[at];
         if !std::mem::replace(&mut device.unsaved, true) {
             self.unsaved.push(at);
@@ -376,10 +376,10 @@ impl Fold {
     }
 
     /// Marks a device as changed for clients.
-    fn tell(&mut self, at: usize) {
+    fn mark_unpushed(&mut self, at: usize) {
         let device = &mut self.devices[at];
-        if !std::mem::replace(&mut device.untold, true) {
-            self.untold.push(at);
+        if !std::mem::replace(&mut device.unpushed, true) {
+            self.unpushed.push(at);
         }
     }
 }

@@ -33,7 +33,7 @@ impl Fold {
     /// Raises alerts for the devices that are silent at the time of the newest record.
     pub(super) fn reveal(&mut self, folded: &mut Folded) {
         for _ in 0..MOST_REVEALED {
-            let Some((at, now)) = self.watch.next_silent() else {
+            let Some((at, now)) = self.watch.pop_silent() else {
                 return;
             };
             let state = &mut self.devices[at].state;
@@ -48,7 +48,7 @@ impl Fold {
             folded.raised[AlertKind::Silence as usize] += 1;
             self.alerts.extend(state.describe_silence(&self.origin));
             self.changed_bytes += layout::ALERT_BYTES;
-            self.save(at);
+            self.mark_unsaved(at);
         }
     }
 }

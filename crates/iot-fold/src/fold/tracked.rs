@@ -17,7 +17,7 @@ pub(super) struct Tracked {
     /// One for each sensor of the state.
     pub(super) marks: Vec<Marks>,
     pub(super) unsaved: bool,
-    pub(super) untold: bool,
+    pub(super) unpushed: bool,
 }
 
 /// What memory keeps beside the state of a sensor.
@@ -27,7 +27,7 @@ pub(super) struct Marks {
     pub(super) limits: Limits,
     /// The kinds of alerts that are enabled.
     pub(super) kinds: Kinds,
-    pub(super) untold: bool,
+    pub(super) unpushed: bool,
 }
 
 impl Marks {
@@ -36,7 +36,7 @@ impl Marks {
         Self {
             limits: rules.limits.find(sensor, &device.key, place),
             kinds: rules.detect.kinds(sensor),
-            untold: false,
+            unpushed: false,
         }
     }
 }
@@ -54,7 +54,7 @@ impl Tracked {
             state,
             next_seal: i64::MAX,
             unsaved: false,
-            untold: false,
+            unpushed: false,
         };
         device.find_next_seal(&rules.windows);
         device

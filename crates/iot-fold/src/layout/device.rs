@@ -10,7 +10,7 @@ use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use crate::kind::AlertKind;
 use crate::model::{AlertStatus, Level, Place};
 use crate::state::{DeviceState, SensorState};
-use crate::watch::Heard;
+use crate::watch::LogPosition;
 use crate::window::{SensorWindows, Window};
 
 /// The version of the format, and the oldest that is read, which ends before `heard`.
@@ -234,8 +234,8 @@ fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
     })
 }
 
-fn take_heard(unpacker: &mut Unpacker<'_>) -> Result<Heard, UnpackError> {
-    Ok(Heard {
+fn take_heard(unpacker: &mut Unpacker<'_>) -> Result<LogPosition, UnpackError> {
+    Ok(LogPosition {
         offset: unpacker.i64()?,
         recorded: unpacker.i64()?,
         clock: unpacker.i64()?,
@@ -362,7 +362,7 @@ mod tests {
         older[0] = OLDEST;
         older.truncate(older.len() - 2);
         assert_eq!(DeviceState::unpack(KEY, &older), Ok(device.clone()));
-        device.heard = Some(Heard {
+        device.heard = Some(LogPosition {
             offset: 7,
             recorded: -1,
             clock: i64::MAX,

@@ -9,7 +9,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{self, PubAckReason, PublishProperties, SubscribeReasonCode};
 use sha2::{Digest, Sha256};
 
-use super::writer::put_length;
+use super::writer::put_variable_byte_integer;
 use super::*;
 use crate::{Connect, ConnectionError, Login, Protocol};
 
@@ -268,7 +268,7 @@ proptest! {
     ) {
         let mut input = BytesMut::new();
         input.put_u8(first);
-        put_length(body.len(), &mut input);
+        put_variable_byte_integer(body.len(), &mut input);
         input.put_slice(&body);
         input.put_slice(&rest);
         let mut reader = Reader::with_limit(protocol, limit);
@@ -434,22 +434,28 @@ fn connect_has_the_same_content_in_both_versions() {
 }
 
 #[test]
-fn what_can_not_be_written_leaves_nothing_behind() {
+fn rejected_packets_leave_nothing_queued() {
     for protocol in [Protocol::V5, Protocol::V311] {
         let mut writer = Writer::new(protocol);
         let long = "x".repeat(65_536);
         let publish = Publish::new(long.clone(), QoS::AtMostOnce, "", None);
         let error = writer.publish(&publish).unwrap_err();
-        assert!(matches!(error, WriteError::TextTooLong(65_536)), "{error}");
+        assert!(
+            matches!(error, WriteError::StringTooLong(65_536)),
+            "{error}"
+        );
         let publish = Publish::new("a", QoS::AtLeastOnce, "", None);
         let error = writer.publish(&publish).unwrap_err();
-        assert!(matches!(error, WriteError::PacketId), "{error}");
+        assert!(matches!(error, WriteError::MissingPacketId), "{error}");
         let connect = Connect {
             client_id: long,
             ..Connect::default()
         };
         let error = writer.connect(&connect).unwrap_err();
-        assert!(matches!(error, WriteError::TextTooLong(65_536)), "{error}");
-        assert!(writer.is_empty());
+        assert!(
+            matches!(error, WriteError::StringTooLong(65_536)),
+            "{error}"
+        );
+        assert!(writer.is_flushed());
     }
 }

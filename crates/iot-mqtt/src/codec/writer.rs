@@ -14,26 +14,26 @@ use crate::{Connect, ConnectionError, Protocol};
 
 /// Reserved flags of PUBREL, SUBSCRIBE and UNSUBSCRIBE (MQTT 5, section 2.1.3).
 const RESERVED: u8 = 0b0010;
-/// Texts have a length of two bytes (MQTT 5, section 1.5.4).
-const MAX_TEXT: usize = u16::MAX as usize;
+/// Strings have a length of two bytes (MQTT 5, section 1.5.4).
+const MAX_STRING: usize = u16::MAX as usize;
 
-/// Why a packet can't be written. What was queued before it is intact.
+/// Why a packet cannot be queued. Packets that were queued before it are intact.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The broker does not accept packets of this size.
     #[error("a packet of {size} bytes is larger than the broker accepts ({limit} bytes)")]
     TooLarge {
-        /// Bytes of the packet.
+        /// Size of the packet, in bytes.
         size: usize,
-        /// The broker's Maximum Packet Size.
+        /// The broker's Maximum Packet Size, in bytes.
         limit: u32,
     },
     /// A topic, client id, user name or password is longer than MQTT allows.
-    #[error("a text of {0} bytes is longer than MQTT allows (65535 bytes)")]
-    TextTooLong(usize),
+    #[error("a string of {0} bytes is longer than MQTT allows (65535 bytes)")]
+    StringTooLong(usize),
     /// A message of QoS 1 or 2 needs a packet identifier other than 0.
     #[error("a message of QoS 1 or 2 needs a packet identifier")]
-    PacketId,
+    MissingPacketId,
     /// The packet has values that MQTT does not allow.
     #[error("encoding a packet: {0}")]
     Encode(bytes5::Error),
@@ -42,19 +42,20 @@ pub enum WriteError {
     Encode311(rumqttc::mqttbytes::Error),
 }
 
-/// Queues packets for one connection and writes them: many with one write.
+/// Queues packets for one connection; one write sends many of them.
 #[derive(Debug)]
 pub struct Writer {
     protocol: Protocol,
     buffer: BytesMut,
-    /// What the broker accepts, bytes.
+    /// The broker's Maximum Packet Size, in bytes; `None` for no limit.
     max_packet_size: Option<u32>,
-    /// Whether the stream may hold back what was written to it.
+    /// Whether bytes were written since the stream's last flush: it may hold them
+    /// back.
     unflushed: bool,
 }
 
 impl Writer {
-    /// For a new connection, on which `protocol` is spoken.
+    /// For a new connection that uses `protocol`.
     #[must_use]
     pub fn new(protocol: Protocol) -> Self {
         Self {
@@ -65,20 +66,21 @@ impl Writer {
         }
     }
 
-    /// Rejects messages that are larger than the broker accepts, bytes of the packet.
+    /// Sets the broker's Maximum Packet Size, in bytes: larger messages are
+    /// rejected.
     pub(crate) fn set_max_packet_size(&mut self, limit: Option<u32>) {
         self.max_packet_size = limit;
     }
 
-    /// How many bytes are queued.
+    /// Number of bytes that are not written yet.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn queued_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether there is nothing to [`flush`](Self::flush).
+    /// Whether everything was written and flushed.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub fn is_flushed(&self) -> bool {
         self.buffer.is_empty() && !self.unflushed
     }
 
@@ -87,32 +89,32 @@ impl Writer {
     /// messages without a notice.
     ///
     /// # Errors
-    /// A text is longer than MQTT allows.
+    /// A string is longer than MQTT allows.
     pub fn connect(&mut self, connect: &Connect) -> Result<(), WriteError> {
         let login = connect.login.iter();
         let login = login.flat_map(|login| [&login.username, &login.password]);
-        for text in login.chain([&connect.client_id]) {
-            check_text(text.len())?;
+        for string in login.chain([&connect.client_id]) {
+            check_string(string.len())?;
         }
-        // rumqttc's codec takes the packet for the first in the buffer.
+        // rumqttc's codec assumes that CONNECT starts at index 0 of the buffer.
         let mut packet = BytesMut::new();
         match self.protocol {
             Protocol::V5 => connect5(connect, &mut packet)?,
-            Protocol::V311 => connect4(connect, &mut packet)?,
+            Protocol::V311 => connect311(connect, &mut packet)?,
         }
         self.buffer.unsplit(packet);
         Ok(())
     }
 
-    /// Queues a message. MQTT 3.1.1 has no properties: there they are left out.
+    /// Queues a message, in MQTT 3.1.1 without its properties.
     ///
     /// # Errors
-    /// The message is larger than the broker accepts, or not valid in MQTT. It is
-    /// not queued, not even in part.
+    /// The message is larger than the broker accepts, or not valid in MQTT. No
+    /// part of it is queued.
     pub fn publish(&mut self, publish: &Publish) -> Result<(), WriteError> {
-        check_text(publish.topic.len())?;
+        check_string(publish.topic.len())?;
         if publish.qos != QoS::AtMostOnce && publish.pkid == 0 {
-            return Err(WriteError::PacketId);
+            return Err(WriteError::MissingPacketId);
         }
         if let Some(limit) = self.max_packet_size {
             let size = publish.size();
@@ -123,7 +125,7 @@ impl Writer {
         let before = self.buffer.len();
         let written = match self.protocol {
             Protocol::V5 => publish.write(&mut self.buffer).map(drop),
-            Protocol::V311 => publish4(publish, &mut self.buffer),
+            Protocol::V311 => publish311(publish, &mut self.buffer),
         };
         written.map_err(|error| {
             self.buffer.truncate(before);
@@ -151,20 +153,22 @@ impl Writer {
         self.answer(PUBCOMP << 4, packet_id);
     }
 
-    /// Reason code 0 and no properties: the same in both versions.
+    /// With reason code 0 and no properties, which has the same bytes in both
+    /// versions.
     fn answer(&mut self, first: u8, packet_id: u16) {
         let [high, low] = packet_id.to_be_bytes();
         self.buffer.put_slice(&[first, 2, high, low]);
     }
 
-    /// Queues a SUBSCRIBE. In MQTT 5 retained messages come with a new subscription
-    /// only, not on every connection of a session that has it already.
+    /// Queues a SUBSCRIBE. In MQTT 5, the broker sends retained messages only for a
+    /// new subscription, not for one that the session already has.
     ///
     /// A filter has at most 65,535 bytes; see also [`valid_filter`](crate::valid_filter).
     pub fn subscribe(&mut self, packet_id: u16, filters: &[String], qos: QoS) {
-        const RETAINED_IF_NEW: u8 = 1 << 4;
+        /// Retain Handling 1 (MQTT 5, section 3.8.3.1).
+        const RETAIN_HANDLING_1: u8 = 1 << 4;
         let options = match self.protocol {
-            Protocol::V5 => qos as u8 | RETAINED_IF_NEW,
+            Protocol::V5 => qos as u8 | RETAIN_HANDLING_1,
             Protocol::V311 => qos as u8,
         };
         self.filters(SUBSCRIBE, packet_id, filters, Some(options));
@@ -181,11 +185,11 @@ impl Writer {
         let all: usize = filters.iter().map(|filter| filter.len() + each).sum();
         let out = &mut self.buffer;
         out.put_u8(kind << 4 | RESERVED);
-        put_length(2 + properties + all, out);
+        put_variable_byte_integer(2 + properties + all, out);
         out.put_u16(packet_id);
         out.put_bytes(0, properties);
         for filter in filters {
-            debug_assert!(filter.len() <= MAX_TEXT, "the caller checks filters");
+            debug_assert!(filter.len() <= MAX_STRING, "the caller checks filters");
             out.put_u16(filter.len() as u16);
             out.put_slice(filter.as_bytes());
             out.extend(options);
@@ -203,8 +207,8 @@ impl Writer {
         self.buffer.put_slice(&[DISCONNECT << 4, 0]);
     }
 
-    /// Queues a DISCONNECT after which the broker drops the session. MQTT 3.1.1 has
-    /// no such thing: there it keeps the session.
+    /// Queues a DISCONNECT after which the broker drops the session. With MQTT
+    /// 3.1.1 it keeps a persistent session: the client cannot end it this way.
     pub fn disconnect_and_end_session(&mut self) {
         match self.protocol {
             // Reason 0 and five bytes of properties: Session Expiry Interval 0.
@@ -216,7 +220,8 @@ impl Writer {
         }
     }
 
-    /// Writes all that is queued. Cancel safe.
+    /// Writes and flushes everything that is queued. Cancel safe: unwritten bytes
+    /// stay queued.
     ///
     /// # Errors
     /// The connection ended.
@@ -227,7 +232,7 @@ impl Writer {
         std::future::poll_fn(|cx| self.poll_flush(cx, stream)).await
     }
 
-    /// The same as [`flush`](Self::flush). Nothing is lost if it is not polled again.
+    /// The same as [`flush`](Self::flush). Unwritten bytes stay queued.
     ///
     /// # Errors
     /// The connection ended.
@@ -240,7 +245,7 @@ impl Writer {
         S: AsyncWrite + Unpin,
     {
         while !self.buffer.is_empty() {
-            // Takes from the buffer exactly what was written.
+            // Removes exactly the written bytes from the buffer.
             let written = ready!(pin!(stream.write_buf(&mut self.buffer)).poll(cx))?;
             if written == 0 {
                 return Poll::Ready(Err(ConnectionError::Closed));
@@ -254,30 +259,31 @@ impl Writer {
         Poll::Ready(Ok(()))
     }
 
-    /// What is queued.
+    /// The queued bytes.
     #[cfg(test)]
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 }
 
-fn check_text(length: usize) -> Result<(), WriteError> {
-    if length > MAX_TEXT {
-        Err(WriteError::TextTooLong(length))
+fn check_string(length: usize) -> Result<(), WriteError> {
+    if length > MAX_STRING {
+        Err(WriteError::StringTooLong(length))
     } else {
         Ok(())
     }
 }
 
-pub(super) fn put_length(mut length: usize, out: &mut BytesMut) {
-    while length > 0x7F {
-        out.put_u8(length as u8 | 0x80);
-        length >>= 7;
+/// Variable Byte Integer (MQTT 5, section 1.5.5).
+pub(super) fn put_variable_byte_integer(mut value: usize, out: &mut BytesMut) {
+    while value > 0x7F {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
     }
-    out.put_u8(length as u8);
+    out.put_u8(value as u8);
 }
 
-fn publish4(publish: &Publish, out: &mut BytesMut) -> Result<(), bytes5::Error> {
+fn publish311(publish: &Publish, out: &mut BytesMut) -> Result<(), bytes5::Error> {
     /// The largest remaining length (MQTT 3.1.1, section 2.2.3).
     const LARGEST: usize = 268_435_455;
     let (topic, payload) = (&publish.topic, &publish.payload);
@@ -288,7 +294,7 @@ fn publish4(publish: &Publish, out: &mut BytesMut) -> Result<(), bytes5::Error> 
     }
     let (dup, retain) = (u8::from(publish.dup), u8::from(publish.retain));
     out.put_u8(PUBLISH << 4 | dup << 3 | (publish.qos as u8) << 1 | retain);
-    put_length(length, out);
+    put_variable_byte_integer(length, out);
     out.put_u16(topic.len() as u16);
     out.put_slice(topic);
     if has_id {
@@ -316,7 +322,7 @@ fn connect5(connect: &Connect, out: &mut BytesMut) -> Result<(), WriteError> {
     written.map(drop).map_err(WriteError::Encode)
 }
 
-fn connect4(connect: &Connect, out: &mut BytesMut) -> Result<(), WriteError> {
+fn connect311(connect: &Connect, out: &mut BytesMut) -> Result<(), WriteError> {
     let login = connect.login.as_ref();
     let packet = v4::Connect {
         keep_alive: connect.keep_alive,

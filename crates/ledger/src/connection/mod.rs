@@ -208,9 +208,9 @@ impl Publisher {
                         self.handle(packet)?;
                     }
                 }
-                written = writer.flush(&mut output), if !writer.is_empty() => written?,
+                written = writer.flush(&mut output), if !writer.is_flushed() => written?,
                 () = wait_until(self.next_due()),
-                    if self.has_room(window) && writer.len() < WRITE_CHUNK => {}
+                    if self.has_room(window) && writer.queued_bytes() < WRITE_CHUNK => {}
                 _ = pings.tick() => {
                     if heard.elapsed() > DEAD_AFTER {
                         bail!("no answer to a ping within {} s", DEAD_AFTER.as_secs());
@@ -280,7 +280,7 @@ impl Publisher {
     fn fill(&mut self, writer: &mut Writer, window: usize) -> anyhow::Result<()> {
         let now = Instant::now();
         while self.has_room(window)
-            && writer.len() < WRITE_CHUNK
+            && writer.queued_bytes() < WRITE_CHUNK
             && self.next_due().is_none_or(|due| due <= now)
         {
             if self.waiting.is_empty() {

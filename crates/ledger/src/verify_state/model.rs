@@ -1,20 +1,22 @@
-//! The values on both sides of the comparison: computed by the fold, and stored.
+//! The values that `verify-state` compares: those that the fold computes from Kafka's
+//! log, and those that the consumer has stored in Redis.
 
 use std::fmt;
 
-/// Event time and sequence number of a message; newer is greater. At the same time a
-/// message without a number is older than one with a number.
+/// Event time and sequence number of a message; newer is greater. With equal event times,
+/// a message without a sequence number is older than one with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment {
-    /// Milliseconds since the Unix epoch.
+    /// Event time, in milliseconds since the Unix epoch.
     pub(super) timestamp: i64,
+    /// Sequence number.
     pub(super) seq: Option<u64>,
 }
 
 /// Building, floor, room.
 pub(super) type Place = [String; 3];
 
-/// Length and start of a window, in milliseconds.
+/// A window: size in milliseconds, and start in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
     pub(super) size: i64,
@@ -28,13 +30,14 @@ pub(super) struct Values {
     pub(super) min: f64,
     pub(super) max: f64,
     pub(super) mean: f64,
-    /// Sum of squared deviations from the mean.
-    pub(super) squares: f64,
+    /// Sum of the squared deviations of the values from their mean.
+    pub(super) squared_deviations: f64,
     pub(super) first: f64,
     pub(super) last: f64,
 }
 
-/// An open window. Times are in milliseconds since its start.
+/// An open window. `first_at`, `last_at` and `time_mean` are milliseconds since the
+/// window's start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Window {
     pub(super) span: Span,
@@ -42,55 +45,57 @@ pub(super) struct Window {
     /// Event times of `first` and `last`.
     pub(super) first_at: i64,
     pub(super) last_at: i64,
+    /// Mean of the event times.
     pub(super) time_mean: f64,
-    /// Sum of squared deviations of the times from their mean.
-    pub(super) time_squares: f64,
-    /// Sum of the products of both deviations.
-    pub(super) products: f64,
+    /// Sum of the squared deviations of the event times from their mean.
+    pub(super) time_squared_deviations: f64,
+    /// Sum of the products of each value's deviation and its event time's.
+    pub(super) deviation_products: f64,
 }
 
 /// A sealed window.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Summary {
     pub(super) values: Values,
-    /// Slope in units per hour; `None` if all values have the same time.
+    /// Slope in units per hour; `None` if all values have the same event time.
     pub(super) slope: Option<f64>,
 }
 
-/// A field of a value, for comparison and display.
+/// The value of one field, for comparison and display.
 #[derive(Debug, Clone)]
-pub(super) enum Field {
-    Number(i64),
-    Count(Option<u64>),
-    /// Compared bit by bit.
+pub(super) enum FieldValue {
+    Signed(i64),
+    Unsigned(u64),
+    /// Compared by its bits: NaN equals itself, and -0.0 differs from 0.0.
     Float(f64),
-    Text(Option<String>),
-    Nothing,
+    Text(String),
+    /// The field is optional and has no value.
+    Missing,
 }
 
-impl PartialEq for Field {
+impl PartialEq for FieldValue {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Number(a), Self::Number(b)) => a == b,
-            (Self::Count(a), Self::Count(b)) => a == b,
+            (Self::Signed(a), Self::Signed(b)) => a == b,
+            (Self::Unsigned(a), Self::Unsigned(b)) => a == b,
             (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
             (Self::Text(a), Self::Text(b)) => a == b,
-            (Self::Nothing, Self::Nothing) => true,
+            (Self::Missing, Self::Missing) => true,
             _ => false,
         }
     }
 }
 
-impl fmt::Display for Field {
+impl fmt::Display for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Count(Some(count)) => count.fmt(f),
+            Self::Signed(number) => number.fmt(f),
+            Self::Unsigned(number) => number.fmt(f),
             // `{:?}` is the shortest text that parses back to the same bits, except for NaN.
             Self::Float(float) if float.is_nan() => write!(f, "NaN {:#x}", float.to_bits()),
             Self::Float(float) => write!(f, "{float:?}"),
-            Self::Text(Some(text)) => write!(f, "{text:?}"),
-            Self::Count(None) | Self::Text(None) | Self::Nothing => f.write_str("none"),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Missing => f.write_str("none"),
         }
     }
 }
@@ -102,37 +107,47 @@ impl Span {
 }
 
 impl Values {
-    fn fields(&self) -> [(&'static str, Field); 7] {
+    fn fields(&self) -> [(&'static str, FieldValue); 7] {
         [
-            ("count", Field::Count(Some(self.count))),
-            ("min", Field::Float(self.min)),
-            ("max", Field::Float(self.max)),
-            ("mean", Field::Float(self.mean)),
-            ("squares", Field::Float(self.squares)),
-            ("first", Field::Float(self.first)),
-            ("last", Field::Float(self.last)),
+            ("count", FieldValue::Unsigned(self.count)),
+            ("min", FieldValue::Float(self.min)),
+            ("max", FieldValue::Float(self.max)),
+            ("mean", FieldValue::Float(self.mean)),
+            (
+                "squared_deviations",
+                FieldValue::Float(self.squared_deviations),
+            ),
+            ("first", FieldValue::Float(self.first)),
+            ("last", FieldValue::Float(self.last)),
         ]
     }
 }
 
 impl Window {
-    pub(super) fn fields(&self) -> Vec<(&'static str, Field)> {
+    pub(super) fn fields(&self) -> Vec<(&'static str, FieldValue)> {
         let mut fields = Vec::from(self.values.fields());
         fields.extend([
-            ("first_at", Field::Number(self.first_at)),
-            ("last_at", Field::Number(self.last_at)),
-            ("time_mean", Field::Float(self.time_mean)),
-            ("time_squares", Field::Float(self.time_squares)),
-            ("products", Field::Float(self.products)),
+            ("first_at", FieldValue::Signed(self.first_at)),
+            ("last_at", FieldValue::Signed(self.last_at)),
+            ("time_mean", FieldValue::Float(self.time_mean)),
+            (
+                "time_squared_deviations",
+                FieldValue::Float(self.time_squared_deviations),
+            ),
+            (
+                "deviation_products",
+                FieldValue::Float(self.deviation_products),
+            ),
         ]);
         fields
     }
 }
 
 impl Summary {
-    pub(super) fn fields(&self) -> Vec<(&'static str, Field)> {
+    pub(super) fn fields(&self) -> Vec<(&'static str, FieldValue)> {
         let mut fields = Vec::from(self.values.fields());
-        fields.push(("slope", self.slope.map_or(Field::Nothing, Field::Float)));
+        let slope = self.slope.map_or(FieldValue::Missing, FieldValue::Float);
+        fields.push(("slope", slope));
         fields
     }
 }
@@ -143,11 +158,14 @@ mod tests {
 
     #[test]
     fn floats_are_compared_by_bits() {
-        assert_ne!(Field::Float(0.0), Field::Float(-0.0));
-        assert_ne!(Field::Float(1.0), Field::Float(1.0 + f64::EPSILON));
-        assert_eq!(Field::Float(f64::NAN), Field::Float(f64::NAN));
-        assert_ne!(Field::Number(1), Field::Count(Some(1)));
-        assert_ne!(Field::Nothing, Field::Float(0.0));
+        assert_ne!(FieldValue::Float(0.0), FieldValue::Float(-0.0));
+        assert_ne!(
+            FieldValue::Float(1.0),
+            FieldValue::Float(1.0 + f64::EPSILON)
+        );
+        assert_eq!(FieldValue::Float(f64::NAN), FieldValue::Float(f64::NAN));
+        assert_ne!(FieldValue::Signed(1), FieldValue::Unsigned(1));
+        assert_ne!(FieldValue::Missing, FieldValue::Float(0.0));
     }
 
     #[test]

@@ -12,12 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct FleetConfig {
     /// Number of devices.
     pub devices: u32,
-    /// Number of the first device. Several simulators with ranges that do not
+    /// Index of the first device. Several simulators with ranges that do not
     /// overlap form one fleet.
     pub first_device: u32,
-    /// The part of the devices that this simulator simulates.
+    /// Which share of the devices this simulator simulates.
     pub shard: Shard,
-    /// Device ids consist of this prefix and the number in six digits.
+    /// Device ids consist of this prefix and the device's index, zero-padded to six
+    /// digits.
     pub id_prefix: String,
     /// How often each device sends.
     pub interval: HumanDuration,
@@ -48,7 +49,7 @@ impl Default for FleetConfig {
             shard: Shard::default(),
             id_prefix: "device-".into(),
             interval: HumanDuration::from_secs(5),
-            rate: Rate::None,
+            rate: Rate::ByInterval,
             paused: false,
             profiles: Vec::new(),
             seed: 1,
@@ -81,20 +82,24 @@ fn one() -> u32 {
     1
 }
 
-/// Section `load`: the share of the full rate, over time.
+/// Section `load`: which share of the full rate is sent, over time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadConfig {
     /// Shape of the load.
     pub shape: Shape,
-    /// The least share, 0 to 1.
+    /// Minimum share, 0 to 1.
     pub least: f64,
-    /// Duration of a ramp, of all steps together or of a wave, or the time from one
-    /// burst to the next.
+    /// Depends on the shape:
+    ///
+    /// - `ramp`: duration of the rise;
+    /// - `step`: duration of all steps together;
+    /// - `sine`: duration of one wave;
+    /// - `burst`: time from the start of one burst to the start of the next.
     pub period: HumanDuration,
-    /// Number of steps.
+    /// Number of steps, for `step`.
     pub steps: u32,
-    /// Duration of a burst.
+    /// Duration of a burst, for `burst`.
     pub burst: HumanDuration,
 }
 
@@ -116,13 +121,13 @@ impl Default for LoadConfig {
 pub enum Shape {
     /// The full rate.
     Constant,
-    /// Rises from the least to the full rate and stays there.
+    /// Rises from the minimum share to the full rate and stays there.
     Ramp,
-    /// Rises in equal steps and stays at the full rate.
+    /// The same in equal steps.
     Step,
-    /// A wave between the least and the full rate.
+    /// A wave between the minimum share and the full rate.
     Sine,
-    /// The full rate for a while, then the least.
+    /// The full rate for the duration of a burst, then the minimum share; repeats.
     Burst,
 }
 
@@ -140,10 +145,10 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Approximate share of a quantity of the whole fleet.
+    /// This shard's approximate share of a fleet-wide total.
     #[must_use]
-    pub fn part_of(self, whole: u64) -> u64 {
-        whole / u64::from(self.count.max(1))
+    pub fn part_of(self, total: u64) -> u64 {
+        total / u64::from(self.count.max(1))
     }
 
     /// Whether this shard has the device at this position of the fleet.
@@ -187,22 +192,21 @@ impl<'de> Deserialize<'de> for Shard {
     }
 }
 
-/// Messages per second of the whole fleet: `none` (the intervals decide), a
-/// number, or `max` (as fast as the sink confirms).
+/// Messages per second of the whole fleet, written as `none`, a number or `max`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
-    /// The intervals decide.
-    None,
-    /// Messages per second.
+    /// `none`: the intervals decide.
+    ByInterval,
+    /// A number: messages per second.
     PerSecond(f64),
-    /// As fast as the sink confirms.
+    /// `max`: as fast as the sink confirms.
     Max,
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => f.write_str("none"),
+            Self::ByInterval => f.write_str("none"),
             Self::Max => f.write_str("max"),
             Self::PerSecond(rate) => write!(f, "{rate}"),
         }
@@ -214,7 +218,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "none" => Ok(Self::None),
+            "none" => Ok(Self::ByInterval),
             "max" => Ok(Self::Max),
             number => match number.parse::<f64>() {
                 Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self::PerSecond(rate)),

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Outlet, State, Stop, Worker};
+use super::{Exit, LaneHandle, State, Stop, Worker};
 use crate::config::SimulatorConfig;
 use crate::lane::Limits;
 
@@ -18,10 +18,10 @@ const BUSY: f64 = 0.8;
 /// A worker is removed when the others would be busy for less than this share.
 const IDLE: f64 = 0.5;
 
-/// The part of the fleet that a worker has: lane n belongs to worker n modulo the number
-/// of workers.
+/// Which lanes, and so which devices, a worker has: lane n belongs to worker n modulo the
+/// number of workers.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
+pub(crate) struct Assignment {
     /// Number of lanes of all workers.
     pub lanes: u32,
     /// Number of workers that have lanes.
@@ -30,11 +30,11 @@ pub(crate) struct Part {
     pub index: usize,
 }
 
-impl Part {
+impl Assignment {
     /// Index of a device's lane among the lanes of this worker, if it has the lane.
     pub(super) fn lane(self, device_id: &str) -> Option<usize> {
-        let (owner, place) = self.owner(device_id);
-        (owner == self.index).then_some(place)
+        let (owner, index) = self.owner(device_id);
+        (owner == self.index).then_some(index)
     }
 
     /// The worker of a device's lane, and the lane's index among those of the worker.
@@ -60,7 +60,9 @@ pub(crate) struct Crew {
 impl Crew {
     /// Starts all workers.
     pub(crate) fn start(workers: Vec<Worker>, stop: Stop) -> Self {
-        let active = workers.first().map_or(1, |worker| worker.part.workers);
+        let active = workers
+            .first()
+            .map_or(1, |worker| worker.assignment.workers);
         let mut running = JoinSet::new();
         for worker in workers {
             running.spawn(worker.run(None, stop.clone()));
@@ -121,7 +123,7 @@ impl Crew {
     /// A worker panicked.
     pub(crate) async fn regroup(
         &mut self,
-        added: Vec<Outlet>,
+        added: Vec<LaneHandle>,
         active: usize,
         limits: impl FnOnce(usize) -> Limits,
         config: &Arc<SimulatorConfig>,
@@ -133,18 +135,18 @@ impl Crew {
         }
         self.stop.regroup = CancellationToken::new();
         let mut crew = std::mem::take(&mut self.returned);
-        crew.sort_unstable_by_key(|(worker, _)| worker.part.index);
+        crew.sort_unstable_by_key(|(worker, _)| worker.assignment.index);
         for (worker, state) in &mut crew {
             // So that all workers have created their devices up to the same position.
-            worker.adopt(state, config.clone());
+            worker.apply_config(state, config.clone());
         }
-        let mut outlets = take_outlets(&mut crew, self.active);
-        outlets.extend(added);
-        let limits = limits(outlets.len());
-        let lanes = outlets.iter_mut().map(|outlet| &mut outlet.lane);
+        let mut handles = take_handles(&mut crew, self.active);
+        handles.extend(added);
+        let limits = limits(handles.len());
+        let lanes = handles.iter_mut().map(|handle| &mut handle.lane);
         lanes.for_each(|lane| lane.set_limits(limits));
-        self.active = active.clamp(1, crew.len().min(outlets.len()).max(1));
-        let due = share_out(&mut crew, outlets, self.active);
+        self.active = active.clamp(1, crew.len().min(handles.len()).max(1));
+        let due = share_out(&mut crew, handles, self.active);
         for ((mut worker, mut state), due) in crew.into_iter().zip(due) {
             worker.settle(&mut state, &due);
             self.running
@@ -155,11 +157,11 @@ impl Crew {
 }
 
 /// Takes the lanes of all workers, in order.
-fn take_outlets(crew: &mut [(Worker, State)], active: usize) -> Vec<Outlet> {
+fn take_handles(crew: &mut [(Worker, State)], active: usize) -> Vec<LaneHandle> {
     let each = crew.iter_mut();
-    let outlets = each.map(|(worker, _)| std::mem::take(&mut worker.outlets).into_iter());
-    let mut outlets: Vec<_> = outlets.collect();
-    let lanes = (0..).map_while(|lane: usize| outlets[lane % active].next());
+    let handles = each.map(|(worker, _)| std::mem::take(&mut worker.handles).into_iter());
+    let mut handles: Vec<_> = handles.collect();
+    let lanes = (0..).map_while(|lane: usize| handles[lane % active].next());
     lanes.collect()
 }
 
@@ -167,26 +169,26 @@ fn take_outlets(crew: &mut [(Worker, State)], active: usize) -> Vec<Outlet> {
 /// due times of each worker's devices.
 fn share_out(
     crew: &mut [(Worker, State)],
-    outlets: Vec<Outlet>,
+    handles: Vec<LaneHandle>,
     active: usize,
 ) -> Vec<Vec<Option<Duration>>> {
-    let lanes = u32::try_from(outlets.len()).unwrap_or(u32::MAX);
+    let lanes = u32::try_from(handles.len()).unwrap_or(u32::MAX);
     let mut members = Vec::new();
     for (worker, state) in &mut *crew {
         let due = worker.turns(state);
         members.extend(worker.members.drain(..).zip(due));
-        (worker.part.lanes, worker.part.workers) = (lanes, active);
+        (worker.assignment.lanes, worker.assignment.workers) = (lanes, active);
     }
-    for (lane, outlet) in outlets.into_iter().enumerate() {
-        crew[lane % active].0.outlets.push(outlet);
+    for (lane, handle) in handles.into_iter().enumerate() {
+        crew[lane % active].0.handles.push(handle);
     }
     // `Worker::members` is ordered by position.
     members.sort_unstable_by_key(|(member, _)| member.position);
-    let part = crew[0].0.part;
+    let assignment = crew[0].0.assignment;
     let mut all_due = vec![Vec::new(); crew.len()];
     for (mut member, due) in members {
-        let (owner, place) = part.owner(&member.device.identity.device_id);
-        member.lane = place;
+        let (owner, index) = assignment.owner(&member.device.identity.device_id);
+        member.lane = index;
         crew[owner].0.members.push(member);
         all_due[owner].push(due);
     }

@@ -2,7 +2,7 @@
 //! shares nothing with other workers, so creating messages takes no lock.
 
 pub(crate) mod crew;
-mod pace;
+mod send_order;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::lane::{Batch, Lane, Limits};
 use crate::metrics::{Dropped, Metrics};
 use crate::sink::{Done, Ends, Outcome};
 use crate::truth::Truths;
-use crew::Part;
-use pace::{After, Pace};
+use crew::Assignment;
+use send_order::{After, SendOrder};
 
 /// A device of a worker.
 #[derive(Debug)]
@@ -37,14 +37,14 @@ pub(crate) struct Member {
     pub position: u32,
     /// Turns to skip, because they already took place on another worker.
     pub skip: u32,
-    /// Number of messages that it sends in all.
+    /// Sequence number at which it stops; dropped messages count.
     pub quota: u64,
 }
 
 /// A lane and the worker's ends of the channels to its task.
 #[derive(Debug)]
-pub(crate) struct Outlet {
-    /// The messages that wait.
+pub(crate) struct LaneHandle {
+    /// The messages that wait to be sent.
     pub lane: Lane,
     /// Batches to send.
     pub batches: mpsc::Sender<Batch>,
@@ -52,17 +52,17 @@ pub(crate) struct Outlet {
     pub done: mpsc::UnboundedReceiver<Done>,
 }
 
-impl Outlet {
+impl LaneHandle {
     /// An empty lane, and its task's ends of the channels.
     pub(crate) fn new(limits: Limits) -> (Self, Ends) {
         let (sender, batches) = mpsc::channel(1);
         let (done, returns) = mpsc::unbounded_channel();
-        let outlet = Self {
+        let handle = Self {
             lane: Lane::new(limits),
             batches: sender,
             done: returns,
         };
-        (outlet, Ends { batches, done })
+        (handle, Ends { batches, done })
     }
 }
 
@@ -80,14 +80,14 @@ pub(crate) struct Stop {
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// The part of the fleet that this worker has.
-    pub part: Part,
+    /// Which lanes, and so which devices, this worker has.
+    pub assignment: Assignment,
     /// Its devices, ordered by position; some no longer send after the fleet shrank.
     pub members: Vec<Member>,
     /// Number of its devices in the metric of devices.
     pub counted: i64,
     /// Its lanes.
-    pub outlets: Vec<Outlet>,
+    pub handles: Vec<LaneHandle>,
     /// Channel of anomalies to start now.
     pub injections: broadcast::Sender<Inject>,
     /// The subscription to that channel while the worker is not running, so that a
@@ -121,10 +121,11 @@ impl Worker {
     pub(crate) async fn run(mut self, state: Option<State>, stop: Stop) -> (Self, State, Exit) {
         let mut state = state.unwrap_or_else(|| self.initial_state());
         let exit = match self.generate(&mut state, &stop).await {
-            Exit::Complete => self.flush(&mut state, &stop).await,
+            Exit::Complete => self.drain(&mut state, &stop).await,
             exit => exit,
         };
         if exit != Exit::Regroup {
+            // Removes this worker's share from the gauge.
             self.report_depth(&mut state, 0);
         }
         (self, state, exit)
@@ -151,8 +152,8 @@ impl Worker {
         let profiles = DeviceProfile::all(&config);
         self.grow(&config, &profiles);
         State {
-            pace: self.pace(&config, &profiles, Duration::ZERO),
-            left: self.left(),
+            send_order: self.send_order(&config, &profiles, Duration::ZERO),
+            unfinished_devices: self.unfinished_devices(),
             profiles,
             clock,
             lateness: self.metrics.lateness.local(),
@@ -164,7 +165,7 @@ impl Worker {
     }
 
     /// Number of devices that have not reached their quota.
-    fn left(&self) -> usize {
+    fn unfinished_devices(&self) -> usize {
         let members = self.members.iter();
         members
             .filter(|member| member.device.seq < member.quota)
@@ -181,7 +182,10 @@ impl Worker {
         let shard = config.fleet.shard;
         for position in (known..config.fleet.devices).filter(|position| shard.has(*position)) {
             let number = config.fleet.first_device + position;
-            let Some(lane) = self.part.lane(&fleet::device_id(&config.fleet, number)) else {
+            let Some(lane) = self
+                .assignment
+                .lane(&fleet::device_id(&config.fleet, number))
+            else {
                 continue;
             };
             let quota = quotas
@@ -211,16 +215,16 @@ impl Worker {
     async fn generate(&mut self, state: &mut State, stop: &Stop) -> Exit {
         let mut config = self.config.clone();
         let injected = self.injected.take();
-        // Dropped at the end, so that nobody waits for a reply of this worker.
+        // Dropped on return: unread injections would keep their requests waiting.
         let mut injected = injected.unwrap_or_else(|| self.injections.subscribe());
         while !stop.generate.is_cancelled() {
             let now = Instant::now();
             let after = if state.config.fleet.paused {
                 After::WaitForRoom
             } else {
-                match state.pace {
-                    Pace::Scheduled(_) => self.make_due(state, now),
-                    Pace::Unbounded { .. } => self.make_for_room(state, now),
+                match state.send_order {
+                    SendOrder::Scheduled(_) => self.make_due(state, now),
+                    SendOrder::Unbounded { .. } => self.make_for_room(state, now),
                 }
             };
             state.lateness.flush();
@@ -242,9 +246,9 @@ impl Worker {
                     self.injected = Some(injected);
                     return Exit::Regroup;
                 }
-                () = config.changed() => self.adopt(state, config.current()),
+                () = config.changed() => self.apply_config(state, config.current()),
                 Ok(inject) = injected.recv() => self.inject(state, &inject),
-                done = returned(&mut self.outlets) => if self.take_back(done).is_break() {
+                done = returned(&mut self.handles) => if self.take_back(done).is_break() {
                     return Exit::Closed;
                 },
                 () = wait(until) => {}
@@ -254,7 +258,7 @@ impl Worker {
     }
 
     /// Applies changed settings.
-    fn adopt(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
+    fn apply_config(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
         let now = Instant::now();
         let profiles = DeviceProfile::all(&config);
         let clock = &mut state.clock;
@@ -264,10 +268,11 @@ impl Worker {
         let is_max = |rate| rate == Rate::Max;
         if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
             self.grow(&config, &profiles);
+            // The new schedule starts without past turns.
             self.members.iter_mut().for_each(|member| member.skip = 0);
-            state.pace = self.pace(&config, &profiles, time);
-            state.left = self.left();
-        } else if let Pace::Scheduled(rounds) = &mut state.pace {
+            state.send_order = self.send_order(&config, &profiles, time);
+            state.unfinished_devices = self.unfinished_devices();
+        } else if let SendOrder::Scheduled(rounds) = &mut state.send_order {
             let profiles = state.profiles.iter().zip(&profiles);
             for (round, (before, after)) in rounds.iter_mut().zip(profiles) {
                 if before.interval != after.interval {
@@ -306,9 +311,9 @@ impl Worker {
     }
 
     /// Sends the messages that wait, without creating more.
-    async fn flush(&mut self, state: &mut State, stop: &Stop) -> Exit {
-        for outlet in &mut self.outlets {
-            outlet.lane.flush();
+    async fn drain(&mut self, state: &mut State, stop: &Stop) -> Exit {
+        for handle in &mut self.handles {
+            handle.lane.flush();
         }
         while self.waiting() > 0 {
             self.dispatch(Instant::now());
@@ -319,7 +324,7 @@ impl Worker {
                     return Exit::Complete;
                 }
                 () = stop.regroup.cancelled() => return Exit::Regroup,
-                done = returned(&mut self.outlets) => {
+                done = returned(&mut self.handles) => {
                     if self.take_back(done).is_break() {
                         return Exit::Closed;
                     }
@@ -331,13 +336,13 @@ impl Worker {
 
     /// Hands the next batch of each lane to its task.
     fn dispatch(&mut self, now: Instant) {
-        for (index, outlet) in self.outlets.iter_mut().enumerate() {
-            let Some(batch) = outlet.lane.take(now) else {
+        for (index, handle) in self.handles.iter_mut().enumerate() {
+            let Some(batch) = handle.lane.take(now) else {
                 continue;
             };
             // A lane has one batch in flight, so the channel has room. It is closed only
             // if the task panicked, which ends the process.
-            if let Err(error) = outlet.batches.try_send(batch) {
+            if let Err(error) = handle.batches.try_send(batch) {
                 let messages = error.into_inner().len();
                 tracing::error!(lane = index, messages, "the task of a lane has ended");
             }
@@ -346,20 +351,20 @@ impl Worker {
 
     /// Takes back this batch and all others that have returned. `Break` means that the
     /// sink is permanently gone.
-    fn take_back(&mut self, (place, done): (usize, Done)) -> ControlFlow<()> {
-        self.take_back_one(place, done)?;
-        for place in 0..self.outlets.len() {
-            if let Ok(done) = self.outlets[place].done.try_recv() {
-                self.take_back_one(place, done)?;
+    fn take_back(&mut self, (index, done): (usize, Done)) -> ControlFlow<()> {
+        self.take_back_one(index, done)?;
+        for index in 0..self.handles.len() {
+            if let Ok(done) = self.handles[index].done.try_recv() {
+                self.take_back_one(index, done)?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn take_back_one(&mut self, place: usize, done: Done) -> ControlFlow<()> {
+    fn take_back_one(&mut self, index: usize, done: Done) -> ControlFlow<()> {
         match done.outcome {
             Outcome::Sent => {
-                self.outlets[place].lane.done(done.batch);
+                self.handles[index].lane.done(done.batch);
                 ControlFlow::Continue(())
             }
             Outcome::Closed => {
@@ -370,15 +375,15 @@ impl Worker {
     }
 
     fn waiting(&self) -> usize {
-        self.outlets
+        self.handles
             .iter()
-            .map(|outlet| outlet.lane.waiting())
+            .map(|handle| handle.lane.waiting())
             .sum()
     }
 
     fn wakes_at(&self) -> Option<Instant> {
-        let lanes = self.outlets.iter();
-        lanes.filter_map(|outlet| outlet.lane.wakes_at()).min()
+        let lanes = self.handles.iter();
+        lanes.filter_map(|handle| handle.lane.wakes_at()).min()
     }
 
     /// The gauge is the sum over all workers, so only the change is added.
@@ -396,9 +401,9 @@ pub(crate) struct State {
     config: Arc<SimulatorConfig>,
     profiles: Vec<DeviceProfile>,
     clock: Clock,
-    pace: Pace,
+    send_order: SendOrder,
     /// Number of devices that have not reached their quota.
-    left: usize,
+    unfinished_devices: usize,
     lateness: LocalHistogram,
     /// Fraction of a message still to be dropped by throttling.
     thinned: f64,
@@ -412,19 +417,19 @@ pub(crate) struct State {
 fn speed(config: &SimulatorConfig) -> f64 {
     match config.fleet.rate {
         Rate::PerSecond(rate) => rate / fleet::natural_rate(config),
-        Rate::None | Rate::Max => 1.0,
+        Rate::ByInterval | Rate::Max => 1.0,
     }
 }
 
 /// Waits for the next returned batch; also gives the index of its lane.
-async fn returned(outlets: &mut [Outlet]) -> (usize, Done) {
+async fn returned(handles: &mut [LaneHandle]) -> (usize, Done) {
     std::future::poll_fn(|context| {
-        for (place, outlet) in outlets.iter_mut().enumerate() {
-            if !outlet.lane.is_in_flight() {
+        for (index, handle) in handles.iter_mut().enumerate() {
+            if !handle.lane.is_in_flight() {
                 continue;
             }
-            if let Poll::Ready(Some(done)) = outlet.done.poll_recv(context) {
-                return Poll::Ready((place, done));
+            if let Poll::Ready(Some(done)) = handle.done.poll_recv(context) {
+                return Poll::Ready((index, done));
             }
         }
         Poll::Pending
@@ -435,6 +440,7 @@ async fn returned(outlets: &mut [Outlet]) -> (usize, Done) {
 async fn wait(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
+        // Nothing to wait for: yields once so that other events are seen.
         None => tokio::task::yield_now().await,
     }
 }

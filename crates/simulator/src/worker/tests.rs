@@ -35,8 +35,8 @@ fn workers(config: SimulatorConfig, lanes: usize) -> (Vec<Worker>, Vec<Ends>, Re
         health: Health::default(),
         shutdown: CancellationToken::new(),
     };
-    let (outlets, ends) = open(lanes);
-    (pipeline.workers(&config, outlets, None), ends, registry)
+    let (handles, ends) = open(lanes);
+    (pipeline.workers(&config, handles, None), ends, registry)
 }
 
 fn limits(buffer: u64) -> Limits {
@@ -49,8 +49,10 @@ fn limits(buffer: u64) -> Limits {
     }
 }
 
-fn open(lanes: usize) -> (Vec<Outlet>, Vec<Ends>) {
-    (0..lanes).map(|_| Outlet::new(limits(32 << 20))).unzip()
+fn open(lanes: usize) -> (Vec<LaneHandle>, Vec<Ends>) {
+    (0..lanes)
+        .map(|_| LaneHandle::new(limits(32 << 20)))
+        .unzip()
 }
 
 fn worker(config: SimulatorConfig) -> (Worker, State, Vec<Ends>, Registry) {
@@ -148,7 +150,7 @@ async fn a_full_buffer_drops_messages_and_leaves_a_gap() {
     let (mut worker, mut state, _ends, registry) = worker(config(|c| {
         c.fleet.interval = SECOND.into();
     }));
-    worker.outlets[0].lane.set_limits(limits(1));
+    worker.handles[0].lane.set_limits(limits(1));
     worker.make_due(&mut state, worker.start + 2 * SECOND);
     assert_eq!(worker.waiting(), 1);
     assert_eq!(dropped(&registry, "buffer_full"), 8.0);
@@ -177,7 +179,7 @@ async fn a_new_interval_and_anomaly_rate_are_applied() {
         c.fleet.interval = SECOND.into();
         c.anomaly.rate = 0.05;
     });
-    worker.adopt(&mut state, Arc::new(changed));
+    worker.apply_config(&mut state, Arc::new(changed));
     let odds = &state.profiles[0].sensors[0].odds;
     assert!(odds.draw(0.01).is_some(), "one in 80 readings is a spike");
     let later = Instant::now() + 60 * SECOND;
@@ -287,14 +289,14 @@ async fn devices_continue_their_sequence_when_the_fleet_grows_and_shrinks() {
     };
     worker.make_due(&mut state, worker.start + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [1, 1, 1, 1]);
-    worker.adopt(&mut state, with(6));
+    worker.apply_config(&mut state, with(6));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [2, 2, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(2));
+    worker.apply_config(&mut state, with(2));
     assert_eq!(worker.metrics.devices.get(), 2);
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [3, 3, 2, 2, 1, 1]);
-    worker.adopt(&mut state, with(5));
+    worker.apply_config(&mut state, with(5));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert_eq!(seqs(&worker), [4, 4, 3, 3, 2, 1], "as they were");
 }
@@ -308,11 +310,11 @@ async fn a_pause_sends_nothing_and_is_not_caught_up() {
             c.fleet.paused = paused;
         }))
     };
-    worker.adopt(&mut state, paused(true));
+    worker.apply_config(&mut state, paused(true));
     let before = state.clock.at(Instant::now());
     let later = Instant::now() + 100 * SECOND;
     assert_eq!(state.clock.at(later), before);
-    worker.adopt(&mut state, paused(false));
+    worker.apply_config(&mut state, paused(false));
     worker.make_due(&mut state, Instant::now() + SECOND * 9 / 10);
     assert!(worker.waiting() <= 4, "{}", worker.waiting());
 }
@@ -374,7 +376,7 @@ async fn a_filling_buffer_throttles_before_it_drops_all() {
         c.flow.throttle_above = 0.5;
         c.flow.drop_rate = 0.25;
     }));
-    worker.outlets[0].lane.set_limits(limits(64 << 10));
+    worker.handles[0].lane.set_limits(limits(64 << 10));
     let end = worker.start + 1_000 * SECOND;
     while worker.make_due(&mut state, end) == After::Again {}
     let (waiting, throttled) = (worker.waiting() as f64, dropped(&registry, "throttled"));
@@ -400,7 +402,7 @@ async fn a_limited_run_ends_after_a_change_of_the_rate() {
     worker.make_for_room(&mut state, Instant::now());
     // A device that has already reached its quota.
     worker.members[0].quota = worker.members[0].device.seq;
-    worker.adopt(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
+    worker.apply_config(&mut state, Arc::new(with(Rate::PerSecond(1_000.0))));
     let late = Instant::now() + 10 * SECOND;
     let mut after = After::Again;
     for _ in 0..10 {
@@ -442,11 +444,11 @@ async fn regrouping_loses_and_reorders_nothing_on_a_lane() {
     // Fewer workers, then more lanes and devices, then all workers again.
     for (turn, (added, active)) in [(0, 1), (3, 2), (0, 3)].into_iter().enumerate() {
         turns(20 * (turn as u64 + 1)).await;
-        let (outlets, ends) = open(added);
+        let (handles, ends) = open(added);
         sinks.extend(confirm(ends));
         config.fleet.rate = Rate::PerSecond(50_000.0);
         let config = Arc::new(config.clone());
-        crew.regroup(outlets, active, |_| limits(32 << 20), &config)
+        crew.regroup(handles, active, |_| limits(32 << 20), &config)
             .await
             .unwrap();
         assert_eq!(crew.active(), active);

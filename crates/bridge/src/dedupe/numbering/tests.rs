@@ -83,7 +83,7 @@ impl World {
             });
         }
         let looked_up = received.id.filter(|_| received.kind == Kind::MaybeWritten);
-        let found = looked_up.and_then(|id| self.log.get(&(id.numbering, id.number)));
+        let found = looked_up.and_then(|id| self.log.get(&(id.epoch, id.number)));
         if let Some((id, written)) = found {
             assert_eq!(id.hash, 7);
             assert_eq!(*written, truth, "mistaken for another message in the log");
@@ -116,7 +116,7 @@ impl World {
             if let Some((truth, id)) = slot.truth {
                 *self.written.entry(truth).or_default() += 1;
                 if let Some(id) = id {
-                    self.log.insert((id.numbering, id.number), (id, truth));
+                    self.log.insert((id.epoch, id.number), (id, truth));
                 }
             }
         }
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// The broker starts again at another identifier, and the bridge runs until
+    /// The broker continues with another identifier, and the bridge runs until
     /// Kafka has a checkpoint of that.
     fn forget_identifiers(&mut self, next_id: u16) {
         self.confirm(1);
@@ -241,9 +241,10 @@ proptest! {
         prop_assert_eq!(duplicates, 0);
     }
 
-    /// A broker that restarts its identifiers causes duplicates at most.
+    /// A broker that breaks the sequence of its identifiers causes duplicates at
+    /// most.
     #[test]
-    fn restarted_identifiers_lose_nothing(
+    fn broken_sequences_lose_nothing(
         events in prop::collection::vec(
             prop_oneof![8 => event(), 1 => (1..=u16::MAX).prop_map(Event::ForgetIdentifiers)],
             1..25,
@@ -254,10 +255,10 @@ proptest! {
 }
 
 #[test]
-fn another_session_or_broker_starts_a_new_numbering() {
+fn another_session_or_broker_starts_a_new_epoch() {
     let mut numbering = Numbering::new(None, WINDOW);
     numbering.connected(BROKER, false);
-    let first = numbering.id();
+    let first = numbering.epoch();
     assert!(
         numbering.receive(5, false, 1, 0).checkpoint_due,
         "a checkpoint precedes the first message"
@@ -265,14 +266,14 @@ fn another_session_or_broker_starts_a_new_numbering() {
     numbering.pushed(1, 0);
     numbering.connected("mqtt://backup:1883", true);
     assert_eq!(numbering.receive(5, true, 1, 0).kind, Kind::New);
-    assert_ne!(numbering.id(), first);
-    let second = numbering.id();
+    assert_ne!(numbering.epoch(), first);
+    let second = numbering.epoch();
     numbering.connected("mqtt://backup:1883", false);
-    assert_ne!(numbering.id(), second);
+    assert_ne!(numbering.epoch(), second);
 }
 
 #[test]
-fn a_broker_with_random_identifiers_gets_no_numbering() {
+fn random_identifiers_turn_numbering_off() {
     let mut numbering = Numbering::new(None, WINDOW);
     numbering.connected(BROKER, false);
     let mut checkpoints = 0;
@@ -280,9 +281,9 @@ fn a_broker_with_random_identifiers_gets_no_numbering() {
         let received = numbering.receive(id, false, 1, 0);
         checkpoints += usize::from(received.checkpoint_due);
     }
-    assert_eq!(numbering.id(), 0);
+    assert_eq!(numbering.epoch(), 0);
     assert_eq!(numbering.receive(5, false, 1, 0).id, None);
-    // One for each numbering, and one that says that there is none.
+    // One for each epoch, and one that says that numbering is off.
     assert_eq!(checkpoints, 5);
 }
 

@@ -7,7 +7,7 @@ use iot_core::partition::TopicPartition;
 
 use super::fold::{Device, Fold, Newest, Sealed, Sensor};
 use super::layout::{self, StoredDevice, StoredSensor, StoredWindows, Unreadable};
-use super::model::{Field, Moment, Place, Span};
+use super::model::{FieldValue, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
 use super::store::Snapshot;
 
@@ -92,7 +92,7 @@ impl<'a> Comparison<'a> {
     fn device(&mut self, key: &str, expected: &Device, found: &StoredDevice) {
         let watermark = expected.watermark.unwrap_or(i64::MIN);
         if self.kept == Kept::Whole || found.watermark <= watermark {
-            let field = |watermark| [("watermark", Field::Number(watermark))];
+            let field = |watermark| [("watermark", FieldValue::Signed(watermark))];
             self.fields(key, "", &field(watermark), &field(found.watermark));
         } else {
             self.report.not_comparable += 1;
@@ -174,9 +174,9 @@ impl<'a> Comparison<'a> {
         let Some(expected) = expected else { return };
         let value = |value, unit: &Option<String>, quality: Quality| {
             [
-                ("value", Field::Float(value)),
-                ("unit", Field::Text(unit.clone())),
-                ("quality", Field::Text(Some(quality.as_str().into()))),
+                ("value", FieldValue::Float(value)),
+                ("unit", text(unit.clone())),
+                ("quality", FieldValue::Text(quality.as_str().into())),
             ]
         };
         self.fields(
@@ -241,7 +241,12 @@ impl<'a> Comparison<'a> {
 
     /// Compares the windows of one device that were sealed together.
     fn group(&mut self, key: &str, span: Span, expected: &Sealed, found: StoredWindows) {
-        let times = |start, end| [("start", Field::Number(start)), ("end", Field::Number(end))];
+        let times = |start, end| {
+            [
+                ("start", FieldValue::Signed(start)),
+                ("end", FieldValue::Signed(end)),
+            ]
+        };
         let expected_times = times(span.start, span.end());
         self.fields(key, "", &expected_times, &times(found.start, found.end));
         let mut windows = self.by_name(key, found.windows);
@@ -276,8 +281,8 @@ impl<'a> Comparison<'a> {
         &mut self,
         key: &str,
         of: &str,
-        expected: &[(&'static str, Field)],
-        found: &[(&'static str, Field)],
+        expected: &[(&'static str, FieldValue)],
+        found: &[(&'static str, FieldValue)],
     ) {
         for ((name, expected), (_, found)) in expected.iter().zip(found) {
             if expected != found {
@@ -302,17 +307,22 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn moment(moment: Option<Moment>) -> [(&'static str, Field); 2] {
+fn moment(moment: Option<Moment>) -> [(&'static str, FieldValue); 2] {
     let timestamp = moment.map_or(i64::MIN, |moment| moment.timestamp);
+    let seq = moment.and_then(|moment| moment.seq);
     [
-        ("timestamp", Field::Number(timestamp)),
-        ("seq", Field::Count(moment.and_then(|moment| moment.seq))),
+        ("timestamp", FieldValue::Signed(timestamp)),
+        ("seq", seq.map_or(FieldValue::Missing, FieldValue::Unsigned)),
     ]
 }
 
-fn place(place: &Option<Place>) -> [(&'static str, Field); 3] {
-    let part = |number: usize| Field::Text(place.as_ref().map(|place| place[number].clone()));
+fn place(place: &Option<Place>) -> [(&'static str, FieldValue); 3] {
+    let part = |index: usize| text(place.as_ref().map(|place| place[index].clone()));
     [("building", part(0)), ("floor", part(1)), ("room", part(2))]
+}
+
+fn text(text: Option<String>) -> FieldValue {
+    text.map_or(FieldValue::Missing, FieldValue::Text)
 }
 
 fn window_of(sensor: &str, span: Span) -> String {

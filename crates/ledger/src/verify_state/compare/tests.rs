@@ -15,7 +15,7 @@ fn values_bytes(values: &Values) -> Vec<u8> {
         values.min,
         values.max,
         values.mean,
-        values.squares,
+        values.squared_deviations,
         values.first,
         values.last,
     ] {
@@ -31,7 +31,11 @@ fn window_bytes(window: &Window) -> Vec<u8> {
     for number in [window.first_at, window.last_at] {
         bytes.extend((number as u32).to_le_bytes());
     }
-    for value in [window.time_mean, window.time_squares, window.products] {
+    for value in [
+        window.time_mean,
+        window.time_squared_deviations,
+        window.deviation_products,
+    ] {
         bytes.extend(value.to_le_bytes());
     }
     bytes

@@ -198,15 +198,15 @@ impl Window {
                 min: 0.0,
                 max: 0.0,
                 mean: 0.0,
-                squares: 0.0,
+                squared_deviations: 0.0,
                 first: 0.0,
                 last: 0.0,
             },
             first_at: 0,
             last_at: 0,
             time_mean: 0.0,
-            time_squares: 0.0,
-            products: 0.0,
+            time_squared_deviations: 0.0,
+            deviation_products: 0.0,
         }
     }
 
@@ -232,12 +232,12 @@ impl Window {
         let time_from_old = time - self.time_mean;
         self.time_mean += time_from_old / count;
         let time_from_new = time - self.time_mean;
-        self.time_squares += time_from_old * time_from_new;
+        self.time_squared_deviations += time_from_old * time_from_new;
         let from_old = value - of.mean;
         of.mean += from_old / count;
         let from_new = value - of.mean;
-        of.squares += from_old * from_new;
-        self.products += time_from_old * from_new;
+        of.squared_deviations += from_old * from_new;
+        self.deviation_products += time_from_old * from_new;
         // Among values of the same time, `first` is the earliest in the log and `last` the
         // latest.
         if after < self.first_at {
@@ -249,10 +249,10 @@ impl Window {
     }
 
     fn summary(self) -> Summary {
-        let slope = self.products / self.time_squares * HOUR;
+        let slope = self.deviation_products / self.time_squared_deviations * HOUR;
         Summary {
             values: self.values,
-            slope: (self.time_squares > 0.0).then_some(slope),
+            slope: (self.time_squared_deviations > 0.0).then_some(slope),
         }
     }
 }

@@ -216,7 +216,7 @@ fn a_window_aggregates_its_values() {
         min: 2.0,
         max: 9.0,
         mean: 5.0,
-        squares: 26.0,
+        squared_deviations: 26.0,
         first: 4.0,
         last: 5.0,
     };
@@ -225,8 +225,8 @@ fn a_window_aggregates_its_values() {
     // Computed by hand: the mean of the times 10, 0, 59 and 59 is 32.
     for (found, expected) in [
         (window.time_mean, 32.0),
-        (window.time_squares, 2_966.0),
-        (window.products, 206.0),
+        (window.time_squared_deviations, 2_966.0),
+        (window.deviation_products, 206.0),
     ] {
         assert!((found - expected).abs() < 1e-9, "{window:?}");
     }

@@ -262,7 +262,7 @@ impl<'a> Reader<'a> {
             min: self.f64()?,
             max: self.f64()?,
             mean: self.f64()?,
-            squares: self.f64()?,
+            squared_deviations: self.f64()?,
             first: self.f64()?,
             last: self.f64()?,
         })
@@ -278,8 +278,8 @@ impl<'a> Reader<'a> {
             first_at: self.u32()?.into(),
             last_at: self.u32()?.into(),
             time_mean: self.f64()?,
-            time_squares: self.f64()?,
-            products: self.f64()?,
+            time_squared_deviations: self.f64()?,
+            deviation_products: self.f64()?,
         })
     }
 

@@ -97,7 +97,7 @@ const VALUES: Values = Values {
     min: 1.0,
     max: 2.0,
     mean: 1.5,
-    squares: 0.5,
+    squared_deviations: 0.5,
     first: 1.0,
     last: 2.0,
 };
@@ -159,8 +159,8 @@ fn sensors_are_decoded_up_to_their_detectors() {
             first_at: 1,
             last_at: 59,
             time_mean: 30.0,
-            time_squares: 1_682.0,
-            products: 29.0,
+            time_squared_deviations: 1_682.0,
+            deviation_products: 29.0,
         };
         assert_eq!(sensor.open, [window]);
     }

@@ -70,7 +70,7 @@ impl Connection {
 
     /// Writes what is queued.
     pub(super) async fn flush(&mut self) -> anyhow::Result<()> {
-        if self.writer.is_empty() {
+        if self.writer.is_flushed() {
             return Ok(());
         }
         in_time(self.deadline, self.writer.flush(&mut self.stream)).await?;

@@ -128,7 +128,7 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     let mut master = RedisServer::start(&[]).await;
     let master_port = master.port().to_string();
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master_port]).await;
-    let sentinel = RedisServer::sentinel(master.port()).await;
+    let sentinel = RedisServer::start_sentinel(master.port()).await;
     wait_for("the replica to be known and in step", async || {
         let known = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
         known.contains("num-slaves\n1")

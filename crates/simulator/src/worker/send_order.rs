@@ -18,7 +18,7 @@ const TURN: usize = 256;
 
 /// The order in which devices send.
 #[derive(Debug)]
-pub(super) enum Pace {
+pub(super) enum SendOrder {
     /// By schedule.
     Scheduled(Vec<Round>),
     /// The devices of each lane in turn, whenever the lane has room.
@@ -52,21 +52,21 @@ pub(super) enum After {
 
 impl Worker {
     /// The order of the devices that send, from fleet time `now` on.
-    pub(super) fn pace(
+    pub(super) fn send_order(
         &self,
         config: &SimulatorConfig,
         profiles: &[DeviceProfile],
         now: Duration,
-    ) -> Pace {
+    ) -> SendOrder {
         let devices = config.fleet.devices;
         let members = self.members.iter().enumerate();
         let sending = members.filter(|(_, member)| member.position < devices);
         if config.fleet.rate == Rate::Max {
-            let mut turns = vec![Vec::new(); self.outlets.len()];
+            let mut turns = vec![Vec::new(); self.handles.len()];
             let sending = sending.filter(|(_, member)| member.device.seq < member.quota);
             sending.for_each(|(index, member)| turns[member.lane].push(index));
             let next = vec![0; turns.len()];
-            return Pace::Unbounded { turns, next };
+            return SendOrder::Unbounded { turns, next };
         }
         let mut rounds = vec![(Vec::new(), Vec::new()); profiles.len()];
         for (index, member) in sending {
@@ -79,15 +79,15 @@ impl Worker {
             schedule: Schedule::new(now, profile.interval, &positions, devices),
             members,
         });
-        Pace::Scheduled(rounds.collect())
+        SendOrder::Scheduled(rounds.collect())
     }
 
     /// The next due time of each device; `None` if it does not send. With rate `max` it
     /// is not a time and only defines the order of turns.
     pub(super) fn turns(&self, state: &State) -> Vec<Option<Duration>> {
         let mut due = vec![None; self.members.len()];
-        match &state.pace {
-            Pace::Scheduled(rounds) => {
+        match &state.send_order {
+            SendOrder::Scheduled(rounds) => {
                 for round in rounds {
                     for (index, member) in round.members.iter().enumerate() {
                         let skip = self.members[*member].skip;
@@ -96,7 +96,7 @@ impl Worker {
                     }
                 }
             }
-            Pace::Unbounded { turns, next } => {
+            SendOrder::Unbounded { turns, next } => {
                 for (turns, next) in turns.iter().zip(next) {
                     let (later, first) = turns.split_at((*next).min(turns.len()));
                     for (turn, member) in (0..).zip(first.iter().chain(later)) {
@@ -112,10 +112,10 @@ impl Worker {
     pub(super) fn settle(&mut self, state: &mut State, due: &[Option<Duration>]) {
         let config = state.config.clone();
         self.count(&config);
-        state.left = self.left();
+        state.unfinished_devices = self.unfinished_devices();
         if config.fleet.rate == Rate::Max {
-            state.pace = self.pace(&config, &state.profiles, Duration::ZERO);
-            if let Pace::Unbounded { turns, .. } = &mut state.pace {
+            state.send_order = self.send_order(&config, &state.profiles, Duration::ZERO);
+            if let SendOrder::Unbounded { turns, .. } = &mut state.send_order {
                 for turns in turns {
                     turns.sort_by_key(|member| due[*member]);
                 }
@@ -130,15 +130,15 @@ impl Worker {
             let (members, due): (Vec<usize>, Vec<Duration>) = members.unzip();
             let interval = state.profiles[profile].interval;
             let (schedule, order) = Schedule::resume(interval, &due);
-            let members = order.into_iter().map(|(place, skip)| {
-                let member = members[place];
+            let members = order.into_iter().map(|(index, skip)| {
+                let member = members[index];
                 self.members[member].skip = u32::try_from(skip).unwrap_or(u32::MAX);
                 member
             });
             let members = members.collect();
             Round { schedule, members }
         });
-        state.pace = Pace::Scheduled(rounds.collect());
+        state.send_order = SendOrder::Scheduled(rounds.collect());
     }
 
     /// Creates the messages that are due; those for a full lane are dropped and counted.
@@ -147,10 +147,10 @@ impl Worker {
         let (timestamp, time) = (now_ms(), state.clock.at(now));
         let (mut after, mut due_at) = (After::Again, None);
         for _ in 0..TURN {
-            let Pace::Scheduled(rounds) = &mut state.pace else {
+            let SendOrder::Scheduled(rounds) = &mut state.send_order else {
                 break;
             };
-            if state.config.run.messages > 0 && state.left == 0 {
+            if state.config.run.messages > 0 && state.unfinished_devices == 0 {
                 after = After::Finished;
                 break;
             }
@@ -183,7 +183,7 @@ impl Worker {
             let late = now.saturating_duration_since(due);
             state.lateness.observe(late.as_secs_f64());
             let elapsed = hours(due.saturating_duration_since(self.start));
-            let lane = &mut self.outlets[member.lane].lane;
+            let lane = &mut self.handles[member.lane].lane;
             match drop_reason(lane, &state.config.flow, &mut state.thinned) {
                 None => {
                     let at = Moment { timestamp, elapsed };
@@ -196,7 +196,7 @@ impl Worker {
                     self.metrics.dropped(reason, 1);
                 }
             }
-            state.left -= usize::from(member.device.seq >= member.quota);
+            state.unfinished_devices -= usize::from(member.device.seq >= member.quota);
         }
         self.observe_latency(made, started);
         after
@@ -206,11 +206,11 @@ impl Worker {
     pub(super) fn make_for_room(&mut self, state: &mut State, now: Instant) -> After {
         let timestamp = now_ms();
         let (started, mut made) = (Instant::now(), 0);
-        let Pace::Unbounded { turns, next } = &mut state.pace else {
+        let SendOrder::Unbounded { turns, next } = &mut state.send_order else {
             return After::Finished;
         };
         for (lane, (turns, next)) in turns.iter_mut().zip(next).enumerate() {
-            let lane = &mut self.outlets[lane].lane;
+            let lane = &mut self.handles[lane].lane;
             for _ in 0..TURN {
                 let Some(index) = turns.get(*next).filter(|_| !lane.is_ahead()) else {
                     break;
