@@ -233,7 +233,7 @@ impl Report {
         let missed = minimums.iter().filter(|minimum| !self.reaches(minimum));
         let missed: Vec<_> = missed.collect();
         for Minimum { kind, share, .. } in &missed {
-            eprintln!("iot-ledger: {kind} is below the minimum of {share}");
+            eprintln!("iot-ledger: {kind} does not reach the minimum of {share}");
         }
         if missed.is_empty() {
             ExitCode::SUCCESS

@@ -74,11 +74,15 @@ async fn most_anomalies_are_found_and_most_alerts_are_correct() {
     let missed = score(&["--at-least", "stuck.recall=1.1,silence.recall=0"]).await;
     assert_eq!(missed.code, Some(1));
     assert!(
-        missed.stderr.contains("stuck does not reach 1.1"),
+        missed
+            .stderr
+            .contains("stuck does not reach the minimum of 1.1"),
         "{missed:?}"
     );
     assert!(
-        missed.stderr.contains("silence does not reach 0"),
+        missed
+            .stderr
+            .contains("silence does not reach the minimum of 0"),
         "{missed:?}"
     );
 }
