@@ -1,7 +1,7 @@
 //! The address of a broker is refused, or the same after it is printed.
 #![no_main]
 
-use iot_core::mqtt_url::MqttUrl;
+use iot_mqtt::MqttUrl;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
