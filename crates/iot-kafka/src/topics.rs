@@ -97,10 +97,7 @@ pub async fn create<C: ClientContext>(
     topics: &[Topic],
     deadline: Duration,
 ) -> KafkaResult<HashMap<String, Answer>> {
-    let options = AdminOptions::new()
-        .request_timeout(Some(deadline))
-        .operation_timeout(Some(deadline));
-    request(admin, topics, &options).await
+    request(admin, topics, &options(deadline)).await
 }
 
 /// Asks Kafka whether it would create topics, and creates none.
@@ -112,11 +109,13 @@ pub async fn validate<C: ClientContext>(
     topics: &[Topic],
     deadline: Duration,
 ) -> KafkaResult<HashMap<String, Answer>> {
-    let options = AdminOptions::new()
+    request(admin, topics, &options(deadline).validate_only(true)).await
+}
+
+fn options(deadline: Duration) -> AdminOptions {
+    AdminOptions::new()
         .request_timeout(Some(deadline))
         .operation_timeout(Some(deadline))
-        .validate_only(true);
-    request(admin, topics, &options).await
 }
 
 async fn request<C: ClientContext>(
