@@ -24,7 +24,7 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored --skip detect::score
 
-# Every fault of docs/reliability.md, on the bridge and then on the consumer: about half an hour (names of faults: to one of the two below)
+# Every fault of docs/reliability.md, on the bridge and then on the consumer: 18 minutes and a release build (names of faults: to one of the two below)
 soak *args: (soak-bridge args) (soak-consumer args)
 
 # Those that the bridge must survive
