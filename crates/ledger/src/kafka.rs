@@ -32,7 +32,9 @@ use crate::payload;
 use crate::security::KafkaArgs;
 use crate::verify::{Entry, Place, Plan, Report, Tally};
 
-/// Deadline of one call to Kafka.
+/// Deadline of connecting to Kafka.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Deadline of one call to it.
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
@@ -88,14 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         messages: args.messages,
     };
     let since = args.since.and_then(time_ago);
-    let client = Arc::new(
-        connect(
-            &args.kafka.brokers,
-            &args.kafka.security.checked(),
-            *args.timeout,
-        )
-        .await?,
-    );
+    let client = Arc::new(connect(&args.kafka.brokers, &args.kafka.security.checked()).await?);
     let troubles = Troubles::default();
     let (sender, batches) = mpsc::channel(READ_AHEAD);
     let mut readers = JoinSet::new();
@@ -140,22 +135,22 @@ fn time_ago(ago: HumanDuration) -> Option<DateTime<Utc>> {
 /// Connects to Kafka.
 ///
 /// # Errors
-/// No broker answers within `patience`, or the login is refused.
+/// For half a minute no broker can be reached, none answers, or all refuse the login.
 pub(crate) async fn connect(
     brokers: &[String],
     security: &KafkaSecurity,
-    patience: Duration,
 ) -> anyhow::Result<Client> {
-    // Failed calls are retried here, where their error is kept.
     let backoff = BackoffConfig {
         max_backoff: Duration::from_secs(1),
+        // The client's retries end before `CONNECT` does, so that the error names their cause.
+        deadline: Some(CONNECT / 2),
         ..BackoffConfig::default()
     };
     let client = ClientBuilder::new(brokers.to_vec())
         .client_id("iot-ledger")
         .backoff_config(backoff);
     let client = security.secure(client)?;
-    within(patience, client.build())
+    within(CONNECT, client.build())
         .await
         .with_context(|| format!("connecting to Kafka at {}", brokers.join(",")))
 }

@@ -13,7 +13,6 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use iot_core::dead_letter;
@@ -31,8 +30,6 @@ use crate::reading::{Units, message, owner};
 use crate::security::KafkaArgs;
 use tally::{Alert, Evidence, Score, Series};
 
-/// Deadline of connecting to Kafka.
-const CONNECT: Duration = Duration::from_secs(30);
 /// Type of the event of a raised alert.
 const RAISED: &str = "alert.created";
 
@@ -99,7 +96,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.truth {
         read_truth(path, &mut evidence)?;
     }
-    let kafka = connect(&args.kafka.brokers, &args.kafka.security.checked(), CONNECT).await?;
+    let kafka = connect(&args.kafka.brokers, &args.kafka.security.checked()).await?;
     let letters = log::letters(&kafka, &args.dead_letter_topic).await?;
     let by_labels = args.truth.is_none();
     for topic in &args.topic {

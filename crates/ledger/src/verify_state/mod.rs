@@ -19,7 +19,6 @@ mod wait;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use iot_core::dead_letter;
 use iot_core::partition::TopicPartition;
@@ -36,9 +35,6 @@ use fold::Rules;
 use partition::Check;
 use report::{Kind, Report};
 use store::Store;
-
-/// Deadline of connecting to Kafka.
-const CONNECT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -112,7 +108,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         brokers: args.kafka.brokers.join(","),
         security: args.kafka.security.checked(),
     };
-    let kafka = connect(&args.kafka.brokers, &committed.security, CONNECT).await?;
+    let kafka = connect(&args.kafka.brokers, &committed.security).await?;
     let store = Store::connect(&redis, &args.key_prefix).await?;
     let partitions = log::partitions(&kafka, &args.topic).await?;
     if let Some(patience) = args.wait {

@@ -1,4 +1,5 @@
-//! SIGTERM under load: every service exits with 0, and nothing is lost.
+//! SIGTERM under load: simulators and consumers exit with 0, and nothing is lost. `bridge.rs` has
+//! the same for the bridge.
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use crate::support::{Service, Way, create_topic, run, setting};
 
 const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 
+/// Messages per second of a simulator.
 fn rate() -> u64 {
     setting("LEDGER_RATE", 5000)
 }
@@ -54,7 +56,7 @@ async fn stop_under_load(simulator: &mut Service, sink: &str) -> u64 {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_simulator_loses_nothing_to_kafka() {
+async fn sigterm_to_a_simulator_loses_no_message_sent_to_kafka() {
     let way = Way::new("simk");
     let topic = unique("device-data");
     let rate_text = rate().to_string();
@@ -66,7 +68,7 @@ async fn a_simulator_loses_nothing_to_kafka() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
-async fn a_simulator_loses_nothing_through_mqtt_and_the_bridge() {
+async fn sigterm_to_a_simulator_loses_no_message_sent_through_the_bridge() {
     let way = Way::new("simm");
     let mut bridge = way.bridge();
     bridge.ready().await;
@@ -77,7 +79,7 @@ async fn a_simulator_loses_nothing_through_mqtt_and_the_bridge() {
         &["--devices", "200", "--rate", &rate_text],
     );
     let sent = stop_under_load(&mut simulator, "mqtt").await;
-    // Published after the simulator's last message, it arrives behind it.
+    // The marker is published last, so once it is in Kafka, all earlier messages are.
     marker(&way).await;
     let total = assert_unbroken(&sequences(&way.kafka_topic()).await, 200);
     assert!(total >= sent, "{total} in Kafka, {sent} confirmed");

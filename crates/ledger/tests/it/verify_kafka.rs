@@ -8,9 +8,12 @@ use testkit::stack::{kafka_brokers, unique};
 
 use crate::support::{create_topic, produce, run};
 
+/// How long an incomplete run is waited for.
+const PATIENCE: &str = "10s";
+
 /// The payloads of a run of `messages` on one connection, made by the ledger itself:
 /// a scripted broker acknowledges everything.
-async fn payloads(run_name: &str, messages: usize) -> Vec<Vec<u8>> {
+pub(crate) async fn payloads(run_name: &str, messages: usize) -> Vec<Vec<u8>> {
     let broker = Broker::start().await;
     let url = format!("mqtt://{}", broker.address());
     let total = messages.to_string();
@@ -74,7 +77,7 @@ async fn verify(
         "--messages",
         &total,
         "--timeout",
-        "3s",
+        PATIENCE,
         "--found",
         &found.path().display().to_string(),
         "--json",
@@ -160,7 +163,7 @@ async fn a_missing_topic_fails() {
         "--run",
         "r",
         "--timeout",
-        "1s",
+        PATIENCE,
     ];
     let verified = run(&args).await;
     assert_eq!(verified.code, Some(1));
