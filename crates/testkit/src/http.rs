@@ -1,4 +1,4 @@
-//! A service's ops endpoints, as Prometheus and Kubernetes ask them.
+//! Requests to a service's ops endpoints, as Prometheus and Kubernetes make them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::wait_for;
 /// Status and body of a GET.
 ///
 /// # Errors
-/// There is no answer within 10 s.
+/// The request fails, or takes longer than 10 s.
 pub async fn get(url: &str) -> Result<(u16, String), String> {
     let answer = async {
         let response = reqwest::get(url).await?;
@@ -18,7 +18,7 @@ pub async fn get(url: &str) -> Result<(u16, String), String> {
     };
     match tokio::time::timeout(Duration::from_secs(10), answer).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("{url}: no answer")),
+        Err(_) => Err(format!("{url}: no answer within 10 s")),
     }
 }
 
@@ -59,12 +59,15 @@ impl Ops {
         Ok((status, report))
     }
 
-    /// Why a component is not ready, or is degraded; `None` if it is ready, or there is
-    /// no answer.
-    pub async fn reason(&self, component: &str) -> Option<String> {
-        let (_, report) = self.readyz().await.ok()?;
-        let reason = report["components"][component]["reason"].as_str()?;
-        Some(reason.to_owned())
+    /// Why a component is not ready or is degraded; `None` if it is ready.
+    ///
+    /// # Errors
+    /// There is no answer, it is not JSON, or it has no such component.
+    pub async fn reason(&self, component: &str) -> Result<Option<String>, String> {
+        let (_, report) = self.readyz().await?;
+        let found = report["components"].get(component);
+        let found = found.ok_or_else(|| format!("no component {component} in {report}"))?;
+        Ok(found["reason"].as_str().map(str::to_owned))
     }
 
     /// Waits until `/readyz` answers with 200.
@@ -114,7 +117,7 @@ mod tests {
                         drops{reason=\"full\"} 2\ndrops{reason=\"late\"} 3\ndrops_bytes 700\n";
 
     #[test]
-    fn a_series_is_read_alone_and_a_name_over_its_labels() {
+    fn a_bare_name_is_summed_over_its_labels() {
         assert_eq!(metric(TEXT, r#"drops{reason="late"}"#), Some(3.0));
         assert_eq!(metric(TEXT, "drops"), Some(5.0));
         assert_eq!(metric(TEXT, "drops_bytes"), Some(700.0));

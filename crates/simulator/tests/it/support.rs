@@ -74,12 +74,15 @@ impl Simulator {
 
     /// Why a component isn't ready, or `None` when it is.
     pub(crate) async fn reason(&self, component: &str) -> Option<String> {
-        self.ops.reason(component).await
+        self.ops.reason(component).await.unwrap()
     }
 
     /// Waits until a component is ready again.
     pub(crate) async fn wait_for_recovery(&self, component: &str) {
-        wait_for("recovery", async || self.reason(component).await.is_none()).await;
+        wait_for("recovery", async || {
+            self.ops.reason(component).await == Ok(None)
+        })
+        .await;
     }
 
     /// The sum of a metric over its labels, 0 if it is not there.
