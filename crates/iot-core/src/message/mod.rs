@@ -190,4 +190,6 @@ fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
 }
 
 #[cfg(test)]
+mod strategies;
+#[cfg(test)]
 mod tests;
