@@ -1,7 +1,8 @@
 //! Checks of the MQTT brokers and of Kafka against the configuration: whether they
 //! keep, accept and replicate what the bridge needs. They change nothing there.
 //!
-//! `iot-bridge preflight` prints them; a bridge logs their findings when it starts.
+//! `iot-bridge preflight` prints them; the bridge logs their findings at its first connection to
+//! each MQTT broker and to Kafka.
 
 mod kafka;
 mod mqtt;
@@ -87,11 +88,11 @@ pub(crate) fn warn(checks: &[Check]) {
     for check in checks.iter().filter(|check| check.status != Status::Ok) {
         let Check {
             name,
+            status,
             found,
             advice,
-            ..
         } = check;
-        tracing::warn!(check = name, found, advice, "preflight");
+        tracing::warn!(check = name, %status, found, advice, "a preflight check failed");
     }
 }
 

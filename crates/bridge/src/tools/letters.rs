@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Letter {
     pub(super) partition: i32,
     pub(super) offset: i64,
-    /// When the message became a dead letter, milliseconds since the epoch.
+    /// When the message became a dead letter, milliseconds since the Unix epoch.
     pub(super) time: i64,
     pub(super) reason: String,
     pub(super) detail: String,

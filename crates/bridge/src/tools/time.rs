@@ -1,4 +1,4 @@
-//! Points in time, in milliseconds since the epoch.
+//! Points in time, in milliseconds since the Unix epoch.
 
 use iot_service::moment;
 use jiff::Timestamp;
