@@ -36,7 +36,7 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
     /// The publisher's properties, if any of them go into headers.
     properties: Option<Box<PublishProperties>>,
-    /// When it arrived, in milliseconds since the epoch.
+    /// When it arrived, in milliseconds since the Unix epoch.
     pub(crate) received_at: i64,
     /// The same on the monotonic clock.
     pub(crate) since: Instant,
@@ -96,7 +96,7 @@ impl Target {
 
 impl Message {
     /// A message that arrived on a connection at `since` (`received_at`, in
-    /// milliseconds since the epoch), for `target`.
+    /// milliseconds since the Unix epoch), for `target`.
     pub(crate) fn new(
         publish: Publish,
         connection: u32,

@@ -140,7 +140,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
         (0..devices).for_each(|_| partition.next());
         let changes = partition.fold.take_changes();
         partition.fold.take_updates();
-        store.encoded(&Step {
+        store.encoded_len(&Step {
             partition: &TopicPartition::new(TOPIC, 0),
             from: Some(0),
             to: 1,

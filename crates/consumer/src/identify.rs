@@ -46,7 +46,7 @@ pub(crate) fn identify<'m>(
     }
 }
 
-/// The limit of length is that of topic names, as it is for bridged topics.
+/// Whether a tenant or project from a payload is a name of at most [`MAX_TOPIC_LENGTH`] bytes.
 fn is_valid(name: &str) -> bool {
     is_name(name) && name.len() <= MAX_TOPIC_LENGTH
 }

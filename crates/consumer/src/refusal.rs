@@ -1,5 +1,5 @@
-//! The reasons to refuse a message. The stages above return them; those of the fold are its
-//! own.
+//! Why the consumer refuses a message: the reasons of parsing, identification, validation and
+//! the fold.
 
 use iot_core::message::ParseError;
 
@@ -7,7 +7,7 @@ use iot_core::message::ParseError;
 /// metrics and the header `dlq-reason`; the text is for logs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the payload can't be read")]
+    #[error(transparent)]
     Unreadable(#[from] ParseError),
     #[error("the payload names another tenant or project than its topic")]
     ContradictsTopic,
@@ -21,7 +21,7 @@ pub(crate) enum Refusal {
     InvalidLocation,
     #[error("the value of {sensor} is impossible")]
     ImpossibleValue { sensor: String },
-    #[error("the unit of {sensor} is not the one expected")]
+    #[error("the unit of {sensor} is invalid, or not that of the sensor catalogue")]
     UnexpectedUnit { sensor: String },
     #[error("the timestamp is too far ahead of the record's, or after the year 2099")]
     TimestampInFuture,
@@ -45,7 +45,7 @@ impl Refusal {
         "timestamp_implausible",
     ];
 
-    /// Short reason.
+    /// Value of the label `reason` and of the header `dlq-reason`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Unreadable(error) => error.reason(),
@@ -68,5 +68,29 @@ impl Refusal {
             Self::ImpossibleValue { sensor } | Self::UnexpectedUnit { sensor } => Some(sensor),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_start_at_zero_for_every_reason() {
+        let sensor = String::new();
+        let own = [
+            Refusal::ContradictsTopic,
+            Refusal::InvalidTenantOrProject,
+            Refusal::InvalidDeviceId,
+            Refusal::InvalidSensor,
+            Refusal::InvalidLocation,
+            Refusal::ImpossibleValue {
+                sensor: sensor.clone(),
+            },
+            Refusal::UnexpectedUnit { sensor },
+            Refusal::TimestampInFuture,
+            Refusal::TimestampImplausible,
+        ];
+        assert_eq!(Refusal::REASONS, own.map(|refusal| refusal.reason()));
     }
 }

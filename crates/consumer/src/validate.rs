@@ -6,6 +6,7 @@ use iot_core::message::{DeviceMessage, Reading};
 use iot_fold::{Catalogue, LATEST};
 
 use crate::config::ValidateConfig;
+use crate::config::millis;
 use crate::refusal::Refusal;
 
 /// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
@@ -32,7 +33,7 @@ pub(crate) struct Validator {
 impl Validator {
     pub(crate) fn new(config: &ValidateConfig) -> Self {
         Self {
-            max_future: i64::try_from(config.max_future.as_millis()).unwrap_or(i64::MAX),
+            max_future: millis(*config.max_future),
         }
     }
 

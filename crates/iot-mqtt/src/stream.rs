@@ -77,7 +77,8 @@ impl AsyncRead for MqttStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
-                // The end without a close_notify alert: packets have their own length.
+                // Some brokers close without close_notify, which is an ordinary end here: a
+                // truncated stream is noticed, because MQTT packets carry their length.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     Poll::Ready(Ok(()))
                 }

@@ -27,7 +27,7 @@ use crate::lane::Limits;
 use crate::metrics::Metrics;
 use crate::sink::null::Null;
 use crate::sink::{self, Links, Sink, file, kafka, mqtt, stdout};
-use crate::status::Watch;
+use crate::status::Progress;
 use crate::truth::{self, Truths};
 use crate::worker::crew::{Assignment, Autoscale, Crew};
 use crate::worker::{LaneHandle, Stop, Worker};
@@ -78,7 +78,7 @@ impl Pipeline {
                 let topic = kafka::Topic::new(config, self.metrics.clone());
                 let open = self.while_running(config, topic.open(&component));
                 let Some(lanes) = open.await else {
-                    return self.watch(config).end();
+                    return self.progress(config).finish();
                 };
                 let (sender, more) = mpsc::channel(1);
                 let follow = topic.follow(lanes.len(), sender);
@@ -94,7 +94,7 @@ impl Pipeline {
                         self.send(config, component, lanes, no_more_lanes(), truths)
                             .await
                     }
-                    None => self.watch(config).end(),
+                    None => self.progress(config).finish(),
                 }
             }
             SinkKind::Stdout => {
@@ -130,8 +130,8 @@ impl Pipeline {
         tokio::time::timeout(duration, open).await.ok().flatten()
     }
 
-    fn watch(&self, config: &SimulatorConfig) -> Watch {
-        Watch::start(self.metrics.clone(), config)
+    fn progress(&self, config: &SimulatorConfig) -> Progress {
+        Progress::start(self.metrics.clone(), config)
     }
 
     /// Sends to these lanes, and to `more` lanes when they are added.
@@ -166,12 +166,12 @@ impl Pipeline {
             rate = %config.fleet.rate,
             "sending"
         );
-        let watch = self.watch(config);
+        let progress = self.progress(config);
         tokio::select! {
-            never = watch.report() => match never {},
+            never = progress.report() => match never {},
             result = self.work(config, workers, senders, more) => result?,
         }
-        watch.end()
+        progress.finish()
     }
 
     /// Runs the workers until they are done or the run is stopped, and then the steps of

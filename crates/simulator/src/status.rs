@@ -19,7 +19,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports the progress and the figures of a run.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Progress {
     metrics: Metrics,
     config: RunConfig,
     shard: Shard,
@@ -27,8 +27,8 @@ pub(crate) struct Watch {
     start: Snapshot,
 }
 
-impl Watch {
-    /// Starts with the run.
+impl Progress {
+    /// Call when the run starts.
     pub(crate) fn start(metrics: Metrics, config: &SimulatorConfig) -> Self {
         Self {
             started: Instant::now(),
@@ -98,12 +98,17 @@ impl Watch {
         Figures::between(&self.start, &now, self.started.elapsed())
     }
 
-    /// Reports the figures of the run.
+    /// Reports the figures of the run and checks the conditions of `run.fail_when`.
     ///
     /// # Errors
-    /// A condition of `run.fail_when` holds, or standard output is closed.
-    pub(crate) fn end(&self) -> anyhow::Result<()> {
+    /// A condition holds, or standard output is closed.
+    pub(crate) fn finish(&self) -> anyhow::Result<()> {
         let figures = self.figures();
+        self.print(&figures)?;
+        self.check(&figures)
+    }
+
+    fn print(&self, figures: &Figures) -> anyhow::Result<()> {
         let by_name = figures.by_name();
         if self.config.json {
             let written = writeln!(std::io::stdout(), "{}", json(&by_name));
@@ -117,8 +122,12 @@ impl Watch {
         } else {
             tracing::info!(figures = json(&by_name), "done: {figures}");
         }
+        Ok(())
+    }
+
+    fn check(&self, figures: &Figures) -> anyhow::Result<()> {
         let holding = self.config.fail_when.iter().filter_map(|condition| {
-            let figure = condition.matching_value(&figures)?;
+            let figure = condition.matching_value(figures)?;
             Some(format!("{condition} holds (it is {figure})"))
         });
         let holding: Vec<String> = holding.collect();

@@ -42,7 +42,7 @@ pub(super) fn consumer(config: &KafkaConfig) -> anyhow::Result<Reader> {
 }
 
 /// Passes to `visit` every record that `topic` has now, or only those with a
-/// timestamp of at least `since` (milliseconds since the epoch). A topic that
+/// timestamp of at least `since` (milliseconds since the Unix epoch). A topic that
 /// does not exist has none.
 ///
 /// # Errors

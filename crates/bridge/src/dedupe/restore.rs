@@ -14,7 +14,7 @@ use crate::config::KafkaConfig;
 /// What the checkpoint topic says about a session.
 #[derive(Debug)]
 pub(crate) enum Restored {
-    /// Its last checkpoint; there is none before the first run.
+    /// Its last checkpoint; `None` before the first run, or if it is invalid.
     Checkpoint(Option<Checkpoint>),
     /// Kafka does not authorise the bridge to read checkpoints.
     Denied,
@@ -61,7 +61,7 @@ fn last_checkpoint(config: &KafkaConfig, client_id: &str) -> anyhow::Result<Rest
     };
     let checkpoint = serde_json::from_slice(&json);
     if let Err(error) = &checkpoint {
-        tracing::warn!(topic, client_id, %error, "ignoring the last checkpoint: it is invalid");
+        tracing::warn!(topic, client_id, %error, "the last checkpoint is invalid; starting without one");
     }
     Ok(Restored::Checkpoint(checkpoint.ok()))
 }

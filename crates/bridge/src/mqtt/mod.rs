@@ -1,7 +1,8 @@
-//! The MQTT side: a [`Link`] to the brokers, which is one [`session`] after another.
+//! The MQTT side: a [`Link`] to the brokers, which is one [`connection`] after
+//! another.
 
+mod connection;
 mod link;
-mod session;
 mod subscriptions;
 
 pub(crate) use link::{Link, LinkEvent};

@@ -118,7 +118,7 @@ impl Pipeline {
             event = self.link.next(may_read) => {
                 self.now = Now::get();
                 self.on_link(event)?;
-                while self.may_read() && let Some(event) = self.link.ready() {
+                while self.may_read() && let Some(event) = self.link.next_buffered() {
                     self.on_link(event)?;
                 }
             }

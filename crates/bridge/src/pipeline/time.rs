@@ -6,17 +6,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Pipeline;
 
-/// How often delivery reports are taken while several topics have records in
-/// flight: the alarm rings only when all are reported ..
+/// How often delivery reports are taken while several topics have records in flight: the alarm
+/// rings only once every record is reported, so that a slow topic would delay the others.
 const POLL: Duration = Duration::from_millis(2);
-/// .. and while one topic has: some of its records may be reported late.
+/// The same while one topic has: only the records of its slow partitions are late.
 const SLOW_POLL: Duration = Duration::from_millis(20);
 
 /// The time, read once for all events that are processed together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub(super) instant: Instant,
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the Unix epoch.
     pub(super) millis: i64,
 }
 
@@ -40,12 +40,13 @@ impl Pipeline {
         }
     }
 
-    /// Lets the thread sleep until there is something to do but to receive,
-    /// unless the broker may be waiting for acknowledgements.
+    /// Requests a sleep until the next batch or poll is due. While the broker may be waiting for
+    /// acknowledgements the request ends at once.
     pub(super) fn idle(&self) {
         let now = self.now.instant;
         let due = if self.window_limit.is_suspected() {
-            // No sleep, whatever other sessions on this thread request.
+            // Overrides longer sleeps of other sessions on this thread. While messages arrive
+            // fast, `Pace` still sleeps for a millisecond.
             Some(now)
         } else {
             self.topics

@@ -23,7 +23,7 @@ pub(super) fn check(
             add("name", "must be 1 to 128 bytes of text".into());
         }
         if !names.insert(&sensor.name) {
-            add("name", format!("{:?} is there twice", sensor.name));
+            add("name", format!("{:?} is listed twice", sensor.name));
         }
         if !is_unit(&sensor.unit) {
             add("unit", "must be 1 to 32 bytes of text".into());
@@ -164,7 +164,7 @@ mod tests {
         let found = found.unwrap_err();
         for expected in [
             "sensors[0].min: must not be greater than max",
-            "sensors[1].name: \"a\" is there twice",
+            "sensors[1].name: \"a\" is listed twice",
             "sensors[1].unit: must be 1 to 32 bytes",
             "sensors[2].above: must be in the physical limits, 0 to 9",
             "sensors[2].below: must be in the physical limits, 0 to 9",

@@ -5,7 +5,8 @@ use std::fmt;
 use iot_service::config::{HumanDuration, Secret};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Where state is kept: see `configs/consumer.yaml`. Its password is not printed.
+/// URL of the store, in the forms that `configs/consumer.yaml` shows. `Display`, `Debug` and
+/// serialisation redact its password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct StoreUrl(String);
@@ -57,23 +58,23 @@ pub enum Missing {
 pub struct StoreConfig {
     /// `memory://`, or one or more Redis servers.
     pub url: StoreUrl,
-    /// User of the login; empty for the default user.
+    /// User name, unless `url` has one; empty for the default user of Redis.
     pub username: String,
-    /// Password of the login.
+    /// Password, unless `url` has one.
     pub password: Secret,
     /// File that holds the password, instead of `password`.
     pub password_file: String,
-    /// Number of the database.
+    /// Database number, unless `url` has one.
     pub db: u16,
-    /// Connections at the same time.
+    /// Number of connections.
     pub connections: usize,
-    /// How long connecting may take, with the login.
+    /// Deadline for connecting, including the login.
     pub connect_timeout: HumanDuration,
-    /// How long an answer may take.
+    /// Deadline for an answer.
     pub response_timeout: HumanDuration,
     /// PEM file with the certificates to trust; empty for those of the system.
     pub ca_file: String,
-    /// The start of every key.
+    /// Prefix of every key.
     pub key_prefix: String,
     /// What to do when the state of a partition is gone.
     pub missing: Missing,

@@ -16,11 +16,11 @@ const MOST_KEPT: u32 = 1_440;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WindowsConfig {
-    /// Lengths of the tumbling windows.
+    /// Sizes of the tumbling windows.
     pub sizes: Vec<HumanDuration>,
-    /// How long after its end a window takes late values, in event time.
+    /// How long after its end a window still accepts readings, by the device's watermark.
     pub allowed_lateness: HumanDuration,
-    /// Sealed windows are kept for so many times their length.
+    /// How many sealed windows of each size are kept.
     pub keep: u32,
 }
 
@@ -37,26 +37,29 @@ impl Default for WindowsConfig {
 impl WindowsConfig {
     pub(crate) fn validate(&self, problems: &mut Problems) {
         if !(1..=MOST_SIZES).contains(&self.sizes.len()) {
-            problems.add("windows.sizes", "must be 1 to 8");
+            problems.add(
+                "windows.sizes",
+                format!("must have 1 to {MOST_SIZES} entries"),
+            );
         }
         for (at, size) in self.sizes.iter().enumerate() {
             if !(SHORTEST_SIZE..=LONGEST_SIZE).contains(&**size) {
-                problems.add("windows.sizes", "must each be between 1s and 7 days");
+                problems.add("windows.sizes", "must each be between 1s and 7d");
             }
             let same = |other: &HumanDuration| other.as_millis() == size.as_millis();
             if self.sizes[..at].iter().any(same) {
-                problems.add("windows.sizes", format!("{size} is there twice"));
+                problems.add("windows.sizes", format!("{size} is listed twice"));
             }
         }
         let smallest = self.sizes.iter().map(|size| size.as_millis()).min();
         if smallest.is_some_and(|size| self.allowed_lateness.as_millis() > 100 * size) {
             problems.add(
                 "windows.allowed_lateness",
-                "must be at most 100 times the smallest of windows.sizes: so many windows stay open",
+                "must be at most 100 times the smallest of windows.sizes, which limits how many windows are open",
             );
         }
         if !(1..=MOST_KEPT).contains(&self.keep) {
-            problems.add("windows.keep", "must be 1 to 1440");
+            problems.add("windows.keep", format!("must be between 1 and {MOST_KEPT}"));
         }
     }
 
@@ -73,10 +76,10 @@ impl WindowsConfig {
         longest.unwrap_or_default().saturating_mul(self.keep)
     }
 
-    /// The length of windows that `asked` names, or the shortest one, in milliseconds.
+    /// The window size `asked` for, or the smallest one, in milliseconds.
     ///
     /// # Errors
-    /// There are none of that length; the text says which there are.
+    /// `asked` is not a duration, or not one of `sizes`, which the text then lists.
     pub(crate) fn find(&self, asked: Option<&str>) -> Result<i64, String> {
         let found = match asked {
             None => self.sizes.iter().min().copied(),
@@ -96,7 +99,7 @@ impl WindowsConfig {
     }
 }
 
-/// In milliseconds.
+/// A duration in milliseconds; `i64::MAX` if it is longer.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Where replayed records go.
 
 use std::io::{BufWriter, Stdout, Write as _};
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -31,9 +31,12 @@ pub(super) enum Sink {
     },
 }
 
-/// Counts records that were not written.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Failures(Arc<AtomicU64>);
+/// Records that were not written.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    count: AtomicU64,
+    first: OnceLock<KafkaError>,
+}
 
 impl ClientContext for Failures {}
 
@@ -41,8 +44,9 @@ impl ProducerContext for Failures {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if result.is_err() {
-            self.0.fetch_add(1, Ordering::Relaxed);
+        if let Err((error, _)) = result {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.first.get_or_init(|| error.clone());
         }
     }
 }
@@ -57,7 +61,7 @@ impl Sink {
         }
         let mut client = kafka::base_config(kafka)?;
         client.set("enable.idempotence", "true");
-        // Any record that the topic took before.
+        // The producer must not reject a record for its size: Kafka has accepted it before.
         client.set("message.max.bytes", "1000000000");
         let producer = client
             .create_with_context(Failures::default())
@@ -88,9 +92,13 @@ impl Sink {
         producer
             .flush(FLUSH)
             .with_context(|| format!("writing to topic {name}"))?;
-        match producer.context().0.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            failed => bail!("{failed} records could not be written to topic {name}"),
+        let Failures { count, first } = &**producer.context();
+        match first.get() {
+            None => Ok(()),
+            Some(error) => bail!(
+                "{} records could not be written to topic {name}; the first error: {error}",
+                count.load(Ordering::Relaxed)
+            ),
         }
     }
 }
@@ -107,7 +115,9 @@ fn send(
         key: REPLAY_OF,
         value: Some(&origin),
     });
-    for header in message.headers().into_iter().flat_map(|all| all.iter()) {
+    let others = message.headers().into_iter().flat_map(|all| all.iter());
+    // A record that was itself replayed has one already.
+    for header in others.filter(|header| header.key != REPLAY_OF) {
         headers = headers.insert(Header {
             key: header.key,
             value: header.value,
@@ -138,6 +148,7 @@ fn send(
     Ok(())
 }
 
+/// A record as JSON. Of headers with one name the last is shown.
 fn line(topic: &str, record: &Taken) -> Value {
     let message = &record.message;
     let headers = message.headers().into_iter().flat_map(|all| all.iter());

@@ -16,6 +16,7 @@ use iot_core::partition::TopicPartition;
 use iot_fold::Changes;
 
 use crate::config::StoreConfig;
+use crate::config::millis;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
 use memory::Memory;
 pub(crate) use metrics::StoreMetrics;
@@ -26,7 +27,7 @@ use url::Target;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step<'a> {
     pub(crate) partition: &'a TopicPartition,
-    /// The offset that must be stored now; `None` if nothing may be stored.
+    /// The offset that the store must have before the step; `None` if it must have none.
     pub(crate) from: Option<i64>,
     /// The offset that is stored afterwards.
     pub(crate) to: i64,
@@ -45,10 +46,14 @@ pub(crate) struct Stored {
 /// A step was refused because the stored offset is not the expected one: another consumer
 /// has stored state of this partition, or the store has lost some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store is at offset {stored:?}, not at {expected:?}")]
+#[error("the stored offset is {}, expected {}", shown(*stored), shown(*expected))]
 pub(crate) struct Conflict {
     pub(crate) stored: Option<i64>,
     pub(crate) expected: Option<i64>,
+}
+
+fn shown(offset: Option<i64>) -> String {
+    offset.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
 }
 
 /// Why a store is unavailable, for metrics.
@@ -58,7 +63,8 @@ pub(crate) enum Trouble {
     Unreachable,
     /// It did not answer in time.
     Timeout,
-    /// It is starting, or its replicas are changing roles.
+    /// It cannot serve the request now: it is starting, runs a script or changes roles, or
+    /// another consumer keeps writing to the state.
     Busy,
     /// It has no memory left.
     Full,
@@ -138,15 +144,15 @@ impl Store {
     /// The settings are not valid.
     pub(crate) fn open(config: &StoreConfig, retention: Duration) -> anyhow::Result<Self> {
         let target = Target::parse(config.url.expose()).map_err(anyhow::Error::msg)?;
-        let longest = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let longest = millis(retention);
         Ok(match target {
             Target::Memory => Self::Memory(Memory::new(longest)),
             Target::Redis(servers) => Self::Redis(Redis::new(servers, config, longest)),
         })
     }
 
-    /// How many bytes a step has on its way into the store.
-    pub(crate) fn encoded(&self, step: &Step<'_>) -> usize {
+    /// Size of a step as it is sent to the store, in bytes; 0 for memory. For benchmarks.
+    pub(crate) fn encoded_len(&self, step: &Step<'_>) -> usize {
         match self {
             Self::Memory(_) => 0,
             Self::Redis(redis) => redis.encode(step, now()).len(),
@@ -230,12 +236,10 @@ impl Store {
     }
 }
 
-/// Milliseconds since the epoch. Only the retention of windows depends on it.
+/// Milliseconds since the Unix epoch. Only the retention of windows depends on it.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
+    since.map_or(0, millis)
 }
 
 #[cfg(test)]

@@ -10,20 +10,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FleetConfig {
-    /// Number of devices.
+    /// Number of devices, over all shards.
     pub devices: u32,
-    /// Index of the first device. Several simulators with ranges that do not
-    /// overlap form one fleet.
+    /// Number of the first device. Simulators whose ranges do not overlap have different
+    /// devices.
     pub first_device: u32,
     /// Which share of the devices this simulator simulates.
     pub shard: Shard,
-    /// Device ids consist of this prefix and the device's index, zero-padded to six
-    /// digits.
+    /// Device ids are this prefix and the device's number, zero-padded to six digits.
     pub id_prefix: String,
     /// How often each device sends.
     pub interval: HumanDuration,
-    /// Messages per second of the whole fleet, which scales all intervals by the
-    /// same factor.
+    /// Messages per second of all devices of this configuration, over all its shards; scales
+    /// all intervals by the same factor.
     pub rate: Rate,
     /// Whether the fleet is paused.
     pub paused: bool,
@@ -148,7 +147,7 @@ impl Shard {
     /// This shard's approximate share of a fleet-wide total.
     #[must_use]
     pub fn part_of(self, total: u64) -> u64 {
-        total / u64::from(self.count.max(1))
+        total / u64::from(self.count)
     }
 
     /// Whether this shard has the device at this position of the fleet.
@@ -223,7 +222,7 @@ impl FromStr for Rate {
             number => match number.parse::<f64>() {
                 Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self::PerSecond(rate)),
                 _ => Err(format!(
-                    "{text:?} is not \"none\", \"max\" or a number of messages per second above 0"
+                    "{text:?} is not \"none\", \"max\" or a number of messages per second above 0 and at most 1000000000"
                 )),
             },
         }

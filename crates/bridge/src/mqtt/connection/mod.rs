@@ -25,12 +25,12 @@ const PING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a connection ended or could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub(crate) enum BrokerConnectionError {
     #[error("reading mqtt.password_file: {0}")]
     PasswordFile(std::io::Error),
     #[error(
         "the broker closed the connection without an answer to CONNECT; \
-         one that does not know MQTT 5 may do that: mqtt.protocol"
+         if it does not support MQTT 5, set mqtt.protocol to a version that it supports"
     )]
     Unanswered,
     #[error(
@@ -50,11 +50,11 @@ pub(crate) enum SessionError {
     Silent,
     #[error(transparent)]
     Connection(ConnectionError),
-    #[error("the attempt to connect failed: {0}")]
+    #[error("the task that connects panicked")]
     Attempt(#[from] tokio::task::JoinError),
 }
 
-impl From<HandshakeError> for SessionError {
+impl From<HandshakeError> for BrokerConnectionError {
     fn from(error: HandshakeError) -> Self {
         match error {
             HandshakeError::Unanswered => Self::Unanswered,
@@ -65,7 +65,7 @@ impl From<HandshakeError> for SessionError {
     }
 }
 
-impl From<ConnectionError> for SessionError {
+impl From<ConnectionError> for BrokerConnectionError {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::Disconnected(DisconnectReasonCode::SessionTakenOver) => {
@@ -76,7 +76,7 @@ impl From<ConnectionError> for SessionError {
     }
 }
 
-impl From<Refused> for SessionError {
+impl From<Refused> for BrokerConnectionError {
     fn from(Refused { filter, code }: Refused) -> Self {
         Self::SubscriptionRefused { filter, code }
     }
@@ -88,20 +88,20 @@ impl From<Refused> for SessionError {
     clippy::large_enum_variant,
     reason = "there is one at a time, and it is not stored"
 )]
-pub(super) enum SessionEvent {
+pub(super) enum BrokerEvent {
     /// All filters are subscribed to.
     Subscribed,
-    /// All subscriptions have ended.
+    /// The broker has answered every UNSUBSCRIBE; a rejected one is logged.
     Unsubscribed,
     /// A message.
     Publish(Publish),
     /// A truncated message.
     Oversize(Box<Oversize>),
-    /// The answer to [`Session::probe`].
+    /// The answer to [`BrokerConnection::probe`].
     Pong,
 }
 
-impl From<Settled> for SessionEvent {
+impl From<Settled> for BrokerEvent {
     fn from(settled: Settled) -> Self {
         match settled {
             Settled::Subscribed => Self::Subscribed,
@@ -112,7 +112,7 @@ impl From<Settled> for SessionEvent {
 
 /// An established connection.
 #[derive(Debug)]
-pub(super) struct Session<S = MqttStream> {
+pub(super) struct BrokerConnection<S = MqttStream> {
     stream: S,
     reader: Reader,
     writer: Writer,
@@ -123,27 +123,27 @@ pub(super) struct Session<S = MqttStream> {
     ping_every: Duration,
     ticks: Interval,
     pinged: Instant,
-    /// Unanswered pings.
+    /// PINGREQs without a PINGRESP.
     pings: u32,
-    /// Answers to expect up to that to the probe.
+    /// PINGRESPs still to come, up to and including the one for the probe.
     probe: Option<u32>,
     heard: Instant,
 }
 
-impl Session {
+impl BrokerConnection {
     /// Connects, CONNACK included.
     pub(super) async fn connect(
         broker: &MqttUrl,
         config: &MqttConfig,
         connect: &Connect,
-    ) -> Result<Self, SessionError> {
+    ) -> Result<Self, BrokerConnectionError> {
         let MqttConfig { tls, protocol, .. } = config;
         let opened = Connection::open(broker, tls, *protocol, connect, CONNECT_DEADLINE);
         Ok(Self::new(opened.await?, config))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
     fn new(connection: Connection<S>, config: &MqttConfig) -> Self {
         let Connection {
             stream,
@@ -180,13 +180,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Subscribes to `filters` and unsubscribes from `gone`.
-    /// [`SessionEvent::Subscribed`] follows once the broker has granted it.
+    /// [`BrokerEvent::Subscribed`] follows once the broker has granted it.
     pub(super) fn subscribe(&mut self, filters: &[String], gone: &[String]) {
         self.request(filters, gone);
         self.subscriptions.announce(Settled::Subscribed);
     }
 
-    /// Ends the subscriptions to `filters`. [`SessionEvent::Unsubscribed`] follows
+    /// Ends the subscriptions to `filters`. [`BrokerEvent::Unsubscribed`] follows
     /// once the broker has confirmed it.
     pub(super) fn unsubscribe(&mut self, filters: &[String]) {
         self.request(&[], filters);
@@ -206,9 +206,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// The next event among what has been read already.
-    pub(super) fn ready(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+    pub(super) fn next_buffered(&mut self) -> Result<Option<BrokerEvent>, BrokerConnectionError> {
         loop {
-            // Before the messages that followed the answer.
+            // Reported before the messages that arrived after SUBACK or UNSUBACK.
             if let Some(settled) = self.subscriptions.settled() {
                 return Ok(Some(settled.into()));
             }
@@ -229,15 +229,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &mut self,
         cx: &mut Context<'_>,
         may_read: bool,
-    ) -> Poll<Result<SessionEvent, SessionError>> {
+    ) -> Poll<Result<BrokerEvent, BrokerConnectionError>> {
         while self.ticks.poll_tick(cx).is_ready() {
             self.keep_alive(may_read)?;
         }
         loop {
-            if may_read && let Some(event) = self.ready()? {
+            if may_read && let Some(event) = self.next_buffered()? {
                 return Poll::Ready(Ok(event));
             }
-            // Without waiting for it: a broker that does not read may still send.
+            // Reads continue even if the write is pending: a broker that does not read may still
+            // send.
             if let Poll::Ready(written) = self.writer.poll_flush(cx, &mut self.stream) {
                 written?;
             }
@@ -249,10 +250,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn handle(&mut self, packet: Packet) -> Result<Option<SessionEvent>, SessionError> {
+    fn handle(&mut self, packet: Packet) -> Result<Option<BrokerEvent>, BrokerConnectionError> {
         match packet {
-            Packet::Publish(publish) => return Ok(Some(SessionEvent::Publish(publish))),
-            Packet::Oversize(oversize) => return Ok(Some(SessionEvent::Oversize(oversize))),
+            Packet::Publish(publish) => return Ok(Some(BrokerEvent::Publish(publish))),
+            Packet::Oversize(oversize) => return Ok(Some(BrokerEvent::Oversize(oversize))),
             // Also for an unknown identifier: the broker waits for it.
             Packet::PubRel(packet_id) => self.writer.complete(packet_id),
             Packet::SubAck(ack) => self.subscriptions.subscribed(&ack)?,
@@ -265,11 +266,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(None)
     }
 
-    fn ponged(&mut self) -> Option<SessionEvent> {
+    fn ponged(&mut self) -> Option<BrokerEvent> {
         self.pings = self.pings.saturating_sub(1);
         let left = self.probe?.saturating_sub(1);
         self.probe = (left > 0).then_some(left);
-        self.probe.is_none().then_some(SessionEvent::Pong)
+        self.probe.is_none().then_some(BrokerEvent::Pong)
     }
 
     /// Queues the acknowledgement of a message.
@@ -277,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.writer.acknowledge(packet_id, qos);
     }
 
-    /// Queues a ping; [`SessionEvent::Pong`] is the answer to it.
+    /// Queues a ping; [`BrokerEvent::Pong`] is the answer to it.
     pub(super) fn probe(&mut self) {
         self.ping();
         self.probe = Some(self.pings);
@@ -289,13 +290,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.pings += 1;
     }
 
-    fn keep_alive(&mut self, may_read: bool) -> Result<(), SessionError> {
+    fn keep_alive(&mut self, may_read: bool) -> Result<(), BrokerConnectionError> {
         let now = Instant::now();
         if !may_read {
             self.heard = now;
         }
         if self.pings > 0 && now - self.heard > PING_DEADLINE {
-            return Err(SessionError::Silent);
+            return Err(BrokerConnectionError::Silent);
         }
         if now - self.pinged >= self.ping_every {
             self.ping();
@@ -305,7 +306,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Sends DISCONNECT, and waits until the broker has closed the connection. The
     /// broker keeps the session unless `end_session`.
-    pub(super) async fn disconnect(&mut self, end_session: bool) -> Result<(), SessionError> {
+    pub(super) async fn disconnect(
+        &mut self,
+        end_session: bool,
+    ) -> Result<(), BrokerConnectionError> {
         if end_session {
             self.writer.disconnect_and_end_session();
         } else {

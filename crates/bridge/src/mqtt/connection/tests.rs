@@ -1,4 +1,4 @@
-//! A session over a stream that arrives in pieces.
+//! A connection over a stream that arrives in pieces.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use tokio::task::yield_now;
 
 use super::*;
 
-fn session(protocol: Protocol) -> (Session<DuplexStream>, DuplexStream) {
+fn connection(protocol: Protocol) -> (BrokerConnection<DuplexStream>, DuplexStream) {
     let (own, other) = duplex(200);
     let config = MqttConfig {
         protocol,
@@ -20,7 +20,7 @@ fn session(protocol: Protocol) -> (Session<DuplexStream>, DuplexStream) {
         session_present: false,
         granted: Granted::default(),
     };
-    (Session::new(connection, &config), other)
+    (BrokerConnection::new(connection, &config), other)
 }
 
 /// One step of a broker.
@@ -66,11 +66,11 @@ impl Step {
 
 /// Polls once, as someone who waits for other things too.
 async fn try_next<S: AsyncRead + AsyncWrite + Unpin>(
-    session: &mut Session<S>,
+    connection: &mut BrokerConnection<S>,
     may_read: bool,
-) -> Option<Result<SessionEvent, SessionError>> {
+) -> Option<Result<BrokerEvent, BrokerConnectionError>> {
     std::future::poll_fn(|cx| {
-        Poll::Ready(match session.poll(cx, may_read) {
+        Poll::Ready(match connection.poll(cx, may_read) {
             Poll::Ready(event) => Some(event),
             Poll::Pending => None,
         })
@@ -119,37 +119,37 @@ async fn carry(
     pieces: &[usize],
     may_read: &[bool],
 ) -> (Vec<Message>, Vec<u8>) {
-    let (mut session, other) = session(protocol);
+    let (mut connection, other) = connection(protocol);
     let mut stream = Vec::new();
     for step in steps {
         step.write(protocol, &mut stream);
     }
-    let (mut from_session, mut to_session) = tokio::io::split(other);
+    let (mut from_bridge, mut to_bridge) = tokio::io::split(other);
     let pieces = pieces.to_vec();
     let sending = tokio::spawn(async move {
         let (mut rest, mut pieces) = (&stream[..], pieces.iter().cycle());
         while let Some(length) = pieces.next().filter(|_| !rest.is_empty()) {
             let (piece, after) = rest.split_at((*length).min(rest.len()));
-            to_session.write_all(piece).await.unwrap();
+            to_bridge.write_all(piece).await.unwrap();
             rest = after;
             yield_now().await;
         }
-        to_session
+        to_bridge
     });
     let wanted = 4 * steps.len();
     let receiving = tokio::spawn(async move {
         let mut answers = vec![0; wanted];
-        from_session.read_exact(&mut answers).await.unwrap();
+        from_bridge.read_exact(&mut answers).await.unwrap();
         answers
     });
     let (mut read, mut allowed) = (Vec::new(), may_read.iter().chain(&[true]).cycle());
     while !receiving.is_finished() {
         let may_read = allowed.next().is_some_and(|allowed| *allowed);
-        if let Some(event) = try_next(&mut session, may_read).await {
-            let SessionEvent::Publish(publish) = event.unwrap() else {
+        if let Some(event) = try_next(&mut connection, may_read).await {
+            let BrokerEvent::Publish(publish) = event.unwrap() else {
                 panic!("not a message");
             };
-            session.acknowledge(publish.pkid, publish.qos);
+            connection.acknowledge(publish.pkid, publish.qos);
             read.push((publish.qos, publish.pkid, publish.payload.to_vec()));
         }
         yield_now().await;

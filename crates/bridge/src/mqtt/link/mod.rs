@@ -14,7 +14,7 @@ use iot_service::Backoff;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::session::{CONNECT_DEADLINE, Session, SessionError, SessionEvent};
+use super::connection::{BrokerConnection, BrokerConnectionError, BrokerEvent, CONNECT_DEADLINE};
 use crate::config::{MqttConfig, SessionPlan};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ pub(crate) enum LinkEvent {
     /// There is no connection; another attempt follows.
     Lost {
         broker: Arc<str>,
-        error: SessionError,
+        error: BrokerConnectionError,
     },
 }
 
@@ -89,8 +89,8 @@ struct Broker {
 enum State {
     /// Waits, then connects, in a task of its own: dropping a future that waits
     /// for the link does not abort the attempt.
-    Connecting(JoinHandle<Result<Session, SessionError>>),
-    Up(Box<Session>),
+    Connecting(JoinHandle<Result<BrokerConnection, BrokerConnectionError>>),
+    Up(Box<BrokerConnection>),
     Closed,
 }
 
@@ -132,11 +132,11 @@ impl Link {
     }
 
     /// The next event that [`Self::next`] would return without waiting or reading.
-    pub(crate) fn ready(&mut self) -> Option<LinkEvent> {
-        let State::Up(session) = &mut self.state else {
+    pub(crate) fn next_buffered(&mut self) -> Option<LinkEvent> {
+        let State::Up(current) = &mut self.state else {
             return None;
         };
-        match session.ready() {
+        match current.next_buffered() {
             Ok(event) => event.map(|event| self.event(event)),
             Err(error) => Some(self.lost(error)),
         }
@@ -144,8 +144,8 @@ impl Link {
 
     fn poll(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<LinkEvent> {
         let attempt = match &mut self.state {
-            State::Up(session) => {
-                return match session.poll(cx, may_read) {
+            State::Up(current) => {
+                return match current.poll(cx, may_read) {
                     Poll::Ready(Ok(event)) => Poll::Ready(self.event(event)),
                     Poll::Ready(Err(error)) => Poll::Ready(self.lost(error)),
                     Poll::Pending => self.poll_scout(cx),
@@ -160,7 +160,7 @@ impl Link {
                 self.state = State::Closed;
                 Poll::Pending
             }
-            Ok(Ok(session)) => Poll::Ready(self.connected(session)),
+            Ok(Ok(current)) => Poll::Ready(self.connected(current)),
             Ok(Err(error)) => Poll::Ready(self.lost(error)),
             Err(panic) => Poll::Ready(self.lost(panic.into())),
         }
@@ -184,40 +184,40 @@ impl Link {
         }
     }
 
-    fn event(&mut self, event: SessionEvent) -> LinkEvent {
+    fn event(&mut self, event: BrokerEvent) -> LinkEvent {
         match event {
-            SessionEvent::Publish(publish) => LinkEvent::Publish(publish),
-            SessionEvent::Oversize(oversize) => LinkEvent::Oversize(oversize),
-            SessionEvent::Subscribed => {
+            BrokerEvent::Publish(publish) => LinkEvent::Publish(publish),
+            BrokerEvent::Oversize(oversize) => LinkEvent::Oversize(oversize),
+            BrokerEvent::Subscribed => {
                 self.subscribed.get_or_insert_with(Instant::now);
                 LinkEvent::Subscribed
             }
-            SessionEvent::Unsubscribed => {
+            BrokerEvent::Unsubscribed => {
                 self.subscribed.get_or_insert_with(Instant::now);
                 LinkEvent::Unsubscribed
             }
-            SessionEvent::Pong => LinkEvent::Pong,
+            BrokerEvent::Pong => LinkEvent::Pong,
         }
     }
 
-    fn connected(&mut self, mut session: Session) -> LinkEvent {
+    fn connected(&mut self, mut current: BrokerConnection) -> LinkEvent {
         // Also on a resumed session: the filters may have changed since.
         if self.leaving {
-            session.unsubscribe(&self.all_filters());
+            current.unsubscribe(&self.all_filters());
         } else {
-            let gone = if session.resumed {
+            let gone = if current.resumed {
                 self.gone.as_slice()
             } else {
                 &[]
             };
-            session.subscribe(&self.plan.filters, gone);
+            current.subscribe(&self.plan.filters, gone);
         }
         let event = LinkEvent::Connected {
             broker: self.brokers[self.current].name.clone(),
-            resumed: session.resumed,
-            granted: session.granted.clone(),
+            resumed: current.resumed,
+            granted: current.granted.clone(),
         };
-        self.state = State::Up(Box::new(session));
+        self.state = State::Up(Box::new(current));
         self.connection += 1;
         self.send_scout();
         event
@@ -239,7 +239,7 @@ impl Link {
         }
     }
 
-    fn lost(&mut self, error: SessionError) -> LinkEvent {
+    fn lost(&mut self, error: BrokerConnectionError) -> LinkEvent {
         let broker = self.brokers[self.current].name.clone();
         self.recall_scout();
         self.current = match self.subscribed.take() {
@@ -265,14 +265,14 @@ impl Link {
             return;
         };
         self.recall_scout();
-        let State::Up(mut session) = std::mem::replace(&mut self.state, State::Closed) else {
+        let State::Up(mut current) = std::mem::replace(&mut self.state, State::Closed) else {
             return;
         };
         self.current = broker;
         self.subscribed = None;
         let connect = self.attempt();
         self.state = State::Connecting(tokio::spawn(async move {
-            match timeout(GOODBYE_DEADLINE, session.disconnect(false)).await {
+            match timeout(GOODBYE_DEADLINE, current.disconnect(false)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "could not disconnect from an MQTT broker")
@@ -287,8 +287,8 @@ impl Link {
     /// if that connection is gone: the broker redelivers the message.
     pub(crate) fn acknowledge(&mut self, connection: u32, packet_id: u16, qos: QoS) -> bool {
         match &mut self.state {
-            State::Up(session) if connection == self.connection => {
-                session.acknowledge(packet_id, qos);
+            State::Up(current) if connection == self.connection => {
+                current.acknowledge(packet_id, qos);
                 true
             }
             _ => false,
@@ -304,10 +304,10 @@ impl Link {
         let gone: Vec<_> = old.into_iter().filter(|f| !now.contains(f)).collect();
         self.gone.retain(|filter| !now.contains(filter));
         self.gone.extend_from_slice(&gone);
-        if let State::Up(session) = &mut self.state
+        if let State::Up(current) = &mut self.state
             && !self.leaving
         {
-            session.subscribe(&new, &gone);
+            current.subscribe(&new, &gone);
         }
     }
 
@@ -316,8 +316,8 @@ impl Link {
     pub(crate) fn leave(&mut self) {
         self.leaving = true;
         let filters = self.all_filters();
-        if let State::Up(session) = &mut self.state {
-            session.unsubscribe(&filters);
+        if let State::Up(current) = &mut self.state {
+            current.unsubscribe(&filters);
         }
     }
 
@@ -330,10 +330,10 @@ impl Link {
     /// that the broker could send before it. `false` if there is no connection.
     /// There is no answer either when the connection is lost meanwhile.
     pub(crate) fn probe(&mut self) -> bool {
-        let State::Up(session) = &mut self.state else {
+        let State::Up(current) = &mut self.state else {
             return false;
         };
-        session.probe();
+        current.probe();
         true
     }
 
@@ -343,8 +343,8 @@ impl Link {
         self.recall_scout();
         let state = std::mem::replace(&mut self.state, State::Closed);
         match state {
-            State::Up(mut session) => {
-                if let Err(error) = session.disconnect(end_session).await {
+            State::Up(mut current) => {
+                if let Err(error) = current.disconnect(end_session).await {
                     tracing::warn!(%error, "could not disconnect from the MQTT broker");
                 }
                 if end_session && self.config.protocol == Protocol::V311 {
@@ -370,8 +370,8 @@ impl Link {
         let Broker { url, name } = &self.brokers[self.current];
         let ended = async {
             let connect = connect(&self.config, &self.plan.client_id, true)?;
-            let mut session = Session::connect(url, &self.config, &connect).await?;
-            session.disconnect(true).await
+            let mut current = BrokerConnection::connect(url, &self.config, &connect).await?;
+            current.disconnect(true).await
         };
         if let Err(error) = ended.await {
             tracing::warn!(broker = %name, %error, "could not end the session at the MQTT broker");
@@ -386,12 +386,14 @@ impl Link {
         }));
     }
 
-    fn attempt(&self) -> impl Future<Output = Result<Session, SessionError>> + use<> {
+    fn attempt(
+        &self,
+    ) -> impl Future<Output = Result<BrokerConnection, BrokerConnectionError>> + use<> {
         let url = self.brokers[self.current].url.clone();
         let (config, client_id) = (self.config.clone(), self.plan.client_id.clone());
         async move {
             let connect = connect(&config, &client_id, false)?;
-            Session::connect(&url, &config, &connect).await
+            BrokerConnection::connect(&url, &config, &connect).await
         }
     }
 }
@@ -424,13 +426,17 @@ impl Drop for Link {
 }
 
 /// Made for every connection, because passwords are rotated.
-fn connect(config: &MqttConfig, client_id: &str, clean: bool) -> Result<Connect, SessionError> {
+fn connect(
+    config: &MqttConfig,
+    client_id: &str,
+    clean: bool,
+) -> Result<Connect, BrokerConnectionError> {
     let login = if config.username.is_empty() {
         None
     } else {
         Some(Login {
             username: config.username.clone(),
-            password: password(config).map_err(SessionError::PasswordFile)?,
+            password: password(config).map_err(BrokerConnectionError::PasswordFile)?,
         })
     };
     // Values are in range: the configuration was validated.

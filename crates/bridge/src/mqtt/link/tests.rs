@@ -119,7 +119,7 @@ async fn what_has_arrived_is_ready_without_waiting() {
     let mut ids = Vec::new();
     let mut waited = 0;
     while ids.len() < 100 {
-        let event = match link.ready() {
+        let event = match link.next_buffered() {
             Some(event) => event,
             None => {
                 waited += 1;
@@ -133,7 +133,7 @@ async fn what_has_arrived_is_ready_without_waiting() {
         assert!(link.acknowledge(link.connection(), publish.pkid, publish.qos));
     }
     assert!(waited < 100, "one write came in {waited} reads");
-    assert!(link.ready().is_none());
+    assert!(link.next_buffered().is_none());
     let (acknowledged, _) = during(&mut link, peer.acknowledgements(100)).await;
     assert_eq!(acknowledged, ids);
     assert!(!link.acknowledge(link.connection() - 1, 1, QoS::AtLeastOnce));
@@ -341,7 +341,7 @@ async fn the_password_file_is_read_at_every_connection() {
     std::fs::remove_file(&file).unwrap();
     let error = loop {
         if let LinkEvent::Lost { error, .. } = next(&mut link).await
-            && let SessionError::PasswordFile(_) = error
+            && let BrokerConnectionError::PasswordFile(_) = error
         {
             break error.to_string();
         }
@@ -417,5 +417,5 @@ async fn a_session_that_was_taken_over_says_so() {
     let LinkEvent::Lost { error, .. } = next(&mut link).await else {
         panic!("expected the end");
     };
-    assert!(matches!(error, SessionError::TakenOver), "{error}");
+    assert!(matches!(error, BrokerConnectionError::TakenOver), "{error}");
 }
