@@ -95,14 +95,14 @@ pub async fn run(
         http_listener,
         hub.clone(),
         store.clone(),
-        metrics.clone(),
+        metrics.http.clone(),
         Arc::new(config.windows.clone()),
         stop_http.clone(),
     );
     let dead_letters = DeadLetters::new(
         &config.kafka,
         &config.dead_letter,
-        metrics.clone(),
+        metrics.dead_letter.clone(),
         health.component("dead_letter"),
     )?;
     let outputs = Outputs::new(
@@ -149,7 +149,7 @@ pub async fn run(
         commits: committed,
         start_owner: owner_starter(shared),
         ends,
-        metrics,
+        metrics: metrics.kafka.clone(),
         health: health.component("kafka"),
         stop: stop_group.clone(),
     })?;

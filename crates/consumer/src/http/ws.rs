@@ -15,9 +15,8 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::State;
-use crate::hub::clients::{FRAME_BYTES, Frame, Subscription};
+use crate::hub::clients::{FRAME_BYTES, Frame, Leave, Subscription};
 use crate::hub::outbox::Frames;
-use crate::metrics::Leave;
 
 /// Version of the protocol.
 const PROTOCOL: u32 = 1;

@@ -3,6 +3,7 @@
 
 mod actor;
 pub(crate) mod clients;
+mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod stats;
 pub(crate) mod view;
@@ -24,6 +25,7 @@ use crate::config::ConsumerConfig;
 use crate::metrics::Metrics;
 use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
+pub(crate) use metrics::HubMetrics;
 use stats::Stats;
 use view::DeviceFilter;
 

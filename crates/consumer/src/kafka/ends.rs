@@ -83,16 +83,15 @@ fn find(letters: &DeadLetters, partitions: Vec<TopicPartition>) -> LogEnds {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use iot_service::health::Health;
+    use iot_service::metrics::Registrar;
     use prometheus::Registry;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{FutureProducer, FutureRecord};
 
     use super::*;
     use crate::config::ConsumerConfig;
-    use crate::metrics::Metrics;
+    use crate::dead_letter::DeadLetterMetrics;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn ends_of_logs_are_looked_up() {
@@ -112,7 +111,7 @@ mod tests {
         let letters = DeadLetters::new(
             &config.kafka,
             &config.dead_letter,
-            Arc::new(Metrics::new(&Registry::new()).unwrap()),
+            DeadLetterMetrics::new(&Registrar(&Registry::new())).unwrap(),
             Health::default().component("dead_letter"),
         );
         let mut ends = Ends::start(letters.unwrap());

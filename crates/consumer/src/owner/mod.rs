@@ -20,7 +20,8 @@ use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
-use crate::metrics::{Metrics, RebalanceKind};
+use crate::kafka::metrics::RebalanceKind;
+use crate::metrics::Metrics;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, ReloadReason};
 use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
@@ -347,13 +348,13 @@ impl Owner {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
         let observed = Arc::new(Observed {
             progress: progress.clone(),
-            errors: self.shared.metrics.fetch_errors.clone(),
+            errors: self.shared.metrics.kafka.fetch_errors.clone(),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), pipeline.next(), observed);
         if self.applied.is_none() {
             let took = self.inbox.assigned_at.elapsed();
-            let metrics = &self.shared.metrics;
+            let metrics = &self.shared.metrics.kafka;
             metrics.rebalance_took(RebalanceKind::Assigned, took);
         }
         // When to load the state again, which also asks for the ends of the log.

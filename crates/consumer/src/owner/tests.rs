@@ -55,8 +55,9 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
     let store = health.component("store");
     let store = Keeper::open(&config, metrics.store.clone(), store).unwrap();
     let store = Arc::new(store);
+    let counted = metrics.dead_letter.clone();
     let dead_letters =
-        DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
+        DeadLetters::new(&config.kafka, &config.dead_letter, counted, letters).unwrap();
     let (webhook, _) = Webhook::start(
         Live::fixed(config.clone()),
         metrics.webhook.clone(),
