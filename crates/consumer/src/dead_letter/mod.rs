@@ -10,7 +10,6 @@ use anyhow::Context;
 use iot_core::dead_letter::{self, KEPT, KEPT_KEY, MAX_RECORD, OVERHEAD, Truncated};
 use iot_core::partition::TopicPartition;
 use iot_kafka::context::Lasting;
-use iot_kafka::lookup;
 use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
@@ -218,20 +217,6 @@ impl DeadLetters {
         }
         let sent = self.producer.send(record, ATTEMPT).await;
         sent.map(drop).map_err(|(error, _)| error)
-    }
-
-    /// First offset that is kept, and end, of a partition; blocks up to `deadline`.
-    ///
-    /// # Errors
-    /// Kafka doesn't answer.
-    pub(crate) fn watermarks(
-        &self,
-        at: &TopicPartition,
-        deadline: Duration,
-    ) -> Result<(i64, i64), KafkaError> {
-        // Any client can ask; the group member's own is busy in its thread.
-        let found = lookup::watermarks(self.producer.client(), at, deadline)?;
-        Ok((found.low, found.high))
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod context;
 pub(crate) mod ends;
 pub(crate) mod fetch;
 pub(crate) mod group;
+pub(crate) mod lookups;
 pub(crate) mod metrics;
 pub(crate) mod progress;
 pub(crate) mod statistics;

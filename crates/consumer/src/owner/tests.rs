@@ -76,6 +76,7 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
             health.component("outputs"),
         ),
         dead_letters,
+        lookups: Lookups::new(&config.kafka).unwrap(),
         fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
         metrics,
         commits: sender,
@@ -179,7 +180,10 @@ async fn a_stop_stores_what_was_read() {
 
 #[test]
 fn begins_where_the_store_ends() {
-    let log = (100, 200);
+    let log = Watermarks {
+        low: 100,
+        high: 200,
+    };
     assert_eq!(first(log, From::Earliest), 100);
     assert_eq!(first(log, From::Latest), 200);
     let at = |offset, lost| Begin::At { offset, lost };
