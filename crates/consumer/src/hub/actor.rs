@@ -87,7 +87,7 @@ impl Actor {
             }
             Message::Owned(partition, updates, questions) => {
                 // Clients see it as readings; alerts raised elsewhere before
-                // are not told again but are in every snapshot.
+                // are not sent again but are in every snapshot.
                 let known = Updates {
                     devices: updates.devices.clone(),
                     alerts: Vec::new(),
