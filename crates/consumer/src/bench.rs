@@ -9,8 +9,8 @@ use iot_fold::{AlertKind, Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
-use crate::config::{ConsumerConfig, StoreConfig};
-use crate::mapping::{Mappings, Ready};
+use crate::config::{ConsumerConfig, Ready, StoreConfig};
+use crate::mapping::Mappings;
 use crate::parse;
 use crate::record::batch_of;
 use crate::store::{Step, Store};

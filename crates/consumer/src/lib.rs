@@ -51,6 +51,7 @@ use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::ends::Ends;
 use kafka::group::{self, Member};
+use kafka::lookups::Lookups;
 use kafka_fetch::Fetcher;
 use metrics::Metrics;
 use outputs::Outputs;
@@ -95,14 +96,14 @@ pub async fn run(
         http_listener,
         hub.clone(),
         store.clone(),
-        metrics.clone(),
+        metrics.http.clone(),
         Arc::new(config.windows.clone()),
         stop_http.clone(),
     );
     let dead_letters = DeadLetters::new(
         &config.kafka,
         &config.dead_letter,
-        metrics.clone(),
+        metrics.dead_letter.clone(),
         health.component("dead_letter"),
     )?;
     let outputs = Outputs::new(
@@ -120,7 +121,10 @@ pub async fn run(
 
     let (letters, stop) = (dead_letters.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(letters.keep()).await });
-    let ends = Ends::start(dead_letters.clone());
+    let lookups = Lookups::new(&config.kafka)?;
+    let (kept, stop) = (lookups.clone(), stop_http.clone());
+    tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
+    let ends = Ends::start(lookups.clone());
     let (webhook, webhook_task) = Webhook::start(
         live,
         metrics.webhook.clone(),
@@ -133,6 +137,7 @@ pub async fn run(
         store: store.clone(),
         hub,
         dead_letters,
+        lookups,
         outputs,
         webhook,
         metrics: metrics.clone(),
@@ -149,7 +154,7 @@ pub async fn run(
         commits: committed,
         start_owner: owner_starter(shared),
         ends,
-        metrics,
+        metrics: metrics.kafka.clone(),
         health: health.component("kafka"),
         stop: stop_group.clone(),
     })?;

@@ -83,7 +83,7 @@ mod tests {
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
     use super::*;
-    use crate::mapping::MappingsConfig;
+    use crate::config::MappingsConfig;
     use crate::record::batch_of;
 
     const JSON: &[u8] =

@@ -307,7 +307,7 @@ impl Pipeline {
     fn may_push_readings(&mut self) -> bool {
         let now = Instant::now();
         if now >= self.push_at {
-            let every = match self.shared.metrics.clients.get() {
+            let every = match self.shared.metrics.hub.clients.get() {
                 0 => PUSH_UNWATCHED,
                 _ => PUSH_EVERY,
             };

@@ -57,6 +57,8 @@ impl ClientContext for Lasting {
     }
 }
 
+impl ConsumerContext for Lasting {}
+
 /// Logs a line of librdkafka. It repeats connection errors at every attempt, which health
 /// and metrics report once; so only what is worse than an error is shown by default.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

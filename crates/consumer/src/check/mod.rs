@@ -1,6 +1,7 @@
 //! Checks the settings. Sections whose values only the Kafka client, the store or the
 //! catalogue can judge are checked here, so that `config` stays plain data.
 
+mod mappings;
 mod properties;
 mod sensors;
 
@@ -74,7 +75,7 @@ impl Settings for ConsumerConfig {
         if self.push.interval.is_zero() {
             problems.add("push.interval", "must be longer than 0");
         }
-        self.mappings.validate(problems);
+        mappings::check(&self.mappings, problems);
         sensors::check(&self.sensors, &self.thresholds, problems);
         check_outputs(&self.outputs, problems);
         self.webhook.validate(problems);

@@ -3,6 +3,7 @@
 
 mod aliases;
 mod detect;
+pub(crate) mod mappings;
 mod sensors;
 mod store;
 mod webhook;
@@ -16,9 +17,9 @@ use iot_kafka::security::KafkaSecurity;
 use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::mapping::MappingsConfig;
 pub(crate) use aliases::ALIASES;
 pub use detect::{DetectConfig, SilenceConfig};
+pub(crate) use mappings::{MappingConfig, MappingsConfig, Ready};
 pub use sensors::SensorConfig;
 pub use store::{Missing, StoreConfig, StoreUrl};
 pub use webhook::WebhookConfig;

@@ -1,6 +1,7 @@
 //! Page, REST API and WebSocket.
 
 mod api;
+mod metrics;
 mod page;
 mod ws;
 
@@ -18,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::WindowsConfig;
 use crate::hub::Hub;
-use crate::metrics::Metrics;
 use crate::store::Keeper;
+pub(crate) use metrics::HttpMetrics;
 
 /// Nothing from anywhere else, no inline code, and no other page around ours.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -31,7 +32,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 struct State {
     hub: Hub,
     store: Arc<Keeper>,
-    metrics: Arc<Metrics>,
+    metrics: HttpMetrics,
     windows: Arc<WindowsConfig>,
     /// Held by every WebSocket, so that the shutdown can wait for them.
     open: mpsc::Sender<()>,
@@ -43,7 +44,7 @@ pub(crate) fn serve(
     listener: TcpListener,
     hub: Hub,
     store: Arc<Keeper>,
-    metrics: Arc<Metrics>,
+    metrics: HttpMetrics,
     windows: Arc<WindowsConfig>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {

@@ -15,9 +15,8 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::State;
-use crate::hub::clients::{FRAME_BYTES, Frame, Subscription};
+use crate::hub::clients::{FRAME_BYTES, Frame, Leave, Subscription};
 use crate::hub::outbox::Frames;
-use crate::metrics::Leave;
 
 /// Version of the protocol.
 const PROTOCOL: u32 = 1;
@@ -106,7 +105,7 @@ async fn attend(socket: WebSocket, subscription: Subscription) -> Leave {
     let leave = tokio::select! {
         leave = write(&mut sink, (&devices, &alerts), frames, &heard) => leave,
         () = read(stream, &heard) => Leave::Client,
-        told = dismissed => told.unwrap_or(Leave::Shutdown),
+        reason = dismissed => reason.unwrap_or(Leave::Shutdown),
     };
     let (code, reason) = match leave {
         Leave::Slow => (TOO_SLOW, "too slow"),
@@ -182,7 +181,7 @@ async fn write(
             }
             frame = frames.recv() => match frame {
                 Some(text) => Message::Text(text),
-                // The hub has let go; why, it tells on the other channel.
+                // The hub has disconnected the client; `dismissed` has the reason.
                 None => std::future::pending().await,
             },
         };
@@ -313,16 +312,16 @@ mod tests {
         let many: Vec<_> = (0..5_000)
             .map(|n| alert(&n.to_string(), n, AlertStatus::Raised))
             .collect();
-        let (mut told, mut devices_told) = (0, 0);
+        let (mut alerts_sent, mut devices_sent) = (0, 0);
         for text in greeting(&devices, &many).skip(1) {
             assert!(text.len() < FRAME_BYTES * 5 / 4, "{}", text.len());
             let frame: Value = serde_json::from_str(text.as_str()).unwrap();
             let count = |name: &str| frame[name].as_array().unwrap().len();
-            told += count("alerts");
-            devices_told += count("devices");
-            assert_eq!(frame["last"], told == 5_000 && devices_told == 1_001);
+            alerts_sent += count("alerts");
+            devices_sent += count("devices");
+            assert_eq!(frame["last"], alerts_sent == 5_000 && devices_sent == 1_001);
         }
-        assert_eq!((told, devices_told), (5_000, 1_001));
+        assert_eq!((alerts_sent, devices_sent), (5_000, 1_001));
         assert_eq!(
             greeting(&[], &[]).count(),
             2,

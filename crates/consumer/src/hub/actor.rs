@@ -15,7 +15,7 @@ use super::stats::Stats;
 use super::view::View;
 use super::{Message, QUEUE};
 use crate::config::ConsumerConfig;
-use crate::metrics::{Metrics, Queue};
+use crate::metrics::Metrics;
 
 const STATS_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,7 +44,7 @@ impl Actor {
         Self {
             messages,
             view: View::new(now.limits.alerts),
-            clients: Clients::new(&now.push, metrics.clone()),
+            clients: Clients::new(&now.push, metrics.hub.clone()),
             pending: Pending::new(),
             flush_at: Instant::now(),
             config,
@@ -87,7 +87,7 @@ impl Actor {
             }
             Message::Owned(partition, updates, questions) => {
                 // Clients see it as readings; alerts raised elsewhere before
-                // are not told again but are in every snapshot.
+                // are not sent again but are in every snapshot.
                 let known = Updates {
                     devices: updates.devices.clone(),
                     alerts: Vec::new(),
@@ -137,13 +137,14 @@ impl Actor {
         let now = self.metrics.owner.consumed.get();
         let seconds = at.elapsed().as_secs_f64();
         if seconds > 0.0 {
-            self.metrics.rate.set((now - before) as f64 / seconds);
+            self.metrics.hub.rate.set((now - before) as f64 / seconds);
             self.counted = (now, Instant::now());
         }
-        self.metrics.devices.set(self.view.devices() as i64);
-        self.metrics
-            .depth(Queue::Hub, QUEUE - self.messages.capacity());
-        self.metrics.depth(Queue::Clients, self.clients.waiting());
+        let metrics = &self.metrics.hub;
+        metrics.devices.set(self.view.devices() as i64);
+        let waiting = QUEUE - self.messages.capacity();
+        metrics.queue.set(waiting as i64);
+        metrics.client_queue.set(self.clients.waiting() as i64);
         let stats = self.stats();
         self.clients.send_stats(&stats);
     }
@@ -151,13 +152,13 @@ impl Actor {
     fn stats(&self) -> Stats {
         Stats {
             messages_total: self.metrics.owner.consumed.get(),
-            messages_per_second: self.metrics.rate.get(),
+            messages_per_second: self.metrics.hub.rate.get(),
             readings_total: self.metrics.owner.readings.get(),
-            dead_letters_total: self.metrics.dead_letters.get(),
+            dead_letters_total: self.metrics.dead_letter.written.get(),
             alerts_active: self.view.active_alerts(),
             devices: self.view.devices(),
-            partitions: self.metrics.active_partitions.get(),
-            lag: self.metrics.lag_total.get(),
+            partitions: self.metrics.kafka.active_partitions.get(),
+            lag: self.metrics.kafka.lag_total.get(),
             clients: self.clients.len(),
             server_time: Timestamp::now().as_millisecond(),
         }

@@ -15,10 +15,10 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::outbox::{Frames, Outbox, READINGS, outbox};
+use super::metrics::HubMetrics;
+use super::outbox::{FrameKind, Frames, Outbox, READINGS, outbox};
 use super::stats::Stats;
 use crate::config::PushConfig;
-use crate::metrics::{FrameKind, Leave, Metrics};
 
 /// A frame ends with the device or alert that makes it this long, in bytes: far
 /// below what the socket buffers, and a browser doesn't stall on it.
@@ -31,6 +31,32 @@ const ALERTS_AT_ONCE: usize = 256;
 
 /// Readings not sent yet, newest per device and sensor.
 pub(crate) type Pending = BTreeMap<DeviceKey, Device>;
+
+/// Why a WebSocket client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It closed the connection, or the connection broke.
+    Client,
+    /// It could not keep up.
+    Slow,
+    /// It stopped answering pings.
+    Silent,
+    /// The service stops.
+    Shutdown,
+}
+
+impl Leave {
+    pub(crate) const ALL: [Self; 4] = [Self::Client, Self::Slow, Self::Silent, Self::Shutdown];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Slow => "slow",
+            Self::Silent => "silent",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
 
 /// Names a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,11 +120,11 @@ pub(crate) struct Clients {
     next: u64,
     queue: usize,
     most: usize,
-    metrics: Arc<Metrics>,
+    metrics: HubMetrics,
 }
 
 impl Clients {
-    pub(crate) fn new(config: &PushConfig, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: &PushConfig, metrics: HubMetrics) -> Self {
         let (queue, most) = (config.queue, config.clients);
         Self {
             clients: HashMap::new(),
@@ -320,10 +346,11 @@ mod tests {
 
     use super::*;
     use crate::hub::view::tests::{alert, device};
+    use crate::metrics::Metrics;
     use iot_fold::AlertStatus;
 
     fn clients(queue: usize) -> Clients {
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let metrics = Metrics::new(&Registry::new()).unwrap().hub;
         let config = PushConfig {
             queue,
             clients: 2,

@@ -1,8 +1,9 @@
 //! One task that knows what all partitions know now: it answers reads and
-//! streams changes to WebSocket clients. Owners tell it once a batch.
+//! streams changes to WebSocket clients. Owners send it their changes.
 
 mod actor;
 pub(crate) mod clients;
+mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod stats;
 pub(crate) mod view;
@@ -24,6 +25,7 @@ use crate::config::ConsumerConfig;
 use crate::metrics::Metrics;
 use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
+pub(crate) use metrics::HubMetrics;
 use stats::Stats;
 use view::DeviceFilter;
 
@@ -32,7 +34,7 @@ const QUEUE: usize = 256;
 /// An owner that waits for Kafka or the store doesn't answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// What the hub is told and asked.
+/// Messages to the hub: changes and requests.
 pub(crate) enum Message {
     Update(Arc<TopicPartition>, Updates),
     Owned(Arc<TopicPartition>, Updates, mpsc::Sender<Question>),
@@ -67,13 +69,12 @@ pub(crate) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let released = Message::Released(self.partition.clone(), self.questions.clone());
-        // Without room it is told as soon as there is some; without a runtime
-        // there is no hub either.
+        // A full queue takes it later; without a runtime there is no hub either.
         if let Err(TrySendError::Full(released)) = self.hub.0.try_send(released)
             && let Ok(runtime) = Handle::try_current()
         {
             let hub = self.hub.clone();
-            runtime.spawn(async move { hub.tell(released).await });
+            runtime.spawn(async move { hub.send(released).await });
         }
     }
 }
@@ -96,7 +97,7 @@ impl Hub {
 
     /// Something changed in a partition.
     pub(crate) async fn update(&self, partition: &TopicPartition, updates: Updates) {
-        self.tell(Message::Update(Arc::new(partition.clone()), updates))
+        self.send(Message::Update(Arc::new(partition.clone()), updates))
             .await;
     }
 
@@ -107,7 +108,7 @@ impl Hub {
         updates: Updates,
         questions: mpsc::Sender<Question>,
     ) {
-        self.tell(Message::Owned(
+        self.send(Message::Owned(
             Arc::new(partition.clone()),
             updates,
             questions,
@@ -136,7 +137,7 @@ impl Hub {
     }
 
     pub(crate) async fn unsubscribe(&self, client: ClientId) {
-        self.tell(Message::Unsubscribe(client)).await;
+        self.send(Message::Unsubscribe(client)).await;
     }
 
     pub(crate) async fn devices(
@@ -178,8 +179,8 @@ impl Hub {
         self.ask(Message::Stats).await
     }
 
-    /// Without a hub nobody is there to be told.
-    async fn tell(&self, message: Message) {
+    /// A message to a hub that has ended is lost: its clients are gone too.
+    async fn send(&self, message: Message) {
         let _ = self.0.send(message).await;
     }
 

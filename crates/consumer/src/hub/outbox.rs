@@ -9,10 +9,28 @@ use axum::extract::ws::Utf8Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::metrics::FrameKind;
-
 /// Frames of readings that wait for one client; further ones are merged.
 pub(crate) const READINGS: usize = 2;
+
+/// Kinds of WebSocket frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    Readings,
+    Alert,
+    Stats,
+}
+
+impl FrameKind {
+    pub(super) const ALL: [Self; 3] = [Self::Readings, Self::Alert, Self::Stats];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Readings => "readings",
+            Self::Alert => "alert",
+            Self::Stats => "stats",
+        }
+    }
+}
 
 /// The hub's end.
 #[derive(Debug)]

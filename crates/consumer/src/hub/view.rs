@@ -426,7 +426,7 @@ pub(crate) mod tests {
         use AlertStatus::{Cleared, Raised};
         let mut view = View::new(2);
         add(&mut view, 0, Updates::default());
-        let mut told = |id: &str, at, state| {
+        let mut after = |id: &str, at, state| {
             view.update(&partition(0), alerts(vec![alert(id, at, state)]));
             let listed = view.alerts(None);
             let names = listed
@@ -435,11 +435,11 @@ pub(crate) mod tests {
                 .collect::<Vec<_>>();
             (names.join(" "), view.active_alerts())
         };
-        assert_eq!(told("a", 1, Raised), ("a".into(), 1));
-        assert_eq!(told("b", 2, Raised), ("b a".into(), 2));
-        assert_eq!(told("c", 3, Raised), ("c b a".into(), 3));
-        assert_eq!(told("b", 2, Cleared), ("c a".into(), 2));
-        assert_eq!(told("a", 1, Cleared), ("c a".into(), 1));
-        assert_eq!(told("d", 4, Raised), ("d c".into(), 2));
+        assert_eq!(after("a", 1, Raised), ("a".into(), 1));
+        assert_eq!(after("b", 2, Raised), ("b a".into(), 2));
+        assert_eq!(after("c", 3, Raised), ("c b a".into(), 3));
+        assert_eq!(after("b", 2, Cleared), ("c a".into(), 2));
+        assert_eq!(after("a", 1, Cleared), ("c a".into(), 1));
+        assert_eq!(after("d", 4, Raised), ("d c".into(), 2));
     }
 }

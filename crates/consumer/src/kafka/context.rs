@@ -2,7 +2,7 @@
 //! take notes, on which the group's thread acts afterwards.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use iot_core::partition::TopicPartition;
 use iot_kafka::context::{log, without_times};
@@ -15,8 +15,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::metrics::KafkaMetrics;
 use super::statistics::Statistics;
-use crate::metrics::Metrics;
 
 /// A change of the assignment that the thread has not acted on. librdkafka continues the
 /// rebalance at the call of (un)assign, not when the callback returns, so that owners can
@@ -47,11 +47,11 @@ pub(crate) struct GroupContext {
     notes: Mutex<Notes>,
     closing: AtomicBool,
     rebootstrap: Rebootstrap,
-    metrics: Arc<Metrics>,
+    metrics: KafkaMetrics,
 }
 
 impl GroupContext {
-    pub(crate) fn new(rebootstrap: Rebootstrap, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(rebootstrap: Rebootstrap, metrics: KafkaMetrics) -> Self {
         Self {
             rebootstrap,
             notes: Mutex::default(),

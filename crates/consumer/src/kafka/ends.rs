@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use iot_core::partition::TopicPartition;
 use tokio::sync::{mpsc, watch};
 
-use crate::dead_letter::DeadLetters;
+use super::lookups::Lookups;
 
 /// How long one round of look-ups may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -25,11 +25,11 @@ pub(crate) struct Ends {
 
 impl Ends {
     /// Starts the task of look-ups; it ends when this is dropped.
-    pub(crate) fn start(letters: DeadLetters) -> Self {
+    pub(crate) fn start(lookups: Lookups) -> Self {
         // One round waits at most: a further one would not be newer.
         let (questions, asked) = mpsc::channel(1);
         let (answer, answers) = watch::channel(LogEnds::new());
-        tokio::spawn(answer_all(letters, asked, answer));
+        tokio::spawn(answer_all(lookups, asked, answer));
         Self { questions, answers }
     }
 
@@ -48,16 +48,16 @@ impl Ends {
 }
 
 async fn answer_all(
-    letters: DeadLetters,
+    lookups: Lookups,
     mut asked: mpsc::Receiver<Vec<TopicPartition>>,
     answer: watch::Sender<LogEnds>,
 ) {
     while let Some(partitions) = asked.recv().await {
-        let letters = letters.clone();
+        let lookups = lookups.clone();
         // Partitions without an answer come last.
         let mut asked = partitions.clone();
         asked.sort_by_key(|partition| !answer.borrow().contains_key(partition));
-        match tokio::task::spawn_blocking(move || find(&letters, asked)).await {
+        match tokio::task::spawn_blocking(move || find(&lookups, asked)).await {
             Ok(ends) => answer.send_modify(|known| {
                 known.retain(|partition, _| partitions.contains(partition));
                 known.extend(ends);
@@ -68,31 +68,26 @@ async fn answer_all(
 }
 
 /// The ends that Kafka reports in time.
-fn find(letters: &DeadLetters, partitions: Vec<TopicPartition>) -> LogEnds {
+fn find(lookups: &Lookups, partitions: Vec<TopicPartition>) -> LogEnds {
     let deadline = Instant::now() + ANSWER;
     let ends = partitions.into_iter().filter_map(|partition| {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
-        let (_, end) = letters.watermarks(&partition, left.min(ONE)).ok()?;
-        Some((partition, end))
+        let found = lookups.watermarks(&partition, left.min(ONE)).ok()?;
+        Some((partition, found.high))
     });
     ends.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use iot_service::health::Health;
-    use prometheus::Registry;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{FutureProducer, FutureRecord};
 
     use super::*;
     use crate::config::ConsumerConfig;
-    use crate::metrics::Metrics;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn ends_of_logs_are_looked_up() {
@@ -109,13 +104,7 @@ mod tests {
         }
         let mut config = ConsumerConfig::default();
         config.kafka.brokers = vec![cluster.bootstrap_servers()];
-        let letters = DeadLetters::new(
-            &config.kafka,
-            &config.dead_letter,
-            Arc::new(Metrics::new(&Registry::new()).unwrap()),
-            Health::default().component("dead_letter"),
-        );
-        let mut ends = Ends::start(letters.unwrap());
+        let mut ends = Ends::start(Lookups::new(&config.kafka).unwrap());
         let partitions = [0, 1].map(|partition| TopicPartition::new("device-data", partition));
         ends.ask(partitions.to_vec());
         let answered = tokio::time::timeout(Duration::from_secs(60), ends.answers.changed());

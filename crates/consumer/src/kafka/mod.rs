@@ -5,6 +5,8 @@ pub(crate) mod context;
 pub(crate) mod ends;
 pub(crate) mod fetch;
 pub(crate) mod group;
+pub(crate) mod lookups;
+pub(crate) mod metrics;
 pub(crate) mod progress;
 pub(crate) mod statistics;
 pub(crate) mod topic;
@@ -19,6 +21,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 
 use crate::config::KafkaConfig;
+pub(crate) use metrics::KafkaMetrics;
 
 /// How often librdkafka reports statistics: the state of connections and of the group.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";

@@ -1,7 +1,7 @@
 //! Messages in other people's formats: settings say where in their JSON the device,
 //! the time and the readings are.
 
-mod config;
+mod ready;
 #[cfg(test)]
 mod tests;
 
@@ -11,8 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use iot_core::message::{DeviceMessage, ParseError, Quality, Reading};
 use serde_json::{Map, Value};
 
-use config::MappingConfig;
-pub(crate) use config::{MappingsConfig, Ready};
+use crate::config::{MappingConfig, MappingsConfig};
 
 /// Larger numbers are milliseconds, others seconds: those of 2001 and of 5138.
 const SECONDS_BELOW: f64 = 1e11;
@@ -37,13 +36,14 @@ struct Found {
     named: BTreeSet<String>,
 }
 
-/// All mappings of the settings.
+/// All mappings of the settings, in the order in which they are tried.
 #[derive(Debug)]
 pub(crate) struct Mappings(Vec<MappingConfig>);
 
 impl Mappings {
     pub(crate) fn new(config: &MappingsConfig) -> Self {
-        Self(config.all())
+        let ready = config.ready.iter().map(|ready| ready::mapping(*ready));
+        Self(config.own.iter().cloned().chain(ready).collect())
     }
 
     /// The first that is meant for such messages.
@@ -204,13 +204,13 @@ fn millis(json: &Value) -> Option<i64> {
 }
 
 /// N of `mqtt:N`, from 1.
-fn level(device: &str) -> Option<usize> {
+pub(crate) fn level(device: &str) -> Option<usize> {
     let number: usize = device.strip_prefix("mqtt:")?.parse().ok()?;
     (number > 0).then_some(number)
 }
 
 /// Whether it is a topic filter of MQTT (5.0, 4.7.1), or empty.
-fn is_filter(filter: &str) -> bool {
+pub(crate) fn is_filter(filter: &str) -> bool {
     let last = filter.split('/').count() - 1;
     let mut levels = filter.split('/').enumerate();
     !filter.contains('\0')

@@ -1,7 +1,6 @@
-use iot_service::config::Problems;
-
-use super::config::{ReadingConfig, Ready};
 use super::*;
+use crate::config::Ready;
+use crate::config::mappings::ReadingConfig;
 
 const RECORDED: i64 = 1_767_225_600_000;
 
@@ -139,66 +138,6 @@ fn own_mappings_come_first_and_say_what_is_missing() {
     assert_eq!(read("ouch"), Err("not_json"));
     let local = r#"{"unit":7,"t":"2026-01-01T12:00:00","values":[1]}"#;
     assert_eq!(read(local), Err("missing_timestamp"));
-}
-
-type Change<'c> = &'c dyn Fn(&mut MappingConfig);
-
-#[test]
-fn whatever_a_mapping_lacks_is_named() {
-    let reading = |sensor: &str, value: &str| ReadingConfig {
-        sensor: sensor.into(),
-        value: value.into(),
-        unit: None,
-    };
-    let good = MappingConfig {
-        mqtt: "plc/+".into(),
-        device: "mqtt:2".into(),
-        readings: vec![reading("temperature", "/t")],
-        ..MappingConfig::default()
-    };
-    let problems = |change: Change<'_>| {
-        let mut bad = good.clone();
-        change(&mut bad);
-        let config = MappingsConfig {
-            ready: Vec::new(),
-            own: vec![good.clone(), bad],
-        };
-        let mut problems = Problems::default();
-        config.validate(&mut problems);
-        problems.to_string()
-    };
-    assert_eq!(problems(&|_| {}), "");
-    let lower = |name: &str| [(name.to_owned(), "kelvin".to_owned())].into();
-    let cases: [(&str, &str, Change<'_>); 11] = [
-        ("mqtt", "which messages", &|bad| bad.mqtt.clear()),
-        ("mqtt", "is not an MQTT topic filter", &|bad| {
-            bad.mqtt = "a/#/b".into()
-        }),
-        ("device", "mqtt:N", &|bad| bad.device = "id".into()),
-        ("device", "mqtt:N", &|bad| bad.device = "mqtt:0".into()),
-        ("time", "JSON pointer", &|bad| bad.time = "t".into()),
-        ("readings", "where readings are", &|bad| {
-            bad.readings.clear()
-        }),
-        ("readings", "/temp", &|bad| {
-            bad.readings = vec![reading("x", "t")]
-        }),
-        ("readings", "sensors", &|bad| {
-            bad.readings = vec![reading("", "/t")]
-        }),
-        ("readings", "/temp", &|bad| {
-            bad.fields = Some("values".into())
-        }),
-        ("fields", "is missing", &|bad| bad.units = lower("t")),
-        ("rename", "lower case", &|bad| bad.units = lower("T")),
-    ];
-    for (key, reason, change) in cases {
-        let problems = problems(change);
-        let named = problems.lines().any(|line| {
-            line.starts_with(&format!("mappings.own[1].{key}: ")) && line.contains(reason)
-        });
-        assert!(named, "{key}: {problems}");
-    }
 }
 
 #[test]

@@ -293,12 +293,11 @@ mod tests {
 
     use super::*;
     use crate::config::ConsumerConfig;
-    use crate::dead_letter::DeadLetters;
-    use crate::metrics::Metrics;
+    use crate::dead_letter::{DeadLetterMetrics, DeadLetters};
     use iot_fold::{Event, Fold};
 
     fn outputs(config: &ConsumerConfig) -> Outputs {
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let metrics = DeadLetterMetrics::new(&Registrar(&Registry::new())).unwrap();
         let health = Health::default();
         let letters = health.component("dead_letter");
         let letters =

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
 use iot_fold::{Changes, DeviceKey, DeviceWindows, Fold};
+use iot_kafka::lookup::Watermarks;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use kafka_fetch::{Fetcher, SubscriptionError};
@@ -20,7 +21,9 @@ use crate::hub::Hub;
 use crate::kafka;
 use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
-use crate::metrics::{Metrics, RebalanceKind};
+use crate::kafka::lookups::Lookups;
+use crate::kafka::metrics::RebalanceKind;
+use crate::metrics::Metrics;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, ReloadReason};
 use crate::store::{Keeper, Step, Stored, Unloaded, Unstored};
@@ -41,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Keeper>,
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) lookups: Lookups,
     pub(crate) outputs: Outputs,
     pub(crate) webhook: Webhook,
     pub(crate) metrics: Arc<Metrics>,
@@ -88,14 +92,14 @@ enum Begin {
 }
 
 /// The offset to start at when nothing is stored.
-fn first((low, high): (i64, i64), from: From) -> i64 {
+fn first(log: Watermarks, from: From) -> i64 {
     match from {
-        From::Earliest => low,
-        From::Latest => high,
+        From::Earliest => log.low,
+        From::Latest => log.high,
     }
 }
 
-fn begin(stored: i64, (low, high): (i64, i64)) -> Begin {
+fn begin(stored: i64, Watermarks { low, high }: Watermarks) -> Begin {
     if stored > high {
         return Begin::BeyondEnd;
     }
@@ -172,7 +176,7 @@ impl Owner {
                 );
                 offset
             }
-            Begin::BeyondEnd => return Err(self.beyond_end(at, watermarks.1)),
+            Begin::BeyondEnd => return Err(self.beyond_end(at, watermarks.high)),
         };
         tracing::info!(
             topic,
@@ -195,7 +199,7 @@ impl Owner {
     /// Asks for the stored state and offset, and then for the ends of the log. The order
     /// matters: the previous owner may still be storing, and its offset may be beyond an end
     /// that was read earlier.
-    async fn stored(&self) -> Result<(Stored, i64, (i64, i64)), NoState> {
+    async fn stored(&self) -> Result<(Stored, i64, Watermarks), NoState> {
         loop {
             let stored = self.read().await?;
             let watermarks = self.watermarks().await?;
@@ -209,7 +213,7 @@ impl Owner {
     /// Stores the offset to start at when the store has nothing about the partition. Without
     /// it `latest` would start at the end again after a rebalance, and skip the records in
     /// between.
-    async fn store_begin(&self, watermarks: (i64, i64)) -> Result<(), NoState> {
+    async fn store_begin(&self, watermarks: Watermarks) -> Result<(), NoState> {
         let (topic, partition) = self.inbox.partition.parts();
         let mut from = self.shared.config.kafka.from;
         if let Some(before) = self.known_before().await? {
@@ -222,7 +226,7 @@ impl Owner {
                 topic,
                 partition,
                 before,
-                begin = watermarks.0,
+                begin = watermarks.low,
                 "the state is gone from the store; rebuilding it from the earliest record that is \
                  still kept"
             );
@@ -275,11 +279,11 @@ impl Owner {
     }
 
     /// The first and the next offset of the log.
-    async fn watermarks(&self) -> Result<(i64, i64), NoState> {
+    async fn watermarks(&self) -> Result<Watermarks, NoState> {
         self.ask_kafka("what the log holds", || {
             let partition = self.inbox.partition.clone();
-            let letters = self.shared.dead_letters.clone();
-            move || Ok(letters.watermarks(&partition, WATERMARKS)?)
+            let lookups = self.shared.lookups.clone();
+            move || Ok(lookups.watermarks(&partition, WATERMARKS)?)
         })
         .await
     }
@@ -347,13 +351,13 @@ impl Owner {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
         let observed = Arc::new(Observed {
             progress: progress.clone(),
-            errors: self.shared.metrics.fetch_errors.clone(),
+            errors: self.shared.metrics.kafka.fetch_errors.clone(),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), pipeline.next(), observed);
         if self.applied.is_none() {
             let took = self.inbox.assigned_at.elapsed();
-            let metrics = &self.shared.metrics;
+            let metrics = &self.shared.metrics.kafka;
             metrics.rebalance_took(RebalanceKind::Assigned, took);
         }
         // When to load the state again, which also asks for the ends of the log.

@@ -55,8 +55,9 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
     let store = health.component("store");
     let store = Keeper::open(&config, metrics.store.clone(), store).unwrap();
     let store = Arc::new(store);
+    let counted = metrics.dead_letter.clone();
     let dead_letters =
-        DeadLetters::new(&config.kafka, &config.dead_letter, metrics.clone(), letters).unwrap();
+        DeadLetters::new(&config.kafka, &config.dead_letter, counted, letters).unwrap();
     let (webhook, _) = Webhook::start(
         Live::fixed(config.clone()),
         metrics.webhook.clone(),
@@ -75,6 +76,7 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
             health.component("outputs"),
         ),
         dead_letters,
+        lookups: Lookups::new(&config.kafka).unwrap(),
         fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
         metrics,
         commits: sender,
@@ -178,7 +180,10 @@ async fn a_stop_stores_what_was_read() {
 
 #[test]
 fn begins_where_the_store_ends() {
-    let log = (100, 200);
+    let log = Watermarks {
+        low: 100,
+        high: 200,
+    };
     assert_eq!(first(log, From::Earliest), 100);
     assert_eq!(first(log, From::Latest), 200);
     let at = |offset, lost| Begin::At { offset, lost };

@@ -20,9 +20,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::config::{ConsumerConfig, KafkaConfig};
+use crate::config::{ConsumerConfig, KafkaConfig, MappingsConfig};
 use crate::kafka::{self, TOOL_DEADLINE};
-use crate::mapping::{Mappings, MappingsConfig};
+use crate::mapping::Mappings;
 use crate::parse;
 use crate::record::batch_of;
 use merge::{Merge, Taken};

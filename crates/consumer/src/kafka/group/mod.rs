@@ -5,7 +5,6 @@
 mod slots;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::consumer_config;
 use super::context::{GroupContext, Rebalance};
 use super::ends::Ends;
+use super::metrics::{KafkaMetrics, RebalanceKind};
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
-use crate::metrics::{Metrics, Queue, RebalanceKind};
 pub(crate) use slots::Inbox;
 use slots::Slots;
 
@@ -57,7 +56,7 @@ pub(crate) struct Member {
     pub(crate) commits: mpsc::Receiver<Commit>,
     pub(crate) start_owner: StartOwner,
     pub(crate) ends: Ends,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: KafkaMetrics,
     pub(crate) health: Component,
     pub(crate) stop: CancellationToken,
 }
@@ -326,7 +325,7 @@ impl Group {
         });
         let total = lag.sum();
         metrics.lag_total.set(total);
-        metrics.depth(Queue::Partitions, self.slots.waiting());
+        metrics.queue.set(self.slots.waiting() as i64);
         metrics.paused_partitions.set(self.slots.full() as i64);
         self.slots.check_owners(health);
     }

@@ -1,6 +1,8 @@
 //! Messages that can't be used go to the dead-letter topic as they came, with the reason and
 //! their origin in headers: see [`iot_core::dead_letter`].
 
+mod metrics;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,6 @@ use anyhow::Context;
 use iot_core::dead_letter::{self, KEPT, KEPT_KEY, MAX_RECORD, OVERHEAD, Truncated};
 use iot_core::partition::TopicPartition;
 use iot_kafka::context::Lasting;
-use iot_kafka::lookup;
 use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
@@ -21,8 +22,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
-use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+pub(crate) use metrics::DeadLetterMetrics;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ pub(crate) struct DeadLetters {
     producer: FutureProducer<Lasting>,
     context: Lasting,
     topic: Arc<str>,
-    metrics: Arc<Metrics>,
+    metrics: DeadLetterMetrics,
     health: Component,
 }
 
@@ -135,7 +136,7 @@ impl DeadLetters {
     pub(crate) fn new(
         kafka: &KafkaConfig,
         config: &DeadLetterConfig,
-        metrics: Arc<Metrics>,
+        metrics: DeadLetterMetrics,
         health: Component,
     ) -> anyhow::Result<Self> {
         let mut client = kafka::base_config(kafka)?;
@@ -191,7 +192,7 @@ impl DeadLetters {
                     letter.truncate();
                 }
                 Err(error) => {
-                    self.metrics.dead_letter_retries.inc();
+                    self.metrics.retries.inc();
                     self.health
                         .not_ready(format!("can't write to {}: {error}", self.topic));
                 }
@@ -199,9 +200,9 @@ impl DeadLetters {
             tokio::time::sleep(backoff.next_delay()).await;
         }
         self.health.ready();
-        self.metrics.dead_letters.inc();
+        self.metrics.written.inc();
         if letter.truncated {
-            self.metrics.dead_letters_cut.inc();
+            self.metrics.truncated.inc();
         }
     }
 
@@ -216,20 +217,6 @@ impl DeadLetters {
         }
         let sent = self.producer.send(record, ATTEMPT).await;
         sent.map(drop).map_err(|(error, _)| error)
-    }
-
-    /// First offset that is kept, and end, of a partition; blocks up to `deadline`.
-    ///
-    /// # Errors
-    /// Kafka doesn't answer.
-    pub(crate) fn watermarks(
-        &self,
-        at: &TopicPartition,
-        deadline: Duration,
-    ) -> Result<(i64, i64), KafkaError> {
-        // Any client can ask; the group member's own is busy in its thread.
-        let found = lookup::watermarks(self.producer.client(), at, deadline)?;
-        Ok((found.low, found.high))
     }
 }
 
@@ -247,6 +234,7 @@ pub(crate) fn topic(config: &DeadLetterConfig) -> Topic {
 #[cfg(test)]
 mod tests {
     use iot_service::health::Health;
+    use iot_service::metrics::Registrar;
     use prometheus::Registry;
     use rdkafka::Timestamp as Time;
     use rdkafka::message::OwnedMessage;
@@ -351,15 +339,15 @@ mod tests {
             brokers: vec![cluster.bootstrap_servers()],
             ..KafkaConfig::default()
         };
-        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let metrics = DeadLetterMetrics::new(&Registrar(&Registry::new())).unwrap();
         let health = Health::default().component("dead_letter");
         let config = DeadLetterConfig::default();
         let letters = DeadLetters::new(&kafka, &config, metrics.clone(), health).unwrap();
         letters.deliver(letter(b"small")).await;
-        assert_eq!(metrics.dead_letters.get(), 1);
-        assert_eq!(metrics.dead_letters_cut.get(), 1);
+        assert_eq!(metrics.written.get(), 1);
+        assert_eq!(metrics.truncated.get(), 1);
         assert_eq!(
-            metrics.dead_letter_retries.get(),
+            metrics.retries.get(),
             2,
             "the first rejection truncated the letter"
         );
