@@ -225,75 +225,30 @@ fn ticks(every: Duration) -> Interval {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use rumqttc::v5::mqttbytes::v5::Packet;
+    use testkit::mqtt_broker::{Broker, Peer};
 
     use super::*;
 
-    /// The end of the connection of a scripted broker.
-    struct Peer {
-        stream: TcpStream,
-        input: BytesMut,
+    /// Accepts a subscriber and answers its subscription.
+    async fn accept(broker: &Broker, code: SubscribeReasonCode) -> Peer {
+        let mut peer = broker.accept(false).await;
+        assert!(
+            peer.connect
+                .as_ref()
+                .is_some_and(|connect| connect.clean_start)
+        );
+        let subscribe = peer.subscription().await;
+        assert_eq!(subscribe.filters[0].qos, QoS::AtLeastOnce);
+        peer.grant(subscribe.pkid, vec![code]).await;
+        peer
     }
 
-    impl Peer {
-        /// Accepts a subscriber and answers its subscription.
-        async fn accept(listener: TcpListener, code: SubscribeReasonCode) -> Self {
-            let (stream, _) = listener.accept().await.unwrap();
-            let input = BytesMut::new();
-            let mut peer = Self { stream, input };
-            assert!(matches!(
-                peer.packet().await,
-                Some(Packet::Connect(connect, _, _)) if connect.clean_start
-            ));
-            peer.send(Packet::ConnAck(ConnAck {
-                session_present: false,
-                code: ConnectReturnCode::Success,
-                properties: None,
-            }))
-            .await;
-            let Some(Packet::Subscribe(subscribe)) = peer.packet().await else {
-                panic!("no SUBSCRIBE");
-            };
-            assert_eq!(subscribe.filters[0].qos, QoS::AtLeastOnce);
-            peer.send(Packet::SubAck(SubAck {
-                pkid: subscribe.pkid,
-                return_codes: vec![code],
-                properties: None,
-            }))
-            .await;
-            peer
-        }
-
-        async fn send(&mut self, packet: Packet) {
-            let mut output = BytesMut::new();
-            packet.write(&mut output, None).unwrap();
-            self.stream.write_all(&output).await.unwrap();
-        }
-
-        /// `None` once the subscriber has disconnected.
-        async fn packet(&mut self) -> Option<Packet> {
-            loop {
-                // The codec writes a DISCONNECT without a body, but cannot read it.
-                if self.input[..] == [0xe0, 0] {
-                    return None;
-                }
-                if let Ok(packet) = Packet::read(&mut self.input, None) {
-                    return Some(packet);
-                }
-                let read = self.stream.read_buf(&mut self.input).await.unwrap();
-                assert_ne!(read, 0, "closed without a DISCONNECT");
-            }
-        }
-    }
-
-    async fn listen() -> (TcpListener, Args) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    async fn listen() -> (Broker, Args) {
+        let broker = Broker::start().await;
+        let url = format!("mqtt://{}", broker.address());
         let args = Args {
-            broker: Broker::of(url.parse().unwrap()),
+            broker: crate::publish::Broker::of(url.parse().unwrap()),
             filter: vec!["a/#".to_owned()],
             messages: 3,
             ack_every: "5ms".parse().unwrap(),
@@ -301,36 +256,25 @@ mod tests {
             timeout: "60s".parse().unwrap(),
             json: false,
         };
-        (listener, args)
+        (broker, args)
     }
 
     #[tokio::test]
     async fn acknowledges_each_message_once_and_disconnects() {
-        let (listener, args) = listen().await;
+        let (broker, args) = listen().await;
         let subscribing = tokio::spawn(async move {
             let mut subscriber = Subscriber::connect(args).await.unwrap();
             subscriber.subscribe().await.unwrap();
             subscriber.take_all().await.unwrap();
             subscriber.summary()
         });
-        let mut peer = Peer::accept(listener, SubscribeReasonCode::Success(QoS::AtLeastOnce)).await;
-        for pkid in [7, 8, 9] {
-            let publish = Publish {
-                pkid,
-                dup: pkid == 8,
-                ..Publish::new("a/b", QoS::AtLeastOnce, "four", None)
-            };
-            peer.send(Packet::Publish(publish)).await;
-        }
-        let mut acknowledged = Vec::new();
-        while let Some(packet) = peer.packet().await {
-            match packet {
-                Packet::PubAck(ack) => acknowledged.push(ack.pkid),
-                Packet::PingReq(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(acknowledged, [7, 8, 9]);
+        let mut peer = accept(&broker, SubscribeReasonCode::Success(QoS::AtLeastOnce)).await;
+        peer.publish(7, "a/b", b"four").await;
+        peer.publish_again(8, "a/b", b"four").await;
+        peer.publish(9, "a/b", b"four").await;
+        assert_eq!(peer.acknowledgements(3).await, [7, 8, 9]);
+        let last = peer.next().await;
+        assert!(matches!(last, Packet::Disconnect(_)), "{last:?}");
         let summary = subscribing.await.unwrap();
         assert_eq!((summary.messages, summary.payload_bytes), (3, 12));
         assert_eq!(summary.redelivered, 1);
@@ -338,8 +282,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_subscription_is_an_error() {
-        let (listener, args) = listen().await;
-        let peer = tokio::spawn(Peer::accept(listener, SubscribeReasonCode::NotAuthorized));
+        let (broker, args) = listen().await;
+        let peer =
+            tokio::spawn(async move { accept(&broker, SubscribeReasonCode::NotAuthorized).await });
         let mut subscriber = Subscriber::connect(args).await.unwrap();
         let error = subscriber.subscribe().await.unwrap_err().to_string();
         assert!(error.contains("a/#"), "{error}");
@@ -348,10 +293,10 @@ mod tests {
 
     #[tokio::test]
     async fn gives_up_when_no_message_arrives() {
-        let (listener, mut args) = listen().await;
+        let (broker, mut args) = listen().await;
         args.timeout = "50ms".parse().unwrap();
         let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-        let peer = tokio::spawn(Peer::accept(listener, granted));
+        let peer = tokio::spawn(async move { accept(&broker, granted).await });
         let mut subscriber = Subscriber::connect(args).await.unwrap();
         subscriber.subscribe().await.unwrap();
         let error = subscriber.take_all().await.unwrap_err().to_string();
@@ -364,13 +309,12 @@ mod tests {
     #[tokio::test]
     async fn a_disconnect_is_reported_with_its_reason() {
         const SERVER_SHUTTING_DOWN: u8 = 0x8B;
-        let (listener, mut args) = listen().await;
+        let (broker, mut args) = listen().await;
         args.timeout = "5s".parse().unwrap();
         let peer = tokio::spawn(async move {
             let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-            let mut peer = Peer::accept(listener, granted).await;
-            let disconnect = [0xE0, 1, SERVER_SHUTTING_DOWN];
-            peer.stream.write_all(&disconnect).await.unwrap();
+            let mut peer = accept(&broker, granted).await;
+            peer.send_bytes(&[0xE0, 1, SERVER_SHUTTING_DOWN]).await;
             peer
         });
         let mut subscriber = Subscriber::connect(args).await.unwrap();

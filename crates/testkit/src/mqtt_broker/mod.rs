@@ -21,6 +21,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::in_time;
 
+const PINGRESP: [u8; 2] = [0xD0, 0x00];
+
 /// A listener that accepts one connection after the other, as the test asks.
 pub struct Broker {
     listener: TcpListener,
@@ -174,12 +176,21 @@ impl Peer {
         filters
     }
 
-    /// Waits until the client has closed the connection, without sending more.
+    /// Waits until the client has closed the connection; until then it may only send pings.
     pub async fn closed(mut self) {
-        let mut rest = Vec::new();
-        let end = self.stream.read_to_end(&mut rest);
-        in_time("the end of the connection", end).await.unwrap();
-        assert!(rest.is_empty(), "{rest:?}");
+        let end = async {
+            loop {
+                match self.read() {
+                    // It may have closed the connection since.
+                    Some(Packet::PingReq(_)) => drop(self.stream.write_all(&PINGRESP).await),
+                    Some(packet) => panic!("expected the end of the connection, got {packet:?}"),
+                    None if self.stream.read_buf(&mut self.input).await.unwrap() == 0 => return,
+                    None => {}
+                }
+            }
+        };
+        in_time("the end of the connection", end).await;
+        assert!(self.input.is_empty(), "{:?}", self.input);
     }
 
     /// Reads a SUBSCRIBE, without an answer.
@@ -340,7 +351,8 @@ impl Peer {
         self.stream.flush().await.unwrap();
     }
 
-    async fn send(&mut self, packet: Packet) {
+    /// Sends a packet.
+    pub async fn send(&mut self, packet: Packet) {
         let mut output = BytesMut::new();
         match self.version {
             4 => v4::write(packet, &mut output),
