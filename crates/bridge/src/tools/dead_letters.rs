@@ -22,7 +22,7 @@ pub(crate) enum DeadLettersCommand {
     ///
     /// They also stay in the dead-letter topic, because Kafka does not delete single
     /// records. The last line of the output has the offsets to continue from, so that none
-    /// is sent twice.
+    /// is skipped.
     Replay(Replay),
 }
 

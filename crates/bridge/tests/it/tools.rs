@@ -166,7 +166,7 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
         "the dry run sent nothing"
     );
     assert_eq!(figure(&printed, "skipped, truncated:"), "1");
-    assert_eq!(figure(&printed, "skipped, not routable:"), "1");
+    assert_eq!(figure(&printed, "skipped, refused:"), "1");
     assert_eq!(figure(&printed, "too_few_parts:"), "1");
     assert_eq!(figure(&printed, "failed:"), "0");
     let records = cluster.read(KAFKA_TOPIC, 2).await;

@@ -1,11 +1,10 @@
-//! `iot-bridge dead-letters replay`: sends dead letters to the Kafka topics that the routing
-//! gives them now, in order, each confirmed.
+//! `iot-bridge dead-letters replay`: sends dead letters again, in order, and waits for each
+//! confirmation. MQTT messages go to the topic of the current routing, the consumer's records to
+//! the partition that they were read from.
 
 mod report;
 mod sender;
 mod targets;
-
-use std::collections::BTreeMap;
 
 use anyhow::bail;
 use clap::Args;
@@ -27,7 +26,7 @@ use targets::{Refused, Target};
 pub(crate) struct Replay {
     #[command(flatten)]
     filter: Filter,
-    /// Send all of them to this Kafka topic instead
+    /// Send to this Kafka topic instead; truncated and too large ones are still skipped
     #[arg(long, value_name = "TOPIC")]
     to_topic: Option<String>,
     /// Print what would be sent where, and send nothing
@@ -41,7 +40,7 @@ enum Verdict {
     Send(Target),
     /// It is skipped because its payload is truncated.
     Cut,
-    /// It is skipped because the routing rejects it; the short reason.
+    /// It is skipped because it has no route, or a limit refuses it; the short reason.
     Stays(String),
 }
 
@@ -89,8 +88,8 @@ fn routed(route: Route) -> Target {
     }
 }
 
-/// The headers that the message came with: without those of a dead letter, and without its
-/// delivery by MQTT, because a replay is none.
+/// The original headers of the message: without `dlq-*`, and without `mqtt-delivery`, because a
+/// replay is not an MQTT delivery.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let own = letter.headers.iter().filter(|header| {
         !header.key.starts_with(dead_letter::PREFIX) && header.key != MQTT_DELIVERY
@@ -131,14 +130,16 @@ pub(super) fn replay(
     sender.settle();
     report.sent += sender.confirmed;
     report.failed = std::mem::take(&mut sender.failed);
-    report.positions = match &read {
-        Ok(positions) => positions.clone(),
-        Err(_) => BTreeMap::new(),
-    };
+    if let Ok(positions) = &read {
+        report.continue_from(positions.clone(), sender.gave_up);
+    }
     print!("{}", report.text(command.dry_run));
     read?;
     if sender.gave_up {
-        bail!("Kafka no longer confirms records; stopped");
+        bail!(
+            "Kafka no longer confirms records; stopped. The printed offsets start at the first \
+             failed record, so some records may be sent twice"
+        );
     }
     Ok(Outcome::when(report.failed.is_empty()))
 }

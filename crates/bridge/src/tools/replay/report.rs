@@ -33,6 +33,19 @@ pub(super) fn place(letter: &Letter) -> Place {
 }
 
 impl Report {
+    /// Sets the offsets to continue from: those after what was `read`, or if Kafka stopped
+    /// confirming, those of the first failed records.
+    pub(super) fn continue_from(&mut self, read: BTreeMap<i32, i64>, gave_up: bool) {
+        self.positions = read;
+        if gave_up {
+            for Failed { place, .. } in &self.failed {
+                let (partition, offset) = *place;
+                let next = self.positions.entry(partition).or_insert(offset);
+                *next = offset.min(*next);
+            }
+        }
+    }
+
     pub(super) fn stays(&mut self, reason: String) {
         *self.stays.entry(reason).or_default() += 1;
     }
@@ -62,7 +75,7 @@ impl Report {
         writeln!(out, "skipped, truncated: {}", self.cut)?;
         writeln!(
             out,
-            "skipped, not routable: {}",
+            "skipped, refused: {}",
             self.stays.values().sum::<u64>()
         )?;
         for (reason, count) in &self.stays {
@@ -100,7 +113,7 @@ mod tests {
             "failed: 0:7 -> t.p: ",
             "replayed: 2",
             "skipped, truncated: 1",
-            "skipped, not routable: 3",
+            "skipped, refused: 3",
             "  too_large: 3",
             "failed: 1",
             "--from-offset 0:12,1:5",
@@ -108,5 +121,22 @@ mod tests {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
         assert!(report.text(true).contains("would be replayed: 2"));
+    }
+
+    #[test]
+    fn a_replay_that_gave_up_continues_at_the_first_failed_record() {
+        let failed = |place| Failed {
+            place,
+            topic: "t.p".into(),
+            why: RDKafkaErrorCode::MessageTimedOut,
+        };
+        for (gave_up, expected) in [(false, [(0, 12), (1, 5)]), (true, [(0, 7), (1, 5)])] {
+            let mut report = Report {
+                failed: vec![failed((0, 9)), failed((0, 7))],
+                ..Report::default()
+            };
+            report.continue_from(BTreeMap::from([(0, 12), (1, 5)]), gave_up);
+            assert_eq!(report.positions, BTreeMap::from(expected));
+        }
     }
 }

@@ -30,26 +30,26 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(60);
 /// Sends records in order and collects their delivery reports.
 pub(super) struct Sender<'a> {
     pub(super) targets: Targets<'a>,
-    producer: ThreadedProducer<Verdicts>,
-    verdicts: mpsc::Receiver<(Place, Result<(), RDKafkaErrorCode>)>,
-    /// Bytes of the payload and topic of each record in flight.
+    producer: ThreadedProducer<DeliveryReports>,
+    deliveries: mpsc::Receiver<(Place, Result<(), RDKafkaErrorCode>)>,
+    /// Payload size in bytes and target topic of each record in flight.
     in_flight: HashMap<Place, (usize, String)>,
     bytes: usize,
     pub(super) confirmed: u64,
     pub(super) failed: Vec<Failed>,
-    /// Kafka is unreachable: every further record would fail as well.
+    /// Kafka is unreachable or the producer has failed: every further record would fail as well.
     pub(super) gave_up: bool,
 }
 
-struct Verdicts(mpsc::Sender<(Place, Result<(), RDKafkaErrorCode>)>);
+struct DeliveryReports(mpsc::Sender<(Place, Result<(), RDKafkaErrorCode>)>);
 
-impl ClientContext for Verdicts {
+impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 }
 
-impl ProducerContext for Verdicts {
+impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = Box<Place>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
@@ -64,11 +64,11 @@ impl ProducerContext for Verdicts {
 
 impl<'a> Sender<'a> {
     pub(super) fn new(config: &'a BridgeConfig, runtime: &'a Runtime) -> anyhow::Result<Self> {
-        let (told, verdicts) = mpsc::channel();
+        let (sender, deliveries) = mpsc::channel();
         Ok(Self {
             targets: Targets::new(config, runtime)?,
-            producer: producer(config, Verdicts(told))?,
-            verdicts,
+            producer: producer(config, DeliveryReports(sender))?,
+            deliveries,
             in_flight: HashMap::new(),
             bytes: 0,
             confirmed: 0,
@@ -103,9 +103,9 @@ impl<'a> Sender<'a> {
     /// Waits until there is room for another record.
     pub(super) fn room(&mut self) {
         while self.in_flight.len() >= MAX_MESSAGES || self.bytes >= MAX_BYTES {
-            self.next_verdict();
+            self.next_delivery();
         }
-        while let Ok((place, result)) = self.verdicts.try_recv() {
+        while let Ok((place, result)) = self.deliveries.try_recv() {
             self.take(place, result);
         }
     }
@@ -113,13 +113,13 @@ impl<'a> Sender<'a> {
     /// Waits until no record is in flight.
     pub(super) fn settle(&mut self) {
         while !self.in_flight.is_empty() {
-            self.next_verdict();
+            self.next_delivery();
         }
     }
 
-    fn next_verdict(&mut self) {
+    fn next_delivery(&mut self) {
         // Every record gets a report: librdkafka keeps the deadline.
-        if let Ok((place, result)) = self.verdicts.recv() {
+        if let Ok((place, result)) = self.deliveries.recv() {
             self.take(place, result);
         }
     }
@@ -148,8 +148,8 @@ impl<'a> Sender<'a> {
 
 fn producer(
     config: &BridgeConfig,
-    verdicts: Verdicts,
-) -> anyhow::Result<ThreadedProducer<Verdicts>> {
+    deliveries: DeliveryReports,
+) -> anyhow::Result<ThreadedProducer<DeliveryReports>> {
     let mut client = config.kafka.client()?;
     client
         .set("acks", "all")
@@ -167,6 +167,6 @@ fn producer(
         )
         .set("compression.type", config.kafka.compression.name());
     client
-        .create_with_context(verdicts)
+        .create_with_context(deliveries)
         .context("creating the Kafka producer")
 }

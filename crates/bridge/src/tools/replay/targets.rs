@@ -58,7 +58,8 @@ impl<'a> Targets<'a> {
         self.known.insert(collision_key(&topic), topic);
     }
 
-    /// Creates the topic unless it exists.
+    /// Checks that the record may go to its topic. Creates a missing topic, except in a dry run or
+    /// with `topics.create` off.
     pub(super) fn admit(&mut self, target: &Target, dry_run: bool) -> Result<(), Refused> {
         let topic = &target.topic;
         match self.known.get(&collision_key(topic)) {
