@@ -20,6 +20,8 @@ MUSL = "x86_64-unknown-linux-musl"
 STATIC = BIN.parent / MUSL / "release/iot-bridge"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "iot-bench"
 DEADLINE = 300
+# Other release binaries to measure in turns with ours, if any.
+AGAINST = None
 # CPU that a process uses just after the last message is in Kafka, for its
 # acknowledgement and for tidying up, is part of what the messages cost.
 SETTLE = 1.0
@@ -56,6 +58,12 @@ def own_stack():
     with tempfile.TemporaryDirectory(prefix="iot-bench-") as directory, Stack(pathlib.Path(directory), BIN) as stack:
         os.environ.update(stack.variables)
         yield
+
+
+def versions(number):
+    """Prefixes of the figures of a round and the directories of the binaries: ours first in every other round."""
+    both = [("", BIN)] + ([("other_", AGAINST)] if AGAINST else [])
+    return both if number % 2 else both[::-1]
 
 
 def mqtt_address():
@@ -100,7 +108,7 @@ class Bridge(Process):
 
     binary = BIN / "iot-bridge"
 
-    def __init__(self, tenant, directory, **settings):
+    def __init__(self, tenant, directory, binary=None, **settings):
         self.port = free_port()
         config = {
             "mqtt": {
@@ -120,7 +128,7 @@ class Bridge(Process):
         others = {"MQTT_URL", "KAFKA_BROKERS"}
         environment = {name: value for name, value in os.environ.items() if name not in others}
         self.name = "iot-bridge"
-        self.popen = subprocess.Popen([self.binary, "run", "--config", path], env=environment)
+        self.popen = subprocess.Popen([binary or self.binary, "run", "--config", path], env=environment)
 
     def ready(self):
         """Waits until it is subscribed and sees Kafka."""

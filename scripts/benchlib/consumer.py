@@ -31,12 +31,12 @@ def main(args):
 class Consumer(common.Process):
     """iot-consumer with a group and a part of Redis of its own."""
 
-    def __init__(self, name, topic, directory, *flags):
+    def __init__(self, name, topic, directory, binaries=common.BIN):
         self.port = free_port()
         log = open(directory / f"{name}.log", "wb")
-        command = [common.BIN / "iot-consumer", "run", "--set", f"kafka.topics={topic}",
+        command = [binaries / "iot-consumer", "run", "--set", f"kafka.topics={topic}",
                    "--set", f"kafka.group={name}", "--set", f"store.key_prefix={name}", "--set", "http.listen=127.0.0.1:0",
-                   "--set", f"ops.listen=127.0.0.1:{self.port}", "--set", "log.level=warn", *flags]
+                   "--set", f"ops.listen=127.0.0.1:{self.port}", "--set", "log.level=warn"]
         super().__init__("iot-consumer", command, log)
 
     def metric(self, name):
@@ -78,17 +78,19 @@ def catch_up_round(kind, number, messages, directory):
     """Everyone once."""
     topic = f"catch-{kind}"
     command = [common.BIN / "iot-ledger", "consume", "--topic", topic, "--messages", str(messages), "--json"]
-    result = {"bare": used(command, messages)[1], "consumer": read_all(f"{kind}-{number}", topic, messages, directory)}
-    cpu = {who: run["cpu_s_per_million"] for who, run in result.items()}
-    result["consumer"]["times_bare"] = round(cpu["consumer"] / cpu["bare"], 2)
+    result = {"bare": used(command, messages)[1]}
+    for prefix, binaries in common.versions(number):
+        run = read_all(f"{prefix}{kind}-{number}", topic, messages, directory, binaries)
+        run["times_bare"] = round(run["cpu_s_per_million"] / result["bare"]["cpu_s_per_million"], 2)
+        result[f"{prefix}consumer"] = run
     print(f"  {kind}, round {number}: " + ", ".join(f"{name} {run['rate']:,}" for name, run in result.items()), flush=True)
     return result
 
 
-def read_all(name, topic, messages, directory):
+def read_all(name, topic, messages, directory, binaries):
     """From the first message to the last that is stored, and what it took from the start."""
     redis = redis_cpu()
-    with common.running(Consumer(name, topic, directory)) as consumer:
+    with common.running(Consumer(name, topic, directory, binaries)) as consumer:
         read = lambda: consumer.metric(CONSUMED)
         wait_for("the first message", lambda: read() > 0, common.DEADLINE, every=0.005)
         # The wait may have seen the first thousands already.

@@ -26,7 +26,10 @@ def measure(case, args, peers, directory, messages, payload):
     for number in range(args.runs + 1):
         tenant = f"{case}{number}"
         runs = {name: subscriber(tenant, messages, payload) for name, subscriber in SUBSCRIBERS.items()}
-        runs["iot-bridge"] = own_bridge(directory, tenant, messages, payload)
+        for prefix, binaries in common.versions(number):
+            # The static binary is not in that directory.
+            binary = binaries / "iot-bridge" if prefix else None
+            runs[f"{prefix}iot-bridge"] = own_bridge(directory, f"{prefix.replace('_', '-')}{tenant}", messages, payload, binary)
         for peer in peers:
             runs[peer.name] = peer_bridge(peer, directory, f"{tenant}-{peer.name}", messages, payload)
         rounds.append(runs)
@@ -104,9 +107,9 @@ def timed(tenant, messages, payload, subscriber):
     return {"rate": round(messages / (time.monotonic() - began))}
 
 
-def own_bridge(directory, tenant, messages, payload):
+def own_bridge(directory, tenant, messages, payload, binary):
     """The bridge as it comes."""
-    with connected(os.environ["KAFKA_BROKERS"]) as kafka, running(Bridge(tenant, directory)) as bridge:
+    with connected(os.environ["KAFKA_BROKERS"]) as kafka, running(Bridge(tenant, directory, binary)) as bridge:
         kafka.create_topic(f"{tenant}.p")
         bridge.ready()
         return through(kafka, bridge, tenant, messages, payload)

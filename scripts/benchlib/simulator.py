@@ -93,9 +93,11 @@ def flat_round(messages, number, payloads):
         "peer": perf_test(messages // 2, f"peer-{number}", payloads, PERF_TEST),
         "peer_tuned": perf_test(messages // 2, f"peer-tuned-{number}", payloads, PERF_TEST_TUNED),
     }
-    for name, flags in KINDS.items():
-        topic = ["--sink", "kafka", "--set", f"kafka.topic=bench-{name}-{number}", *LZ4]
-        _, result[name] = simulate(["--rate", "max", "--messages", str(messages), *topic, *flags])
+    for kind, flags in KINDS.items():
+        for prefix, binaries in common.versions(number):
+            name = f"{prefix}{kind}"
+            topic = ["--sink", "kafka", "--set", f"kafka.topic=bench-{name}-{number}", *LZ4]
+            _, result[name] = simulate(["--rate", "max", "--messages", str(messages), *topic, *flags], binaries=binaries)
     for peer in ("peer", "peer_tuned"):
         cheaper = result[peer]["cpu_s_per_million"] / result["json"]["cpu_s_per_million"]
         result["json"][f"times_cheaper_than_{peer}"] = round(cheaper, 2)
@@ -149,10 +151,10 @@ def nowhere(args, _directory):
 CASES = {"flat": flat, "hold": hold, "null": nowhere}
 
 
-def simulate(flags, stdout=subprocess.PIPE, before=()):
+def simulate(flags, stdout=subprocess.PIPE, before=(), binaries=common.BIN):
     """The simulator from its start to its end: its figures and what it used."""
     devices = [] if "--devices" in flags else ["--devices", "10000"]
-    command = [*before, common.BIN / "iot-simulator", "run", *devices, *flags, "--set", "http.listen=",
+    command = [*before, binaries / "iot-simulator", "run", *devices, *flags, "--set", "http.listen=",
                "--set", f"ops.listen=127.0.0.1:{free_port()}", "--set", "log.level=warn"]
     messages = int(flags[flags.index("--messages") + 1]) if "--messages" in flags else None
     output, usage = used(command, messages, stdout)
