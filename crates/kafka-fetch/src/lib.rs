@@ -37,7 +37,7 @@
 //! - `connection` is TCP, TLS and the login; `protocol` has the five requests, one in each
 //!   file.
 //! - `records` verifies and decompresses the batches in the task of the program that reads
-//!   them. The records stay where they are in that buffer: none costs an allocation.
+//!   them. All records of a batch share one buffer; a record costs no allocation.
 //!
 //! # What is guaranteed
 //!
@@ -46,9 +46,8 @@
 //! - Only committed records (`read_committed`): those of aborted transactions are left out.
 //! - Every checksum is verified. A batch that is corrupt, or in a message format before 2
 //!   (Kafka 0.11), ends the subscription with an error; nothing is skipped.
-//! - Backpressure: two fetches wait for a subscriber besides the one that it reads. Until it
-//!   takes one its partition is not fetched, and nothing is thrown away. It does not hold up
-//!   other partitions.
+//! - Backpressure: up to two fetches wait for a subscriber besides the one that it reads. While
+//!   two wait, nothing more is fetched for it, nothing is dropped, and other partitions continue.
 //! - Several subscriptions of one partition are independent. A Fetch request can have a
 //!   partition only once, so those at different offsets take turns, and those at the same
 //!   offset share a fetch.
@@ -66,7 +65,7 @@
 //! | fetches that wait for a subscriber | 2, each of [`Settings::max_partition_bytes`] or one larger batch | not fetched |
 //! | connecting, TLS and login | 15 s | another attempt |
 //! | pause within a response, besides [`Settings::max_wait`] | 15 s | the connection is closed |
-//! | delay that a broker asks for (`throttle_time_ms`) | 30 s | cut |
+//! | delay that a broker asks for (`throttle_time_ms`) | 30 s | limited to 30 s |
 //!
 //! Kafka 2.3 or newer, or what speaks its protocol: Fetch 11, Metadata 7 to 10.
 
@@ -91,6 +90,8 @@ pub use protocol::ApiKey;
 pub use protocol::error::ErrorCode;
 pub use protocol::metadata::TopicId;
 pub use protocol::primitives::Malformed;
+#[cfg(fuzzing)]
+pub use records::decode_batches;
 pub use records::{Batch, CorruptBatch, Record};
 pub use settings::{BoxError, Sasl, SaslMechanism, Security, SecuritySource, Settings};
 pub use subscription::Subscription;

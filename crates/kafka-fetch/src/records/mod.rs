@@ -49,5 +49,26 @@ enum Corruption {
     Record(#[from] MalformedRecord),
 }
 
+/// Decodes the batches in `bytes` up to the first corrupt one and reads every field of their
+/// records, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn decode_batches(bytes: &[u8]) {
+    let Some(mut fetched) = Fetched::new(bytes, 0, Vec::new()) else {
+        return;
+    };
+    let mut batch = Batch::default();
+    while !fetched.is_done() && fetched.next(&mut batch).is_ok() {
+        for record in batch.records() {
+            let fields = (
+                record.offset(),
+                record.timestamp(),
+                record.key(),
+                record.value(),
+            );
+            std::hint::black_box((fields, record.headers().count()));
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests;
