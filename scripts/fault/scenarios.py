@@ -125,7 +125,7 @@ class Trial(common.Trial):
 # ------------------------------------------------------------- the processes
 
 
-@fault("bridge-killed", "bridge killed -9 again and again")
+@fault("bridge-killed", "bridge killed with SIGKILL again and again")
 def bridge_killed(trial):
     bridge = trial.bridge()
     load = trial.load()
@@ -150,7 +150,7 @@ def bridge_stopped(trial):
     trial.recovery(load)
 
 
-@fault("replica-killed", "two replicas, one killed -9", ordered=False)
+@fault("replica-killed", "two replicas, one killed with SIGKILL", ordered=False)
 def replica_killed(trial):
     group = {"mqtt__share_group": trial.tenant}
     first, _ = trial.bridge("-0", **group), trial.bridge("-1", **group)
@@ -201,12 +201,12 @@ def kafka_killed(trial, down):
     trial.note(f"down for {down:g} s")
 
 
-@fault("kafka-killed", "Kafka killed -9 and started again")
+@fault("kafka-killed", "Kafka killed with SIGKILL and started again")
 def kafka_killed_for_short(trial):
     kafka_killed(trial, trial.form.down)
 
 
-@fault("kafka-killed-long", "Kafka killed -9, down for long", short=False)
+@fault("kafka-killed-long", "Kafka killed with SIGKILL, down for long", short=False)
 def kafka_killed_for_long(trial):
     kafka_killed(trial, trial.form.long_down)
 
@@ -221,7 +221,7 @@ def mosquitto_restarted(trial):
     trial.recovery(load)
 
 
-@fault("mosquitto-killed", "Mosquitto killed -9 and started again")
+@fault("mosquitto-killed", "Mosquitto killed with SIGKILL and started again")
 def mosquitto_killed(trial):
     trial.bridge()
     load = trial.load()

@@ -19,7 +19,7 @@ fault = ALL.add
 # ------------------------------------------------------------- the processes
 
 
-@fault("consumer-killed", "consumer killed -9 under load, again and again")
+@fault("consumer-killed", "consumer killed with SIGKILL under load, again and again")
 def consumer_killed(trial):
     consumer = trial.consumer(static=True)
     trial.fleet()
@@ -34,7 +34,7 @@ def consumer_killed(trial):
     trial.note(f"kills: {trial.form.kills}")
 
 
-@fault("group-killed", "consumers join their group, and are killed -9 in turn")
+@fault("group-killed", "consumers join their group, and are killed with SIGKILL in turn")
 def group_killed(trial):
     members = [trial.consumer("0")]
     trial.fleet()
@@ -76,7 +76,7 @@ def consumer_stopped(trial):
 # --------------------------------------------------------------------- Redis
 
 
-@fault("redis-killed", "Redis killed -9 and started again without its last second of writes")
+@fault("redis-killed", "Redis killed with SIGKILL and started again without its last second of writes")
 def redis_killed(trial):
     consumer = trial.consumer()
     redis = trial.redis
@@ -155,7 +155,7 @@ def redis_full(trial):
     redis.cli("CONFIG", "SET", "maxmemory", "0")
     trial.must(sum(stood.values()) < sum(trial.ends().values()), "nothing waited")
     trial.recovery()
-    trial.note(f"full for {trial.form.down:g} s, {consumer.metric(refused):g} tries refused")
+    trial.note(f"full for {trial.form.down:g} s, {consumer.metric(refused):g} writes refused")
 
 
 @fault("redis-half-way", "Redis refuses the last write of a step, whose first ones it has done")
@@ -190,7 +190,7 @@ def refuse_half_way(trial, consumer):
 # --------------------------------------------------------------------- Kafka
 
 
-@fault("kafka-restarted", "Kafka killed -9 and started again")
+@fault("kafka-restarted", "Kafka killed with SIGKILL and started again")
 def kafka_restarted(trial):
     trial.consumer()
     fleet = trial.fleet()
@@ -204,7 +204,7 @@ def kafka_restarted(trial):
     trial.note(f"down for {trial.form.down:g} s")
 
 
-@fault("partitions-added", "two partitions more, under load")
+@fault("partitions-added", "two partitions added under load")
 def partitions_added(trial):
     consumer = trial.consumer()
     trial.fleet()
@@ -264,7 +264,7 @@ def clock_back(trial):
     trial.note(f"{trial.others:,} messages from the past, {late:,.0f} readings counted as late")
 
 
-@fault("transaction-aborted", "transactions beside the load, one of them aborted when its producer was killed -9")
+@fault("transaction-aborted", "transactions beside the load, one of them aborted when its producer was killed with SIGKILL")
 def transaction_aborted(trial):
     trial.consumer()
     fleet = trial.fleet()

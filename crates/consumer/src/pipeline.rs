@@ -71,7 +71,7 @@ pub(crate) enum ReloadReason {
     /// Another consumer has stored state of this partition.
     Conflict(Conflict),
     /// The task of a dead letter panicked; whether Kafka has the record is unknown.
-    DeadLetter,
+    DeadLetter(tokio::task::JoinError),
     /// The store was unavailable until the partition was revoked; the next owner loads the
     /// state.
     Stopped,
@@ -366,7 +366,7 @@ impl Pipeline {
     async fn wait_for_kafka(&mut self) -> Result<(), ReloadReason> {
         self.shared.outputs.confirm(&mut self.events).await;
         while let Some(delivered) = self.dead_letters.join_next().await {
-            delivered.map_err(|_| ReloadReason::DeadLetter)?;
+            delivered.map_err(ReloadReason::DeadLetter)?;
         }
         self.unconfirmed_bytes = 0;
         Ok(())

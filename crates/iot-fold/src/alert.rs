@@ -48,8 +48,8 @@ pub(crate) enum Transition {
     /// It repeats one, and is pushed to clients: it is more severe, or the last push was
     /// long ago.
     Repeated,
-    /// It repeats one; clients are not told yet.
-    Folded,
+    /// It repeats one; nothing is pushed to clients yet.
+    Suppressed,
     /// It clears one.
     Cleared,
 }
@@ -148,7 +148,7 @@ impl AlertState {
             self.told_at = moment.timestamp;
             Transition::Repeated
         } else {
-            Transition::Folded
+            Transition::Suppressed
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(
             seen,
             [
-                None, None, Raised, Folded, Repeated, Repeated, None, Cleared, None
+                None, None, Raised, Suppressed, Repeated, Repeated, None, Cleared, None
             ]
         );
         let [alert] = alerts[..] else {

@@ -48,7 +48,8 @@ pub enum SubscriptionError {
     /// The next batch can't be read. Nothing of it is skipped.
     #[error(transparent)]
     Corrupt(CorruptBatch),
-    /// The last [`Fetcher`](crate::Fetcher) is gone.
-    #[error("the fetcher has stopped")]
+    /// The last [`Fetcher`](crate::Fetcher) is gone, or an earlier call returned
+    /// [`OffsetOutOfRange`](Self::OffsetOutOfRange).
+    #[error("the subscription has ended")]
     Stopped,
 }

@@ -73,9 +73,9 @@ impl Drop for Buffered {
 }
 
 impl Subscription {
-    /// The next records. Without records it still moves the offset, as after a transaction
-    /// that was aborted. Waits until there are some, also while brokers can't be reached; may
-    /// be dropped meanwhile, nothing is lost by that.
+    /// The next batch. It may have no records and only move the offset, as after an aborted
+    /// transaction. Waits for as long as it takes, also while no broker can be reached. Cancel
+    /// safe.
     ///
     /// # Errors
     /// The partition can't be read further. All later calls fail too.

@@ -68,7 +68,8 @@ impl LogLookup {
 
     /// The oldest time that a record of an unacknowledged message can have.
     /// `first` is the first message in the ring and arrived at `received_at`;
-    /// up to the last message with a lookup, an earlier process received them.
+    /// messages up to the last one that needed a lookup may have been received first by an
+    /// earlier process.
     pub(super) fn oldest_at(&self, first: Seq, received_at: i64) -> i64 {
         match self.newest {
             Some(newest) if first <= newest => received_at.min(self.since),
@@ -96,7 +97,8 @@ impl LogLookup {
         self.written.remove(&(id.epoch, id.number)) == Some(id.hash)
     }
 
-    /// Frees the results, unless a lookup is under way. No message waits for one.
+    /// Frees the results unless a lookup is requested or running. Call it with an empty ring: then
+    /// no message needs a result.
     pub(super) fn clear(&mut self) {
         if !self.running && self.requested.is_empty() {
             self.written = Written::new();

@@ -33,7 +33,8 @@ impl Pipeline {
     }
 
     /// Whether an earlier message has the same id in its payload
-    /// (`dedupe.field`). A message that waits for a lookup may be that one itself.
+    /// (`dedupe.field`). Messages that need a lookup are not compared: they may be redeliveries of
+    /// the earlier message.
     pub(super) fn has_duplicate_id(&mut self, message: &Message) -> bool {
         let (Some(ids), Target::Topic { topic, .. }) = (&mut self.payload_ids, &message.target)
         else {
@@ -47,7 +48,8 @@ impl Pipeline {
         duplicate
     }
 
-    /// Puts a message that Kafka has into the ring, to be acknowledged in order.
+    /// Puts a duplicate into the ring without writing it. It is acknowledged in order, after the
+    /// earlier copy.
     pub(super) fn acknowledge_only(&mut self, mut message: Message) -> Seq {
         message.empty();
         let bytes = message.bytes();

@@ -60,7 +60,7 @@ impl Pipeline {
         let dead_letters = topics.open_own(&letters);
         let checkpoints = if Dedupe::is_enabled(&config) {
             let delivery = &parts.health.delivery;
-            delivery.not_ready("reading from Kafka where the last process ended");
+            delivery.not_ready("reading the last checkpoint from Kafka");
             topics.open_own(&BRIDGE_SESSIONS_TOPIC.into())
         } else {
             parts.health.delivery.ready();

@@ -437,10 +437,11 @@ impl Owner {
             ReloadReason::Conflict(conflict) => {
                 tracing::error!(topic, partition, %conflict, "state not stored; loading it again");
             }
-            ReloadReason::DeadLetter => {
+            ReloadReason::DeadLetter(error) => {
                 tracing::error!(
                     topic,
                     partition,
+                    %error,
                     "a dead letter may not have been written; loading the state again"
                 );
             }

@@ -26,10 +26,10 @@ use crate::window::{Added, WindowRules};
 pub use changes::{Changes, Updates};
 use tracked::{Tracked, check_sensors};
 
-/// The most lengths of windows.
+/// Maximum number of window sizes.
 pub const MOST_SIZES: usize = 8;
 
-/// The rules of the fold. All partitions and all replicas must have the same.
+/// The rules of the fold. All partitions and all replicas must use the same rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoldRules {
     /// Lengths of windows, and how long they take values.
@@ -98,7 +98,7 @@ impl Folded {
     }
 }
 
-/// The state of one partition, and what has changed in it since it was last asked.
+/// The state of one partition, and what has changed in it since its changes were last taken.
 #[derive(Debug)]
 pub struct Fold {
     rules: FoldRules,
@@ -140,9 +140,10 @@ impl Fold {
         }
     }
 
-    /// The state whose live values (key and bytes) a store holds, in any order. Changed
-    /// rules apply from the next event on; where those of detection have changed, detectors
-    /// start again and the alerts of sensors are over.
+    /// Restores the state from the devices that a store holds (key and bytes, as in
+    /// [`Changes::devices`], in any order). `rules` apply from the next event. If the detection
+    /// rules have changed, detectors start again and sensor alerts are cleared; if
+    /// `rules.silence` is `None`, silence alerts are cleared.
     ///
     /// # Errors
     /// This version cannot read a key or a value.
@@ -247,7 +248,7 @@ impl Fold {
         if watermark < device.next_seal {
             return;
         }
-        // The time of the log and not of a clock, so that each replay gives the same.
+        // The time of the log and not of a clock, so that each replay gives the same result.
         let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
         let rules = &self.rules.windows;
         let mut sealed = BTreeMap::<_, Vec<_>>::new();
@@ -352,7 +353,7 @@ impl Fold {
         let state = &mut self.devices[at].state;
         let sensor = &mut state.sensors[number];
         match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
-            Transition::None | Transition::Folded => return,
+            Transition::None | Transition::Suppressed => return,
             Transition::Raised => {
                 folded.raised[kind as usize] += 1;
                 self.changed_bytes += layout::ALERT_BYTES;

@@ -82,9 +82,10 @@ impl<W: Write + Send + 'static> Sink for Appender<W> {
             (rest, result)
         };
         let written = tokio::task::spawn_blocking(write).await;
+        // The runtime is shutting down, or the write panicked.
         let (rest, result) = written.map_err(|_| SendError::Closed)?;
         self.rest = Some(rest);
-        let failed = |error| SendError::Retry(format!("{}: {error}", self.path.display()));
+        let failed = |error| SendError::Retry(format!("writing {}: {error}", self.path.display()));
         result.map(|()| Sent::default()).map_err(failed)
     }
 }
@@ -126,7 +127,10 @@ mod tests {
             let batch = batch(&payloads);
             sink.begin(&batch);
             while let Err(error) = sink.attempt(&batch).await {
-                assert!(error.to_string().starts_with("out.ndjson: "), "{error}");
+                assert!(
+                    error.to_string().starts_with("writing out.ndjson: "),
+                    "{error}"
+                );
                 disk.0.lock().unwrap().0 = 3;
             }
         }

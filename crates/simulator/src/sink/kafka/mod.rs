@@ -1,10 +1,10 @@
 //! Sink `kafka`: one lane per partition.
 //!
-//! rskafka retries without end, has no deadlines, and its own batching reorders records
-//! inside a partition. So it tries once, every call has a deadline here, and batches come
-//! from the lanes. It is not idempotent: a request without an answer is sent again on a new
-//! connection, and its records may then be in the topic twice. It also repeats a request
-//! that the broker took and throttled: a client quota duplicates records.
+//! rskafka retries without end, has no deadlines, and its own batching reorders records inside a
+//! partition. So it is configured to try once, each call here has a deadline, and the lanes build
+//! the batches. It is not idempotent: a request without an answer is sent again on a new
+//! connection, and its records may then be in the topic twice. It also repeats a request that
+//! the broker accepted and throttled, so a client quota causes duplicates.
 
 mod partition;
 mod progress;
@@ -81,7 +81,10 @@ impl Topic {
                     let _ = more.send(added).await;
                 }
                 // The lanes report what is wrong with Kafka.
-                Err(error) => tracing::debug!(error = format!("{error:#}"), "no metadata"),
+                Err(error) => tracing::debug!(
+                    error = format!("{error:#}"),
+                    "cannot check for new partitions; retrying"
+                ),
             }
         }
     }
@@ -119,12 +122,12 @@ impl Topic {
                 };
                 while let Err(error) = end().await {
                     let error = format!("{error:#}");
-                    tracing::debug!(error, "a new partition has no leader yet");
+                    tracing::debug!(error, "cannot read a new partition yet; retrying");
                     tokio::time::sleep(SETTLE).await;
                 }
             }
         };
-        // One deadline for all: a broker that does not answer would cost each its own.
+        // One deadline for all partitions: separate ones would add up if a broker does not answer.
         let _ = tokio::time::timeout(*self.config.request_timeout, settled).await;
     }
 

@@ -138,8 +138,8 @@ fn retry(error: anyhow::Error) -> SendError {
 }
 
 impl Topic {
-    /// Sends the rest of a batch to a partition. A request that is too large for the topic is
-    /// halved until the message that is too large is alone.
+    /// Sends the rest of a batch to a partition. A rejected request is halved until the rejected
+    /// message is alone.
     async fn produce(
         &self,
         client: &PartitionClient,
@@ -203,8 +203,8 @@ fn is_refusal(error: &anyhow::Error) -> bool {
 /// Whether Kafka may have written records that it did not confirm.
 fn may_be_written(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
-        // Rejected before anything is appended, unlike by a leader that is replaced while
-        // it waits for replicas.
+        // The broker returns these before it appends anything. NotLeaderForPartition is not
+        // among them: a leader may be replaced after it has appended, while it waits for replicas.
         Some(Error::ServerError { protocol_error, .. }) => !matches!(
             protocol_error,
             ProtocolError::NotEnoughReplicas

@@ -53,13 +53,13 @@ impl Progress {
         self.at_once = self.at_once.saturating_mul(2).min(self.first);
     }
 
-    /// A request of `count` messages was too large.
+    /// A request of `count` messages was rejected.
     pub(super) fn halve(&mut self, count: usize) {
         self.at_once = count / 2;
         self.fitting.get_or_insert(0);
     }
 
-    /// The next message is too large by itself.
+    /// The next message is rejected by itself.
     pub(super) fn refuse(&mut self) {
         self.through += 1;
         self.refused += 1;
