@@ -161,7 +161,7 @@ async fn an_unreachable_broker_is_reported_and_waited_for() {
     simulator
         .wait_for_metric("mqtt_producer_messages_total", 100.0)
         .await;
-    assert_eq!(simulator.reason("mqtt").await, None);
+    simulator.wait_for_recovery("mqtt").await;
     assert_eq!(
         simulator.metric("mqtt_producer_active_connections").await,
         4.0

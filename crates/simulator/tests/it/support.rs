@@ -72,9 +72,9 @@ impl Simulator {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// Why a component isn't ready, or `None` when it is.
+    /// Why a component isn't ready; `None` if it is, or while the simulator starts.
     pub(crate) async fn reason(&self, component: &str) -> Option<String> {
-        self.ops.reason(component).await.unwrap()
+        self.ops.reason(component).await.ok()?
     }
 
     /// Waits until a component is ready again.
