@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Listeners;
 use crate::config::{self, Live, OpsConfig, Problems, Settings, Sources};
-use crate::{logs, probe};
+use crate::{logs, probe, server};
 
 /// Exit code for an invalid configuration, the same as clap's for invalid arguments.
 const BAD_CONFIG: u8 = 2;
@@ -107,6 +107,7 @@ where
         Err(problems) => return refuse::<S>(&problems),
     };
     let logs = logs::init(settings.log());
+    server::raise_open_files();
     let run = async {
         let listeners = bind(&settings).await?;
         let shutdown = CancellationToken::new();

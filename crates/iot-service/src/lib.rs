@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod moment;
 pub mod ops;
 mod probe;
+pub mod server;
 pub mod shutdown;
 pub mod tls;
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, Report};
 use crate::memory;
+use crate::server::{self, Limits};
 
 /// Serves metrics and health until `stop`. It adds the process's CPU and memory
 /// metrics to `registry`.
@@ -25,17 +26,14 @@ pub fn serve(
     if let Err(error) = register_process_metrics(&registry) {
         tracing::warn!(%error, "process metrics are not available");
     }
+    let refused = server::refused("ops", &registry);
     let live = health.clone();
     let routes = Router::new()
         .route("/metrics", get(async move || metrics(&registry)))
         .route("/livez", get(async move || answer(live.live())))
         .route("/readyz", get(async move || answer(health.ready())));
-    tokio::spawn(async move {
-        let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the ops server failed");
-        }
-    })
+    let limit = Limits::of_this_process().ops;
+    tokio::spawn(server::serve(listener, routes, limit, refused, stop))
 }
 
 fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
@@ -73,6 +71,7 @@ mod tests {
     fn process_metrics_are_in_the_reference() {
         let registry = Registry::new();
         register_process_metrics(&registry).unwrap();
+        let _ = server::refused("ops", &registry);
         crate::metrics::reference::check("process", &registry);
     }
 }

@@ -109,8 +109,21 @@ fn roots(ca_file: &str) -> Result<RootCertStore, FileError> {
 fn identity(cert_file: &str, key_file: &str) -> Result<Identity, FileError> {
     let certificates = certificates("cert_file", cert_file)?;
     let key = PrivateKeyDer::from_pem_file(Path::new(key_file))
-        .map_err(|error| FileError::pem("key_file", key_file, &error))?;
+        .map_err(|error| unusable_key(key_file, &error))?;
     Ok((certificates, key))
+}
+
+fn unusable_key(file: &str, error: &pem::Error) -> FileError {
+    // The parser only says that there is no key, or that it is not valid.
+    let is_encrypted = std::fs::read_to_string(file).is_ok_and(|pem| {
+        pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+            || pem.contains("Proc-Type: 4,ENCRYPTED")
+    });
+    if is_encrypted {
+        let reason = "the private key is encrypted: decrypt it (openssl pkey -in OLD -out NEW)";
+        return FileError::new("key_file", file, reason);
+    }
+    FileError::pem("key_file", file, error)
 }
 
 fn certificates(
@@ -145,6 +158,29 @@ mod tests {
         let problems = file_problems(missing, file, file);
         let settings: Vec<_> = problems.iter().map(|problem| problem.setting).collect();
         assert_eq!(settings, ["ca_file", "cert_file"]);
+    }
+
+    #[test]
+    fn an_encrypted_key_is_named_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let own = rcgen::generate_simple_self_signed([]).unwrap();
+        std::fs::write(path("cert.pem"), own.cert.pem()).unwrap();
+        // PKCS #8, and the older format of OpenSSL.
+        for (label, headers) in [
+            ("ENCRYPTED PRIVATE KEY", ""),
+            (
+                "RSA PRIVATE KEY",
+                "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+            ),
+        ] {
+            let pem = format!("-----BEGIN {label}-----\n{headers}AAAA\n-----END {label}-----\n");
+            std::fs::write(path("key.pem"), pem).unwrap();
+            let error = client_config(&path("cert.pem"), &path("cert.pem"), &path("key.pem"));
+            let error = error.unwrap_err().to_string();
+            assert!(error.starts_with("key_file: "), "{error}");
+            assert!(error.contains("the private key is encrypted"), "{error}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use iot_service::config::{HumanDuration, Live, Problems, Settings};
+use iot_service::server::{self, Limits};
+use prometheus::IntCounter;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -215,6 +217,7 @@ fn bad_request(message: String) -> Refusal {
 pub(crate) fn serve(
     listener: TcpListener,
     control: Arc<Control>,
+    refused: IntCounter,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let routes = Router::new()
@@ -222,12 +225,8 @@ pub(crate) fn serve(
         .route("/api/v1/anomalies", post(inject))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "no such resource"))
         .with_state(control);
-    tokio::spawn(async move {
-        let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the API server failed");
-        }
-    })
+    let limit = Limits::of_this_process().http;
+    tokio::spawn(server::serve(listener, routes, limit, refused, stop))
 }
 
 async fn show(State(control): State<Arc<Control>>) -> Json<Value> {

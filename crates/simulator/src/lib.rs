@@ -24,7 +24,7 @@ mod worker;
 use anyhow::Context;
 use iot_service::config::Live;
 use iot_service::health::Health;
-use iot_service::{Listeners, ops};
+use iot_service::{Listeners, ops, server};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -48,11 +48,14 @@ pub async fn run(
     let health = Health::default();
     let metrics =
         Metrics::new(&registry, config.current().sink).context("registering the metrics")?;
+    let refused = server::refused("http", &registry);
     let ops_stop = CancellationToken::new();
     let ops = ops::serve(listeners.ops, registry, health.clone(), ops_stop.clone());
     let control = Control::start(config, metrics.clone());
     let http = listeners.http;
-    let http = http.map(|listener| control::serve(listener, control.clone(), ops_stop.clone()));
+    let http = http.map(|listener| {
+        control::serve(listener, control.clone(), refused.clone(), ops_stop.clone())
+    });
     let pipeline = Pipeline {
         config: control.config(),
         control,

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use iot_core::partition::TopicPartition;
 use iot_service::metrics::Registrar;
+use iot_service::server;
 use prometheus::{IntCounter, IntCounterVec};
 
 use crate::hub::clients::Leave;
@@ -13,6 +14,8 @@ use crate::hub::clients::Leave;
 pub(crate) struct HttpMetrics {
     unreadable_windows: IntCounter,
     leaves: IntCounterVec,
+    /// Connections that the listener refused.
+    pub(super) refused: IntCounter,
 }
 
 impl HttpMetrics {
@@ -31,6 +34,7 @@ impl HttpMetrics {
                 "WebSocket clients that left",
                 &["reason"],
             )?,
+            refused: server::refused("http", registrar.0),
         };
         for leave in Leave::ALL {
             metrics.leaves.with_label_values(&[leave.label()]);

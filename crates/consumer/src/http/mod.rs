@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
+use iot_service::server::{self, Limits};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -49,6 +50,7 @@ pub(crate) fn serve(
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (open, mut all_closed) = mpsc::channel(1);
+    let refused = metrics.refused.clone();
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/static/{name}", get(page::asset))
@@ -70,10 +72,8 @@ pub(crate) fn serve(
             open,
         });
     tokio::spawn(async move {
-        let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "HTTP server ended");
-        }
+        let limit = Limits::of_this_process().http;
+        server::serve(listener, routes, limit, refused, stop).await;
         // Nothing is ever sent: this ends with the last sender.
         let _ = all_closed.recv().await;
     })

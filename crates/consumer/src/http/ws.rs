@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State as Extract;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
@@ -11,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use iot_fold::{Alert, Device};
+use iot_service::server::Permit;
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -41,6 +43,7 @@ const TOO_SLOW: u16 = 4008;
 
 pub(super) async fn upgrade(
     Extract(state): Extract<State>,
+    Extension(permit): Extension<Permit>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -71,7 +74,7 @@ pub(super) async fn upgrade(
             let leave = attend(socket, subscription).await;
             state.metrics.left(leave);
             state.hub.unsubscribe(id).await;
-            drop(state.open);
+            drop((state.open, permit));
         })
 }
 

@@ -2,8 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 
+use testkit::http::Ops;
+use testkit::port::free_address;
 use testkit::process::{Program, Run};
 use testkit::stack::{kafka_brokers, unique};
+use tokio::net::TcpStream;
 
 fn program(args: &[&str]) -> Program {
     Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
@@ -146,4 +149,30 @@ fn a_closed_pipe_ends_the_run() {
     drop(lines);
     let status = simulator.ended_sync();
     assert!(status.success(), "{status}");
+}
+
+/// More connections than the process may have open files, and none of them sends anything.
+#[tokio::test]
+async fn idle_connections_do_not_make_the_service_unreachable() {
+    let address = free_address();
+    let ops = format!("ops.listen={address}");
+    let binary = env!("CARGO_BIN_EXE_iot-simulator");
+    let script = format!(
+        "ulimit -n 256; exec {binary} run --sink null --rate 1000 --set {ops} --set http.listen="
+    );
+    let mut simulator = Program::new("sh").args(&["-c", &script]).start();
+    let ops = Ops(address);
+    ops.wait_ready().await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..10 {
+        let (status, report) = ops.readyz().await.unwrap();
+        assert_eq!(status, 200, "{report}");
+    }
+    let before = ops.metric("null_producer_messages_total").await.unwrap();
+    ops.wait_metric_at_least("null_producer_messages_total", before + 1.0)
+        .await;
+    assert_eq!(simulator.stop().await, Some(0));
 }

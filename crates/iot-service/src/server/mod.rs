@@ -1,0 +1,309 @@
+//! HTTP listeners with limits, so that clients cannot use up the descriptors that a service
+//! needs for Kafka, MQTT and its store.
+//!
+//! - A listener has at most so many connections ([`Limits`]), which is well below the limit of
+//!   open files. A new connection beyond that takes the place of the one that has been idle for
+//!   longest; if none is idle, it is answered with 503.
+//! - A connection without a complete request is closed after [`REQUEST_DEADLINE`].
+//! - On shutdown, connections without a request are closed, and others are given time to get
+//!   their answer.
+//!
+//! A connection that becomes a WebSocket counts until its handler drops its [`Permit`].
+
+mod limits;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus::{IntCounter, Opts, Registry};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use limits::{Limits, raise_open_files};
+
+/// How long a client may take for a request, also between two on one connection.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a connection may take to end that was told to.
+const EVICTION: Duration = Duration::from_secs(1);
+/// How long answers under way may take on shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a connection without a request may take then, to write what is left of an answer.
+const CLOSE: Duration = Duration::from_millis(250);
+/// Between two attempts to accept when the system refuses to.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+/// How many refused connections are answered at the same time; others are only closed.
+const FAREWELLS: usize = 16;
+
+/// The answer to a connection for which there is no room.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
+                      connection: close\r\n\r\n";
+
+/// The place of a connection among those that its listener may have. An extension of each
+/// request; a handler that takes the connection over keeps it.
+#[derive(Debug, Clone)]
+pub struct Permit(
+    #[expect(dead_code, reason = "it counts until it is dropped")] Arc<OwnedSemaphorePermit>,
+);
+
+/// Counts the connections that a listener refuses, in `registry`.
+#[must_use]
+pub fn refused(listener: &str, registry: &Registry) -> IntCounter {
+    let opts = Opts::new(
+        "iot_refused_connections_total",
+        "Connections refused because the listener had too many",
+    );
+    let refused = IntCounter::with_opts(opts.const_label("listener", listener))
+        .expect("name and label are valid");
+    if let Err(error) = registry.register(Box::new(refused.clone())) {
+        tracing::warn!(%error, listener, "refused connections are not exported");
+    }
+    refused
+}
+
+/// Serves `routes` to at most `limit` connections at the same time, until `stop`. Connections
+/// that are turned away count as `refused`.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limit: usize,
+    refused: IntCounter,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(limit));
+    let connections = Connections::default();
+    let farewells = Arc::new(Semaphore::new(FAREWELLS));
+    let mut tasks = JoinSet::new();
+    let mut refusing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Such as too many open files in the whole system.
+                tracing::error!(%error, "cannot accept a connection; retrying");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        match connections.make_room(&room).await {
+            Some(permit) => {
+                let connection = connections.add();
+                let routes = routes.clone();
+                tasks.spawn(connection.serve(stream, routes, permit, stop.clone()));
+                refusing = false;
+            }
+            None => {
+                refused.inc();
+                if !refusing {
+                    tracing::warn!(limit, "too many connections; refusing further ones");
+                }
+                refusing = true;
+                if let Ok(place) = farewells.clone().try_acquire_owned() {
+                    tasks.spawn(refuse(stream, place));
+                }
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Answers with 503. Closing with something unread would reset the connection, and the client
+/// might not see the answer.
+async fn refuse(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
+    let answer = async {
+        stream.write_all(BUSY).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // The client is gone, or does not end: neither concerns anybody.
+    let _ = timeout(EVICTION, answer).await;
+}
+
+/// The open connections of a listener, which are not WebSockets.
+#[derive(Debug, Clone, Default)]
+struct Connections(Arc<Mutex<Vec<Arc<Activity>>>>);
+
+/// What a connection is doing.
+#[derive(Debug)]
+struct Activity {
+    /// Requests without an answer: at most one with HTTP/1.1.
+    requests: AtomicUsize,
+    /// Since when it has been idle, if it is.
+    since: Mutex<Instant>,
+    /// Cancelled to make room for another connection.
+    evicted: CancellationToken,
+}
+
+impl Connections {
+    fn add(&self) -> Connection {
+        let activity = Arc::new(Activity {
+            requests: AtomicUsize::new(0),
+            since: Mutex::new(Instant::now()),
+            evicted: CancellationToken::new(),
+        });
+        self.lock().push(activity.clone());
+        Connection {
+            activity,
+            all: self.clone(),
+        }
+    }
+
+    /// A place for one more connection, if need be that of the one that has been idle for
+    /// longest; `None` if none is idle.
+    async fn make_room(&self, room: &Arc<Semaphore>) -> Option<Permit> {
+        if let Ok(permit) = room.clone().try_acquire_owned() {
+            return Some(Permit(Arc::new(permit)));
+        }
+        {
+            let all = self.lock();
+            let idle = all.iter().filter(|one| one.is_idle());
+            idle.min_by_key(|one| one.idle_since())?.evicted.cancel();
+        }
+        let permit = timeout(EVICTION, room.clone().acquire_owned()).await;
+        Some(Permit(Arc::new(permit.ok()?.ok()?)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Activity>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Activity {
+    fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0 && !self.evicted.is_cancelled()
+    }
+
+    fn idle_since(&self) -> Instant {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request without an answer.
+struct Request(Arc<Activity>);
+
+impl Request {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer: until it is dropped the request is under way.
+struct Answer {
+    body: Body,
+    _request: Request,
+}
+
+impl HttpBody for Answer {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// One connection, which is in the list until it is dropped.
+struct Connection {
+    activity: Arc<Activity>,
+    all: Connections,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        all.retain(|other| !Arc::ptr_eq(other, &self.activity));
+    }
+}
+
+impl Connection {
+    /// Serves requests until the client or the listener ends it.
+    async fn serve(
+        self,
+        stream: TcpStream,
+        routes: Router,
+        permit: Permit,
+        stop: CancellationToken,
+    ) {
+        let routes = TowerToHyperService::new(routes);
+        let activity = self.activity.clone();
+        let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(permit.clone());
+            let under_way = Request::begin(&activity);
+            let answer = routes.call(request);
+            async move {
+                let answer: Result<Response, Infallible> = answer.await;
+                answer.map(|answer| {
+                    answer.map(|body| Answer {
+                        body,
+                        _request: under_way,
+                    })
+                })
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_DEADLINE)
+            .serve_connection(TokioIo::new(stream), answer)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.activity.evicted.cancelled() => return,
+            () = stop.cancelled() => {
+                // A part of a request may have arrived, the rest of which is not waited for.
+                let patience = if self.activity.is_idle() { CLOSE } else { DRAIN };
+                connection.as_mut().graceful_shutdown();
+                match timeout(patience, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

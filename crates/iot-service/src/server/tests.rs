@@ -1,0 +1,160 @@
+//! The server over real sockets.
+
+use axum::Extension;
+use axum::routing::get;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+struct Fixture {
+    address: std::net::SocketAddr,
+    refused: IntCounter,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Fixture {
+    async fn start(routes: Router, limit: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let refused = IntCounter::new("refused", "Refused connections").unwrap();
+        let stop = CancellationToken::new();
+        let server = serve(listener, routes, limit, refused.clone(), stop.clone());
+        Self {
+            address,
+            refused,
+            stop,
+            server: tokio::spawn(server),
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// The answer to a request on a connection of its own.
+    async fn get(&self) -> String {
+        let mut stream = self.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn ended(self) {
+        self.stop.cancel();
+        self.server.await.unwrap();
+    }
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    let server = Fixture::start(hello(), 2).await;
+    let mut idle = Vec::new();
+    for _ in 0..5 {
+        idle.push(server.connect().await);
+        let answer = server.get().await;
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+    // The first one was idle for longest.
+    assert_eq!(idle[0].read(&mut [0; 9]).await.unwrap(), 0);
+    assert_eq!(server.refused.get(), 0);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_refused_while_all_others_are_busy() {
+    let answer = Arc::new(Notify::new());
+    let (begun, mut requests) = mpsc::unbounded_channel();
+    let answered = answer.clone();
+    let routes = Router::new().route(
+        "/",
+        get(async move || {
+            begun.send(()).unwrap();
+            answered.notified().await;
+            "late"
+        }),
+    );
+    let server = Fixture::start(routes, 1).await;
+    let (late, refused) = tokio::join!(server.get(), async {
+        requests.recv().await;
+        let refused = server.get().await;
+        answer.notify_one();
+        refused
+    });
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(late.ends_with("late"), "{late}");
+    assert_eq!(server.refused.get(), 1);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_a_handler_took_over_counts_until_the_handler_ends() {
+    let (taken, mut permits) = mpsc::unbounded_channel();
+    let routes = Router::new().route(
+        "/",
+        get(async move |Extension(permit): Extension<Permit>| {
+            taken.send(permit).unwrap();
+            "taken"
+        }),
+    );
+    let server = Fixture::start(routes, 1).await;
+    assert!(server.get().await.ends_with("taken"));
+    let permit = permits.recv().await.unwrap();
+    let refused = server.get().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    drop(permit);
+    assert!(server.get().await.ends_with("taken"));
+    server.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_complete_request_is_closed() {
+    let server = Fixture::start(hello(), 2).await;
+    let mut half = server.connect().await;
+    half.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+    let mut rest = Vec::new();
+    half.read_to_end(&mut rest).await.unwrap();
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn half_a_request_does_not_delay_the_end() {
+    let server = Fixture::start(hello(), 2).await;
+    let mut half = server.connect().await;
+    half.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+    assert!(server.get().await.ends_with("hello"));
+    timeout(REQUEST_DEADLINE / 2, server.ended()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_under_way_is_completed_before_the_end() {
+    let answer = Arc::new(Notify::new());
+    let (begun, mut requests) = mpsc::unbounded_channel();
+    let answered = answer.clone();
+    let routes = Router::new().route(
+        "/",
+        get(async move || {
+            begun.send(()).unwrap();
+            answered.notified().await;
+            "late"
+        }),
+    );
+    let server = Fixture::start(routes, 2).await;
+    let (late, ()) = tokio::join!(server.get(), async {
+        requests.recv().await;
+        server.stop.cancel();
+        answer.notify_one();
+    });
+    assert!(late.ends_with("late"), "{late}");
+    server.ended().await;
+}
