@@ -118,6 +118,16 @@ fn explanation(error: &Error) -> Option<String> {
         Error::InvalidCertificate(CertificateError::NotValidForNameContext {
             expected,
             presented,
+        }) if presented.is_empty() => {
+            return Some(format!(
+                "the broker's certificate has no subject alternative name (SAN), and a common \
+                 name does not count: issue one with the name {}",
+                expected.to_str()
+            ));
+        }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
         }) => {
             return Some(format!(
                 "the broker's certificate is not for {} but for {}: use a name of the \

@@ -47,10 +47,11 @@ impl Authority {
         self.path(file).to_str().unwrap().to_string()
     }
 
-    /// Writes `<name>.pem` and `<name>.key`.
-    fn sign(&self, name: &str, subject: &str) {
+    /// Writes `<name>.pem`, with these subject alternative names, and `<name>.key`.
+    fn sign(&self, name: &str, subjects: &[&str]) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([subject.to_string()]).unwrap();
+        let subjects = subjects.iter().map(ToString::to_string);
+        let params = CertificateParams::new(subjects.collect::<Vec<_>>()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
@@ -65,7 +66,12 @@ impl Authority {
 
 /// An echo server.
 async fn server(authority: &Authority, wants_client: bool) -> u16 {
-    authority.sign("server", "localhost");
+    server_for(authority, &["localhost"], wants_client).await
+}
+
+/// The same with these names in its certificate.
+async fn server_for(authority: &Authority, names: &[&str], wants_client: bool) -> u16 {
+    authority.sign("server", names);
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -147,6 +153,18 @@ async fn a_trusted_certificate_is_accepted_and_others_are_explained() {
 }
 
 #[tokio::test]
+async fn a_certificate_without_alternative_names_is_explained() {
+    let authority = Authority::new();
+    let port = server_for(&authority, &[], false).await;
+    let tls = TlsConfig {
+        ca_file: authority.text("ca.pem"),
+        ..TlsConfig::default()
+    };
+    refused(port, &tls, "no subject alternative name (SAN)").await;
+    refused(port, &tls, "issue one with the name localhost").await;
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_presented() {
     let authority = Authority::new();
     let port = server(&authority, true).await;
@@ -156,13 +174,13 @@ async fn a_client_certificate_is_presented() {
     };
     refused(port, &tls, "set mqtt.tls.cert_file").await;
 
-    authority.sign("client", "bridge");
+    authority.sign("client", &["bridge"]);
     tls.cert_file = authority.text("client.pem");
     tls.key_file = authority.text("client.key");
     assert_eq!(echo(port, &tls).await.unwrap(), b"hello");
 
     let stranger = Authority::new();
-    stranger.sign("client", "bridge");
+    stranger.sign("client", &["bridge"]);
     tls.cert_file = stranger.text("client.pem");
     tls.key_file = stranger.text("client.key");
     refused(port, &tls, "does not accept the certificate").await;
@@ -212,7 +230,7 @@ fn problems(tls: &TlsConfig, broker: &str) -> String {
 fn settings_that_can_not_work_are_reported() {
     assert_eq!(problems(&TlsConfig::default(), "mqtt://x"), "");
     let authority = Authority::new();
-    authority.sign("client", "bridge");
+    authority.sign("client", &["bridge"]);
     let good = TlsConfig {
         ca_file: authority.text("ca.pem"),
         cert_file: authority.text("client.pem"),
