@@ -9,6 +9,8 @@ pub(crate) enum Refusal {
     Route(&'static str),
     /// Its MQTT topic is not UTF-8.
     TopicNotUtf8,
+    /// Its MQTT 5 properties are not valid.
+    InvalidProperties,
     /// Its Kafka topic differs from an existing one only in `.` and `_`.
     TopicCollision,
     /// Its tenant has opened as many topics as it may.
@@ -31,6 +33,7 @@ impl Refusal {
         match self {
             Self::Route(reason) => reason,
             Self::TopicNotUtf8 => "topic_not_utf8",
+            Self::InvalidProperties => "invalid_properties",
             Self::TopicCollision => "topic_collision",
             Self::TopicLimit => "topic_limit",
             Self::TopicRefused => "topic_refused",
@@ -45,6 +48,7 @@ impl Refusal {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let own = [
             Self::TopicNotUtf8,
+            Self::InvalidProperties,
             Self::TopicCollision,
             Self::TopicLimit,
             Self::TopicRefused,

@@ -74,15 +74,16 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Removes and returns the oldest item if it is confirmed.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    /// Removes and returns the oldest item, with its number, if it is confirmed.
+    pub(crate) fn pop(&mut self) -> Option<(Seq, T)> {
         if !self.slots.front()?.confirmed {
             return None;
         }
         let slot = self.slots.pop_front()?;
+        let seq = self.first;
         self.first += 1;
         self.bytes -= slot.bytes;
-        Some(slot.item)
+        Some((seq, slot.item))
     }
 
     /// The number of the oldest item, or of the next one if the ring is empty.
@@ -117,7 +118,7 @@ mod tests {
         ring.confirm(seq + 1);
         assert_eq!(ring.pop(), None);
         ring.confirm(seq);
-        assert_eq!(ring.pop(), Some('a'));
+        assert_eq!(ring.pop(), Some((seq, 'a')));
         ring.confirm(seq);
         assert_eq!(ring.unconfirmed(seq), None);
         assert_eq!(ring.len(), 0);
@@ -137,7 +138,7 @@ mod tests {
             for seq in order {
                 ring.confirm(seq);
                 confirmed.insert(seq);
-                while let Some(item) = ring.pop() {
+                while let Some((_, item)) = ring.pop() {
                     left.push(item);
                 }
                 let prefix = (0..50).take_while(|seq| confirmed.contains(seq)).count();

@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::{
-    ConnectError, ConnectionError, MqttStream, MqttUrl, Packet, Protocol, Reader, TlsConfig,
-    WriteError, Writer,
+    ConnectError, ConnectionError, Explanation, MqttStream, MqttUrl, Packet, Protocol, Reader,
+    TlsConfig, WriteError, Writer,
 };
 
 /// What a CONNECT says (MQTT 5, section 3.1).
@@ -106,8 +106,13 @@ pub enum HandshakeError {
     #[error("the broker does not support MQTT {0}")]
     Version(Protocol),
     /// The broker refused the connection with this reason.
-    #[error("the broker refused the connection: {0:?}")]
-    Refused(ConnectReturnCode),
+    #[error("the broker refused the connection: {reason:?}{explanation}")]
+    Refused {
+        /// Its reason code.
+        reason: ConnectReturnCode,
+        /// What it adds to that.
+        explanation: Explanation,
+    },
     /// The connection ended before a CONNACK.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -178,7 +183,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             | ConnectReturnCode::UnsupportedProtocolVersion => {
                 return Err(HandshakeError::Version(protocol));
             }
-            reason => return Err(HandshakeError::Refused(reason)),
+            reason => {
+                let said = ack.properties;
+                let explanation = said.map_or_else(Explanation::default, |said| Explanation {
+                    text: said.reason_string,
+                    server: said.server_reference,
+                });
+                return Err(HandshakeError::Refused {
+                    reason,
+                    explanation,
+                });
+            }
         }
         let granted = Granted::from(&ack);
         writer.set_max_packet_size(granted.maximum_packet_size);
@@ -253,8 +268,20 @@ mod tests {
             ),
             (
                 Protocol::V5,
+                &[0x20, 11, 0, 0x8A, 8, 0x1F, 0, 1, b'x', 0x1C, 0, 1, b'y'],
+                r#"the broker refused the connection: Banned ("x") (it refers to the server "y")"#,
+            ),
+            (
+                Protocol::V5,
                 &[0xE0, 1, 0x89],
                 "the broker ended the connection: ServerBusy",
+            ),
+            (
+                Protocol::V5,
+                &[
+                    0xE0, 12, 0x9C, 10, 0x1F, 0, 3, b'b', 0xF6, b'z', 0x1C, 0, 1, b'y',
+                ],
+                "the broker ended the connection: UseAnotherServer (\"b\u{FFFD}z\") (it refers to the server \"y\")",
             ),
             (
                 Protocol::V311,

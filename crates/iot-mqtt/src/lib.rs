@@ -69,8 +69,10 @@ mod stream;
 mod tls;
 mod url;
 
-pub use codec::{KEPT, MAX_FRAME, Malformed, Oversize, Packet, Reader, WriteError, Writer};
-pub use error::ConnectionError;
+pub use codec::{
+    Defective, KEPT, MAX_FRAME, Malformed, Oversize, Packet, Reader, WriteError, Writer,
+};
+pub use error::{ConnectionError, Explanation};
 pub use handshake::{Connect, Connection, Granted, HandshakeError, Login};
 pub use protocol::Protocol;
 pub use rumqttc::v5::mqttbytes::v5::{

@@ -169,6 +169,10 @@ impl Subscriber {
     fn handle(&mut self, packet: Packet) -> anyhow::Result<()> {
         match packet {
             Packet::Publish(publish) => self.take(&publish, publish.payload.len() as u64),
+            Packet::Defective(defective) => {
+                let size = defective.publish.payload.len() as u64;
+                self.take(&defective.publish, size)
+            }
             Packet::Oversize(oversize) => self.take(&oversize.publish, oversize.size),
             Packet::PingResp => Ok(()),
             other => Err(ConnectionError::Unexpected(other.name()).into()),

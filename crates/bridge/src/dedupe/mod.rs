@@ -3,6 +3,7 @@
 //!
 //! | step | where |
 //! |---|---|
+//! | What an identifier stands for until it is acknowledged | `packet_ids` |
 //! | Each message with a packet identifier gets a receive number | `numbering` |
 //! | Its record carries the number, in the header `mqtt-delivery` | `receive_id` |
 //! | Every few thousand messages the state of the numbering goes to `iot.bridge-sessions` | `checkpoint` |
@@ -14,9 +15,8 @@
 //! checkpoint is acknowledged before the checkpoint is confirmed, and after a
 //! crash the last confirmed one is close to the first redelivery.
 //!
-//! [`Dedupe::classify`] is the only place that decides whether a PUBLISH is new.
-//! What else has a say in that, such as the state of the connection's packet
-//! identifiers, belongs there, before the numbering.
+//! [`Dedupe::classify`] is the only place that decides whether a PUBLISH is new: first by the
+//! packet identifiers in use, which is certain, then by the numbering.
 //!
 //! docs/decisions/0005-redelivery.md has the reasons and the limits.
 
@@ -24,6 +24,7 @@ mod checkpoint;
 mod log_lookup;
 mod log_reader;
 mod numbering;
+mod packet_ids;
 mod payload_ids;
 mod receive_id;
 mod restore;
@@ -32,6 +33,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
+use iot_mqtt::QoS;
 use tokio::sync::mpsc;
 
 use crate::config::BridgeConfig;
@@ -41,6 +43,7 @@ use checkpoint::Checkpoint;
 use log_lookup::{LogLookup, Written};
 use numbering::Numbering;
 pub(crate) use numbering::{Kind, Received};
+use packet_ids::PacketIds;
 pub(crate) use payload_ids::PayloadIds;
 pub(crate) use receive_id::{ReceiveId, content_hash};
 pub(crate) use restore::Restored;
@@ -73,6 +76,7 @@ pub(crate) enum RefusedCheckpoint {
 pub(crate) struct Dedupe {
     /// The broker's send window.
     receive_maximum: u16,
+    packet_ids: PacketIds,
     /// `None` if redeliveries are not recognised, or not yet.
     numbering: Option<Numbering>,
     restoring: bool,
@@ -109,6 +113,7 @@ impl Dedupe {
         }
         Self {
             receive_maximum: config.mqtt.receive_maximum,
+            packet_ids: PacketIds::default(),
             numbering: None,
             restoring: enabled,
             has_checkpoint: false,
@@ -158,21 +163,36 @@ impl Dedupe {
 
     /// A connection is up; `resumed`: the broker kept the session.
     pub(crate) fn connected(&mut self, broker: &Arc<str>, resumed: bool) {
+        self.packet_ids.connected(broker, resumed);
         match &mut self.numbering {
             Some(numbering) => numbering.connected(broker, resumed),
             None => self.pending_connection = Some((broker.clone(), resumed)),
         }
     }
 
+    /// The connection is lost, after it has written `written` bytes.
+    pub(crate) fn disconnected(&mut self, written: u64) {
+        self.packet_ids.disconnected(written);
+    }
+
     /// Decides what a PUBLISH with a packet identifier is. `hash` is its
     /// [`content_hash`]; everything before `unacknowledged` has left the ring.
     pub(crate) fn classify(
         &mut self,
-        packet_id: u16,
-        dup: bool,
+        (packet_id, dup, qos): (u16, bool, QoS),
         hash: u128,
         unacknowledged: Seq,
     ) -> Received {
+        if let Some(kind) = self.packet_ids.find(packet_id, dup, qos, hash) {
+            if let Some(numbering) = &mut self.numbering {
+                numbering.repeated(packet_id, hash);
+            }
+            return Received {
+                kind,
+                id: None,
+                checkpoint_due: false,
+            };
+        }
         match &mut self.numbering {
             Some(numbering) => numbering.receive(packet_id, dup, hash, unacknowledged),
             None => Received {
@@ -183,12 +203,39 @@ impl Dedupe {
         }
     }
 
-    /// The message classified last, which has an id and is no redelivery, is in
-    /// the ring as `seq`.
-    pub(crate) fn pushed(&mut self, hash: u128, seq: Seq) {
-        if let Some(numbering) = &mut self.numbering {
+    /// The message classified last, which is no redelivery, is in the ring as `seq`; `numbered`:
+    /// it has an id.
+    pub(crate) fn pushed(&mut self, packet_id: u16, hash: u128, seq: Seq, numbered: bool) {
+        self.packet_ids.used(packet_id, hash, seq);
+        if numbered && let Some(numbering) = &mut self.numbering {
             numbering.pushed(hash, seq);
         }
+    }
+
+    /// The message classified last is a redelivery, and is in the ring as `seq`.
+    pub(crate) fn redelivered(&mut self, packet_id: u16, hash: u128, seq: Seq) {
+        self.packet_ids.used(packet_id, hash, seq);
+    }
+
+    /// Whether the message `seq` of the ring may be acknowledged: the broker has not given its
+    /// identifier to another message.
+    pub(crate) fn may_acknowledge(&self, packet_id: u16, seq: Seq) -> bool {
+        self.packet_ids.is_current(packet_id, seq)
+    }
+
+    /// The acknowledgement of a message is queued; it ends at this byte of the connection.
+    pub(crate) fn acknowledged(&mut self, packet_id: u16, qos: QoS, end: u64) {
+        self.packet_ids.acknowledged(packet_id, qos, end);
+    }
+
+    /// The connection has written its first `written` bytes.
+    pub(crate) fn written(&mut self, written: u64) {
+        self.packet_ids.written(written);
+    }
+
+    /// The broker has released the identifier of a message of QoS 2.
+    pub(crate) fn released(&mut self, packet_id: u16) {
+        self.packet_ids.released(packet_id);
     }
 
     /// The checkpoint that precedes the message classified last. `first` is the

@@ -1,13 +1,61 @@
-//! What happens to a session's connection.
+//! What arrives on a session's connection, and what happens to it.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
+use iot_core::dead_letter::Truncated;
+use iot_mqtt::{Defective, Granted, Oversize};
+
 use super::Pipeline;
+use crate::message::DeadLetterCause;
+use crate::mqtt::LinkEvent;
 use crate::preflight;
-use iot_mqtt::Granted;
+use crate::refusal::Refusal;
 
 impl Pipeline {
+    pub(super) fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
+        match event {
+            LinkEvent::Publish(publish) => {
+                let size = publish.payload.len() as u64;
+                self.receive(publish, size, None, None)?;
+            }
+            LinkEvent::Defective(defective) => {
+                let Defective { publish, defect } = *defective;
+                let size = publish.payload.len() as u64;
+                let cause = DeadLetterCause {
+                    reason: Refusal::InvalidProperties,
+                    detail: defect,
+                };
+                self.receive(publish, size, None, Some(cause))?;
+            }
+            LinkEvent::Oversize(oversize) => {
+                let Oversize {
+                    publish,
+                    size,
+                    sha256,
+                } = *oversize;
+                let cut = Box::new(Truncated { size, sha256 });
+                self.receive(publish, size, Some(cut), None)?;
+            }
+            LinkEvent::Connected {
+                broker,
+                resumed,
+                granted,
+            } => self.connected(broker, resumed, &granted),
+            LinkEvent::Subscribed => self.subscribed(),
+            LinkEvent::Unsubscribed => self.unsubscribed(),
+            LinkEvent::Released(packet_id) => self.dedupe.released(packet_id),
+            LinkEvent::Pong => self.ponged(),
+            LinkEvent::PreferredBack => self.preferred_back(),
+            LinkEvent::Lost {
+                broker,
+                error,
+                written,
+            } => self.disconnected(&broker, &error, written),
+        }
+        Ok(())
+    }
+
     /// The broker accepted the connection; `resumed`: it kept the session.
     pub(super) fn connected(&mut self, broker: Arc<str>, resumed: bool, granted: &Granted) {
         // At a new broker there was no session to lose.
@@ -33,7 +81,9 @@ impl Pipeline {
         self.health.mqtt.ready();
     }
 
-    pub(super) fn disconnected(&mut self, broker: &str, error: &impl Display) {
+    /// There is no connection; the last one wrote `written` bytes.
+    pub(super) fn disconnected(&mut self, broker: &str, error: &impl Display, written: u64) {
+        self.dedupe.disconnected(written);
         self.gauges.connected.set(0);
         self.health.mqtt.not_ready(format!("{broker}: {error}"));
         self.failing_back = false;

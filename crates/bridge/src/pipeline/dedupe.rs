@@ -1,20 +1,40 @@
 //! What the message flow does about duplicates.
 
 use super::Pipeline;
-use crate::dedupe::Event;
+use crate::dedupe::{Event, Kind};
 use crate::message::{Message, Target};
 use crate::ring::Seq;
 use crate::topic_id::TopicId;
 
 impl Pipeline {
-    /// A redelivery of the message that was in the ring as `seq`: it is
-    /// acknowledged on this connection.
-    pub(super) fn redelivered(&mut self, seq: Seq, message: Message) {
-        self.metrics.deduplicated.in_flight.inc();
-        match self.ring.get_mut(seq) {
-            Some(earlier) => earlier.connection = message.connection,
-            None => drop(self.acknowledge_only(message)),
+    /// The message, unless it is a redelivery of one that this process has received.
+    pub(super) fn unless_redelivered(
+        &mut self,
+        kind: Kind,
+        hash: u128,
+        message: Message,
+    ) -> Option<Message> {
+        match kind {
+            Kind::New | Kind::MaybeWritten => return Some(message),
+            Kind::Redelivery(seq) => self.redelivered(seq, hash, message),
+            Kind::Acknowledged => {}
         }
+        self.metrics.deduplicated.in_flight.inc();
+        None
+    }
+
+    /// A redelivery of the message that was in the ring as `seq`: it is
+    /// acknowledged once, on this connection.
+    fn redelivered(&mut self, seq: Seq, hash: u128, message: Message) {
+        let packet_id = message.packet_id;
+        let seq = match self.ring.get_mut(seq) {
+            Some(earlier) => {
+                earlier.connection = message.connection;
+                seq
+            }
+            None => self.acknowledge_only(message),
+        };
+        self.dedupe.redelivered(packet_id, hash, seq);
     }
 
     /// Queues the checkpoint that precedes the message received last.

@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use iot_core::dead_letter::{self, Truncated};
-use iot_mqtt::{Oversize, Publish, QoS};
+use iot_mqtt::{Publish, QoS};
 use iot_service::config::Live;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
@@ -28,7 +28,7 @@ use crate::dedupe::{Dedupe, Kind, PayloadIds};
 use crate::kafka::{Delivery, Kafka};
 use crate::message::{DeadLetterCause, Message, Target};
 use crate::metrics::{Metrics, SessionGauges};
-use crate::mqtt::{Link, LinkEvent};
+use crate::mqtt::Link;
 use crate::pace::{Alarm, Pace};
 use crate::refusal::Refusal;
 use crate::ring::{Ring, Seq};
@@ -161,42 +161,15 @@ impl Pipeline {
         self.ring.len() < self.limits.messages && self.ring.bytes() < self.limits.bytes
     }
 
-    fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
-        match event {
-            LinkEvent::Publish(publish) => {
-                let size = publish.payload.len() as u64;
-                self.receive(publish, size, None)?;
-            }
-            LinkEvent::Oversize(oversize) => {
-                let Oversize {
-                    publish,
-                    size,
-                    sha256,
-                } = *oversize;
-                let cut = Box::new(Truncated { size, sha256 });
-                self.receive(publish, size, Some(cut))?;
-            }
-            LinkEvent::Connected {
-                broker,
-                resumed,
-                granted,
-            } => self.connected(broker, resumed, &granted),
-            LinkEvent::Subscribed => self.subscribed(),
-            LinkEvent::Unsubscribed => self.unsubscribed(),
-            LinkEvent::Pong => self.ponged(),
-            LinkEvent::PreferredBack => self.preferred_back(),
-            LinkEvent::Lost { broker, error } => self.disconnected(&broker, &error),
-        }
-        Ok(())
-    }
-
     /// receive -> route -> queue, unless the message is a duplicate. Its payload
-    /// had `size` bytes, of which only the first are left if it is `cut`.
+    /// had `size` bytes, of which only the first are left if it is `cut`. If it is `refused`
+    /// already, it becomes a dead letter.
     fn receive(
         &mut self,
         publish: Publish,
         size: u64,
         cut: Option<Box<Truncated>>,
+        refused: Option<DeadLetterCause>,
     ) -> anyhow::Result<()> {
         let dup = publish.dup;
         self.metrics.received.inc();
@@ -214,39 +187,39 @@ impl Pipeline {
         let mut message = Message::new(publish, self.link.connection(), now, unrouted);
         message.cut = cut;
         if message.qos == QoS::AtMostOnce {
-            self.route(&mut message, size);
+            self.route(&mut message, size, refused);
             self.queue(message);
             return Ok(());
         }
 
-        let (packet_id, hash) = (message.packet_id, message.content_hash());
+        let (packet_id, qos, hash) = (message.packet_id, message.qos, message.content_hash());
         let first = self.ring.first();
-        let received = self.dedupe.classify(packet_id, dup, hash, first);
-        if let Kind::Redelivery(seq) = received.kind {
-            self.redelivered(seq, message);
+        let received = self.dedupe.classify((packet_id, dup, qos), hash, first);
+        let Some(mut message) = self.unless_redelivered(received.kind, hash, message) else {
             return Ok(());
-        }
+        };
         if received.checkpoint_due {
             self.queue_checkpoint(packet_id)?;
         }
         message.receive_id = received.id;
         message.needs_lookup = received.kind == Kind::MaybeWritten;
-        self.route(&mut message, size);
+        self.route(&mut message, size, refused);
         let seq = if self.has_duplicate_id(&message) {
             self.acknowledge_only(message)
         } else {
             self.queue(message)
         };
-        if received.id.is_some() {
-            self.dedupe.pushed(hash, seq);
-        }
+        self.dedupe
+            .pushed(packet_id, hash, seq, received.id.is_some());
         Ok(())
     }
 
     /// route: sets the target of a message whose payload had `size` bytes.
-    fn route(&mut self, message: &mut Message, size: u64) {
+    fn route(&mut self, message: &mut Message, size: u64, refused: Option<DeadLetterCause>) {
         let limit = self.config.kafka.max_message_bytes.0;
-        let routed = if size > limit || message.cut.is_some() {
+        let routed = if let Some(cause) = refused {
+            Err(cause)
+        } else if size > limit || message.cut.is_some() {
             let detail = format!("{size} bytes, the limit is {limit}");
             let reason = Refusal::TooLarge;
             Err(DeadLetterCause { reason, detail })
@@ -376,17 +349,21 @@ impl Pipeline {
     /// confirm -> acknowledge: the confirmed messages before the first unconfirmed
     /// one.
     fn acknowledge(&mut self) {
-        while let Some(message) = self.ring.pop() {
+        while let Some((seq, message)) = self.ring.pop() {
             if message.qos == QoS::AtMostOnce {
                 continue;
             }
             self.window_limit.acknowledged(self.now.instant);
-            let (connection, packet_id) = (message.connection, message.packet_id);
-            if self.link.acknowledge(connection, packet_id, message.qos) {
+            let (connection, packet_id, qos) = (message.connection, message.packet_id, message.qos);
+            if self.dedupe.may_acknowledge(packet_id, seq)
+                && let Some(end) = self.link.acknowledge(connection, packet_id, qos)
+            {
+                self.dedupe.acknowledged(packet_id, qos, end);
                 self.metrics.acknowledged.inc();
             } else {
                 self.metrics.not_acknowledged.inc();
             }
         }
+        self.dedupe.written(self.link.written());
     }
 }

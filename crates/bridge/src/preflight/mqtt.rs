@@ -65,7 +65,7 @@ async fn connect(broker: &str, config: &MqttConfig) -> anyhow::Result<Answer> {
         LinkEvent::Connected {
             broker, granted, ..
         } => Ok((broker, granted)),
-        LinkEvent::Lost { broker, error } => Err(anyhow!("{broker}: {error}")),
+        LinkEvent::Lost { broker, error, .. } => Err(anyhow!("{broker}: {error}")),
         other => Err(anyhow!("an MQTT broker answered with {other:?}")),
     };
     let closed = timeout(DEADLINE, link.close(answer.is_ok())).await;

@@ -3,6 +3,7 @@
 
 use iot_service::config::HumanDuration;
 use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
 use testkit::kafka::read_until;
 use testkit::mqtt_broker::Broker;
 use testkit::stack::{kafka_brokers, unique};
@@ -119,6 +120,130 @@ async fn at_qos_0_messages_beyond_the_limit_are_dropped_and_counted() {
     cluster.up();
     let records = cluster.read(KAFKA_TOPIC, 10).await;
     assert_eq!(records[9].text(), "9");
+    bridge.stop().await;
+}
+
+/// Some brokers send a message again that is not acknowledged in time, on the same connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_sent_again_on_its_connection_is_written_and_acknowledged_once() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(7, TOPIC, b"first").await;
+    assert_eq!(peer.acknowledgements(1).await, [7]);
+    cluster.down();
+    // Not in sequence, as of a broker that reuses identifiers at once.
+    peer.publish(9, TOPIC, b"a").await;
+    peer.publish(4, TOPIC, b"b").await;
+    peer.publish_again(9, TOPIC, b"a").await;
+    peer.publish_again(4, TOPIC, b"b").await;
+    bridge
+        .wait_for("/metrics", &deduplicated("in_flight", 2))
+        .await;
+    cluster.up();
+    assert_eq!(peer.acknowledgements(2).await, [9, 4]);
+    // The identifier is free again: this is another message with the same content.
+    peer.publish(9, TOPIC, b"a").await;
+    assert_eq!(peer.acknowledgements(1).await, [9]);
+    peer.only_pings(1).await;
+    let records = cluster.read(KAFKA_TOPIC, 4).await;
+    let texts: Vec<_> = records.iter().map(|record| record.text()).collect();
+    assert_eq!(texts, ["first", "a", "b", "a"]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identifier_that_stands_for_another_message_is_acknowledged_once_that_is_written() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(7, TOPIC, b"first").await;
+    assert_eq!(peer.acknowledgements(1).await, [7]);
+    cluster.down();
+    peer.publish(9, TOPIC, b"given up").await;
+    peer.publish(9, TOPIC, b"other").await;
+    bridge
+        .wait_for("/metrics", "mqtt_messages_received_total 3")
+        .await;
+    cluster.up();
+    assert_eq!(peer.acknowledgements(1).await, [9]);
+    peer.only_pings(1).await;
+    let records = cluster.read(KAFKA_TOPIC, 3).await;
+    assert_eq!(records[2].text(), "other");
+    bridge.stop().await;
+}
+
+/// Kafka confirms while there is no connection, so no acknowledgement can be sent. The broker
+/// cannot have reused the identifiers, whatever it does with them otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_confirmed_without_a_connection_are_written_once() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
+    let mut peer = broker.accept_subscribed(false).await;
+    peer.publish(7, TOPIC, b"first").await;
+    assert_eq!(peer.acknowledgements(1).await, [7]);
+    cluster.down();
+    let sent = [(9, b"a"), (4, b"b"), (30, b"c")];
+    for (id, payload) in sent {
+        peer.publish(id, TOPIC, payload).await;
+    }
+    bridge
+        .wait_for("/metrics", "mqtt_messages_received_total 4")
+        .await;
+    drop(peer);
+    cluster.up();
+    bridge
+        .wait_for("/metrics", "mqtt_unacknowledged_total 3")
+        .await;
+    let mut peer = broker.accept_subscribed(true).await;
+    for (id, payload) in sent {
+        peer.publish_again(id, TOPIC, payload).await;
+    }
+    assert_eq!(peer.acknowledgements(3).await, [9, 4, 30]);
+    peer.only_pings(1).await;
+    assert_eq!(cluster.read(KAFKA_TOPIC, 4).await.len(), 4);
+    bridge
+        .wait_for("/metrics", "kafka_messages_produced_total 4")
+        .await;
+    bridge.stop().await;
+}
+
+/// MQTT 5, section 4.3.3.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_qos_2_a_message_is_written_once_until_it_is_released() {
+    let (broker, cluster) = (Broker::start().await, start_cluster());
+    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |config| {
+        config.mqtt.qos = 2;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    for resumed in [false, true] {
+        if resumed {
+            drop(peer);
+            peer = broker.accept_subscribed(true).await;
+        }
+        for _ in 0..2 {
+            peer.publish_at(QoS::ExactlyOnce, 9, TOPIC, b"a").await;
+            let packet = peer.next().await;
+            assert!(
+                matches!(packet, Packet::PubRec(ref rec) if rec.pkid == 9),
+                "{packet:?}"
+            );
+        }
+    }
+    peer.release(9).await;
+    let packet = peer.next().await;
+    assert!(
+        matches!(packet, Packet::PubComp(ref comp) if comp.pkid == 9),
+        "{packet:?}"
+    );
+    peer.publish_at(QoS::ExactlyOnce, 9, TOPIC, b"a").await;
+    let packet = peer.next().await;
+    assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}");
+    assert_eq!(cluster.read(KAFKA_TOPIC, 2).await.len(), 2);
+    bridge
+        .wait_for("/metrics", "kafka_messages_produced_total 2")
+        .await;
     bridge.stop().await;
 }
 

@@ -2,22 +2,23 @@
 //!
 //! PUBLISH and the acknowledgements are read here: rumqttc's codec copies the
 //! topic of a 3.1.1 message and accepts properties that reach into the payload.
+//! `properties` reads those, with their defects.
 //! So is DISCONNECT: rumqttc's codec rejects one without a body and takes one with
 //! a reason but no properties for the start of a longer packet, which never comes.
 
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::mqttbytes::{self as bytes4, v4};
 use rumqttc::v5::mqttbytes::v5::{
-    self, ConnAck, ConnectReturnCode, DisconnectReasonCode, PubAck, PubRec, Publish,
-    PublishProperties, SubAck, SubscribeReasonCode, UnsubAck,
+    self, ConnAck, ConnectReturnCode, DisconnectReasonCode, PubAck, PubRec, Publish, SubAck,
+    SubscribeReasonCode, UnsubAck,
 };
 use rumqttc::v5::mqttbytes::{self as bytes5, QoS};
 
 use super::{
-    CONNACK, DISCONNECT, MAX_FRAME, Malformed, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL,
-    Packet, SUBACK, UNSUBACK,
+    CONNACK, DISCONNECT, Defective, MAX_FRAME, Malformed, PINGRESP, PUBACK, PUBCOMP, PUBLISH,
+    PUBREC, PUBREL, Packet, SUBACK, UNSUBACK, properties,
 };
-use crate::{ConnectionError, Protocol};
+use crate::{ConnectionError, Explanation, Protocol};
 
 const SHORT: &str = "too short";
 
@@ -102,10 +103,15 @@ pub(super) fn packet(
     let read = match (header.kind(), protocol) {
         (PUBLISH, _) => {
             frame.advance(header.size);
-            publish(header.first, frame.freeze(), protocol).map(Packet::Publish)
+            publish(header.first, frame.freeze(), protocol)
         }
-        (DISCONNECT, Protocol::V5) => match disconnect(body) {
-            Ok(reason) => return Err(ConnectionError::Disconnected(reason)),
+        (DISCONNECT, Protocol::V5) => match disconnect(Bytes::copy_from_slice(body)) {
+            Ok((reason, explanation)) => {
+                return Err(ConnectionError::Disconnected {
+                    reason,
+                    explanation,
+                });
+            }
             Err(reason) => Err(reason),
         },
         (PUBACK | PUBREC | PUBREL | PUBCOMP, _) => acknowledgement(header, frame, protocol),
@@ -120,7 +126,7 @@ pub(super) fn packet(
 }
 
 /// Topic and payload share the memory of `body`.
-fn publish(first: u8, mut body: Bytes, protocol: Protocol) -> Result<Publish, String> {
+fn publish(first: u8, mut body: Bytes, protocol: Protocol) -> Result<Packet, String> {
     let qos = quality(first)?;
     let length = usize::from(number(&mut body)?);
     let topic = part(&mut body, length)?;
@@ -129,27 +135,15 @@ fn publish(first: u8, mut body: Bytes, protocol: Protocol) -> Result<Publish, St
         QoS::AtLeastOnce | QoS::ExactlyOnce => number(&mut body)?,
     };
     let mut publish = envelope(first, qos, topic, packet_id)?;
+    let mut defect = None;
     if protocol == Protocol::V5 {
-        publish.properties = properties(&mut body)?;
+        (publish.properties, defect) = properties::read(&mut body);
     }
     publish.payload = body;
-    Ok(publish)
-}
-
-fn properties(body: &mut Bytes) -> Result<Option<PublishProperties>, String> {
-    // Most messages have none.
-    if body.first() == Some(&0) {
-        body.advance(1);
-        return Ok(None);
-    }
-    let (length, size) = variable_integer(body)?.ok_or(SHORT)?;
-    let mut own = part(body, size + length)?;
-    let properties = PublishProperties::read(&mut own).map_err(|error| error.to_string())?;
-    if own.is_empty() {
-        Ok(properties)
-    } else {
-        Err("properties of another length than they say".into())
-    }
+    Ok(match defect {
+        None => Packet::Publish(publish),
+        Some(defect) => Packet::Defective(Box::new(Defective { publish, defect })),
+    })
 }
 
 fn number(body: &mut Bytes) -> Result<u16, String> {
@@ -165,9 +159,10 @@ fn part(body: &mut Bytes, length: usize) -> Result<Bytes, String> {
 }
 
 /// Reason code and properties may be absent, each (MQTT 5, section 3.14.2).
-fn disconnect(body: &[u8]) -> Result<DisconnectReasonCode, String> {
-    let reason = body.first().copied().unwrap_or_default();
-    DisconnectReasonCode::try_from(reason).map_err(|error| error.to_string())
+fn disconnect(mut body: Bytes) -> Result<(DisconnectReasonCode, Explanation), String> {
+    let reason = body.try_get_u8().unwrap_or_default();
+    let reason = DisconnectReasonCode::try_from(reason).map_err(|error| error.to_string())?;
+    Ok((reason, properties::explanation(&mut body)))
 }
 
 fn acknowledgement(header: &Header, frame: BytesMut, protocol: Protocol) -> Result<Packet, String> {

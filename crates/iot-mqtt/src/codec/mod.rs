@@ -2,12 +2,14 @@
 
 mod decode;
 mod oversize;
+mod properties;
 mod reader;
 mod writer;
 
 use rumqttc::v5::mqttbytes::v5::{ConnAck, PubAck, PubRec, Publish, SubAck, UnsubAck};
 
 pub use oversize::{KEPT, Oversize};
+pub use properties::Defective;
 pub use reader::{MAX_FRAME, Reader};
 pub use writer::{WriteError, Writer};
 
@@ -55,6 +57,8 @@ pub enum Packet {
     /// A message. Its topic and payload share memory with the messages that were
     /// read along with it.
     Publish(Publish),
+    /// A message whose properties are not valid.
+    Defective(Box<Defective>),
     /// A message too large to be kept in memory, in part.
     Oversize(Box<Oversize>),
     /// The broker has a message of QoS 1, or rejects it.
@@ -79,7 +83,7 @@ impl Packet {
     pub fn name(&self) -> &'static str {
         let kind = match self {
             Self::ConnAck(_) => CONNACK,
-            Self::Publish(_) | Self::Oversize(_) => PUBLISH,
+            Self::Publish(_) | Self::Defective(_) | Self::Oversize(_) => PUBLISH,
             Self::PubAck(_) => PUBACK,
             Self::PubRec(_) => PUBREC,
             Self::PubRel(_) => PUBREL,

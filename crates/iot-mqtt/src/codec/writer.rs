@@ -52,6 +52,8 @@ pub struct Writer {
     /// Whether bytes were written since the stream's last flush: it may hold them
     /// back.
     unflushed: bool,
+    /// Number of bytes that were written.
+    written: u64,
 }
 
 impl Writer {
@@ -63,6 +65,7 @@ impl Writer {
             buffer: BytesMut::new(),
             max_packet_size: None,
             unflushed: false,
+            written: 0,
         }
     }
 
@@ -76,6 +79,19 @@ impl Writer {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// Number of bytes that the stream has taken since the start of the connection. Bytes after
+    /// these never left.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The same once everything that is queued now is written.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.written + self.buffer.len() as u64
     }
 
     /// Whether everything was written and flushed.
@@ -251,6 +267,7 @@ impl Writer {
                 return Poll::Ready(Err(ConnectionError::Closed));
             }
             self.unflushed = true;
+            self.written += written as u64;
         }
         if self.unflushed {
             ready!(pin!(stream.flush()).poll(cx))?;

@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     /// It is a redelivery. This process put the message into the ring under this
     /// sequence number; it may have left the ring since.
     Redelivery(Seq),
+    /// It is a redelivery of a message whose acknowledgement is about to be written.
+    Acknowledged,
     /// An earlier process may have written it: Kafka's log has to be read.
     MaybeWritten,
 }
@@ -200,6 +202,15 @@ impl Numbering {
         }
         self.redelivering = false;
         self.restored = false;
+    }
+
+    /// A PUBLISH repeats an unacknowledged message: redeliveries after it have higher numbers.
+    pub(crate) fn repeated(&mut self, packet_id: u16, hash: u128) {
+        if self.redelivering
+            && let Some((number, _)) = self.find_recent(packet_id, hash)
+        {
+            self.last_number = number;
+        }
     }
 
     /// What a PUBLISH is that repeats a message which this process has received;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use iot_mqtt::{
-    Connect, Connection, ConnectionError, DisconnectReasonCode, Granted, HandshakeError,
+    Connect, Connection, ConnectionError, Defective, DisconnectReasonCode, Granted, HandshakeError,
     MqttStream, MqttUrl, Oversize, Packet, Protocol, Publish, QoS, Reader, SubscribeReasonCode,
     Writer,
 };
@@ -68,9 +68,10 @@ impl From<HandshakeError> for BrokerConnectionError {
 impl From<ConnectionError> for BrokerConnectionError {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::Disconnected(DisconnectReasonCode::SessionTakenOver) => {
-                Self::TakenOver
-            }
+            ConnectionError::Disconnected {
+                reason: DisconnectReasonCode::SessionTakenOver,
+                ..
+            } => Self::TakenOver,
             error => Self::Connection(error),
         }
     }
@@ -95,8 +96,12 @@ pub(super) enum BrokerEvent {
     Unsubscribed,
     /// A message.
     Publish(Publish),
+    /// A message whose properties are not valid.
+    Defective(Box<Defective>),
     /// A truncated message.
     Oversize(Box<Oversize>),
+    /// The broker has released the packet identifier of a message of QoS 2 (PUBREL).
+    Released(u16),
     /// The answer to [`BrokerConnection::probe`].
     Pong,
 }
@@ -253,9 +258,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
     fn handle(&mut self, packet: Packet) -> Result<Option<BrokerEvent>, BrokerConnectionError> {
         match packet {
             Packet::Publish(publish) => return Ok(Some(BrokerEvent::Publish(publish))),
+            Packet::Defective(defective) => return Ok(Some(BrokerEvent::Defective(defective))),
             Packet::Oversize(oversize) => return Ok(Some(BrokerEvent::Oversize(oversize))),
-            // Also for an unknown identifier: the broker waits for it.
-            Packet::PubRel(packet_id) => self.writer.complete(packet_id),
+            Packet::PubRel(packet_id) => {
+                // Also for an unknown identifier: the broker waits for it.
+                self.writer.complete(packet_id);
+                return Ok(Some(BrokerEvent::Released(packet_id)));
+            }
             Packet::SubAck(ack) => self.subscriptions.subscribed(&ack)?,
             Packet::UnsubAck(ack) => self.subscriptions.unsubscribed(&ack),
             Packet::PingResp => return Ok(self.ponged()),
@@ -273,9 +282,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
         self.probe.is_none().then_some(BrokerEvent::Pong)
     }
 
-    /// Queues the acknowledgement of a message.
-    pub(super) fn acknowledge(&mut self, packet_id: u16, qos: QoS) {
+    /// Queues the acknowledgement of a message; returns where it ends among the bytes of the
+    /// connection.
+    pub(super) fn acknowledge(&mut self, packet_id: u16, qos: QoS) -> u64 {
         self.writer.acknowledge(packet_id, qos);
+        self.writer.end()
+    }
+
+    /// Number of bytes that were written.
+    pub(super) fn written(&self) -> u64 {
+        self.writer.written()
     }
 
     /// Queues a ping; [`BrokerEvent::Pong`] is the answer to it.

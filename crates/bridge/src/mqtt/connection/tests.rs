@@ -146,11 +146,14 @@ async fn carry(
     while !receiving.is_finished() {
         let may_read = allowed.next().is_some_and(|allowed| *allowed);
         if let Some(event) = try_next(&mut connection, may_read).await {
-            let BrokerEvent::Publish(publish) = event.unwrap() else {
-                panic!("not a message");
-            };
-            connection.acknowledge(publish.pkid, publish.qos);
-            read.push((publish.qos, publish.pkid, publish.payload.to_vec()));
+            match event.unwrap() {
+                BrokerEvent::Publish(publish) => {
+                    connection.acknowledge(publish.pkid, publish.qos);
+                    read.push((publish.qos, publish.pkid, publish.payload.to_vec()));
+                }
+                BrokerEvent::Released(_) => {}
+                other => panic!("neither a message nor a release: {other:?}"),
+            }
         }
         yield_now().await;
     }

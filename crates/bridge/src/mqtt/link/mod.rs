@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use iot_mqtt::{
-    Connect, Granted, Login, MqttStream, MqttUrl, Oversize, Protocol, Publish, QoS, TlsConfig,
+    Connect, Defective, Granted, Login, MqttStream, MqttUrl, Oversize, Protocol, Publish, QoS,
+    TlsConfig,
 };
 use iot_service::Backoff;
 use tokio::task::JoinHandle;
@@ -41,8 +42,12 @@ pub(crate) enum LinkEvent {
     Unsubscribed,
     /// A message.
     Publish(Publish),
+    /// A message whose properties are not valid.
+    Defective(Box<Defective>),
     /// A truncated message. It is acknowledged like the others.
     Oversize(Box<Oversize>),
+    /// The broker has released the packet identifier of a message of QoS 2 (PUBREL).
+    Released(u16),
     /// The answer to [`Link::probe`].
     Pong,
     /// A broker that is preferred to the current one is back. The owner decides
@@ -52,6 +57,8 @@ pub(crate) enum LinkEvent {
     Lost {
         broker: Arc<str>,
         error: BrokerConnectionError,
+        /// How many bytes the connection has written: acknowledgements behind them never left.
+        written: u64,
     },
 }
 
@@ -187,6 +194,7 @@ impl Link {
     fn event(&mut self, event: BrokerEvent) -> LinkEvent {
         match event {
             BrokerEvent::Publish(publish) => LinkEvent::Publish(publish),
+            BrokerEvent::Defective(defective) => LinkEvent::Defective(defective),
             BrokerEvent::Oversize(oversize) => LinkEvent::Oversize(oversize),
             BrokerEvent::Subscribed => {
                 self.subscribed.get_or_insert_with(Instant::now);
@@ -196,6 +204,7 @@ impl Link {
                 self.subscribed.get_or_insert_with(Instant::now);
                 LinkEvent::Unsubscribed
             }
+            BrokerEvent::Released(packet_id) => LinkEvent::Released(packet_id),
             BrokerEvent::Pong => LinkEvent::Pong,
         }
     }
@@ -241,6 +250,7 @@ impl Link {
 
     fn lost(&mut self, error: BrokerConnectionError) -> LinkEvent {
         let broker = self.brokers[self.current].name.clone();
+        let written = self.written();
         self.recall_scout();
         self.current = match self.subscribed.take() {
             // The preferred broker first, after a connection that worked.
@@ -254,7 +264,11 @@ impl Link {
         };
         let delay = self.backoff.next_delay();
         self.connect_after(delay);
-        LinkEvent::Lost { broker, error }
+        LinkEvent::Lost {
+            broker,
+            error,
+            written,
+        }
     }
 
     /// Disconnects from the current broker and connects to the one that
@@ -283,15 +297,23 @@ impl Link {
         }));
     }
 
-    /// Queues the acknowledgement of a message that `connection` received; `false`
-    /// if that connection is gone: the broker redelivers the message.
-    pub(crate) fn acknowledge(&mut self, connection: u32, packet_id: u16, qos: QoS) -> bool {
+    /// Queues the acknowledgement of a message that `connection` received, and returns where it
+    /// ends among the bytes of the connection. `None` if that connection is gone: the broker
+    /// redelivers the message.
+    pub(crate) fn acknowledge(&mut self, connection: u32, packet_id: u16, qos: QoS) -> Option<u64> {
         match &mut self.state {
             State::Up(current) if connection == self.connection => {
-                current.acknowledge(packet_id, qos);
-                true
+                Some(current.acknowledge(packet_id, qos))
             }
-            _ => false,
+            _ => None,
+        }
+    }
+
+    /// How many bytes the current connection has written; 0 without one.
+    pub(crate) fn written(&self) -> u64 {
+        match &self.state {
+            State::Up(current) => current.written(),
+            State::Connecting(_) | State::Closed => 0,
         }
     }
 

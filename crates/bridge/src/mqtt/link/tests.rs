@@ -130,13 +130,19 @@ async fn what_has_arrived_is_ready_without_waiting() {
             panic!("{event:?}");
         };
         ids.push(publish.pkid);
-        assert!(link.acknowledge(link.connection(), publish.pkid, publish.qos));
+        assert!(
+            link.acknowledge(link.connection(), publish.pkid, publish.qos)
+                .is_some()
+        );
     }
     assert!(waited < 100, "one write came in {waited} reads");
     assert!(link.next_buffered().is_none());
     let (acknowledged, _) = during(&mut link, peer.acknowledgements(100)).await;
     assert_eq!(acknowledged, ids);
-    assert!(!link.acknowledge(link.connection() - 1, 1, QoS::AtLeastOnce));
+    assert!(
+        link.acknowledge(link.connection() - 1, 1, QoS::AtLeastOnce)
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -276,9 +282,15 @@ async fn the_next_broker_takes_over_and_the_preferred_one_is_returned_to() {
     // Until the owner has drained, all goes on.
     peer.publish(1, "a/b", b"last").await;
     assert!(matches!(next(&mut link).await, LinkEvent::Publish(_)));
-    assert!(link.acknowledge(link.connection(), 1, QoS::AtLeastOnce));
+    assert!(
+        link.acknowledge(link.connection(), 1, QoS::AtLeastOnce)
+            .is_some()
+    );
     link.switch_back();
-    assert!(!link.acknowledge(link.connection(), 1, QoS::AtLeastOnce));
+    assert!(
+        link.acknowledge(link.connection(), 1, QoS::AtLeastOnce)
+            .is_none()
+    );
     let switching = async {
         assert_eq!(peer.acknowledgements(1).await, [1]);
         assert!(matches!(peer.next().await, Packet::Disconnect(_)));
