@@ -10,6 +10,7 @@ CHUNK = 64 * 1024
 # What the ledger writes into every payload (crates/ledger/src/payload.rs).
 MARK = re.compile(rb'"device_id":"ledger-([\w-]+)-(\d+)","seq":(\d+),"timestamp":(\d+),')
 PUBLISH, PUBACK = 3, 4
+DUP = 0b1000
 # A message confirmed so soon after it was due was not delayed by a fault.
 FRESH = 1.0
 
@@ -43,6 +44,14 @@ class Proxy:
         for pair in self.pairs:
             pair.dead = pair.dead or not old_connections
         self.passing.set()
+
+    def send_again(self):
+        """Sends each client what it has not acknowledged once more, on the same connection; returns how many messages."""
+        return sum(pair.send_again() for pair in self.pairs if pair.seen and not pair.dead and not pair.ended)
+
+    def inject(self, data):
+        """Sends packets to each client, as if they came from its broker; returns to how many clients."""
+        return sum(pair.inject(data) for pair in self.pairs if pair.seen and not pair.dead and not pair.ended)
 
     def accept(self):
         while True:
@@ -98,6 +107,8 @@ class Pair:
         self.client, self.broker, self.seen = client, broker, seen
         self.dead = False
         self.ended = set()
+        # Held while packets go to the client.
+        self.sending = threading.Lock()
 
     def requests(self, sink, data):
         if self.seen:
@@ -105,10 +116,25 @@ class Pair:
         sink.sendall(data)
 
     def replies(self, sink, data):
-        whole = self.seen.to_bridge(data) if self.seen else []
-        sink.sendall(data)
+        with self.sending:
+            whole = self.seen.to_bridge(data) if self.seen else []
+            sink.sendall(data)
         if whole:
             self.seen.watch.forwarded(whole)
+
+    def inject(self, data):
+        """Whether that was possible: not in the middle of a packet."""
+        with self.sending:
+            between = not self.seen.down.buffer
+            if between:
+                self.client.sendall(data)
+        return between
+
+    def send_again(self):
+        with self.sending:
+            packets = self.seen.again()
+            self.client.sendall(b"".join(packets))
+        return len(packets)
 
     def close_after(self, source):
         self.ended.add(source)
@@ -123,6 +149,7 @@ class Connection:
     def __init__(self, watch):
         self.watch = watch
         self.down, self.up = Frames(), Frames()
+        # By packet identifier: the mark of a message, and its packet.
         self.unacknowledged = {}
 
     def to_bridge(self, data):
@@ -133,14 +160,33 @@ class Connection:
                 topic = int.from_bytes(body[:2], "big")
                 run, conn, seq, millis = found.groups()
                 mark = (run.decode(), int(conn), int(seq), int(millis) / 1000)
-                self.unacknowledged[body[2 + topic : 4 + topic]] = mark
+                self.unacknowledged[body[2 + topic : 4 + topic]] = mark, first, body
                 marks.append(mark)
         return marks
 
+    def again(self):
+        """The packets of what is not acknowledged, with DUP; none in the middle of a packet."""
+        if self.down.buffer:
+            return []
+        return [packet(first | DUP, body) for _, first, body in list(self.unacknowledged.values())]
+
     def from_bridge(self, data):
         for first, body in self.up.feed(data):
-            if first >> 4 == PUBACK and (mark := self.unacknowledged.pop(body[:2], None)):
-                self.watch.acknowledged(mark)
+            if first >> 4 != PUBACK:
+                continue
+            if found := self.unacknowledged.pop(body[:2], None):
+                self.watch.acknowledged(found[0])
+            else:
+                self.watch.surplus += 1
+
+
+def packet(first, body):
+    """An MQTT packet."""
+    length, size = bytearray(), len(body)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([first, *length, size]) + body
 
 
 class Frames:
@@ -176,6 +222,8 @@ class Watch:
     def __init__(self):
         self.runs = {}
         self.lock = threading.Lock()
+        # Acknowledgements of what was not sent, or was acknowledged before.
+        self.surplus = 0
 
     def run(self, name):
         with self.lock:

@@ -8,6 +8,7 @@ from lib.process import wait_for
 from lib.stack import stack
 
 from . import common
+from .proxy import packet
 from .rig import PREFIX, Bridge, Load
 from .verdict import Row
 
@@ -231,6 +232,29 @@ def mosquitto_killed(trial):
     trial.recovery(load, delivered=False)
 
 
+@fault("sent-again", "messages sent again on their connection while Kafka is away, then the bridge killed")
+def sent_again(trial):
+    bridge = trial.bridge()
+    load = trial.load()
+    load.flows(2)
+    surplus = trial.rig.watch.surplus
+    stack("stop", "kafka")
+    # Acknowledgements on their way have arrived by then.
+    time.sleep(trial.form.down)
+    again = trial.rig.mqtt.send_again()
+    trial.must(again, "everything was acknowledged although Kafka was away")
+    known = 'bridge_deduplicated_messages_total{by="in_flight"}'
+    wait_for("the bridge to recognise them", lambda: bridge.metric(known) >= again)
+    stack("start", "kafka")
+    trial.recovery(load)
+    surplus = trial.rig.watch.surplus - surplus
+    trial.must(not surplus, f"{surplus} acknowledgements more than messages")
+    bridge.kill()
+    bridge.start()
+    trial.recovery(load)
+    trial.note(f"{again} messages sent again")
+
+
 @fault("kafka-slow", "every answer of Kafka 1 s late")
 def kafka_slow(trial):
     trial.bridge()
@@ -327,6 +351,27 @@ def poison_by_limit(trial):
 def poison_in_batch(trial):
     # Compressed, 2 MB of the ledger's padding are a few kilobytes.
     poison(trial, kafka__max_message_bytes="4 MiB", kafka__compression="none")
+
+
+@fault("poison-property", "properties that are not UTF-8, unknown or incomplete, between good messages")
+def poison_property(trial):
+    bridge = trial.bridge()
+    load = trial.load()
+    load.flows()
+    poison = (b"\x26\0\4unit\0\2\xb0C", b"\x03\0\2\xb0C", b"\x7f\1", b"\x26\0\x09a")
+    topic = f"{PREFIX}/{trial.tenant}/p".encode()
+    sent = 0
+    for number, properties in enumerate(poison * 5):
+        # Mosquitto counts up from 1 and does not get there.
+        packet_id = (60_000 + number).to_bytes(2, "big")
+        body = len(topic).to_bytes(2, "big") + topic + packet_id + bytes([len(properties)]) + properties + b"poison"
+        sent += trial.rig.mqtt.inject(packet(0x32, body))
+        load.flows(0.2)
+    trial.must(sent, "no packet could be sent")
+    count = lambda: bridge.metric('message_processing_errors_total{reason="invalid_properties"}')
+    wait_for("the dead letters", lambda: count() >= sent)
+    trial.must(bridge.metric("mqtt_connections_total") == 1, "the bridge reconnected")
+    trial.note(f"{sent} messages with invalid properties")
 
 
 @fault("dead-letters-blocked", "the dead-letter topic can't be written to")
