@@ -6,6 +6,7 @@ mod cli;
 mod dedupe;
 mod delivery;
 mod real;
+mod refused;
 mod secure;
 mod sessions;
 mod tls;
