@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_core::route::EmptyPayload;
 use iot_kafka::context::{log, without_times};
 use iot_kafka::errors::{Named, code};
 use iot_kafka::rebootstrap::Rebootstrap;
@@ -158,6 +159,7 @@ fn report(trouble: &watch::Sender<Option<String>>, error: &KafkaError, reason: &
 /// Produces records, with a new producer after a fatal error.
 pub(crate) struct Kafka {
     config: KafkaConfig,
+    empty: EmptyPayload,
     generation: u32,
     reports: Reports,
     /// `None` from a fatal error to the next record.
@@ -177,11 +179,20 @@ pub(crate) struct Restart {
 }
 
 impl Kafka {
-    pub(crate) fn new(config: &KafkaConfig, reports: Reports) -> anyhow::Result<Self> {
+    /// Records of messages without a payload are as `empty` says.
+    ///
+    /// # Errors
+    /// The settings can't be used, or the password file can't be read.
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        empty: EmptyPayload,
+        reports: Reports,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             batched: Some(producer(config, &reports, 0, false)?),
             alone: None,
             config: config.clone(),
+            empty,
             generation: 0,
             reports,
             failures: Failures::new(),
@@ -212,8 +223,8 @@ impl Kafka {
                 false,
             )?),
         };
-        let headers = self.config.headers;
-        Ok(send_with(batched, topic, seq, message, headers))
+        let form = (self.config.headers, self.empty);
+        Ok(send_with(batched, topic, seq, message, form))
     }
 
     /// The same in a batch of its own, so that the report is about this record alone.
@@ -233,8 +244,8 @@ impl Kafka {
                 none.insert(producer(&config, &self.reports, self.generation, true)?)
             }
         };
-        let headers = self.config.headers;
-        Ok(send_with(alone, topic, seq, message, headers))
+        let form = (self.config.headers, self.empty);
+        Ok(send_with(alone, topic, seq, message, form))
     }
 
     /// Ends the producer, which has failed. The next record gets a new one. Every unconfirmed
@@ -309,11 +320,14 @@ fn send_with(
     topic: &str,
     seq: Seq,
     message: &Message,
-    headers: bool,
+    (headers, empty): (bool, EmptyPayload),
 ) -> Result<(), Failure> {
-    let mut record = BaseRecord::with_opaque_to(topic, seq as usize)
-        .payload(&*message.payload)
-        .headers(message.headers(headers));
+    let headers = message.headers(headers);
+    let mut record =
+        BaseRecord::<str, [u8], _>::with_opaque_to(topic, seq as usize).headers(headers);
+    if let Some(value) = empty.value(&message.payload, message.key().is_some()) {
+        record = record.payload(value);
+    }
     if let Some(key) = message.key() {
         record = record.key(key);
     }
