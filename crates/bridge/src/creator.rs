@@ -9,16 +9,17 @@ use iot_core::dead_letter;
 use iot_core::headers::BRIDGE_SESSIONS_TOPIC;
 use iot_kafka::context::Quiet;
 use iot_kafka::errors::{Named, code};
-use iot_kafka::topics::{self, Answer, Existing, Permanent, Topic};
+use iot_kafka::topics::{self, Answer, Existing, Permanent, Topic, Transient};
 use iot_service::Backoff;
 use rdkafka::admin::AdminClient;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::{KafkaConfig, TopicsConfig};
 
-/// How many topics wait for one request.
+/// How many requested topics are taken together.
 const BATCH: usize = 100;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -29,20 +30,25 @@ pub(crate) struct Wanted {
     pub(crate) answer: mpsc::UnboundedSender<Created>,
 }
 
-/// The end of a creation.
+/// The state of a creation.
 #[derive(Debug)]
 pub(crate) struct Created {
     pub(crate) topic: Arc<str>,
     pub(crate) outcome: Outcome,
 }
 
-/// How a creation ended.
+/// How a creation ended, or why it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The topic exists.
     Ready,
-    /// The bridge can't create the topic, which may exist all the same.
-    NotAllowed,
+    /// The topic cannot be created yet. The creator retries, and answers again.
+    Delayed(RDKafkaErrorCode),
+    /// Kafka does not authorise the bridge to create the topic, which may exist. The session
+    /// asks again if it does not.
+    NotAuthorized(RDKafkaErrorCode),
+    /// The bridge can never create the topic, which may exist all the same.
+    NotCreatable,
     /// Kafka does not take a topic of this name.
     Refused,
 }
@@ -61,8 +67,8 @@ pub(crate) struct Creator {
     admin: Arc<Admin>,
     config: TopicsConfig,
     dead_letter: Arc<str>,
-    backoff: Backoff,
-    /// The last error that was logged for each of the topics at hand.
+    waiting: WaitingTopics,
+    /// The last error that was logged for each topic that is not known to exist.
     troubles: HashMap<Arc<str>, RDKafkaErrorCode>,
 }
 
@@ -72,35 +78,34 @@ impl Creator {
             admin,
             config: config.clone(),
             dead_letter,
-            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            waiting: WaitingTopics::new(),
             troubles: HashMap::new(),
         }
     }
 
     /// Runs until every sender of wanted topics is dropped.
     pub(crate) async fn run(mut self, mut wanted: mpsc::UnboundedReceiver<Wanted>) {
-        let mut batch = Vec::new();
-        while wanted.recv_many(&mut batch, BATCH).await > 0 {
-            while !batch.is_empty() {
-                self.create(&mut batch).await;
-                if batch.is_empty() {
-                    break;
+        let mut new = Vec::new();
+        loop {
+            let retry_at = self.waiting.retry_at;
+            let topics = tokio::select! {
+                received = wanted.recv_many(&mut new, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    // Not together with those that are retried: they must not wait for them.
+                    self.waiting.add(new.drain(..))
                 }
-                tokio::time::sleep(self.backoff.next_delay()).await;
-                // A topic that is retried must not keep others waiting.
-                while let Ok(another) = wanted.try_recv() {
-                    batch.push(another);
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
+                    self.waiting.take_due()
                 }
-            }
-            self.backoff.reset();
-            self.troubles.clear();
+            };
+            self.create(topics).await;
         }
     }
 
-    /// Tries once; topics to be retried stay in `batch`.
-    async fn create(&mut self, batch: &mut Vec<Wanted>) {
-        // Several sessions may need the same topic.
-        let names: BTreeSet<Arc<str>> = batch.iter().map(|wanted| wanted.topic.clone()).collect();
+    /// Tries once; topics to be retried stay in `waiting`.
+    async fn create(&mut self, names: BTreeSet<Arc<str>>) {
         let asked = names.iter().map(|name| self.topic(name));
         let asked: Vec<Topic> = asked.collect();
         let answers = topics::create(&self.admin, &asked, REQUEST_DEADLINE).await;
@@ -110,43 +115,112 @@ impl Creator {
                 Err(error) => Some(Err(code(error))),
             };
             let answer = answer.unwrap_or(Err(RDKafkaErrorCode::Unknown));
-            let Some(outcome) = self.judge(&topic, answer) else {
-                continue;
-            };
-            for wanted in batch.extract_if(.., |wanted| wanted.topic == topic) {
-                let topic = topic.clone();
-                // A session that has ended needs no answer.
-                let _ = wanted.answer.send(Created { topic, outcome });
-            }
+            let outcome = outcome(answer);
+            self.log(&topic, answer, outcome);
+            self.waiting.answered(&topic, outcome);
         }
+        self.waiting.schedule(Instant::now());
     }
 
-    /// How the creation ended; `None` to retry. Logs it once.
-    fn judge(&mut self, topic: &Arc<str>, answer: Answer) -> Option<Outcome> {
-        let outcome = outcome(answer);
-        match (answer, outcome) {
-            (Ok(Existing::New), _) => tracing::info!(topic = &**topic, "Kafka topic created"),
-            (Ok(Existing::Before), _) | (Err(_), Some(Outcome::Ready)) => {}
-            (Err(code), None) => {
-                if self.troubles.insert(topic.clone(), code) != Some(code) {
-                    let code = Named(code);
-                    tracing::warn!(topic = &**topic, %code, "the Kafka topic cannot be created yet; retrying");
+    /// Logs an answer, unless it is the last one again.
+    fn log(&mut self, topic: &Arc<str>, answer: Answer, outcome: Outcome) {
+        let code = match answer {
+            Ok(existing) => {
+                let was_in_trouble = self.troubles.remove(topic).is_some();
+                match existing {
+                    Existing::New => tracing::info!(topic = &**topic, "Kafka topic created"),
+                    Existing::Before if was_in_trouble => {
+                        tracing::info!(topic = &**topic, "the Kafka topic exists now");
+                    }
+                    Existing::Before => {}
                 }
+                return;
             }
-            (Err(code), Some(Outcome::NotAllowed)) => {
-                let code = Named(code);
-                tracing::warn!(topic = &**topic, %code, "the bridge cannot create the Kafka topic; writing to it in case it exists");
+            Err(code) => code,
+        };
+        if self.troubles.insert(topic.clone(), code) == Some(code) {
+            return;
+        }
+        let (topic, code) = (&**topic, Named(code));
+        match outcome {
+            Outcome::Ready => {}
+            Outcome::Delayed(_) => {
+                tracing::warn!(topic, %code, "the Kafka topic cannot be created yet; its messages wait; retrying");
             }
-            (Err(code), Some(Outcome::Refused)) => {
-                let code = Named(code);
-                tracing::error!(topic = &**topic, %code, "Kafka rejected the topic; its messages become dead letters");
+            Outcome::NotAuthorized(_) => {
+                tracing::warn!(topic, %code, "Kafka does not authorise the bridge to create the topic; writing to it in case it exists");
+            }
+            Outcome::NotCreatable => {
+                tracing::warn!(topic, %code, "the bridge cannot create the Kafka topic with these settings; writing to it in case it exists");
+            }
+            Outcome::Refused => {
+                tracing::error!(topic, %code, "Kafka rejected the topic; its messages become dead letters");
             }
         }
-        outcome
     }
 
     fn topic(&self, name: &str) -> Topic {
         new_topic(name, &self.config, &self.dead_letter)
+    }
+}
+
+/// The topics that are not created yet, and who waits for each.
+#[derive(Debug)]
+struct WaitingTopics {
+    sessions: BTreeMap<Arc<str>, Vec<mpsc::UnboundedSender<Created>>>,
+    backoff: Backoff,
+    /// When all of them are tried again; `None` without any.
+    retry_at: Option<Instant>,
+}
+
+impl WaitingTopics {
+    fn new() -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            retry_at: None,
+        }
+    }
+
+    /// Adds topics, and returns their names. Several sessions may need the same one.
+    fn add(&mut self, wanted: impl IntoIterator<Item = Wanted>) -> BTreeSet<Arc<str>> {
+        let mut names = BTreeSet::new();
+        for Wanted { topic, answer } in wanted {
+            names.insert(topic.clone());
+            self.sessions.entry(topic).or_default().push(answer);
+        }
+        names
+    }
+
+    /// The names of all topics, for the next attempt.
+    fn take_due(&mut self) -> BTreeSet<Arc<str>> {
+        self.retry_at = None;
+        self.sessions.keys().cloned().collect()
+    }
+
+    /// Passes an outcome on to the sessions. The topic stays only if it is
+    /// [`Outcome::Delayed`].
+    fn answered(&mut self, topic: &Arc<str>, outcome: Outcome) {
+        let stays = matches!(outcome, Outcome::Delayed(_));
+        let answers = self.sessions.get(topic).into_iter().flatten();
+        for answer in answers {
+            let topic = topic.clone();
+            // A session that has ended needs no answer.
+            let _ = answer.send(Created { topic, outcome });
+        }
+        if !stays {
+            self.sessions.remove(topic);
+        }
+    }
+
+    /// Plans the next attempt, after one at `now`.
+    fn schedule(&mut self, now: Instant) {
+        if self.sessions.is_empty() {
+            self.backoff.reset();
+            self.retry_at = None;
+        } else if self.retry_at.is_none() {
+            self.retry_at = Some(now + self.backoff.next_delay());
+        }
     }
 }
 
@@ -198,13 +272,16 @@ fn configs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// How a creation ended with an answer; `None` to retry.
-fn outcome(answer: Answer) -> Option<Outcome> {
-    match topics::outcome(answer) {
-        topics::Outcome::Done => Some(Outcome::Ready),
-        topics::Outcome::Permanent(Permanent::Name) => Some(Outcome::Refused),
-        topics::Outcome::Permanent(Permanent::NotCreatable) => Some(Outcome::NotAllowed),
-        topics::Outcome::Transient => None,
+/// What an answer means for the sessions.
+fn outcome(answer: Answer) -> Outcome {
+    match (topics::outcome(answer), answer) {
+        (topics::Outcome::Done, _) | (_, Ok(_)) => Outcome::Ready,
+        (topics::Outcome::Permanent(Permanent::Name), _) => Outcome::Refused,
+        (topics::Outcome::Permanent(Permanent::Settings), _) => Outcome::NotCreatable,
+        (topics::Outcome::Transient(Transient::Absent), Err(code)) => Outcome::Delayed(code),
+        (topics::Outcome::Transient(Transient::NotAuthorized), Err(code)) => {
+            Outcome::NotAuthorized(code)
+        }
     }
 }
 
@@ -213,17 +290,80 @@ mod tests {
     use super::*;
 
     #[test]
-    fn creation_is_retried_until_there_is_a_final_answer() {
+    fn only_what_no_waiting_corrects_is_final() {
         use RDKafkaErrorCode as Code;
         for (answer, expected) in [
-            (Ok(Existing::New), Some(Outcome::Ready)),
-            (Ok(Existing::Before), Some(Outcome::Ready)),
-            (Err(Code::InvalidTopic), Some(Outcome::Refused)),
-            (Err(Code::PolicyViolation), Some(Outcome::NotAllowed)),
-            (Err(Code::BrokerTransportFailure), None),
+            (Ok(Existing::New), Outcome::Ready),
+            (Ok(Existing::Before), Outcome::Ready),
+            (Err(Code::InvalidTopic), Outcome::Refused),
+            (Err(Code::InvalidConfig), Outcome::NotCreatable),
+            (
+                Err(Code::InvalidReplicationFactor),
+                Outcome::Delayed(Code::InvalidReplicationFactor),
+            ),
+            (
+                Err(Code::PolicyViolation),
+                Outcome::Delayed(Code::PolicyViolation),
+            ),
+            (
+                Err(Code::BrokerTransportFailure),
+                Outcome::Delayed(Code::BrokerTransportFailure),
+            ),
+            (
+                Err(Code::TopicAuthorizationFailed),
+                Outcome::NotAuthorized(Code::TopicAuthorizationFailed),
+            ),
         ] {
             assert_eq!(outcome(answer), expected, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn a_topic_is_tried_until_kafka_takes_it_and_each_session_hears_of_it() {
+        let delayed = Outcome::Delayed(RDKafkaErrorCode::InvalidReplicationFactor);
+        let (mut waiting, now) = (WaitingTopics::new(), Instant::now());
+        let sessions = [(); 2].map(|()| mpsc::unbounded_channel());
+        let topic: Arc<str> = "t.p".into();
+        let wanted = sessions.iter().map(|(answer, _)| Wanted {
+            topic: topic.clone(),
+            answer: answer.clone(),
+        });
+        assert_eq!(waiting.add(wanted), BTreeSet::from([topic.clone()]));
+        for _ in 0..20 {
+            waiting.answered(&topic, delayed);
+            waiting.schedule(now);
+            let delay = waiting.retry_at.unwrap() - now;
+            assert!(delay <= Duration::from_secs(10), "{delay:?}");
+            assert_eq!(waiting.take_due(), BTreeSet::from([topic.clone()]));
+        }
+        waiting.answered(&topic, Outcome::Ready);
+        waiting.schedule(now);
+        assert_eq!(waiting.retry_at, None);
+        for (_, mut created) in sessions {
+            let outcomes = std::iter::from_fn(|| Some(created.try_recv().ok()?.outcome));
+            let outcomes: Vec<_> = outcomes.collect();
+            assert_eq!(outcomes.len(), 21);
+            assert_eq!((outcomes[0], outcomes[20]), (delayed, Outcome::Ready));
+        }
+    }
+
+    #[test]
+    fn a_new_topic_does_not_wait_for_those_that_are_retried() {
+        let (mut waiting, now) = (WaitingTopics::new(), Instant::now());
+        let (answer, _created) = mpsc::unbounded_channel();
+        let wanted = |topic: &str| Wanted {
+            topic: topic.into(),
+            answer: answer.clone(),
+        };
+        let old = waiting.add([wanted("old")]).pop_first().unwrap();
+        waiting.answered(&old, Outcome::Delayed(RDKafkaErrorCode::PolicyViolation));
+        waiting.schedule(now);
+        let retry_at = waiting.retry_at;
+        let new = waiting.add([wanted("new")]);
+        assert_eq!(new, BTreeSet::from(["new".into()]), "it is tried alone");
+        waiting.answered(&"new".into(), Outcome::Ready);
+        waiting.schedule(now);
+        assert_eq!(waiting.retry_at, retry_at, "the others keep their time");
     }
 
     #[test]

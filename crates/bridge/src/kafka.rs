@@ -2,22 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
+use iot_core::route::EmptyPayload;
 use iot_kafka::context::{log, without_times};
 use iot_kafka::errors::{Named, code};
 use iot_kafka::rebootstrap::Rebootstrap;
+use iot_service::Backoff;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::config::KafkaConfig;
 use crate::message::Message;
 use crate::pace::Alarm;
 use crate::refusal::Refusal;
 use crate::ring::Seq;
+
+/// How long a producer has to work before the failure of the next one counts as the first.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// The delivery report of a record.
 #[derive(Debug)]
@@ -105,6 +112,11 @@ impl Verdicts {
 
 impl ClientContext for Verdicts {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The end of a producer is reported where it is replaced.
+        let level = match facility {
+            "FATAL" => RDKafkaLogLevel::Debug,
+            _ => level,
+        };
         log(level, facility, message);
     }
 
@@ -147,21 +159,43 @@ fn report(trouble: &watch::Sender<Option<String>>, error: &KafkaError, reason: &
 /// Produces records, with a new producer after a fatal error.
 pub(crate) struct Kafka {
     config: KafkaConfig,
+    empty: EmptyPayload,
     generation: u32,
     reports: Reports,
-    batched: ThreadedProducer<Verdicts>,
+    /// `None` from a fatal error to the next record.
+    batched: Option<ThreadedProducer<Verdicts>>,
     /// Gives every record a batch of its own; created when first needed.
     alone: Option<ThreadedProducer<Verdicts>>,
+    failures: Failures,
+}
+
+/// What follows the failure of a producer.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    /// No record may be sent before.
+    pub(crate) delay: Duration,
+    /// Kafka's reason.
+    pub(crate) reason: String,
 }
 
 impl Kafka {
-    pub(crate) fn new(config: &KafkaConfig, reports: Reports) -> anyhow::Result<Self> {
+    /// Records of messages without a payload are as `empty` says.
+    ///
+    /// # Errors
+    /// The settings can't be used, or the password file can't be read.
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        empty: EmptyPayload,
+        reports: Reports,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
-            batched: producer(config, &reports, 0, false)?,
+            batched: Some(producer(config, &reports, 0, false)?),
             alone: None,
             config: config.clone(),
+            empty,
             generation: 0,
             reports,
+            failures: Failures::new(),
         })
     }
 
@@ -171,8 +205,26 @@ impl Kafka {
     }
 
     /// Hands a record over; its report comes later, unless it fails at once.
-    pub(crate) fn send(&self, topic: &str, seq: Seq, message: &Message) -> Result<(), Failure> {
-        self.send_with(&self.batched, topic, seq, message)
+    ///
+    /// # Errors
+    /// There is no producer, and none can be created.
+    pub(crate) fn send(
+        &mut self,
+        topic: &str,
+        seq: Seq,
+        message: &Message,
+    ) -> anyhow::Result<Result<(), Failure>> {
+        let batched = match &mut self.batched {
+            Some(batched) => batched,
+            none => none.insert(producer(
+                &self.config,
+                &self.reports,
+                self.generation,
+                false,
+            )?),
+        };
+        let form = (self.config.headers, self.empty);
+        Ok(send_with(batched, topic, seq, message, form))
     }
 
     /// The same in a batch of its own, so that the report is about this record alone.
@@ -182,61 +234,110 @@ impl Kafka {
         seq: Seq,
         message: &Message,
     ) -> anyhow::Result<Result<(), Failure>> {
-        let alone = match self.alone.take() {
-            Some(producer) => producer,
-            None => {
+        let alone = match &mut self.alone {
+            Some(alone) => alone,
+            none => {
                 let mut config = self.config.clone();
                 config
                     .properties
                     .insert("batch.num.messages".into(), "1".into());
-                producer(&config, &self.reports, self.generation, true)?
+                none.insert(producer(&config, &self.reports, self.generation, true)?)
             }
         };
-        let sent = self.send_with(&alone, topic, seq, message);
-        self.alone = Some(alone);
-        Ok(sent)
+        let form = (self.config.headers, self.empty);
+        Ok(send_with(alone, topic, seq, message, form))
     }
 
-    fn send_with(
-        &self,
-        producer: &ThreadedProducer<Verdicts>,
-        topic: &str,
-        seq: Seq,
-        message: &Message,
-    ) -> Result<(), Failure> {
-        let mut record = BaseRecord::with_opaque_to(topic, seq as usize)
-            .payload(&*message.payload)
-            .headers(message.headers(self.config.headers));
-        if let Some(key) = message.key() {
-            record = record.key(key);
-        }
-        let verdicts = producer.context();
-        // Before it is sent: the report may arrive first.
-        verdicts.outstanding.fetch_add(1, Ordering::Relaxed);
-        producer.send(record).map_err(|(error, _)| {
-            verdicts.settled();
-            Failure::of(code(&error), verdicts.alone)
-        })
-    }
-
-    /// Replaces the producer. Every unconfirmed record has to be sent again; reports of the
-    /// old producer are stale.
-    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
-        if let Some((code, reason)) = self.batched.client().fatal_error() {
-            tracing::error!(%code, reason, "the Kafka producer failed; starting a new one");
-        }
+    /// Ends the producer, which has failed. The next record gets a new one. Every unconfirmed
+    /// record has to be sent again; reports of the old producer are stale.
+    pub(crate) fn restart(&mut self, now: Instant) -> Restart {
+        let mut producers = self.batched.iter().chain(&self.alone);
+        let fatal = producers.find_map(|producer| producer.client().fatal_error());
+        let reason = fatal.map_or_else(
+            || "no reason".to_owned(),
+            |(code, reason)| format!("{}: {reason}", Named(code)),
+        );
         self.generation += 1;
-        self.alone = None;
-        self.batched = producer(&self.config, &self.reports, self.generation, false)?;
-        Ok(())
+        (self.batched, self.alone) = (None, None);
+        Restart {
+            delay: self.failures.failed(now, &reason),
+            reason,
+        }
+    }
+
+    /// Kafka has confirmed a record of the current producer.
+    pub(crate) fn confirmed(&mut self) {
+        self.failures.worked();
     }
 
     /// Reconnects producers that have lost every broker; called about once a second.
     pub(crate) fn serve(&self) {
-        for producer in std::iter::once(&self.batched).chain(&self.alone) {
+        for producer in self.batched.iter().chain(&self.alone) {
             producer.context().rebootstrap.serve(producer.client());
         }
     }
+}
+
+/// The failures of producers, each of which ends one.
+#[derive(Debug)]
+struct Failures {
+    backoff: Backoff,
+    last: Option<Instant>,
+    /// No record was confirmed since the last failure.
+    failing: bool,
+}
+
+impl Failures {
+    fn new() -> Self {
+        Self {
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            last: None,
+            failing: false,
+        }
+    }
+
+    /// Returns the time before the next producer. Logs the first of several failures.
+    fn failed(&mut self, now: Instant, reason: &str) -> Duration {
+        if self.last.is_none_or(|last| now - last > STEADY) {
+            self.backoff.reset();
+        }
+        self.last = Some(now);
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(reason, "the Kafka producer failed; starting another one");
+        }
+        self.backoff.next_delay()
+    }
+
+    fn worked(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the Kafka producer works again");
+        }
+    }
+}
+
+fn send_with(
+    producer: &ThreadedProducer<Verdicts>,
+    topic: &str,
+    seq: Seq,
+    message: &Message,
+    (headers, empty): (bool, EmptyPayload),
+) -> Result<(), Failure> {
+    let headers = message.headers(headers);
+    let mut record =
+        BaseRecord::<str, [u8], _>::with_opaque_to(topic, seq as usize).headers(headers);
+    if let Some(value) = empty.value(&message.payload, message.key().is_some()) {
+        record = record.payload(value);
+    }
+    if let Some(key) = message.key() {
+        record = record.key(key);
+    }
+    let verdicts = producer.context();
+    // Before it is sent: the report may arrive first.
+    verdicts.outstanding.fetch_add(1, Ordering::Relaxed);
+    producer.send(record).map_err(|(error, _)| {
+        verdicts.settled();
+        Failure::of(code(&error), verdicts.alone)
+    })
 }
 
 fn producer(
@@ -285,6 +386,26 @@ mod tests {
             Failure::of(RDKafkaErrorCode::UnknownTopic, false),
             Failure::TopicGone
         );
+    }
+
+    #[test]
+    fn producers_that_fail_are_replaced_ever_more_slowly() {
+        let (mut failures, mut now) = (Failures::new(), Instant::now());
+        let mut fail = |failures: &mut Failures, after: Duration| {
+            now += after;
+            failures.failed(now, "CLUSTER_AUTHORIZATION_FAILED")
+        };
+        let second = Duration::from_secs(1);
+        let delays: Vec<_> = (0..12).map(|_| fail(&mut failures, second)).collect();
+        assert!(delays[0] <= Duration::from_millis(200), "{delays:?}");
+        assert!(delays[11] >= 15 * second, "{delays:?}");
+        assert!(delays.iter().all(|delay| *delay <= 30 * second));
+        assert!(failures.failing);
+        failures.worked();
+        assert!(!failures.failing);
+        // A record in between does not make it fast again.
+        assert!(fail(&mut failures, second) >= 15 * second);
+        assert!(fail(&mut failures, 2 * STEADY) < second);
     }
 
     #[test]

@@ -247,26 +247,39 @@ impl Message {
     }
 
     /// Adds the publisher's properties.
-    fn properties(&self, mut headers: OwnedHeaders) -> OwnedHeaders {
+    fn properties(&self, mut all: OwnedHeaders) -> OwnedHeaders {
         let Some(properties) = &self.properties else {
-            return headers;
+            return all;
         };
         if let Some(content_type) = &properties.content_type {
-            headers = text(headers, CONTENT_TYPE, content_type);
+            all = text(all, CONTENT_TYPE, content_type);
+        }
+        if let Some(expiry) = properties.message_expiry_interval {
+            all = text(all, headers::MQTT_MESSAGE_EXPIRY, &expiry.to_string());
+        }
+        if let Some(topic) = &properties.response_topic {
+            all = text(all, headers::MQTT_RESPONSE_TOPIC, topic);
+        }
+        if let Some(data) = &properties.correlation_data {
+            all = bytes(all, headers::MQTT_CORRELATION_DATA, data);
         }
         for (name, value) in &properties.user_properties {
             // A publisher must not forge the bridge's headers.
             if !name.starts_with("mqtt-") && !name.starts_with(dead_letter::PREFIX) {
-                headers = text(headers, name, value);
+                all = text(all, name, value);
             }
         }
-        headers
+        all
     }
 }
 
 /// Whether any of them become headers.
 fn has_headers(properties: &PublishProperties) -> bool {
-    properties.content_type.is_some() || !properties.user_properties.is_empty()
+    properties.content_type.is_some()
+        || properties.message_expiry_interval.is_some()
+        || properties.response_topic.is_some()
+        || properties.correlation_data.is_some()
+        || !properties.user_properties.is_empty()
 }
 
 fn properties_size(properties: &PublishProperties) -> usize {
@@ -274,7 +287,9 @@ fn properties_size(properties: &PublishProperties) -> usize {
     let user: usize = user
         .map(|(name, value)| name.len() + value.len() + PROPERTY)
         .sum();
-    user + properties.content_type.as_ref().map_or(0, String::len)
+    let texts = [&properties.content_type, &properties.response_topic];
+    let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+    user + texts + properties.correlation_data.as_ref().map_or(0, Bytes::len)
 }
 
 fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
@@ -338,6 +353,27 @@ mod tests {
         assert_eq!(header(&headers, "dlq-reason"), None);
         assert_eq!(message.headers(false).count(), 0);
         assert_eq!(&*message.payload, b"x");
+    }
+
+    #[test]
+    fn properties_for_requests_and_their_expiry_are_headers() {
+        let properties = PublishProperties {
+            message_expiry_interval: Some(90),
+            response_topic: Some("answers/7".into()),
+            correlation_data: Some(Bytes::from_static(&[0xff, 7])),
+            ..PublishProperties::default()
+        };
+        let publish = Publish::new("a/b", QoS::AtLeastOnce, "x", Some(properties));
+        let target = Target::Topic {
+            topic: TopicId(0),
+            key: None,
+        };
+        let message = Message::new(publish, 1, (Instant::now(), 0), target);
+        let headers = message.headers(true);
+        assert_eq!(header(&headers, "mqtt-message-expiry"), Some("90"));
+        assert_eq!(header(&headers, "mqtt-response-topic"), Some("answers/7"));
+        let data = headers.iter().find(|h| h.key == "mqtt-correlation-data");
+        assert_eq!(data.unwrap().value, Some(&[0xff, 7][..]));
     }
 
     #[test]

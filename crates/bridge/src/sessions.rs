@@ -144,7 +144,7 @@ fn pipelines(shared: &Shared) -> anyhow::Result<Vec<Pipeline>> {
             trouble: shared.trouble.clone(),
         };
         let parts = Parts {
-            kafka: Kafka::new(&config.kafka, reports)?,
+            kafka: Kafka::new(&config.kafka, config.route.empty, reports)?,
             plan,
             delivery_reports,
             all_reported,

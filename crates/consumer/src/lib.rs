@@ -114,10 +114,12 @@ pub async fn run(
     );
     let mut topics = Outputs::topics(&config.outputs);
     topics.push(dead_letter::topic(&config.dead_letter));
-    for topic in topics {
-        let (kafka, stop) = (config.kafka.clone(), stop_group.clone());
-        tokio::spawn(kafka::topic::create(kafka, topic, stop));
-    }
+    tokio::spawn(kafka::topic::create(
+        config.kafka.clone(),
+        topics,
+        health.component("topics"),
+        stop_group.clone(),
+    ));
 
     let (letters, stop) = (dead_letters.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(letters.keep()).await });

@@ -1,13 +1,14 @@
 //! Records of librdkafka as a [`Batch`], for what reads through it: `replay` and tests.
 
+use iot_kafka::headers;
 use kafka_fetch::Batch;
 use rdkafka::Message;
-use rdkafka::message::Headers;
+use rdkafka::message::OwnedMessage;
 
 /// Copies a message into a batch of its own.
-pub(crate) fn batch_of(message: &impl Message) -> Batch {
+pub(crate) fn batch_of(message: &OwnedMessage) -> Batch {
     let mut batch = Batch::default();
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    let headers = headers::owned(message);
     batch.push(
         message.offset(),
         message.timestamp().to_millis(),
@@ -21,7 +22,7 @@ pub(crate) fn batch_of(message: &impl Message) -> Batch {
 #[cfg(test)]
 pub(crate) mod tests {
     use rdkafka::Timestamp;
-    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+    use rdkafka::message::{Header, OwnedHeaders};
 
     use super::*;
 

@@ -218,7 +218,7 @@ impl<'c> Tool<'c> {
     }
 
     fn place(&self, at: &TopicPartition, to: Place) -> anyhow::Result<i64> {
-        let found = lookup::watermarks(self.consumer.client(), at, TOOL_DEADLINE);
+        let found = lookup::watermarks(&self.consumer, at, TOOL_DEADLINE);
         let Watermarks { low, high } =
             found.with_context(|| format!("asking Kafka for the watermarks of {at}"))?;
         match to {

@@ -9,6 +9,13 @@ pub const MQTT_QOS: &str = "mqtt-qos";
 pub const MQTT_RETAIN: &str = "mqtt-retain";
 /// When the bridge received the message, milliseconds since the epoch, decimal.
 pub const MQTT_RECEIVED_AT: &str = "mqtt-received-at";
+/// Message expiry interval that was left when the bridge received the message (MQTT 5,
+/// 3.3.2.3.3), seconds, decimal.
+pub const MQTT_MESSAGE_EXPIRY: &str = "mqtt-message-expiry";
+/// MQTT topic for a response (MQTT 5, 3.3.2.3.5), UTF-8.
+pub const MQTT_RESPONSE_TOPIC: &str = "mqtt-response-topic";
+/// What the response has to repeat (MQTT 5, 3.3.2.3.6), bytes.
+pub const MQTT_CORRELATION_DATA: &str = "mqtt-correlation-data";
 
 /// Identifies one delivery of a message by MQTT, to distinguish a redelivery from another
 /// message with the same content: session, number, packet identifier and hash, 34 bytes,

@@ -159,22 +159,49 @@ impl Watermarks {
 ///
 /// # Errors
 /// Kafka does not answer, or there is no such partition.
-pub fn watermarks<C: ClientContext>(
-    client: &Client<C>,
+pub fn watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     of: &TopicPartition,
     deadline: Duration,
 ) -> KafkaResult<Watermarks> {
-    let ask = || client.fetch_watermarks(&of.topic, of.partition, deadline);
-    let (low, high) = match ask() {
+    // Not by librdkafka's query for both: if only one of its two requests fails, it answers
+    // that the partition is empty.
+    let ask = || -> KafkaResult<Watermarks> {
+        Ok(Watermarks {
+            low: offset(consumer, of, Offset::Beginning, deadline)?,
+            high: offset(consumer, of, Offset::End, deadline)?,
+        })
+    };
+    let unknown = Some(RDKafkaErrorCode::UnknownPartition);
+    match ask() {
         // A partition that was added: otherwise the client would keep what it knows of the
         // topic for a quarter of an hour (metadata.max.age.ms).
-        Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)) => {
-            client.fetch_metadata(Some(&of.topic), deadline)?;
-            ask()?
+        Err(error) if error.rdkafka_error_code() == unknown => {
+            consumer.fetch_metadata(Some(&of.topic), deadline)?;
+            ask()
         }
-        answer => answer?,
-    };
-    Ok(Watermarks { low, high })
+        answer => answer,
+    }
+}
+
+/// One of the watermarks of a partition, see [`offsets`].
+fn offset<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &TopicPartition,
+    which: Offset,
+    deadline: Duration,
+) -> KafkaResult<i64> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(&of.topic, of.partition, which)?;
+    let answer = consumer.offsets_for_times(list, deadline)?;
+    let missing = || KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset);
+    let found = answer.find_partition(&of.topic, of.partition);
+    let found = found.ok_or_else(missing)?;
+    found.error()?;
+    match found.offset() {
+        Offset::Offset(offset) => Ok(offset),
+        _ => Err(missing()),
+    }
 }
 
 /// The watermarks of many partitions, in their order, with one request to each broker for
@@ -273,6 +300,7 @@ mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
 
@@ -305,12 +333,36 @@ mod tests {
         let all = all_watermarks(&consumer, &partitions, DEADLINE).unwrap();
         assert_eq!(all, expected);
         assert_eq!(all[1].count(), 4);
-        let one = watermarks(consumer.client(), &partitions[1], DEADLINE).unwrap();
+        let one = watermarks(&consumer, &partitions[1], DEADLINE).unwrap();
         assert_eq!(one, expected[1]);
         assert_eq!(
             committed(&consumer, &partitions[1], DEADLINE).unwrap(),
             None
         );
+    }
+
+    #[test]
+    fn a_partition_is_not_empty_because_a_request_fails() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
+        let producer: BaseProducer = client.create().unwrap();
+        let record = BaseRecord::<(), str>::to("t").partition(0).payload("x");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(DEADLINE).unwrap();
+        let consumer: BaseConsumer = client.create().unwrap();
+        let of = TopicPartition::new("t", 0);
+        let whole = Watermarks { low: 0, high: 1 };
+        for _ in 0..5 {
+            let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
+            cluster.request_errors(RDKafkaApiKey::ListOffsets, &[error]);
+            let found = watermarks(&consumer, &of, DEADLINE);
+            assert!(found.is_err() || found == Ok(whole), "{found:?}");
+            assert_eq!(watermarks(&consumer, &of, DEADLINE), Ok(whole));
+        }
     }
 
     #[test]

@@ -44,26 +44,36 @@ pub enum Existing {
 /// Kafka's answer for one topic.
 pub type Answer = Result<Existing, RDKafkaErrorCode>;
 
-/// What an answer means for the code that needs the topic.
+/// What an answer means for the code that needs the topic. No other place decides this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The topic exists.
     Done,
-    /// Another attempt gets the same answer.
+    /// Another attempt gets the same answer, however long one waits.
     Permanent(Permanent),
-    /// Another attempt may succeed.
-    Transient,
+    /// Another attempt may succeed: brokers start, somebody grants a right or changes a
+    /// policy. Ask again, with a capped backoff, and do not remember the answer.
+    Transient(Transient),
 }
 
-/// Why a topic cannot be created.
+/// Why a topic can never be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permanent {
     /// There is no topic of that name, and there never is: Kafka does not take the name, or
     /// it collides with another topic's.
     Name,
-    /// Not by this client, or not in this shape. The topic may exist all the same, or
-    /// somebody else may create it.
-    NotCreatable,
+    /// Not with these settings, or not by a request to these brokers. Somebody else may
+    /// create it.
+    Settings,
+}
+
+/// Why a topic is not created yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transient {
+    /// It does not exist, as far as Kafka answers at all.
+    Absent,
+    /// Kafka does not authorise this client to create it. It may exist.
+    NotAuthorized,
 }
 
 /// The meaning of an answer.
@@ -74,16 +84,18 @@ pub fn outcome(answer: Answer) -> Outcome {
         Ok(_) => Outcome::Done,
         Err(Code::InvalidTopic) => Outcome::Permanent(Permanent::Name),
         Err(
-            Code::UnsupportedVersion
-            | Code::UnsupportedFeature
-            | Code::PolicyViolation
-            | Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::InvalidConfig
-            | Code::InvalidReplicationFactor
-            | Code::InvalidPartitions,
-        ) => Outcome::Permanent(Permanent::NotCreatable),
-        Err(_) => Outcome::Transient,
+            Code::InvalidConfig
+            | Code::InvalidPartitions
+            | Code::InvalidReplicaAssignment
+            | Code::InvalidRequest
+            | Code::UnsupportedVersion
+            | Code::UnsupportedFeature,
+        ) => Outcome::Permanent(Permanent::Settings),
+        Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+            Outcome::Transient(Transient::NotAuthorized)
+        }
+        // Also INVALID_REPLICATION_FACTOR, the answer while too few brokers are up.
+        Err(_) => Outcome::Transient(Transient::Absent),
     }
 }
 
@@ -145,17 +157,25 @@ mod tests {
     #[test]
     fn every_answer_has_one_meaning() {
         use RDKafkaErrorCode as Code;
-        let not_creatable = Outcome::Permanent(Permanent::NotCreatable);
+        let settings = Outcome::Permanent(Permanent::Settings);
+        let (absent, not_authorized) = (
+            Outcome::Transient(Transient::Absent),
+            Outcome::Transient(Transient::NotAuthorized),
+        );
         for (answer, expected) in [
             (Ok(Existing::New), Outcome::Done),
             (Ok(Existing::Before), Outcome::Done),
             (Err(Code::InvalidTopic), Outcome::Permanent(Permanent::Name)),
-            (Err(Code::PolicyViolation), not_creatable),
-            (Err(Code::TopicAuthorizationFailed), not_creatable),
-            (Err(Code::InvalidReplicationFactor), not_creatable),
-            (Err(Code::BrokerTransportFailure), Outcome::Transient),
-            (Err(Code::NotController), Outcome::Transient),
-            (Err(Code::RequestTimedOut), Outcome::Transient),
+            (Err(Code::InvalidConfig), settings),
+            (Err(Code::InvalidPartitions), settings),
+            (Err(Code::UnsupportedVersion), settings),
+            (Err(Code::InvalidReplicationFactor), absent),
+            (Err(Code::PolicyViolation), absent),
+            (Err(Code::BrokerTransportFailure), absent),
+            (Err(Code::NotController), absent),
+            (Err(Code::RequestTimedOut), absent),
+            (Err(Code::TopicAuthorizationFailed), not_authorized),
+            (Err(Code::ClusterAuthorizationFailed), not_authorized),
         ] {
             assert_eq!(outcome(answer), expected, "{answer:?}");
         }

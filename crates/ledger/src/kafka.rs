@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use iot_core::headers;
 use iot_core::partition::TopicPartition;
 use iot_kafka::rskafka::{partitions, within};
@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::committed::{Committed, is_foreign};
 use crate::payload;
 use crate::security::KafkaArgs;
 use crate::verify::{Entry, Place, Plan, Report, Tally};
@@ -38,6 +39,8 @@ const CONNECT: Duration = Duration::from_secs(30);
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
+/// Records that are taken from librdkafka together.
+const FOREIGN: usize = 1_000;
 /// Fetches read ahead of the tally, over all partitions.
 const READ_AHEAD: usize = 16;
 
@@ -90,13 +93,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         messages: args.messages,
     };
     let since = args.since.and_then(time_ago);
-    let client = Arc::new(connect(&args.kafka.brokers, &args.kafka.security.checked()).await?);
+    let committed = Committed::new(&args.kafka);
+    let client = Arc::new(connect(&args.kafka.brokers, &committed.security).await?);
     let troubles = Troubles::default();
     let (sender, batches) = mpsc::channel(READ_AHEAD);
     let mut readers = JoinSet::new();
     for topic in args.topic {
         let topic = TopicReader {
             client: client.clone(),
+            committed: committed.clone(),
             topic,
             since,
             sender: sender.clone(),
@@ -200,6 +205,7 @@ fn record(tally: &mut Tally, batch: &Batch) {
 /// Finds a topic's partitions and reads them all.
 struct TopicReader {
     client: Arc<Client>,
+    committed: Committed,
     topic: String,
     since: Option<DateTime<Utc>>,
     sender: mpsc::Sender<Batch>,
@@ -251,12 +257,36 @@ impl TopicReader {
             Some(offset) => offset,
             None => self.start(&client).await?,
         };
+        // What follows a record that rskafka can't decode, and where that is.
+        let mut foreign = None;
         loop {
-            let fetch = client.fetch_records(offset, 1..FETCH_BYTES, FETCH_WAIT_MS);
-            let (records, high_watermark) = self.call(fetch).await?;
+            let (records, at_end) = if let Some((from, records)) = &mut foreign {
+                let read = next_foreign(records).await;
+                let read = self.kept(read)?;
+                if read.is_empty() {
+                    if offset == *from {
+                        return self.kept(Err(anyhow!("a record can't be decoded")));
+                    }
+                    foreign = None;
+                    continue;
+                }
+                (read, false)
+            } else {
+                let fetch = client.fetch_records(offset, 1..FETCH_BYTES, FETCH_WAIT_MS);
+                let (records, high_watermark) = match within(CALL, fetch).await {
+                    Err(error) if is_foreign(&error) => {
+                        let records = self.kept(self.committed.read(&at, offset))?;
+                        foreign = Some((offset, records));
+                        continue;
+                    }
+                    answer => self.kept(answer)?,
+                };
+                let next = records.last().map_or(offset, |last| last.offset + 1);
+                let at_end = records.is_empty() || next >= high_watermark;
+                (records, at_end)
+            };
             offset = records.last().map_or(offset, |last| last.offset + 1);
             *next = Some(offset);
-            let at_end = records.is_empty() || offset >= high_watermark;
             let batch = Batch {
                 at: at.clone(),
                 records,
@@ -285,7 +315,11 @@ impl TopicReader {
         &self,
         call: impl Future<Output = rskafka::client::error::Result<T>>,
     ) -> Option<T> {
-        let answer = within(CALL, call).await;
+        self.kept(within(CALL, call).await)
+    }
+
+    /// Keeps an error for the report.
+    fn kept<T>(&self, answer: anyhow::Result<T>) -> Option<T> {
         answer
             .map_err(|error| self.trouble(format!("{error:#}")))
             .ok()
@@ -295,6 +329,15 @@ impl TopicReader {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.insert(self.topic.clone(), what);
     }
+}
+
+/// The next records from librdkafka; none at the end of the partition.
+async fn next_foreign(
+    records: &mut mpsc::Receiver<anyhow::Result<RecordAndOffset>>,
+) -> anyhow::Result<Vec<RecordAndOffset>> {
+    let mut next = Vec::new();
+    records.recv_many(&mut next, FOREIGN).await;
+    next.into_iter().collect()
 }
 
 fn print(report: &Report) {

@@ -12,11 +12,16 @@ use iot_kafka::rskafka::{self as kafka, within};
 use rskafka::client::Client;
 use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::record::{Record, RecordAndOffset};
+use tokio::sync::mpsc;
+
+use crate::committed::{Committed, is_foreign};
 
 /// Deadline of one call to Kafka.
 const CALL: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const FETCH_WAIT_MS: i32 = 250;
+/// Records that are taken from librdkafka together.
+const FOREIGN: usize = 1_000;
 /// After this many answers without records below the end of the log there are none.
 const EMPTY: u32 = 3;
 /// What missing records mean.
@@ -44,6 +49,8 @@ pub(crate) async fn partitions(
 /// The log of a partition, up to its end at the time of opening.
 pub(crate) struct Log {
     client: PartitionClient,
+    committed: Committed,
+    at: TopicPartition,
     /// First offset that is kept.
     pub(crate) begin: i64,
     /// Offset after the last record that is not in an open transaction.
@@ -53,13 +60,23 @@ pub(crate) struct Log {
 impl Log {
     /// # Errors
     /// Kafka does not answer.
-    pub(crate) async fn open(client: &Client, at: &TopicPartition) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        client: &Client,
+        committed: &Committed,
+        at: &TopicPartition,
+    ) -> anyhow::Result<Self> {
         let (topic, number) = at.parts();
         let open = client.partition_client(topic, number, UnknownTopicHandling::Error);
         let client = call("opening a partition", open).await?;
         let begin = call("asking for offsets", client.get_offset(OffsetAt::Earliest)).await?;
         let end = call("asking for offsets", client.get_offset(OffsetAt::Latest)).await?;
-        Ok(Self { client, begin, end })
+        Ok(Self {
+            client,
+            committed: committed.clone(),
+            at: at.clone(),
+            begin,
+            end,
+        })
     }
 
     /// Reads from an offset on, which must not be below the start.
@@ -67,6 +84,7 @@ impl Log {
         Reader {
             log: self,
             next: offset,
+            foreign: None,
         }
     }
 }
@@ -75,6 +93,8 @@ impl Log {
 pub(crate) struct Reader<'l> {
     log: &'l Log,
     next: i64,
+    /// What follows a record that rskafka can't decode.
+    foreign: Option<mpsc::Receiver<anyhow::Result<RecordAndOffset>>>,
 }
 
 /// What follows in a partition.
@@ -96,10 +116,8 @@ impl Reader<'_> {
             if next >= end {
                 return Ok(Read::End);
             }
-            let client = &self.log.client;
-            let fetch = client.fetch_records(next, 1..FETCH_BYTES, FETCH_WAIT_MS);
-            let mut records = match call("reading records", fetch).await {
-                Ok((records, _)) => records,
+            let mut records = match self.fetch().await {
+                Ok(records) => records,
                 Err(error) if is_marker(&error) => return Ok(Read::Transaction),
                 Err(error) => return Err(error),
             };
@@ -116,6 +134,29 @@ impl Reader<'_> {
         }
         bail!("there is no record from {next} to {end}: {HOLES}")
     }
+
+    /// Records from `next` on; none if Kafka has none at the moment.
+    async fn fetch(&mut self) -> anyhow::Result<Vec<RecordAndOffset>> {
+        let Log {
+            client,
+            committed,
+            at,
+            ..
+        } = self.log;
+        let foreign = match &mut self.foreign {
+            Some(foreign) => foreign,
+            none => {
+                let fetch = client.fetch_records(self.next, 1..FETCH_BYTES, FETCH_WAIT_MS);
+                match call("reading records", fetch).await {
+                    Err(error) if is_foreign(&error) => none.insert(committed.read(at, self.next)?),
+                    answer => return answer.map(|(records, _)| records),
+                }
+            }
+        };
+        let mut records = Vec::new();
+        foreign.recv_many(&mut records, FOREIGN).await;
+        records.into_iter().collect()
+    }
 }
 
 /// Whether rskafka has met a marker, for which it has no error of its own.
@@ -130,11 +171,16 @@ pub(crate) type Letters = HashMap<TopicPartition, BTreeSet<i64>>;
 ///
 /// # Errors
 /// Kafka does not answer.
-pub(crate) async fn letters(client: &Client, topic: &str) -> anyhow::Result<Letters> {
+pub(crate) async fn letters(
+    client: &Client,
+    committed: &Committed,
+    topic: &str,
+) -> anyhow::Result<Letters> {
     let mut letters = Letters::new();
     let partitions = kafka::partitions(client, topic, CALL).await?;
     for partition in partitions.unwrap_or_default() {
-        let log = Log::open(client, &TopicPartition::new(topic, partition)).await?;
+        let at = TopicPartition::new(topic, partition);
+        let log = Log::open(client, committed, &at).await?;
         let mut reader = log.read_from(log.begin);
         loop {
             let records = match reader.next().await? {
@@ -165,4 +211,60 @@ async fn call<T>(
 ) -> anyhow::Result<T> {
     let answer = within(CALL, call).await;
     answer.with_context(|| format!("{doing} from Kafka"))
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_kafka::security::KafkaSecurity;
+    use rdkafka::message::Header;
+    use rdkafka::producer::FutureRecord;
+    use testkit::kafka::{MockKafka, foreign_headers, producer, send};
+
+    use super::*;
+    use crate::kafka::connect;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn foreign_headers_do_not_end_the_log() {
+        let kafka = MockKafka::start(&["t"]);
+        let producer = producer(&kafka.brokers());
+        let record = |payload| FutureRecord::<(), str>::to("t").payload(payload);
+        send(&producer, record("1")).await;
+        let letter = [
+            ("dlq-topic", "d"),
+            ("dlq-partition", "3"),
+            ("dlq-offset", "44"),
+        ];
+        let headers = letter
+            .into_iter()
+            .fold(foreign_headers(), |all, (key, value)| {
+                let value = Some(value);
+                all.insert(Header { key, value })
+            });
+        send(&producer, record("2").headers(headers)).await;
+        send(&producer, record("3")).await;
+        let security = KafkaSecurity::default();
+        let client = connect(&[kafka.brokers()], &security).await.unwrap();
+        let committed = Committed {
+            brokers: kafka.brokers(),
+            security,
+        };
+        let at = TopicPartition::new("t", 0);
+        let log = Log::open(&client, &committed, &at).await.unwrap();
+        let mut reader = log.read_from(log.begin);
+        let mut values = Vec::new();
+        loop {
+            match reader.next().await.unwrap() {
+                Read::Records(records) => {
+                    values.extend(records.into_iter().filter_map(|read| read.record.value));
+                }
+                Read::Transaction => panic!("there is none"),
+                Read::End => break,
+            }
+        }
+        assert_eq!(values, [b"1", b"2", b"3"]);
+        let letters = letters(&client, &committed, "t").await.unwrap();
+        let expected = BTreeSet::from([44]);
+        assert_eq!(letters[&TopicPartition::new("d", 3)], expected);
+        drop(kafka);
+    }
 }

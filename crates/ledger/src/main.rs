@@ -1,6 +1,7 @@
 //! Sends numbered messages through the system and verifies what happened to each.
 
 mod command;
+mod committed;
 mod connection;
 mod consume;
 mod histogram;

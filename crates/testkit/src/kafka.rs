@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Headers, Message, ToBytes};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders, ToBytes};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -94,7 +94,12 @@ pub struct Record {
 
 impl Record {
     fn of(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the names that tests read are UTF-8"
+        )]
+        let headers = message.headers();
+        let headers = headers.into_iter().flat_map(Headers::iter);
         let headers = headers.map(|header| {
             let value = header.value.unwrap_or_default();
             (header.key.to_owned(), value.to_vec())
@@ -306,6 +311,32 @@ pub async fn send_all<'r, K, P>(
     }
 }
 
+/// Headers that producers in other languages can write: `n` and the byte 0xff with the value
+/// 0xfe, and `null` with a null value. [`read()`] panics at the first.
+#[must_use]
+#[allow(unsafe_code)]
+pub fn foreign_headers() -> OwnedHeaders {
+    let (name, value) = (b"n\xff", b"\xfe");
+    let headers = OwnedHeaders::new();
+    let native: *mut rdkafka::bindings::rd_kafka_headers_t =
+        std::ptr::from_ref(headers.as_borrowed()).cast_mut().cast();
+    // SAFETY: the reference is librdkafka's pointer to the headers; it copies both texts.
+    let error = unsafe {
+        rdkafka::bindings::rd_kafka_header_add(
+            native,
+            name.as_ptr().cast(),
+            name.len() as isize,
+            value.as_ptr().cast(),
+            value.len() as isize,
+        )
+    };
+    assert_eq!(error, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+    headers.insert(Header {
+        key: "null",
+        value: None::<&[u8]>,
+    })
+}
+
 /// A client of Kafka's admin API.
 #[must_use]
 pub fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
@@ -346,11 +377,11 @@ mod tests {
         let kafka = MockKafka::start(&["t"]);
         kafka.create("wide", 3);
         let producer = producer(&kafka.brokers());
-        let header = rdkafka::message::Header {
+        let header = Header {
             key: "name",
             value: Some("value"),
         };
-        let headers = rdkafka::message::OwnedHeaders::new().insert(header);
+        let headers = OwnedHeaders::new().insert(header);
         let record = FutureRecord::to("t").key("k").payload("{\"a\":1}");
         send(&producer, record.headers(headers).timestamp(7)).await;
         let records = kafka.read("t", 1).await;

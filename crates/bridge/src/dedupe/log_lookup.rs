@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use iot_core::headers::MQTT_DELIVERY;
 use iot_kafka::headers;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::mpsc;
 
+use super::log_reader::READ_DEADLINE;
 use super::receive_id::ReceiveId;
 use super::{Event, log_reader};
 use crate::config::KafkaConfig;
@@ -119,13 +121,6 @@ impl LogLookup {
         let (kafka, events, since) = (self.kafka.clone(), self.events.clone(), self.since);
         tokio::task::spawn_blocking(move || {
             let written = read_written(&kafka, &topics, epoch, since);
-            let written = written.unwrap_or_else(|error| {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "cannot read what was written before the restart; redeliveries may be duplicates"
-                );
-                Written::new()
-            });
             // Fails if the session has ended.
             let _ = events.send(Event::LogRead { topics, written });
         });
@@ -133,24 +128,46 @@ impl LogLookup {
 }
 
 /// The messages of `epoch` whose records are in `topics` since a time, in
-/// milliseconds since the Unix epoch.
+/// milliseconds since the Unix epoch. Those of a topic that can't be read are missing.
 fn read_written(
     config: &KafkaConfig,
     topics: &HashSet<Arc<str>>,
     epoch: u64,
     since: i64,
-) -> anyhow::Result<Written> {
-    let consumer = log_reader::consumer(config)?;
+) -> Written {
     let mut written = Written::new();
+    let consumer = match log_reader::consumer(config) {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            warn_unread("all", &error);
+            return written;
+        }
+    };
+    // For the topics that fail, together: each of the others is read soon.
+    let mut patience = READ_DEADLINE;
     for topic in topics {
-        log_reader::read_topic(&consumer, topic, Some(since - CLOCK_SKEW_MS), |record| {
+        let start = Instant::now();
+        let (deadline, since) = (start + patience, Some(since - CLOCK_SKEW_MS));
+        let read = log_reader::read_topic(&consumer, topic, since, deadline, |record| {
             let id = receive_id(record);
             if let Some(id) = id.filter(|id| id.epoch == epoch) {
                 written.insert((id.epoch, id.number), id.hash);
             }
-        })?;
+        });
+        if let Err(error) = read {
+            patience = patience.saturating_sub(start.elapsed());
+            warn_unread(topic, &error);
+        }
     }
-    Ok(written)
+    written
+}
+
+fn warn_unread(topic: &str, error: &anyhow::Error) {
+    tracing::warn!(
+        topic,
+        error = format!("{error:#}"),
+        "cannot read what was written before the restart; redeliveries may be duplicates"
+    );
 }
 
 fn receive_id(record: &BorrowedMessage<'_>) -> Option<ReceiveId> {

@@ -66,7 +66,7 @@ pub(crate) enum Event {
 /// What to do about a checkpoint that Kafka refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusedCheckpoint {
-    /// Nothing: redeliveries are not recognised from now on.
+    /// Nothing: a restart finds no checkpoint. The next one is tried again.
     Skip,
     /// Write it again: a restart would continue at an outdated one.
     Retry,
@@ -82,6 +82,8 @@ pub(crate) struct Dedupe {
     restoring: bool,
     /// Kafka has a checkpoint of this session, from this process or an earlier one.
     has_checkpoint: bool,
+    /// Kafka refused one, and this was logged.
+    checkpoints_refused: bool,
     ticks: u64,
     /// The connection that came up while restoring: broker, and whether the
     /// session was resumed.
@@ -102,14 +104,8 @@ impl Dedupe {
         // Bounded: one event for each read, and few reads.
         let (sender, events) = mpsc::unbounded_channel();
         if enabled {
-            let restore = restore::restore(config.kafka.clone(), client_id.into());
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                if let Some(restored) = restore.await {
-                    // Fails if the session has ended.
-                    let _ = sender.send(Event::Restored(restored));
-                }
-            });
+            let (kafka, sender) = (config.kafka.clone(), sender.clone());
+            tokio::spawn(restore::restore(kafka, client_id.into(), sender));
         }
         Self {
             receive_maximum: config.mqtt.receive_maximum,
@@ -117,6 +113,7 @@ impl Dedupe {
             numbering: None,
             restoring: enabled,
             has_checkpoint: false,
+            checkpoints_refused: false,
             ticks: 0,
             pending_connection: None,
             lookup: LogLookup::new(config.kafka.clone(), dead_letters, sender),
@@ -140,18 +137,26 @@ impl Dedupe {
 
     /// Takes [`Event::Restored`].
     pub(crate) fn restored(&mut self, restored: Restored) {
-        self.restoring = false;
+        let is_late = !std::mem::take(&mut self.restoring);
         let checkpoint = match restored {
             Restored::Checkpoint(checkpoint) => checkpoint,
             Restored::Denied => {
                 tracing::warn!(
                     topic = BRIDGE_SESSIONS_TOPIC,
-                    "Kafka does not authorise the bridge to read its checkpoints; redeliveries will be duplicates"
+                    "Kafka does not authorise the bridge to read its checkpoints; until it does, redeliveries will be duplicates"
                 );
                 return;
             }
         };
         self.has_checkpoint = checkpoint.is_some();
+        if is_late {
+            tracing::info!(
+                topic = BRIDGE_SESSIONS_TOPIC,
+                "Kafka authorises the bridge to read its checkpoints now; recognising redeliveries"
+            );
+        }
+        // Messages came meanwhile that it does not count.
+        let checkpoint = checkpoint.filter(|_| !is_late);
         let since = checkpoint.as_ref().map_or(0, |last| last.oldest_at);
         self.lookup.set_since(since);
         let mut numbering = Numbering::new(checkpoint, self.receive_maximum);
@@ -255,19 +260,26 @@ impl Dedupe {
     /// Kafka confirmed a checkpoint.
     pub(crate) fn checkpoint_confirmed(&mut self) {
         self.has_checkpoint = true;
+        if std::mem::take(&mut self.checkpoints_refused) {
+            tracing::info!(
+                topic = BRIDGE_SESSIONS_TOPIC,
+                "checkpoints are written again"
+            );
+        }
     }
 
-    /// Kafka refuses a checkpoint permanently.
+    /// Kafka refuses a checkpoint.
     pub(crate) fn checkpoint_refused(&mut self, refusal: Refusal) -> RefusedCheckpoint {
         if self.has_checkpoint {
             return RefusedCheckpoint::Retry;
         }
-        tracing::warn!(
-            topic = BRIDGE_SESSIONS_TOPIC,
-            reason = refusal.as_str(),
-            "cannot write checkpoints; redeliveries after a crash will be duplicates"
-        );
-        self.numbering = None;
+        if !std::mem::replace(&mut self.checkpoints_refused, true) {
+            tracing::warn!(
+                topic = BRIDGE_SESSIONS_TOPIC,
+                reason = refusal.as_str(),
+                "cannot write checkpoints yet; until one is written, redeliveries after a crash will be duplicates"
+            );
+        }
         RefusedCheckpoint::Skip
     }
 

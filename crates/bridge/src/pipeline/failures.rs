@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Pipeline;
 use crate::creator::{Created, Outcome};
 use crate::dedupe::RefusedCheckpoint;
-use crate::kafka::Failure;
+use crate::kafka::{Failure, Restart};
 use crate::message::Target;
 use crate::refusal::Refusal;
 use crate::ring::Seq;
@@ -28,13 +28,18 @@ impl Pipeline {
                 self.topics
                     .requeue(topic, seq, self.now.instant + RETRY_AFTER);
             }
-            Failure::TopicGone if self.topics.recreate(topic) => {
-                self.metrics.retries.inc();
-                // Kafka can't create a topic while it is being deleted.
-                let retry_at = self.now.instant + RETRY_AFTER;
-                self.topics.requeue(topic, seq, retry_at);
+            Failure::TopicGone => {
+                // Messages do not wait for a checkpoint that nobody may allow.
+                let optional = message.is_checkpoint() && self.topics.is_denied(topic);
+                if self.topics.recreate(topic) && !optional {
+                    self.metrics.retries.inc();
+                    // Kafka can't create a topic while it is being deleted.
+                    let retry_at = self.now.instant + self.topics.missing_delay(topic);
+                    self.topics.requeue(topic, seq, retry_at);
+                } else {
+                    self.dead_letter(seq, Refusal::UnknownTopic);
+                }
             }
-            Failure::TopicGone => self.dead_letter(seq, Refusal::UnknownTopic),
             Failure::Suspect(_) => return self.send_alone(seq),
             Failure::Refused(refusal) => self.dead_letter(seq, refusal),
             Failure::Fatal => self.producer_failed = true,
@@ -94,20 +99,25 @@ impl Pipeline {
         }
     }
 
-    /// Replaces the producer: everything unconfirmed is sent again, in order.
-    pub(super) fn restart_producer(&mut self) -> anyhow::Result<()> {
+    /// Replaces the producer: everything unconfirmed is sent again, in order, after the backoff.
+    pub(super) fn restart_producer(&mut self) {
         self.producer_failed = false;
-        self.kafka.restart()?;
-        self.topics.producer_restarted(self.now.instant);
+        let Restart { delay, reason } = self.kafka.restart(self.now.instant);
+        let resume_at = self.now.instant + delay;
+        self.topics.producer_restarted(resume_at);
+        let mut oldest = None;
         for (seq, message) in self.ring.all_unconfirmed() {
             self.metrics.retries.inc();
             let topic = message.target.topic();
-            self.topics.requeue(topic, seq, self.now.instant);
+            self.topics.requeue(topic, seq, resume_at);
+            oldest = oldest.or(Some(seq));
         }
-        Ok(())
+        if let Some(oldest) = oldest {
+            self.last_failure = Some((oldest, format!("the producer failed: {reason}")));
+        }
     }
 
-    /// Takes the result of a topic's creation.
+    /// Takes the state of a topic's creation.
     pub(super) fn created(&mut self, created: &Created) -> anyhow::Result<()> {
         let refused = self.topics.created(created);
         debug_assert!(refused.is_empty() || created.outcome == Outcome::Refused);

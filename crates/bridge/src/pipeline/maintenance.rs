@@ -44,15 +44,31 @@ impl Pipeline {
         self.gauges.stalled.set(stalled.into());
         self.gauges.topics.set(self.topics.len() as i64);
         if stalled {
-            let failure = self.last_failure.as_ref();
-            let reason = failure.map_or("no answer from Kafka", |(_, reason)| reason.as_str());
+            let oldest = self.ring.oldest().map(|oldest| oldest.target.topic());
+            let trouble = oldest.and_then(|topic| self.topics.trouble(topic));
+            let failure = self.last_failure.as_ref().map(|(_, reason)| reason.clone());
+            let reason = trouble.or(failure);
+            let reason = reason.as_deref().unwrap_or("no answer from Kafka");
             // Without the age: the reason is logged whenever it changes.
             self.health.delivery.not_ready(format!(
                 "stalled: the oldest message waits for Kafka ({reason})"
             ));
-        } else if !self.dedupe.is_restoring() {
+        } else if self.dedupe.is_restoring() {
+            // It is not ready, and says so since the start.
+        } else if let Some(trouble) = self.topics.waiting_trouble(self.checkpoints) {
+            let delivery = &self.health.delivery;
+            delivery.not_ready(format!("messages wait for their topic: {trouble}"));
+        } else if let Some(trouble) = self.own_topics_trouble() {
+            self.health.delivery.degraded(trouble);
+        } else {
             self.health.delivery.ready();
         }
+    }
+
+    /// Why a topic of the bridge itself does not exist yet. No message needs it now.
+    fn own_topics_trouble(&self) -> Option<String> {
+        let mut own = [self.dead_letters, self.checkpoints].into_iter();
+        own.find_map(|topic| self.topics.trouble(topic))
     }
 
     /// Applies the settings that may change while the bridge runs.

@@ -284,7 +284,7 @@ impl Pipeline {
             }
             self.topics.requeue_rest(topic, batch);
             if self.producer_failed {
-                self.restart_producer()?;
+                self.restart_producer();
             }
         }
         Ok(())
@@ -301,8 +301,7 @@ impl Pipeline {
             return Ok(true);
         };
         self.topics.sent(topic);
-        let sent = self.kafka.send(self.topics.name(topic), seq, message);
-        match sent {
+        match self.kafka.send(self.topics.name(topic), seq, message)? {
             Ok(()) => Ok(true),
             Err(failure) => self.failed(seq, failure).map(|()| false),
         }
@@ -325,7 +324,7 @@ impl Pipeline {
             }
         }
         if self.producer_failed {
-            self.restart_producer()?;
+            self.restart_producer();
         }
         Ok(())
     }
@@ -334,7 +333,8 @@ impl Pipeline {
         let Some(message) = self.ring.unconfirmed(seq) else {
             return;
         };
-        self.topics.reported(message.target.topic());
+        self.topics.confirmed(message.target.topic());
+        self.kafka.confirmed();
         if message.is_checkpoint() {
             self.dedupe.checkpoint_confirmed();
         } else {

@@ -5,11 +5,14 @@
 //! librdkafka from busy-waiting, which it does while records wait behind a request
 //! for their partition (docs/decisions/0006-lots-and-pace.md).
 
+mod topic;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::route::{Route, collision_key};
+use iot_kafka::errors::Named;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,6 +20,7 @@ use crate::creator::{Created, Outcome, Wanted};
 use crate::refusal::Refusal;
 use crate::ring::Seq;
 use crate::topic_id::TopicId;
+use topic::{Lookup, RETRY_AFTER, State, Topic};
 
 /// The topics of one session.
 #[derive(Debug)]
@@ -33,46 +37,11 @@ pub(crate) struct Topics {
     queued: Vec<TopicId>,
     /// How many topics have a batch in flight.
     in_flight: usize,
+    /// Nothing is sent before: the producer is being replaced.
+    resume_at: Instant,
     // Bounded by the number of topics.
     wanted: mpsc::UnboundedSender<Wanted>,
     created: mpsc::UnboundedSender<Created>,
-}
-
-#[derive(Debug)]
-struct Topic {
-    name: Arc<str>,
-    /// `None` for the bridge's own topics, which have no limits.
-    tenant: Option<String>,
-    state: State,
-    lookup: Lookup,
-    /// Messages to be written, in the order of their arrival.
-    queue: VecDeque<Seq>,
-    /// When the next batch may be sent after a failure.
-    retry_at: Instant,
-    /// Until when the next batch lingers.
-    lingers_until: Instant,
-    /// Records without a delivery report.
-    in_flight: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It exists.
-    Ready,
-    /// The bridge can't create it. It may exist; producing to it shows that.
-    Assumed,
-    /// It is being created.
-    Creating,
-    /// Kafka rejects it permanently.
-    Refused,
-}
-
-/// The lookup of what an earlier process wrote to a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lookup {
-    NotStarted,
-    Running,
-    Done,
 }
 
 impl Topics {
@@ -91,6 +60,7 @@ impl Topics {
             per_tenant: HashMap::new(),
             queued: Vec::new(),
             in_flight: 0,
+            resume_at: Instant::now(),
             wanted,
             created,
         }
@@ -140,7 +110,7 @@ impl Topics {
     pub(crate) fn accepts(&self, id: TopicId) -> Result<(), Refusal> {
         match self.topics[id.0].state {
             State::Refused => Err(Refusal::TopicRefused),
-            State::Ready | State::Assumed | State::Creating => Ok(()),
+            State::Ready | State::Assumed | State::Denied(_) | State::Creating => Ok(()),
         }
     }
 
@@ -182,17 +152,28 @@ impl Topics {
         *in_flight = in_flight.saturating_sub(1);
     }
 
+    /// Kafka has confirmed a record of the topic.
+    pub(crate) fn confirmed(&mut self, id: TopicId) {
+        self.reported(id);
+        let topic = &mut self.topics[id.0];
+        if topic.trouble.take().is_some() {
+            topic.attempts.reset();
+        }
+    }
+
     /// How many topics have records without a delivery report.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// The producer was replaced: the new one has no records.
-    pub(crate) fn producer_restarted(&mut self, now: Instant) {
+    /// The producer is replaced: the new one has no records, and gets none before
+    /// `resume_at`.
+    pub(crate) fn producer_restarted(&mut self, resume_at: Instant) {
         self.in_flight = 0;
+        self.resume_at = resume_at;
         for topic in &mut self.topics {
             topic.in_flight = 0;
-            topic.retry_at = now;
+            topic.retry_at = resume_at;
         }
     }
 
@@ -203,6 +184,9 @@ impl Topics {
         now: Instant,
         skip_linger: bool,
     ) -> Option<(TopicId, VecDeque<Seq>)> {
+        if now < self.resume_at {
+            return None;
+        }
         let topics = &mut self.topics;
         let due = |id: &TopicId| topics[id.0].is_due(now, skip_linger);
         let index = self.queued.iter().position(due)?;
@@ -213,7 +197,8 @@ impl Topics {
     /// When the next batch becomes due, if only time has to pass.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = |id: &TopicId| self.topics[id.0].due();
-        self.queued.iter().filter_map(due).min()
+        let due = self.queued.iter().filter_map(due).min()?;
+        Some(due.max(self.resume_at))
     }
 
     /// Returns the part of a batch that was not sent to the head of the queue.
@@ -249,8 +234,8 @@ impl Topics {
         }
     }
 
-    /// Kafka reports that the topic does not exist: creates it again. `false` if
-    /// the bridge can't create it.
+    /// Kafka reports that the topic does not exist: asks for its creation. Its records are to
+    /// be sent again after [`Self::missing_delay`]; `false` if nobody creates it.
     pub(crate) fn recreate(&mut self, id: TopicId) -> bool {
         let topic = &mut self.topics[id.0];
         match topic.state {
@@ -261,6 +246,13 @@ impl Topics {
                     topic = name,
                     "the Kafka topic no longer exists; creating it"
                 );
+                topic.missing_delay = RETRY_AFTER;
+                self.create(id);
+                true
+            }
+            State::Denied(code) => {
+                topic.trouble = Some(code);
+                topic.missing_delay = topic.attempts.next_delay();
                 self.create(id);
                 true
             }
@@ -268,7 +260,34 @@ impl Topics {
         }
     }
 
-    /// Takes the result of a creation; returns the queue of a topic that Kafka
+    /// How long the records of a topic wait after [`Self::recreate`].
+    pub(crate) fn missing_delay(&self, id: TopicId) -> Duration {
+        self.topics[id.0].missing_delay
+    }
+
+    /// Whether Kafka did not authorise the creation of the topic the last time.
+    pub(crate) fn is_denied(&self, id: TopicId) -> bool {
+        matches!(self.topics[id.0].state, State::Denied(_))
+    }
+
+    /// Why the topic does not exist yet, for people; `None` unless the bridge has tried to
+    /// create it.
+    pub(crate) fn trouble(&self, id: TopicId) -> Option<String> {
+        let topic = &self.topics[id.0];
+        let code = Named(topic.trouble?);
+        Some(format!(
+            "topic {} cannot be created yet: {code}; retrying",
+            topic.name
+        ))
+    }
+
+    /// The same for a topic whose messages wait for that, other than `except`.
+    pub(crate) fn waiting_trouble(&self, except: TopicId) -> Option<String> {
+        let mut queued = self.queued.iter().filter(|id| **id != except);
+        queued.find_map(|id| self.trouble(*id))
+    }
+
+    /// Takes the state of a creation; returns the queue of a topic that Kafka
     /// rejects.
     pub(crate) fn created(&mut self, created: &Created) -> VecDeque<Seq> {
         let Some(&id) = self.ids.get(&created.topic) else {
@@ -276,9 +295,27 @@ impl Topics {
         };
         let topic = &mut self.topics[id.0];
         topic.state = match created.outcome {
-            Outcome::Ready => State::Ready,
-            Outcome::NotAllowed => State::Assumed,
-            Outcome::Refused => State::Refused,
+            Outcome::Ready => {
+                if topic.trouble.take().is_some() {
+                    topic.attempts.reset();
+                    topic.retry_at = Instant::now();
+                }
+                State::Ready
+            }
+            Outcome::Delayed(code) => {
+                topic.trouble = Some(code);
+                State::Creating
+            }
+            // It is in trouble only if it does not exist, which a record shows.
+            Outcome::NotAuthorized(code) => State::Denied(code),
+            Outcome::NotCreatable => {
+                topic.trouble = None;
+                State::Assumed
+            }
+            Outcome::Refused => {
+                topic.trouble = None;
+                State::Refused
+            }
         };
         if created.outcome != Outcome::Refused {
             return VecDeque::new();
@@ -296,16 +333,7 @@ impl Topics {
     fn add(&mut self, name: Arc<str>, tenant: Option<String>) -> TopicId {
         let (id, now) = (TopicId(self.topics.len()), Instant::now());
         self.ids.insert(name.clone(), id);
-        self.topics.push(Topic {
-            name,
-            tenant,
-            state: State::Assumed,
-            lookup: Lookup::NotStarted,
-            queue: VecDeque::new(),
-            retry_at: now,
-            lingers_until: now,
-            in_flight: 0,
-        });
+        self.topics.push(Topic::new(name, tenant, now));
         if self.may_create {
             self.create(id);
         }
@@ -320,26 +348,6 @@ impl Topics {
             topic: topic.name.clone(),
             answer: self.created.clone(),
         });
-    }
-}
-
-impl Topic {
-    /// Whether the queue waits for nothing but time.
-    fn is_free(&self) -> bool {
-        self.state != State::Creating && self.lookup != Lookup::Running && self.in_flight == 0
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.is_free()
-            .then(|| self.retry_at.max(self.lingers_until))
-    }
-
-    fn is_due(&self, now: Instant, skip_linger: bool) -> bool {
-        if skip_linger {
-            self.is_free() && self.retry_at <= now
-        } else {
-            self.due().is_some_and(|due| due <= now)
-        }
     }
 }
 

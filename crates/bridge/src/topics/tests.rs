@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::topic::MAX_RETRY_AFTER;
 use super::*;
 
 struct Fixture {
@@ -31,6 +34,10 @@ impl Fixture {
     fn created(&mut self, id: TopicId, outcome: Outcome) -> VecDeque<Seq> {
         let topic = self.topics.name(id).clone();
         self.topics.created(&Created { topic, outcome })
+    }
+
+    fn waiting_trouble(&self) -> Option<String> {
+        self.topics.waiting_trouble(TopicId(usize::MAX))
     }
 
     fn batch(&mut self) -> Vec<Seq> {
@@ -199,7 +206,105 @@ fn messages_do_not_wait_for_a_topic_that_cannot_be_created() {
     let mut fixture = Fixture::new(1);
     let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
     fixture.topics.enqueue(id, 1, now, Duration::ZERO);
-    fixture.created(id, Outcome::NotAllowed);
+    fixture.created(id, Outcome::NotCreatable);
     assert_eq!(fixture.batch(), [1], "it may exist");
     assert!(!fixture.topics.recreate(id));
+}
+
+#[test]
+fn messages_wait_while_a_topic_cannot_be_created_yet() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    let other = fixture.open("t", "other").unwrap();
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
+    fixture.topics.enqueue(other, 2, now, Duration::ZERO);
+    assert_eq!(fixture.waiting_trouble(), None, "no answer yet");
+    for code in [
+        RDKafkaErrorCode::InvalidReplicationFactor,
+        RDKafkaErrorCode::PolicyViolation,
+    ] {
+        assert!(fixture.created(id, Outcome::Delayed(code)).is_empty());
+    }
+    let said = "topic t.p cannot be created yet: POLICY_VIOLATION; retrying";
+    assert_eq!(fixture.waiting_trouble().as_deref(), Some(said));
+    assert_eq!(fixture.open("t", "p"), Ok(id), "it is not refused");
+    assert!(fixture.batch().is_empty());
+    fixture.created(other, Outcome::Ready);
+    assert_eq!(fixture.batch(), [2], "another topic continues");
+    fixture.created(id, Outcome::Ready);
+    assert_eq!(fixture.waiting_trouble(), None);
+    assert_eq!(fixture.batch(), [1]);
+}
+
+#[test]
+fn a_missing_topic_without_the_right_to_create_it_is_tried_again() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    let denied = Outcome::NotAuthorized(RDKafkaErrorCode::TopicAuthorizationFailed);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
+    fixture.created(id, denied);
+    assert_eq!(fixture.topics.trouble(id), None, "it may exist");
+    fixture.wanted.try_recv().unwrap();
+    let mut delays = Vec::new();
+    for _ in 0..10 {
+        fixture.now += MAX_RETRY_AFTER;
+        assert_eq!(fixture.batch(), [1]);
+        assert!(fixture.topics.is_denied(id) && fixture.topics.recreate(id));
+        assert!(fixture.topics.recreate(id), "for another record");
+        let delay = fixture.topics.missing_delay(id);
+        delays.push(delay);
+        fixture.topics.requeue(id, 1, fixture.now + delay);
+        assert!(fixture.batch().is_empty(), "it is being created");
+        assert_eq!(&*fixture.wanted.try_recv().unwrap().topic, "t.p");
+        assert!(fixture.wanted.try_recv().is_err(), "one request");
+        fixture.created(id, denied);
+        assert!(fixture.batch().is_empty(), "not before the delay");
+        let said = "topic t.p cannot be created yet: TOPIC_AUTHORIZATION_FAILED; retrying";
+        assert_eq!(fixture.waiting_trouble().as_deref(), Some(said));
+    }
+    assert!(delays[0] <= RETRY_AFTER && delays[9] >= MAX_RETRY_AFTER / 2);
+    assert!(delays.iter().all(|delay| *delay <= MAX_RETRY_AFTER));
+    // Somebody has created it.
+    fixture.now += MAX_RETRY_AFTER;
+    assert_eq!(fixture.batch(), [1]);
+    fixture.topics.sent(id);
+    fixture.topics.confirmed(id);
+    assert_eq!(fixture.topics.trouble(id), None);
+}
+
+#[test]
+fn a_topic_that_may_be_created_after_all_is_written_at_once() {
+    let mut fixture = Fixture::new(10);
+    let id = fixture.open("t", "p").unwrap();
+    let denied = Outcome::NotAuthorized(RDKafkaErrorCode::TopicAuthorizationFailed);
+    fixture.created(id, denied);
+    assert!(fixture.topics.recreate(id));
+    let (now, long) = (fixture.now, 2 * MAX_RETRY_AFTER);
+    fixture.topics.requeue(id, 1, now + long);
+    fixture.created(id, Outcome::Ready);
+    fixture.now += MAX_RETRY_AFTER;
+    assert_eq!(fixture.batch(), [1]);
+}
+
+#[test]
+fn nothing_is_sent_while_the_producer_is_replaced() {
+    let mut fixture = Fixture::new(10);
+    let (id, now) = (fixture.open("t", "p").unwrap(), fixture.now);
+    fixture.created(id, Outcome::Ready);
+    fixture.topics.enqueue(id, 1, now, Duration::ZERO);
+    assert_eq!(fixture.batch(), [1]);
+    fixture.topics.sent(id);
+    let resume_at = now + Duration::from_secs(5);
+    fixture.topics.producer_restarted(resume_at);
+    fixture.topics.requeue(id, 1, resume_at);
+    // Of a topic that is opened meanwhile.
+    let new = fixture.open("t", "new").unwrap();
+    fixture.created(new, Outcome::Ready);
+    fixture.topics.enqueue(new, 2, now, Duration::ZERO);
+    assert!(fixture.topics.next_batch(now, true).is_none());
+    assert_eq!(fixture.topics.next_due(), Some(resume_at));
+    fixture.now = resume_at;
+    let mut sent = [fixture.batch(), fixture.batch()];
+    sent.sort();
+    assert_eq!(sent, [[1], [2]]);
 }

@@ -7,6 +7,7 @@ mod dead_letters;
 mod dedupe;
 mod delivery;
 mod real;
+mod refused;
 mod secure;
 mod sessions;
 mod tls;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::kafka::{Record, admin, admin_options, create_topic, read, read_until};
+use testkit::kafka::{Record, admin, admin_options, create_topic, read, read_all, read_until};
 use testkit::mqtt_broker::Broker;
 use testkit::stack::{kafka_brokers, unique};
 
@@ -78,5 +78,43 @@ async fn a_topic_deleted_under_load_comes_back_and_order_is_kept() {
         }
     }
     assert!(first_copies.is_sorted(), "{first_copies:?}");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the stack"]
+async fn messages_wait_for_a_topic_that_cannot_be_created_yet() {
+    let (broker, tenant) = (Broker::start().await, unique("early"));
+    let dead_letters = format!("iot.dead-letter-{tenant}");
+    let (brokers, there) = (kafka_brokers(), format!("{tenant}.there"));
+    create_topic(&brokers, &dead_letters, 1).await;
+    create_topic(&brokers, &there, 1).await;
+    let bridge = Bridge::start(broker.address(), &brokers, |config| {
+        config.topics.create = true;
+        // More than there are brokers.
+        config.topics.replication = 5;
+        config.dead_letter.topic = dead_letters.clone();
+        config.dedupe.redeliveries = false;
+    })
+    .await;
+    let mut peer = broker.accept_subscribed(false).await;
+    let topic = |project| format!("mtic/msg/client/realtime/{tenant}/{project}");
+    peer.publish(1, &topic("missing"), b"early").await;
+    peer.publish(2, &topic("there"), b"other").await;
+    bridge
+        .wait_for(
+            "/readyz",
+            "cannot be created yet: INVALID_REPLICATION_FACTOR",
+        )
+        .await;
+    let others = read(&brokers, &there, 1).await;
+    assert_eq!(others[0].text(), "other", "other topics continue");
+    // As if enough brokers were up now.
+    let missing = format!("{tenant}.missing");
+    create_topic(&brokers, &missing, 1).await;
+    assert_eq!(peer.acknowledgements(2).await, [1, 2]);
+    assert_eq!(read(&brokers, &missing, 1).await[0].text(), "early");
+    assert_eq!(read_all(&brokers, &dead_letters).await, []);
+    bridge.wait_for("/readyz", r#""ok":true"#).await;
     bridge.stop().await;
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureRecord, Producer};
 use rumqttc::v5::mqttbytes::v5::Packet;
-use testkit::kafka::{create_topic, read};
+use testkit::kafka::{create_topic, foreign_headers, producer, read, send};
 use testkit::mqtt_broker::Broker;
 use testkit::port::free_address;
 use testkit::process::Run;
@@ -135,6 +135,30 @@ async fn dead_letters_are_listed_by_time_and_filtered() {
     assert_eq!(first["origin"]["mqtt_topic"], "a/b");
     assert_eq!(first["reason"], "too_few_parts");
     assert_eq!(first["size"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_with_foreign_headers_are_listed_and_replayed() {
+    let cluster = start_cluster();
+    let brokers = cluster.brokers();
+    let headers = [("mqtt-topic", TOPIC), ("dlq-reason", "unknown_topic")];
+    let headers = headers
+        .into_iter()
+        .fold(foreign_headers(), |all, (key, value)| {
+            let value = Some(value);
+            all.insert(Header { key, value })
+        });
+    let record = FutureRecord::<(), str>::to("iot.dead-letter").payload("foreign");
+    send(&producer(&brokers), record.headers(headers)).await;
+    write(&brokers, "iot.dead-letter", &[ROUTABLE]);
+    let listed = stdout_of(&brokers, 0, &["dead-letters", "list"]).await;
+    assert_eq!(listed.matches("unknown_topic").count(), 2, "{listed}");
+    let replayed = stdout_of(&brokers, 0, &["dead-letters", "replay"]).await;
+    assert_eq!(figure(&replayed, "replayed:"), "2", "{replayed}");
+    let records = cluster.read(KAFKA_TOPIC, 2).await;
+    let foreign = records.iter().find(|record| record.text() == "foreign");
+    let expected = ("n\u{fffd}".to_owned(), b"\xfe".to_vec());
+    assert!(foreign.unwrap().headers.contains(&expected), "{records:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

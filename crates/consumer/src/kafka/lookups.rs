@@ -56,7 +56,7 @@ impl Lookups {
         of: &TopicPartition,
         deadline: Duration,
     ) -> KafkaResult<Watermarks> {
-        lookup::watermarks(self.0.client(), of, deadline)
+        lookup::watermarks(&self.0, of, deadline)
     }
 }
 

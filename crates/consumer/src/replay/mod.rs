@@ -197,7 +197,7 @@ impl Log {
             .context("creating the consumer")?;
         let (mut assigned, mut merge) = (TopicPartitionList::new(), Merge::default());
         for at in lookup::partitions(consumer.client(), topic, TOOL_DEADLINE)? {
-            let end = lookup::watermarks(consumer.client(), &at, TOOL_DEADLINE)?.high;
+            let end = lookup::watermarks(&consumer, &at, TOOL_DEADLINE)?.high;
             let start = lookup::offset_at(&consumer, &at, from, TOOL_DEADLINE)?;
             if let Some(start) = start.filter(|start| *start < end) {
                 assigned.add_partition_offset(topic, at.partition, Offset::Offset(start))?;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use iot_core::route::is_reserved;
+use iot_kafka::headers;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use serde_json::{Map, Value, json};
 
@@ -111,21 +112,21 @@ fn send(
 ) -> anyhow::Result<()> {
     let message = &record.message;
     let origin = format!("{topic}/{}/{}", message.partition(), message.offset());
-    let mut headers = OwnedHeaders::new().insert(Header {
+    let mut all = OwnedHeaders::new().insert(Header {
         key: REPLAY_OF,
         value: Some(&origin),
     });
-    let others = message.headers().into_iter().flat_map(|all| all.iter());
+    let others = headers::owned(message);
     // A record that was itself replayed has one already.
     for header in others.filter(|header| header.key != REPLAY_OF) {
-        headers = headers.insert(Header {
+        all = all.insert(Header {
             key: header.key,
             value: header.value,
         });
     }
     let mut next = BaseRecord::<[u8], [u8]>::to(name)
         .timestamp(record.time)
-        .headers(headers);
+        .headers(all);
     if let Some(key) = message.key() {
         next = next.key(key);
     }
@@ -151,8 +152,8 @@ fn send(
 /// A record as JSON. Of headers with one name the last is shown.
 fn line(topic: &str, record: &Taken) -> Value {
     let message = &record.message;
-    let headers = message.headers().into_iter().flat_map(|all| all.iter());
-    let headers = headers.map(|header| (header.key.to_owned(), bytes(header.value)));
+    let headers =
+        headers::owned(message).map(|header| (header.key.to_owned(), bytes(header.value)));
     let payload = message.payload();
     let json = payload.and_then(|payload| serde_json::from_slice(payload).ok());
     json!({
@@ -177,5 +178,64 @@ fn bytes(bytes: Option<&[u8]>) -> Value {
             let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
             json!({"hex": digits.collect::<String>()})
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::producer::FutureRecord;
+    use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+    use testkit::kafka::{MockKafka, foreign_headers, producer, send};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn foreign_headers_are_printed_and_sent() {
+        let kafka = MockKafka::start(&["t", "u"]);
+        let record = FutureRecord::<(), str>::to("t").payload("{}");
+        send(
+            &producer(&kafka.brokers()),
+            record.headers(foreign_headers()),
+        )
+        .await;
+        let brokers = kafka.brokers();
+        let read = move |topic: &str| -> Taken {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &brokers)
+                .set("group.id", "test")
+                .create()
+                .unwrap();
+            let mut assignment = TopicPartitionList::new();
+            assignment
+                .add_partition_offset(topic, 0, Offset::Beginning)
+                .unwrap();
+            consumer.assign(&assignment).unwrap();
+            let message = consumer.poll(testkit::DEADLINE).unwrap().unwrap();
+            Taken {
+                time: 7,
+                message: headers::detach(&message),
+            }
+        };
+        let settings = KafkaConfig {
+            brokers: vec![kafka.brokers()],
+            ..KafkaConfig::default()
+        };
+        let sent = tokio::task::spawn_blocking(move || {
+            let taken = read("t");
+            let mut sink = Sink::open("u", &settings).unwrap();
+            sink.write("t", &taken).unwrap();
+            sink.finish().unwrap();
+            (line("t", &taken), line("u", &read("u")))
+        });
+        let (printed, sent) = sent.await.unwrap();
+        let expected = json!({"n\u{fffd}": {"hex": "fe"}, "null": null});
+        assert_eq!(printed["headers"], expected);
+        let headers = &sent["headers"];
+        assert_eq!(headers["n\u{fffd}"], expected["n\u{fffd}"]);
+        assert_eq!(headers["null"], Value::Null);
+        assert_eq!(headers[REPLAY_OF], "t/0/0");
+        drop(kafka);
     }
 }

@@ -35,6 +35,8 @@ pub struct RouteRules {
     pub topic: String,
     /// Key of the records.
     pub key: RouteKey,
+    /// What a message without a payload becomes.
+    pub empty: EmptyPayload,
 }
 
 impl Default for RouteRules {
@@ -44,7 +46,29 @@ impl Default for RouteRules {
             project_part: 5,
             topic: format!("{TENANT}.{PROJECT}"),
             key: RouteKey::Project,
+            empty: EmptyPayload::Empty,
         }
+    }
+}
+
+/// The record of a message whose payload is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyPayload {
+    /// Its value is empty.
+    #[default]
+    Empty,
+    /// Its value is null if it has a key: in a compacted topic it deletes the key (Kafka,
+    /// log compaction).
+    Tombstone,
+}
+
+impl EmptyPayload {
+    /// The value of the record; `None` is null.
+    #[must_use]
+    pub fn value(self, payload: &[u8], has_key: bool) -> Option<&[u8]> {
+        let is_tombstone = self == Self::Tombstone && payload.is_empty() && has_key;
+        (!is_tombstone).then_some(payload)
     }
 }
 
@@ -253,6 +277,10 @@ impl RouteRules {
         }
         if let Err(message) = check_template(&self.topic) {
             problems.push(("topic", message));
+        }
+        if self.empty == EmptyPayload::Tombstone && self.key == RouteKey::None {
+            let message = "a tombstone needs a key: set route.key, or empty";
+            problems.push(("empty", message.to_owned()));
         }
         problems
     }

@@ -163,6 +163,7 @@ fn all_problems_are_reported_with_their_field() {
         project_part: 70_000,
         topic: "{tenant}/{project}".into(),
         key: RouteKey::None,
+        empty: EmptyPayload::Tombstone,
     };
     let fields: Vec<_> = rules
         .validate()
@@ -171,7 +172,13 @@ fn all_problems_are_reported_with_their_field() {
         .collect();
     assert_eq!(
         fields,
-        ["tenant_part", "project_part", "project_part", "topic"]
+        [
+            "tenant_part",
+            "project_part",
+            "project_part",
+            "topic",
+            "empty"
+        ]
     );
 }
 
@@ -262,5 +269,18 @@ proptest! {
         if let (Ok(one), Ok(other)) = (route(&a, &b), route(&c, &d)) {
             prop_assert_eq!(one.topic == other.topic, (a, b) == (c, d));
         }
+    }
+}
+
+#[test]
+fn an_empty_payload_is_a_tombstone_only_if_asked_for_and_with_a_key() {
+    let [empty, tombstone] = [EmptyPayload::Empty, EmptyPayload::Tombstone];
+    for (rule, payload, has_key, value) in [
+        (empty, &b""[..], true, Some(&b""[..])),
+        (tombstone, b"", true, None),
+        (tombstone, b"", false, Some(b"")),
+        (tombstone, b"0", true, Some(b"0")),
+    ] {
+        assert_eq!(rule.value(payload, has_key), value, "{rule:?} {payload:?}");
     }
 }

@@ -24,6 +24,7 @@ use rskafka::record::{Record, RecordAndOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::committed::Committed;
 use crate::kafka::connect;
 use crate::log::{self, Log, Read};
 use crate::reading::{Units, message, owner};
@@ -96,11 +97,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.truth {
         read_truth(path, &mut evidence)?;
     }
-    let kafka = connect(&args.kafka.brokers, &args.kafka.security.checked()).await?;
-    let letters = log::letters(&kafka, &args.dead_letter_topic).await?;
+    let committed = Committed::new(&args.kafka);
+    let kafka = connect(&args.kafka.brokers, &committed.security).await?;
+    let letters = log::letters(&kafka, &committed, &args.dead_letter_topic).await?;
     let by_labels = args.truth.is_none();
     for topic in &args.topic {
-        each_record(&kafka, topic, |at, record| {
+        each_record(&kafka, &committed, topic, |at, record| {
             let refused = letters.get(at);
             if !refused.is_some_and(|offsets| offsets.contains(&record.offset)) {
                 take_message(topic, &record.record, by_labels, &mut evidence);
@@ -108,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
         .await?;
     }
-    each_record(&kafka, &args.alerts, |_, record| {
+    each_record(&kafka, &committed, &args.alerts, |_, record| {
         evidence_of_alert(&record.record, &mut evidence);
     })
     .await?;
@@ -129,11 +131,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Reads the current records of a topic.
 async fn each_record(
     kafka: &Client,
+    committed: &Committed,
     topic: &str,
     mut take: impl FnMut(&TopicPartition, &RecordAndOffset),
 ) -> anyhow::Result<()> {
     for partition in log::partitions(kafka, &[topic.to_owned()]).await? {
-        let log = Log::open(kafka, &partition).await?;
+        let log = Log::open(kafka, committed, &partition).await?;
         let mut reader = log.read_from(log.begin);
         loop {
             match reader.next().await? {

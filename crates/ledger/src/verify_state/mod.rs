@@ -7,7 +7,6 @@
 //!
 //! It shares no code with the consumer, because a fault there would go unnoticed here.
 
-mod committed;
 mod compare;
 mod fold;
 mod layout;
@@ -25,11 +24,11 @@ use iot_core::partition::TopicPartition;
 use iot_service::config::HumanDuration;
 use tokio::time::Instant;
 
+use crate::committed::Committed;
 use crate::kafka::connect;
 use crate::log::{self, Log};
 use crate::reading::Units;
 use crate::security::KafkaArgs;
-use committed::Committed;
 use compare::Comparison;
 use fold::Rules;
 use partition::Check;
@@ -104,17 +103,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let committed = Committed {
-        brokers: args.kafka.brokers.join(","),
-        security: args.kafka.security.checked(),
-    };
+    let committed = Committed::new(&args.kafka);
     let kafka = connect(&args.kafka.brokers, &committed.security).await?;
     let store = Store::connect(&redis, &args.key_prefix).await?;
     let partitions = log::partitions(&kafka, &args.topic).await?;
     if let Some(patience) = args.wait {
         let deadline = Instant::now() + *patience;
         for partition in &partitions {
-            let log = Log::open(&kafka, partition).await?;
+            let log = Log::open(&kafka, &committed, partition).await?;
             wait::until_stored(&log, &store, &committed, partition, deadline).await?;
         }
     }
@@ -123,10 +119,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         stored.push(store.snapshot(partition).await?);
     }
     // Read after the state, because a dead letter is written before the offset passes it.
-    let mut letters = log::letters(&kafka, &args.dead_letter_topic).await?;
+    let mut letters = log::letters(&kafka, &committed, &args.dead_letter_topic).await?;
     let mut report = Report::default();
     for (partition, snapshot) in partitions.iter().zip(&stored) {
-        let log = Log::open(&kafka, partition).await?;
+        let log = Log::open(&kafka, &committed, partition).await?;
         report.add(match snapshot {
             Some(snapshot) => {
                 let check = Check {

@@ -6,11 +6,11 @@ use iot_core::partition::TopicPartition;
 use rskafka::record::RecordAndOffset;
 
 use super::Settings;
-use super::committed::Committed;
 use super::compare::{Comparison, Kept};
 use super::fold::{Entry, Fold};
 use super::report::{Kind, Report};
 use super::store::Snapshot;
+use crate::committed::Committed;
 use crate::log::{Log, Read};
 use crate::reading::{message, owner};
 

@@ -7,8 +7,8 @@ use iot_core::partition::TopicPartition;
 use iot_service::Backoff;
 use tokio::time::{Instant, sleep};
 
-use super::committed::Committed;
 use super::store::Store;
+use crate::committed::Committed;
 use crate::log::{Log, Read};
 
 /// Waits until all current records of the log are stored.

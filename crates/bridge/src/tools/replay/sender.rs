@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_core::dead_letter;
+use iot_core::route::EmptyPayload;
 use iot_kafka::context::log;
 use iot_kafka::errors::code;
 use rdkafka::client::ClientContext;
@@ -30,6 +31,7 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(60);
 /// Sends records in order and collects their delivery reports.
 pub(super) struct Sender<'a> {
     pub(super) targets: Targets<'a>,
+    empty: EmptyPayload,
     producer: ThreadedProducer<DeliveryReports>,
     deliveries: mpsc::Receiver<(Place, Result<(), RDKafkaErrorCode>)>,
     /// Payload size in bytes and target topic of each record in flight.
@@ -67,6 +69,7 @@ impl<'a> Sender<'a> {
         let (sender, deliveries) = mpsc::channel();
         Ok(Self {
             targets: Targets::new(config, runtime)?,
+            empty: config.route.empty,
             producer: producer(config, DeliveryReports(sender))?,
             deliveries,
             in_flight: HashMap::new(),
@@ -81,7 +84,11 @@ impl<'a> Sender<'a> {
         let place = place(&letter);
         let mut record =
             BaseRecord::with_opaque_to(&target.topic, Box::new(place)).headers(headers(&letter));
-        if let Some(payload) = &letter.payload {
+        let payload = letter.payload.as_ref().filter(|payload| {
+            let value = self.empty.value(payload, target.key.is_some());
+            value.is_some()
+        });
+        if let Some(payload) = payload {
             record = record.payload(payload);
         }
         if let Some(key) = &target.key {

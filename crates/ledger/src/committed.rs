@@ -1,5 +1,6 @@
-//! Reads a partition with transactions through librdkafka, because rskafka neither
-//! reads the markers that end transactions nor skips aborted ones.
+//! Reads a partition through librdkafka where rskafka can't: it neither reads the markers that
+//! end transactions nor skips aborted ones, and fails at a header with a null value or with a
+//! name that is not UTF-8, which any producer can write.
 
 use std::time::{Duration, Instant};
 
@@ -15,26 +16,40 @@ use rskafka::chrono::DateTime;
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::mpsc;
 
+use crate::security::KafkaArgs;
+
 /// Deadline of the next record or of the end of the partition.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Number of records that are read ahead.
 const READ_AHEAD: usize = 1_000;
 
+/// Whether rskafka has met a record that it can't decode, for which it has no error of its own.
+pub(crate) fn is_foreign(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("Malformed data")
+}
+
 /// Connects librdkafka to Kafka.
 #[derive(Debug, Clone)]
-pub(super) struct Committed {
-    pub(super) brokers: String,
-    pub(super) security: KafkaSecurity,
+pub(crate) struct Committed {
+    pub(crate) brokers: String,
+    pub(crate) security: KafkaSecurity,
 }
 
 impl Committed {
+    pub(crate) fn new(kafka: &KafkaArgs) -> Self {
+        Self {
+            brokers: kafka.brokers.join(","),
+            security: kafka.security.clone().checked(),
+        }
+    }
+
     /// Reads the records of a partition from an offset on, without those of aborted
     /// transactions, to the end of the partition or until the receiver is dropped.
     ///
     /// # Errors
     /// librdkafka is built without a feature that `security` needs. Errors of Kafka are
     /// sent through the channel.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         partition: &TopicPartition,
         begin: i64,
@@ -53,7 +68,7 @@ impl Committed {
         ] {
             config.set(name, value);
         }
-        let consumer: BaseConsumer = config.create().context("reading transactions")?;
+        let consumer: BaseConsumer = config.create().context("creating a client of librdkafka")?;
         let (topic, number) = partition.parts();
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, number, Offset::Offset(begin))?;
@@ -63,7 +78,7 @@ impl Committed {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = read(&consumer, &sender) {
                 // Fails if the receiver is gone, which then needs no error.
-                let _ = sender.blocking_send(Err(error.context("reading transactions")));
+                let _ = sender.blocking_send(Err(error.context("reading through librdkafka")));
             }
         });
         Ok(records)
