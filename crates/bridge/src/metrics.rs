@@ -44,6 +44,7 @@ pub(crate) struct Deduplicated {
 #[derive(Debug, Clone)]
 struct Sessions {
     connected: IntGaugeVec,
+    refused_filters: IntGaugeVec,
     in_flight: IntGaugeVec,
     in_flight_bytes: IntGaugeVec,
     oldest: GaugeVec,
@@ -56,6 +57,7 @@ struct Sessions {
 #[derive(Debug, Clone)]
 pub(crate) struct SessionGauges {
     pub(crate) connected: IntGauge,
+    pub(crate) refused_filters: IntGauge,
     pub(crate) in_flight: IntGauge,
     pub(crate) in_flight_bytes: IntGauge,
     /// Seconds.
@@ -157,6 +159,7 @@ impl Metrics {
         let sessions = &self.sessions;
         SessionGauges {
             connected: gauge(&sessions.connected),
+            refused_filters: gauge(&sessions.refused_filters),
             in_flight: gauge(&sessions.in_flight),
             in_flight_bytes: gauge(&sessions.in_flight_bytes),
             oldest: sessions.oldest.with_label_values(&[client_id]),
@@ -174,6 +177,10 @@ impl Sessions {
             connected: gauges(
                 "mqtt_connection_status",
                 "Whether the session is subscribed at a broker, 0 or 1.",
+            )?,
+            refused_filters: gauges(
+                "mqtt_refused_filters",
+                "Filters whose subscription the MQTT broker refuses; each is retried.",
             )?,
             in_flight: gauges(
                 "bridge_in_flight_messages",

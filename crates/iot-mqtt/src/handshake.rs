@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
+use crate::dial::Deadline;
 use crate::{
     ConnectError, ConnectionError, Explanation, MqttStream, MqttUrl, Packet, Protocol, Reader,
     TlsConfig, WriteError, Writer,
@@ -149,12 +150,12 @@ impl Connection {
         connect: &Connect,
         deadline: Duration,
     ) -> Result<Self, HandshakeError> {
-        let opened = async {
-            let stream = MqttStream::connect(broker, tls, deadline).await?;
-            Self::handshake(stream, protocol, connect).await
-        };
-        let opened = timeout(deadline, opened).await;
-        opened.unwrap_or(Err(HandshakeError::Timeout(deadline)))
+        // One deadline for all steps, each of which says what it waited for.
+        let deadline = Deadline::after(deadline);
+        let stream = MqttStream::connect_by(broker, tls, deadline).await?;
+        let handshake = Self::handshake(stream, protocol, connect);
+        let opened = timeout_at(deadline.at, handshake).await;
+        opened.unwrap_or(Err(HandshakeError::Timeout(deadline.within)))
     }
 }
 

@@ -62,6 +62,7 @@
 //! used for them. Its event loop is not used (docs/decisions/0003-mqtt-session.md).
 
 mod codec;
+mod dial;
 mod error;
 mod handshake;
 mod protocol;
@@ -72,9 +73,10 @@ mod url;
 pub use codec::{
     Defective, KEPT, MAX_FRAME, Malformed, Oversize, Packet, Reader, WriteError, Writer,
 };
+pub use dial::Unreachable;
 pub use error::{ConnectionError, Explanation};
 pub use handshake::{Connect, Connection, Granted, HandshakeError, Login};
-pub use protocol::Protocol;
+pub use protocol::{FILTERS_PER_REQUEST, Protocol};
 pub use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, DisconnectReasonCode, PubAck, PubAckReason, PubRec, PubRecReason,
     Publish, PublishProperties, SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason,

@@ -2,6 +2,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The most filters that a SUBSCRIBE or UNSUBSCRIBE should have. MQTT has no limit, but
+/// AWS IoT Core refuses more than eight ("Subscriptions per subscribe request" of its
+/// quotas).
+pub const FILTERS_PER_REQUEST: usize = 8;
+
 /// A version of MQTT; `5` or `3.1.1` in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {

@@ -7,15 +7,27 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::client::TlsStream;
 
-use crate::{MqttUrl, TlsConfig, TlsError, tls};
+use crate::dial::{Deadline, dial};
+use crate::{MqttUrl, TlsConfig, TlsError, Unreachable, tls};
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No answer in time.
+    /// The system did not resolve the name in time.
+    #[error("{host} was not resolved within {} s", within.as_secs_f64())]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The deadline.
+        within: Duration,
+    },
+    /// None of the name's addresses accepted a connection.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// The TLS handshake was not answered in time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// TCP or TLS failed.
@@ -37,28 +49,40 @@ pub enum MqttStream {
 }
 
 impl MqttStream {
-    /// Connects to `broker`, TLS handshake included, within `deadline`. The
-    /// files of `tls` are read again every time, so that certificates can be
-    /// replaced.
+    /// Connects to `broker`, TLS handshake included, within `deadline`. Of several
+    /// addresses the first that answers is used (RFC 8305). The files of `tls` are read
+    /// again every time, so that certificates can be replaced.
     ///
     /// # Errors
-    /// When there is no connection; the message says what to do about a
-    /// certificate that is not accepted.
+    /// When there is no connection; the message names every address that was tried, or
+    /// says what to do about a certificate that is not accepted.
     pub async fn connect(
         broker: &MqttUrl,
         tls: &TlsConfig,
         deadline: Duration,
     ) -> Result<Self, ConnectError> {
-        let connected = timeout(deadline, Self::establish(broker, tls)).await;
-        connected.unwrap_or(Err(ConnectError::Timeout(deadline)))
+        Self::connect_by(broker, tls, Deadline::after(deadline)).await
     }
 
-    async fn establish(broker: &MqttUrl, tls: &TlsConfig) -> Result<Self, ConnectError> {
-        let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await?;
+    pub(crate) async fn connect_by(
+        broker: &MqttUrl,
+        tls: &TlsConfig,
+        deadline: Deadline,
+    ) -> Result<Self, ConnectError> {
+        let stream = dial(&broker.host, broker.port, deadline).await?;
         stream.set_nodelay(true)?;
         if !broker.tls {
             return Ok(Self::Plain(stream));
         }
+        let encrypted = timeout_at(deadline.at, Self::encrypt(stream, broker, tls)).await;
+        encrypted.unwrap_or(Err(ConnectError::Timeout(deadline.within)))
+    }
+
+    async fn encrypt(
+        stream: TcpStream,
+        broker: &MqttUrl,
+        tls: &TlsConfig,
+    ) -> Result<Self, ConnectError> {
         let (connector, name) = tls.connector(&broker.host).await?;
         let stream = connector
             .connect(name, stream)

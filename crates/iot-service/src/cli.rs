@@ -81,7 +81,14 @@ impl ConfigCommand {
         match self {
             Self::Config(ConfigFile::Example) => print!("{}", S::EXAMPLE),
             Self::CheckConfig => match config::load::<S>(sources) {
-                Ok(settings) => print!("{}", config::to_yaml(&settings)),
+                Ok(settings) => {
+                    print!("{}", config::to_yaml(&settings));
+                    let mut warnings = Problems::default();
+                    settings.warnings(&mut warnings);
+                    for warning in warnings.to_string().lines() {
+                        eprintln!("warning: {warning}");
+                    }
+                }
                 Err(problems) => return refuse::<S>(&problems),
             },
             Self::Health { ready } => match config::load::<S>(sources) {

@@ -7,10 +7,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use iot_mqtt::{
-    Connect, Connection, ConnectionError, MqttStream, Packet, Publish, QoS, Reader, SubAck,
-    SubscribeReasonCode, Writer,
+    Connect, Connection, ConnectionError, FILTERS_PER_REQUEST, MqttStream, Packet, Publish, QoS,
+    Reader, SubAck, SubscribeReasonCode, Writer,
 };
 use iot_service::config::HumanDuration;
 use serde::Serialize;
@@ -125,20 +125,23 @@ impl Subscriber {
 
     /// Returns when all filters are granted. Messages may arrive before that.
     async fn subscribe(&mut self) -> anyhow::Result<()> {
-        let filters = &self.args.filter;
-        self.writer.subscribe(1, filters, QoS::AtLeastOnce);
-        self.flush().await?;
-        let granted = async {
-            loop {
-                match self.reader.receive(&mut self.stream).await? {
-                    Packet::SubAck(ack) => return granted(&self.args.filter, &ack),
-                    packet => self.handle(packet)?,
+        let filters = self.args.filter.clone();
+        for (filters, id) in filters.chunks(FILTERS_PER_REQUEST).zip(1..) {
+            self.writer.subscribe(id, filters, QoS::AtLeastOnce);
+            self.flush().await?;
+            let granted = async {
+                loop {
+                    match self.reader.receive(&mut self.stream).await? {
+                        Packet::SubAck(ack) if ack.pkid == id => return granted(filters, &ack),
+                        packet => self.handle(packet)?,
+                    }
                 }
-            }
-        };
-        timeout(HANDSHAKE, granted)
-            .await
-            .context("the broker did not answer the subscription in time")?
+            };
+            timeout(HANDSHAKE, granted)
+                .await
+                .context("the broker did not answer the subscription in time")??;
+        }
+        Ok(())
     }
 
     async fn take_all(&mut self) -> anyhow::Result<()> {
@@ -213,6 +216,12 @@ impl Subscriber {
 }
 
 fn granted(filters: &[String], ack: &SubAck) -> anyhow::Result<()> {
+    ensure!(
+        ack.return_codes.len() == filters.len(),
+        "the broker sent a malformed SUBACK ({} reason codes for {} filters)",
+        ack.return_codes.len(),
+        filters.len()
+    );
     for (filter, code) in filters.iter().zip(&ack.return_codes) {
         if !matches!(code, SubscribeReasonCode::Success(_)) {
             bail!("the broker refused the subscription to {filter}: {code:?}");
@@ -293,6 +302,38 @@ mod tests {
         let error = subscriber.subscribe().await.unwrap_err().to_string();
         assert!(error.contains("a/#"), "{error}");
         peer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_fewer_filters_is_an_error() {
+        let (broker, mut args) = listen().await;
+        args.filter = vec!["a/#".to_owned(), "b/#".to_owned()];
+        let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+        let peer = tokio::spawn(async move { accept(&broker, granted).await });
+        let mut subscriber = Subscriber::connect(args).await.unwrap();
+        let error = subscriber.subscribe().await.unwrap_err().to_string();
+        assert!(error.contains("1 reason codes for 2 filters"), "{error}");
+        drop(peer.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_subscribe_has_at_most_eight_filters() {
+        let (broker, mut args) = listen().await;
+        args.filter = (1..=17).map(|number| format!("{number}/#")).collect();
+        let wanted = args.filter.clone();
+        let peer = tokio::spawn(async move {
+            let mut peer = broker.accept(false).await;
+            let mut requests = Vec::new();
+            for _ in 0..3 {
+                requests.push(peer.grant_all().await);
+            }
+            (peer, requests)
+        });
+        let mut subscriber = Subscriber::connect(args).await.unwrap();
+        subscriber.subscribe().await.unwrap();
+        let (_peer, requests) = peer.await.unwrap();
+        let sizes: Vec<usize> = requests.iter().map(Vec::len).collect();
+        assert_eq!((sizes, requests.concat()), (vec![8, 8, 1], wanted));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The configuration of the bridge, as plain data.
 
+mod filter;
 mod kafka;
 mod mqtt;
 
@@ -231,6 +232,10 @@ impl Settings for BridgeConfig {
         if self.dead_letter.topic.is_empty() {
             problems.add("dead_letter.topic", "must not be empty");
         }
+    }
+
+    fn warnings(&self, warnings: &mut Problems) {
+        self.mqtt.warnings(warnings);
     }
 
     fn log(&self) -> &LogConfig {

@@ -5,6 +5,8 @@ use iot_mqtt::{MqttUrl, Protocol, TlsConfig};
 use iot_service::config::{HumanDuration, Problems, Secret};
 use serde::{Deserialize, Serialize};
 
+use super::filter::overlap;
+
 /// A string is at most 65,535 bytes long (MQTT 5, section 1.5.4); `$share//` is
 /// part of a shared filter.
 const LONGEST_FILTER: usize = 65_535 - "$share//".len();
@@ -190,6 +192,30 @@ impl MqttConfig {
         sessions
     }
 
+    /// Pairs of filters of one session that match the same topics. Brokers may deliver such
+    /// a message once for each (MQTT 5, section 3.3.4).
+    pub(crate) fn overlaps(&self) -> Vec<(String, String)> {
+        let mut overlaps = Vec::new();
+        for SessionPlan { filters, .. } in self.sessions() {
+            for (index, filter) in filters.iter().enumerate() {
+                let others = filters[index + 1..].iter();
+                let others = others.filter(|other| overlap(filter, other));
+                overlaps.extend(others.map(|other| (filter.clone(), other.clone())));
+            }
+        }
+        overlaps
+    }
+
+    /// What works, and may not be what is wanted.
+    pub(super) fn warnings(&self, warnings: &mut Problems) {
+        for (filter, other) in self.overlaps() {
+            let message = format!(
+                "{filter:?} and {other:?} overlap: some brokers deliver messages that match both twice"
+            );
+            warnings.add("mqtt.filters", message);
+        }
+    }
+
     /// Filters with `{tenant}` replaced, and the tenant if it was.
     fn expanded(&self) -> Vec<(Option<&str>, String)> {
         let mut expanded = Vec::new();
@@ -248,20 +274,6 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(allowed)
 }
 
-/// Whether some topic matches both filters (MQTT 5, section 4.7.1).
-fn overlap(one: &str, other: &str) -> bool {
-    let (mut one, mut other) = (one.split('/'), other.split('/'));
-    loop {
-        match (one.next(), other.next()) {
-            (None, None) => return true,
-            // `a/#` matches `a` itself too.
-            (Some("#"), _) | (_, Some("#")) => return true,
-            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
-            _ => return false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,19 +316,20 @@ mod tests {
     }
 
     #[test]
-    fn filters_that_share_topics_overlap() {
-        for (one, other, expected) in [
-            ("a/b", "a/b", true),
-            ("a/+", "a/b", true),
-            ("a/#", "a", true),
-            ("a/#", "b/#", false),
-            ("a/+/c", "a/b/d", false),
-            ("a/+/c", "+/b/#", true),
-            ("a/b", "a/b/c", false),
-        ] {
-            assert_eq!(overlap(one, other), expected, "{one} {other}");
-            assert_eq!(overlap(other, one), expected, "{other} {one}");
-        }
+    fn overlaps_are_those_within_a_session() {
+        let filters = ["m/{tenant}/#", "m/a/x", "o/#"];
+        let of = |isolation| config(&filters, &["a", "b"], isolation).overlaps();
+        let expected = [("m/a/#".to_string(), "m/a/x".to_string())];
+        assert_eq!(of(Isolation::None), expected);
+        assert_eq!(of(Isolation::Filter), []);
+        let mut shared = config(&["a/#", "a/b", "c"], &[], Isolation::None);
+        shared.share_group = "g".into();
+        let mut warnings = Problems::default();
+        shared.warnings(&mut warnings);
+        assert_eq!(
+            warnings.to_string(),
+            r#"mqtt.filters: "$share/g/a/#" and "$share/g/a/b" overlap: some brokers deliver messages that match both twice"#
+        );
     }
 
     #[test]

@@ -6,3 +6,4 @@ mod link;
 mod subscriptions;
 
 pub(crate) use link::{Link, LinkEvent};
+pub(crate) use subscriptions::Refused;

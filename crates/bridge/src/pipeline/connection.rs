@@ -8,9 +8,12 @@ use iot_mqtt::{Defective, Granted, Oversize};
 
 use super::Pipeline;
 use crate::message::DeadLetterCause;
-use crate::mqtt::LinkEvent;
+use crate::mqtt::{LinkEvent, Refused};
 use crate::preflight;
 use crate::refusal::Refusal;
+
+/// More refused filters than these are counted, not named.
+const NAMED: usize = 3;
 
 impl Pipeline {
     pub(super) fn on_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
@@ -76,15 +79,26 @@ impl Pipeline {
         self.known_brokers.insert(broker);
     }
 
+    /// The broker has granted the subscriptions, except those that it refuses. One that it
+    /// refuses stops no other.
     pub(super) fn subscribed(&self) {
-        self.gauges.connected.set(1);
-        self.health.mqtt.ready();
+        let (refused, subscribed) = (self.link.refused(), self.link.is_subscribed());
+        let missing = refused.iter().filter(|refused| refused.is_subscription());
+        self.gauges.refused_filters.set(missing.count() as i64);
+        self.gauges.connected.set(subscribed.into());
+        match (reason(refused), subscribed) {
+            (None, _) => self.health.mqtt.ready(),
+            (Some(reason), true) => self.health.mqtt.degraded(reason),
+            // Nothing arrives, or a drain can't end.
+            (Some(reason), false) => self.health.mqtt.not_ready(reason),
+        }
     }
 
     /// There is no connection; the last one wrote `written` bytes.
     pub(super) fn disconnected(&mut self, broker: &str, error: &impl Display, written: u64) {
         self.dedupe.disconnected(written);
         self.gauges.connected.set(0);
+        self.gauges.refused_filters.set(0);
         self.health.mqtt.not_ready(format!("{broker}: {error}"));
         self.failing_back = false;
         self.restart_drain();
@@ -106,4 +120,18 @@ impl Pipeline {
             self.link.switch_back();
         }
     }
+}
+
+/// The reason to report, if anything is refused.
+fn reason(refused: &[Refused]) -> Option<String> {
+    if refused.is_empty() {
+        return None;
+    }
+    let named = refused.iter().take(NAMED).map(ToString::to_string);
+    let mut parts: Vec<String> = named.collect();
+    let others = refused.len() - parts.len();
+    if others > 0 {
+        parts.push(format!("and {others} more"));
+    }
+    Some(format!("{}; retrying", parts.join(", ")))
 }

@@ -18,6 +18,7 @@ const WILDCARDS: &str = "mqtt: wildcards";
 const SHARED: &str = "mqtt: shared subscription";
 const LARGEST: &str = "mqtt: largest message";
 const IN_FLIGHT: &str = "mqtt: in flight";
+const OVERLAP: &str = "mqtt: overlapping filters";
 
 /// How long a broker may take to answer; longer than the link itself waits.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -97,6 +98,7 @@ pub(crate) fn mqtt_checks(granted: &Granted, config: &MqttConfig) -> Vec<Check> 
     checks.extend(shared(granted, config));
     checks.push(largest(granted));
     checks.push(in_flight(config));
+    checks.extend(overlap(config));
     checks
 }
 
@@ -197,6 +199,22 @@ fn in_flight(config: &MqttConfig) -> Check {
     )
 }
 
+/// A broker may deliver a message once for each filter that it matches (MQTT 5, section
+/// 3.3.4).
+fn overlap(config: &MqttConfig) -> Option<Check> {
+    let overlaps = config.overlaps();
+    let (filter, other) = overlaps.first()?;
+    let more = match overlaps.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more pairs"),
+    };
+    Some(Check::warning(
+        OVERLAP,
+        format!("{filter} and {other}{more}"),
+        "make mqtt.filters disjoint: some brokers deliver messages that match both twice",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Status;
@@ -254,6 +272,16 @@ mod tests {
             let checks = checks(granted, |config| config.qos = asked);
             assert_eq!(status(&checks, QOS), expected, "{asked} of {most:?}");
         }
+    }
+
+    #[test]
+    fn overlapping_filters_of_a_session_are_reported() {
+        let checks = checks(Granted::default(), |config| {
+            config.filters = vec!["a/#".into(), "b".into(), "a/+".into(), "a/b".into()];
+        });
+        assert_eq!(status(&checks, OVERLAP), Status::Warning);
+        let check = checks.iter().find(|check| check.name == OVERLAP);
+        assert_eq!(check.unwrap().found, "a/# and a/+, and 2 more pairs");
     }
 
     #[test]

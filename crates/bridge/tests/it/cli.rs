@@ -50,6 +50,15 @@ fn the_effective_configuration_merges_all_layers_and_redacts_secrets() {
 }
 
 #[test]
+fn overlapping_filters_are_a_warning_and_no_problem() {
+    let checked = bridge(&["check-config", "--set", "mqtt.filters=a/#,a/b,c/#"]).run_sync();
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let warning = r#"warning: mqtt.filters: "a/#" and "a/b" overlap: "#;
+    assert!(checked.stderr.starts_with(warning), "{checked:?}");
+    assert_eq!(checked.stderr.lines().count(), 1, "{checked:?}");
+}
+
+#[test]
 fn every_invalid_setting_is_named_and_the_exit_code_is_2() {
     for command in ["check-config", "run"] {
         let refused = bridge(&[command, "--set", "kafka.lingr=1s", "--set", "mqtt.qos=7"])

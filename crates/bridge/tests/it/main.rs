@@ -10,6 +10,7 @@ mod real;
 mod refused;
 mod secure;
 mod sessions;
+mod subscriptions;
 mod tls;
 mod tools;
 
@@ -20,7 +21,7 @@ use iot_bridge::BridgeConfig;
 use iot_service::Listeners;
 use iot_service::config::{HumanDuration, Live};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::Packet;
 use testkit::http::Ops;
 use testkit::kafka::MockKafka;
 use testkit::mqtt_broker::Broker;
@@ -261,27 +262,6 @@ async fn qos_2_and_unknown_pubrels_are_answered() {
         assert!(matches!(peer.next().await, Packet::PubComp(complete) if complete.pkid == id));
     }
     assert_eq!(cluster.read(KAFKA_TOPIC, 2).await.len(), 2);
-    bridge.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_subscription_is_reported_and_retried() {
-    let (broker, cluster) = (Broker::start().await, start_cluster());
-    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
-    let mut peer = broker.accept(false).await;
-    let subscription = peer.subscription().await;
-    peer.grant(subscription.pkid, vec![SubscribeReasonCode::NotAuthorized])
-        .await;
-    bridge
-        .wait_for(
-            "/readyz",
-            "refused the subscription to mtic/msg/client/realtime/+/#",
-        )
-        .await;
-    let _peer = broker.accept_subscribed(false).await;
-    bridge
-        .wait_for("/readyz", r#""mqtt":{"state":"ready"}"#)
-        .await;
     bridge.stop().await;
 }
 

@@ -49,6 +49,8 @@ pub trait Settings: Serialize + DeserializeOwned + Default + Clone + Send + Sync
 
     /// Adds all problems that the types do not rule out.
     fn validate(&self, problems: &mut Problems);
+    /// Adds what is valid and may not be what is wanted; `check-config` prints it.
+    fn warnings(&self, _warnings: &mut Problems) {}
     /// Section `log`.
     fn log(&self) -> &LogConfig;
     /// Section `ops`.

@@ -65,14 +65,7 @@ impl Broker {
                 Err(error) => assert!(self.tls.is_some(), "{error}"),
             }
         };
-        let mut peer = Peer {
-            stream,
-            input: BytesMut::new(),
-            connect: None,
-            login: None,
-            version: 5,
-            pings: 0,
-        };
+        let mut peer = Peer::of(stream);
         peer.version = peer.protocol_level().await;
         match peer.next().await {
             Packet::Connect(connect, None, login) => {
@@ -147,6 +140,23 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The broker's end of a stream on which CONNECT was answered, with MQTT 5.
+    #[must_use]
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self::of(Box::new(stream))
+    }
+
+    fn of(stream: Box<dyn Stream>) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            connect: None,
+            login: None,
+            version: 5,
+            pings: 0,
+        }
+    }
+
     /// Answers the CONNECT.
     pub async fn send_connack(&mut self, ack: ConnAck) {
         self.send(Packet::ConnAck(ack)).await;
@@ -164,16 +174,28 @@ impl Peer {
 
     /// Reads an UNSUBSCRIBE and confirms it; returns its filters.
     pub async fn unsubscribe_all(&mut self) -> Vec<String> {
-        let Packet::Unsubscribe(Unsubscribe { pkid, filters, .. }) = self.next().await else {
-            panic!("expected UNSUBSCRIBE");
-        };
+        let Unsubscribe { pkid, filters, .. } = self.unsubscription().await;
+        let reasons = vec![UnsubAckReason::Success; filters.len()];
+        self.unsubscribed(pkid, reasons).await;
+        filters
+    }
+
+    /// Reads an UNSUBSCRIBE, without an answer.
+    pub async fn unsubscription(&mut self) -> Unsubscribe {
+        match self.next().await {
+            Packet::Unsubscribe(unsubscribe) => unsubscribe,
+            other => panic!("expected UNSUBSCRIBE, got {other:?}"),
+        }
+    }
+
+    /// Answers an UNSUBSCRIBE.
+    pub async fn unsubscribed(&mut self, pkid: u16, reasons: Vec<UnsubAckReason>) {
         self.send(Packet::UnsubAck(UnsubAck {
             pkid,
-            reasons: vec![UnsubAckReason::Success; filters.len()],
+            reasons,
             properties: None,
         }))
         .await;
-        filters
     }
 
     /// Waits until the client has closed the connection; until then it may only send pings.

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use iot_mqtt::{
     Connect, Connection, ConnectionError, Defective, DisconnectReasonCode, Granted, HandshakeError,
-    MqttStream, MqttUrl, Oversize, Packet, Protocol, Publish, QoS, Reader, SubscribeReasonCode,
-    Writer,
+    MqttStream, MqttUrl, Oversize, Packet, Protocol, Publish, QoS, Reader, Writer,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::subscriptions::{Refused, Settled, Subscriptions};
+use super::subscriptions::{AnswerError, Refused, Settled, Subscriptions};
 use crate::config::MqttConfig;
 
 /// From the TCP handshake to CONNACK.
@@ -39,11 +38,8 @@ pub(crate) enum BrokerConnectionError {
     Version(Protocol),
     #[error(transparent)]
     Handshake(HandshakeError),
-    #[error("the broker refused the subscription to {filter}: {code:?}")]
-    SubscriptionRefused {
-        filter: String,
-        code: SubscribeReasonCode,
-    },
+    #[error(transparent)]
+    Subscriptions(#[from] AnswerError),
     #[error("another client connected with the same client id: every bridge needs its own")]
     TakenOver,
     #[error("no answer to a ping within {} s", PING_DEADLINE.as_secs())]
@@ -77,12 +73,6 @@ impl From<ConnectionError> for BrokerConnectionError {
     }
 }
 
-impl From<Refused> for BrokerConnectionError {
-    fn from(Refused { filter, code }: Refused) -> Self {
-        Self::SubscriptionRefused { filter, code }
-    }
-}
-
 /// What happens on a connection.
 #[derive(Debug)]
 #[expect(
@@ -90,9 +80,10 @@ impl From<Refused> for BrokerConnectionError {
     reason = "there is one at a time, and it is not stored"
 )]
 pub(super) enum BrokerEvent {
-    /// All filters are subscribed to.
+    /// The broker has answered every request; [`BrokerConnection::refused`] are those that
+    /// it refused.
     Subscribed,
-    /// The broker has answered every UNSUBSCRIBE; a rejected one is logged.
+    /// The broker has ended all subscriptions.
     Unsubscribed,
     /// A message.
     Publish(Publish),
@@ -133,6 +124,10 @@ pub(super) struct BrokerConnection<S = MqttStream> {
     /// PINGRESPs still to come, up to and including the one for the probe.
     probe: Option<u32>,
     heard: Instant,
+    /// When the last message arrived, within a second.
+    last_message: Instant,
+    /// Whether one has arrived since the last tick.
+    has_message: bool,
 }
 
 impl BrokerConnection {
@@ -172,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
             stream,
             reader,
             writer,
-            subscriptions: Subscriptions::new(qos),
+            subscriptions: Subscriptions::new(config.protocol, qos),
             resumed: session_present,
             ping_every: keep_alive.map_or(PING_EVERY, |keep_alive| PING_EVERY.min(keep_alive / 2)),
             granted,
@@ -181,33 +176,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
             pings: 0,
             probe: None,
             heard: Instant::now(),
+            last_message: Instant::now(),
+            has_message: false,
         }
     }
 
     /// Subscribes to `filters` and unsubscribes from `gone`.
-    /// [`BrokerEvent::Subscribed`] follows once the broker has granted it.
+    /// [`BrokerEvent::Subscribed`] follows once the broker has answered, and again when a
+    /// retry of what it refused is answered.
     pub(super) fn subscribe(&mut self, filters: &[String], gone: &[String]) {
-        self.request(filters, gone);
-        self.subscriptions.announce(Settled::Subscribed);
+        self.subscriptions.change(filters, gone, &mut self.writer);
     }
 
-    /// Ends the subscriptions to `filters`. [`BrokerEvent::Unsubscribed`] follows
-    /// once the broker has confirmed it.
+    /// Ends the subscriptions to `filters`. [`BrokerEvent::Unsubscribed`] follows once the
+    /// broker has ended all of them.
     pub(super) fn unsubscribe(&mut self, filters: &[String]) {
-        self.request(&[], filters);
-        self.subscriptions.announce(Settled::Unsubscribed);
+        self.subscriptions.leave(filters, &mut self.writer);
     }
 
-    fn request(&mut self, wanted: &[String], gone: &[String]) {
-        if !gone.is_empty() {
-            let id = self.subscriptions.unsubscribe(gone);
-            self.writer.unsubscribe(id, gone);
-        }
-        if !wanted.is_empty() {
-            let id = self.subscriptions.subscribe(wanted);
-            let qos = self.subscriptions.qos();
-            self.writer.subscribe(id, wanted, qos);
-        }
+    /// What the broker refuses.
+    pub(super) fn refused(&self) -> &[Refused] {
+        self.subscriptions.refused()
+    }
+
+    /// Whether the broker has granted a subscription, once it has answered.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscriptions.is_subscribed()
     }
 
     /// The next event among what has been read already.
@@ -237,6 +231,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
     ) -> Poll<Result<BrokerEvent, BrokerConnectionError>> {
         while self.ticks.poll_tick(cx).is_ready() {
             self.keep_alive(may_read)?;
+            if std::mem::take(&mut self.has_message) {
+                self.last_message = Instant::now();
+            }
+            self.subscriptions
+                .tick(self.last_message, may_read, &mut self.writer)?;
         }
         loop {
             if may_read && let Some(event) = self.next_buffered()? {
@@ -257,16 +256,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
 
     fn handle(&mut self, packet: Packet) -> Result<Option<BrokerEvent>, BrokerConnectionError> {
         match packet {
-            Packet::Publish(publish) => return Ok(Some(BrokerEvent::Publish(publish))),
-            Packet::Defective(defective) => return Ok(Some(BrokerEvent::Defective(defective))),
-            Packet::Oversize(oversize) => return Ok(Some(BrokerEvent::Oversize(oversize))),
+            Packet::Publish(publish) => {
+                self.has_message = true;
+                return Ok(Some(BrokerEvent::Publish(publish)));
+            }
+            Packet::Defective(defective) => {
+                self.has_message = true;
+                return Ok(Some(BrokerEvent::Defective(defective)));
+            }
+            Packet::Oversize(oversize) => {
+                self.has_message = true;
+                return Ok(Some(BrokerEvent::Oversize(oversize)));
+            }
             Packet::PubRel(packet_id) => {
                 // Also for an unknown identifier: the broker waits for it.
                 self.writer.complete(packet_id);
                 return Ok(Some(BrokerEvent::Released(packet_id)));
             }
             Packet::SubAck(ack) => self.subscriptions.subscribed(&ack)?,
-            Packet::UnsubAck(ack) => self.subscriptions.unsubscribed(&ack),
+            Packet::UnsubAck(ack) => self.subscriptions.unsubscribed(&ack)?,
             Packet::PingResp => return Ok(self.ponged()),
             Packet::ConnAck(_) | Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) => {
                 return Err(ConnectionError::Unexpected(packet.name()).into());
@@ -341,5 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BrokerConnection<S> {
     }
 }
 
+#[cfg(test)]
+mod subscription_tests;
 #[cfg(test)]
 mod tests;

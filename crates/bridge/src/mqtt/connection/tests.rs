@@ -7,7 +7,7 @@ use tokio::task::yield_now;
 
 use super::*;
 
-fn connection(protocol: Protocol) -> (BrokerConnection<DuplexStream>, DuplexStream) {
+pub(super) fn connection(protocol: Protocol) -> (BrokerConnection<DuplexStream>, DuplexStream) {
     let (own, other) = duplex(200);
     let config = MqttConfig {
         protocol,

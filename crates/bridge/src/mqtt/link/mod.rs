@@ -1,6 +1,8 @@
 //! The connection to the MQTT brokers: connects to the first that answers,
 //! reconnects after a loss, and fails over to the next when one does not answer.
 
+mod connect;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,15 +10,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use iot_mqtt::{
-    Connect, Defective, Granted, Login, MqttStream, MqttUrl, Oversize, Protocol, Publish, QoS,
-    TlsConfig,
+    Defective, Granted, MqttStream, MqttUrl, Oversize, Protocol, Publish, QoS, TlsConfig,
 };
 use iot_service::Backoff;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::connection::{BrokerConnection, BrokerConnectionError, BrokerEvent, CONNECT_DEADLINE};
+use super::subscriptions::Refused;
 use crate::config::{MqttConfig, SessionPlan};
+use connect::connect;
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
@@ -36,7 +39,8 @@ pub(crate) enum LinkEvent {
         resumed: bool,
         granted: Granted,
     },
-    /// The broker granted all subscriptions. Also after [`Link::set_filters`].
+    /// The broker has answered all requests; [`Link::refused`] are those that it refused.
+    /// Also after [`Link::set_filters`], and after retries.
     Subscribed,
     /// The broker ended all subscriptions: later messages were queued before that.
     Unsubscribed,
@@ -197,7 +201,10 @@ impl Link {
             BrokerEvent::Defective(defective) => LinkEvent::Defective(defective),
             BrokerEvent::Oversize(oversize) => LinkEvent::Oversize(oversize),
             BrokerEvent::Subscribed => {
-                self.subscribed.get_or_insert_with(Instant::now);
+                // A connection that carries nothing does not count as one that worked.
+                if self.is_subscribed() {
+                    self.subscribed.get_or_insert_with(Instant::now);
+                }
                 LinkEvent::Subscribed
             }
             BrokerEvent::Unsubscribed => {
@@ -333,8 +340,22 @@ impl Link {
         }
     }
 
+    /// What the broker refuses on this connection. It is retried.
+    pub(crate) fn refused(&self) -> &[Refused] {
+        match &self.state {
+            State::Up(current) => current.refused(),
+            State::Connecting(_) | State::Closed => &[],
+        }
+    }
+
+    /// Whether the broker has granted a subscription on this connection.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        matches!(&self.state, State::Up(current) if current.is_subscribed())
+    }
+
     /// Ends all subscriptions, on this connection and on later ones. The broker
-    /// still sends what it has queued. [`LinkEvent::Unsubscribed`] is the answer.
+    /// still sends what it has queued. [`LinkEvent::Unsubscribed`] follows once it has
+    /// ended all of them.
     pub(crate) fn leave(&mut self) {
         self.leaving = true;
         let filters = self.all_filters();
@@ -445,39 +466,6 @@ impl Drop for Link {
             attempt.abort();
         }
     }
-}
-
-/// Made for every connection, because passwords are rotated.
-fn connect(
-    config: &MqttConfig,
-    client_id: &str,
-    clean: bool,
-) -> Result<Connect, BrokerConnectionError> {
-    let login = if config.username.is_empty() {
-        None
-    } else {
-        Some(Login {
-            username: config.username.clone(),
-            password: password(config).map_err(BrokerConnectionError::PasswordFile)?,
-        })
-    };
-    // Values are in range: the configuration was validated.
-    Ok(Connect {
-        client_id: client_id.to_string(),
-        clean_start: clean,
-        login,
-        keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
-        session_expiry: Some(u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX)),
-        receive_maximum: Some(config.receive_maximum),
-    })
-}
-
-fn password(config: &MqttConfig) -> std::io::Result<String> {
-    if config.password_file.is_empty() {
-        return Ok(config.password.expose().to_string());
-    }
-    let text = std::fs::read_to_string(&config.password_file)?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_string())
 }
 
 #[cfg(test)]

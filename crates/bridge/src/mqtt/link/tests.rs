@@ -307,31 +307,76 @@ async fn the_next_broker_takes_over_and_the_preferred_one_is_returned_to() {
     );
 }
 
+/// Answers the next SUBSCRIBE with these reason codes.
+async fn answer(peer: &mut Peer, codes: Vec<SubscribeReasonCode>) {
+    let id = peer.subscription().await.pkid;
+    peer.grant(id, codes).await;
+}
+
+const GRANTED: SubscribeReasonCode = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+
 #[tokio::test]
-async fn a_refused_subscription_is_an_error_and_tried_again() {
+async fn a_refused_filter_ends_neither_the_connection_nor_other_subscriptions() {
     let broker = Scripted::start().await;
     let mut link = Link::new(&config(&[&broker]), plan(&["a/#", "$share/g/b"])).unwrap();
     let refusing = async {
         let mut peer = broker.accept(false).await;
-        let id = peer.subscription().await.pkid;
-        let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-        peer.grant(id, vec![granted, SubscribeReasonCode::NotAuthorized])
-            .await;
+        answer(&mut peer, vec![GRANTED, SubscribeReasonCode::NotAuthorized]).await;
+        peer.publish(1, "a/b", b"flows").await;
         peer
     };
     let (_peer, mut events) = during(&mut link, refusing).await;
+    while events.len() < 3 {
+        events.push(next(&mut link).await);
+    }
+    assert!(matches!(events[1], LinkEvent::Subscribed), "{events:?}");
+    assert!(matches!(events[2], LinkEvent::Publish(_)), "{events:?}");
+    let refused: Vec<String> = link.refused().iter().map(ToString::to_string).collect();
+    let said = "the broker refused the subscription to $share/g/b: NotAuthorized";
+    assert_eq!(refused, [said]);
+    assert!(link.is_subscribed() && link.subscribed.is_some());
+}
+
+#[tokio::test]
+async fn a_connection_whose_filters_are_all_refused_is_kept_and_carries_nothing() {
+    let broker = Scripted::start().await;
+    let mut link = Link::new(&config(&[&broker]), plan(&["a/#"])).unwrap();
+    let refusing = async {
+        let mut peer = broker.accept(false).await;
+        answer(&mut peer, vec![SubscribeReasonCode::QuotaExceeded]).await;
+        peer
+    };
+    let (mut peer, mut events) = during(&mut link, refusing).await;
     while events.len() < 2 {
         events.push(next(&mut link).await);
     }
+    assert!(matches!(events[1], LinkEvent::Subscribed), "{events:?}");
+    assert!(!link.is_subscribed() && link.subscribed.is_none());
+    assert_eq!(link.refused().len(), 1);
+    assert!(link.probe());
+    let ((), mut events) = during(&mut link, peer.only_pings(1)).await;
+    if events.is_empty() {
+        events.push(next(&mut link).await);
+    }
+    assert!(matches!(events[..], [LinkEvent::Pong]), "{events:?}");
+}
+
+#[tokio::test]
+async fn an_answer_to_fewer_filters_fails_over_to_the_next_broker() {
+    let (strange, backup) = (Scripted::start().await, Scripted::start().await);
+    let config = config(&[&strange, &backup]);
+    let mut link = Link::new(&config, plan(&["a/#", "b/#"])).unwrap();
+    let answering = async {
+        let mut peer = strange.accept(false).await;
+        answer(&mut peer, vec![GRANTED]).await;
+        backup.accept_subscribed(false).await
+    };
+    let (_peer, events) = during(&mut link, answering).await;
     let LinkEvent::Lost { error, .. } = &events[1] else {
         panic!("{events:?}");
     };
-    let said = "the broker refused the subscription to $share/g/b: NotAuthorized";
+    let said = "the broker sent a malformed SUBACK (1 reason codes for 2 filters)";
     assert_eq!(error.to_string(), said);
-    let (_peer, _) = during(&mut link, broker.accept_subscribed(false)).await;
-    while link.subscribed.is_none() {
-        next(&mut link).await;
-    }
 }
 
 #[tokio::test]
