@@ -1,6 +1,6 @@
 //! Tenant and project of a message.
 
-use iot_core::message::DeviceMessage;
+use iot_core::message::{DeviceMessage, quoted};
 use iot_core::route::{MAX_TOPIC_LENGTH, is_name};
 
 use crate::refusal::Refusal;
@@ -27,21 +27,31 @@ pub(crate) fn identify<'m>(
     let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
     match topic_identity {
         Some(identity) => {
-            let agrees = tenant.is_none_or(|tenant| tenant == identity.0)
-                && project.is_none_or(|project| project == identity.1);
-            if agrees {
-                Ok(identity)
-            } else {
-                Err(Refusal::ContradictsTopic)
+            for (field, given, expected) in [
+                ("tenant", tenant, identity.0),
+                ("project", project, identity.1),
+            ] {
+                if let Some(given) = given
+                    && given != expected
+                {
+                    return Err(Refusal::ContradictsTopic {
+                        field,
+                        expected: expected.to_owned(),
+                        found: quoted(given),
+                    });
+                }
             }
+            Ok(identity)
         }
         None => {
             let names = (tenant.unwrap_or(DEFAULT), project.unwrap_or(DEFAULT));
-            if is_valid(names.0) && is_valid(names.1) {
-                Ok(names)
-            } else {
-                Err(Refusal::InvalidTenantOrProject)
+            for (field, name) in [("tenant", names.0), ("project", names.1)] {
+                if !is_valid(name) {
+                    let found = quoted(name);
+                    return Err(Refusal::InvalidTenantOrProject { field, found });
+                }
             }
+            Ok(names)
         }
     }
 }
@@ -57,15 +67,17 @@ mod tests {
 
     use super::*;
 
-    fn identified(topic: &str, names: &str) -> Result<(String, String), Refusal> {
+    fn identified(topic: &str, names: &str) -> Result<(String, String), &'static str> {
         let json = format!(
             r#"{{"device_id":"d"{names},"timestamp":1,"readings":[{{"sensor":"s","value":1}}]}}"#
         );
         let message = parse(json.as_bytes()).unwrap();
-        identify(topic_identity(topic), &message).map(|(t, p)| (t.to_owned(), p.to_owned()))
+        let found = identify(topic_identity(topic), &message);
+        let found = found.map_err(|refusal| refusal.reason());
+        found.map(|(t, p)| (t.to_owned(), p.to_owned()))
     }
 
-    fn named(tenant: &str, project: &str) -> Result<(String, String), Refusal> {
+    fn named(tenant: &str, project: &str) -> Result<(String, String), &'static str> {
         Ok((tenant.to_owned(), project.to_owned()))
     }
 
@@ -78,11 +90,20 @@ mod tests {
             r#","tenant":"evil""#,
             r#","tenant":"acme","project":"other""#,
         ] {
-            assert_eq!(
-                identified("acme.plant", other),
-                Err(Refusal::ContradictsTopic)
-            );
+            assert_eq!(identified("acme.plant", other), Err("contradicts_topic"));
         }
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_both_names() {
+        let json = r#"{"device_id":"d","project":"other","timestamp":1,
+            "readings":[{"sensor":"s","value":1}]}"#;
+        let message = parse(json.as_bytes()).unwrap();
+        let refusal = identify(topic_identity("acme.plant"), &message).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            r#"project must be plant as in the name of the topic, not "other""#
+        );
     }
 
     #[test]
@@ -105,7 +126,7 @@ mod tests {
         ] {
             assert_eq!(
                 identified("device-data", bad),
-                Err(Refusal::InvalidTenantOrProject)
+                Err("invalid_tenant_or_project")
             );
         }
     }

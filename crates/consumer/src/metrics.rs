@@ -102,6 +102,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         metrics.kafka.lag_of("<Kafka topic>", "<its number>");
+        metrics
+            .kafka
+            .open_transaction("<Kafka topic>", "<its number>");
         metrics.owner.late_of("<length, such as 1m>");
         for kind in [
             Published::AlertCreated,

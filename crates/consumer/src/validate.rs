@@ -2,12 +2,14 @@
 //! message: the other readings of that moment cannot be trusted either, and the dead letter
 //! keeps them all.
 
-use iot_core::message::{DeviceMessage, Reading};
+use std::ops::RangeInclusive;
+
+use iot_core::message::{DeviceMessage, Reading, quoted};
 use iot_fold::{Catalogue, LATEST};
 
 use crate::config::ValidateConfig;
 use crate::config::millis;
-use crate::refusal::Refusal;
+use crate::refusal::{BadText, Refusal};
 
 /// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
 /// of milliseconds.
@@ -49,23 +51,31 @@ impl Validator {
         recorded: Option<i64>,
         catalogue: &Catalogue,
     ) -> Result<(), Refusal> {
-        check_text(&message.device_id, MAX_DEVICE_ID).map_err(|()| Refusal::InvalidDeviceId)?;
-        if message.timestamp < EARLIEST {
-            return Err(Refusal::TimestampImplausible);
+        check_text(&message.device_id, MAX_DEVICE_ID).map_err(Refusal::InvalidDeviceId)?;
+        let found = message.timestamp;
+        if found < EARLIEST {
+            let earliest = EARLIEST;
+            return Err(Refusal::TimestampImplausible { earliest, found });
         }
         let known = recorded.filter(|at| *at >= 0);
         let latest = known.map_or(LATEST, |at| at.saturating_add(self.max_future).min(LATEST));
-        if message.timestamp > latest {
-            return Err(Refusal::TimestampInFuture);
+        if found > latest {
+            return Err(Refusal::TimestampInFuture { latest, found });
         }
         if let Some(place) = &message.location {
-            for part in [&place.building, &place.floor, &place.room] {
-                let valid = part.is_empty() || check_text(part, MAX_PLACE).is_ok();
-                valid.then_some(()).ok_or(Refusal::InvalidLocation)?;
+            for (part, name) in [
+                ("building", &place.building),
+                ("floor", &place.floor),
+                ("room", &place.room),
+            ] {
+                if !name.is_empty() {
+                    check_text(name, MAX_PLACE)
+                        .map_err(|defect| Refusal::InvalidLocation { part, defect })?;
+                }
             }
         }
-        let mut readings = message.readings.iter();
-        readings.try_for_each(|reading| check_reading(reading, catalogue))
+        let mut readings = message.readings.iter().enumerate();
+        readings.try_for_each(|(index, reading)| check_reading(index, reading, catalogue))
     }
 }
 
@@ -79,44 +89,68 @@ pub(crate) fn is_unit(name: &str) -> bool {
     check_text(name, MAX_UNIT).is_ok()
 }
 
-fn check_reading(reading: &Reading<'_>, catalogue: &Catalogue) -> Result<(), Refusal> {
-    if !is_sensor(&reading.sensor) {
-        return Err(Refusal::InvalidSensor);
-    }
-    if !reading.value.is_finite() || reading.value.abs() > MAX_VALUE {
-        return Err(impossible(reading));
+fn check_reading(
+    index: usize,
+    reading: &Reading<'_>,
+    catalogue: &Catalogue,
+) -> Result<(), Refusal> {
+    check_text(&reading.sensor, MAX_SENSOR)
+        .map_err(|defect| Refusal::InvalidSensor { index, defect })?;
+    let possible = -MAX_VALUE..=MAX_VALUE;
+    if !possible.contains(&reading.value) {
+        return Err(impossible(reading, &possible));
     }
     let unit = reading.unit.as_deref();
-    if unit.is_some_and(|unit| !is_unit(unit)) {
+    if let Some(unit) = unit
+        && !is_unit(unit)
+    {
         return Err(Refusal::UnexpectedUnit {
             sensor: reading.sensor.clone().into_owned(),
+            expected: format!("1 to {MAX_UNIT} bytes without control characters"),
+            found: quoted(unit),
         });
     }
     let Some(known) = catalogue.find(&reading.sensor) else {
         return Ok(());
     };
     // A limit says nothing about a value in another unit.
-    if unit.is_some_and(|unit| *unit != *known.unit) {
+    if let Some(unit) = unit
+        && *unit != *known.unit
+    {
         return Err(Refusal::UnexpectedUnit {
             sensor: known.name.to_string(),
+            expected: known.unit.to_string(),
+            found: quoted(unit),
         });
     }
     if !known.physical.contains(&reading.value) {
-        return Err(impossible(reading));
+        return Err(impossible(reading, &known.physical));
     }
     Ok(())
 }
 
-fn impossible(reading: &Reading<'_>) -> Refusal {
+fn impossible(reading: &Reading<'_>, possible: &RangeInclusive<f64>) -> Refusal {
     Refusal::ImpossibleValue {
         sensor: reading.sensor.clone().into_owned(),
+        least: *possible.start(),
+        greatest: *possible.end(),
+        found: reading.value,
     }
 }
 
-fn check_text(text: &str, longest: usize) -> Result<(), ()> {
-    let clean = || is_plain(text) || !text.chars().any(char::is_control);
-    let valid = !text.is_empty() && text.len() <= longest && clean();
-    valid.then_some(()).ok_or(())
+fn check_text(text: &str, longest: usize) -> Result<(), BadText> {
+    if text.is_empty() {
+        return Err(BadText::Empty);
+    }
+    let bytes = text.len();
+    if bytes > longest {
+        return Err(BadText::TooLong { bytes, longest });
+    }
+    if is_plain(text) {
+        return Ok(());
+    }
+    let control = text.find(char::is_control);
+    control.map_or(Ok(()), |at| Err(BadText::Control { at }))
 }
 
 /// Most text is plain ASCII, which is checked many bytes at a time.
@@ -159,13 +193,54 @@ mod tests {
         }
     }
 
-    fn refused(change: impl FnOnce(&mut DeviceMessage<'static>)) -> &'static str {
+    fn checked(change: impl FnOnce(&mut DeviceMessage<'static>)) -> Result<(), Refusal> {
         let mut message = message();
         change(&mut message);
         let validator = Validator::new(&ValidateConfig::default());
-        match validator.check(&message, Some(NOW), &Catalogue::new([])) {
+        validator.check(&message, Some(NOW), &Catalogue::new([]))
+    }
+
+    fn refused(change: impl FnOnce(&mut DeviceMessage<'static>)) -> &'static str {
+        match checked(change) {
             Ok(()) => "",
             Err(refusal) => refusal.reason(),
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_was_expected_and_what_was_found() {
+        let said = |change: fn(&mut DeviceMessage<'static>)| checked(change).unwrap_err();
+        let place = |room| {
+            let location = Location::default();
+            Some(Location { room, ..location })
+        };
+        for (refusal, expected) in [
+            (
+                said(|m| m.device_id = "a\0b".into()),
+                "device_id has a control character at byte 1",
+            ),
+            (
+                said(|m| m.readings.push(reading("", 1.0))),
+                "readings[1]: sensor is empty",
+            ),
+            (
+                checked(|m| m.location = place("r".repeat(129).into())).unwrap_err(),
+                "location.room has 129 bytes, more than 128",
+            ),
+            (
+                said(|m| m.readings[0].value = 200.5),
+                "the value of temperature must be from -90.0 to 200.0, not 200.5",
+            ),
+            (
+                said(|m| m.readings[0].unit = Some("kelvin".into())),
+                "the unit of temperature must be celsius, not \"kelvin\"",
+            ),
+            (
+                said(|m| m.timestamp = 5),
+                "timestamp must be at least 946684800000, in the year 2000, not 5",
+            ),
+        ] {
+            assert_eq!(refusal.to_string(), expected);
         }
     }
 
@@ -210,6 +285,11 @@ mod tests {
         assert_eq!(refused(|m| m.timestamp = i64::MIN), "timestamp_implausible");
     }
 
+    fn after_latest(found: i64) -> Refusal {
+        let latest = LATEST;
+        Refusal::TimestampInFuture { latest, found }
+    }
+
     #[test]
     fn without_a_time_of_the_record_there_is_a_fixed_bound() {
         let validator = Validator::new(&ValidateConfig::default());
@@ -224,11 +304,11 @@ mod tests {
             assert_eq!(check(NOW, recorded), Ok(()));
             assert_eq!(check(LATEST, recorded), Ok(()));
             for later in [LATEST + 1, i64::MAX] {
-                assert_eq!(check(later, recorded), Err(Refusal::TimestampInFuture));
+                assert_eq!(check(later, recorded), Err(after_latest(later)));
             }
         }
         let made_up = Some(i64::MAX);
-        assert_eq!(check(LATEST + 1, made_up), Err(Refusal::TimestampInFuture));
+        assert_eq!(check(LATEST + 1, made_up), Err(after_latest(LATEST + 1)));
     }
 
     #[test]
@@ -269,7 +349,7 @@ mod tests {
         let check = |value, unit: Option<&'static str>| {
             let mut reading = reading("vibration", value);
             reading.unit = unit.map(Into::into);
-            check_reading(&reading, &catalogue).map_err(|refusal| refusal.reason())
+            check_reading(0, &reading, &catalogue).map_err(|refusal| refusal.reason())
         };
         assert_eq!(check(0.0, None), Ok(()));
         assert_eq!(check(1e99, Some("mm/s")), Ok(()));

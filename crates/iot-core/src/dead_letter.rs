@@ -6,6 +6,8 @@
 //! publisher sends. A message that is too large even for this topic is truncated, see
 //! [`Truncated`].
 
+use std::fmt;
+
 /// Topic that takes every message no service could use, unless configured otherwise.
 pub const DEFAULT_TOPIC: &str = "iot.dead-letter";
 
@@ -26,8 +28,10 @@ pub const PREFIX: &str = "dlq-";
 /// [`ParseError::reason`](crate::message::ParseError::reason) or
 /// [`RouteError::reason`](crate::route::RouteError::reason).
 pub const REASON: &str = "dlq-reason";
-/// The reason in words, from the bridge.
+/// The reason in words, see [`detail`].
 pub const DETAIL: &str = "dlq-detail";
+/// Most bytes of that text.
+pub const MAX_DETAIL: usize = 200;
 /// The sensor whose reading is the reason, if it is one, from the consumer.
 pub const SENSOR: &str = "dlq-sensor";
 /// Kafka topic that the message was read from, or the MQTT topic it was published to.
@@ -45,6 +49,21 @@ pub const CUT: &str = "dlq-cut";
 pub const SIZE: &str = "dlq-size";
 /// SHA-256 of a truncated message's payload before truncation, 64 hexadecimal digits.
 pub const SHA256: &str = "dlq-sha256";
+
+/// A reason as the value of [`DETAIL`]: one line of at most [`MAX_DETAIL`] bytes.
+#[must_use]
+pub fn detail(reason: &impl fmt::Display) -> String {
+    const CUT_OFF: &str = "...";
+    let mut text = reason.to_string();
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ");
+    }
+    if text.len() > MAX_DETAIL {
+        text.truncate(text.floor_char_boundary(MAX_DETAIL - CUT_OFF.len()));
+        text.push_str(CUT_OFF);
+    }
+    text
+}
 
 /// What is known of a payload of which only the first [`KEPT`] bytes are kept. The headers
 /// that the message came with are dropped, as they may be what makes it too large.
@@ -89,6 +108,17 @@ mod tests {
             assert_eq!((*name, value.as_str()), expected);
             assert!(name.starts_with(PREFIX));
         }
+    }
+
+    #[test]
+    fn a_detail_is_one_short_line() {
+        assert_eq!(detail(&"a\nb"), "a b");
+        let longest = "x".repeat(MAX_DETAIL);
+        assert_eq!(detail(&longest), longest);
+        // The character at the limit has two bytes.
+        let long = format!("{}\u{e4}\u{e4}\u{e4}", "x".repeat(MAX_DETAIL - 4));
+        let expected = format!("{}...", "x".repeat(MAX_DETAIL - 4));
+        assert_eq!(detail(&long), expected);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use iot_core::partition::TopicPartition;
@@ -15,6 +15,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How many resources or partitions one request asks about.
 const BATCH: usize = 500;
+/// Longest first attempt to ask the leader of a partition that the client knows: it may be gone.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Brokers and topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -142,7 +144,8 @@ async fn describe<C: ClientContext>(
 pub struct Watermarks {
     /// First offset that is kept.
     pub low: i64,
-    /// Offset after the last record: the high watermark.
+    /// Offset after the last record: the high watermark. For a client that reads committed
+    /// records only (`isolation.level`, the default) it is the last stable offset.
     pub high: i64,
 }
 
@@ -166,22 +169,17 @@ pub fn watermarks<C: ConsumerContext>(
 ) -> KafkaResult<Watermarks> {
     // Not by librdkafka's query for both: if only one of its two requests fails, it answers
     // that the partition is empty.
-    let ask = || -> KafkaResult<Watermarks> {
-        Ok(Watermarks {
-            low: offset(consumer, of, Offset::Beginning, deadline)?,
-            high: offset(consumer, of, Offset::End, deadline)?,
-        })
-    };
-    let unknown = Some(RDKafkaErrorCode::UnknownPartition);
-    match ask() {
-        // A partition that was added: otherwise the client would keep what it knows of the
-        // topic for a quarter of an hour (metadata.max.age.ms).
-        Err(error) if error.rdkafka_error_code() == unknown => {
-            consumer.fetch_metadata(Some(&of.topic), deadline)?;
-            ask()
-        }
-        answer => answer,
-    }
+    ask_leaders(
+        consumer.client(),
+        std::slice::from_ref(of),
+        deadline,
+        |time| {
+            Ok(Watermarks {
+                low: offset(consumer, of, Offset::Beginning, time)?,
+                high: offset(consumer, of, Offset::End, time)?,
+            })
+        },
+    )
 }
 
 /// One of the watermarks of a partition, see [`offsets`].
@@ -202,6 +200,28 @@ fn offset<C: ConsumerContext>(
         Offset::Offset(offset) => Ok(offset),
         _ => Err(missing()),
     }
+}
+
+/// Asks the leaders of partitions; after any error fetches metadata and asks once more, within
+/// `deadline` in all. Otherwise the client would keep the leaders and partitions that it knows
+/// for a quarter of an hour (`metadata.max.age.ms`), and ask a broker that is gone.
+fn ask_leaders<C: ClientContext, T, E: From<KafkaError>>(
+    client: &Client<C>,
+    of: &[TopicPartition],
+    deadline: Duration,
+    ask: impl Fn(Duration) -> Result<T, E>,
+) -> Result<T, E> {
+    let end = Instant::now() + deadline;
+    let short = ATTEMPT.min(deadline / 3);
+    if let Ok(answer) = ask(short) {
+        return Ok(answer);
+    }
+    // The answer for all topics replaces what the client knows, as that for one does.
+    let topic = of.first().map(|first| &*first.topic);
+    let topic = topic.filter(|topic| of.iter().all(|of| *of.topic == **topic));
+    let left = || end.saturating_duration_since(Instant::now());
+    client.fetch_metadata(topic, left() / 2)?;
+    ask(left())
 }
 
 /// The watermarks of many partitions, in their order, with one request to each broker for
@@ -236,16 +256,18 @@ fn offsets<C: ConsumerContext>(
     for TopicPartition { topic, partition } in of {
         list.add_partition_offset(topic, *partition, which)?;
     }
-    let answer = consumer.offsets_for_times(list, deadline);
-    let answer = answer.context("asking Kafka for the watermarks of partitions")?;
-    let offset = |of: &TopicPartition| {
-        let context = || format!("asking Kafka for the watermarks of {of}");
-        let offset = offset_of(&answer, of).with_context(context)?;
-        offset
-            .ok_or_else(|| anyhow!("no offset"))
-            .with_context(context)
-    };
-    of.iter().map(offset).collect()
+    ask_leaders(consumer.client(), of, deadline, |time| {
+        let answer = consumer.offsets_for_times(list.clone(), time);
+        let answer = answer.context("asking Kafka for the watermarks of partitions")?;
+        let offset = |of: &TopicPartition| {
+            let context = || format!("asking Kafka for the watermarks of {of}");
+            let offset = offset_of(&answer, of).with_context(context)?;
+            offset
+                .ok_or_else(|| anyhow!("no offset"))
+                .with_context(context)
+        };
+        of.iter().map(offset).collect()
+    })
 }
 
 /// The offset of a partition in an answer; `None` if it has none.
@@ -273,11 +295,12 @@ pub fn offset_at<C: ConsumerContext>(
     let mut wanted = TopicPartitionList::new();
     let time_asked = Offset::Offset(time.as_millisecond());
     wanted.add_partition_offset(&of.topic, of.partition, time_asked)?;
-    let context = || format!("looking for {time} in {of}");
-    let found = consumer
-        .offsets_for_times(wanted, deadline)
-        .with_context(context)?;
-    offset_of(&found, of).with_context(context)
+    let one = std::slice::from_ref(of);
+    let found = ask_leaders(consumer.client(), one, deadline, |time| {
+        let found = consumer.offsets_for_times(wanted.clone(), time)?;
+        offset_of(&found, of)
+    });
+    found.with_context(|| format!("looking for {time} in {of}"))
 }
 
 /// The offset that the consumer's group has committed for a partition; `None` if there is none.
@@ -362,6 +385,36 @@ mod tests {
             let found = watermarks(&consumer, &of, DEADLINE);
             assert!(found.is_err() || found == Ok(whole), "{found:?}");
             assert_eq!(watermarks(&consumer, &of, DEADLINE), Ok(whole));
+        }
+    }
+
+    #[test]
+    fn the_new_leader_is_asked_after_the_old_one_is_gone() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("t", 1, 2).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("group.id", "g");
+        client.set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = client.create().unwrap();
+        let partition = TopicPartition::new("t", 0);
+        let one = std::slice::from_ref(&partition);
+        let empty = Watermarks { low: 0, high: 0 };
+        for (leader, other) in [(1, 2), (2, 1)] {
+            cluster.broker_up(-1).unwrap();
+            cluster.partition_leader("t", 0, Some(leader)).unwrap();
+            // The client now knows this leader.
+            let found = watermarks(&consumer, &partition, DEADLINE);
+            assert_eq!(found.unwrap(), empty);
+            cluster.partition_leader("t", 0, Some(other)).unwrap();
+            cluster.broker_down(leader).unwrap();
+            if leader == 1 {
+                let found = watermarks(&consumer, &partition, DEADLINE);
+                assert_eq!(found.unwrap(), empty);
+            } else {
+                let found = all_watermarks(&consumer, one, DEADLINE);
+                assert_eq!(found.unwrap(), [empty]);
+            }
         }
     }
 

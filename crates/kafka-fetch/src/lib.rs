@@ -85,7 +85,7 @@ mod subscription;
 pub use connection::ConnectionError;
 pub use error::{FetchError, SubscriptionError};
 pub use fetcher::Fetcher;
-pub use observer::Observer;
+pub use observer::{LogEnd, Observer};
 pub use protocol::ApiKey;
 pub use protocol::error::ErrorCode;
 pub use protocol::metadata::TopicId;

@@ -4,6 +4,16 @@ use std::fmt;
 
 use crate::error::FetchError;
 
+/// Where a log ends, as of one fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Offset after the last replicated record, whether its transaction is open or not.
+    pub high_watermark: i64,
+    /// Offset of the first record of the oldest open transaction, before which committed
+    /// records end; without one, or if the broker does not tell it, the high watermark.
+    pub last_stable_offset: i64,
+}
+
 /// Watches the fetching of one subscription, for lag, metrics and readiness.
 ///
 /// Calls come from the tasks of the fetcher and from
@@ -11,9 +21,8 @@ use crate::error::FetchError;
 /// They must not block. After the subscription is dropped there may be one last round of
 /// them, and [`released`](Observer::released) once its fetches are dropped.
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// A fetch answered: committed records end before this offset (the last stable offset;
-    /// without open transactions the high watermark).
-    fn end(&self, _offset: i64) {}
+    /// A fetch answered: the log ends there now.
+    fn end(&self, _end: LogEnd) {}
 
     /// A batch is handed out, or there was nothing to fetch: earlier failures are over.
     fn succeeded(&self) {}

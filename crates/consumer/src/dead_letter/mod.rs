@@ -65,6 +65,7 @@ impl Letter {
         }
         for (key, value) in [
             (dead_letter::REASON, refusal.reason()),
+            (dead_letter::DETAIL, &dead_letter::detail(refusal)),
             (dead_letter::TOPIC, &origin.topic),
             (dead_letter::PARTITION, &partition),
             (dead_letter::OFFSET, &offset),
@@ -250,6 +251,9 @@ mod tests {
         let record = batch.records().next().unwrap();
         let refusal = Refusal::ImpossibleValue {
             sensor: "temperature".into(),
+            least: -90.0,
+            greatest: 200.0,
+            found: 999.0,
         };
         Letter::new(&TopicPartition::new("device-data", 3), &record, &refusal)
     }
@@ -288,6 +292,10 @@ mod tests {
         for (name, value) in [
             ("mqtt-topic", "a/b"),
             ("dlq-reason", "impossible_value"),
+            (
+                "dlq-detail",
+                "the value of temperature must be from -90.0 to 200.0, not 999.0",
+            ),
             ("dlq-sensor", "temperature"),
             ("dlq-topic", "device-data"),
             ("dlq-partition", "3"),
@@ -326,6 +334,7 @@ mod tests {
             assert!(letter.truncated && letter.bytes() < MAX_RECORD - OVERHEAD);
             assert_eq!(header(&letter, "dlq-cut").as_deref(), Some("true"));
             assert_eq!(header(&letter, "dlq-offset").as_deref(), Some("42"));
+            assert!(header(&letter, "dlq-detail").is_some());
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::State;
 use crate::hub::Gone;
-use crate::hub::view::DeviceFilter;
+use crate::hub::view::{DeviceFilter, MOST};
 use crate::owner::OwnedWindows;
 
 /// An answer other than the one asked for.
@@ -42,11 +42,27 @@ impl From<PathRejection> for Error {
     }
 }
 
+/// Nothing can be asked for besides the path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoQuery {}
+
+/// Checks the parameter `limit`.
+fn check_limit(limit: Option<usize>) -> Result<(), Error> {
+    if limit.is_some_and(|limit| limit > MOST) {
+        let reason = format!("limit must be at most {MOST}");
+        return Err(Error(StatusCode::BAD_REQUEST, reason));
+    }
+    Ok(())
+}
+
 pub(super) async fn devices(
     Extract(state): Extract<State>,
     filter: Result<Query<DeviceFilter>, QueryRejection>,
 ) -> Result<Response, Error> {
-    let (devices, total) = state.hub.devices(filter?.0).await?;
+    let Query(filter) = filter?;
+    check_limit(filter.limit)?;
+    let (devices, total) = state.hub.devices(filter).await?;
     Ok(Json(json!({ "devices": devices, "total": total })).into_response())
 }
 
@@ -60,6 +76,7 @@ struct Detail<'d> {
 
 /// Which windows of a device are asked for.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WindowQuery {
     /// Their length, such as `5m`; the smallest there is by default.
     size: Option<String>,
@@ -112,6 +129,7 @@ async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Erro
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct AlertQuery {
     limit: Option<usize>,
 }
@@ -120,11 +138,17 @@ pub(super) async fn alerts(
     Extract(state): Extract<State>,
     query: Result<Query<AlertQuery>, QueryRejection>,
 ) -> Result<Response, Error> {
-    let alerts = state.hub.alerts(query?.limit).await?;
+    let Query(AlertQuery { limit }) = query?;
+    check_limit(limit)?;
+    let alerts = state.hub.alerts(limit).await?;
     Ok(Json(json!({ "alerts": alerts })).into_response())
 }
 
-pub(super) async fn stats(Extract(state): Extract<State>) -> Result<Response, Error> {
+pub(super) async fn stats(
+    Extract(state): Extract<State>,
+    query: Result<Query<NoQuery>, QueryRejection>,
+) -> Result<Response, Error> {
+    query?;
     Ok(Json(state.hub.stats().await?).into_response())
 }
 

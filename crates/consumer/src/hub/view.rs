@@ -12,14 +12,14 @@ use crate::owner::Question;
 
 /// Devices returned when a request names no limit.
 const DEVICES: usize = 500;
-/// Most devices in one answer.
-const MOST_DEVICES: usize = 10_000;
+/// Most devices or alerts in one answer.
+pub(crate) const MOST: usize = 10_000;
 /// Alerts returned when a request names no limit.
 const ALERTS: usize = 100;
 
 /// Which devices are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct DeviceFilter {
     pub(crate) tenant: Option<String>,
     pub(crate) project: Option<String>,
@@ -194,7 +194,7 @@ impl View {
 
     /// Devices by tenant, project and id, and how many match in all.
     pub(crate) fn find(&self, filter: &DeviceFilter) -> (Vec<Arc<Device>>, usize) {
-        let limit = filter.limit.unwrap_or(DEVICES).min(MOST_DEVICES);
+        let limit = filter.limit.unwrap_or(DEVICES).min(MOST);
         let matching = || self.all().filter(|device| filter.takes(device));
         let page = matching().skip(filter.offset).take(limit).collect();
         (page, matching().count())
@@ -240,7 +240,7 @@ impl View {
         alerts.sort_by_key(|alert| std::cmp::Reverse(alert.timestamp));
         alerts
             .into_iter()
-            .take(limit.unwrap_or(ALERTS))
+            .take(limit.unwrap_or(ALERTS).min(MOST))
             .cloned()
             .collect()
     }

@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::metrics::KafkaMetrics;
+use super::refused::Refused;
 use super::statistics::Statistics;
 
 /// A change of the assignment that the thread has not acted on. librdkafka continues the
@@ -39,6 +40,7 @@ struct Notes {
     statistics: Option<Statistics>,
     /// First connection error since a broker was last reachable.
     trouble: Option<String>,
+    refused: Refused,
 }
 
 /// Context of the group member.
@@ -87,6 +89,21 @@ impl GroupContext {
         self.notes().trouble = None;
     }
 
+    /// What Kafka refuses to this member.
+    pub(crate) fn refused(&self) -> Refused {
+        self.notes().refused.clone()
+    }
+
+    /// This is a member of the group.
+    pub(crate) fn joined(&self) {
+        self.notes().refused.joined();
+    }
+
+    /// A topic can be read that may have been refused before.
+    pub(crate) fn readable(&self, topic: &str) {
+        self.notes().refused.readable(topic);
+    }
+
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,13 +124,17 @@ impl ClientContext for GroupContext {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka reports an error");
         self.rebootstrap.note(&error);
-        // Only summarises errors that have a reason.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            return;
+        let mut notes = self.notes();
+        match error.rdkafka_error_code() {
+            // Only summarises errors that have a reason.
+            Some(RDKafkaErrorCode::AllBrokersDown) | None => {}
+            Some(code) if Refused::is_answer(code) => notes.refused.note(code, reason),
+            Some(_) => {
+                notes
+                    .trouble
+                    .get_or_insert_with(|| without_times(reason).to_owned());
+            }
         }
-        self.notes()
-            .trouble
-            .get_or_insert_with(|| without_times(reason).to_owned());
     }
 }
 

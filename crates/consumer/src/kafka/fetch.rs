@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_kafka::security::{KafkaSecurity, SaslMechanism};
-use kafka_fetch::{BoxError, FetchError, Observer, Sasl, Security, SecuritySource, Settings};
+use kafka_fetch::{
+    BoxError, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource, Settings,
+};
 use prometheus::IntCounter;
 
 use super::progress::Progress;
@@ -64,8 +66,8 @@ pub(crate) struct Observed {
 }
 
 impl Observer for Observed {
-    fn end(&self, offset: i64) {
-        self.progress.ends_at(offset);
+    fn end(&self, end: LogEnd) {
+        self.progress.ends_at(end);
     }
 
     fn succeeded(&self) {

@@ -16,6 +16,9 @@ use crate::config::KafkaConfig;
 /// How often the client is checked for lost brokers.
 const KEEP: Duration = Duration::from_secs(1);
 
+/// Longest wait for a broker's answer, unless `kafka.properties` has another.
+const SOCKET_TIMEOUT_MS: &str = "5000";
+
 /// Looks up watermarks. Clones share one client.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<BaseConsumer<Lasting>>);
@@ -27,6 +30,13 @@ impl Lookups {
         // Without group.id it joins no group.
         let mut config = base_config(kafka)?;
         config.set("client.id", "iot-consumer");
+        // Otherwise the end of a log is its last stable offset, and the lag hides what waits
+        // behind an open transaction.
+        config.set("isolation.level", "read_uncommitted");
+        // A broker that hangs is given up after this time, and another one is asked.
+        if config.get("socket.timeout.ms").is_none() {
+            config.set("socket.timeout.ms", SOCKET_TIMEOUT_MS);
+        }
         let client = config
             .create_with_context(Lasting::new(&kafka.brokers)?)
             .context("creating the client for look-ups")?;
@@ -57,6 +67,14 @@ impl Lookups {
         deadline: Duration,
     ) -> KafkaResult<Watermarks> {
         lookup::watermarks(&self.0, of, deadline)
+    }
+
+    /// Whether a topic has partitions that this user may know of. Blocks for up to `deadline`.
+    pub(crate) fn is_readable(&self, topic: &str, deadline: Duration) -> bool {
+        let found = self.0.client().fetch_metadata(Some(topic), deadline);
+        let Ok(metadata) = found else { return false };
+        let mut topics = metadata.topics().iter();
+        topics.any(|found| found.error().is_none() && !found.partitions().is_empty())
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) struct KafkaMetrics {
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
     lag_seconds: GaugeVec,
+    open_transaction: GaugeVec,
     rebalance_seconds: HistogramVec,
     rebalances: IntCounterVec,
 }
@@ -82,6 +83,11 @@ impl KafkaMetrics {
             lag_seconds: registrar.gauges(
                 "kafka_consumer_lag_seconds",
                 "How long the oldest message that is not processed has been in Kafka",
+                &["topic", "partition"],
+            )?,
+            open_transaction: registrar.gauges(
+                "kafka_consumer_open_transaction_seconds",
+                "How long an open transaction has held back the records behind it; 0 without one",
                 &["topic", "partition"],
             )?,
             rebalance_seconds: registrar.histograms(
@@ -131,11 +137,17 @@ impl KafkaMetrics {
         )
     }
 
+    /// How long an open transaction has held back records of a partition, seconds.
+    pub(crate) fn open_transaction(&self, topic: &str, partition: &str) -> Gauge {
+        self.open_transaction.with_label_values(&[topic, partition])
+    }
+
     /// A partition that went elsewhere has no lag here.
     pub(crate) fn forget_lag(&self, topic: &str, partition: i32) {
         let labels = [topic, &partition.to_string()];
         // It may never have had one.
         let _ = self.lag.remove_label_values(&labels);
         let _ = self.lag_seconds.remove_label_values(&labels);
+        let _ = self.open_transaction.remove_label_values(&labels);
     }
 }

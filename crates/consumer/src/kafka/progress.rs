@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use kafka_fetch::LogEnd;
+
 /// The value is not known yet.
 const UNKNOWN: i64 = -1;
 
@@ -15,13 +18,25 @@ pub(crate) struct Progress {
     position: AtomicI64,
     /// Kafka's time of the oldest record being processed, milliseconds.
     oldest: AtomicI64,
-    /// End of the log at the last fetch.
+    /// High watermark of the log at the last fetch.
     end: AtomicI64,
+    held: Mutex<Option<Held>>,
     /// Records that are fetched and not processed.
     waiting: AtomicUsize,
     /// There are so many of them that fetching is paused.
     full: AtomicBool,
     standing: Mutex<Standing>,
+}
+
+/// Records that wait for the end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The last stable offset: where the oldest open transaction begins.
+    pub(super) offset: i64,
+    /// When it was first seen to stand still there.
+    pub(super) since: Instant,
+    /// The same by the wall clock.
+    pub(super) at: Timestamp,
 }
 
 /// Whether a partition is being read.
@@ -49,6 +64,7 @@ impl Default for Progress {
             position: AtomicI64::new(UNKNOWN),
             oldest: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(UNKNOWN),
+            held: Mutex::default(),
             waiting: AtomicUsize::new(0),
             full: AtomicBool::new(false),
             standing: Mutex::new(Standing {
@@ -64,6 +80,7 @@ impl Progress {
     /// Its state is being loaded, after which it is read from another offset.
     pub(crate) fn load(&self) {
         self.end.store(UNKNOWN, Ordering::Relaxed);
+        *self.transaction() = None;
         self.set_full(false);
         self.standing().stop();
     }
@@ -79,9 +96,30 @@ impl Progress {
         self.oldest.store(recorded, Ordering::Relaxed);
     }
 
-    /// The log ends at that offset.
-    pub(super) fn ends_at(&self, end: i64) {
-        self.end.store(end, Ordering::Relaxed);
+    /// The log ends there.
+    pub(super) fn ends_at(&self, end: LogEnd) {
+        self.end.store(end.high_watermark, Ordering::Relaxed);
+        let offset = end.last_stable_offset;
+        let mut held = self.transaction();
+        if offset >= end.high_watermark {
+            *held = None;
+        } else if held.is_none_or(|held| held.offset != offset) {
+            // Transactions that end move the offset, even if another one is always open.
+            *held = Some(Held {
+                offset,
+                since: Instant::now(),
+                at: Timestamp::now(),
+            });
+        }
+    }
+
+    /// What holds records back, as of the last fetch; `None` without an open transaction.
+    pub(super) fn held(&self) -> Option<Held> {
+        *self.transaction()
+    }
+
+    fn transaction(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It is being read; earlier trouble is over.
@@ -115,6 +153,8 @@ impl Progress {
         known(&self.position)
     }
 
+    /// The high watermark: the lag counts to it, because records of an open transaction are
+    /// in the log and not processed.
     pub(super) fn end(&self) -> Option<i64> {
         known(&self.end)
     }
@@ -222,6 +262,43 @@ mod tests {
         progress.load();
         assert_eq!(progress.not_read().unwrap().1, None, "that trouble is over");
         assert!(progress.standing().since > first);
+    }
+
+    fn end(high_watermark: i64, last_stable_offset: i64) -> LogEnd {
+        LogEnd {
+            high_watermark,
+            last_stable_offset,
+        }
+    }
+
+    #[test]
+    fn records_behind_an_open_transaction_are_lag() {
+        let (progress, mut gauge) = (Progress::default(), Gauge::default());
+        progress.reach(90);
+        progress.ends_at(end(100, 90));
+        let lag = gauge.measure(&progress, progress.end().unwrap(), 0);
+        assert_eq!(lag.map(|lag| lag.messages), Some(10));
+    }
+
+    #[test]
+    fn a_transaction_holds_records_while_the_last_stable_offset_stands_still() {
+        let progress = Progress::default();
+        progress.ends_at(end(90, 90));
+        assert_eq!(progress.held(), None);
+        progress.ends_at(end(91, 90));
+        let first = progress.held().unwrap();
+        assert_eq!(first.offset, 90);
+        progress.ends_at(end(200, 90));
+        assert_eq!(progress.held(), Some(first), "the same transaction");
+        progress.ends_at(end(200, 150));
+        let next = progress.held().unwrap();
+        assert_eq!(next.offset, 150);
+        assert!(next.since > first.since, "another transaction");
+        progress.load();
+        assert_eq!(progress.held(), None);
+        progress.ends_at(end(200, 150));
+        progress.ends_at(end(200, 200));
+        assert_eq!(progress.held(), None);
     }
 
     #[test]

@@ -20,18 +20,21 @@ struct Broker {
 
 #[derive(Debug, Deserialize)]
 struct Group {
+    state: String,
     join_state: String,
 }
 
 /// State of the membership.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Membership {
     /// No broker is connected.
     NoBroker,
-    /// Connected, without a topic to subscribe to.
+    /// Connected, but not to the broker that coordinates the group.
+    NoCoordinator,
+    /// Connected, without a topic to subscribe to, or before another attempt to join.
     NoTopic,
-    /// Joining, in one of librdkafka's states.
-    Joining(String),
+    /// Joining.
+    Joining,
     /// A member.
     Steady,
 }
@@ -51,11 +54,15 @@ impl Statistics {
         if !real.into_iter().any(|broker| broker.state == "UP") {
             return Membership::NoBroker;
         }
-        match self.cgrp.as_ref().map(|group| group.join_state.as_str()) {
-            Some("steady") => Membership::Steady,
+        let Some(group) = &self.cgrp else {
+            return Membership::NoTopic;
+        };
+        match (group.state.as_str(), group.join_state.as_str()) {
+            ("up", "steady") => Membership::Steady,
             // It keeps looking for topics, and joins once it finds one.
-            Some("init" | "wait-metadata") | None => Membership::NoTopic,
-            Some(state) => Membership::Joining(state.to_owned()),
+            ("up", "init" | "wait-metadata") => Membership::NoTopic,
+            ("up", _) => Membership::Joining,
+            _ => Membership::NoCoordinator,
         }
     }
 }
@@ -65,11 +72,15 @@ mod tests {
     use super::*;
 
     fn report(broker: &str, join_state: &str) -> Statistics {
+        in_state(broker, "up", join_state)
+    }
+
+    fn in_state(broker: &str, state: &str, join_state: &str) -> Statistics {
         let json = format!(
             r#"{{"ts": 5, "brokers": {{
                 "a:1/bootstrap": {{"source": "configured", "state": "{broker}", "tx": 1}},
                 ":0/internal": {{"source": "internal", "state": "UP"}}}},
-            "cgrp": {{"state": "up", "join_state": "{join_state}"}}}}"#
+            "cgrp": {{"state": "{state}", "join_state": "{join_state}"}}}}"#
         );
         Statistics::parse(json.as_bytes()).unwrap()
     }
@@ -83,10 +94,11 @@ mod tests {
         for looking in ["init", "wait-metadata"] {
             assert_eq!(report("UP", looking).membership(), Membership::NoTopic);
         }
-        assert_eq!(
-            report("UP", "wait-sync").membership(),
-            Membership::Joining("wait-sync".into())
-        );
+        assert_eq!(report("UP", "wait-sync").membership(), Membership::Joining);
+        for state in ["query-coord", "wait-coord", "wait-broker-transport"] {
+            let looking = in_state("UP", state, "init");
+            assert_eq!(looking.membership(), Membership::NoCoordinator);
+        }
         assert_eq!(report("UP", "steady").membership(), Membership::Steady);
     }
 }

@@ -8,7 +8,7 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use iot_core::message::{DeviceMessage, ParseError, Quality, Reading};
+use iot_core::message::{DeviceMessage, JsonKind, ParseError, Quality, Reading, quoted};
 use serde_json::{Map, Value};
 
 use crate::config::{MappingConfig, MappingsConfig};
@@ -70,7 +70,6 @@ impl MappingConfig {
         let json: Value = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
             detail: error.to_string(),
         })?;
-        let missing = |field| ParseError::MissingField { field };
         let readings = self.readings(&json);
         if readings.is_empty() {
             return Err(ParseError::NoReadings);
@@ -78,32 +77,50 @@ impl MappingConfig {
         let time = json.pointer(&self.time);
         let time = time.filter(|time| !self.time.is_empty() && !time.is_null());
         Ok(DeviceMessage {
-            device_id: self
-                .device(&json, around)
-                .ok_or_else(|| missing("device_id"))?
-                .into(),
+            device_id: self.device(&json, around)?.into(),
             tenant: None,
             project: None,
             seq: None,
             timestamp: match time {
                 // A time that can't be read is not taken for another one.
-                Some(time) => millis(time).ok_or_else(|| missing("timestamp"))?,
-                None => around.recorded.ok_or_else(|| missing("timestamp"))?,
+                Some(time) => millis(time).ok_or_else(|| ParseError::InvalidTimestamp {
+                    field: self.time.clone(),
+                    found: match time {
+                        Value::String(text) => quoted(text),
+                        other => kind(other).to_string(),
+                    },
+                })?,
+                None => around
+                    .recorded
+                    .ok_or(ParseError::MissingField { field: "timestamp" })?,
             },
             location: None,
             readings,
         })
     }
 
-    fn device(&self, json: &Value, around: &Around<'_>) -> Option<String> {
+    fn device(&self, json: &Value, around: &Around<'_>) -> Result<String, ParseError> {
+        const FIELD: &str = "device_id";
+        let missing = ParseError::MissingField { field: FIELD };
         if let Some(level) = level(&self.device) {
-            let found = around.mqtt?.split('/').nth(level - 1)?;
-            return (!found.is_empty()).then(|| found.to_owned());
+            let found = around
+                .mqtt
+                .and_then(|topic| topic.split('/').nth(level - 1));
+            let found = found.filter(|found| !found.is_empty());
+            return found.map(str::to_owned).ok_or(missing);
         }
-        match json.pointer(&self.device)? {
-            Value::String(text) if !text.is_empty() => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
+        match json.pointer(&self.device) {
+            None | Some(Value::Null) => Err(missing),
+            Some(Value::String(text)) if text.is_empty() => {
+                Err(ParseError::EmptyField { field: FIELD })
+            }
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(Value::Number(number)) => Ok(number.to_string()),
+            Some(other) => Err(ParseError::WrongType {
+                field: FIELD,
+                expected: "text or a number",
+                found: kind(other),
+            }),
         }
     }
 
@@ -180,6 +197,17 @@ fn value(json: &Value) -> Option<f64> {
         Value::String(text) if text.eq_ignore_ascii_case("on") => Some(1.0),
         Value::String(text) if text.eq_ignore_ascii_case("off") => Some(0.0),
         _ => None,
+    }
+}
+
+fn kind(json: &Value) -> JsonKind {
+    match json {
+        Value::Null => JsonKind::Null,
+        Value::Bool(_) => JsonKind::Boolean,
+        Value::Number(_) => JsonKind::Number,
+        Value::String(_) => JsonKind::Text,
+        Value::Array(_) => JsonKind::Array,
+        Value::Object(_) => JsonKind::Object,
     }
 }
 

@@ -129,7 +129,7 @@ fn own_mappings_come_first_and_say_what_is_missing() {
         ready: vec![Ready::Tasmota],
         own: vec![own],
     };
-    let read = |payload| mapped(&config, "plc/hall/2", payload).unwrap();
+    let read = |payload: &str| mapped(&config, "plc/hall/2", payload).unwrap();
     let expected = vec![reading("temperature", 300.5, Some("kelvin"))];
     let good = r#"{"unit":7,"t":1767225600.5,"values":[300.5]}"#;
     assert_eq!(read(good), Ok(("7".into(), RECORDED + 500, expected)));
@@ -137,7 +137,35 @@ fn own_mappings_come_first_and_say_what_is_missing() {
     assert_eq!(read(r#"{"unit":"a","values":["x"]}"#), Err("no_readings"));
     assert_eq!(read("ouch"), Err("not_json"));
     let local = r#"{"unit":7,"t":"2026-01-01T12:00:00","values":[1]}"#;
-    assert_eq!(read(local), Err("missing_timestamp"));
+    assert_eq!(read(local), Err("invalid_timestamp"));
+    for (device, expected) in [
+        ("null", "missing_device_id"),
+        (r#""""#, "empty_device_id"),
+        ("[7]", "wrong_type"),
+    ] {
+        let payload = format!(r#"{{"unit":{device},"t":1,"values":[1]}}"#);
+        assert_eq!(read(&payload), Err(expected));
+    }
+}
+
+#[test]
+fn an_unreadable_time_is_quoted_with_its_place() {
+    let config = ready(Ready::Zigbee2mqtt);
+    let around = Around {
+        topic: "acme.plant",
+        mqtt: Some("zigbee2mqtt/kitchen"),
+        recorded: Some(RECORDED),
+    };
+    let mappings = Mappings::new(&config);
+    let mapping = mappings.find(&around).unwrap();
+    for (time, found) in [(r#""yesterday""#, r#""yesterday""#), ("[1]", "an array")] {
+        let payload = format!(r#"{{"temperature":1,"last_seen":{time}}}"#);
+        let error = mapping.message(payload.as_bytes(), &around).unwrap_err();
+        assert_eq!(error.reason(), "invalid_timestamp");
+        let text = error.to_string();
+        assert!(text.starts_with("/last_seen must be a time"), "{text}");
+        assert!(text.ends_with(&format!("not {found}")), "{text}");
+    }
 }
 
 #[test]

@@ -122,6 +122,21 @@ async fn devices_alerts_and_stats_can_be_read() {
         assert_eq!(status, expected, "{path}");
         assert!(body["error"].is_string(), "{path}: {body}");
     }
+    for (query, named) in [
+        ("devices?tennant=acme", "tennant"),
+        ("devices/default/default/d1?length=5m", "length"),
+        ("alerts?state=active", "state"),
+        ("stats?tenant=acme", "tenant"),
+        ("devices?limit=10001", "at most 10000"),
+        ("alerts?limit=10001", "at most 10000"),
+    ] {
+        let (status, body) = service.get(&format!("/api/v1/{query}")).await;
+        assert_eq!(status, 400, "{query}");
+        let error = body["error"].as_str().unwrap();
+        assert!(error.contains(named), "{query}: {error}");
+    }
+    let (status, _) = service.get("/api/v1/devices?limit=10000").await;
+    assert_eq!(status, 200);
     service.stop().await;
 }
 

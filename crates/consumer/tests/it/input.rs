@@ -101,6 +101,8 @@ async fn bad_messages_are_dead_letters_and_the_others_arrive() {
         assert_eq!(letter.header("dlq-reason"), Some(*reason));
         assert_eq!(letter.header("dlq-partition"), Some("0"));
         assert!(letter.header("dlq-time").is_some());
+        let detail = letter.header("dlq-detail");
+        assert!(detail.is_some_and(|detail| (1..=200).contains(&detail.len())));
         assert_eq!(&letter.payload, payload, "{reason}");
         assert_eq!(letter.key(), Some("key"));
         let counter = format!("kafka_consumer_processing_errors_total{{reason=\"{reason}\"}}");

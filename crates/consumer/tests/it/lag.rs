@@ -24,6 +24,17 @@ fn lag(topic: &str) -> String {
     format!("kafka_consumer_lag_messages{{partition=\"0\",topic=\"{topic}\"}}")
 }
 
+/// A producer with that transactional id, before its first transaction.
+fn transactional(kafka: &Real, id: &str) -> FutureProducer {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("transactional.id", id)
+        .create()
+        .unwrap();
+    producer.init_transactions(DEADLINE).unwrap();
+    producer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stack"]
 async fn the_lag_of_a_paused_partition_grows() {
@@ -68,14 +79,9 @@ async fn transaction_markers_do_not_count_as_lag() {
     let kafka = Real::new("transaction-lag");
     let topic = kafka.run.clone();
     kafka.create(&topic, 1).await;
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", &kafka.brokers)
-        .set("transactional.id", &topic)
-        .create()
-        .unwrap();
+    let producer = transactional(&kafka, &topic);
     let service = Service::start(kafka.config(&[&topic])).await;
     service.wait_ready().await;
-    producer.init_transactions(DEADLINE).unwrap();
     for commit in [true, false, true, false] {
         producer.begin_transaction().unwrap();
         send(&producer, &topic, 10).await;
@@ -90,5 +96,42 @@ async fn transaction_markers_do_not_count_as_lag() {
     send(&kafka.producer, &topic, 5).await;
     service.wait_consumed(25).await;
     service.wait_metric(&lag(&topic), 0.0).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn records_behind_an_open_transaction_are_lag_and_reported() {
+    let kafka = Real::new("open-transaction");
+    let topic = kafka.run.clone();
+    kafka.create(&topic, 1).await;
+    let producer = transactional(&kafka, &topic);
+    let service = Service::start(kafka.config(&[&topic])).await;
+    service.wait_ready().await;
+    producer.begin_transaction().unwrap();
+    send(&producer, &topic, 10).await;
+    // Another producer's records wait behind it.
+    send(&kafka.producer, &topic, 5).await;
+    service.wait_metric(&lag(&topic), 15.0).await;
+    let (status, stats) = service.get("/api/v1/stats").await;
+    assert_eq!(status, 200);
+    assert_eq!(stats["lag"], 15);
+    let reason = wait_for("the transaction to be reported", async || {
+        let (status, report) = service.readyz().await;
+        let kafka = &report["components"]["kafka"];
+        let reason = kafka["reason"].as_str()?.to_owned();
+        (status == 200 && kafka["state"] == "degraded").then_some(reason)
+    })
+    .await;
+    let start = format!("{topic}, partition 0: records from offset 0 on wait for a transaction");
+    assert!(reason.starts_with(&start), "{reason}");
+    producer.commit_transaction(DEADLINE).unwrap();
+    service.wait_consumed(15).await;
+    service.wait_metric(&lag(&topic), 0.0).await;
+    wait_for("it to be over", async || {
+        let (_, report) = service.readyz().await;
+        (report["components"]["kafka"]["state"] == "ready").then_some(())
+    })
+    .await;
     service.stop().await;
 }

@@ -146,6 +146,12 @@ impl Service {
         }
     }
 
+    /// Why it ends by itself.
+    pub(crate) async fn failure(self) -> String {
+        let ended = in_time("the failure of the consumer", self.task).await;
+        format!("{:#}", ended.unwrap().unwrap_err())
+    }
+
     /// Stops it in order.
     pub(crate) async fn stop(self) {
         self.stop.cancel();

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// Why a payload is not a device message.
 ///
-/// The text never contains the payload, because it is written to logs and
-/// record headers.
+/// The text is written to logs and record headers. It names the field, what was expected and
+/// what was found; of the payload it has at most a short [`quoted`] value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
@@ -31,8 +31,16 @@ pub enum ParseError {
         detail: String,
     },
     /// A value is infinite or NaN, which only Protobuf can express.
-    #[error("the value of a reading is not finite")]
+    #[error("value must be finite")]
     NotFinite,
+    /// A reading has that defect.
+    #[error("readings[{index}]: {defect}")]
+    InReading {
+        /// Position of the reading in the message, from 0.
+        index: usize,
+        /// What is wrong with it.
+        defect: Box<ParseError>,
+    },
     /// A number exceeds the range of a 64-bit float, such as `1e999`.
     #[error("a number is out of range: {detail}")]
     NumberOutOfRange {
@@ -50,8 +58,10 @@ pub enum ParseError {
         found: JsonKind,
     },
     /// The value of a reading is not a number: null, or text such as `"NaN"`.
-    #[error("the value of a reading must be a number, not {found}")]
+    #[error("{field} must be a number, not {found}")]
     NotANumber {
+        /// `value`, or the sensor in the older format.
+        field: &'static str,
         /// Type in the payload.
         found: JsonKind,
     },
@@ -80,11 +90,25 @@ pub enum ParseError {
         field: &'static str,
     },
     /// The time does not fit into a signed 64-bit number of milliseconds.
-    #[error("the timestamp is out of range")]
+    #[error("timestamp must fit into a signed 64-bit number of milliseconds")]
     TimestampOutOfRange,
+    /// The time of a third-party format is there and is not a time.
+    #[error(
+        "{field} must be a time of RFC 3339 with its offset, or a number of seconds or \
+         milliseconds, not {found}"
+    )]
+    InvalidTimestamp {
+        /// Where it is, by the mapping: a JSON pointer (RFC 6901).
+        field: String,
+        /// The text as [`quoted`], or the type in the payload.
+        found: String,
+    },
     /// The quality is not one of good, uncertain, bad.
-    #[error("quality must be good, uncertain or bad")]
-    UnknownQuality,
+    #[error("quality must be good, uncertain or bad, not {found}")]
+    UnknownQuality {
+        /// The text as [`quoted`], or the number in Protobuf.
+        found: String,
+    },
     /// The list of readings is absent or empty.
     #[error("there are no readings")]
     NoReadings,
@@ -103,6 +127,7 @@ impl ParseError {
         "not_a_number",
         "missing_device_id",
         "missing_timestamp",
+        "invalid_timestamp",
         "missing_sensor",
         "missing_value",
         "empty_device_id",
@@ -137,10 +162,32 @@ impl ParseError {
             },
             Self::DuplicateField { .. } => "duplicate_field",
             Self::MixedFormats { .. } => "mixed_formats",
+            Self::InReading { defect, .. } => defect.reason(),
             Self::TimestampOutOfRange => "timestamp_out_of_range",
-            Self::UnknownQuality => "unknown_quality",
+            Self::InvalidTimestamp { .. } => "invalid_timestamp",
+            Self::UnknownQuality { .. } => "unknown_quality",
             Self::NoReadings => "no_readings",
         }
+    }
+
+    /// The same as the error of a reading.
+    pub(super) fn in_reading(self, index: usize) -> Self {
+        Self::InReading {
+            index,
+            defect: Box::new(self),
+        }
+    }
+}
+
+/// Most characters of a [`quoted`] text.
+const QUOTED: usize = 32;
+
+/// The first 32 characters of a text in quotes, control characters escaped.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-pub use error::{JsonKind, ParseError};
+pub use error::{JsonKind, ParseError, quoted};
 pub use protobuf::parse_protobuf;
 pub use template::{ReadingTemplate, Template};
 

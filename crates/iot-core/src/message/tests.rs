@@ -250,6 +250,43 @@ fn errors_name_the_field_and_the_type_found() {
 }
 
 #[test]
+fn errors_of_a_reading_have_its_position_and_what_was_found() {
+    let second = |reading: &str| with_reading(&format!(r#"{{"sensor":"s","value":1}},{reading}"#));
+    for (payload, expected) in [
+        (
+            second(r#"{"sensor":"s","value":"21.5"}"#),
+            "readings[1]: value must be a number, not text",
+        ),
+        (
+            second(r#"{"sensor":"s","value":1,"unit":1}"#),
+            "readings[1]: unit must be text, not a number",
+        ),
+        (
+            second(r#"{"sensor":"s","value":1,"quality":"gr\neat"}"#),
+            r#"readings[1]: quality must be good, uncertain or bad, not "gr\neat""#,
+        ),
+        (
+            second("[]"),
+            "readings[1]: the reading must be an object, not an array",
+        ),
+        (
+            r#"{"deviceId":"d","timestamp":1,"humidity":"60"}"#.to_owned(),
+            "humidity must be a number, not text",
+        ),
+    ] {
+        let error = parse(payload.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn quoted_text_is_short() {
+    assert_eq!(quoted("a\u{7}"), r#""a\u{7}""#);
+    let long = quoted(&"\u{e4}".repeat(33));
+    assert_eq!(long, format!("{:?}...", "\u{e4}".repeat(32)));
+}
+
+#[test]
 fn duplicate_fields_are_refused() {
     for payload in [
         with_fields(r#""device_id":"d""#),

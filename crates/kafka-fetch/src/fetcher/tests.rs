@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::{FetchError, SubscriptionError};
+use crate::observer::LogEnd;
 use crate::records::tests::plain;
 use crate::scripted::{Answer, Cluster, PARTITION, TOPIC, TOPIC_ID};
 use crate::subscription::AHEAD;
@@ -29,7 +30,7 @@ fn partition() -> TopicPartition {
 /// What a subscription has reported.
 #[derive(Debug, Default)]
 struct Observed {
-    end: AtomicI64,
+    end: Mutex<Option<LogEnd>>,
     failures: AtomicUsize,
     reason: Mutex<Option<String>>,
     buffered: AtomicUsize,
@@ -47,8 +48,8 @@ impl Observed {
 }
 
 impl Observer for Observed {
-    fn end(&self, offset: i64) {
-        self.end.store(offset, Ordering::Relaxed);
+    fn end(&self, end: LogEnd) {
+        *self.end.lock().unwrap() = Some(end);
     }
 
     fn succeeded(&self) {
@@ -115,7 +116,11 @@ async fn fetching_continues_at_the_same_offset_after_every_error() {
         [(0, 10), (0, 12), (0, 12), (0, 12), (0, 12), (0, 12)]
     );
     assert_eq!(observed.failures.load(Ordering::Relaxed), 4);
-    assert_eq!(observed.end.load(Ordering::Relaxed), 90);
+    let end = LogEnd {
+        high_watermark: 100,
+        last_stable_offset: 90,
+    };
+    assert_eq!(*observed.end.lock().unwrap(), Some(end));
     assert_eq!(observed.reason(), None);
 }
 

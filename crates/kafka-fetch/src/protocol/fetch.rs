@@ -48,6 +48,7 @@
 
 use super::primitives::{Decoder, Encoder, Result};
 use super::{ApiKey, ErrorCode, Request};
+use crate::observer::LogEnd;
 
 const CONSUMER: i32 = -1;
 const READ_COMMITTED: i8 = 1;
@@ -90,8 +91,7 @@ pub(crate) struct FetchedPartition<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: i32,
     pub(crate) error: Option<ErrorCode>,
-    /// The last stable offset, or the high watermark if the broker does not tell it.
-    pub(crate) end: i64,
+    pub(crate) end: LogEnd,
     pub(crate) aborted: Vec<AbortedTransaction>,
     pub(crate) preferred_read_replica: Option<i32>,
     pub(crate) records: &'a [u8],
@@ -175,9 +175,12 @@ fn partition<'a>(topic: &'a str, from: &mut Decoder<'a>) -> Result<FetchedPartit
         topic,
         partition,
         error,
-        end: match last_stable {
-            0.. => last_stable,
-            _ => high_watermark,
+        end: LogEnd {
+            high_watermark,
+            last_stable_offset: match last_stable {
+                0.. => last_stable,
+                _ => high_watermark,
+            },
         },
         aborted,
         preferred_read_replica: (preferred >= 0).then_some(preferred),
@@ -193,6 +196,10 @@ mod tests {
     use super::*;
 
     fn response() -> Vec<u8> {
+        response_with(15)
+    }
+
+    fn response_with(last_stable_offset: i64) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_i32(7);
         out.put_i16(0);
@@ -203,7 +210,7 @@ mod tests {
         out.put_i32(3);
         out.put_i16(0);
         out.put_i64(20);
-        out.put_i64(15);
+        out.put_i64(last_stable_offset);
         out.put_i64(0);
         out.put_i32(1);
         out.put_i64(9);
@@ -227,8 +234,13 @@ mod tests {
         let [one] = &fetched.partitions[..] else {
             panic!("{fetched:?}")
         };
-        let found = (one.topic, one.partition, one.error, one.end);
-        assert_eq!(found, ("t", 3, None, 15));
+        let found = (one.topic, one.partition, one.error);
+        assert_eq!(found, ("t", 3, None));
+        let end = LogEnd {
+            high_watermark: 20,
+            last_stable_offset: 15,
+        };
+        assert_eq!(one.end, end);
         assert_eq!(one.preferred_read_replica, None);
         let aborted = AbortedTransaction {
             producer_id: 9,
@@ -236,6 +248,13 @@ mod tests {
         };
         assert_eq!(one.aborted, [aborted]);
         assert_eq!(one.records, b"ab");
+    }
+
+    #[test]
+    fn an_unknown_last_stable_offset_is_the_high_watermark() {
+        let response = response_with(-1);
+        let fetched = decode(&response).unwrap();
+        assert_eq!(fetched.partitions[0].end.last_stable_offset, 20);
     }
 
     #[test]

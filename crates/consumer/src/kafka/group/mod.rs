@@ -3,11 +3,12 @@
 //! through it: owners have them fetched.
 
 mod slots;
+mod standing;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use iot_core::partition::TopicPartition;
 use iot_kafka::rebootstrap::Rebootstrap;
 use iot_service::health::Component;
@@ -19,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer_config;
 use super::context::{GroupContext, Rebalance};
-use super::ends::Ends;
+use super::ends::{Ends, Question};
 use super::metrics::{KafkaMetrics, RebalanceKind};
+use super::refused::{self, Refused};
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
 pub(crate) use slots::Inbox;
 use slots::Slots;
+use standing::{Standing, standing};
 
 /// Longest poll: how late an offset to commit may be noticed.
 const IDLE: Duration = Duration::from_millis(100);
@@ -37,6 +40,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const RELEASE: Duration = Duration::from_secs(10);
 /// An assigned partition that is not read for longer makes the member not ready.
 const STUCK: Duration = Duration::from_secs(10);
+/// An open transaction that holds records back for longer makes the member degraded.
+const HELD: Duration = Duration::from_secs(10);
 /// The same error is logged this often at most.
 const REPEAT_LOG: Duration = Duration::from_secs(30);
 
@@ -83,7 +88,8 @@ pub(crate) fn run(member: Member) -> anyhow::Result<()> {
         commits: HashMap::new(),
         committed_at: Instant::now(),
         joined: false,
-        unreachable: 0,
+        membership: Membership::NoBroker,
+        lasts: 0,
         logged: None,
     };
     let result = group.poll_until_stopped();
@@ -99,8 +105,10 @@ struct Group {
     commits: HashMap<TopicPartition, i64>,
     committed_at: Instant,
     joined: bool,
-    /// Reports in a row without a connected broker.
-    unreachable: u32,
+    /// As of the last report.
+    membership: Membership,
+    /// Reports in a row that agree on it.
+    lasts: u32,
     logged: Option<(String, Instant)>,
 }
 
@@ -139,17 +147,20 @@ impl Group {
     }
 
     fn failed(&mut self, error: KafkaError) -> anyhow::Result<()> {
+        // The event of a fatal error lacks its code.
+        if let Some((code, _)) = self.consumer.client().fatal_error() {
+            let reason = refused::explain(code);
+            self.member.health.failed(reason.clone());
+            return Err(anyhow!(reason)).context("the membership in the group has ended");
+        }
         match error {
-            KafkaError::MessageConsumptionFatal(_) => {
-                self.member.health.failed(error.to_string());
-                return Err(error).context("the consumer failed");
-            }
             // Readiness reports these, with the reason.
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::Resolve,
             ) => {}
+            KafkaError::MessageConsumption(code) if Refused::is_answer(code) => {}
             error => self.log(error.to_string()),
         }
         Ok(())
@@ -193,8 +204,10 @@ impl Group {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
         self.joined = true;
+        self.consumer.context().joined();
         self.answer(true);
         for partition in partitions {
+            self.consumer.context().readable(&partition.topic);
             self.slots.add(partition, &self.member.start_owner);
         }
     }
@@ -293,32 +306,19 @@ impl Group {
     }
 
     fn report(&mut self, statistics: &Statistics) {
-        let membership = statistics.membership();
-        let unreachable = membership == Membership::NoBroker;
-        self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
-        let health = &self.member.health;
-        match membership {
-            // A connection that is being replaced is not reported.
-            Membership::NoBroker if self.unreachable < 2 => {}
-            Membership::NoBroker => {
-                let trouble = self.consumer.context().trouble();
-                let trouble = trouble.unwrap_or_else(|| "still connecting".into());
-                health.not_ready(format!("brokers not reachable: {trouble}"));
-            }
-            // A rebalance does not interrupt partitions that stay with this member.
-            _ if self.joined => self.reached(),
-            Membership::NoTopic => {
-                health.not_ready("none of the topics of kafka.topics exists yet");
-            }
-            Membership::Joining(state) => health.not_ready(format!("joining the group: {state}")),
-            Membership::Steady => self.reached(),
-        }
+        self.judge(statistics.membership());
         let metrics = &self.member.metrics;
         let now = jiff::Timestamp::now().as_millisecond();
-        let ends = &self.member.ends;
-        ends.ask(self.slots.not_flowing());
-        let ends = ends.known();
-        let lags = self.slots.lags(&ends, now);
+        let context = self.consumer.context();
+        self.member.ends.ask(Question {
+            partitions: self.slots.not_flowing(),
+            topics: context.refused().topic_names(),
+        });
+        let known = self.member.ends.known();
+        for topic in &known.readable {
+            context.readable(topic);
+        }
+        let lags = self.slots.lags(&known.ends, now);
         let lag = lags.map(|(TopicPartition { topic, partition }, lag)| {
             metrics.lag(topic, *partition, lag);
             lag.messages
@@ -327,14 +327,42 @@ impl Group {
         metrics.lag_total.set(total);
         metrics.queue.set(self.slots.waiting() as i64);
         metrics.paused_partitions.set(self.slots.full() as i64);
-        self.slots.check_owners(health);
+        for (TopicPartition { topic, partition }, seconds) in self.slots.open_transactions() {
+            let gauge = metrics.open_transaction(topic, &partition.to_string());
+            gauge.set(seconds);
+        }
+        self.slots.check_owners(&self.member.health);
     }
 
-    fn reached(&self) {
-        self.consumer.context().forget_trouble();
-        match self.slots.stuck(STUCK) {
-            None => self.member.health.ready(),
-            Some(reason) => self.member.health.not_ready(reason),
+    /// Reports the membership, and what keeps partitions from being read.
+    fn judge(&mut self, membership: Membership) {
+        self.lasts = if membership == self.membership {
+            self.lasts.saturating_add(1)
+        } else {
+            1
+        };
+        self.membership = membership;
+        let context = self.consumer.context();
+        if membership == Membership::Steady {
+            context.joined();
+        }
+        let (refused, trouble) = (context.refused(), context.trouble());
+        let held_up = self.slots.held_up(HELD);
+        // A member that is refused and reads nothing is none.
+        let is_member = self.joined && (refused.group().is_none() || self.slots.len() > 0);
+        let health = &self.member.health;
+        match standing(membership, self.lasts, is_member, &refused, trouble) {
+            Standing::Unclear => {}
+            Standing::NotReady(reason) => health.not_ready(reason),
+            Standing::Member(wrong) => {
+                self.consumer.context().forget_trouble();
+                let wrong = wrong.or_else(|| refused.topics()).or(held_up);
+                match (self.slots.stuck(STUCK), wrong) {
+                    (Some(reason), _) => health.not_ready(reason),
+                    (None, Some(reason)) => health.degraded(reason),
+                    (None, None) => health.ready(),
+                }
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartOwner;
 use crate::kafka::ends::LogEnds;
-use crate::kafka::progress::{Gauge, Lag, Progress};
+use crate::kafka::progress::{Gauge, Held, Lag, Progress};
 
 /// What the owner of a partition starts with.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Slot {
     stop: CancellationToken,
     progress: Arc<Progress>,
     gauge: Gauge,
+    /// Offset of the open transaction that was reported.
+    reported: Option<i64>,
     owner: JoinHandle<()>,
 }
 
@@ -43,6 +45,30 @@ impl Slot {
     /// Whether fetches report the end of its log.
     fn is_flowing(&self) -> bool {
         !self.progress.is_full() && self.progress.not_read().is_none()
+    }
+
+    /// The open transaction that has held its records back for longer than `longest`, as of the
+    /// last fetch; logs each change once.
+    fn held_longer(&mut self, of: &TopicPartition, longest: Duration) -> Option<Held> {
+        let (topic, partition) = of.parts();
+        let held = self.progress.held();
+        let held = held.filter(|held| held.since.elapsed() >= longest);
+        let offset = held.map(|held| held.offset);
+        if self.reported != offset {
+            match held {
+                Some(Held { offset, at, .. }) => tracing::warn!(
+                    topic,
+                    partition,
+                    offset,
+                    since = %at,
+                    "an open transaction holds back the records from this offset on; waiting for \
+                     its end"
+                ),
+                None => tracing::info!(topic, partition, "no open transaction holds records back"),
+            }
+            self.reported = offset;
+        }
+        held
     }
 }
 
@@ -63,6 +89,7 @@ impl Slots {
             stop,
             progress,
             gauge: Gauge::default(),
+            reported: None,
             owner: start_owner(inbox),
         };
         self.0.insert(partition, slot);
@@ -91,6 +118,33 @@ impl Slots {
                 (since > longest)
                     .then(|| format!("{topic}, partition {partition} is not read: {reason}"))
             })
+    }
+
+    /// For how long open transactions have held partitions up, in seconds; 0 without one.
+    pub(super) fn open_transactions(&self) -> impl Iterator<Item = (&TopicPartition, f64)> {
+        self.0.iter().map(|(partition, slot)| {
+            let open = slot.progress.held();
+            let open = open.map(|held| held.since.elapsed().as_secs_f64());
+            (partition, open.unwrap_or_default())
+        })
+    }
+
+    /// Which partitions an open transaction has held up for longer than that, if there are any.
+    /// The text stays the same while it does.
+    pub(super) fn held_up(&mut self, longest: Duration) -> Option<String> {
+        let all = self.0.iter_mut();
+        let mut held = all.filter_map(|(at, slot)| Some((at, slot.held_longer(at, longest)?)));
+        let (TopicPartition { topic, partition }, Held { offset, at, .. }) = held.next()?;
+        let since = at.strftime("%FT%TZ");
+        let others = match held.count() {
+            0 => String::new(),
+            others => format!("; {others} more partitions wait in the same way"),
+        };
+        Some(format!(
+            "{topic}, partition {partition}: records from offset {offset} on wait for a \
+             transaction that has been open since {since} at the latest: end its producer, or abort \
+             it with kafka-transactions.sh{others}"
+        ))
     }
 
     /// How many are not fetched because their owners are behind.
@@ -143,23 +197,38 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use kafka_fetch::LogEnd;
+
     use super::*;
 
-    /// The lag in messages when the owner is at 5, and the log ends at 7 by the last fetch and
-    /// at 20 by the last look-up.
-    async fn lag(change: impl FnOnce(&Progress)) -> i64 {
+    /// One slot, whose owner is at 5, and its progress.
+    fn slot(partition: &TopicPartition) -> (Slots, Arc<Progress>) {
         let (inboxes, taken) = std::sync::mpsc::channel();
         let start_owner: StartOwner = Box::new(move |inbox| {
             inboxes.send(inbox).unwrap();
             tokio::spawn(async {})
         });
-        let partition = TopicPartition::new("t", 0);
         let mut slots = Slots::default();
         slots.add(partition.clone(), &start_owner);
         let progress = taken.recv().unwrap().progress;
         progress.reach(5);
-        progress.ends_at(7);
         progress.set_read();
+        (slots, progress)
+    }
+
+    fn end(high_watermark: i64, last_stable_offset: i64) -> LogEnd {
+        LogEnd {
+            high_watermark,
+            last_stable_offset,
+        }
+    }
+
+    /// The lag in messages when the owner is at 5, and the log ends at 7 by the last fetch and
+    /// at 20 by the last look-up.
+    async fn lag(change: impl FnOnce(&Progress)) -> i64 {
+        let partition = TopicPartition::new("t", 0);
+        let (mut slots, progress) = slot(&partition);
+        progress.ends_at(end(7, 7));
         change(&progress);
         let ends = LogEnds::from([(partition, 20)]);
         let mut lags = slots.lags(&ends, 0);
@@ -175,5 +244,25 @@ mod tests {
             15
         );
         assert_eq!(lag(|progress| progress.set_full(true)).await, 15);
+    }
+
+    #[tokio::test]
+    async fn an_open_transaction_is_named_with_the_same_text_while_it_lasts() {
+        let partition = TopicPartition::new("device-data", 3);
+        let (mut slots, progress) = slot(&partition);
+        progress.ends_at(end(7, 7));
+        assert_eq!(slots.held_up(Duration::ZERO), None);
+        progress.ends_at(end(9, 7));
+        let first = slots.held_up(Duration::ZERO).unwrap();
+        let start = "device-data, partition 3: records from offset 7 on wait for a transaction \
+                     that has been open since 2";
+        assert!(first.starts_with(start), "{first}");
+        assert_eq!(slots.held_up(Duration::from_secs(3_600)), None, "too short");
+        progress.ends_at(end(900, 7));
+        assert_eq!(slots.held_up(Duration::ZERO).unwrap(), first);
+        assert!(slots.open_transactions().all(|(_, open)| open > 0.0));
+        progress.ends_at(end(900, 900));
+        assert_eq!(slots.held_up(Duration::ZERO), None);
+        assert!(slots.open_transactions().all(|(_, open)| open == 0.0));
     }
 }

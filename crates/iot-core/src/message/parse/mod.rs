@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use self::shape::{Lenient, Scalar, Shape, drain_seq};
-use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading};
+use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading, quoted};
 use crate::sensor;
 
 /// 2^53: a float represents every whole number below it exactly.
@@ -236,10 +236,10 @@ impl<'de> Shape<'de> for RawReading<'de> {
         let mut raw = Self::default();
         while let Some(key) = map.next_key()? {
             match key {
-                ReadingKey::Sensor => fill!(map, raw.sensor, raw.duplicate, "readings.sensor"),
-                ReadingKey::Value => fill!(map, raw.value, raw.duplicate, "readings.value"),
-                ReadingKey::Unit => fill!(map, raw.unit, raw.duplicate, "readings.unit"),
-                ReadingKey::Quality => fill!(map, raw.quality, raw.duplicate, "readings.quality"),
+                ReadingKey::Sensor => fill!(map, raw.sensor, raw.duplicate, "sensor"),
+                ReadingKey::Value => fill!(map, raw.value, raw.duplicate, "value"),
+                ReadingKey::Unit => fill!(map, raw.unit, raw.duplicate, "unit"),
+                ReadingKey::Quality => fill!(map, raw.quality, raw.duplicate, "quality"),
                 ReadingKey::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -256,8 +256,9 @@ impl<'a> RawReading<'a> {
         }
         Ok(Reading {
             sensor: required_text(self.sensor, "sensor")?,
-            value: value(self.value)?.ok_or(ParseError::MissingField { field: "value" })?,
-            unit: text(self.unit, "readings.unit")?,
+            value: value(self.value, "value")?
+                .ok_or(ParseError::MissingField { field: "value" })?,
+            unit: text(self.unit, "unit")?,
             quality: quality(self.quality)?,
         })
     }
@@ -272,7 +273,7 @@ impl<'de> Shape<'de> for Readings<'de> {
         while let Some(Lenient(element)) = seq.next_element::<Lenient<RawReading<'de>>>()? {
             let checked = element
                 .map_err(|found| ParseError::WrongType {
-                    field: "readings[]",
+                    field: "the reading",
                     expected: "an object",
                     found,
                 })
@@ -282,6 +283,7 @@ impl<'de> Shape<'de> for Readings<'de> {
                 Err(error) => {
                     // Malformed JSON after the reading takes precedence over its error.
                     drain_seq(seq)?;
+                    let error = error.in_reading(readings.len());
                     return Ok(Lenient(Ok(Self(Err(error)))));
                 }
             }
@@ -317,7 +319,7 @@ fn legacy_readings<'a>(
         (sensor::TEMPERATURE, temperature),
         (sensor::HUMIDITY, humidity),
     ] {
-        if let Some(value) = value(slot)? {
+        if let Some(value) = value(slot, name)? {
             readings.push(Reading {
                 sensor: Cow::Borrowed(name),
                 value,
@@ -406,23 +408,26 @@ fn whole_number(slot: Slot<'_>, field: &'static str) -> Result<Option<u64>, Pars
 }
 
 /// The value of a reading; `None` if the field is absent.
-fn value(slot: Slot<'_>) -> Result<Option<f64>, ParseError> {
+fn value(slot: Slot<'_>, field: &'static str) -> Result<Option<f64>, ParseError> {
     match slot {
         None => Ok(None),
         Some(Lenient(Ok(Scalar::Float(value)))) if value.is_finite() => Ok(Some(value)),
         Some(Lenient(Ok(Scalar::Unsigned(value)))) => Ok(Some(value as f64)),
         Some(Lenient(Ok(Scalar::Negative(value)))) => Ok(Some(value as f64)),
         Some(Lenient(Ok(other))) => Err(ParseError::NotANumber {
+            field,
             found: other.kind(),
         }),
-        Some(Lenient(Err(found))) => Err(ParseError::NotANumber { found }),
+        Some(Lenient(Err(found))) => Err(ParseError::NotANumber { field, found }),
     }
 }
 
 fn quality(slot: Slot<'_>) -> Result<Quality, ParseError> {
-    match text(slot, "readings.quality")? {
+    match text(slot, "quality")? {
         None => Ok(Quality::Good),
-        Some(name) => Quality::from_name(&name).ok_or(ParseError::UnknownQuality),
+        Some(name) => Quality::from_name(&name).ok_or_else(|| ParseError::UnknownQuality {
+            found: quoted(&name),
+        }),
     }
 }
 

@@ -39,6 +39,7 @@ pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
         readings: Vec::new(),
     };
     let (mut timestamp, mut wrong) = (None, None);
+    let mut read = 0;
     fields(payload, |field| {
         match field.tag {
             1 => message.device_id = field.text()?,
@@ -47,13 +48,16 @@ pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
             4 => message.seq = Some(field.number(encoding::uint64::merge)?),
             5 => timestamp = Some(field.number(encoding::int64::merge)?),
             6 => place(message.location.get_or_insert_default(), field.bytes()?)?,
-            7 => match reading(field.bytes()?)? {
-                Ok(reading) => message.readings.push(reading),
-                // Malformed Protobuf may follow and takes precedence.
-                Err(error) => {
-                    wrong.get_or_insert(error);
+            7 => {
+                match reading(field.bytes()?)? {
+                    Ok(reading) => message.readings.push(reading),
+                    // Malformed Protobuf may follow and takes precedence.
+                    Err(error) => {
+                        wrong.get_or_insert_with(|| error.in_reading(read));
+                    }
                 }
-            },
+                read += 1;
+            }
             _ => field.skip()?,
         }
         Ok(())
@@ -98,7 +102,9 @@ fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> 
             return Err(ParseError::NotFinite);
         }
         not_empty(&sensor, "sensor")?;
-        let quality = Quality::from_number(quality).ok_or(ParseError::UnknownQuality)?;
+        let quality = Quality::from_number(quality).ok_or_else(|| ParseError::UnknownQuality {
+            found: quality.to_string(),
+        })?;
         Ok((value, quality))
     };
     Ok(check().map(|(value, quality)| Reading {

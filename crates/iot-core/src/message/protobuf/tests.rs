@@ -180,15 +180,25 @@ fn protobuf_has_the_required_fields_of_json() {
         ),
         (|m| m.timestamp = None, "timestamp is missing"),
         (|m| m.readings.clear(), "there are no readings"),
-        (|m| m.readings[0].sensor.clear(), "sensor is empty"),
-        (|m| m.readings[0].value = None, "value is missing"),
+        (
+            |m| m.readings[0].sensor.clear(),
+            "readings[0]: sensor is empty",
+        ),
+        (
+            |m| m.readings[0].value = None,
+            "readings[0]: value is missing",
+        ),
+        (
+            |m| m.readings.push(WireReading::default()),
+            "readings[1]: value is missing",
+        ),
         (
             |m| m.readings[0].value = Some(f64::NAN),
-            "the value of a reading is not finite",
+            "readings[0]: value must be finite",
         ),
         (
             |m| m.readings[0].quality = 9,
-            "quality must be good, uncertain or bad",
+            "readings[0]: quality must be good, uncertain or bad, not 9",
         ),
     ] {
         assert_eq!(error(change), expected);
