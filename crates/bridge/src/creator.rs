@@ -93,7 +93,8 @@ impl Creator {
                     if received == 0 {
                         return;
                     }
-                    // Not together with those that are retried: they must not wait for them.
+                    // Without the topics that are being retried, so that a new topic does not share
+                    // their request.
                     self.waiting.add(new.drain(..))
                 }
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
@@ -290,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_no_waiting_corrects_is_final() {
+    fn answers_map_to_outcomes() {
         use RDKafkaErrorCode as Code;
         for (answer, expected) in [
             (Ok(Existing::New), Outcome::Ready),
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_tried_until_kafka_takes_it_and_each_session_hears_of_it() {
+    fn a_topic_is_retried_until_it_exists_and_every_session_is_notified() {
         let delayed = Outcome::Delayed(RDKafkaErrorCode::InvalidReplicationFactor);
         let (mut waiting, now) = (WaitingTopics::new(), Instant::now());
         let sessions = [(); 2].map(|()| mpsc::unbounded_channel());

@@ -216,7 +216,8 @@ impl Message {
                     None => self.properties(self.origin()),
                 };
                 let letter = text(letter, dead_letter::REASON, cause.reason.as_str());
-                let letter = text(letter, dead_letter::DETAIL, &cause.detail);
+                let detail = dead_letter::detail(&cause.detail);
+                let letter = text(letter, dead_letter::DETAIL, &detail);
                 let letter = bytes(letter, dead_letter::TOPIC, &self.topic);
                 text(letter, dead_letter::TIME, &self.received_at.to_string())
             }

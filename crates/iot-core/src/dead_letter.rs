@@ -11,9 +11,11 @@ use std::fmt;
 /// Topic that takes every message no service could use, unless configured otherwise.
 pub const DEFAULT_TOPIC: &str = "iot.dead-letter";
 
-/// Largest record that is written, in bytes: a larger message is truncated.
+/// The bridge keeps payloads up to this size, in bytes, and truncates larger ones. The consumer's
+/// whole records stay below it: it truncates above this minus [`OVERHEAD`].
 pub const MAX_RECORD: usize = 8 << 20;
-/// What a service adds to a message at most, in bytes: headers, and the record's framing.
+/// Room for the headers that a service adds and for the record's framing, in bytes. A message that
+/// needs more is truncated when Kafka rejects it as too large.
 pub const OVERHEAD: usize = 64 << 10;
 /// `max.message.bytes` of the topic: [`MAX_RECORD`], and the [`OVERHEAD`].
 pub const TOPIC_MAX_MESSAGE_BYTES: usize = MAX_RECORD + OVERHEAD;
@@ -32,7 +34,8 @@ pub const REASON: &str = "dlq-reason";
 pub const DETAIL: &str = "dlq-detail";
 /// Most bytes of that text.
 pub const MAX_DETAIL: usize = 200;
-/// The sensor whose reading is the reason, if it is one, from the consumer.
+/// The sensor whose reading caused the refusal. Only the consumer sets it, and only if a reading is
+/// the reason.
 pub const SENSOR: &str = "dlq-sensor";
 /// Kafka topic that the message was read from, or the MQTT topic it was published to.
 pub const TOPIC: &str = "dlq-topic";
@@ -41,7 +44,7 @@ pub const PARTITION: &str = "dlq-partition";
 /// Offset that the message was read from, decimal. Absent from the bridge.
 pub const OFFSET: &str = "dlq-offset";
 /// When the bridge received the message, or the consumer rejected it, milliseconds since
-/// the epoch, decimal.
+/// the Unix epoch, decimal.
 pub const TIME: &str = "dlq-time";
 /// `true` on a truncated message, absent otherwise.
 pub const CUT: &str = "dlq-cut";

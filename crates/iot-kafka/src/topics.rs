@@ -102,8 +102,8 @@ pub fn outcome(answer: Answer) -> Outcome {
 /// Creates topics. A topic without an answer may or may not have been created.
 ///
 /// # Errors
-/// A whole request failed, such as for want of a broker within `deadline`, which each
-/// request of up to 100 topics has.
+/// A whole request failed, for example because no broker answered within `deadline`. Each request
+/// creates up to 100 topics and has its own deadline.
 pub async fn create<C: ClientContext>(
     admin: &AdminClient<C>,
     topics: &[Topic],

@@ -36,7 +36,8 @@ impl Deadline {
 /// No address of a broker accepted a connection.
 #[derive(Debug)]
 pub struct Unreachable {
-    /// Every address that was tried, with its error if it has answered.
+    /// Every address that was tried, with its error; `None` if the attempt was pending at the
+    /// deadline.
     tried: Vec<(SocketAddr, Option<io::Error>)>,
     /// The deadline, if it ended the attempts.
     within: Option<Duration>,
@@ -48,7 +49,10 @@ impl fmt::Display for Unreachable {
             write!(f, "no answer within {} s: ", within.as_secs_f64())?;
         }
         if self.tried.is_empty() {
-            return f.write_str("the name has no address");
+            return f.write_str(match self.within {
+                Some(_) => "no address was tried before the deadline",
+                None => "the name has no address",
+            });
         }
         for (index, (address, error)) in self.tried.iter().enumerate() {
             let separator = if index > 0 { ", " } else { "" };

@@ -289,7 +289,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn missing_rights_are_not_retried() {
         let denied = Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-        let error = payloads(Api::ListOffsets, &[denied]).await.unwrap_err();
+        // A look-up asks twice.
+        let error = payloads(Api::ListOffsets, &[denied; 2]).await.unwrap_err();
         assert!(is_permanent(&error), "{error:#}");
     }
 

@@ -30,8 +30,8 @@ pub(crate) struct PacketIds {
     /// Messages without an acknowledgement: in the ring, or confirmed after their connection was
     /// lost.
     unacknowledged: HashMap<u16, Use>,
-    /// Acknowledgements that the connection may not have written yet, with the number of its
-    /// bytes up to their end, in ascending order.
+    /// Acknowledgements that may not have been written yet, in order. Each has the connection's
+    /// byte count at its end.
     leaving: VecDeque<(u64, u16, Use)>,
     /// Messages of QoS 2 between PUBREC and PUBREL.
     unreleased: HashMap<u16, Use>,

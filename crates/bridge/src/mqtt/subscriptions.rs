@@ -67,7 +67,8 @@ pub(crate) struct Refused {
 /// The broker has answered every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// It has granted all subscriptions except [`Subscriptions::refused`].
+    /// It has granted or ended all subscriptions as requested, except
+    /// [`Subscriptions::refused`]. Also while leaving, until the last one has ended.
     Subscribed,
     /// It has ended all subscriptions.
     Unsubscribed,

@@ -1,4 +1,4 @@
-//! What Kafka refuses to the member of a group: its membership, or a topic. librdkafka reports
+//! Errors with which Kafka refuses this consumer its group membership or a topic. librdkafka reports
 //! each of these errors once or at every attempt, so the last one is kept until it is over.
 
 use std::collections::BTreeMap;

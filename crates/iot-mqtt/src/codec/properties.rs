@@ -1,9 +1,10 @@
-//! The properties of a PUBLISH (MQTT 5, section 3.3.2.3) and of a DISCONNECT (section 3.14.2.2).
+//! The properties of a PUBLISH (MQTT 5, section 3.3.2.3) and of a DISCONNECT (section
+//! 3.14.2.2).
 //!
-//! A defect in those of a PUBLISH is the publisher's and says nothing about the connection, because the
-//! lengths of the packet and of its properties are intact. If it ended the connection, the broker
-//! would deliver the message again, without end. So what can be read is read, and the defect is
-//! reported with the message.
+//! A defect in the properties of a PUBLISH is the publisher's. The packet's own length is intact,
+//! so the connection can continue. If it ended, the broker would deliver the message again,
+//! without end. So the properties that can be read are kept, and the first defect is reported
+//! with the message.
 
 use std::borrow::Cow;
 
@@ -19,7 +20,8 @@ const QUOTED: usize = 40;
 /// A message whose properties are not valid MQTT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defective {
-    /// The message with its whole payload and the properties that can be read. In their strings,
+    /// The message with its whole payload, which begins with property bytes if their length is
+    /// wrong, and the properties that can be read. In their strings,
     /// sequences that are not UTF-8, and U+0000 in names, are replaced by U+FFFD.
     pub publish: Publish,
     /// The first defect, for people, such as `user property "Größe" is not UTF-8`.

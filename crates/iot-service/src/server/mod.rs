@@ -1,7 +1,7 @@
 //! HTTP listeners with limits, so that clients cannot use up the descriptors that a service
 //! needs for Kafka, MQTT and its store.
 //!
-//! - A listener has at most so many connections ([`Limits`]), which is well below the limit of
+//! - A listener has at most as many connections as [`Limits`] allows, well below the limit of
 //!   open files. A new connection beyond that takes the place of the one that has been idle for
 //!   longest; if none is idle, it is answered with 503.
 //! - A connection without a complete request is closed after [`REQUEST_DEADLINE`].
@@ -13,8 +13,9 @@
 mod limits;
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::{IntCounter, Opts, Registry};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -39,7 +40,7 @@ pub use limits::{Limits, raise_open_files};
 
 /// How long a client may take for a request, also between two on one connection.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a connection may take to end that was told to.
+/// How long an evicted connection may take to close, and a refused one to read its answer.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers under way may take on shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ const CLOSE: Duration = Duration::from_millis(250);
 /// Between two attempts to accept when the system refuses to.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
+/// How often refused connections are logged, at most.
+const REPEAT_WARNING: Duration = Duration::from_secs(30);
 /// How many refused connections are answered at the same time; others are only closed.
 const FAREWELLS: usize = 16;
 
@@ -90,7 +93,7 @@ pub async fn serve(
     let connections = Connections::default();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     let mut tasks = JoinSet::new();
-    let mut refusing = false;
+    let mut warned_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -111,14 +114,13 @@ pub async fn serve(
                 let connection = connections.add();
                 let routes = routes.clone();
                 tasks.spawn(connection.serve(stream, routes, permit, stop.clone()));
-                refusing = false;
             }
             None => {
                 refused.inc();
-                if !refusing {
+                if warned_at.is_none_or(|at| at.elapsed() >= REPEAT_WARNING) {
                     tracing::warn!(limit, "too many connections; refusing further ones");
+                    warned_at = Some(Instant::now());
                 }
-                refusing = true;
                 if let Ok(place) = farewells.clone().try_acquire_owned() {
                     tasks.spawn(refuse(stream, place));
                 }
@@ -136,11 +138,11 @@ async fn refuse(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     };
-    // The client is gone, or does not end: neither concerns anybody.
+    // An error or a timeout is ignored: the connection is closed either way.
     let _ = timeout(EVICTION, answer).await;
 }
 
-/// The open connections of a listener, which are not WebSockets.
+/// The open connections of a listener, except WebSockets.
 #[derive(Debug, Clone, Default)]
 struct Connections(Arc<Mutex<Vec<Arc<Activity>>>>);
 
@@ -149,6 +151,8 @@ struct Connections(Arc<Mutex<Vec<Arc<Activity>>>>);
 struct Activity {
     /// Requests without an answer: at most one with HTTP/1.1.
     requests: AtomicUsize,
+    /// Whether the client takes nothing of what is to be written.
+    blocked: AtomicBool,
     /// Since when it has been idle, if it is.
     since: Mutex<Instant>,
     /// Cancelled to make room for another connection.
@@ -159,6 +163,7 @@ impl Connections {
     fn add(&self) -> Connection {
         let activity = Arc::new(Activity {
             requests: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
             evicted: CancellationToken::new(),
         });
@@ -191,7 +196,9 @@ impl Connections {
 
 impl Activity {
     fn is_idle(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) == 0 && !self.evicted.is_cancelled()
+        self.requests.load(Ordering::Relaxed) == 0
+            && !self.blocked.load(Ordering::Relaxed)
+            && !self.evicted.is_cancelled()
     }
 
     fn idle_since(&self) -> Instant {
@@ -216,7 +223,8 @@ impl Drop for Request {
     }
 }
 
-/// The body of an answer: until it is dropped the request is under way.
+/// The body of an answer. The request is under way until hyper has buffered the last frame; after
+/// that [`Activity::blocked`] tells whether the client still receives it.
 struct Answer {
     body: Body,
     _request: Request,
@@ -239,6 +247,62 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A socket that notes when it can't write.
+struct Observed {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Observed {
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        let blocked = written.is_pending();
+        self.activity.blocked.store(blocked, Ordering::Relaxed);
+        written
+    }
+}
+
+impl AsyncRead for Observed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Observed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -266,6 +330,10 @@ impl Connection {
     ) {
         let routes = TowerToHyperService::new(routes);
         let activity = self.activity.clone();
+        let stream = Observed {
+            stream,
+            activity: activity.clone(),
+        };
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(permit.clone());
             let under_way = Request::begin(&activity);

@@ -136,6 +136,25 @@ async fn half_a_request_does_not_delay_the_end() {
     timeout(REQUEST_DEADLINE / 2, server.ended()).await.unwrap();
 }
 
+/// Larger than the buffers of both sockets, so that much of it waits for the client.
+#[tokio::test]
+async fn a_large_answer_is_completed_before_the_end() {
+    const SIZE: usize = 32 << 20;
+    let routes = Router::new().route("/", get(async || vec![b'x'; SIZE]));
+    let server = Fixture::start(routes, 2).await;
+    let mut stream = server.connect().await;
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = vec![0; 1024];
+    stream.read_exact(&mut answer).await.unwrap();
+    server.stop.cancel();
+    // Longer than a connection without a request is given.
+    sleep(CLOSE * 2).await;
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > SIZE, "{}", answer.len());
+    server.ended().await;
+}
+
 #[tokio::test]
 async fn an_answer_under_way_is_completed_before_the_end() {
     let answer = Arc::new(Notify::new());

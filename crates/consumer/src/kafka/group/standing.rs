@@ -3,10 +3,10 @@
 use crate::kafka::refused::{COORDINATOR, Refused};
 use crate::kafka::statistics::Membership;
 
-/// Statistics in a row, one a second, without a broker, a coordinator or a topic that are
-/// reported: a connection that is being replaced is not.
+/// After how many consecutive statistics (one per second) a missing broker, coordinator or topic
+/// is reported. Fewer may be a connection that is being replaced.
 const FEW: u32 = 2;
-/// The same for a member without a coordinator, whose partitions are still being read.
+/// The same for the missing coordinator of a member: its partitions are still being read.
 const MANY: u32 = 10;
 
 /// What is to be reported.
@@ -19,8 +19,9 @@ pub(super) enum Standing {
     Member(Option<String>),
 }
 
-/// Judges the membership, which the last `lasts` statistics agree on. `is_member` is whether a
-/// rebalance has made this a member: others do not interrupt partitions that stay with it.
+/// Judges the membership, which the last `lasts` statistics agree on. `is_member`: a rebalance
+/// has made this a member, and it is not refused with nothing to read. A later rebalance does not
+/// change that, because partitions that stay assigned are read throughout.
 /// `trouble` is why no broker can be reached. The same situation has the same text, whichever
 /// step librdkafka's attempts to join are at.
 pub(super) fn standing(
