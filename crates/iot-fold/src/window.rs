@@ -5,8 +5,8 @@ use crate::model::WindowSummary;
 /// Milliseconds in an hour.
 const HOUR: f64 = 3_600_000.0;
 
-/// Lengths of windows and how long they take values and are kept, in milliseconds of
-/// event time.
+/// Lengths and allowed lateness of windows, in milliseconds of event time, and how many sealed
+/// ones are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowRules {
     /// Lengths, shortest first; each is below 2^32.
@@ -29,7 +29,7 @@ impl WindowRules {
         }
     }
 
-    /// How long a sealed window is kept, from the Kafka time of the record that sealed it.
+    /// How long a sealed window is kept, from the record time of the record that sealed it.
     pub(crate) fn retention(&self, size: i64) -> i64 {
         size.saturating_mul(self.keep)
     }
@@ -163,7 +163,7 @@ pub(crate) fn deviation(count: u64, squares: f64) -> f64 {
     (squares / count as f64).sqrt()
 }
 
-/// Milliseconds since the start of a window, which is at most 2^32 long.
+/// Milliseconds since the start of a window, which is shorter than 2^32 ms.
 fn since(start: i64, timestamp: i64) -> u32 {
     u32::try_from(timestamp.saturating_sub(start)).unwrap_or(u32::MAX)
 }
@@ -209,7 +209,8 @@ impl SensorWindows {
             }
             Err(at) => {
                 let window = Window::new(size, start, timestamp, value);
-                // Without this the list would reserve room for eight.
+                // Without this the list would reserve room for four, and for eight from the fifth
+                // window on.
                 self.open.reserve_exact(1);
                 self.open.insert(at, window);
                 Added::Opened(seals_at)

@@ -1,5 +1,5 @@
-//! Looks up who leads which partition: takes cursors that no broker fetches for, and passes
-//! them to the broker that does.
+//! Looks up the leaders of partitions: takes cursors that no broker's task holds, and passes each
+//! to the task of the broker to fetch from.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ pub(crate) struct Leaders {
     stop: CancellationToken,
     /// By number: address and inbox of the broker's task.
     brokers: HashMap<i32, (String, mpsc::UnboundedSender<Cursor>)>,
-    /// The addresses of the latest metadata, that of the broker that answered first.
+    /// Addresses from the latest metadata, starting with the broker that answered. Rotated after a
+    /// failure.
     known: Vec<String>,
     /// Failures in succession, and when the last one was.
     failures: u32,
@@ -161,8 +162,8 @@ impl Leaders {
     }
 }
 
-/// How long to wait after so many failures before. Jittered, so that clients that lost the
-/// same broker do not come back in step.
+/// The delay after a failure that follows `failures` others. Jittered, so that clients that lost
+/// the same broker do not come back in step.
 fn delay(failures: u32) -> Duration {
     let step = FIRST_DELAY * 2_u32.pow(failures.min(10));
     step.min(LONGEST_DELAY)

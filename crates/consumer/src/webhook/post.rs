@@ -18,16 +18,16 @@ use tokio::time::timeout;
 
 use crate::config::WebhookConfig;
 
-/// Between tries, at most.
+/// Longest delay between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What became of one try.
+/// The result of one attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Accepted,
-    /// Trying again may help.
+    /// Transient: a retry may succeed.
     Failed(String),
-    /// It will not.
+    /// Permanent: a retry would fail too.
     Refused(String),
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Poster {
 
 impl Poster {
     /// # Errors
-    /// The address is none, or the certificates to trust can't be read.
+    /// The URL is not valid, or the CA certificates cannot be read.
     pub(super) fn new(config: &WebhookConfig) -> anyhow::Result<Self> {
         let tls = tls::client_config(&config.ca_file, "", "").context("setting up the webhook")?;
         let connector = HttpsConnectorBuilder::new()
@@ -59,7 +59,7 @@ impl Poster {
         })
     }
 
-    /// One try.
+    /// Makes one attempt.
     pub(super) async fn send(&self, body: &[u8]) -> Sent {
         let request = match self.request(body) {
             Ok(request) => request,
@@ -87,7 +87,7 @@ impl Poster {
         Ok(request.body(Full::new(Bytes::copy_from_slice(body)))?)
     }
 
-    /// Read for each try, so that another one takes effect.
+    /// The file is read for each attempt, so that a new token takes effect without a restart.
     fn token(&self) -> std::io::Result<Secret> {
         if self.token_file.is_empty() {
             return Ok(self.token.clone());
@@ -97,7 +97,7 @@ impl Poster {
     }
 }
 
-/// Pauses between tries.
+/// The backoff between attempts.
 pub(super) fn pauses() -> Backoff {
     Backoff::new(Duration::from_millis(500), LONGEST_PAUSE)
 }
@@ -113,7 +113,7 @@ fn judge(status: StatusCode) -> Sent {
     }
 }
 
-/// The innermost cause: what is around it says no more than that it failed.
+/// The innermost cause; the outer errors only say that the request failed.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -184,8 +184,8 @@ fn template(format: Format, identity: &Identity) -> Template {
     }
 }
 
-/// Index of a device's profile, in the order of the settings. Like the device's
-/// values, it depends on the number alone and not on the size of the fleet.
+/// Index of a device's profile, in the order of the settings. For given profiles it depends on
+/// the number alone, not on the seed or the size of the fleet.
 pub(crate) fn profile_of(fleet: &FleetConfig, number: u32) -> usize {
     let weights = || {
         fleet
