@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 
 use crate::security::KafkaArgs;
 
+/// What rskafka says of a marker that ends a transaction.
+const MARKER: &str = "control batch";
 /// Deadline of the next record or of the end of the partition.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Number of records that are read ahead.
@@ -25,7 +27,13 @@ const READ_AHEAD: usize = 1_000;
 
 /// Whether rskafka has met a record that it can't decode, for which it has no error of its own.
 pub(crate) fn is_foreign(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains("Malformed data")
+    let error = format!("{error:#}");
+    error.contains("Malformed data") && !error.contains(MARKER)
+}
+
+/// The same for a marker that ends a transaction.
+pub(crate) fn is_marker(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains(MARKER)
 }
 
 /// Connects librdkafka to Kafka.
@@ -90,7 +98,8 @@ fn read(
     records: &mpsc::Sender<anyhow::Result<RecordAndOffset>>,
 ) -> anyhow::Result<()> {
     let mut deadline = Instant::now() + PATIENCE;
-    loop {
+    // The receiver may need no more before the end of the partition.
+    while !records.is_closed() {
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => {
                 if records.blocking_send(Ok(record(&message)?)).is_err() {
@@ -106,6 +115,7 @@ fn read(
             None => bail!("no answer from Kafka within {PATIENCE:?}"),
         }
     }
+    Ok(())
 }
 
 fn record(message: &BorrowedMessage<'_>) -> anyhow::Result<RecordAndOffset> {

@@ -14,7 +14,7 @@ use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::mpsc;
 
-use crate::committed::{Committed, is_foreign};
+use crate::committed::{Committed, is_foreign, is_marker};
 
 /// Deadline of one call to Kafka.
 const CALL: Duration = Duration::from_secs(15);
@@ -157,11 +157,6 @@ impl Reader<'_> {
         foreign.recv_many(&mut records, FOREIGN).await;
         records.into_iter().collect()
     }
-}
-
-/// Whether rskafka has met a marker, for which it has no error of its own.
-fn is_marker(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains("control batch")
 }
 
 /// Offsets of the records that the consumer rejected, by partition.
