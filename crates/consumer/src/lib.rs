@@ -20,6 +20,7 @@ mod outputs;
 mod owner;
 mod parse;
 mod pipeline;
+mod readiness;
 mod record;
 mod refusal;
 mod replay;

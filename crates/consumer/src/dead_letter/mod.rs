@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
+use crate::readiness::SharedReadiness;
 use crate::refusal::Refusal;
 pub(crate) use metrics::DeadLetterMetrics;
 
@@ -37,7 +38,7 @@ pub(crate) struct DeadLetters {
     context: Lasting,
     topic: Arc<str>,
     metrics: DeadLetterMetrics,
-    health: Component,
+    readiness: SharedReadiness,
 }
 
 /// A message on its way to the dead-letter topic.
@@ -162,7 +163,7 @@ impl DeadLetters {
             context,
             topic: config.topic.as_str().into(),
             metrics,
-            health,
+            readiness: SharedReadiness::new(health),
         })
     }
 
@@ -183,6 +184,7 @@ impl DeadLetters {
     /// because the offset must not move past a message that would then be lost.
     pub(crate) async fn deliver(self, mut letter: Letter) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut operation = None;
         loop {
             match self.send(&letter).await {
                 Ok(()) => break,
@@ -194,13 +196,12 @@ impl DeadLetters {
                 }
                 Err(error) => {
                     self.metrics.retries.inc();
-                    self.health
-                        .not_ready(format!("can't write to {}: {error}", self.topic));
+                    let operation = operation.get_or_insert_with(|| self.readiness.begin());
+                    operation.report(format!("can't write to {}: {error}", self.topic));
                 }
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
-        self.health.ready();
         self.metrics.written.inc();
         if letter.truncated {
             self.metrics.truncated.inc();

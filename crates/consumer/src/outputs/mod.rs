@@ -27,6 +27,7 @@ use serde_json::json;
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
+use crate::readiness::SharedReadiness;
 pub(crate) use metrics::{OutputsMetrics, Published};
 
 /// Produces events. Clones share one producer.
@@ -38,7 +39,7 @@ pub(crate) struct Outputs {
     /// Topic for sealed windows; `None` turns them off.
     windows: Option<Arc<str>>,
     metrics: OutputsMetrics,
-    health: Component,
+    readiness: SharedReadiness,
 }
 
 /// An event and its headers.
@@ -144,7 +145,7 @@ impl Outputs {
             alerts: topic(&config.alerts),
             windows: topic(&config.windows),
             metrics,
-            health,
+            readiness: SharedReadiness::new(health),
         }
     }
 
@@ -220,13 +221,14 @@ impl Outputs {
     /// so that they keep their order.
     pub(crate) async fn confirm(&self, waiting: &mut Waiting) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut operation = None;
         while let Some((event, queued)) = waiting.0.pop_front() {
             let Err(error) = written(queued).await else {
                 self.metrics.published(&event.topic, event.kind);
-                self.health.ready();
                 continue;
             };
-            self.health.not_ready(format!(
+            let operation = operation.get_or_insert_with(|| self.readiness.begin());
+            operation.report(format!(
                 "can't write to {} (outputs), and nothing is processed meanwhile: {error}",
                 event.topic
             ));

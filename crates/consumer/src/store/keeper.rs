@@ -8,9 +8,9 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
-use super::readiness::{StoreReadiness, WaitingOperation};
 use super::{ApplyError, Conflict, LoadError, Step, Store, StoreMetrics, Stored, Unavailable};
 use crate::config::ConsumerConfig;
+use crate::readiness::{SharedReadiness, WaitingOperation};
 
 /// The backoff between two attempts.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ pub(crate) enum Unloaded {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     store: Store,
-    readiness: StoreReadiness,
+    readiness: SharedReadiness,
     metrics: StoreMetrics,
 }
 
@@ -54,7 +54,7 @@ impl Keeper {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             store: Store::open(&config.store, config.windows.longest_retention())?,
-            readiness: StoreReadiness::new(health),
+            readiness: SharedReadiness::new(health),
             metrics,
         })
     }
@@ -178,7 +178,7 @@ impl<'k> Waiting<'k> {
             .get_or_insert_with(|| self.keeper.readiness.begin());
         // Several owners wait at the same time: each reports the same error once.
         if self.reported.as_ref() != Some(error) {
-            operation.report(error);
+            operation.report(format!("{error}; retrying, processing is paused"));
             self.reported = Some(error.clone());
         }
         tokio::select! {

@@ -5,7 +5,6 @@
 mod keeper;
 mod memory;
 mod metrics;
-mod readiness;
 mod redis;
 mod settings;
 mod url;

@@ -1,14 +1,13 @@
-//! Readiness of the store, which all its users report.
+//! Readiness of what many partitions wait for: the store, the outputs and the dead-letter topic.
+//! One partition that can write again says nothing about another that still waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iot_service::health::Component;
 
-use super::Unavailable;
-
-/// Component `store`: not ready from the first reported error until no operation is retrying.
+/// A component that is not ready from the first reported error until no operation is retrying.
 #[derive(Debug, Clone)]
-pub(super) struct StoreReadiness(Arc<Inner>);
+pub(crate) struct SharedReadiness(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -18,25 +17,24 @@ struct Inner {
     waiting: Mutex<usize>,
 }
 
-/// An operation that waits for the store until this is dropped.
+/// An operation that waits until this is dropped.
 #[derive(Debug)]
-pub(super) struct WaitingOperation(Arc<Inner>);
+pub(crate) struct WaitingOperation(Arc<Inner>);
 
-impl StoreReadiness {
-    pub(super) fn new(component: Component) -> Self {
+impl SharedReadiness {
+    pub(crate) fn new(component: Component) -> Self {
         let waiting = Mutex::new(0);
         Self(Arc::new(Inner { component, waiting }))
     }
 
-    pub(super) fn begin(&self) -> WaitingOperation {
+    pub(crate) fn begin(&self) -> WaitingOperation {
         *self.0.lock() += 1;
         WaitingOperation(self.0.clone())
     }
 }
 
 impl WaitingOperation {
-    pub(super) fn report(&self, error: &Unavailable) {
-        let reason = format!("{error}; retrying, processing is paused");
+    pub(crate) fn report(&self, reason: String) {
         let _waiting = self.0.lock();
         self.0.component.not_ready(reason);
     }
@@ -63,14 +61,8 @@ mod tests {
     use iot_service::health::Health;
 
     use super::*;
-    use crate::store::Trouble;
 
-    fn busy() -> Unavailable {
-        Unavailable {
-            trouble: Trouble::Busy,
-            message: "Redis is starting".into(),
-        }
-    }
+    const REASON: &str = "Redis is starting";
 
     fn printed(health: &Health) -> String {
         loop {
@@ -83,26 +75,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_operation_that_stops_waiting_makes_the_store_ready() {
+    fn the_last_operation_that_stops_waiting_makes_the_component_ready() {
         let health = Health::default();
-        let readiness = StoreReadiness::new(health.component("store"));
+        let readiness = SharedReadiness::new(health.component("store"));
         let printed = |state: &str| format!("{health:?}").contains(state);
         let (first, second) = (readiness.begin(), readiness.begin());
-        first.report(&busy());
+        first.report(REASON.to_owned());
         drop(first);
-        assert!(printed("Redis is starting; retrying, processing is paused"));
+        assert!(printed(REASON));
         drop(second);
         assert!(printed("Ready") && !printed("NotReady"));
     }
 
     #[test]
-    fn the_store_is_not_ready_while_an_operation_waits_after_its_report() {
+    fn the_component_is_not_ready_while_an_operation_waits_after_its_report() {
         let health = Health::default();
-        let readiness = StoreReadiness::new(health.component("store"));
+        let readiness = SharedReadiness::new(health.component("store"));
         let wait_often = || {
             for _ in 0..2_000 {
                 let operation = readiness.begin();
-                operation.report(&busy());
+                operation.report(REASON.to_owned());
                 assert!(printed(&health).contains("NotReady"));
             }
         };
