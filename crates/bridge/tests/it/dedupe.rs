@@ -4,8 +4,8 @@
 use iot_service::config::HumanDuration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
-use testkit::kafka::read_until;
-use testkit::mqtt_broker::Broker;
+use testkit::kafka::{MockKafka, read_until};
+use testkit::mqtt_broker::{Broker, Peer};
 use testkit::stack::{kafka_brokers, unique};
 
 use crate::{Bridge, KAFKA_TOPIC, TOPIC, gauge, start_cluster};
@@ -123,15 +123,21 @@ async fn at_qos_0_messages_beyond_the_limit_are_dropped_and_counted() {
     bridge.stop().await;
 }
 
-/// Some brokers send a message again that is not acknowledged in time, on the same connection.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_sent_again_on_its_connection_is_written_and_acknowledged_once() {
+/// A bridge that has delivered one message, under identifier 7, before Kafka went away.
+async fn with_kafka_down() -> (Broker, MockKafka, Bridge, Peer) {
     let (broker, cluster) = (Broker::start().await, start_cluster());
     let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
     let mut peer = broker.accept_subscribed(false).await;
     peer.publish(7, TOPIC, b"first").await;
     assert_eq!(peer.acknowledgements(1).await, [7]);
     cluster.down();
+    (broker, cluster, bridge, peer)
+}
+
+/// Some brokers send a message again that is not acknowledged in time, on the same connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_sent_again_on_its_connection_is_written_and_acknowledged_once() {
+    let (_broker, cluster, bridge, mut peer) = with_kafka_down().await;
     // Not in sequence, as of a broker that reuses identifiers at once.
     peer.publish(9, TOPIC, b"a").await;
     peer.publish(4, TOPIC, b"b").await;
@@ -154,12 +160,7 @@ async fn a_message_sent_again_on_its_connection_is_written_and_acknowledged_once
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identifier_that_stands_for_another_message_is_acknowledged_once_that_is_written() {
-    let (broker, cluster) = (Broker::start().await, start_cluster());
-    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
-    let mut peer = broker.accept_subscribed(false).await;
-    peer.publish(7, TOPIC, b"first").await;
-    assert_eq!(peer.acknowledgements(1).await, [7]);
-    cluster.down();
+    let (_broker, cluster, bridge, mut peer) = with_kafka_down().await;
     peer.publish(9, TOPIC, b"given up").await;
     peer.publish(9, TOPIC, b"other").await;
     bridge
@@ -177,12 +178,7 @@ async fn an_identifier_that_stands_for_another_message_is_acknowledged_once_that
 /// cannot have reused the identifiers, whatever it does with them otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_confirmed_without_a_connection_are_written_once() {
-    let (broker, cluster) = (Broker::start().await, start_cluster());
-    let bridge = Bridge::start(broker.address(), &cluster.brokers(), |_| {}).await;
-    let mut peer = broker.accept_subscribed(false).await;
-    peer.publish(7, TOPIC, b"first").await;
-    assert_eq!(peer.acknowledgements(1).await, [7]);
-    cluster.down();
+    let (broker, cluster, bridge, mut peer) = with_kafka_down().await;
     let sent = [(9, b"a"), (4, b"b"), (30, b"c")];
     for (id, payload) in sent {
         peer.publish(id, TOPIC, payload).await;

@@ -56,6 +56,22 @@ fn hello() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
 
+/// Routes that answer once notified, and the requests that wait for it.
+fn late() -> (Router, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
+    let answer = Arc::new(Notify::new());
+    let (begun, requests) = mpsc::unbounded_channel();
+    let answered = answer.clone();
+    let routes = Router::new().route(
+        "/",
+        get(async move || {
+            begun.send(()).unwrap();
+            answered.notified().await;
+            "late"
+        }),
+    );
+    (routes, requests, answer)
+}
+
 #[tokio::test]
 async fn idle_connections_make_room_for_others() {
     let server = Fixture::start(hello(), 2).await;
@@ -73,17 +89,7 @@ async fn idle_connections_make_room_for_others() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_refused_while_all_others_are_busy() {
-    let answer = Arc::new(Notify::new());
-    let (begun, mut requests) = mpsc::unbounded_channel();
-    let answered = answer.clone();
-    let routes = Router::new().route(
-        "/",
-        get(async move || {
-            begun.send(()).unwrap();
-            answered.notified().await;
-            "late"
-        }),
-    );
+    let (routes, mut requests, answer) = late();
     let server = Fixture::start(routes, 1).await;
     let (late, refused) = tokio::join!(server.get(), async {
         requests.recv().await;
@@ -157,17 +163,7 @@ async fn a_large_answer_is_completed_before_the_end() {
 
 #[tokio::test]
 async fn an_answer_under_way_is_completed_before_the_end() {
-    let answer = Arc::new(Notify::new());
-    let (begun, mut requests) = mpsc::unbounded_channel();
-    let answered = answer.clone();
-    let routes = Router::new().route(
-        "/",
-        get(async move || {
-            begun.send(()).unwrap();
-            answered.notified().await;
-            "late"
-        }),
-    );
+    let (routes, mut requests, answer) = late();
     let server = Fixture::start(routes, 2).await;
     let (late, ()) = tokio::join!(server.get(), async {
         requests.recv().await;
