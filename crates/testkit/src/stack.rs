@@ -71,7 +71,6 @@ pub fn unique(name: &str) -> String {
 #[derive(Debug)]
 pub struct OwnStack {
     dir: TempDir,
-    brokers: u32,
     env: String,
 }
 
@@ -81,14 +80,14 @@ impl OwnStack {
         Self::up_with(1).await
     }
 
-    /// With one Kafka broker, the member `kafka`, or two: `kafka` and `kafka-2`.
+    /// With one Kafka broker, the member `kafka`, or more: `kafka-2` and `kafka-3`.
     pub async fn up_with(brokers: u32) -> Self {
         let mut stack = Self {
             dir: tempfile::tempdir().unwrap(),
-            brokers,
             env: String::new(),
         };
-        stack.env = stack.run(&["up"]).await;
+        let number = brokers.to_string();
+        stack.env = stack.run(&["up", "--brokers", &number]).await;
         stack
     }
 
@@ -148,7 +147,6 @@ impl OwnStack {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/stack");
         let mut command = Command::new(script);
         command.args(args).env("STACK_DIR", self.dir());
-        command.env("STACK_BROKERS", self.brokers.to_string());
         command
     }
 }
