@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -169,6 +170,8 @@ impl Run {
     }
 }
 
+/// How often a process that something waits for is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
 
@@ -268,6 +271,20 @@ impl Process {
     pub async fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
         self.ended().await.code()
+    }
+
+    /// Awaits something that the process has to live for.
+    ///
+    /// # Panics
+    /// When it ends first.
+    pub async fn while_running<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        loop {
+            match tokio::time::timeout(LOOK, &mut future).await {
+                Ok(value) => return value,
+                Err(_) => self.assert_running(),
+            }
+        }
     }
 
     /// # Panics

@@ -129,14 +129,7 @@ impl Service {
     }
 
     pub(crate) async fn ready(&mut self) {
-        wait_for("readiness", async || {
-            self.process.assert_running();
-            match self.ops.get("/readyz").await? {
-                (200, _) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
+        self.process.while_running(self.ops.wait_ready()).await;
     }
 
     /// Waits until it says that it is not ready because of each of `components`.
@@ -148,8 +141,7 @@ impl Service {
     /// Waits until it says that it is not ready because of each of these
     /// components, with a reason in which there is this text.
     pub(crate) async fn not_ready_because(&mut self, components: &[(&str, &str)]) {
-        wait_for("the reasons for not being ready", async || {
-            self.process.assert_running();
+        let said = wait_for("the reasons for not being ready", async || {
             let (status, report) = self.ops.readyz().await?;
             let named = components
                 .iter()
@@ -159,14 +151,14 @@ impl Service {
             } else {
                 Err(format!("{status} {report}"))
             }
-        })
-        .await;
+        });
+        self.process.while_running(said).await;
     }
 
     /// Sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64, String> {
-        let (_, text) = self.ops.get("/metrics").await?;
-        http::metric(&text, name).ok_or_else(|| format!("there is no metric {name}"))
+        let value = self.ops.metric(name).await;
+        value.ok_or_else(|| format!("there is no metric {name}"))
     }
 
     /// Waits until the metric grew by `more`.
@@ -177,16 +169,8 @@ impl Service {
 
     /// Waits until the metric has reached `least`.
     pub(crate) async fn metric_reaches(&mut self, name: &str, least: f64) {
-        wait_for(&format!("{name} to reach {least}"), async || {
-            self.process.assert_running();
-            let value = self.metric(name).await?;
-            if value >= least {
-                Ok(())
-            } else {
-                Err(format!("{value}"))
-            }
-        })
-        .await;
+        let reached = self.ops.wait_metric_at_least(name, least);
+        self.process.while_running(reached).await;
     }
 
     /// A path of the HTTP API, as JSON.
