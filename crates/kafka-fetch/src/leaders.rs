@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,8 @@ const CALM: Duration = Duration::from_secs(10);
 /// The delays after failures: doubled each time, from the first to the longest.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// A broker that has not answered a look-up after this time may hang: another one is asked too.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Passes cursors to brokers, and takes back those that brokers can't serve.
 pub(crate) struct Leaders {
@@ -120,22 +124,14 @@ impl Leaders {
 
     /// The leaders of topics, from the first broker that answers.
     async fn look_up(&mut self, topics: &[&str]) -> Result<Metadata, FetchError> {
-        let mut failed = FetchError::NoBroker;
         let configured = self.settings.brokers.iter();
         let configured = configured.filter(|address| !self.known.contains(address));
         let all: Vec<_> = self.known.iter().chain(configured).cloned().collect();
-        for address in all {
-            match ask(&address, topics, &self.settings).await {
-                Ok(metadata) => {
-                    let all = metadata.brokers.iter().map(|broker| &broker.address);
-                    let others = all.filter(|other| **other != address).cloned();
-                    self.known = std::iter::once(address.clone()).chain(others).collect();
-                    return Ok(metadata);
-                }
-                Err(error) => failed = FetchError::Broker { address, error },
-            }
-        }
-        Err(failed)
+        let (address, metadata) = ask_in_turns(all, topics, &self.settings).await?;
+        let all = metadata.brokers.iter().map(|broker| &broker.address);
+        let others = all.filter(|other| **other != address).cloned();
+        self.known = std::iter::once(address.clone()).chain(others).collect();
+        Ok(metadata)
     }
 
     /// Passes a cursor to the broker that it is to be fetched from.
@@ -168,6 +164,41 @@ fn delay(failures: u32) -> Duration {
     let step = FIRST_DELAY * 2_u32.pow(failures.min(10));
     step.min(LONGEST_DELAY)
         .mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// The first answer, and who gave it. Each further broker is asked when one has failed, or
+/// after a [`TURN`] without an answer.
+///
+/// # Errors
+/// That of the last broker to fail, once all have.
+async fn ask_in_turns(
+    addresses: Vec<String>,
+    topics: &[&str],
+    settings: &Settings,
+) -> Result<(String, Metadata), FetchError> {
+    let mut waiting = addresses.into_iter();
+    let mut asked = FuturesUnordered::new();
+    let mut failed = FetchError::NoBroker;
+    loop {
+        match waiting.next() {
+            Some(address) => asked.push(async move {
+                let answer = ask(&address, topics, settings).await;
+                (address, answer)
+            }),
+            None if asked.is_empty() => return Err(failed),
+            None => {}
+        }
+        let turn = if waiting.len() > 0 {
+            TURN
+        } else {
+            Duration::MAX
+        };
+        match tokio::time::timeout(turn, asked.next()).await {
+            Ok(Some((address, Ok(metadata)))) => return Ok((address, metadata)),
+            Ok(Some((address, Err(error)))) => failed = FetchError::Broker { address, error },
+            Ok(None) | Err(_) => {}
+        }
+    }
 }
 
 async fn ask(
@@ -215,7 +246,58 @@ impl<'m> Source<'m> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, copy_bidirectional};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::scripted::{Cluster, TOPIC};
+
+    #[tokio::test]
+    async fn a_broker_that_hangs_does_not_keep_others_from_being_asked() {
+        let cluster = Cluster::start(1, |_, _, _| None).await;
+        let (hung, front) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let addresses = [&hung, &front].map(|one| one.local_addr().unwrap().to_string());
+        let given_up = Arc::new(AtomicBool::new(false));
+        let is_given_up = given_up.clone();
+        tokio::spawn(async move {
+            let (mut stream, _) = hung.accept().await.unwrap();
+            let mut asked = Vec::new();
+            let _ = stream.read_to_end(&mut asked).await;
+            is_given_up.store(true, Ordering::SeqCst);
+        });
+        let behind = cluster.brokers[0];
+        let forwarding = tokio::spawn(async move {
+            let (mut client, _) = front.accept().await.unwrap();
+            let given_up = given_up.load(Ordering::SeqCst);
+            let mut broker = TcpStream::connect(behind).await.unwrap();
+            let _ = copy_bidirectional(&mut client, &mut broker).await;
+            given_up
+        });
+        let settings = Settings::new(addresses.clone());
+        let (answered, _) = ask_in_turns(addresses.to_vec(), &[TOPIC], &settings)
+            .await
+            .unwrap();
+        assert_eq!(answered, addresses[1]);
+        assert!(!forwarding.await.unwrap(), "the first was waited for");
+    }
+
+    #[tokio::test]
+    async fn without_any_answer_the_last_failure_is_reported() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = closed.local_addr().unwrap().to_string();
+        drop(closed);
+        let settings = Settings::new([address.clone()]);
+        let failed = ask_in_turns(vec![address.clone()], &[TOPIC], &settings).await;
+        let failed = failed.err().unwrap().to_string();
+        assert!(failed.contains(&address), "{failed}");
+        let nobody = ask_in_turns(Vec::new(), &[TOPIC], &settings).await;
+        assert!(matches!(nobody, Err(FetchError::NoBroker)));
+    }
 
     #[test]
     fn delays_double_up_to_a_second() {

@@ -32,7 +32,8 @@
 //!   passes them on to the brokers' tasks.
 //! - `broker` is a task for each broker: one connection, with one request in flight for all
 //!   its cursors together. After any error it gives the cursors back to `leaders`, which looks
-//!   up the leaders again, with a backoff of up to a second. Once a minute it does so without
+//!   up the leaders again, with a backoff of up to a second. A broker that does not answer a
+//!   look-up within a second is not waited for alone: the next one is asked too. Once a minute it does so without
 //!   an error.
 //! - `connection` is TCP, TLS and the login; `protocol` has the five requests, one in each
 //!   file.
@@ -63,8 +64,8 @@
 //! | batch, decompressed | 128 MiB | the subscription fails |
 //! | lengths in a batch | what is left of it | the subscription fails |
 //! | fetches that wait for a subscriber | 2, each of [`Settings::max_partition_bytes`] or one larger batch | not fetched |
-//! | connecting, TLS and login | 15 s | another attempt |
-//! | pause within a response, besides [`Settings::max_wait`] | 15 s | the connection is closed |
+//! | connecting, TLS and login | 5 s | another attempt |
+//! | pause within a response, besides [`Settings::max_wait`] | 5 s | the connection is closed |
 //! | delay that a broker asks for (`throttle_time_ms`) | 30 s | limited to 30 s |
 //!
 //! Kafka 2.3 or newer, or what speaks its protocol: Fetch 11, Metadata 7 to 10.

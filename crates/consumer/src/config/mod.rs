@@ -145,7 +145,7 @@ impl Default for KafkaConfig {
             ],
             group: "iot-consumer-group".into(),
             group_instance_id: String::new(),
-            session_timeout: HumanDuration::from_secs(10),
+            session_timeout: HumanDuration::from_secs(30),
             from: From::Earliest,
             properties: BTreeMap::new(),
         }

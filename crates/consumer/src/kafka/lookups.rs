@@ -16,9 +16,6 @@ use crate::config::KafkaConfig;
 /// How often the client is checked for lost brokers.
 const KEEP: Duration = Duration::from_secs(1);
 
-/// Longest wait for a broker's answer, unless `kafka.properties` has another.
-const SOCKET_TIMEOUT_MS: &str = "5000";
-
 /// Looks up watermarks. Clones share one client.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<BaseConsumer<Lasting>>);
@@ -33,10 +30,6 @@ impl Lookups {
         // Otherwise the end of a log is its last stable offset, and the lag hides what waits
         // behind an open transaction.
         config.set("isolation.level", "read_uncommitted");
-        // A broker that hangs is given up after this time, and another one is asked.
-        if config.get("socket.timeout.ms").is_none() {
-            config.set("socket.timeout.ms", SOCKET_TIMEOUT_MS);
-        }
         let client = config
             .create_with_context(Lasting::new(&kafka.brokers)?)
             .context("creating the client for look-ups")?;

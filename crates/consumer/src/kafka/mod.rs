@@ -27,6 +27,14 @@ pub(crate) use metrics::KafkaMetrics;
 /// How often librdkafka reports statistics: the state of connections and of the group.
 pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
 
+/// Longest wait for a broker's answer, unless `kafka.properties` has another. A broker that
+/// hangs is given up after this time, and another one is asked.
+const SOCKET_TIMEOUT_MS: &str = "5000";
+
+/// How long the group waits for a member in a rebalance, unless the session is longer or
+/// `kafka.properties` has another: longer than owners may take to store their state.
+const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Topics that no pattern may match: those of the platform and of Kafka itself. librdkafka's
 /// expressions have no lookahead, so a pattern can't exclude them.
 const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
@@ -37,9 +45,13 @@ const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
 /// The password file can't be read.
 pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
+    let rebalance = REBALANCE_TIMEOUT.max(*kafka.session_timeout);
+    let rebalance = rebalance.as_millis().to_string();
     // Defaults, which kafka.properties may override.
     for (name, value) in [
         ("client.id", "iot-consumer"),
+        ("socket.timeout.ms", SOCKET_TIMEOUT_MS),
+        ("max.poll.interval.ms", &rebalance),
         // How soon new topics that match a pattern are found.
         ("topic.metadata.refresh.interval.ms", "10000"),
         ("reconnect.backoff.ms", "100"),
@@ -86,6 +98,7 @@ fn is_common(name: &str) -> bool {
 /// The password file can't be read.
 pub(crate) fn base_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
+    config.set("socket.timeout.ms", SOCKET_TIMEOUT_MS);
     for (name, value) in kafka.properties.iter().filter(|(name, _)| is_common(name)) {
         config.set(name, value);
     }

@@ -107,6 +107,40 @@ async fn a_topic_that_may_not_be_read_beside_another_is_shown_until_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_is_fenced_by_its_own_new_membership_joins_again() {
+    let kafka = Kafka::new(&["device-data"]);
+    let mut config = config(&kafka.brokers());
+    config.kafka.group_instance_id = "a".into();
+    // So long the group waits for the former membership.
+    config.kafka.session_timeout = "6s".parse().unwrap();
+    let service = Service::start(config).await;
+    service.wait_ready().await;
+    // The group forgets the member, and then refuses what its former membership commits.
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
+    kafka.request_errors(RDKafkaApiKey::OffsetCommit, &[fenced]);
+    let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+    kafka.request_errors(RDKafkaApiKey::Heartbeat, &[unknown]);
+    let lost = r#"kafka_consumer_rebalances_total{event="lost"}"#;
+    service.wait_metric(lost, 1.0).await;
+    let send = async |at| {
+        let message = message("d", at, "temperature", 20.0);
+        kafka.send("device-data", message).await;
+    };
+    let mut sent = 0;
+    let joined = r#"kafka_consumer_rebalances_total{event="assigned"}"#;
+    // Each message leads to a commit, of which the first is refused.
+    wait_for("a third membership", async || {
+        send(now() + sent).await;
+        sent += 1;
+        (service.metric(joined).await? >= 3.0).then_some(())
+    })
+    .await;
+    service.wait_ready().await;
+    service.wait_consumed(sent as u64).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_consumer_ends_and_says_which_setting_to_change() {
     let kafka = Kafka::new(&["device-data"]);
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;

@@ -17,9 +17,9 @@ use crate::settings::{BoxError, Settings};
 use transport::Stream;
 
 /// How long connecting may take in all: TCP, TLS, versions and login.
-const OPEN: Duration = Duration::from_secs(15);
+const OPEN: Duration = Duration::from_secs(5);
 /// How long nothing may come of a response, besides the time that the broker may wait.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(5);
 /// A longer response is none.
 const MAX_RESPONSE: usize = 256 << 20;
 /// Memory that is reserved for a response by its length alone, and kept for the next one.

@@ -158,7 +158,7 @@ impl Default for KafkaConfig {
             linger: HumanDuration::from_millis(10),
             batch_size: ByteSize(1_000_000),
             compression: Compression::Snappy,
-            request_timeout: HumanDuration::from_secs(10),
+            request_timeout: HumanDuration::from_secs(5),
             headers: true,
             max_message_bytes: ByteSize(1_000_000),
             stalled_after: HumanDuration::from_secs(10),

@@ -36,12 +36,14 @@ const BUSY: Duration = Duration::from_millis(5);
 /// How often offsets are committed to Kafka.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long owners may take to store their state: well below the time that a group waits for
-/// a member in a rebalance (5 minutes by default).
+/// a member in a rebalance.
 const RELEASE: Duration = Duration::from_secs(10);
 /// An assigned partition that is not read for longer makes the member not ready.
 const STUCK: Duration = Duration::from_secs(10);
 /// An open transaction that holds records back for longer makes the member degraded.
 const HELD: Duration = Duration::from_secs(10);
+/// Kafka may refuse commits of a former membership this long after it was lost.
+const AFTER_LOSS: Duration = Duration::from_secs(60);
 /// The same error is logged this often at most.
 const REPEAT_LOG: Duration = Duration::from_secs(30);
 
@@ -66,11 +68,32 @@ pub(crate) struct Member {
     pub(crate) stop: CancellationToken,
 }
 
+/// How a membership ends without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    /// A member with the same `group.instance.id` is in the group: this process, after it had
+    /// lost its membership. librdkafka can't go on after it has sent anything for the former one.
+    FencedByItself,
+}
+
 /// Runs the member until it is stopped.
 ///
 /// # Errors
 /// The consumer can't be created, or fails permanently.
-pub(crate) fn run(member: Member) -> anyhow::Result<()> {
+pub(crate) fn run(mut member: Member) -> anyhow::Result<()> {
+    loop {
+        let mut group = join(member)?;
+        let end = group.poll_until_stopped();
+        member = group.leave();
+        if end? == End::Stopped {
+            return Ok(());
+        }
+        tracing::warn!("Kafka refused a commit of the lost membership; joining the group again");
+    }
+}
+
+fn join(member: Member) -> anyhow::Result<Group> {
     let rebootstrap = Rebootstrap::new(&member.config.brokers)?;
     let context = GroupContext::new(rebootstrap, member.metrics.clone());
     let consumer: BaseConsumer<GroupContext> = consumer_config(&member.config)?
@@ -80,7 +103,7 @@ pub(crate) fn run(member: Member) -> anyhow::Result<()> {
     consumer
         .subscribe(&topics)
         .with_context(|| format!("subscribing to {topics:?} (kafka.topics)"))?;
-    let mut group = Group {
+    Ok(Group {
         consumer,
         member,
         slots: Slots::default(),
@@ -88,13 +111,11 @@ pub(crate) fn run(member: Member) -> anyhow::Result<()> {
         commits: HashMap::new(),
         committed_at: Instant::now(),
         joined: false,
+        lost_at: None,
         membership: Membership::NoBroker,
         lasts: 0,
         logged: None,
-    };
-    let result = group.poll_until_stopped();
-    group.leave();
-    result
+    })
 }
 
 struct Group {
@@ -105,6 +126,7 @@ struct Group {
     commits: HashMap<TopicPartition, i64>,
     committed_at: Instant,
     joined: bool,
+    lost_at: Option<Instant>,
     /// As of the last report.
     membership: Membership,
     /// Reports in a row that agree on it.
@@ -121,16 +143,25 @@ struct Leaving {
 }
 
 impl Group {
-    fn poll_until_stopped(&mut self) -> anyhow::Result<()> {
+    fn poll_until_stopped(&mut self) -> anyhow::Result<End> {
         while !self.member.stop.is_cancelled() {
             let wait = if self.leaving.is_empty() { IDLE } else { BUSY };
             // Nothing is assigned in librdkafka, so there is no message.
             if let Some(Err(error)) = self.consumer.poll(wait) {
+                if self.is_fenced_by_itself() {
+                    return Ok(End::FencedByItself);
+                }
                 self.failed(error)?;
             }
             self.serve();
         }
-        Ok(())
+        Ok(End::Stopped)
+    }
+
+    fn is_fenced_by_itself(&self) -> bool {
+        let fatal = self.consumer.client().fatal_error();
+        let is_fenced = fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::FencedInstanceId);
+        is_fenced && self.lost_at.is_some_and(|at| at.elapsed() < AFTER_LOSS)
     }
 
     fn serve(&mut self) {
@@ -188,7 +219,9 @@ impl Group {
                 };
                 self.member.metrics.rebalanced(kind);
                 tracing::info!(?partitions, lost, "partitions revoked");
-                self.joined &= !lost;
+                if lost {
+                    (self.joined, self.lost_at) = (false, Some(Instant::now()));
+                }
                 self.revoke(partitions);
             }
         }
@@ -251,9 +284,12 @@ impl Group {
                     .iter()
                     .for_each(tokio::task::JoinHandle::abort);
             }
-            // The owners' last offsets are committed before the partitions are released.
+            // The group does not wait for a commit that only lag tools need: the next owners
+            // commit what these have stored, and a later commit would undo theirs.
             self.note_commits();
-            self.commit_now();
+            for partition in &leaving.partitions {
+                self.commits.remove(partition);
+            }
             self.answer(false);
             let took = leaving.since.elapsed();
             self.member
@@ -367,7 +403,7 @@ impl Group {
     }
 
     /// Stops owners, commits their offsets, and leaves the group.
-    fn leave(mut self) {
+    fn leave(mut self) -> Member {
         let partitions = self.slots.partitions();
         let owners = self.stop_owners(&partitions);
         let deadline = Instant::now() + RELEASE;
@@ -389,5 +425,6 @@ impl Group {
         }
         self.consumer.context().close();
         // Dropping the consumer leaves the group.
+        self.member
     }
 }
