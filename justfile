@@ -24,8 +24,8 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored --skip detect::score
 
-# Every fault of docs/reliability.md, on the bridge and then on the consumer: 18 minutes and a release build (names of faults: to one of the two below)
-soak *args: (soak-bridge args) (soak-consumer args)
+# Every fault of docs/reliability.md, of the bridge, of the consumer and of a cluster: half an hour and a release build (names of faults: to one of the three below)
+soak *args: (soak-bridge args) (soak-consumer args) (soak-cluster args)
 
 # Those that the bridge must survive
 soak-bridge *args:
@@ -36,6 +36,11 @@ soak-bridge *args:
 soak-consumer *args:
     cargo build --release --workspace --bins
     scripts/state-faults --release {{ args }}
+
+# Those of a Kafka cluster with three brokers, on the whole chain
+soak-cluster *args:
+    cargo build --release --workspace --bins
+    scripts/cluster-faults --release {{ args }}
 
 # Whether what the consumer keeps in Redis is what the log says, on the stack
 verify-state *args:

@@ -27,6 +27,7 @@ class Rig(Stack):
         self.watch = Watch()
         behind = free_port()
         self.kafka = Proxy(("127.0.0.1", behind))
+        self.bridge_brokers = self.kafka.address
         # A second listener, for the bridge alone: Kafka tells it the proxy's address.
         os.environ["STACK_KAFKA_PROXY"] = f"{behind}:{self.kafka.port}"
         self.second = None
@@ -123,7 +124,7 @@ class Bridge(Service):
         super().__init__(rig, "iot-bridge", client_id, {
             "mqtt.brokers": f"mqtt://{rig.mqtt.address}",
             "mqtt.client_id": client_id,
-            "kafka.brokers": rig.kafka.address,
+            "kafka.brokers": rig.bridge_brokers,
             **settings,
         })
 

@@ -67,8 +67,9 @@ class Trial(common.Trial):
         self.servers.append(redis)
         return redis
 
-    def consumer(self, name="0", url=None, static=False):
-        """A member of the group; a `static` one has its partitions again as soon as it is back."""
+    def consumer(self, name="0", url=None, static=False, session=SESSION):
+        """A member of the group; a `static` one has its partitions again as soon as it is back.
+        Without a length of the session, in seconds, it is the default."""
         if not self.redis:
             # One file that only grows, so that its end is what was written last.
             self.redis = self.server("--appendonly", "yes", "--appendfsync", "everysec",
@@ -77,7 +78,6 @@ class Trial(common.Trial):
             "kafka.brokers": self.rig.brokers,
             "kafka.topics": self.name,
             "kafka.group": self.name,
-            "kafka.session_timeout": f"{SESSION}s",
             "store.url": url or self.redis.url,
             "windows.sizes": self.sizes(),
             "windows.allowed_lateness": f"{self.form.lateness}s",
@@ -85,6 +85,8 @@ class Trial(common.Trial):
             "validate.max_future": f"{MAX_FUTURE}s",
             "dead_letter.topic": self.letters(),
         }
+        if session:
+            settings["kafka.session_timeout"] = f"{session}s"
         if static:
             settings["kafka.group_instance_id"] = name
         consumer = Consumer(self.rig, f"{self.name}-{name}", settings)

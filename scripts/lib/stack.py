@@ -21,17 +21,19 @@ def stack(*command):
 class Stack:
     """A stack of its own (scripts/stack), and the tools of its Kafka."""
 
-    def __init__(self, work, binaries):
-        self.work, self.binaries = work, binaries
+    def __init__(self, work, binaries, brokers=1):
+        self.work, self.binaries, self.size = work, binaries, brokers
         os.environ["STACK_DIR"] = str(work / "stack")
 
     def __enter__(self):
         try:
-            self.variables = dict(re.findall(r"export (\w+)=(\S+)", stack("up")))
+            self.variables = dict(re.findall(r"export (\w+)=(\S+)", stack("up", "--brokers", str(self.size))))
         except BaseException:
             stack("down")
             raise
         self.brokers = self.variables["KAFKA_BROKERS"]
+        arguments = pathlib.Path(f"/proc/{self.pid('kafka')}/cmdline").read_bytes().decode().split("\0")
+        self.classpath = arguments[arguments.index("-cp") + 1]
         return self
 
     def __exit__(self, *_):
@@ -47,11 +49,9 @@ class Stack:
         wait_for(f"{member} to be gone", lambda: not pathlib.Path(f"/proc/{pid}").exists())
 
     def kafka_command(self, *command):
-        arguments = pathlib.Path(f"/proc/{self.pid('kafka')}/cmdline").read_bytes().decode().split("\0")
-        classpath = arguments[arguments.index("-cp") + 1]
         # Flags for a short life: starting is most of what these do.
         return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, *command]
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", self.classpath, *command]
 
     def kafka_tool(self, *command):
         ran = subprocess.run(self.kafka_command(*command), capture_output=True, text=True, timeout=DEADLINE)

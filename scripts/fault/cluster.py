@@ -1,0 +1,291 @@
+"""A fault of a Kafka cluster being tried on the whole chain, and what it cost."""
+
+import bisect
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+
+from lib.process import wait_for
+from lib.stack import stack
+
+from . import state_rig, state_trial, state_verdict, verdict
+from .proxy import Proxy, Watch
+from .rig import PREFIX, Bridge, Load
+
+BROKERS = {1: "kafka", 2: "kafka-2", 3: "kafka-3"}
+# How often offsets are looked at.
+SAMPLE = 0.1
+
+
+class Rig(state_rig.Rig):
+    """A stack with three brokers, and a proxy in front of Mosquitto."""
+
+    def __init__(self, work, binaries):
+        super().__init__(work, binaries, brokers=len(BROKERS))
+        self.watch = Watch()
+
+    def __enter__(self):
+        super().__enter__()
+        self.all_brokers = self.bridge_brokers = self.brokers
+        self.mqtt_url = self.variables["MQTT_URL"]
+        host, port = self.mqtt_url.removeprefix("mqtt://").split(":")
+        self.mqtt = Proxy((host, int(port)), self.watch)
+        self.away = set()
+        return self
+
+    def gone(self, *brokers):
+        """These do not answer: tools don't ask them."""
+        self.away |= set(brokers)
+        addresses = zip(BROKERS, self.all_brokers.split(","), strict=True)
+        self.brokers = ",".join(address for number, address in addresses if number not in self.away)
+
+    def back(self, *brokers):
+        self.away -= set(brokers)
+        self.gone()
+
+    def kill_broker(self, *brokers):
+        self.gone(*brokers)
+        for number in brokers:
+            self.kill(BROKERS[number])
+
+    def start_broker(self, number):
+        # What it leads has to move again, so it is not waited for longer than until it answers.
+        stack("start", BROKERS[number])
+        self.back(number)
+
+    def suspend(self, number):
+        self.gone(number)
+        os.kill(self.pid(BROKERS[number]), signal.SIGSTOP)
+
+    def resume(self, number):
+        os.kill(self.pid(BROKERS[number]), signal.SIGCONT)
+        self.back(number)
+
+    def partitions(self, topic):
+        """By number, as the brokers that are there know them; none while nobody answers."""
+        ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-t", topic, "-m", "2"],
+                             capture_output=True, text=True, timeout=30)
+        with contextlib.suppress(json.JSONDecodeError, IndexError):
+            found = json.loads(ran.stdout)["topics"][0]["partitions"]
+            return {one["partition"]: one for one in found}
+        return {}
+
+    def registered(self):
+        """How many brokers the controller counts on."""
+        ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-m", "2"],
+                             capture_output=True, text=True, timeout=30)
+        with contextlib.suppress(json.JSONDecodeError):
+            return len(json.loads(ran.stdout)["brokers"])
+        return 0
+
+    def leaders(self, topic):
+        return {number: one["leader"] for number, one in self.partitions(topic).items()}
+
+    def in_sync(self, topic):
+        """Whether every replica of the topic is."""
+        found = self.partitions(topic).values()
+        return bool(found) and all(len(one["isrs"]) == len(one["replicas"]) for one in found)
+
+    def controller(self):
+        said = self.kafka_tool("org.apache.kafka.tools.MetadataQuorumCommand", "--bootstrap-server", self.brokers,
+                               "describe", "--status")
+        return int(re.search(r"LeaderId:\s+(\d+)", said)[1])
+
+    def coordinator(self, group):
+        said = self.kafka_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server",
+                               self.brokers, "--describe", "--state", "--group", group)
+        return int(re.search(r"\((\d)\)", said)[1])
+
+    def appended(self, topic, partitions):
+        """When Kafka appended each record, in seconds since the epoch: by partition, pairs of
+        offsets and times in order."""
+        ran = subprocess.run(["kcat", "-q", "-C", "-b", self.brokers, "-t", topic, "-e", "-f", "%p %o %T\n"],
+                             capture_output=True, text=True, timeout=120, check=True)
+        found = {number: [] for number in range(partitions)}
+        for line in ran.stdout.splitlines():
+            number, offset, at = map(int, line.split())
+            found[number].append((offset, at / 1000))
+        return {number: sorted(records) for number, records in found.items()}
+
+
+@dataclasses.dataclass
+class Form:
+    """How hard. Times are in seconds."""
+
+    rate: int
+    partitions: int
+    # How long brokers are away: longer than the cluster takes to elect leaders.
+    down: float
+    # What state_trial.Trial asks for.
+    window: int = 1
+    lateness: int = 1
+
+
+SHORT = Form(rate=300, partitions=6, down=15)
+LONG = Form(rate=2_000, partitions=6, down=30)
+
+
+@dataclasses.dataclass
+class Row(state_verdict.Row):
+    duplicated: int = 0
+    regressions: int = 0
+    # How long the cluster took to have new leaders, in seconds.
+    election_s: float | None = None
+    # The longest that nothing was appended to a partition by the bridge, and that a record
+    # waited for the consumer.
+    bridge_s: float = 0.0
+    consumer_s: float = 0.0
+
+
+class Trial(state_trial.Trial):
+    """One fault being tried, on a topic, a session, a group and a Redis of its own."""
+
+    def __init__(self, rig, form, scenario):
+        super().__init__(rig, form, scenario)
+        self.row = Row(fault=scenario.name, done=scenario.title)
+        self.tenant = self.name.replace("-", "_")
+        self.name = f"{self.tenant}.p"
+        self.load_of, self.loads, self.bridges = None, [], []
+        self.samples, self.sampling = [], None
+
+    # -- the parts
+
+    def chain(self):
+        """Bridge and consumers, with a load."""
+        self.create(self.name)
+        self.bridge()
+        self.consumers()
+        self.load()
+        self.flows(2)
+        self.sampling = threading.Event()
+        threading.Thread(target=self.sample, daemon=True).start()
+
+    def create(self, topic):
+        self.rig.topics("--create", "--topic", topic, "--partitions", str(self.partitions),
+                        "--config", "message.timestamp.type=LogAppendTime")
+        wait_for("leaders", lambda: self.rig.in_sync(topic))
+
+    def bridge(self):
+        bridge = Bridge(self.rig, f"iot-bridge-{self.tenant}", {
+            "mqtt.filters": f"{PREFIX}/{self.tenant}/#",
+            "dead_letter.topic": self.letters(),
+            "route.key": "none",
+            "topics.partitions": self.partitions,
+        })
+        self.services.append(bridge)
+        self.bridges.append(bridge)
+        bridge.away = False
+        return bridge
+
+    def consumers(self):
+        # A killed process is back before its session is over, so no time-out is shortened.
+        return [self.consumer(name, static=True, session=None) for name in ("0", "1")]
+
+    def load(self, project="p"):
+        load = Load(self.rig, f"{project}{self.tenant}"[:32], f"{PREFIX}/{self.tenant}/{project}",
+                    [f"{self.tenant}.{project}", self.letters()], self.form.rate)
+        self.loads.append(load)
+        return load
+
+    def sample(self):
+        while not self.sampling.wait(SAMPLE):
+            with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+                self.samples.append((time.time(), self.stored()))
+
+    # -- what is waited for
+
+    def elected(self, since):
+        """Waits until brokers that are there lead every partition."""
+        def led():
+            leaders = self.rig.leaders(self.name)
+            return leaders and all(leader > 0 and leader not in self.rig.away for leader in leaders.values())
+
+        self.wait("new leaders", led)
+        self.row.election_s = max(self.row.election_s or 0, time.monotonic() - since)
+
+    def whole(self):
+        """Waits until all replicas are in sync again."""
+        self.wait("the replicas to catch up", lambda: self.rig.in_sync(self.name))
+
+    def recovery(self, since=None):
+        since = since or time.monotonic()
+        super().recovery(since)
+        self.wait("the bridge to catch up", lambda: all(load.caught_up() for load in self.loads))
+        self.row.recovered(time.monotonic() - since)
+
+    # -- the end
+
+    def settle(self):
+        for load in self.loads:
+            load.finish()
+        self.wait("everything to be stored", lambda: state_trial.reached(self.stored(), self.ends()))
+        self.end_sampling()
+        for service in self.services:
+            code = service.stop()
+            self.must(code == 0, f"{service.program} ended with {code} on SIGTERM")
+        self.stood_still()
+        confirmed = 0
+        for load in self.loads:
+            outcome = load.outcome(session_lost=False)
+            bridged = verdict.Row(fault="", regressions_allowed=0)
+            bridged.count(outcome)
+            self.row.problems += bridged.problems
+            self.row.duplicated += bridged.duplicated
+            self.row.regressions += bridged.regressions
+            if self.name in load.topics:
+                confirmed = len(outcome.found) + outcome.duplicated
+        report, exact = self.verify()
+        self.row.count(state_verdict.Sent(confirmed=confirmed), report, exact)
+
+    def stood_still(self):
+        if not self.samples:
+            return
+        appended = self.rig.appended(self.name, self.partitions)
+        began = self.samples[0][0]
+        for records in appended.values():
+            times = [at for _, at in records]
+            gaps = [later - earlier for earlier, later in zip(times, times[1:]) if later >= began]
+            self.row.bridge_s = max([self.row.bridge_s, *gaps])
+        for at, stored in self.samples:
+            for number, offset in stored.items():
+                records = appended[number]
+                place = bisect.bisect_left(records, (offset, 0))
+                if place < len(records) and records[place][1] < at:
+                    self.row.consumer_s = max(self.row.consumer_s, at - records[place][1])
+
+    def end_sampling(self):
+        if self.sampling:
+            self.sampling.set()
+
+    def abandon(self):
+        self.end_sampling()
+        for number in list(self.rig.away):
+            with contextlib.suppress(OSError):
+                os.kill(self.rig.pid(BROKERS[number]), signal.SIGCONT)
+        for load in self.loads:
+            if load.process.poll() is None:
+                load.process.kill()
+                load.process.wait()
+        super().abandon()
+        self.rig.back(*BROKERS)
+
+
+HEAD = ["fault", "what was done", "messages", "lost", "duplicated", "differing aggregates", "new leaders after (s)",
+        "bridge stood still (s)", "consumer stood still (s)", "time to recover (s)", "notes"]
+
+
+def table(rows):
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * 2 + "|---:" * (len(HEAD) - 3) + "|---|"]
+    for row in rows:
+        seconds = ["" if value is None else f"{value:.1f}"
+                   for value in (row.election_s, row.bridge_s, row.consumer_s, row.recovery_s)]
+        cells = [row.fault, row.done, f"{row.messages:,}", f"{row.lost:,}", f"{row.duplicated:,}",
+                 f"{row.differing:,}", *seconds, "; ".join(row.notes)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
