@@ -76,13 +76,19 @@ class Rig(state_rig.Rig):
             return {one["partition"]: one for one in found}
         return {}
 
-    def registered(self):
-        """How many brokers the controller counts on."""
+    def unregister(self, number):
+        """Makes the controller forget a broker that does not run, once it misses it."""
+        wait_for("the broker to be missed", lambda: len(self.listed()) == len(BROKERS) - 1)
+        self.kafka_tool("org.apache.kafka.tools.ClusterTool", "unregister", "--bootstrap-server", self.brokers,
+                        "--id", str(number))
+
+    def listed(self):
+        """The brokers that are there, as one of them says."""
         ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-m", "2"],
                              capture_output=True, text=True, timeout=30)
         with contextlib.suppress(json.JSONDecodeError):
-            return len(json.loads(ran.stdout)["brokers"])
-        return 0
+            return json.loads(ran.stdout)["brokers"]
+        return []
 
     def leaders(self, topic):
         return {number: one["leader"] for number, one in self.partitions(topic).items()}
@@ -226,6 +232,8 @@ class Trial(state_trial.Trial):
             load.finish()
         self.wait("everything to be stored", lambda: state_trial.reached(self.stored(), self.ends()))
         self.end_sampling()
+        dead = sum(int(service.metric("iot_dead_letters_total")) for service in self.services)
+        self.must(not dead, f"{dead} messages became dead letters")
         for service in self.services:
             code = service.stop()
             self.must(code == 0, f"{service.program} ended with {code} on SIGTERM")
