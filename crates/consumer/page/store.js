@@ -44,6 +44,11 @@ function isIdentity(entry) {
   );
 }
 
+// An older value replaces only one whose clock was ahead, as in the consumer.
+function replaces(known, timestamp, ahead) {
+  return timestamp >= known.timestamp || (known.ahead && ahead !== true);
+}
+
 /** Raised before cleared, then newest first; repeats of a raised alert don't move it. */
 export function compareAlerts(a, b) {
   if (a.state !== b.state) return a.state === 'raised' ? -1 : 1;
@@ -174,7 +179,7 @@ export class Store {
     const isNew = !this.known.has(key);
     if (isNew && this.known.size < 2 * MAX_DEVICES) this.known.add(key);
     const created = {
-      key, tenant, project, device, place: undefined, seq: null, timestamp: 0, readings: new Map(), before,
+      key, tenant, project, device, place: undefined, seq: null, timestamp: 0, ahead: false, readings: new Map(), before,
       seenAt: before?.seenAt ?? -Infinity, interval: before?.interval ?? 0, joinedAt: before?.joinedAt ?? -Infinity,
       version: 0, search: '', order: '',
     };
@@ -213,8 +218,9 @@ export class Store {
       device.interval = device.interval > 0 ? 0.7 * device.interval + 0.3 * bounded : bounded;
     }
     device.seenAt = Math.max(device.seenAt, seenAt);
-    if (time >= device.timestamp) {
+    if (replaces(device, time, entry.ahead)) {
       device.timestamp = time;
+      device.ahead = entry.ahead === true;
       if (Number.isFinite(entry.seq)) device.seq = entry.seq;
     }
   }
@@ -224,18 +230,21 @@ export class Store {
     let reading = device.readings.get(sensor);
     if (!reading) {
       if (device.readings.size >= MAX_SENSORS) return;
-      reading = { value: NaN, unit: null, quality: 'good', timestamp: -Infinity, slot: this.#slot(device, sensor) };
+      reading = { value: NaN, unit: null, quality: 'good', timestamp: -Infinity, ahead: false, slot: this.#slot(device, sensor) };
       device.readings.set(sensor, reading);
       this.structureVersion += 1;
     }
     const timestamp = Number.isFinite(incoming.timestamp) ? incoming.timestamp : device.timestamp;
-    if (timestamp < reading.timestamp) return;
+    if (!replaces(reading, timestamp, incoming.ahead)) return;
     reading.value = incoming.value;
     reading.unit = typeof incoming.unit === 'string' ? incoming.unit : null;
     reading.quality = incoming.quality ?? 'good';
-    const isNewer = timestamp > reading.timestamp;
+    const before = reading.timestamp;
     reading.timestamp = timestamp;
-    if (!isNewer) return;
+    reading.ahead = incoming.ahead === true;
+    if (timestamp === before) return;
+    // A gap, because a line would go back in time.
+    if (timestamp < before) this.history.push(reading.slot, this.secondsAt(timestamp), NaN);
     this.history.push(reading.slot, this.secondsAt(timestamp), incoming.value);
     this.onReading?.(device, sensor, timestamp, incoming.value);
   }

@@ -144,7 +144,9 @@ impl AlertState {
         self.value = moment.value;
         self.timestamp = moment.timestamp;
         self.count += 1;
-        if worse || moment.timestamp.saturating_sub(self.told_at) >= REPEAT {
+        // The time of a reading from a clock that was ahead must not delay the next ones.
+        let went_back = moment.timestamp < self.told_at;
+        if worse || went_back || moment.timestamp.saturating_sub(self.told_at) >= REPEAT {
             self.told_at = moment.timestamp;
             Transition::Repeated
         } else {

@@ -9,8 +9,8 @@
 //!
 //! # What the state is
 //!
-//! Of each device: its newest time and place, its watermark (the greatest event time so
-//! far) and its last silence. Of each of its sensors: the newest value, the open
+//! Of each device: its newest time and place, its watermark (how far its event times have
+//! come, as far as its records have) and its last silence. Of the partition: its time. Of each of its sensors: the newest value, the open
 //! [windows](WindowRules), the last alert of each [kind](AlertKind), and what the
 //! [detectors](detect) have learnt. docs/state.md defines all of it, and
 //! docs/detection.md explains the detectors.
@@ -41,7 +41,8 @@
 //! | `state` | the state of one device and its sensors |
 //! | `window`, `sealed` | tumbling windows while they are open, and after they are sealed |
 //! | `detect`, `kind`, `alert` | detectors, the kinds of alerts, the life of an alert |
-//! | `watch` | devices that have fallen silent |
+//! | `stamp`, `log_time` | clocks that are wrong: those of devices, those of records |
+//! | `watch`, `queue` | devices that have fallen silent |
 //! | `catalogue`, `limits` | known sensors, and the limits of their values |
 //! | `layout` | keys and bytes of what a store holds |
 //! | `model` | what clients see |
@@ -56,10 +57,13 @@ mod fold;
 mod kind;
 mod layout;
 mod limits;
+mod log_time;
 mod model;
 mod names;
+mod queue;
 mod refusal;
 mod sealed;
+mod stamp;
 mod state;
 mod watch;
 mod window;

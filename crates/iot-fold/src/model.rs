@@ -44,6 +44,9 @@ pub struct Value {
     pub quality: Quality,
     /// Event time.
     pub timestamp: i64,
+    /// Whether that is ahead of the record's time: `ahead`, left out if it is not.
+    #[serde(rename = "ahead", skip_serializing_if = "std::ops::Not::not")]
+    pub is_ahead: bool,
 }
 
 /// Newest values of a device: all of them, or only those that changed.
@@ -58,6 +61,9 @@ pub struct Device {
     pub seq: Option<u64>,
     /// Event time of its newest message.
     pub timestamp: i64,
+    /// Whether that is ahead of the record's time: `ahead`, left out if it is not.
+    #[serde(rename = "ahead", skip_serializing_if = "std::ops::Not::not")]
+    pub is_ahead: bool,
     /// The values, by name of the sensor.
     pub readings: Readings,
 }
@@ -68,11 +74,11 @@ pub struct Device {
 pub struct Readings(Vec<(Arc<str>, Value)>);
 
 impl Readings {
-    /// Replaces what is not newer.
-    fn merge(&mut self, newer: Self) {
-        for (sensor, value) in newer.0 {
+    /// Takes over the values that replace those of the same sensor.
+    fn merge(&mut self, others: Self, replaces: impl Fn(&Value, &Value) -> bool) {
+        for (sensor, value) in others.0 {
             match self.0.binary_search_by_key(&&*sensor, |(name, _)| name) {
-                Ok(at) if self.0[at].1.timestamp > value.timestamp => {}
+                Ok(at) if !replaces(&value, &self.0[at].1) => {}
                 Ok(at) => self.0[at].1 = value,
                 Err(at) => self.0.insert(at, (sensor, value)),
             }
@@ -143,14 +149,42 @@ impl Device {
         DEVICE_JSON + self.key.len() + place + readings
     }
 
-    /// Takes over from `change` what is not older.
-    pub fn merge(&mut self, change: Device) {
-        if (change.timestamp, change.seq) >= (self.timestamp, self.seq) {
-            self.timestamp = change.timestamp;
-            self.seq = change.seq;
-            self.location = change.location;
+    /// Takes over a later change of the same partition. The fold has decided what is newest,
+    /// and event times need not increase.
+    pub fn update(&mut self, change: Device) {
+        self.take_message(&change);
+        self.readings.merge(change.readings, |_, _| true);
+    }
+
+    /// Takes over what is newest of the same device in another partition.
+    pub fn merge(&mut self, other: Device) {
+        let order = |device: &Device| (device.timestamp, device.seq);
+        let is_newer = order(&other) >= order(self);
+        if newest(self.is_ahead, other.is_ahead, is_newer) {
+            self.take_message(&other);
         }
-        self.readings.merge(change.readings);
+        self.readings.merge(other.readings, |other, mine| {
+            let is_newer = other.timestamp >= mine.timestamp;
+            newest(mine.is_ahead, other.is_ahead, is_newer)
+        });
+    }
+
+    /// Takes over what belongs to the newest message as a whole.
+    fn take_message(&mut self, newest: &Device) {
+        self.timestamp = newest.timestamp;
+        self.seq = newest.seq;
+        self.is_ahead = newest.is_ahead;
+        self.location.clone_from(&newest.location);
+    }
+}
+
+/// Whether another value replaces one of which `is_ahead` says whether it was ahead of its
+/// record.
+fn newest(is_ahead: bool, other_is_ahead: bool, other_is_newer: bool) -> bool {
+    match (is_ahead, other_is_ahead) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => other_is_newer,
     }
 }
 
@@ -260,6 +294,7 @@ mod tests {
             unit: None,
             quality: Quality::Good,
             timestamp,
+            is_ahead: false,
         };
         Device {
             key: DeviceKey {
@@ -270,6 +305,7 @@ mod tests {
             location: None,
             seq: None,
             timestamp,
+            is_ahead: false,
             readings: [("temperature".into(), reading)].into_iter().collect(),
         }
     }
@@ -283,6 +319,31 @@ mod tests {
         assert_eq!(newest, device(3_000, 3.0));
     }
 
+    fn ahead(timestamp: i64, value: f64) -> Device {
+        let mut device = device(timestamp, value);
+        device.is_ahead = true;
+        device.readings.0[0].1.is_ahead = true;
+        device
+    }
+
+    #[test]
+    fn what_was_ahead_yields_to_another_partition_in_either_order() {
+        let mut newest = ahead(9_000, 9.0);
+        newest.merge(device(1_000, 1.0));
+        assert_eq!(newest, device(1_000, 1.0));
+        newest.merge(ahead(9_000, 9.0));
+        assert_eq!(newest, device(1_000, 1.0));
+    }
+
+    #[test]
+    fn a_later_change_of_the_same_partition_replaces_whatever_its_time() {
+        let mut newest = ahead(9_000, 9.0);
+        newest.update(ahead(8_000, 8.0));
+        assert_eq!(newest, ahead(8_000, 8.0));
+        newest.update(device(1_000, 1.0));
+        assert_eq!(newest, device(1_000, 1.0));
+    }
+
     #[test]
     fn a_device_is_flat_in_json() {
         let json = serde_json::to_value(device(5, 1.5)).unwrap();
@@ -294,6 +355,11 @@ mod tests {
                 "readings": {"temperature":
                     {"value": 1.5, "unit": null, "quality": "good", "timestamp": 5}},
             })
+        );
+        let json = serde_json::to_value(ahead(5, 1.5)).unwrap();
+        assert_eq!(
+            (&json["ahead"], &json["readings"]["temperature"]["ahead"]),
+            (&true.into(), &true.into())
         );
     }
 }

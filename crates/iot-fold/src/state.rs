@@ -7,9 +7,10 @@ use iot_core::message::{Location, Quality, Reading};
 
 use crate::alert::AlertState;
 use crate::detect::Detectors;
+use crate::log_time::LogPosition;
 use crate::model::{Alert, AlertStatus, Device, DeviceKey, Place, Readings, Value};
 use crate::names::Names;
-use crate::watch::LogPosition;
+use crate::stamp::Stamp;
 use crate::window::SensorWindows;
 
 /// What the log has said about a device so far.
@@ -17,10 +18,10 @@ use crate::window::SensorWindows;
 pub(crate) struct DeviceState {
     pub(crate) key: DeviceKey,
     pub(crate) place: Option<Arc<Place>>,
-    pub(crate) seq: Option<u64>,
-    pub(crate) timestamp: i64,
-    /// The greatest event time so far. Each device has its own, so that one clock that is
-    /// ahead cannot seal the windows of other devices.
+    /// Of its newest message.
+    pub(crate) newest: Stamp,
+    /// The greatest event time so far, or record time where that is less. Each device has its
+    /// own, so that one clock that is ahead cannot seal the windows of other devices.
     pub(crate) watermark: i64,
     /// The version of the rules by which detectors have learnt.
     pub(crate) rules: u32,
@@ -39,8 +40,8 @@ pub(crate) struct SensorState {
     pub(crate) value: f64,
     pub(crate) unit: Option<Arc<str>>,
     pub(crate) quality: Quality,
-    pub(crate) timestamp: i64,
-    pub(crate) seq: Option<u64>,
+    /// Of the message with `value`.
+    pub(crate) newest: Stamp,
     pub(crate) windows: SensorWindows,
     /// The last alert of each kind.
     pub(crate) alerts: Vec<AlertState>,
@@ -52,8 +53,7 @@ impl DeviceState {
         Self {
             key,
             place: None,
-            seq: None,
-            timestamp: i64::MIN,
+            newest: Stamp::NONE,
             watermark: i64::MIN,
             rules: 0,
             sensors: Vec::new(),
@@ -79,7 +79,6 @@ impl DeviceState {
 
     /// Ends its silence when silence is turned off, because nothing else would.
     pub(crate) fn unwatch(&mut self) {
-        self.heard = None;
         if let Some(silence) = &mut self.silence {
             silence.status = AlertStatus::Cleared;
         }
@@ -121,8 +120,9 @@ impl DeviceState {
         Device {
             key: self.key.clone(),
             location: self.place.clone(),
-            seq: self.seq,
-            timestamp: self.timestamp,
+            seq: self.newest.seq,
+            timestamp: self.newest.timestamp,
+            is_ahead: self.newest.is_ahead,
             readings,
         }
     }
@@ -153,8 +153,7 @@ impl SensorState {
             value: 0.0,
             unit: None,
             quality: Quality::Good,
-            timestamp: i64::MIN,
-            seq: None,
+            newest: Stamp::NONE,
             windows: SensorWindows::default(),
             alerts: Vec::new(),
             detectors: Detectors::default(),
@@ -185,12 +184,13 @@ impl SensorState {
         true
     }
 
-    pub(crate) fn newest(&self) -> Value {
+    pub(crate) fn describe(&self) -> Value {
         Value {
             value: self.value,
             unit: self.unit.clone(),
             quality: self.quality,
-            timestamp: self.timestamp,
+            timestamp: self.newest.timestamp,
+            is_ahead: self.newest.is_ahead,
         }
     }
 }

@@ -56,6 +56,18 @@ describe('store', () => {
     assert.equal(temperature(store, 'd1'), 30);
   });
 
+  it('lets a value from a clock that was ahead give way to the next one', () => {
+    const ahead = device('d1', 90, { timestamp: NOW + 290_000 });
+    ahead.ahead = ahead.readings.temperature.ahead = true;
+    const store = opened([device('d1', 20)]);
+    store.apply({ type: 'readings', devices: [ahead] }, NOW);
+    store.apply({ type: 'readings', devices: [device('d1', 21, { timestamp: NOW + 1000 })] }, NOW + 1000);
+    assert.equal(temperature(store, 'd1'), 21);
+    assert.equal([...store.devices.values()][0].timestamp, NOW + 1000);
+    store.apply({ type: 'readings', devices: [device('d1', 19, { timestamp: NOW })] }, NOW + 1000);
+    assert.equal(temperature(store, 'd1'), 21);
+  });
+
   it('replaces its state with the snapshot after a reconnect and gives histories back', () => {
     const store = opened([device('d1'), device('d2')]);
     store.disconnected();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_fold::Updates;
+use iot_fold::{Device, Updates};
 use iot_service::config::Live;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -82,18 +82,17 @@ impl Actor {
         // Whoever asked may be gone by now: answers may fail.
         match message {
             Message::Update(partition, updates) => {
-                self.stream(&updates).await;
+                self.clients.send_alerts(&updates.alerts).await;
+                let changed = self.changed(&updates);
                 self.view.update(&partition, updates);
+                self.stream(changed);
             }
             Message::Owned(partition, updates, questions) => {
                 // Clients see it as readings; alerts raised elsewhere before
                 // are not sent again but are in every snapshot.
-                let known = Updates {
-                    devices: updates.devices.clone(),
-                    alerts: Vec::new(),
-                };
-                self.stream(&known).await;
+                let changed = self.changed(&updates);
                 self.view.add(&partition, updates, questions);
+                self.stream(changed);
             }
             Message::Released(partition, owner) => self.view.release(&partition, &owner),
             Message::Subscribe(answer) => {
@@ -113,13 +112,21 @@ impl Actor {
         }
     }
 
-    async fn stream(&mut self, updates: &Updates) {
-        if self.clients.len() == 0 {
-            return;
+    /// The changed readings, if there is a client to send them to.
+    fn changed(&self, updates: &Updates) -> Vec<Device> {
+        match self.clients.len() {
+            0 => Vec::new(),
+            _ => {
+                let devices = updates.devices.iter();
+                devices.map(|(_, device)| device.clone()).collect()
+            }
         }
-        self.clients.send_alerts(&updates.alerts).await;
-        for (_, device) in &updates.devices {
-            merge(&mut self.pending, device.clone());
+    }
+
+    /// Keeps changes that the view has taken in for the next frame.
+    fn stream(&mut self, changed: Vec<Device>) {
+        for change in changed {
+            merge(&mut self.pending, self.view.settled(change));
         }
     }
 

@@ -314,7 +314,7 @@ impl Clients {
 /// Merges a change into what is pending.
 pub(crate) fn merge(pending: &mut Pending, change: Device) {
     match pending.get_mut(&change.key) {
-        Some(device) => device.merge(change),
+        Some(device) => device.update(change),
         None => drop(pending.insert(change.key.clone(), change)),
     }
 }
@@ -403,6 +403,16 @@ mod tests {
         assert!(!clients.any_behind());
         let frame = received(&mut slow).unwrap();
         assert_eq!(frame["devices"][0]["readings"]["temperature"]["value"], 9.0);
+    }
+
+    #[test]
+    fn a_client_that_is_behind_gets_the_last_change_whatever_its_time() {
+        let mut pending = Pending::new();
+        for (timestamp, value) in [(9_000, 9.0), (1_000, 1.0)] {
+            merge(&mut pending, device("t", "a", timestamp, value));
+        }
+        let left = pending.into_values().next().unwrap();
+        assert_eq!((left.timestamp, left.readings[0].1.value), (1_000, 1.0));
     }
 
     fn alerts(numbers: std::ops::Range<i64>) -> Vec<Alert> {

@@ -157,7 +157,7 @@ impl View {
             // By place, because this is done for most messages.
             if let Some(known) = part.devices.get_mut(place) {
                 debug_assert_eq!(known.key, change.key, "places are those of the fold");
-                Arc::make_mut(known).merge(change);
+                Arc::make_mut(known).update(change);
                 continue;
             }
             let spot = Spot {
@@ -234,6 +234,17 @@ impl View {
         Some(device)
     }
 
+    /// What clients are sent for a change that is already taken in: the change itself, or all
+    /// of the device if another partition knows it too and may know something newer.
+    pub(crate) fn settled(&self, change: Device) -> Device {
+        let spots = self.index.get(&change.key);
+        let several = spots.filter(|spots| spots.len() > 1);
+        match several.and_then(|spots| self.device(spots)) {
+            Some(newest) => Arc::unwrap_or_clone(newest),
+            None => change,
+        }
+    }
+
     /// Alerts, those that changed last first.
     pub(crate) fn alerts(&self, limit: Option<usize>) -> Vec<Alert> {
         let mut alerts: Vec<_> = self.alerts.values().map(|listed| &listed.alert).collect();
@@ -270,12 +281,14 @@ pub(crate) mod tests {
             unit: None,
             quality: Quality::Good,
             timestamp,
+            is_ahead: false,
         };
         Device {
             key: key(tenant, id),
             location: Some(Arc::new(place)),
             seq: None,
             timestamp,
+            is_ahead: false,
             readings: [("temperature".into(), reading)].into_iter().collect(),
         }
     }
@@ -406,6 +419,21 @@ pub(crate) mod tests {
         assert_eq!(value(&view), 5.0, "what the other one knows stays");
         view.remove(&partition(0));
         assert_eq!(view.devices(), 0);
+    }
+
+    #[test]
+    fn clients_get_the_newest_of_all_partitions() {
+        let mut view = View::new(10);
+        add(&mut view, 0, devices(vec![device("t", "1", 5, 5.0)]));
+        add(&mut view, 1, devices(vec![device("t", "2", 9, 9.0)]));
+        let mut update = |number, change: Device| {
+            view.update(&partition(number), devices(vec![change.clone()]));
+            view.settled(change).readings[0].1.value
+        };
+        // The fold of a partition decides what is newest there, whatever the times say.
+        assert_eq!(update(0, device("t", "1", 4, 4.0)), 4.0);
+        add(&mut view, 1, devices(vec![device("t", "1", 3, 3.0)]));
+        assert_eq!(view.settled(device("t", "1", 3, 3.0)).timestamp, 4);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Memory {
                 expected: step.from,
             });
         }
-        kept.live.extend(step.changes.devices.iter().cloned());
+        kept.live.extend(step.changes.live.iter().cloned());
         for sealed in &step.changes.windows {
             let expires = sealed.expires.min(now.saturating_add(self.longest));
             kept.seal(sealed.store_key().into(), sealed.encode(), expires);
@@ -139,7 +139,7 @@ mod tests {
     fn live<const N: usize>(devices: [(&str, u8); N]) -> Changes {
         let devices = devices.map(|(key, value)| (key.to_owned(), vec![value]));
         Changes {
-            devices: devices.into(),
+            live: devices.into(),
             ..Changes::default()
         }
     }

@@ -3,7 +3,7 @@
 use std::mem::take;
 
 use super::{DeviceWindows, Fold, Tracked, write_key};
-use crate::layout::device_key;
+use crate::layout::{TIME_KEY, device_key};
 use crate::model::{Alert, Device, DeviceKey};
 use crate::sealed::Sealed;
 use crate::state::DeviceState;
@@ -11,9 +11,9 @@ use crate::state::DeviceState;
 /// What a store has to write, in one step with the offset up to which the fold has read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes {
-    /// Key and bytes of each device that changed. They replace what is stored under that
-    /// key, and [`Fold::restore`] reads them.
-    pub devices: Vec<(String, Vec<u8>)>,
+    /// Key and bytes of each live value that changed: of devices, and of the partition's time.
+    /// They replace what is stored under that key, and [`Fold::restore`] reads them.
+    pub live: Vec<(String, Vec<u8>)>,
     /// Windows that can't change any more, in the order in which they were sealed.
     pub windows: Vec<Sealed>,
 }
@@ -22,7 +22,7 @@ impl Changes {
     /// How many values they are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.devices.len() + self.windows.len()
+        self.live.len() + self.windows.len()
     }
 
     /// Whether there is nothing to write.
@@ -44,7 +44,7 @@ pub struct Updates {
 impl Fold {
     /// How many values [`take_changes`](Self::take_changes) would give.
     pub fn changed(&self) -> usize {
-        self.unsaved.len() + self.sealed.len()
+        usize::from(self.time_unsaved) + self.unsaved.len() + self.sealed.len()
     }
 
     /// Their approximate size, in bytes.
@@ -60,10 +60,14 @@ impl Fold {
             device.unsaved = false;
             (device_key(&device.state.key), device.state.pack())
         };
-        let devices = self.unsaved.drain(..).map(&mut encode).collect();
+        let mut live: Vec<_> = self.unsaved.drain(..).map(&mut encode).collect();
+        if take(&mut self.time_unsaved) {
+            let time = self.watch.time();
+            live.extend(time.map(|time| (TIME_KEY.to_owned(), time.pack())));
+        }
         let windows = self.sealed.drain(..).map(|(_, sealed)| sealed).collect();
         self.changed_bytes = 0;
-        Changes { devices, windows }
+        Changes { live, windows }
     }
 
     /// Whether there are readings that were not pushed to clients yet.
@@ -89,7 +93,7 @@ impl Fold {
             *unpushed = false;
             let sensors = state.sensors.iter().zip(marks);
             let readings = sensors.filter_map(|(sensor, mark)| {
-                take(&mut mark.unpushed).then(|| (sensor.name.clone(), sensor.newest()))
+                take(&mut mark.unpushed).then(|| (sensor.name.clone(), sensor.describe()))
             });
             devices.push((at, state.describe(readings.collect())));
         }
@@ -102,7 +106,7 @@ impl Fold {
     /// All devices and all alerts, for a partition that was just loaded.
     pub fn all(&self) -> Updates {
         let full = |state: &DeviceState| {
-            let readings = state.sensors.iter().map(|s| (s.name.clone(), s.newest()));
+            let readings = state.sensors.iter().map(|s| (s.name.clone(), s.describe()));
             state.describe(readings.collect())
         };
         let mut updates = Updates::default();

@@ -1,6 +1,7 @@
 //! The state of one partition as a pure function of its log: no clock, no
 //! randomness, and no trace of how records were cut into batches.
 
+mod alerts;
 mod changes;
 mod silence;
 #[cfg(test)]
@@ -11,15 +12,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
-use crate::alert::{self, AlertState, Moment, Transition};
-use crate::detect::{DetectRules, Verdict};
+use crate::detect::DetectRules;
 use crate::kind::AlertKind;
-use crate::layout::{self, SEALED_BYTES, UnpackError};
+use crate::layout::{self, SEALED_BYTES, TIME_BYTES, TIME_KEY, UnpackError};
 use crate::limits::LimitRules;
+use crate::log_time::LogTime;
 use crate::model::{Alert, DeviceKey};
 use crate::names::Names;
 use crate::refusal::Refusal;
 use crate::sealed::{DeviceWindows, Sealed};
+use crate::stamp::Stamp;
 use crate::state::DeviceState;
 use crate::watch::Watch;
 use crate::window::{Added, WindowRules};
@@ -113,6 +115,8 @@ pub struct Fold {
     /// Numbers of devices with changes for the store, and of those with changes for clients.
     unsaved: Vec<usize>,
     unpushed: Vec<usize>,
+    /// Whether the time of the partition has changed for the store.
+    time_unsaved: bool,
     /// Changes of alerts for clients.
     alerts: Vec<Alert>,
     /// Sealed windows for the store, each with the number of its device.
@@ -134,14 +138,15 @@ impl Fold {
             lookup: String::new(),
             unsaved: Vec::new(),
             unpushed: Vec::new(),
+            time_unsaved: false,
             alerts: Vec::new(),
             sealed: Vec::new(),
             changed_bytes: 0,
         }
     }
 
-    /// Restores the state from the devices that a store holds (key and bytes, as in
-    /// [`Changes::devices`], in any order). `rules` apply from the next event. If the detection
+    /// Restores the state from the live values that a store holds (key and bytes, as in
+    /// [`Changes::live`], in any order). `rules` apply from the next event. If the detection
     /// rules have changed, detectors start again and sensor alerts are cleared; if
     /// `rules.silence` is `None`, silence alerts are cleared.
     ///
@@ -154,7 +159,12 @@ impl Fold {
         entries: &[(String, Vec<u8>)],
     ) -> Result<Self, UnpackError> {
         let mut fold = Self::new(rules, topic, partition);
+        let mut time = None;
         for (name, bytes) in entries {
+            if name == TIME_KEY {
+                time = Some(LogTime::unpack(bytes)?);
+                continue;
+            }
             let mut state = DeviceState::unpack(name, bytes)?;
             state.share(&mut fold.names);
             let key = &state.key;
@@ -162,7 +172,8 @@ impl Fold {
             fold.index.insert(fold.lookup.clone(), fold.devices.len());
             fold.devices.push(Tracked::new(state, &fold.rules));
         }
-        fold.watch.restore(fold.devices.iter().map(|d| &d.state));
+        fold.watch
+            .restore(time, fold.devices.iter().map(|d| &d.state));
         Ok(fold)
     }
 
@@ -180,15 +191,15 @@ impl Fold {
         let message = event.message;
         let device = &mut self.devices[at];
         let state = &mut device.state;
-        let moment = (message.timestamp, message.seq);
-        if message.seq.is_some() && moment == (state.timestamp, state.seq) {
+        let stamp = Stamp::new(message, event.recorded);
+        if state.newest.is_repeated_by(stamp) {
             return Ok(Folded {
                 duplicates: 1,
                 ..Folded::default()
             });
         }
-        if moment >= (state.timestamp, state.seq) {
-            (state.timestamp, state.seq) = moment;
+        if state.newest.yields_to(stamp) {
+            state.newest = stamp;
             if let Some(location) = &message.location
                 && state.move_to(location)
             {
@@ -199,10 +210,10 @@ impl Fold {
         self.mark_unsaved(at);
         self.mark_unpushed(at);
         let mut folded = Folded::default();
-        self.advance(at, event);
+        self.advance(at, event, stamp);
         self.hear(at, event, &mut folded);
         for reading in &message.readings {
-            self.read(at, event, reading, &mut folded);
+            self.read(at, (event, stamp), reading, &mut folded);
         }
         self.reveal(&mut folded);
         Ok(folded)
@@ -240,16 +251,16 @@ impl Fold {
     }
 
     /// Advances the watermark of a device and seals its windows that are over.
-    fn advance(&mut self, at: usize, event: &Event<'_>) {
-        let timestamp = event.message.timestamp;
+    fn advance(&mut self, at: usize, event: &Event<'_>, stamp: Stamp) {
         let device = &mut self.devices[at];
-        device.state.watermark = device.state.watermark.max(timestamp);
-        let watermark = device.state.watermark;
+        let watermark = device.state.watermark.max(stamp.reaches(event.recorded));
+        device.state.watermark = watermark;
         if watermark < device.next_seal {
             return;
         }
         // The time of the log and not of a clock, so that each replay gives the same result.
-        let recorded = event.recorded.filter(|at| *at >= 0).unwrap_or(timestamp);
+        let recorded = event.recorded.filter(|at| *at >= 0);
+        let recorded = recorded.unwrap_or(stamp.timestamp);
         let rules = &self.rules.windows;
         let mut sealed = BTreeMap::<_, Vec<_>>::new();
         for sensor in &mut device.state.sensors {
@@ -274,7 +285,13 @@ impl Fold {
     }
 
     /// Takes a reading into the windows, and into the newest value if it is not older.
-    fn read(&mut self, at: usize, event: &Event<'_>, reading: &Reading<'_>, folded: &mut Folded) {
+    fn read(
+        &mut self,
+        at: usize,
+        (event, stamp): (&Event<'_>, Stamp),
+        reading: &Reading<'_>,
+        folded: &mut Folded,
+    ) {
         let device = &mut self.devices[at];
         let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
             let number = device.add_sensor(&reading.sensor, &self.rules);
@@ -283,14 +300,13 @@ impl Fold {
             number
         });
         let (sensor, marks) = (&mut device.state.sensors[number], &mut device.marks[number]);
-        let moment = (event.message.timestamp, event.message.seq);
         let usable = reading.quality != Quality::Bad;
         folded.readings += 1;
         if usable {
             let (rules, watermark) = (&self.rules.windows, device.state.watermark);
             for (size, late) in rules.sizes.iter().zip(&mut folded.late) {
                 let windows = &mut sensor.windows;
-                match windows.add(rules, *size, watermark, moment.0, reading.value) {
+                match windows.add(rules, *size, watermark, stamp.timestamp, reading.value) {
                     Added::Counted => {}
                     Added::Late => *late += 1,
                     Added::Opened(seals_at) => {
@@ -300,11 +316,11 @@ impl Fold {
                 }
             }
         }
-        if moment < (sensor.timestamp, sensor.seq) {
+        if !sensor.newest.yields_to(stamp) {
             folded.stale += 1;
             return;
         }
-        (sensor.timestamp, sensor.seq) = moment;
+        sensor.newest = stamp;
         if sensor.take(reading) {
             sensor.share(&mut self.names);
         }
@@ -314,57 +330,11 @@ impl Fold {
         }
     }
 
-    /// Lets detectors look at the newest value of a sensor.
-    fn detect(&mut self, at: usize, number: usize, event: &Event<'_>, folded: &mut Folded) {
-        let Tracked { state, marks, .. } = &mut self.devices[at];
-        let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
-        let side = alert::side(&sensor.alerts);
-        let (rules, limits) = (&self.rules.detect, (marks.limits, side));
-        let verdicts = sensor
-            .detectors
-            .look(rules, marks.kinds, limits, sensor.value);
-        let is_quiet = verdicts.iter().all(|verdict| *verdict == Verdict::Normal);
-        if is_quiet && !sensor.alerts.iter().any(AlertState::is_active) {
-            return;
+    /// Marks the time of the partition as changed for the store.
+    fn mark_time_unsaved(&mut self) {
+        if !std::mem::replace(&mut self.time_unsaved, true) {
+            self.changed_bytes += TIME_BYTES;
         }
-        let moment = Moment {
-            offset: event.offset,
-            timestamp: sensor.timestamp,
-            value: sensor.value,
-        };
-        alert::measure_by(&mut sensor.alerts, marks.limits);
-        for (kind, verdict) in AlertKind::ALL.into_iter().zip(verdicts) {
-            if kind == AlertKind::Threshold && verdict.is_beyond_other(side) {
-                self.observe((at, number), kind, Verdict::Normal, moment, folded);
-            }
-            self.observe((at, number), kind, verdict, moment, folded);
-        }
-    }
-
-    /// Updates an alert of a sensor with what a detector has decided.
-    fn observe(
-        &mut self,
-        (at, number): (usize, usize),
-        kind: AlertKind,
-        verdict: Verdict,
-        moment: Moment,
-        folded: &mut Folded,
-    ) {
-        let state = &mut self.devices[at].state;
-        let sensor = &mut state.sensors[number];
-        match alert::observe(&mut sensor.alerts, kind, verdict, moment) {
-            Transition::None | Transition::Suppressed => return,
-            Transition::Raised => {
-                folded.raised[kind as usize] += 1;
-                self.changed_bytes += layout::ALERT_BYTES;
-            }
-            Transition::Cleared => folded.cleared[kind as usize] += 1,
-            Transition::Repeated => {}
-        }
-        let sensor = &state.sensors[number];
-        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
-        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
-        self.alerts.extend(alerts);
     }
 
     /// Marks a device as changed for the store.

@@ -6,7 +6,9 @@ use crate::alert::AlertState;
 use crate::detect::Finding;
 use crate::kind::AlertKind;
 use crate::layout;
+use crate::log_time::LogPosition;
 use crate::model::Level;
+use crate::watch::Heard;
 
 /// The most devices that one record can make silent; the next records get the others. The
 /// changes of a record are stored in one step, which must stay small.
@@ -17,9 +19,13 @@ impl Fold {
     pub(super) fn hear(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
         // An impossible time would stay the highest one permanently.
         let recorded = event.recorded.filter(|at| (0..=LATEST).contains(at));
-        let Some(now) = self.watch.hear(at, event.offset, recorded) else {
+        let Some(Heard { now, fell }) = self.watch.hear(at, event.offset, recorded) else {
             return;
         };
+        self.mark_time_unsaved();
+        if fell {
+            self.lower(now);
+        }
         let state = &mut self.devices[at].state;
         let last = state.heard.replace(now);
         let silence = state.silence.as_deref_mut();
@@ -27,6 +33,18 @@ impl Fold {
             silence.clear(now.moment(last));
             folded.cleared[AlertKind::Silence as usize] += 1;
             self.alerts.extend(state.describe_silence(&self.origin));
+        }
+    }
+
+    /// Brings the last positions of devices down to a time that went back. Only the first four
+    /// records with a time can make it go back, so they are few.
+    fn lower(&mut self, now: LogPosition) {
+        for at in 0..self.devices.len() {
+            let heard = self.devices[at].state.heard.as_mut();
+            if let Some(heard) = heard.filter(|heard| heard.recorded > now.recorded) {
+                (heard.recorded, heard.clock) = (now.recorded, now.clock);
+                self.mark_unsaved(at);
+            }
         }
     }
 

@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use iot_core::message::Quality;
 
+use super::log_time::{put_position, take_position};
 use super::{Packer, UnpackError, Unpacker, parse_device_key};
 use crate::alert::AlertState;
 use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use crate::kind::AlertKind;
 use crate::model::{AlertStatus, Level, Place};
+use crate::stamp::Stamp;
 use crate::state::{DeviceState, SensorState};
-use crate::watch::LogPosition;
 use crate::window::{SensorWindows, Window};
 
-/// The version of the format, and the oldest that is read, which ends before `heard`.
-const VERSION: u8 = 3;
+/// The version of the format, and the oldest that is read. Version 2 ends before `heard`, and
+/// version 3 lacks which times were ahead of their records.
+const VERSION: u8 = 4;
 const OLDEST: u8 = 2;
 /// Bytes of a device and of a sensor, rounded up, without texts, windows and alerts.
-const DEVICE_BYTES: usize = 78;
-const SENSOR_BYTES: usize = 186;
+const DEVICE_BYTES: usize = 79;
+const SENSOR_BYTES: usize = 187;
 /// Bytes of an open window and of an alert.
 pub(crate) const WINDOW_BYTES: usize = 100;
 pub(crate) const ALERT_BYTES: usize = 60;
@@ -27,8 +29,7 @@ impl DeviceState {
     pub(crate) fn pack(&self) -> Vec<u8> {
         let mut packer = Packer::new(VERSION, self.packed_size());
         packer.i64(self.watermark);
-        packer.i64(self.timestamp);
-        packer.option(self.seq, Packer::u64);
+        put_stamp(&mut packer, self.newest);
         packer.option(self.place.as_deref(), |packer, place| {
             for part in [&place.building, &place.floor, &place.room] {
                 packer.text(part);
@@ -39,11 +40,7 @@ impl DeviceState {
         for sensor in &self.sensors {
             packer.part(|packer| put_sensor(packer, sensor));
         }
-        packer.option(self.heard, |packer, heard| {
-            packer.i64(heard.offset);
-            packer.i64(heard.recorded);
-            packer.i64(heard.clock);
-        });
+        packer.option(self.heard, put_position);
         packer.option(self.silence.as_deref(), put_alert);
         packer.finish()
     }
@@ -57,8 +54,7 @@ impl DeviceState {
         let mut device = Self::new(key);
         let (version, mut unpacker) = Unpacker::new(bytes, OLDEST..=VERSION)?;
         device.watermark = unpacker.i64()?;
-        device.timestamp = unpacker.i64()?;
-        device.seq = unpacker.option(Unpacker::u64)?;
+        device.newest = take_stamp(&mut unpacker, version)?;
         device.place = unpacker.option(|unpacker| {
             Ok(Arc::new(Place {
                 building: unpacker.text()?,
@@ -69,10 +65,11 @@ impl DeviceState {
         device.rules = unpacker.u32()?;
         for _ in 0..unpacker.u32()? {
             device.sensors.reserve_exact(1);
-            device.sensors.push(unpacker.part(take_sensor)?);
+            let sensor = unpacker.part(|part| take_sensor(part, version))?;
+            device.sensors.push(sensor);
         }
         if version > OLDEST {
-            device.heard = unpacker.option(take_heard)?;
+            device.heard = unpacker.option(take_position)?;
             device.silence = unpacker.option(take_alert)?.map(Box::new);
         }
         unpacker.finish()?;
@@ -111,8 +108,7 @@ fn put_sensor(packer: &mut Packer, sensor: &SensorState) {
         Quality::Uncertain => 1,
         Quality::Bad => 2,
     });
-    packer.i64(sensor.timestamp);
-    packer.option(sensor.seq, Packer::u64);
+    put_stamp(packer, sensor.newest);
     packer.u32(sensor.windows.open.len() as u32);
     for window in &sensor.windows.open {
         put_window(packer, window);
@@ -124,7 +120,7 @@ fn put_sensor(packer: &mut Packer, sensor: &SensorState) {
     put_detectors(packer, &sensor.detectors);
 }
 
-fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> {
+fn take_sensor(unpacker: &mut Unpacker<'_>, version: u8) -> Result<SensorState, UnpackError> {
     Ok(SensorState {
         name: unpacker.text()?,
         value: unpacker.f64()?,
@@ -135,8 +131,7 @@ fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> 
             2 => Quality::Bad,
             _ => return Err(UnpackError::Damaged),
         },
-        timestamp: unpacker.i64()?,
-        seq: unpacker.option(Unpacker::u64)?,
+        newest: take_stamp(unpacker, version)?,
         windows: {
             let count = unpacker.u32()?;
             let open = (0..count).map(|_| take_window(unpacker));
@@ -150,6 +145,20 @@ fn take_sensor(unpacker: &mut Unpacker<'_>) -> Result<SensorState, UnpackError> 
             alerts.collect::<Result<_, _>>()?
         },
         detectors: take_detectors(unpacker)?,
+    })
+}
+
+fn put_stamp(packer: &mut Packer, stamp: Stamp) {
+    packer.i64(stamp.timestamp);
+    packer.option(stamp.seq, Packer::u64);
+    packer.u8(u8::from(stamp.is_ahead));
+}
+
+fn take_stamp(unpacker: &mut Unpacker<'_>, version: u8) -> Result<Stamp, UnpackError> {
+    Ok(Stamp {
+        timestamp: unpacker.i64()?,
+        seq: unpacker.option(Unpacker::u64)?,
+        is_ahead: version > 3 && unpacker.flag()?,
     })
 }
 
@@ -234,14 +243,6 @@ fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
     })
 }
 
-fn take_heard(unpacker: &mut Unpacker<'_>) -> Result<LogPosition, UnpackError> {
-    Ok(LogPosition {
-        offset: unpacker.i64()?,
-        recorded: unpacker.i64()?,
-        clock: unpacker.i64()?,
-    })
-}
-
 fn put_detectors(packer: &mut Packer, detectors: &Detectors) {
     let Detectors {
         spike,
@@ -301,6 +302,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log_time::LogPosition;
 
     const KEY: &str = "d\0t\0p\0device";
 
@@ -310,13 +312,18 @@ mod tests {
         let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
         for (name, value) in [("a", 1.5), ("bc", 2.5)] {
             let mut sensor = SensorState::new(name);
-            (sensor.value, sensor.timestamp, sensor.seq) = (value, 7, Some(9));
+            sensor.value = value;
+            sensor.newest = Stamp {
+                timestamp: 7,
+                seq: Some(9),
+                is_ahead: name == "a",
+            };
             sensor.unit = Some("volt".into());
             device.sensors.push(sensor);
         }
         let bytes = device.pack();
-        // Version, two times, no seq, no place, rules, number of sensors.
-        let mut rest = &bytes[1 + 8 + 8 + 1 + 1 + 4 + 4..];
+        // Version, two times, no seq, not ahead, no place, rules, number of sensors.
+        let mut rest = &bytes[1 + 8 + 8 + 1 + 1 + 1 + 4 + 4..];
         for (name, value) in [("a", 1.5_f64), ("bc", 2.5)] {
             let (length, part) = rest.split_first_chunk().unwrap();
             let expected = [
@@ -329,6 +336,7 @@ mod tests {
                 &7_i64.to_le_bytes(),
                 &[1],
                 &9_u64.to_le_bytes(),
+                &[u8::from(name == "a")],
                 // No open windows, no alerts.
                 &[0, 0, 0, 0, 0],
             ];
@@ -355,13 +363,8 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_previous_version_are_read_and_rewritten() {
+    fn the_last_position_is_read_as_it_was_written() {
         let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
-        device.sensors.push(SensorState::new("a"));
-        let mut older = device.pack();
-        older[0] = OLDEST;
-        older.truncate(older.len() - 2);
-        assert_eq!(DeviceState::unpack(KEY, &older), Ok(device.clone()));
         device.heard = Some(LogPosition {
             offset: 7,
             recorded: -1,
@@ -373,7 +376,7 @@ mod tests {
     }
 
     fn empty() -> Vec<u8> {
-        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 4 + 4 + 2];
+        let mut bytes = vec![0; 1 + 8 + 8 + 1 + 1 + 1 + 4 + 4 + 2];
         bytes[0] = VERSION;
         bytes
     }

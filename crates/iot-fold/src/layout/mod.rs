@@ -5,11 +5,13 @@
 //! that they know and refuse the others.
 
 mod device;
+mod log_time;
 mod pack;
 mod windows;
 
 use crate::model::DeviceKey;
 pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES};
+pub(crate) use log_time::{BYTES as TIME_BYTES, KEY as TIME_KEY};
 pub use pack::UnpackError;
 pub(crate) use pack::{Packer, Unpacker};
 pub(crate) use windows::{

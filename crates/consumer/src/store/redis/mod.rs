@@ -170,7 +170,7 @@ impl Redis {
     }
 
     fn script_call(&self, command: &str, script: &str, step: &Step<'_>, now: i64) -> Cmd {
-        let devices = &step.changes.devices;
+        let devices = &step.changes.live;
         debug_assert!(
             devices.len() <= MOST_LIVE,
             "the pipeline ends steps earlier"

@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::log_time::LogPosition;
 
-/// Two devices, with every part of the layout in use: units, places, qualities, open and
+/// Two devices in Kafka partition 3, with every part of the layout in use: units, places, qualities, open and
 /// sealed windows, alerts of sensors and of a device.
-fn changes() -> Changes {
+fn folded() -> Fold {
     let mut fold = Fold::new(rules(), "device-data", 3);
     for at in 0..70_i64 {
         let seq = (at % 2 == 0).then_some(at as u64);
@@ -29,14 +30,14 @@ fn changes() -> Changes {
         };
         fold.apply(&event).unwrap();
     }
-    fold.take_changes()
+    fold
 }
 
 #[test]
 fn keys_and_bytes_are_those_of_schema_2() {
     let mut lines = String::new();
-    let changes = changes();
-    let devices = changes.devices.into_iter();
+    let changes = folded().take_changes();
+    let devices = changes.live.into_iter();
     let devices = devices.map(|(key, value)| (key, value, None));
     let windows = changes.windows.iter();
     let windows = windows.map(|sealed| (sealed.store_key(), sealed.encode(), Some(sealed.expires)));
@@ -48,4 +49,64 @@ fn keys_and_bytes_are_those_of_schema_2() {
         lines.push('\n');
     }
     assert_eq!(lines, include_str!("golden.txt"));
+}
+
+/// The entries in the lines that a build wrote which stored devices in format 3.
+fn entries_of_format_3() -> Vec<(String, Vec<u8>)> {
+    let lines = include_str!("golden_3.txt").lines();
+    let live = lines.filter_map(|line| {
+        let (key, value) = line.split_once(" None ")?;
+        let bytes = (0..value.len()).step_by(2);
+        let bytes = bytes.map(|at| u8::from_str_radix(&value[at..at + 2], 16).unwrap());
+        Some((key.replace('|', "\0"), bytes.collect()))
+    });
+    live.collect()
+}
+
+#[test]
+fn bytes_of_format_3_are_taken_over() {
+    let entries = entries_of_format_3();
+    assert!(entries.iter().all(|(_, value)| value[0] == 3));
+    let mut taken_over = Fold::restore(rules(), "device-data", 3, &entries).unwrap();
+    let mut same = states(&folded());
+    let old = states(&taken_over);
+    assert_eq!(old.len(), 2);
+    for (key, state) in &mut same {
+        // Format 3 went by the highest record time.
+        let heard = old[key].heard.unwrap();
+        assert_eq!(heard.offset, state.heard.unwrap().offset);
+        assert!(heard.recorded >= state.heard.unwrap().recorded);
+        (state.heard, state.silence) = (Some(heard), old[key].silence.clone());
+    }
+    assert_eq!(old, same);
+    let highest = LogPosition {
+        offset: 69,
+        recorded: 1_345,
+        clock: 1_345,
+    };
+    let time = taken_over.watch.time().unwrap();
+    assert_eq!(*time, LogTime::taken_over(highest));
+    feed(&mut taken_over, 70, (0, 500, None, 0, 20.0)).unwrap();
+    let written = taken_over.take_changes().live;
+    let keys: Vec<_> = written
+        .iter()
+        .map(|(key, value)| (key.as_str(), value[0]))
+        .collect();
+    assert_eq!(keys, [("d\0t\0p\0d0", 4), ("p\0time", 1)]);
+}
+
+#[test]
+fn bytes_of_format_2_are_those_of_format_3_without_silence() {
+    let entries = entries_of_format_3();
+    let (key, newer) = &entries[0];
+    let state = DeviceState::unpack(key, newer).unwrap();
+    assert!(state.heard.is_some() && state.silence.is_none());
+    // A position, and no alert.
+    let mut older = newer[..newer.len() - 1 - 24 - 1].to_vec();
+    older[0] = 2;
+    let expected = DeviceState {
+        heard: None,
+        ..state
+    };
+    assert_eq!(DeviceState::unpack(key, &older), Ok(expected));
 }

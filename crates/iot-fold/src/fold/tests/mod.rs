@@ -1,5 +1,6 @@
 //! The fold against a naive model, and against itself cut in other places.
 
+mod clock;
 mod golden;
 mod limits;
 mod silence;
@@ -104,13 +105,15 @@ fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     })
 }
 
-/// Times of records: they mostly go on, not always, and some have none.
+/// Times of records: they mostly go on, not always; some have none, and some are from the
+/// future.
 fn recorded(offset: usize) -> Option<i64> {
     let at = offset as i64;
     match offset % 13 {
         3 => None,
         5 => Some(at - 4),
         7 => Some(at + 9),
+        9 => Some(3_800_000_000_000),
         _ => Some(at),
     }
 }
@@ -122,10 +125,22 @@ fn states(fold: &Fold) -> BTreeMap<DeviceKey, DeviceState> {
         .collect()
 }
 
+/// How far a message takes the watermark of its device.
+fn reaches(offset: usize, timestamp: i64) -> i64 {
+    recorded(offset).map_or(timestamp, |at| timestamp.min(at))
+}
+
+/// Whether its clock was ahead of its record.
+fn is_ahead(offset: usize, timestamp: i64) -> bool {
+    recorded(offset).is_some_and(|at| timestamp > at + 1_000)
+}
+
+/// Some clocks are far ahead.
 fn log() -> impl Strategy<Value = Vec<Sent>> {
+    let time = prop_oneof![4 => 0..600_i64, 1 => 1_100..1_290_i64];
     let sent = (
         0..3_u8,
-        0..600_i64,
+        time,
         prop::option::of(0..4_u64),
         0..3_usize,
         -10.0..80.0_f64,
@@ -158,13 +173,13 @@ fn save(fold: &mut Fold, kept: &mut Kept) {
         "changed() counts what take_changes() gives"
     );
     let windows: Vec<_> = changes.windows.iter().map(Sealed::encode).collect();
-    let values = changes.devices.iter().map(|(_, value)| value);
+    let values = changes.live.iter().map(|(_, value)| value);
     let real: usize = values.chain(&windows).map(Vec::len).sum();
     assert!(
         real <= bytes && bytes <= 2 * real + 200,
         "{bytes} bytes were announced, {real} came"
     );
-    kept.live.extend(changes.devices);
+    kept.live.extend(changes.live);
     for (sealed, value) in changes.windows.iter().zip(windows) {
         let stored = (value, sealed.expires);
         let before = kept.windows.insert(sealed.store_key(), stored);
@@ -213,33 +228,46 @@ proptest! {
         for (key, state) in states(&fold) {
             for sensor in &state.sensors {
                 let of_sensor = taken(&log, &key.device);
-                let of_sensor = of_sensor.filter(|sent| NAMES[sent.3] == &*sensor.name);
-                // Of equals the later in the log; max_by_key returns the last one.
-                let newest = of_sensor.max_by_key(|sent| (sent.1, sent.2)).unwrap();
-                prop_assert_eq!((sensor.timestamp, sensor.seq, sensor.value), (newest.1, newest.2, newest.4));
+                let of_sensor = of_sensor.filter(|(_, sent)| NAMES[sent.3] == &*sensor.name);
+                let newest = of_sensor.reduce(|old, new| if replaces(old, new) { new } else { old });
+                let (offset, sent) = newest.unwrap();
+                let stamp = (sensor.newest.timestamp, sensor.newest.seq, sensor.newest.is_ahead);
+                prop_assert_eq!(stamp, (sent.1, sent.2, is_ahead(offset, sent.1)));
+                prop_assert_eq!(sensor.value, sent.4);
             }
         }
     }
 }
 
+/// Whether a message replaces an earlier one of the log: it is not older, or the other was
+/// ahead of its record and it is not.
+fn replaces(old: (usize, Sent), new: (usize, Sent)) -> bool {
+    let ahead = |(offset, sent): (usize, Sent)| is_ahead(offset, sent.1);
+    (new.1.1, new.1.2) >= (old.1.1, old.1.2) || (ahead(old) && !ahead(new))
+}
+
 /// Of each message whether it is no immediate repetition of the newest of its device.
 fn straight_taken(log: &[Sent]) -> Vec<bool> {
-    let mut newest = BTreeMap::new();
-    let taken = log.iter().map(|sent| {
-        let newest = newest.entry(sent.0).or_insert((i64::MIN, None));
-        let moment = (sent.1, sent.2);
-        let repeated = sent.2.is_some() && moment == *newest;
-        *newest = moment.max(*newest);
+    let mut newest = BTreeMap::<u8, (usize, Sent)>::new();
+    let taken = log.iter().copied().enumerate().map(|new| {
+        let Some(old) = newest.get_mut(&new.1.0) else {
+            newest.insert(new.1.0, new);
+            return true;
+        };
+        let repeated = new.1.2.is_some() && (new.1.1, new.1.2) == (old.1.1, old.1.2);
+        if !repeated && replaces(*old, new) {
+            *old = new;
+        }
         !repeated
     });
     taken.collect()
 }
 
-/// The messages of a device that are taken.
-fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = Sent> + 'l {
-    let fresh = log.iter().copied().zip(straight_taken(log));
+/// The messages of a device that are taken, with their offsets.
+fn taken<'l>(log: &'l [Sent], device: &'l str) -> impl Iterator<Item = (usize, Sent)> + 'l {
+    let fresh = log.iter().copied().enumerate().zip(straight_taken(log));
     let fresh = fresh.filter_map(|(sent, fresh)| fresh.then_some(sent));
-    fresh.filter(move |sent| format!("d{}", sent.0) == device)
+    fresh.filter(move |(_, sent)| format!("d{}", sent.0) == device)
 }
 
 #[test]

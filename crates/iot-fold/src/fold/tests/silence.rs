@@ -57,17 +57,26 @@ fn log() -> impl Strategy<Value = Vec<Sent>> {
 
 /// Looks at every device after every record.
 fn naive(log: &[Sent]) -> Vec<Change> {
-    let (mut time, mut changes) = (None, Vec::new());
+    let (mut time, mut changes) = (None::<(i64, i64)>, Vec::new());
+    let mut times = Vec::<i64>::new();
     let mut heard = BTreeMap::<u8, (i64, i64)>::new();
     let mut silent = BTreeSet::new();
     for (offset, (device, recorded)) in (0..).zip(log) {
-        time = match (time, *recorded) {
-            (Some((newest, clock)), Some(at)) if at > newest => {
-                Some((at, clock + (at - newest).min(AFTER / 2)))
+        if let Some(at) = *recorded {
+            times.push(at);
+            let mut last = times[times.len().saturating_sub(16)..].to_vec();
+            last.sort_unstable_by(|a, b| b.cmp(a));
+            time = match time {
+                Some((newest, clock)) if times.len() > 4 => {
+                    let step = (last[3] - newest).clamp(0, AFTER / 2);
+                    Some((newest.max(last[3]), clock + step))
+                }
+                _ => last.last().map(|least| (*least, *least)),
+            };
+            for (_, clock) in heard.values_mut().filter(|_| times.len() <= 4) {
+                *clock = time.map_or(*clock, |(_, now)| now.min(*clock));
             }
-            (None, Some(at)) => Some((at, at)),
-            (time, _) => time,
-        };
+        }
         let Some((_, clock)) = time else { continue };
         if silent.remove(device) {
             changes.push((offset, format!("d{device}"), AlertStatus::Cleared));
@@ -129,13 +138,22 @@ fn told(fold: &mut Fold, offset: usize, sent: Sent) -> Vec<Alert> {
 fn a_device_is_silent_until_it_is_heard_again() {
     let mut fold = Fold::new(rules(), "device-data", 3);
     assert_eq!(told(&mut fold, 0, (1, Some(1_000))), []);
-    for (offset, at) in [(1, 1_006), (2, 1_012)] {
-        assert_eq!(told(&mut fold, offset, (0, Some(at))), []);
+    let mut offsets = 1..;
+    // The fourth record with a time moves the partition's.
+    let mut move_to = |fold: &mut Fold, at| {
+        let of_four = offsets.by_ref().take(4);
+        let told = of_four.map(|offset| told(fold, offset, (0, Some(at))));
+        told.collect::<Vec<_>>()
+    };
+    for at in [1_000, 1_006, 1_012] {
+        assert_eq!(move_to(&mut fold, at).concat(), []);
     }
-    let [raised] = &told(&mut fold, 3, (0, Some(1_013)))[..] else {
+    let told_at_last = move_to(&mut fold, 1_013);
+    assert_eq!(told_at_last[..3].concat(), []);
+    let [raised] = &told_at_last[3][..] else {
         panic!("just longer than allowed");
     };
-    assert_eq!(&*raised.id, "device-data:3:3:t/p/d1:silence");
+    assert_eq!(&*raised.id, "device-data:3:16:t/p/d1:silence");
     assert_eq!((&*raised.sensor, raised.raised_at), ("", 1_013));
     assert_eq!(
         raised.message,
@@ -143,8 +161,8 @@ fn a_device_is_silent_until_it_is_heard_again() {
     );
     assert_eq!((raised.value, raised.limit), (0.013, 0.012));
     assert_eq!(silences(fold.all().alerts), std::slice::from_ref(raised));
-    assert_eq!(told(&mut fold, 4, (0, Some(1_019))), []);
-    let [cleared] = &told(&mut fold, 5, (1, Some(1_019)))[..] else {
+    assert_eq!(move_to(&mut fold, 1_019).concat(), []);
+    let [cleared] = &told(&mut fold, 21, (1, Some(1_019)))[..] else {
         panic!("heard again");
     };
     assert_eq!((&cleared.id, cleared.value), (&raised.id, 0.019));
@@ -166,7 +184,8 @@ fn a_time_without_any_record_makes_nobody_silent() {
 #[test]
 fn who_is_no_longer_watched_is_not_silent() {
     let (mut fold, mut kept) = (reload(&Kept::default()), Kept::default());
-    for (offset, at) in [1_000, 1_006, 1_012, 1_018].into_iter().enumerate() {
+    for offset in 0..16 {
+        let at = 1_000 + offset as i64 / 4 * 6;
         feed(&mut fold, offset, (u8::from(offset > 0), Some(at)));
     }
     save(&mut fold, &mut kept);
@@ -180,6 +199,31 @@ fn who_is_no_longer_watched_is_not_silent() {
         panic!("it was silent");
     };
     assert_eq!(alert.state, AlertStatus::Cleared);
-    assert_eq!(told(&mut restored, 4, (1, Some(2_000))), []);
-    assert!(restored.devices.iter().all(|d| d.state.heard.is_none()));
+    for offset in 16..24 {
+        assert_eq!(told(&mut restored, offset, (1, Some(2_000))), []);
+    }
+}
+
+#[test]
+fn one_record_from_the_future_makes_nobody_silent() {
+    let mut fold = Fold::new(rules(), "device-data", 0);
+    let future = 3_800_000_000_000;
+    let mut silent = Vec::new();
+    for offset in 0..200_usize {
+        // Device 0 stops in the middle.
+        let device = if offset < 100 {
+            (offset % 3) as u8
+        } else {
+            (offset % 2 + 1) as u8
+        };
+        let at = if offset % 40 == 10 {
+            future
+        } else {
+            1_000 + offset as i64
+        };
+        for alert in told(&mut fold, offset, (device, Some(at))) {
+            silent.push((alert.key.device.to_string(), alert.raised_at < future));
+        }
+    }
+    assert_eq!(silent, [("d0".to_owned(), true)]);
 }

@@ -47,7 +47,7 @@ proptest! {
                 continue;
             }
             let watermark = watermarks.entry(sent.0).or_insert(i64::MIN);
-            *watermark = sent.1.max(*watermark);
+            *watermark = reaches(offset, sent.1).max(*watermark);
             for (size, late) in SIZES.iter().zip(folded.late) {
                 let end = sent.1 / size * size + size;
                 prop_assert_eq!(late, u64::from(end + 30 <= *watermark));
@@ -99,8 +99,8 @@ type NaiveWindow = (i64, Vec<(i64, f64)>, bool);
 fn naive_windows(log: &[Sent], device: &str, sensor: &str, size: i64) -> Vec<NaiveWindow> {
     let mut watermark = i64::MIN;
     let mut windows = BTreeMap::<i64, Vec<(i64, f64)>>::new();
-    for (_, timestamp, _, number, value) in taken(log, device) {
-        watermark = watermark.max(timestamp);
+    for (offset, (_, timestamp, _, number, value)) in taken(log, device) {
+        watermark = watermark.max(reaches(offset, timestamp));
         let start = timestamp / size * size;
         if NAMES[number] == sensor && start + size + 30 > watermark {
             windows.entry(start).or_default().push((timestamp, value));

@@ -1,11 +1,13 @@
 //! Compares the stored state of one partition with the fold of its log.
 
+mod time;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::message::Quality;
 use iot_core::partition::TopicPartition;
 
-use super::fold::{Device, Fold, Newest, Sealed, Sensor};
+use super::fold::{Device, Fold, Newest, Sealed, Sensor, Timing};
 use super::layout::{self, StoredDevice, StoredSensor, StoredWindows, Unreadable};
 use super::model::{FieldValue, Moment, Place, Span};
 use super::report::{Finding, Kind, Report};
@@ -43,8 +45,8 @@ impl Kept {
 
     /// Whether a stored value can be compared with the newest one of the records that
     /// Kafka still has. If the stored one is newer, its record is deleted.
-    fn has_newest(self, expected: Option<Moment>, found: Moment) -> bool {
-        self == Self::Whole || Some(found) <= expected
+    fn has_newest(self, expected: Option<Timing>, found: Moment) -> bool {
+        self == Self::Whole || Some(found) <= expected.map(|expected| expected.moment)
     }
 }
 
@@ -65,6 +67,7 @@ impl<'a> Comparison<'a> {
         for (field, value) in &snapshot.live {
             stored.insert(field, value);
         }
+        self.time(&fold.time, &mut stored);
         for (name, device) in &fold.devices {
             self.report.devices += 1;
             self.report.sensors += device.sensors.len() as u64;
@@ -97,12 +100,22 @@ impl<'a> Comparison<'a> {
         } else {
             self.report.not_comparable += 1;
         }
+        // An earlier version may not have stored it, and deleted records may have had it.
+        let is_stored = found.heard.is_some() || found.ahead.is_some();
+        if expected.heard.is_some() && is_stored {
+            self.fields(
+                key,
+                "",
+                &last_offset(expected.heard),
+                &last_offset(found.heard),
+            );
+        }
         if !self.kept.has_newest(expected.newest, found.newest) {
             self.report.not_comparable += 1;
             return;
         }
-        let found_moment = moment(Some(found.newest));
-        self.fields(key, "", &moment(expected.newest), &found_moment);
+        let found_moment = moment(Some(found.newest), found.ahead);
+        self.fields(key, "", &timing(expected.newest), &found_moment);
         // Otherwise a deleted record may have set the place.
         if self.kept == Kept::Whole || expected.place_is_newest {
             let (expected, found) = (place(&expected.place), place(&found.place));
@@ -133,7 +146,7 @@ impl<'a> Comparison<'a> {
 
     fn sensor(&mut self, key: &str, name: &str, expected: &Sensor, found: StoredSensor) {
         let newest = expected.newest.as_ref();
-        if self.kept.has_newest(newest.map(|n| n.moment), found.newest) {
+        if self.kept.has_newest(newest.map(|n| n.timing), found.newest) {
             self.newest(key, name, newest, &found);
         } else {
             self.report.not_comparable += 1;
@@ -168,8 +181,8 @@ impl<'a> Comparison<'a> {
     }
 
     fn newest(&mut self, key: &str, name: &str, expected: Option<&Newest>, found: &StoredSensor) {
-        let expected_moment = moment(expected.map(|newest| newest.moment));
-        let found_moment = moment(Some(found.newest));
+        let expected_moment = timing(expected.map(|newest| newest.timing));
+        let found_moment = moment(Some(found.newest), found.ahead);
         self.fields(key, name, &expected_moment, &found_moment);
         let Some(expected) = expected else { return };
         let value = |value, unit: &Option<String>, quality: Quality| {
@@ -307,13 +320,26 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn moment(moment: Option<Moment>) -> [(&'static str, FieldValue); 2] {
+fn last_offset(offset: Option<i64>) -> [(&'static str, FieldValue); 1] {
+    let offset = offset.map_or(FieldValue::Missing, FieldValue::Signed);
+    [("last offset", offset)]
+}
+
+fn timing(timing: Option<Timing>) -> Vec<(&'static str, FieldValue)> {
+    let ahead = timing.is_some_and(|timing| timing.ahead);
+    moment(timing.map(|timing| timing.moment), Some(ahead))
+}
+
+/// The fields of a moment; the last one only if it is known whether it was ahead.
+fn moment(moment: Option<Moment>, ahead: Option<bool>) -> Vec<(&'static str, FieldValue)> {
     let timestamp = moment.map_or(i64::MIN, |moment| moment.timestamp);
     let seq = moment.and_then(|moment| moment.seq);
-    [
+    let ahead = ahead.map(|ahead| ("ahead", FieldValue::Unsigned(ahead.into())));
+    let fields = [
         ("timestamp", FieldValue::Signed(timestamp)),
         ("seq", seq.map_or(FieldValue::Missing, FieldValue::Unsigned)),
-    ]
+    ];
+    fields.into_iter().chain(ahead).collect()
 }
 
 fn place(place: &Option<Place>) -> [(&'static str, FieldValue); 3] {

@@ -2,12 +2,15 @@
 //! fold"). This is a second implementation that deliberately shares no code with the
 //! consumer.
 
+mod time;
+
 use std::collections::BTreeMap;
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
 use super::layout::device_name;
 use super::model::{Moment, Place, Span, Summary, Values, Window};
+pub(super) use time::{PartitionTime, Timing};
 
 /// Milliseconds in an hour, for slopes per hour.
 const HOUR: f64 = 3_600_000.0;
@@ -39,16 +42,19 @@ pub(super) struct Fold {
     rules: Rules,
     pub(super) devices: BTreeMap<String, Device>,
     pub(super) sealed: BTreeMap<(String, Span), Sealed>,
+    pub(super) time: PartitionTime,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Device {
-    pub(super) newest: Option<Moment>,
+    pub(super) newest: Option<Timing>,
     pub(super) watermark: Option<i64>,
     pub(super) place: Option<Place>,
     /// Whether the newest message itself has the place.
     pub(super) place_is_newest: bool,
     pub(super) sensors: BTreeMap<String, Sensor>,
+    /// Offset of its last message, if the partition had a time then.
+    pub(super) heard: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +66,7 @@ pub(super) struct Sensor {
 /// The newest reading of a sensor.
 #[derive(Debug, Clone)]
 pub(super) struct Newest {
-    pub(super) moment: Moment,
+    pub(super) timing: Timing,
     pub(super) value: f64,
     pub(super) unit: Option<String>,
     pub(super) quality: Quality,
@@ -82,6 +88,7 @@ impl Fold {
             rules,
             devices: BTreeMap::new(),
             sealed: BTreeMap::new(),
+            time: PartitionTime::default(),
         }
     }
 
@@ -95,13 +102,18 @@ impl Fold {
         let name = device_name(entry.tenant, entry.project, &message.device_id);
         let device = self.devices.entry(name.clone()).or_default();
         // A duplicate of the newest message with a sequence number.
-        if moment.seq.is_some() && device.newest == Some(moment) {
+        let newest = device.newest.map(|newest| newest.moment);
+        if moment.seq.is_some() && newest == Some(moment) {
             return;
         }
-        device.locate(moment, message);
-        let watermark = device.watermark.max(Some(moment.timestamp));
-        device.watermark = watermark;
-        let watermark = watermark.unwrap_or(moment.timestamp);
+        let timing = Timing::new(moment, entry.recorded);
+        device.locate(timing, message);
+        if self.time.take(entry.offset, entry.recorded) {
+            device.heard = Some(entry.offset);
+        }
+        let progress = timing.progress(entry.recorded);
+        let watermark = device.watermark.unwrap_or(progress).max(progress);
+        device.watermark = Some(watermark);
         let over = |span: &Span| self.rules.is_over(*span, watermark);
         for (sensor, state) in &mut device.sensors {
             for (span, window) in state.open.extract_if(.., |span, _| over(span)) {
@@ -113,7 +125,7 @@ impl Fold {
         for reading in &message.readings {
             let state = device.sensors.entry(reading.sensor.to_string());
             let state = state.or_default();
-            state.take(&self.rules, watermark, moment, reading);
+            state.take(&self.rules, watermark, timing, reading);
         }
     }
 }
@@ -134,11 +146,11 @@ impl Rules {
 
 impl Device {
     /// Updates the newest message and the place of the device.
-    fn locate(&mut self, moment: Moment, message: &DeviceMessage<'_>) {
-        if self.newest.is_some_and(|newest| moment < newest) {
+    fn locate(&mut self, timing: Timing, message: &DeviceMessage<'_>) {
+        if !timing.follows(self.newest) {
             return;
         }
-        self.newest = Some(moment);
+        self.newest = Some(timing);
         self.place_is_newest = message.location.is_some();
         if let Some(place) = &message.location {
             let parts = [&place.building, &place.floor, &place.room];
@@ -148,11 +160,11 @@ impl Device {
 }
 
 impl Sensor {
-    fn take(&mut self, rules: &Rules, watermark: i64, moment: Moment, reading: &Reading<'_>) {
-        let outdated = self.newest.as_ref().is_some_and(|n| moment < n.moment);
-        if !outdated {
+    fn take(&mut self, rules: &Rules, watermark: i64, timing: Timing, reading: &Reading<'_>) {
+        let moment = timing.moment;
+        if timing.follows(self.newest.as_ref().map(|newest| newest.timing)) {
             self.newest = Some(Newest {
-                moment,
+                timing,
                 value: reading.value,
                 unit: reading.unit.as_deref().map(str::to_owned),
                 quality: reading.quality,

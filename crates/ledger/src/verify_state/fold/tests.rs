@@ -46,6 +46,18 @@ fn take(fold: &mut Fold, message: &DeviceMessage<'_>) {
     });
 }
 
+/// Takes a temperature at `timestamp` from a record with another time.
+fn take_at(fold: &mut Fold, offset: i64, recorded: i64, timestamp: i64, value: f64) {
+    let message = message(timestamp, None, vec![reading("temperature", value)]);
+    fold.take(&Entry {
+        offset,
+        recorded,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    });
+}
+
 /// The fold of messages with one value of `temperature` each.
 fn fed(log: &[(i64, Option<u64>, f64)]) -> Fold {
     let mut fold = fold();
@@ -259,4 +271,47 @@ fn each_length_has_its_own_windows() {
     let sensor = &device(&fold).sensors["temperature"];
     assert_eq!(spans(&sensor.open), [(60, 240, 1), (300, 0, 4)]);
     assert_eq!(fold.sealed.len(), 2);
+}
+
+#[test]
+fn a_clock_that_was_ahead_is_older_than_the_next_one_that_is_not() {
+    let mut fold = fold();
+    let newest = |fold: &Fold| {
+        let newest = device(fold).sensors["temperature"].newest.clone().unwrap();
+        let of_device = device(fold).newest.unwrap();
+        assert_eq!(of_device, newest.timing);
+        (newest.timing.moment.timestamp, newest.timing.ahead)
+    };
+    for (offset, recorded, timestamp, expected) in [
+        (0, 10_000, 10_000, (10_000, false)),
+        (1, 10_010, 90_000, (90_000, true)),
+        // Less ahead, but ahead.
+        (2, 10_020, 80_000, (90_000, true)),
+        (3, 10_030, 10_030, (10_030, false)),
+        (4, 10_040, 10_020, (10_030, false)),
+        // Not so far that it counts as ahead.
+        (5, 10_050, 11_050, (11_050, false)),
+        (6, 10_060, 10_060, (11_050, false)),
+    ] {
+        take_at(&mut fold, offset, recorded, timestamp, 1.0);
+        assert_eq!(newest(&fold), expected, "offset {offset}");
+    }
+}
+
+#[test]
+fn the_watermark_is_never_later_than_the_records() {
+    let mut fold = fold();
+    take_at(&mut fold, 0, 100, 90, 1.0);
+    take_at(&mut fold, 1, 110, 500, 2.0);
+    assert_eq!(device(&fold).watermark, Some(110));
+    take_at(&mut fold, 2, 120, 119, 3.0);
+    assert_eq!(open(&fold), [(60, 2), (480, 1)]);
+    take_at(&mut fold, 3, 150, 150, 4.0);
+    assert_eq!(
+        (open(&fold), sealed(&fold)),
+        (vec![(120, 1), (480, 1)], vec![(60, 2)])
+    );
+    // Without a record time nothing limits it.
+    take_at(&mut fold, 4, -1, 700, 5.0);
+    assert_eq!(device(&fold).watermark, Some(700));
 }

@@ -11,8 +11,13 @@ pub(super) const SCHEMA: &str = "2";
 pub(super) const SCHEMA_FIELD: &str = "schema";
 /// Field of a partition's hash with the next offset to apply.
 pub(super) const OFFSET_FIELD: &str = "offset";
-/// First byte of a device. Version 3 adds the state of silence detection at the end.
-const DEVICE_VERSIONS: [u8; 2] = [2, 3];
+/// Field of a partition's hash with its time.
+pub(super) const TIME_FIELD: &str = "p\0time";
+/// First byte of a device. Version 3 adds the state of silence detection at the end, version 4
+/// which times were ahead of their records.
+const DEVICE_VERSIONS: [u8; 3] = [2, 3, 4];
+/// First byte of the time of a partition.
+const TIME_VERSIONS: [u8; 1] = [1];
 /// First byte of sealed windows.
 const SEALED_VERSIONS: [u8; 1] = [2];
 /// Size of an alert in bytes.
@@ -29,8 +34,24 @@ pub(super) struct Unreadable(pub(super) String);
 pub(super) struct StoredDevice {
     pub(super) watermark: i64,
     pub(super) newest: Moment,
+    /// Whether that is ahead of its record; `None` before version 4.
+    pub(super) ahead: Option<bool>,
     pub(super) place: Option<Place>,
     pub(super) sensors: Vec<(String, StoredSensor)>,
+    /// Offset of its last message.
+    pub(super) heard: Option<i64>,
+}
+
+/// The stored time of a partition.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredTime {
+    /// Offset of the last message.
+    pub(super) offset: i64,
+    pub(super) time: i64,
+    /// Whether the time is that of an earlier version, which stored no record times.
+    pub(super) taken_over: bool,
+    /// The last record times, the newest last.
+    pub(super) recent: Vec<i64>,
 }
 
 /// The stored state of a sensor.
@@ -40,6 +61,8 @@ pub(super) struct StoredSensor {
     pub(super) unit: Option<String>,
     pub(super) quality: Quality,
     pub(super) newest: Moment,
+    /// Whether that is ahead of its record; `None` before version 4.
+    pub(super) ahead: Option<bool>,
     pub(super) open: Vec<Window>,
 }
 
@@ -101,18 +124,20 @@ pub(super) fn shown(name: &str) -> String {
 /// The value has another version, or is malformed.
 pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
     let (version, mut reader) = Reader::new(bytes, &DEVICE_VERSIONS)?;
-    let device = StoredDevice {
+    let mut device = StoredDevice {
         watermark: reader.i64()?,
         newest: reader.moment()?,
+        ahead: reader.ahead(version)?,
         place: reader.option(|reader| Ok([reader.text()?, reader.text()?, reader.text()?]))?,
         sensors: {
             // Hash of the detectors' rules.
             reader.u32()?;
-            reader.list(|reader| reader.part(sensor))?
+            reader.list(|reader| reader.part(|part| sensor(part, version)))?
         },
+        heard: None,
     };
     if version > 2 {
-        reader.silence()?;
+        device.heard = reader.silence()?;
     }
     reader.end()?;
     Ok(device)
@@ -120,7 +145,7 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
 
 /// Decodes a sensor and its name. Alerts and detectors follow the open windows and are not
 /// compared.
-fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable> {
+fn sensor(reader: &mut Reader<'_>, version: u8) -> Result<(String, StoredSensor), Unreadable> {
     let name = reader.text()?;
     let sensor = StoredSensor {
         value: reader.f64()?,
@@ -132,9 +157,34 @@ fn sensor(reader: &mut Reader<'_>) -> Result<(String, StoredSensor), Unreadable>
             other => return Err(Unreadable(format!("invalid quality {other}"))),
         },
         newest: reader.moment()?,
+        ahead: reader.ahead(version)?,
         open: reader.list(Reader::window)?,
     };
     Ok((name, sensor))
+}
+
+/// Whether a value of a device says which times were ahead of their records.
+pub(super) fn is_current(device: &[u8]) -> bool {
+    device.first() == DEVICE_VERSIONS.last()
+}
+
+/// Decodes the value of [`TIME_FIELD`].
+///
+/// # Errors
+/// The value has another version, or is malformed.
+pub(super) fn time(bytes: &[u8]) -> Result<StoredTime, Unreadable> {
+    let (_, mut reader) = Reader::new(bytes, &TIME_VERSIONS)?;
+    let (offset, time) = (reader.i64()?, reader.i64()?);
+    // The clock of silence detection.
+    reader.i64()?;
+    let time = StoredTime {
+        offset,
+        time,
+        taken_over: reader.flag()?,
+        recent: reader.list(Reader::i64)?,
+    };
+    reader.end()?;
+    Ok(time)
 }
 
 /// Decodes the value of a [`window_key`].
@@ -170,11 +220,24 @@ impl<'a> Reader<'a> {
         )))
     }
 
-    /// Skips the state of silence detection, which is not compared.
-    fn silence(&mut self) -> Result<(), Unreadable> {
-        self.option(|reader| reader.take(3 * size_of::<i64>()).map(drop))?;
+    /// Reads the offset of the last message, and skips the rest of the state of silence
+    /// detection, which is not compared.
+    fn silence(&mut self) -> Result<Option<i64>, Unreadable> {
+        let heard = self.option(|reader| {
+            let offset = reader.i64()?;
+            reader.take(2 * size_of::<i64>())?;
+            Ok(offset)
+        })?;
         self.option(|reader| reader.take(ALERT).map(drop))?;
-        Ok(())
+        Ok(heard)
+    }
+
+    fn ahead(&mut self, version: u8) -> Result<Option<bool>, Unreadable> {
+        (version > 3).then(|| self.flag()).transpose()
+    }
+
+    fn flag(&mut self) -> Result<bool, Unreadable> {
+        Ok(self.option(|_| Ok(()))?.is_some())
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {

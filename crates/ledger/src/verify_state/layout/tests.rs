@@ -12,6 +12,22 @@ impl Bytes {
         Self(vec![2])
     }
 
+    /// A current device with one sensor, both of which were ahead of their records.
+    fn current() -> Self {
+        let sensor = Self(Vec::new()).text("s").float(1.0).byte(0).byte(0);
+        let sensor = sensor.number(100).byte(0).byte(1).short(0);
+        let device = Self::new().number(200).number(100).byte(0).byte(1).byte(0);
+        let mut device = device.short(7).short(1).part(sensor).heard(true);
+        device.0[0] = 4;
+        device
+    }
+
+    /// The time of a partition.
+    fn time() -> Self {
+        let time = Self(vec![1]).number(41).number(1_000).number(900).byte(1);
+        time.short(2).number(990).number(1_001)
+    }
+
     /// Turns a device into version 3, with the state of silence detection.
     fn heard(mut self, silent: bool) -> Self {
         self.0[0] = 3;
@@ -113,8 +129,10 @@ fn a_device_is_read_with_and_without_a_place() {
     let expected = StoredDevice {
         watermark: 200,
         newest,
+        ahead: None,
         place: None,
         sensors: Vec::new(),
+        heard: None,
     };
     let nowhere = Bytes::device(false, 0);
     assert_eq!(device(&nowhere.0), Ok(expected));
@@ -124,18 +142,42 @@ fn a_device_is_read_with_and_without_a_place() {
 #[test]
 fn only_the_state_of_silence_detection_is_skipped() {
     let older = Bytes::device(true, 1).part(Bytes::sensor(b""));
-    let expected = device(&older.0);
-    assert!(expected.is_ok());
+    let expected = StoredDevice {
+        heard: Some(41),
+        ..device(&older.0).unwrap()
+    };
     for silent in [false, true] {
         let newer = Bytes::device(true, 1).part(Bytes::sensor(b""));
         let newer = newer.heard(silent);
-        assert_eq!(device(&newer.0), expected);
+        assert_eq!(device(&newer.0), Ok(expected.clone()));
         assert!(device(&newer.byte(0).0).is_err(), "trailing bytes");
     }
     let mut unknown = older.heard(false);
-    unknown.0[0] = 4;
-    let error = Unreadable("unknown version 4; expected 2 or 3".into());
+    unknown.0[0] = 5;
+    let error = Unreadable("unknown version 5; expected 2 or 3 or 4".into());
     assert_eq!(device(&unknown.0), Err(error));
+}
+
+#[test]
+fn the_current_version_says_what_was_ahead() {
+    let found = device(&Bytes::current().0).unwrap();
+    assert_eq!((found.ahead, found.heard), (Some(true), Some(41)));
+    assert_eq!(found.sensors[0].1.ahead, Some(true));
+    let older = device(&Bytes::device(true, 1).part(Bytes::sensor(b"")).0).unwrap();
+    assert_eq!((older.ahead, older.sensors[0].1.ahead), (None, None));
+    assert!(is_current(&Bytes::current().0) && !is_current(&Bytes::device(true, 0).0));
+}
+
+#[test]
+fn the_time_of_a_partition_is_decoded() {
+    let expected = StoredTime {
+        offset: 41,
+        time: 1_000,
+        taken_over: true,
+        recent: vec![990, 1_001],
+    };
+    assert_eq!(time(&Bytes::time().0), Ok(expected));
+    assert!(time(&Bytes::time().byte(0).0).is_err());
 }
 
 #[test]
@@ -217,19 +259,20 @@ proptest! {
     fn truncated_values_are_refused(length in 0_usize..300) {
         let bytes = Bytes::device(true, 1).part(Bytes::sensor(b"detectors"));
         let heard = Bytes::device(true, 1).heard(true);
-        for bytes in [bytes.0, heard.0, Bytes::sealed().0] {
+        let all = [bytes, heard, Bytes::current(), Bytes::time(), Bytes::sealed()];
+        for Bytes(bytes) in all {
             if let Some(cut) = bytes.get(..length).filter(|cut| cut.len() < bytes.len()) {
-                prop_assert!(device(cut).is_err() && sealed(cut).is_err());
+                prop_assert!(device(cut).is_err() && sealed(cut).is_err() && time(cut).is_err());
             }
         }
     }
 
     #[test]
     fn decoding_never_panics(bytes: Vec<u8>) {
-        for version in [2, 3] {
+        for version in [1, 2, 3, 4] {
             let bytes = [&[version], &bytes[..]].concat();
             let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));
-            let _ = (device(&bytes), device(&part.0), sealed(&bytes));
+            let _ = (device(&bytes), device(&part.0), sealed(&bytes), time(&bytes));
         }
     }
 }

@@ -113,7 +113,7 @@ fn window_key(device: &str) -> String {
 
 fn changes(devices: impl Into<Vec<Live>>, windows: impl Into<Vec<Sealed>>) -> Changes {
     Changes {
-        devices: devices.into(),
+        live: devices.into(),
         windows: windows.into(),
     }
 }

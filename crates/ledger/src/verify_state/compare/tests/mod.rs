@@ -1,5 +1,7 @@
 //! Each test changes an exact state and checks the findings.
 
+mod clock;
+
 use iot_core::message::{DeviceMessage, Reading};
 
 use super::*;
@@ -59,14 +61,22 @@ fn moment_bytes(moment: Moment) -> Vec<u8> {
     bytes
 }
 
-fn sensor_bytes(name: &str, sensor: &Sensor) -> Vec<u8> {
+fn timing_bytes(version: u8, timing: Timing) -> Vec<u8> {
+    let mut bytes = moment_bytes(timing.moment);
+    if version > 3 {
+        bytes.push(u8::from(timing.ahead));
+    }
+    bytes
+}
+
+fn sensor_bytes(version: u8, name: &str, sensor: &Sensor) -> Vec<u8> {
     let newest = sensor.newest.as_ref().unwrap();
     let mut bytes = text(name);
     bytes.extend(newest.value.to_le_bytes());
     bytes.push(u8::from(newest.unit.is_some()));
     newest.unit.iter().for_each(|unit| bytes.extend(text(unit)));
     bytes.push(0);
-    bytes.extend(moment_bytes(newest.moment));
+    bytes.extend(timing_bytes(version, newest.timing));
     bytes.extend(count(sensor.open.len()));
     let open = sensor.open.values();
     open.for_each(|window| bytes.extend(window_bytes(window)));
@@ -74,29 +84,40 @@ fn sensor_bytes(name: &str, sensor: &Sensor) -> Vec<u8> {
     bytes
 }
 
-fn device_bytes(device: &Device) -> Vec<u8> {
-    let mut bytes = vec![2];
+fn device_bytes(version: u8, device: &Device) -> Vec<u8> {
+    let mut bytes = vec![version];
     bytes.extend(device.watermark.unwrap().to_le_bytes());
-    bytes.extend(moment_bytes(device.newest.unwrap()));
+    bytes.extend(timing_bytes(version, device.newest.unwrap()));
     bytes.push(0);
     bytes.extend(count(7));
     bytes.extend(count(device.sensors.len()));
     for (name, sensor) in &device.sensors {
-        let sensor = sensor_bytes(name, sensor);
+        let sensor = sensor_bytes(version, name, sensor);
         bytes.extend(count(sensor.len()));
         bytes.extend(sensor);
+    }
+    if version > 2 {
+        // Where it was heard last, and no silence.
+        bytes.push(1);
+        bytes.extend(device.heard.unwrap().to_le_bytes());
+        bytes.extend([0; 2 * 8 + 1]);
     }
     bytes
 }
 
-/// The state that a consumer would have stored.
+/// The state that the first version of the consumer would have stored.
 fn stored(fold: &Fold) -> Snapshot {
+    stored_in(2, fold)
+}
+
+/// The state that a consumer would have stored, with devices in this format.
+fn stored_in(version: u8, fold: &Fold) -> Snapshot {
     let mut snapshot = Snapshot {
         offset: 1_000,
         ..Snapshot::default()
     };
     for (name, device) in &fold.devices {
-        let value = device_bytes(device);
+        let value = device_bytes(version, device);
         snapshot.live.insert(layout::device_field(name), value);
     }
     for ((device, span), sealed) in &fold.sealed {
@@ -155,14 +176,17 @@ fn fold() -> Fold {
 const TRUNCATED: Kept = Kept::After(59);
 
 fn compare(kept: Kept, snapshot: &Snapshot) -> Report {
+    compare_with(&fold(), kept, snapshot)
+}
+
+fn compare_with(fold: &Fold, kept: Kept, snapshot: &Snapshot) -> Report {
     let partition = TopicPartition::new("device-data", 0);
     let mut comparison = Comparison::new(&partition);
     comparison.kept = kept;
     comparison.keep = 1_000;
     comparison.report.records = 14;
-    let fold = fold();
-    comparison.live(&fold, snapshot);
-    comparison.sealed(&fold, snapshot);
+    comparison.live(fold, snapshot);
+    comparison.sealed(fold, snapshot);
     comparison.report
 }
 
@@ -267,7 +291,7 @@ fn with_sensors(sensors: &[Vec<u8>]) -> Snapshot {
 fn missing_extra_and_duplicate_sensors_are_found() {
     let fold = fold();
     let sensor = &fold.devices["t\x00p\x00d1"].sensors["temperature"];
-    let sensor = |name: &str| sensor_bytes(name, sensor);
+    let sensor = |name: &str| sensor_bytes(2, name, sensor);
     let (own, other) = (sensor("temperature"), sensor("humidity"));
     for (sensors, missing, extra) in [
         (&[own.clone()][..], 0, 0),

@@ -1,0 +1,148 @@
+//! The time of a partition, by its records.
+
+/// How many record times are kept.
+const KEPT: usize = 16;
+/// Which of them is the time of the partition, counted from the greatest: three records from
+/// the future do not move it.
+const RANK: usize = 4;
+
+/// Offset and times of a partition at a message. Each device's last one is stored with the
+/// device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LogPosition {
+    /// Offset of the message.
+    pub(crate) offset: i64,
+    /// The partition's time, in milliseconds since the epoch.
+    pub(crate) recorded: i64,
+    /// Like `recorded`, but one record advances it by at most half the allowed silence, so
+    /// that an outage of the whole partition does not report every device at once. Half,
+    /// because a device that sends at least that often then stays within the allowed silence
+    /// at the first record after the outage.
+    pub(crate) clock: i64,
+}
+
+/// The time of a partition: the fourth greatest of its last 16 record times, or the least
+/// while there are fewer than four. From then on it never goes back.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LogTime {
+    /// The position at the newest message.
+    pub(crate) now: LogPosition,
+    /// The last record times, in the order of the log.
+    pub(crate) times: Vec<i64>,
+    /// Whether `now` is older than `times`: state of an earlier version has no times, and its
+    /// partition time was the highest record time.
+    pub(crate) is_taken_over: bool,
+}
+
+impl LogTime {
+    /// That of a partition whose first record time this is.
+    pub(crate) fn new(offset: i64, recorded: i64) -> Self {
+        let now = LogPosition {
+            offset,
+            recorded,
+            clock: recorded,
+        };
+        Self {
+            now,
+            times: vec![recorded],
+            is_taken_over: false,
+        }
+    }
+
+    /// That of a partition of which only the position is known.
+    pub(crate) fn taken_over(now: LogPosition) -> Self {
+        Self {
+            now,
+            times: Vec::new(),
+            is_taken_over: true,
+        }
+    }
+
+    /// The most record times that are kept.
+    pub(crate) const MOST: usize = KEPT;
+
+    /// Advances to the next message. One record advances the clock by at most `max_step`.
+    pub(crate) fn advance(&mut self, offset: i64, recorded: Option<i64>, max_step: i64) {
+        self.now.offset = offset;
+        let Some(recorded) = recorded else { return };
+        if self.times.len() == KEPT {
+            self.times.remove(0);
+        }
+        self.times.push(recorded);
+        let count = self.times.len();
+        let time = self.ranked(RANK.min(count));
+        let now = &mut self.now;
+        if !self.is_taken_over && count <= RANK {
+            (now.recorded, now.clock) = (time, time);
+        } else if count >= RANK && time >= now.recorded {
+            let step = time.saturating_sub(now.recorded).min(max_step);
+            now.clock = now.clock.saturating_add(step);
+            now.recorded = time;
+            self.is_taken_over &= count < KEPT;
+        }
+    }
+
+    /// The record time of that rank, counted from the greatest, which has rank 1.
+    fn ranked(&self, rank: usize) -> i64 {
+        let mut sorted = [i64::MIN; KEPT];
+        let sorted = &mut sorted[..self.times.len()];
+        sorted.copy_from_slice(&self.times);
+        let at = sorted.len() - rank;
+        *sorted.select_nth_unstable(at).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(records: &[i64]) -> Vec<i64> {
+        let mut log = LogTime::new(0, records[0]);
+        let later = (1..).zip(&records[1..]).map(|(offset, at)| {
+            log.advance(offset, Some(*at), i64::MAX);
+            assert_eq!((log.now.offset, log.now.clock), (offset, log.now.recorded));
+            log.now.recorded
+        });
+        later.collect()
+    }
+
+    #[test]
+    fn three_records_from_the_future_do_not_move_the_time() {
+        let far = 1_000_000;
+        assert_eq!(times(&[10, 11, 12, 13, 14, 15]), [10, 10, 10, 11, 12]);
+        assert_eq!(
+            times(&[10, 11, 12, 13, far, far, far, 14]),
+            [10, 10, 10, 11, 12, 13, 14]
+        );
+        assert_eq!(times(&[far, 11, 12, 13, 14]), [11, 11, 11, 12]);
+    }
+
+    #[test]
+    fn it_never_goes_back() {
+        let mut records = vec![10, 20, 30, 40, 50, 60, 70];
+        records.extend([5; 20]);
+        assert_eq!(times(&records).last(), Some(&40));
+        records.extend([80, 81, 82, 83]);
+        assert_eq!(times(&records).last(), Some(&80));
+    }
+
+    #[test]
+    fn what_was_taken_over_stays_until_the_records_have_passed_it() {
+        let position = LogPosition {
+            offset: 7,
+            recorded: 100,
+            clock: 90,
+        };
+        let mut log = LogTime::taken_over(position);
+        for (offset, at) in (8..).zip([95, 101, 102, 103]) {
+            log.advance(offset, Some(at), 5);
+            assert_eq!((log.now.recorded, log.now.clock), (100, 90), "{at}");
+        }
+        for (offset, at) in (12..24).zip(104..) {
+            assert!(log.is_taken_over, "{at}");
+            log.advance(offset, Some(at), 5);
+        }
+        assert_eq!((log.now.recorded, log.now.clock), (112, 102));
+        assert!(!log.is_taken_over);
+    }
+}
