@@ -74,7 +74,8 @@ fn sensor_bytes(name: &str, sensor: &Sensor) -> Vec<u8> {
     bytes
 }
 
-fn device_bytes(device: &Device) -> Vec<u8> {
+/// The value of a device, as the consumer stores it.
+pub(in crate::verify_state) fn device_bytes(device: &Device) -> Vec<u8> {
     let mut bytes = vec![2];
     bytes.extend(device.watermark.unwrap().to_le_bytes());
     bytes.extend(moment_bytes(device.newest.unwrap()));
