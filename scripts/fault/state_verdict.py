@@ -32,6 +32,8 @@ class Row:
         self.problems += self.wrong(sent, report, exact)
         if report["refused"]:
             self.notes.append(f"{report['refused']:,} dead letters")
+        if report["partial"]:
+            self.notes.append(f"{report['partial']:,} accepted in part")
 
     def wrong(self, sent, report, exact):
         if not exact:

@@ -66,7 +66,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     Box::new(move || {
         let mut records = batch.records();
         let record = records.next().expect("one was pushed");
-        let message = parse::message(&record, TOPIC, &mappings);
+        let message = parse::message(&record, TOPIC, &mappings, None);
         message.expect("an example in its format").readings.len()
     })
 }

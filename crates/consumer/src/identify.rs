@@ -1,6 +1,6 @@
 //! Tenant and project of a message.
 
-use iot_core::message::{DeviceMessage, quoted};
+use iot_core::message::quoted;
 use iot_core::route::{MAX_TOPIC_LENGTH, is_name};
 
 use crate::refusal::Refusal;
@@ -15,16 +15,17 @@ pub(crate) fn topic_identity(topic: &str) -> Option<(&str, &str)> {
     (is_name(tenant) && is_name(project)).then_some((tenant, project))
 }
 
-/// Tenant and project of a message: those of a bridged topic, which the payload must not
-/// contradict; on other topics those of the payload, otherwise `default`.
+/// Tenant and project of a message whose payload names `tenant` and `project`: those of a bridged
+/// topic, which the payload must not contradict; on other topics those of the payload, otherwise
+/// `default`.
 ///
 /// # Errors
 /// A contradiction, or a name that is too long or not `[a-zA-Z0-9_-]+`.
 pub(crate) fn identify<'m>(
     topic_identity: Option<(&'m str, &'m str)>,
-    message: &'m DeviceMessage<'_>,
+    tenant: Option<&'m str>,
+    project: Option<&'m str>,
 ) -> Result<(&'m str, &'m str), Refusal> {
-    let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
     match topic_identity {
         Some(identity) => {
             for (field, given, expected) in [
@@ -72,7 +73,8 @@ mod tests {
             r#"{{"device_id":"d"{names},"timestamp":1,"readings":[{{"sensor":"s","value":1}}]}}"#
         );
         let message = parse(json.as_bytes()).unwrap();
-        let found = identify(topic_identity(topic), &message);
+        let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
+        let found = identify(topic_identity(topic), tenant, project);
         let found = found.map_err(|refusal| refusal.reason());
         found.map(|(t, p)| (t.to_owned(), p.to_owned()))
     }
@@ -99,7 +101,8 @@ mod tests {
         let json = r#"{"device_id":"d","project":"other","timestamp":1,
             "readings":[{"sensor":"s","value":1}]}"#;
         let message = parse(json.as_bytes()).unwrap();
-        let refusal = identify(topic_identity("acme.plant"), &message).unwrap_err();
+        let (tenant, project) = (message.tenant.as_deref(), message.project.as_deref());
+        let refusal = identify(topic_identity("acme.plant"), tenant, project).unwrap_err();
         assert_eq!(
             refusal.to_string(),
             r#"project must be plant as in the name of the topic, not "other""#

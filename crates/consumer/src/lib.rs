@@ -19,6 +19,7 @@ mod metrics;
 mod outputs;
 mod owner;
 mod parse;
+mod partial;
 mod pipeline;
 mod readiness;
 mod record;

@@ -1,7 +1,10 @@
 //! Parses the payload of a record, in whichever format it is.
 
 use iot_core::headers;
-use iot_core::message::{DeviceMessage, ParseError, parse, parse_protobuf};
+use iot_core::message::{
+    DeviceMessage, ParseError, RefusedReading, parse, parse_partial, parse_protobuf,
+    parse_protobuf_partial,
+};
 use kafka_fetch::Record;
 
 use crate::mapping::{Around, Mappings};
@@ -24,7 +27,8 @@ enum Format {
 }
 
 /// The message in a record of `topic`. A mapping that matches the record comes first, then
-/// the header `content-type`, then the look of the payload.
+/// the header `content-type`, then the look of the payload. If there is a list, defective readings
+/// are put there as long as a good one remains.
 ///
 /// # Errors
 /// The payload is not a message in that format.
@@ -32,6 +36,7 @@ pub(crate) fn message<'r>(
     record: &Record<'r>,
     topic: &str,
     mappings: &Mappings,
+    refused: Option<&mut Vec<RefusedReading>>,
 ) -> Result<DeviceMessage<'r>, ParseError> {
     let payload = record.value().unwrap_or_default();
     let around = Around {
@@ -42,12 +47,32 @@ pub(crate) fn message<'r>(
         recorded: record.timestamp(),
     };
     if let Some(mapping) = mappings.find(&around) {
-        return mapping.message(payload, &around);
+        return mapping.message(payload, &around, refused);
     }
     match record.header(headers::CONTENT_TYPE).and_then(named) {
-        Some(Format::Json) => parse(payload),
-        Some(Format::Protobuf) => parse_protobuf(payload),
-        None => guessed(payload),
+        Some(Format::Json) => json(payload, refused),
+        Some(Format::Protobuf) => protobuf(payload, refused),
+        None => guessed(payload, refused),
+    }
+}
+
+fn json<'p>(
+    payload: &'p [u8],
+    refused: Option<&mut Vec<RefusedReading>>,
+) -> Result<DeviceMessage<'p>, ParseError> {
+    match refused {
+        Some(refused) => parse_partial(payload, refused),
+        None => parse(payload),
+    }
+}
+
+fn protobuf<'p>(
+    payload: &'p [u8],
+    refused: Option<&mut Vec<RefusedReading>>,
+) -> Result<DeviceMessage<'p>, ParseError> {
+    match refused {
+        Some(refused) => parse_protobuf_partial(payload, refused),
+        None => parse_protobuf(payload),
     }
 }
 
@@ -62,16 +87,19 @@ fn named(content_type: &[u8]) -> Option<Format> {
 }
 
 /// A payload in neither format is reported as bad JSON, which is more often written by hand.
-fn guessed(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+fn guessed<'p>(
+    payload: &'p [u8],
+    mut refused: Option<&mut Vec<RefusedReading>>,
+) -> Result<DeviceMessage<'p>, ParseError> {
     // The byte is also a newline, which JSON may start with; then a brace follows.
     let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
     if payload.first() == Some(&PROTOBUF_BEGIN)
         && first != Some(&b'{')
-        && let Ok(message) = parse_protobuf(payload)
+        && let Ok(message) = protobuf(payload, refused.as_deref_mut())
     {
         return Ok(message);
     }
-    parse(payload)
+    json(payload, refused)
 }
 
 #[cfg(test)]
@@ -116,7 +144,8 @@ mod tests {
         let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
         let mappings = Mappings::new(&MappingsConfig::default());
-        let message = super::message(&record, "t", &mappings).map_err(|error| error.reason())?;
+        let message =
+            super::message(&record, "t", &mappings, None).map_err(|error| error.reason())?;
         Ok((message.device_id.into_owned(), message.readings[0].value))
     }
 

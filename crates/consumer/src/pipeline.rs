@@ -4,7 +4,7 @@
 //! 1. parse the payload
 //! 2. transform its values into the units of the catalogue
 //! 3. identify tenant and project
-//! 4. validate it
+//! 4. validate it; of its readings only the refused ones are left out
 //! 5. fold it into newest values, windows and alerts
 //! 6. push changes: alerts to WebSocket clients, Kafka and the webhook; readings to WebSocket
 //!    clients, immediately or, if many devices change, conflated ten times a second (once if
@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iot_core::message::DeviceMessage;
 use iot_core::partition::TopicPartition;
 use iot_fold::{Catalogue, Event, Fold, Folded, Updates};
 use kafka_fetch::{Batch, Record};
@@ -35,10 +36,11 @@ use crate::mapping::Mappings;
 use crate::outputs::{OutputEvent, Waiting};
 use crate::owner::Shared;
 use crate::parse;
+use crate::partial::Refused;
 use crate::refusal::Refusal;
 use crate::store::{Conflict, Step, Unstored};
 use crate::transform::to_known_units;
-use crate::validate::Validator;
+use crate::validate::{Validator, check_readings};
 
 /// A step ends with the message that brings it to this many values. Smaller steps would write
 /// a device's state once per message instead of once per step.
@@ -86,6 +88,8 @@ pub(crate) struct Pipeline {
     mappings: Mappings,
     catalogue: Catalogue,
     validator: Validator,
+    /// Readings of the current message that are refused alone.
+    refused: Refused,
     fold: Fold,
     /// Offset in the store.
     stored_offset: i64,
@@ -133,6 +137,7 @@ impl Pipeline {
             mappings: Mappings::new(&shared.config.mappings),
             catalogue: shared.config.catalogue(),
             validator: Validator::new(&shared.config.validate),
+            refused: Refused::new(shared.config.validate.partial),
             laps: Laps::new(shared.metrics.owner.processing.clone()),
             late: shared.metrics.owner.late(&shared.config.windows),
             shared,
@@ -203,7 +208,10 @@ impl Pipeline {
         self.laps.go(Instant::now());
         for record in batch.records() {
             match self.fold_record(&record) {
-                Ok(effects) => folded.add(&effects),
+                Ok(effects) => {
+                    folded.add(&effects);
+                    self.refuse_readings(&record);
+                }
                 Err(refusal) => self.refuse(&record, &refusal),
             }
             messages += 1;
@@ -250,21 +258,38 @@ impl Pipeline {
 
     /// Takes a record through the stages from parsing to folding.
     fn fold_record(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
-        let mut message = parse::message(record, &self.partition.topic, &self.mappings)?;
+        let topic = &self.partition.topic;
+        let mut message = self
+            .refused
+            .parse(|refused| parse::message(record, topic, &self.mappings, refused))?;
         to_known_units(&mut message, &self.catalogue);
         let topic_identity = self.topic_identity.as_ref();
         let topic_identity =
             topic_identity.map(|(tenant, project)| (tenant.as_str(), project.as_str()));
-        let (tenant, project) = identify(topic_identity, &message)?;
+        let (tenant, project) = (message.tenant.take(), message.project.take());
+        let (tenant, project) = identify(topic_identity, tenant.as_deref(), project.as_deref())?;
         let recorded = record.timestamp();
-        self.validator.check(&message, recorded, &self.catalogue)?;
-        Ok(self.fold.apply(&Event {
-            offset: record.offset(),
-            recorded,
-            tenant,
-            project,
-            message: &message,
-        })?)
+        self.validator.check(&message, recorded)?;
+        check_readings(&mut message.readings, &self.catalogue, &mut self.refused)?;
+        self.refused.settle(&message.readings)?;
+        let identity = (tenant, project);
+        let event = event(record, identity, &message);
+        match self.fold.apply(&event) {
+            Err(full @ iot_fold::Refusal::TooManySensors) => {
+                let excess = self.fold.excess(&event);
+                let refused = &mut self.refused;
+                refused.retain(&mut message.readings, |place, _, _| {
+                    if excess.contains(&place) {
+                        return Err(full.into());
+                    }
+                    Ok(())
+                })?;
+                refused.settle(&message.readings)?;
+                let event = self::event(record, identity, &message);
+                Ok(self.fold.apply(&event)?)
+            }
+            applied => Ok(applied?),
+        }
     }
 
     /// Counts processed messages and their effects.
@@ -273,12 +298,30 @@ impl Pipeline {
         metrics.folded(messages, folded, &self.late);
     }
 
-    /// Starts to write a dead letter.
+    /// Starts to write a dead letter of a message that is refused whole.
     fn refuse(&mut self, record: &Record<'_>, refusal: &Refusal) {
         let (topic, partition) = self.partition.parts();
         self.shared.metrics.owner.refused(refusal);
         tracing::debug!(topic, partition, offset = record.offset(), %refusal, "message refused");
-        let letter = Letter::new(&self.partition, record, refusal);
+        self.write(Letter::new(&self.partition, record, refusal));
+    }
+
+    /// Starts to write a dead letter if readings of an accepted message were refused.
+    fn refuse_readings(&mut self, record: &Record<'_>) {
+        let Some(refused) = self.refused.listed() else {
+            return;
+        };
+        for reading in refused.all {
+            self.shared.metrics.owner.refused_reading(reading.refusal());
+        }
+        let (topic, partition) = self.partition.parts();
+        let (offset, readings) = (record.offset(), refused.all.len());
+        let refusal = refused.first.refusal();
+        tracing::debug!(topic, partition, offset, readings, %refusal, "readings refused");
+        self.write(Letter::partial(&self.partition, record, refused));
+    }
+
+    fn write(&mut self, letter: Letter) {
         self.unconfirmed_bytes += letter.bytes();
         self.dead_letters
             .spawn(self.shared.dead_letters.clone().deliver(letter));
@@ -370,5 +413,19 @@ impl Pipeline {
         }
         self.unconfirmed_bytes = 0;
         Ok(())
+    }
+}
+
+fn event<'m>(
+    record: &Record<'_>,
+    (tenant, project): (&'m str, &'m str),
+    message: &'m DeviceMessage<'m>,
+) -> Event<'m> {
+    Event {
+        offset: record.offset(),
+        recorded: record.timestamp(),
+        tenant,
+        project,
+        message,
     }
 }

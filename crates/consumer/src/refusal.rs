@@ -69,6 +69,21 @@ impl Refusal {
         "timestamp_implausible",
     ];
 
+    /// Reasons to refuse a reading alone, so that counters start at zero.
+    pub(crate) const OF_READINGS: &'static [&'static str] = &[
+        "wrong_type",
+        "not_a_number",
+        "missing_sensor",
+        "missing_value",
+        "empty_sensor",
+        "duplicate_field",
+        "unknown_quality",
+        "invalid_sensor",
+        "impossible_value",
+        "unexpected_unit",
+        "too_many_sensors",
+    ];
+
     /// Value of the label `reason` and of the header `dlq-reason`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -151,5 +166,13 @@ mod tests {
             },
         ];
         assert_eq!(Refusal::REASONS, own.map(|refusal| refusal.reason()));
+        for reason in Refusal::OF_READINGS {
+            let known = [
+                ParseError::REASONS,
+                Refusal::REASONS,
+                iot_fold::Refusal::REASONS,
+            ];
+            assert!(known.iter().any(|known| known.contains(reason)), "{reason}");
+        }
     }
 }

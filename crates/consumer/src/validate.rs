@@ -1,6 +1,4 @@
-//! What a message must satisfy beyond its format. One impossible reading refuses the whole
-//! message: the other readings of that moment cannot be trusted either, and the dead letter
-//! keeps them all.
+//! What a message and its readings must satisfy beyond their format.
 
 use std::ops::RangeInclusive;
 
@@ -9,6 +7,7 @@ use iot_fold::{Catalogue, LATEST};
 
 use crate::config::ValidateConfig;
 use crate::config::millis;
+use crate::partial::Refused;
 use crate::refusal::{BadText, Refusal};
 
 /// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
@@ -39,7 +38,7 @@ impl Validator {
         }
     }
 
-    /// Checks a message. Its time is compared with the time of its record (`recorded`, in
+    /// Checks a message, but not its readings. Its time is compared with the time of its record (`recorded`, in
     /// milliseconds; a fixed time if it has none) and never with a clock, so that reading the
     /// log again decides the same.
     ///
@@ -49,7 +48,6 @@ impl Validator {
         &self,
         message: &DeviceMessage<'_>,
         recorded: Option<i64>,
-        catalogue: &Catalogue,
     ) -> Result<(), Refusal> {
         check_text(&message.device_id, MAX_DEVICE_ID).map_err(Refusal::InvalidDeviceId)?;
         let found = message.timestamp;
@@ -74,9 +72,26 @@ impl Validator {
                 }
             }
         }
-        let mut readings = message.readings.iter().enumerate();
-        readings.try_for_each(|(index, reading)| check_reading(index, reading, catalogue))
+        Ok(())
     }
+}
+
+/// Leaves out the readings that are not valid.
+///
+/// # Errors
+/// The message is refused whole.
+pub(crate) fn check_readings(
+    readings: &mut Vec<Reading<'_>>,
+    catalogue: &Catalogue,
+    refused: &mut Refused,
+) -> Result<(), Refusal> {
+    let is_valid = |reading| check_reading(0, reading, catalogue).is_ok();
+    if readings.iter().all(is_valid) {
+        return Ok(());
+    }
+    refused.retain(readings, |_, index, reading| {
+        check_reading(index, reading, catalogue)
+    })
 }
 
 /// Whether a sensor can have that name.
@@ -168,7 +183,7 @@ mod tests {
     use super::*;
     use iot_fold::Limit;
 
-    use crate::config::SensorConfig;
+    use crate::config::{Partial, SensorConfig};
 
     const NOW: i64 = 1_767_225_600_000;
 
@@ -197,7 +212,40 @@ mod tests {
         let mut message = message();
         change(&mut message);
         let validator = Validator::new(&ValidateConfig::default());
-        validator.check(&message, Some(NOW), &Catalogue::new([]))
+        validator.check(&message, Some(NOW))?;
+        let mut refused = Refused::new(Partial::Refuse);
+        check_readings(&mut message.readings, &Catalogue::new([]), &mut refused)
+    }
+
+    #[test]
+    fn readings_that_are_not_valid_are_left_out_alone() {
+        let mut readings = vec![reading("temperature", 999.0), reading("humidity", 50.0)];
+        for (sensor, value, unit) in [
+            ("pressure", 1_000.0, Some("")),
+            ("current", 1.0, Some("kelvin")),
+            ("a\0b", 1.0, None),
+            ("vibration", f64::NAN, None),
+            ("vibration", 7.0, None),
+        ] {
+            let mut reading = reading(sensor, value);
+            reading.unit = unit.map(Into::into);
+            readings.push(reading);
+        }
+        let mut refused = Refused::new(Partial::Accept);
+        check_readings(&mut readings, &Catalogue::new([]), &mut refused).unwrap();
+        let left: Vec<_> = readings.iter().map(|r| &*r.sensor).collect();
+        assert_eq!(left, ["humidity", "vibration"]);
+        refused.settle(&readings).unwrap();
+        let listed = refused.listed().unwrap().all.iter();
+        let reasons: Vec<_> = listed.map(|r| r.refusal().reason()).collect();
+        let expected = [
+            "impossible_value",
+            "unexpected_unit",
+            "unexpected_unit",
+            "invalid_sensor",
+            "impossible_value",
+        ];
+        assert_eq!(reasons, expected);
     }
 
     fn refused(change: impl FnOnce(&mut DeviceMessage<'static>)) -> &'static str {
@@ -298,7 +346,7 @@ mod tests {
                 timestamp,
                 ..message()
             };
-            validator.check(&message, recorded, &Catalogue::new([]))
+            validator.check(&message, recorded)
         };
         for recorded in [None, Some(-1)] {
             assert_eq!(check(NOW, recorded), Ok(()));

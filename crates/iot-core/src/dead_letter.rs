@@ -6,7 +6,10 @@
 //! publisher sends. A message that is too large even for this topic is truncated, see
 //! [`Truncated`].
 
+use std::borrow::Cow;
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 /// Topic that takes every message no service could use, unless configured otherwise.
 pub const DEFAULT_TOPIC: &str = "iot.dead-letter";
@@ -37,6 +40,12 @@ pub const MAX_DETAIL: usize = 200;
 /// The sensor whose reading caused the refusal. Only the consumer sets it, and only if a reading is
 /// the reason.
 pub const SENSOR: &str = "dlq-sensor";
+/// The readings that were refused, if the other readings of the message were accepted: a JSON
+/// array of [`PartialReading`]. Absent if the whole message was refused. Such a message is never
+/// sent again as it is.
+pub const PARTIAL: &str = "dlq-partial";
+/// Most bytes of that array. A message that needs more is refused whole.
+pub const MAX_PARTIAL: usize = 32 << 10;
 /// Kafka topic that the message was read from, or the MQTT topic it was published to.
 pub const TOPIC: &str = "dlq-topic";
 /// Partition that the message was read from, decimal. Absent from the bridge.
@@ -66,6 +75,34 @@ pub fn detail(reason: &impl fmt::Display) -> String {
         text.push_str(CUT_OFF);
     }
     text
+}
+
+/// A reading that was refused while others of its message were accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialReading<'a> {
+    /// Its position among the readings of the message, from 0. Fields of the older format count
+    /// in the order temperature, humidity; readings of third-party formats by name.
+    pub reading: usize,
+    /// Its sensor, if it has a name: at most 128 bytes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensor: Option<Cow<'a, str>>,
+    /// Why it was refused, as in [`REASON`].
+    pub reason: Cow<'a, str>,
+}
+
+/// The value of [`PARTIAL`]; `None` if it would be longer than [`MAX_PARTIAL`].
+#[must_use]
+pub fn partial(refused: &[PartialReading<'_>]) -> Option<String> {
+    let text = serde_json::to_string(refused).ok()?;
+    (text.len() <= MAX_PARTIAL).then_some(text)
+}
+
+/// Reads the value of [`PARTIAL`].
+///
+/// # Errors
+/// It is not such an array.
+pub fn read_partial(value: &[u8]) -> serde_json::Result<Vec<PartialReading<'static>>> {
+    serde_json::from_slice(value)
 }
 
 /// What is known of a payload of which only the first [`KEPT`] bytes are kept. The headers
@@ -122,6 +159,38 @@ mod tests {
         let long = format!("{}\u{e4}\u{e4}\u{e4}", "x".repeat(MAX_DETAIL - 4));
         let expected = format!("{}...", "x".repeat(MAX_DETAIL - 4));
         assert_eq!(detail(&long), expected);
+    }
+
+    #[test]
+    fn refused_readings_are_listed_whatever_their_names() {
+        let refused = |reading, sensor: Option<&'static str>| PartialReading {
+            reading,
+            sensor: sensor.map(Into::into),
+            reason: "not_a_number".into(),
+        };
+        let list = [refused(0, Some("a,\"b\"\n\u{0}ä")), refused(7, None)];
+        let text = partial(&list).unwrap();
+        assert!(text.is_ascii() || text.contains('ä'));
+        assert!(!text.contains(char::is_control));
+        assert_eq!(read_partial(text.as_bytes()).unwrap(), list);
+        let expected = r#"[{"reading":7,"reason":"not_a_number"}]"#;
+        assert_eq!(partial(&list[1..]).as_deref(), Some(expected));
+        assert!(read_partial(b"temperature").is_err());
+    }
+
+    #[test]
+    fn a_list_of_refused_readings_is_bounded() {
+        let refused = PartialReading {
+            reading: 1,
+            sensor: Some("s".repeat(128).into()),
+            reason: "not_a_number".into(),
+        };
+        let one = partial(std::slice::from_ref(&refused)).unwrap().len();
+        // Each takes as much as one in brackets, without a bracket and with a comma.
+        let most = (MAX_PARTIAL - 1) / (one - 1);
+        assert!(partial(&vec![refused.clone(); most]).is_some());
+        assert_eq!(partial(&vec![refused; most + 1]), None);
+        const { assert!(MAX_PARTIAL < OVERHEAD) };
     }
 
     #[test]

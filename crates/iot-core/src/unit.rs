@@ -12,28 +12,40 @@ struct Unit {
 
 /// Names, standard unit, shift and factor. Names are case-sensitive: `mA` and `MA`
 /// differ. Factors are those of the SI Brochure; that of psi is from NIST SP 811, B.8.
+/// Single characters that Unicode has for compatibility (such as U+2103, degree Celsius) are
+/// names too.
 const UNITS: &[(&[&str], &str, f64, f64)] = &[
-    (&["celsius", "°C", "degC", "C", "Cel"], "celsius", 0.0, 1.0),
     (
-        &["fahrenheit", "°F", "degF", "F", "[degF]"],
+        &["celsius", "°C", "degC", "C", "Cel", "\u{2103}"],
+        "celsius",
+        0.0,
+        1.0,
+    ),
+    (
+        &["fahrenheit", "°F", "degF", "F", "[degF]", "\u{2109}"],
         "celsius",
         -32.0,
         5.0 / 9.0,
     ),
-    (&["kelvin", "K"], "celsius", -273.15, 1.0),
+    (&["kelvin", "K", "\u{212a}"], "celsius", -273.15, 1.0),
     (
-        &["hectopascal", "hPa", "millibar", "mbar"],
+        &["hectopascal", "hPa", "millibar", "mbar", "\u{3371}"],
         "hectopascal",
         0.0,
         1.0,
     ),
-    (&["pascal", "Pa"], "hectopascal", 0.0, 0.01),
-    (&["kilopascal", "kPa"], "hectopascal", 0.0, 10.0),
-    (&["bar"], "hectopascal", 0.0, 1_000.0),
+    (&["pascal", "Pa", "\u{33a9}"], "hectopascal", 0.0, 0.01),
+    (&["kilopascal", "kPa", "\u{33aa}"], "hectopascal", 0.0, 10.0),
+    (&["bar", "\u{3374}"], "hectopascal", 0.0, 1_000.0),
     (&["psi"], "hectopascal", 0.0, 68.947_572_931_683_6),
     (&["ampere", "A", "amp"], "ampere", 0.0, 1.0),
-    (&["milliampere", "mA"], "ampere", 0.0, 0.001),
-    (&["percent", "%", "%RH"], "percent", 0.0, 1.0),
+    (&["milliampere", "mA", "\u{3383}"], "ampere", 0.0, 0.001),
+    (
+        &["percent", "%", "%RH", "\u{ff05}", "\u{fe6a}"],
+        "percent",
+        0.0,
+        1.0,
+    ),
     (&["ratio", "1"], "percent", 0.0, 100.0),
 ];
 
@@ -83,6 +95,26 @@ mod tests {
         ] {
             let found = convert(value, from, to).expect(from);
             assert!((found - expected).abs() < 1e-9, "{value} {from}: {found}");
+        }
+    }
+
+    #[test]
+    fn compatibility_characters_are_the_same_units() {
+        for (character, same, standard) in [
+            ("℃", "°C", "celsius"),
+            ("℉", "°F", "celsius"),
+            ("\u{212a}", "K", "celsius"),
+            ("㍱", "hPa", "hectopascal"),
+            ("㎩", "Pa", "hectopascal"),
+            ("㎪", "kPa", "hectopascal"),
+            ("㍴", "bar", "hectopascal"),
+            ("㎃", "mA", "ampere"),
+            ("％", "%", "percent"),
+            ("﹪", "%", "percent"),
+        ] {
+            let found = convert(2.5, character, standard);
+            assert_eq!(found, convert(2.5, same, standard), "{character}");
+            assert!(found.is_some(), "{character}");
         }
     }
 

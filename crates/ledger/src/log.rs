@@ -1,7 +1,7 @@
 //! The log, read through rskafka: partitions of topics, their records in order, and the dead
 //! letters.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,13 +159,25 @@ impl Reader<'_> {
     }
 }
 
-/// Offsets of the records that the consumer rejected, by partition.
-pub(crate) type Letters = HashMap<TopicPartition, BTreeSet<i64>>;
+/// What the consumer refused of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Whole,
+    /// Only the readings at these positions of its message.
+    Readings(BTreeSet<usize>),
+}
 
-/// Reads the dead letters of all topics; none if there is no such topic.
+/// What the consumer refused in a partition, by offset.
+pub(crate) type OfPartition = BTreeMap<i64, Refused>;
+
+/// What the consumer refused, by partition.
+pub(crate) type Letters = HashMap<TopicPartition, OfPartition>;
+
+/// Reads the dead letters of all topics; none if there is no such topic. A record that was read
+/// again may have several, of which the last counts.
 ///
 /// # Errors
-/// Kafka does not answer.
+/// Kafka does not answer, or a list of refused readings can't be read.
 pub(crate) async fn letters(
     client: &Client,
     committed: &Committed,
@@ -183,9 +195,14 @@ pub(crate) async fn letters(
                 Read::Transaction => bail!("{topic} has transactions, which are not read"),
                 Read::End => break,
             };
-            // Dead letters of the bridge come from MQTT and have no offset.
-            for (partition, offset) in records.iter().filter_map(|r| origin(&r.record)) {
-                letters.entry(partition).or_default().insert(offset);
+            for RecordAndOffset { record, offset } in &records {
+                // Dead letters of the bridge come from MQTT and have no offset.
+                let Some((partition, of)) = origin(record) else {
+                    continue;
+                };
+                let refused = refused(record);
+                let refused = refused.with_context(|| format!("the dead letter {at}:{offset}"));
+                letters.entry(partition).or_default().insert(of, refused?);
             }
         }
     }
@@ -198,6 +215,16 @@ fn origin(record: &Record) -> Option<(TopicPartition, i64)> {
     let offset = header(dead_letter::OFFSET)?.parse().ok()?;
     let at = TopicPartition::new(header(dead_letter::TOPIC)?, partition);
     Some((at, offset))
+}
+
+fn refused(record: &Record) -> anyhow::Result<Refused> {
+    let Some(list) = record.headers.get(dead_letter::PARTIAL) else {
+        return Ok(Refused::Whole);
+    };
+    let list = dead_letter::read_partial(list);
+    let list = list.with_context(|| format!("reading {}", dead_letter::PARTIAL))?;
+    let positions = list.into_iter().map(|refused| refused.reading);
+    Ok(Refused::Readings(positions.collect()))
 }
 
 async fn call<T>(
@@ -258,7 +285,7 @@ mod tests {
         }
         assert_eq!(values, [b"1", b"2", b"3"]);
         let letters = letters(&client, &committed, "t").await.unwrap();
-        let expected = BTreeSet::from([44]);
+        let expected = OfPartition::from([(44, Refused::Whole)]);
         assert_eq!(letters[&TopicPartition::new("d", 3)], expected);
         drop(kafka);
     }

@@ -1,10 +1,12 @@
 //! Parses a record into the message that the consumer must see.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail};
-use iot_core::message::{DeviceMessage, Reading, parse, parse_protobuf};
+use anyhow::{Context, bail, ensure};
+use iot_core::message::{
+    DeviceMessage, Reading, parse, parse_partial, parse_protobuf, parse_protobuf_partial,
+};
 use iot_core::route::is_name;
 use iot_core::{headers, sensor, unit};
 use rskafka::record::Record;
@@ -16,13 +18,16 @@ const DEFAULT: &str = "default";
 pub(crate) type Units = BTreeMap<String, String>;
 
 /// Parses the message of a record as Protobuf or JSON, by its content type or otherwise
-/// by its first byte. Values of known sensors are converted to the sensors' own units.
+/// by its first byte. Values of known sensors are converted to the sensors' own units. Readings at
+/// the positions `refused`, as the consumer's dead letter lists them, are left out.
 ///
 /// # Errors
-/// The payload is not a valid message, or a known sensor has a unit of another quantity.
+/// The payload is not a valid message, a known sensor has a unit of another quantity, or `refused`
+/// does not have all invalid readings, has one that is not there, or has all.
 pub(crate) fn message<'r>(
     record: &'r Record,
     units: &'r Units,
+    refused: Option<&BTreeSet<usize>>,
 ) -> anyhow::Result<DeviceMessage<'r>> {
     let payload = record.value.as_deref().unwrap_or_default();
     let content_type = record.headers.get(headers::CONTENT_TYPE);
@@ -43,14 +48,43 @@ pub(crate) fn message<'r>(
         let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
         first.is_some_and(|byte| *byte != b'{')
     };
-    let mut message = if protobuf {
-        parse_protobuf(payload).context("as Protobuf")?
-    } else {
-        parse(payload).context("as JSON")?
+    let mut invalid = Vec::new();
+    let parsed = match (protobuf, refused) {
+        (true, None) => parse_protobuf(payload),
+        (true, Some(_)) => parse_protobuf_partial(payload, &mut invalid),
+        (false, None) => parse(payload),
+        (false, Some(_)) => parse_partial(payload, &mut invalid),
     };
+    let mut message = parsed.context(if protobuf { "as Protobuf" } else { "as JSON" })?;
+    if let Some(refused) = refused {
+        let invalid = invalid.iter().map(|reading| reading.index).collect();
+        leave_out(&mut message.readings, &invalid, refused)?;
+    }
     let mut readings = message.readings.iter_mut();
     readings.try_for_each(|reading| convert(reading, units))?;
     Ok(message)
+}
+
+/// Leaves out the readings at the positions `refused`. Those at `invalid` are not in the list.
+fn leave_out(
+    readings: &mut Vec<Reading<'_>>,
+    invalid: &BTreeSet<usize>,
+    refused: &BTreeSet<usize>,
+) -> anyhow::Result<()> {
+    let count = readings.len() + invalid.len();
+    if let Some(unlisted) = invalid.difference(refused).next() {
+        bail!("readings[{unlisted}] is invalid, and its dead letter does not list it");
+    }
+    if let Some(absent) = refused.range(count..).next() {
+        bail!("its dead letter lists readings[{absent}], of {count} readings");
+    }
+    let mut positions = (0..count).filter(|position| !invalid.contains(position));
+    readings.retain(|_| {
+        let position = positions.next();
+        position.is_none_or(|position| !refused.contains(&position))
+    });
+    ensure!(!readings.is_empty(), "its dead letter lists every reading");
+    Ok(())
 }
 
 fn convert<'r>(reading: &mut Reading<'r>, units: &'r Units) -> anyhow::Result<()> {
@@ -139,7 +173,7 @@ mod tests {
         ] {
             let record = record(value, content_type);
             let message =
-                message(&record, &NONE).unwrap_or_else(|e| panic!("{content_type}: {e:#}"));
+                message(&record, &NONE, None).unwrap_or_else(|e| panic!("{content_type}: {e:#}"));
             assert_eq!((&*message.device_id, message.timestamp), ("d", 1));
             assert_eq!(message.readings[0].value, 2.0);
         }
@@ -148,7 +182,7 @@ mod tests {
             (JSON, "application/protobuf"),
             (b"".as_slice(), ""),
         ] {
-            assert!(message(&record(value, content_type), &NONE).is_err());
+            assert!(message(&record(value, content_type), &NONE, None).is_err());
         }
     }
 
@@ -164,7 +198,7 @@ mod tests {
                 "readings":[{{"sensor":"{sensor}","value":{value}{unit}}}]}}"#
             );
             let record = record(json.as_bytes(), "");
-            let message = message(&record, &units).ok()?;
+            let message = message(&record, &units, None).ok()?;
             let reading = &message.readings[0];
             Some((reading.value, reading.unit.as_deref().map(str::to_owned)))
         };
@@ -183,9 +217,38 @@ mod tests {
     }
 
     #[test]
+    fn exactly_the_listed_readings_are_left_out() {
+        let json = br#"{"device_id":"d","timestamp":1,"readings":[
+            {"sensor":"a","value":1},{"sensor":"b","value":null},{"sensor":"a","value":3},
+            {"sensor":"temperature","value":1,"unit":"bar"},{"sensor":"c","value":5}]}"#;
+        let record = record(json, "");
+        let read = |refused: &[usize]| {
+            let refused = refused.iter().copied().collect();
+            let message = message(&record, &NONE, Some(&refused));
+            let message = message.map_err(|error| format!("{error:#}"))?;
+            let readings = message.readings.iter();
+            Ok::<_, String>(readings.map(|r| r.value).collect::<Vec<_>>())
+        };
+        assert_eq!(read(&[1, 3]), Ok(vec![1.0, 3.0, 5.0]));
+        // Of two readings of a sensor the one at that position.
+        assert_eq!(read(&[0, 1, 3]), Ok(vec![3.0, 5.0]));
+        assert_eq!(read(&[1, 2, 3, 4]), Ok(vec![1.0]));
+        for (refused, expected) in [
+            (&[3][..], "readings[1] is invalid"),
+            (&[1], "temperature has unit"),
+            (&[1, 3, 5], "lists readings[5], of 5"),
+            (&[0, 1, 2, 3, 4], "lists every reading"),
+        ] {
+            let error = read(refused).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(message(&record, &NONE, None).is_err());
+    }
+
+    #[test]
     fn the_tenant_of_the_topic_takes_precedence() {
         let record = record(JSON, "");
-        let message = message(&record, &NONE).unwrap();
+        let message = message(&record, &NONE, None).unwrap();
         assert_eq!(owner("device-data", &message).unwrap(), ("acme", "default"));
         assert_eq!(owner("acme.plant", &message).unwrap(), ("acme", "plant"));
         assert_eq!(owner("a.b.c", &message).unwrap(), ("acme", "default"));

@@ -21,7 +21,8 @@ pub(crate) enum DeadLettersCommand {
     /// Send dead letters to the topics that the routing gives them now
     ///
     /// They also stay in the dead-letter topic, because Kafka does not delete single
-    /// records. The last line of the output has the offsets to continue from, so that none
+    /// records. Those of which only some readings were refused are skipped, because the others
+    /// were accepted. The last line of the output has the offsets to continue from, so that none
     /// is skipped.
     Replay(Replay),
 }
@@ -154,9 +155,15 @@ fn as_json(letter: &Letter) -> serde_json::Value {
         "origin": origin,
         "size": letter.size,
         "cut": letter.cut,
+        "partial": letter.partial.as_deref().map(partial),
         "partition": letter.partition,
         "offset": letter.offset,
     })
+}
+
+/// The refused readings; the text itself if it is no such list.
+fn partial(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 /// A dead letter on one line, without control characters that would reach the terminal.
@@ -166,11 +173,12 @@ impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = self.0;
         let at = format!("{}:{}", letter.partition, letter.offset);
-        let size = format!(
-            "{}{}",
-            letter.size,
-            if letter.cut { " (truncated)" } else { "" }
-        );
+        let kind = match (&letter.partial, letter.cut) {
+            (Some(_), _) => " (partial)",
+            (None, true) => " (truncated)",
+            (None, false) => "",
+        };
+        let size = format!("{}{kind}", letter.size);
         let (time, reason) = (time::show(letter.time), plain(&letter.reason));
         write!(
             f,
@@ -258,6 +266,24 @@ mod tests {
         for text in ["", "3", "3:", ":4", "-1:4", "3:-4", "a:b"] {
             assert!(position(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn letters_of_a_part_are_listed_with_their_refused_readings() {
+        let list = r#"[{"reading":1,"sensor":"a","reason":"not_a_number"}]"#;
+        let shown = |value| {
+            let letter = letter(&[("dlq-topic", "t"), ("dlq-partial", value)], b"x");
+            (
+                Line(&letter).to_string(),
+                as_json(&letter)["partial"].clone(),
+            )
+        };
+        let (line, json) = shown(list);
+        assert!(line.contains(" 1 (partial) "), "{line}");
+        assert_eq!(json[0]["sensor"], "a");
+        assert_eq!(shown("?").1, "?");
+        let whole = letter(&[("dlq-topic", "t")], b"x");
+        assert!(as_json(&whole)["partial"].is_null());
     }
 
     #[test]

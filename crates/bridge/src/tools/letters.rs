@@ -16,7 +16,7 @@ use iot_kafka::lookup::{self, Watermarks};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::cluster::DEADLINE;
@@ -40,6 +40,8 @@ pub(super) struct Letter {
     pub(super) size: u64,
     /// Whether the payload is truncated.
     pub(super) cut: bool,
+    /// The readings that were refused, as JSON, if others of the message were accepted.
+    pub(super) partial: Option<String>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) headers: OwnedHeaders,
@@ -74,11 +76,20 @@ impl Letter {
             size: whole.unwrap_or(kept),
             // Only a truncated message has the header.
             cut: whole.is_some(),
+            partial: partial(&headers),
             key: message.key().map(<[u8]>::to_vec),
             payload,
             headers,
         }
     }
+}
+
+/// The list of refused readings, whatever it holds: its presence decides.
+fn partial(headers: &OwnedHeaders) -> Option<String> {
+    let mut all = headers.iter();
+    let found = all.find(|header| header.key == dead_letter::PARTIAL)?;
+    let value = found.value.unwrap_or_default();
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 impl Origin {
@@ -365,6 +376,7 @@ pub(super) mod tests {
             origin: Origin::of(&headers),
             size: payload.len() as u64,
             cut: false,
+            partial: partial(&headers),
             key: None,
             payload: Some(payload.to_vec()),
             headers,

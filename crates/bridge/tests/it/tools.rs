@@ -25,6 +25,8 @@ struct Letter<'a> {
     time: i64,
     payload: &'a str,
     cut: bool,
+    /// The refused readings.
+    partial: Option<&'a str>,
 }
 
 const ROUTABLE: Letter<'_> = Letter {
@@ -34,6 +36,7 @@ const ROUTABLE: Letter<'_> = Letter {
     time: 1_700_000_000_000,
     payload: "good",
     cut: false,
+    partial: None,
 };
 
 fn write(brokers: &str, topic: &str, letters: &[Letter<'_>]) {
@@ -60,6 +63,12 @@ fn write(brokers: &str, topic: &str, letters: &[Letter<'_>]) {
             headers = headers.insert(Header {
                 key: "dlq-size",
                 value,
+            });
+        }
+        if letter.partial.is_some() {
+            headers = headers.insert(Header {
+                key: "dlq-partial",
+                value: letter.partial,
             });
         }
         let record = BaseRecord::<(), _>::to(topic)
@@ -108,6 +117,7 @@ async fn dead_letters_are_listed_by_time_and_filtered() {
             },
             time: 1_700_000_000_000 + i64::from(number) * 1000,
             payload: "bad",
+            partial: None,
             cut: number == 8,
         })
         .collect();
@@ -173,7 +183,16 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
         cut: true,
         ..ROUTABLE
     };
-    write(&brokers, "iot.dead-letter", &[ROUTABLE, bad, cut, ROUTABLE]);
+    let list = r#"[{"reading":1,"sensor":"a","reason":"not_a_number"}]"#;
+    let part = Letter {
+        payload: "part",
+        partial: Some(list),
+        ..ROUTABLE
+    };
+    let all = [ROUTABLE, bad, cut, part, ROUTABLE];
+    write(&brokers, "iot.dead-letter", &all);
+    let listed = stdout_of(&brokers, 0, &["dead-letters", "list"]).await;
+    assert_eq!(listed.matches("(partial)").count(), 1, "{listed}");
     let replay = async |more: &[&str]| {
         let mut arguments = vec!["dead-letters", "replay", "--set", "topics.create=false"];
         arguments.extend(more);
@@ -189,6 +208,7 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
         "2",
         "the dry run sent nothing"
     );
+    assert_eq!(figure(&printed, "skipped, partial:"), "1");
     assert_eq!(figure(&printed, "skipped, truncated:"), "1");
     assert_eq!(figure(&printed, "skipped, refused:"), "1");
     assert_eq!(figure(&printed, "too_few_parts:"), "1");
@@ -203,7 +223,7 @@ async fn a_replay_sends_dead_letters_that_are_routable_and_skips_the_others() {
     }
 
     let behind = figure(&printed, "to continue: --from-offset");
-    assert_eq!(behind, "0:4");
+    assert_eq!(behind, "0:5");
     let again = replay(&["--from-offset", behind]).await;
     assert_eq!(figure(&again, "replayed:"), "0", "none is sent twice");
 }

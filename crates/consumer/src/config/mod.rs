@@ -168,12 +168,25 @@ pub enum From {
 pub struct ValidateConfig {
     /// How far the time of a message may be ahead of its record time.
     pub max_future: HumanDuration,
+    /// What happens to a message of which only some readings are valid.
+    pub partial: Partial,
+}
+
+/// What happens to a message of which only some readings are valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partial {
+    /// The valid readings are accepted, and a dead letter lists the others.
+    Accept,
+    /// The message is refused whole.
+    Refuse,
 }
 
 impl Default for ValidateConfig {
     fn default() -> Self {
         Self {
             max_future: HumanDuration::from_secs(300),
+            partial: Partial::Accept,
         }
     }
 }

@@ -7,6 +7,7 @@ use prometheus::IntCounter;
 #[derive(Debug, Clone)]
 pub(crate) struct DeadLetterMetrics {
     pub(crate) written: IntCounter,
+    pub(crate) partial: IntCounter,
     pub(crate) truncated: IntCounter,
     pub(crate) retries: IntCounter,
 }
@@ -21,6 +22,10 @@ impl DeadLetterMetrics {
             written: registrar.counter(
                 "iot_dead_letters_total",
                 "Messages written to the dead-letter topic",
+            )?,
+            partial: registrar.counter(
+                "iot_dead_letters_partial_total",
+                "Dead letters of messages of which some readings were accepted",
             )?,
             truncated: registrar.counter(
                 "iot_dead_letters_cut_total",

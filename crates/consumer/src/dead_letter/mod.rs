@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
 use crate::kafka;
+use crate::partial::Listed;
 use crate::readiness::SharedReadiness;
 use crate::refusal::Refusal;
 pub(crate) use metrics::DeadLetterMetrics;
@@ -47,13 +48,41 @@ pub(crate) struct Letter {
     key: Option<Vec<u8>>,
     payload: Option<Vec<u8>>,
     headers: OwnedHeaders,
-    /// Whether only a part is kept.
+    /// Whether some of its readings were accepted.
+    partial: bool,
+    /// Whether only a part of its bytes is kept.
     truncated: bool,
 }
 
 impl Letter {
-    /// Copies a record of the partition `origin`, truncated if it is too large.
+    /// Copies a refused record of the partition `origin`, truncated if it is too large.
     pub(crate) fn new(origin: &TopicPartition, record: &Record<'_>, refusal: &Refusal) -> Self {
+        Self::with(origin, record, refusal, refusal.sensor(), None)
+    }
+
+    /// Copies a record of which only these readings were refused.
+    pub(crate) fn partial(
+        origin: &TopicPartition,
+        record: &Record<'_>,
+        refused: Listed<'_>,
+    ) -> Self {
+        let Listed { first, header, .. } = refused;
+        Self::with(
+            origin,
+            record,
+            first.refusal(),
+            first.sensor(),
+            Some(header),
+        )
+    }
+
+    fn with(
+        origin: &TopicPartition,
+        record: &Record<'_>,
+        refusal: &Refusal,
+        sensor: Option<&str>,
+        partial: Option<&str>,
+    ) -> Self {
         let time = Timestamp::now().as_millisecond().to_string();
         let (partition, offset) = (origin.partition.to_string(), record.offset().to_string());
         let mut all = OwnedHeaders::new();
@@ -77,16 +106,19 @@ impl Letter {
                 value: Some(value),
             });
         }
-        if let Some(sensor) = refusal.sensor() {
-            all = all.insert(Header {
-                key: dead_letter::SENSOR,
-                value: Some(sensor),
-            });
+        for (key, value) in [
+            (dead_letter::SENSOR, sensor),
+            (dead_letter::PARTIAL, partial),
+        ] {
+            if value.is_some() {
+                all = all.insert(Header { key, value });
+            }
         }
         let mut letter = Self {
             key: record.key().map(<[u8]>::to_vec),
             payload: record.value().map(<[u8]>::to_vec),
             headers: all,
+            partial: partial.is_some(),
             truncated: false,
         };
         if letter.bytes() > MAX_RECORD - OVERHEAD {
@@ -203,6 +235,9 @@ impl DeadLetters {
             tokio::time::sleep(backoff.next_delay()).await;
         }
         self.metrics.written.inc();
+        if letter.partial {
+            self.metrics.partial.inc();
+        }
         if letter.truncated {
             self.metrics.truncated.inc();
         }
@@ -235,6 +270,7 @@ pub(crate) fn topic(config: &DeadLetterConfig) -> Topic {
 
 #[cfg(test)]
 mod tests {
+    use iot_core::message::parse_partial;
     use iot_service::health::Health;
     use iot_service::metrics::Registrar;
     use prometheus::Registry;
@@ -244,6 +280,8 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
+    use crate::config::Partial;
+    use crate::partial::Refused;
     use crate::record::batch_of;
     use crate::record::tests::message;
 
@@ -306,6 +344,38 @@ mod tests {
         }
         assert!(header(&letter, "dlq-time").is_some());
         assert_eq!(header(&letter, dead_letter::SIZE), None);
+    }
+
+    #[test]
+    fn a_letter_of_a_part_lists_the_refused_readings() {
+        let json = br#"{"device_id":"d","timestamp":1,"readings":[{"sensor":"a","value":1},
+            {"sensor":"b,c","value":null},{"value":1}]}"#;
+        let mut refused = Refused::new(Partial::Accept);
+        let parsed = refused
+            .parse(|list| parse_partial(json, list.unwrap()))
+            .unwrap();
+        refused.settle(&parsed.readings).unwrap();
+        let message = message(42, Some(json));
+        let batch = batch_of(&message);
+        let record = batch.records().next().unwrap();
+        let origin = TopicPartition::new("device-data", 3);
+        let letter = Letter::partial(&origin, &record, refused.listed().unwrap());
+        let list = r#"[{"reading":1,"sensor":"b,c","reason":"not_a_number"},{"reading":2,"reason":"missing_sensor"}]"#;
+        for (name, value) in [
+            ("dlq-partial", list),
+            ("dlq-reason", "not_a_number"),
+            (
+                "dlq-detail",
+                "readings[1]: value must be a number, not null",
+            ),
+            ("dlq-sensor", "b,c"),
+            ("dlq-offset", "42"),
+        ] {
+            assert_eq!(header(&letter, name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(letter.payload.as_deref(), Some(&json[..]));
+        let whole = letter_of(&message);
+        assert_eq!(header(&whole, dead_letter::PARTIAL), None);
     }
 
     #[test]

@@ -6,9 +6,13 @@ mod ready;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use iot_core::message::{DeviceMessage, JsonKind, ParseError, Quality, Reading, quoted};
+use iot_core::message::{
+    DeviceMessage, JsonKind, MAX_REFUSED, NOT_FINITE, ParseError, Quality, Reading, RefusedReading,
+    mark_not_finite, quoted, short_name,
+};
 use serde_json::{Map, Value};
 
 use crate::config::{MappingConfig, MappingsConfig};
@@ -30,8 +34,8 @@ pub(crate) struct Around<'r> {
 /// What was found in a message.
 #[derive(Debug, Default)]
 struct Found {
-    /// Value and unit by name.
-    readings: BTreeMap<String, (f64, Option<String>)>,
+    /// Value and unit by name, or why there is none.
+    readings: BTreeMap<String, Result<(f64, Option<String>), ParseError>>,
     /// Names that are taken, with or without a value.
     named: BTreeSet<String>,
 }
@@ -58,7 +62,8 @@ impl MappingConfig {
             && (self.mqtt.is_empty() || around.mqtt.is_some_and(|topic| matches(&self.mqtt, topic)))
     }
 
-    /// The message in a payload.
+    /// The message in a payload. Readings whose value is not a number are left out, and listed in
+    /// `refused` if there is such a list.
     ///
     /// # Errors
     /// It is not JSON, or the device, a time or readings are not there.
@@ -66,13 +71,31 @@ impl MappingConfig {
         &self,
         payload: &[u8],
         around: &Around<'_>,
+        mut refused: Option<&mut Vec<RefusedReading>>,
     ) -> Result<DeviceMessage<'static>, ParseError> {
-        let json: Value = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
+        let parsed = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
             detail: error.to_string(),
-        })?;
-        let readings = self.readings(&json);
-        if readings.is_empty() {
+        });
+        let (json, not_json) = match parsed {
+            Ok(json) => (json, None),
+            Err(error) if refused.is_none() => return Err(error),
+            Err(error) => match with_not_finite(payload) {
+                Some((json, count)) => (json, Some((error, count))),
+                None => return Err(error),
+            },
+        };
+        let (readings, others) = self.readings(&json);
+        if let Some((error, count)) = not_json {
+            let of_readings = others.iter().filter(|r| r.defect == ParseError::NotFinite);
+            if readings.is_empty() || of_readings.count() != count {
+                return Err(error);
+            }
+        }
+        if readings.is_empty() || others.len() > MAX_REFUSED {
             return Err(ParseError::NoReadings);
+        }
+        if let Some(refused) = &mut refused {
+            **refused = others;
         }
         let time = json.pointer(&self.time);
         let time = time.filter(|time| !self.time.is_empty() && !time.is_null());
@@ -124,12 +147,23 @@ impl MappingConfig {
         }
     }
 
-    fn readings(&self, json: &Value) -> Vec<Reading<'static>> {
+    /// The good readings and the others, by name.
+    fn readings(&self, json: &Value) -> (Vec<Reading<'static>>, Vec<RefusedReading>) {
         let mut found = Found::default();
         for reading in &self.readings {
-            if let Some(value) = json.pointer(&reading.value).and_then(value) {
-                let unit = reading.unit.clone();
-                found.readings.insert(reading.sensor.clone(), (value, unit));
+            let Some(there) = json.pointer(&reading.value) else {
+                continue;
+            };
+            let sensor = reading.sensor.clone();
+            match value(there) {
+                Some(value) => {
+                    let good = Ok((value, reading.unit.clone()));
+                    found.readings.insert(sensor, good);
+                }
+                None => {
+                    let defect = Err(not_a_number(there));
+                    found.readings.entry(sensor).or_insert(defect);
+                }
             }
         }
         let object = self.fields.as_ref().and_then(|at| json.pointer(at));
@@ -144,16 +178,23 @@ impl MappingConfig {
                 self.take(object, None, json, &mut found);
             }
         }
-        let readings = found
-            .readings
-            .into_iter()
-            .map(|(sensor, (value, unit))| Reading {
-                sensor: Cow::Owned(sensor),
-                value,
-                unit: unit.map(Cow::Owned),
-                quality: Quality::Good,
-            });
-        readings.collect()
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
+        for (index, (sensor, reading)) in found.readings.into_iter().enumerate() {
+            match reading {
+                Ok((value, unit)) => good.push(Reading {
+                    sensor: Cow::Owned(sensor),
+                    value,
+                    unit: unit.map(Cow::Owned),
+                    quality: Quality::Good,
+                }),
+                Err(defect) => refused.push(RefusedReading {
+                    index,
+                    sensor: Some(short_name(&sensor)),
+                    defect,
+                }),
+            }
+        }
+        (good, refused)
     }
 
     /// Every reading in an object. Of two chips with the same one, the second's is
@@ -170,7 +211,12 @@ impl MappingConfig {
             let sensor = self.rename.get(&name).cloned().unwrap_or(name);
             // Also one whose chip could not be read this time has its name.
             let is_first = found.named.insert(sensor.clone());
-            let Some(value) = value(member) else { continue };
+            let value = match value(member) {
+                Some(value) => Ok(value),
+                None if is_not_finite(member) => Err(ParseError::NotFinite),
+                // Other fields than readings.
+                None => continue,
+            };
             let unit = self.units.get(&sensor).and_then(|unit| {
                 if !unit.starts_with('/') {
                     return Some(unit.clone());
@@ -183,9 +229,39 @@ impl MappingConfig {
                 }
                 _ => sensor,
             };
-            // What a reading of its own says comes first.
-            found.readings.entry(sensor).or_insert((value, unit));
+            let reading = value.map(|value| (value, unit));
+            // What a reading of its own says comes first, unless it says nothing.
+            match found.readings.entry(sensor) {
+                Entry::Occupied(mut known) if known.get().is_err() && reading.is_ok() => {
+                    *known.get_mut() = reading;
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => {
+                    free.insert(reading);
+                }
+            }
         }
+    }
+}
+
+/// A payload that is JSON except for numbers that are not finite, and how many it has.
+fn with_not_finite(payload: &[u8]) -> Option<(Value, usize)> {
+    let (json, count) = mark_not_finite(std::str::from_utf8(payload).ok()?)?;
+    Some((serde_json::from_str(&json).ok()?, count))
+}
+
+fn is_not_finite(json: &Value) -> bool {
+    json.as_str()
+        .is_some_and(|text| text.starts_with(NOT_FINITE))
+}
+
+fn not_a_number(found: &Value) -> ParseError {
+    if is_not_finite(found) {
+        return ParseError::NotFinite;
+    }
+    ParseError::NotANumber {
+        field: "value",
+        found: kind(found),
     }
 }
 

@@ -11,7 +11,9 @@ fn mapped(config: &MappingsConfig, mqtt: &str, payload: &str) -> Option<Mapped> 
         recorded: Some(RECORDED),
     };
     let mappings = Mappings::new(config);
-    let message = mappings.find(&around)?.message(payload.as_bytes(), &around);
+    let message = mappings
+        .find(&around)?
+        .message(payload.as_bytes(), &around, None);
     Some(message.map_err(|error| error.reason()).map(|message| {
         let readings = message.readings.into_iter().map(|reading| {
             let unit = reading.unit.map(Cow::into_owned);
@@ -160,11 +162,68 @@ fn an_unreadable_time_is_quoted_with_its_place() {
     let mapping = mappings.find(&around).unwrap();
     for (time, found) in [(r#""yesterday""#, r#""yesterday""#), ("[1]", "an array")] {
         let payload = format!(r#"{{"temperature":1,"last_seen":{time}}}"#);
-        let error = mapping.message(payload.as_bytes(), &around).unwrap_err();
+        let error = mapping
+            .message(payload.as_bytes(), &around, None)
+            .unwrap_err();
         assert_eq!(error.reason(), "invalid_timestamp");
         let text = error.to_string();
         assert!(text.starts_with("/last_seen must be a time"), "{text}");
         assert!(text.ends_with(&format!("not {found}")), "{text}");
+    }
+}
+
+#[test]
+fn readings_without_a_number_are_refused_alone() {
+    let single = |sensor: &str, value: &str| ReadingConfig {
+        sensor: sensor.into(),
+        value: value.into(),
+        unit: None,
+    };
+    let mapping = MappingConfig {
+        device: "/id".into(),
+        readings: vec![
+            single("text", "/v/0"),
+            single("null", "/v/1"),
+            single("nan", "/v/2"),
+            single("good", "/v/3"),
+            single("absent", "/v/9"),
+            single("twice", "/v/0"),
+        ],
+        fields: Some("/f".into()),
+        ..MappingConfig::default()
+    };
+    let around = Around {
+        topic: "acme.plant",
+        mqtt: None,
+        recorded: Some(RECORDED),
+    };
+    let read = |payload: &str| {
+        let mut refused = Vec::new();
+        let message = mapping.message(payload.as_bytes(), &around, Some(&mut refused));
+        let message = message.map_err(|error| error.reason())?;
+        let names: Vec<_> = message.readings.iter().map(|r| r.sensor.clone()).collect();
+        let refused = refused.into_iter();
+        let refused = refused.map(|r| (r.index, r.sensor.unwrap(), r.defect.reason()));
+        Ok::<_, &str>((names, refused.collect::<Vec<_>>()))
+    };
+    let reason = "not_a_number";
+    let (names, refused) = read(
+        r#"{"id":"d","v":["21.5",null,NaN,4],"f":{"a":1,"b":"x","c":null,"d":-inf,"twice":2}}"#,
+    )
+    .unwrap();
+    assert_eq!(names, ["a", "good", "twice"]);
+    // By name: a, d, good, nan, null, text, twice.
+    let expected = [(1, "d"), (3, "nan"), (4, "null"), (5, "text")];
+    let expected = expected.map(|(index, sensor)| (index, sensor.to_owned(), reason));
+    assert_eq!(refused, expected);
+    for (payload, expected) in [
+        (r#"{"id":"d","v":["21.5",null]}"#, "no_readings"),
+        (r#"{"id":"d","v":[1,1,NaN],"x":NaN}"#, "not_json"),
+        (r#"{"id":NaN,"v":[1]}"#, "not_json"),
+        (r#"{"id":"d","v":[NaN]}"#, "not_json"),
+        (r#"{"id":null,"v":[1,null]}"#, "missing_device_id"),
+    ] {
+        assert_eq!(read(payload).unwrap_err(), expected, "{payload}");
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct OwnerMetrics {
     alerts_raised: IntCounterVec,
     alerts_cleared: IntCounterVec,
     refusals: IntCounterVec,
+    refused_readings: IntCounterVec,
 }
 
 impl OwnerMetrics {
@@ -75,10 +76,18 @@ impl OwnerMetrics {
             )?,
             refusals: registrar.counters(
                 "kafka_consumer_processing_errors_total",
-                "Messages refused",
+                "Messages refused whole",
+                &["reason"],
+            )?,
+            refused_readings: registrar.counters(
+                "iot_readings_refused_total",
+                "Readings refused while others of their message were accepted",
                 &["reason"],
             )?,
         };
+        for reason in Refusal::OF_READINGS {
+            metrics.refused_readings.with_label_values(&[reason]);
+        }
         let reasons = ParseError::REASONS.iter().chain(Refusal::REASONS);
         for reason in reasons.chain(iot_fold::Refusal::REASONS) {
             metrics.refusals.with_label_values(&[reason]);
@@ -90,7 +99,13 @@ impl OwnerMetrics {
         Ok(metrics)
     }
 
-    /// Counts a message that goes to the dead-letter topic.
+    /// Counts a reading that is refused while others of its message are accepted.
+    pub(crate) fn refused_reading(&self, refusal: &Refusal) {
+        let counter = self.refused_readings.with_label_values(&[refusal.reason()]);
+        counter.inc();
+    }
+
+    /// Counts a message that goes whole to the dead-letter topic.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.with_label_values(&[refusal.reason()]).inc();
     }

@@ -139,15 +139,17 @@ impl<'a> Filter<'a> {
         let batch = batch_of(&record.message);
         let is_wanted = |device: &str| self.devices.iter().any(|wanted| wanted == device);
         let mut records = batch.records();
-        records.any(
-            |read| match parse::message(&read, self.topic, &self.mappings) {
+        records.any(|read| {
+            // A message that the consumer would only accept in part has its device too.
+            let mut refused = Vec::new();
+            match parse::message(&read, self.topic, &self.mappings, Some(&mut refused)) {
                 Ok(message) => is_wanted(&message.device_id),
                 Err(_) => read
                     .key()
                     .and_then(|key| std::str::from_utf8(key).ok())
                     .is_some_and(is_wanted),
-            },
-        )
+            }
+        })
     }
 }
 

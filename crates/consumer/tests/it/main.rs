@@ -9,6 +9,7 @@ mod input;
 mod lag;
 mod lifecycle;
 mod outputs;
+mod partial;
 mod process;
 mod push;
 mod real;

@@ -30,7 +30,7 @@ pub enum ParseError {
         /// Message of the Protobuf parser.
         detail: String,
     },
-    /// A value is infinite or NaN, which only Protobuf can express.
+    /// A value is infinite or NaN, which only Protobuf and text that is not quite JSON can express.
     #[error("value must be finite")]
     NotFinite,
     /// A reading has that defect.

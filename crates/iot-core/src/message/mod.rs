@@ -16,6 +16,7 @@
 
 mod error;
 mod parse;
+mod partial;
 mod protobuf;
 mod quick;
 mod template;
@@ -25,7 +26,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 pub use error::{JsonKind, ParseError, quoted};
-pub use protobuf::parse_protobuf;
+pub use partial::{
+    MAX_REFUSED, NOT_FINITE, RefusedReading, mark_not_finite, remaining, short_name,
+};
+pub use protobuf::{parse_protobuf, parse_protobuf_partial};
 pub use template::{ReadingTemplate, Template};
 
 /// Parses a device message from JSON, in the current or the older format.
@@ -36,16 +40,58 @@ pub use template::{ReadingTemplate, Template};
 /// # Errors
 /// The first defect found; [`ParseError::reason`] gives its short form.
 pub fn parse(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
-    if payload.iter().all(u8::is_ascii_whitespace) {
-        return Err(ParseError::Empty);
-    }
-    let text = std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
-        at: error.valid_up_to(),
-    })?;
+    let text = text(payload)?;
     if let Some(message) = quick::read(text) {
         return Ok(message);
     }
-    parse::lenient(text)
+    let mut refused = Vec::new();
+    let message = parse::lenient(text, &mut refused)?;
+    whole(message, refused)
+}
+
+/// Parses a device message as [`parse`] does, but leaves out defective readings as long as one
+/// good reading remains. `refused` is cleared first and then has the defective readings, by
+/// position. Values may also be numbers that are not finite, which is not JSON: see
+/// [`mark_not_finite`].
+///
+/// # Errors
+/// A defect of the message, the first of its readings if none is good or more than
+/// [`MAX_REFUSED`] are defective; `refused` is meaningless then.
+pub fn parse_partial<'p>(
+    payload: &'p [u8],
+    refused: &mut Vec<RefusedReading>,
+) -> Result<DeviceMessage<'p>, ParseError> {
+    refused.clear();
+    let text = text(payload)?;
+    if let Some(message) = quick::read(text) {
+        return Ok(message);
+    }
+    match parse::lenient(text, refused) {
+        Err(error @ (ParseError::NotJson { .. } | ParseError::NumberOutOfRange { .. })) => {
+            partial::with_not_finite(text, refused).ok_or(error)
+        }
+        parsed => parsed,
+    }
+}
+
+fn text(payload: &[u8]) -> Result<&str, ParseError> {
+    if payload.iter().all(u8::is_ascii_whitespace) {
+        return Err(ParseError::Empty);
+    }
+    std::str::from_utf8(payload).map_err(|error| ParseError::NotUtf8 {
+        at: error.valid_up_to(),
+    })
+}
+
+/// The message if none of its readings is refused.
+fn whole<'p>(
+    message: DeviceMessage<'p>,
+    refused: Vec<RefusedReading>,
+) -> Result<DeviceMessage<'p>, ParseError> {
+    match refused.into_iter().next() {
+        Some(first) => Err(first.defect),
+        None => Ok(message),
+    }
 }
 
 /// Readings of one device at one moment.

@@ -253,7 +253,8 @@ mod tests {
             let values = message.readings.iter();
             values.map(|r| r.value.to_bits()).collect::<Vec<_>>()
         };
-        let lenient = lenient(text).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let lenient = lenient(text, &mut Vec::new())
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(bits(&message), bits(&lenient));
         prop_assert_eq!(message, lenient);
         Ok(true)

@@ -399,6 +399,17 @@ proptest! {
             prop_assert!(!message.device_id.is_empty() && !message.readings.is_empty());
             prop_assert!(message.readings.iter().all(|r| r.value.is_finite()));
         }
+        let mut refused = Vec::new();
+        let partial = parse_partial(&bytes, &mut refused);
+        match partial {
+            Ok(message) if refused.is_empty() => prop_assert_eq!(parse(&bytes), Ok(message)),
+            Ok(message) => {
+                prop_assert!(parse(&bytes).is_err());
+                prop_assert!(!message.readings.is_empty());
+                prop_assert!(message.readings.iter().all(|r| r.value.is_finite()));
+            }
+            Err(_) => prop_assert!(parse(&bytes).is_err()),
+        }
     }
 
     #[test]

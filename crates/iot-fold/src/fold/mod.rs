@@ -26,7 +26,7 @@ use crate::state::DeviceState;
 use crate::watch::Watch;
 use crate::window::{Added, WindowRules};
 pub use changes::{Changes, Updates};
-use tracked::{Tracked, check_sensors};
+use tracked::{Tracked, excess};
 
 /// Maximum number of window sizes.
 pub const MOST_SIZES: usize = 8;
@@ -219,6 +219,17 @@ impl Fold {
         Ok(folded)
     }
 
+    /// The places in the message of the readings that the limit of sensors does not allow: they
+    /// are of new sensors, for which there is no room. Ascending.
+    pub fn excess(&self, event: &Event<'_>) -> Vec<usize> {
+        let mut key = String::new();
+        let message = event.message;
+        write_key(&mut key, event.tenant, event.project, &message.device_id);
+        let device = self.index.get(&key).map(|at| &self.devices[*at]);
+        let known = device.map_or(&[][..], |device| &device.state.sensors);
+        excess(known, &message.readings, self.rules.sensors)
+    }
+
     /// The device of an event, which may be a new one.
     fn find(&mut self, event: &Event<'_>) -> Result<usize, Refusal> {
         let readings = &event.message.readings;
@@ -231,12 +242,16 @@ impl Fold {
         match self.index.get(self.lookup.as_str()) {
             Some(at) => {
                 let sensors = &self.devices[*at].state.sensors;
-                check_sensors(sensors, readings, self.rules.sensors)?;
+                if !excess(sensors, readings, self.rules.sensors).is_empty() {
+                    return Err(Refusal::TooManySensors);
+                }
                 Ok(*at)
             }
             None if self.devices.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
+            None if !excess(&[], readings, self.rules.sensors).is_empty() => {
+                Err(Refusal::TooManySensors)
+            }
             None => {
-                check_sensors(&[], readings, self.rules.sensors)?;
                 let mut state = DeviceState::new(DeviceKey {
                     tenant: event.tenant.into(),
                     project: event.project.into(),

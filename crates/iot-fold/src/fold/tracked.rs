@@ -5,7 +5,6 @@ use iot_core::message::Reading;
 use super::FoldRules;
 use crate::catalogue::Limits;
 use crate::detect::Kinds;
-use crate::refusal::Refusal;
 use crate::state::{DeviceState, SensorState};
 use crate::window::WindowRules;
 
@@ -91,18 +90,26 @@ impl Tracked {
     }
 }
 
-/// Checks that these readings leave a device within its limit of sensors.
-pub(super) fn check_sensors(
-    known: &[SensorState],
-    readings: &[Reading<'_>],
-    most: usize,
-) -> Result<(), Refusal> {
-    // Readings that repeat a new sensor count twice: this is an upper bound.
+/// The places of the readings that would give a device more than `most` sensors. Ascending.
+pub(super) fn excess(known: &[SensorState], readings: &[Reading<'_>], most: usize) -> Vec<usize> {
     let is_new = |reading: &&Reading<'_>| known.iter().all(|sensor| *sensor.name != reading.sensor);
     let new = readings.iter().filter(is_new).count();
-    if new > 0 && known.len() + new > most {
-        Err(Refusal::TooManySensors)
-    } else {
-        Ok(())
+    // An upper bound, as readings may repeat a new sensor.
+    if new == 0 || known.len() + new <= most {
+        return Vec::new();
     }
+    let room = most.saturating_sub(known.len());
+    let mut added = Vec::new();
+    let mut excess = Vec::new();
+    for (place, reading) in readings.iter().enumerate() {
+        if !is_new(&reading) || added.contains(&&reading.sensor) {
+            continue;
+        }
+        if added.len() < room {
+            added.push(&reading.sensor);
+        } else {
+            excess.push(place);
+        }
+    }
+    excess
 }

@@ -7,7 +7,7 @@
 
 mod tally;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::committed::Committed;
 use crate::kafka::connect;
-use crate::log::{self, Log, Read};
+use crate::log::{self, Log, OfPartition, Read, Refused};
 use crate::reading::{Units, message, owner};
 use crate::security::KafkaArgs;
 use tally::{Alert, Evidence, Score, Series};
@@ -100,13 +100,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let committed = Committed::new(&args.kafka);
     let kafka = connect(&args.kafka.brokers, &committed.security).await?;
     let letters = log::letters(&kafka, &committed, &args.dead_letter_topic).await?;
+    let none = OfPartition::new();
     let by_labels = args.truth.is_none();
     for topic in &args.topic {
         each_record(&kafka, &committed, topic, |at, record| {
-            let refused = letters.get(at);
-            if !refused.is_some_and(|offsets| offsets.contains(&record.offset)) {
-                take_message(topic, &record.record, by_labels, &mut evidence);
-            }
+            let letters = letters.get(at).unwrap_or(&none);
+            let refused = match letters.get(&record.offset) {
+                None => None,
+                Some(Refused::Whole) => return,
+                Some(Refused::Readings(readings)) => Some(readings),
+            };
+            take_message(topic, &record.record, refused, by_labels, &mut evidence);
         })
         .await?;
     }
@@ -160,12 +164,18 @@ fn read_truth(path: &Path, evidence: &mut Evidence) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the readings and labels of a record. Invalid messages are ignored, as the consumer
-/// ignores them.
-fn take_message(topic: &str, record: &Record, by_labels: bool, evidence: &mut Evidence) {
+/// Adds the readings and labels of a record, without those at the positions `refused`. Invalid
+/// messages are ignored, as the consumer ignores them.
+fn take_message(
+    topic: &str,
+    record: &Record,
+    refused: Option<&BTreeSet<usize>>,
+    by_labels: bool,
+    evidence: &mut Evidence,
+) {
     // The simulator's sensors are the standard ones.
     let units = Units::new();
-    let Ok(message) = message(record, &units) else {
+    let Ok(message) = message(record, &units, refused) else {
         return;
     };
     let Ok((tenant, project)) = owner(topic, &message) else {

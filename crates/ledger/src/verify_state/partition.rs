@@ -11,7 +11,7 @@ use super::fold::{Entry, Fold};
 use super::report::{Kind, Report};
 use super::store::Snapshot;
 use crate::committed::Committed;
-use crate::log::{Log, Read};
+use crate::log::{Log, OfPartition, Read, Refused};
 use crate::reading::{message, owner};
 
 /// The input of a partition's check.
@@ -20,8 +20,8 @@ pub(super) struct Check<'a> {
     pub(super) partition: &'a TopicPartition,
     pub(super) log: &'a Log,
     pub(super) snapshot: &'a Snapshot,
-    /// Offsets of the consumer's dead letters.
-    pub(super) letters: BTreeSet<i64>,
+    /// What has a dead letter of the consumer.
+    pub(super) letters: OfPartition,
     pub(super) committed: &'a Committed,
 }
 
@@ -98,12 +98,19 @@ impl<'c> Work<'c> {
             self.compare();
         }
         let report = &mut self.comparison.report;
-        if self.check.letters.contains(&record.offset) {
-            report.refused += u64::from(applied);
-            return;
-        }
+        let refused = match self.check.letters.get(&record.offset) {
+            None => None,
+            Some(Refused::Whole) => {
+                report.refused += u64::from(applied);
+                return;
+            }
+            Some(Refused::Readings(readings)) => {
+                report.partial += u64::from(applied);
+                Some(readings)
+            }
+        };
         // Records that are not applied yet are folded too, for the sealed windows.
-        let taken = self.take(record, recorded);
+        let taken = self.take(record, refused, recorded);
         if !applied {
             return;
         }
@@ -119,8 +126,13 @@ impl<'c> Work<'c> {
         }
     }
 
-    fn take(&mut self, record: &RecordAndOffset, recorded: i64) -> anyhow::Result<()> {
-        let message = message(&record.record, &self.check.settings.units)?;
+    fn take(
+        &mut self,
+        record: &RecordAndOffset,
+        refused: Option<&BTreeSet<usize>>,
+        recorded: i64,
+    ) -> anyhow::Result<()> {
+        let message = message(&record.record, &self.check.settings.units, refused)?;
         let (tenant, project) = owner(&self.check.partition.topic, &message)?;
         self.fold.take(&Entry {
             offset: record.offset,
@@ -143,5 +155,107 @@ impl<'c> Work<'c> {
         self.compare();
         self.comparison.sealed(&self.fold, self.check.snapshot);
         self.comparison.report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use iot_core::message::parse;
+    use iot_kafka::security::KafkaSecurity;
+    use rdkafka::producer::FutureRecord;
+    use testkit::kafka::{MockKafka, producer, send};
+
+    use super::super::compare::tests::device_bytes;
+    use super::super::fold::Rules;
+    use super::super::layout::{device_field, device_name};
+    use super::*;
+    use crate::kafka::connect;
+
+    const RULES: Rules = Rules {
+        sizes: Vec::new(),
+        lateness: 0,
+    };
+
+    /// What a consumer stores that takes this message.
+    fn snapshot(json: &str) -> Snapshot {
+        let message = parse(json.as_bytes()).unwrap();
+        let mut fold = Fold::new(RULES);
+        fold.take(&Entry {
+            offset: 0,
+            recorded: 1,
+            tenant: "default",
+            project: "default",
+            message: &message,
+        });
+        let name = device_name("default", "default", "d");
+        let value = device_bytes(&fold.devices[&name]);
+        Snapshot {
+            offset: 1,
+            live: BTreeMap::from([(device_field(&name), value)]),
+            sealed: BTreeMap::new(),
+            read_at: 0,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_the_readings_that_a_dead_letter_lists_are_left_out() {
+        let kafka = MockKafka::start(&["device-data"]);
+        let with = |readings: &str| {
+            format!(r#"{{"device_id":"d","timestamp":5,"readings":[{readings}]}}"#)
+        };
+        let good = r#"{"sensor":"vibration","value":3}"#;
+        let impossible = r#"{"sensor":"door","value":5}"#;
+        let null = r#"{"sensor":"motor","value":null}"#;
+        let json = with(&format!("{good},{impossible},{null}"));
+        let record = FutureRecord::<(), str>::to("device-data").payload(&json);
+        send(&producer(&kafka.brokers()), record).await;
+        let security = KafkaSecurity::default();
+        let client = connect(&[kafka.brokers()], &security).await.unwrap();
+        let committed = Committed {
+            brokers: kafka.brokers(),
+            security,
+        };
+        let partition = TopicPartition::new("device-data", 0);
+        let log = Log::open(&client, &committed, &partition).await.unwrap();
+        let settings = Settings {
+            rules: RULES,
+            units: BTreeMap::new(),
+            keep: 1,
+            max_future: 0,
+        };
+        let check = async |refused: Refused, snapshot: &Snapshot| {
+            let check = Check {
+                settings: &settings,
+                partition: &partition,
+                log: &log,
+                snapshot,
+                letters: OfPartition::from([(0, refused)]),
+                committed: &committed,
+            };
+            check.run().await.unwrap()
+        };
+        let listed = |list: &[usize]| Refused::Readings(list.iter().copied().collect());
+        let without = snapshot(&with(good));
+        let report = check(listed(&[1, 2]), &without).await;
+        assert!(report.is_exact(), "{report:?}");
+        assert_eq!((report.records, report.partial, report.refused), (1, 1, 0));
+        // A refused sensor that is in the state all the same.
+        let stored = snapshot(&with(&format!("{good},{impossible}")));
+        let report = check(listed(&[1, 2]), &stored).await;
+        assert!(!report.is_exact() && report.extra == 1, "{report:?}");
+        // A good one that is not.
+        let other = snapshot(&with(impossible));
+        let report = check(listed(&[1, 2]), &other).await;
+        assert!(!report.is_exact(), "{report:?}");
+        assert_eq!((report.missing, report.extra), (1, 1), "{report:?}");
+        for list in [&[1][..], &[2, 3], &[0, 1, 2]] {
+            let report = check(listed(list), &without).await;
+            assert!(!report.is_exact() && report.unreadable == 1, "{report:?}");
+        }
+        let report = check(Refused::Whole, &without).await;
+        assert_eq!((report.refused, report.extra), (1, 1), "{report:?}");
+        drop(kafka);
     }
 }

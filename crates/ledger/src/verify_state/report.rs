@@ -13,8 +13,10 @@ pub(super) struct Report {
     pub(super) transactional: u64,
     /// Records below the stored offsets that count.
     pub(super) records: u64,
-    /// Records below the stored offsets that have a dead letter.
+    /// Records below the stored offsets that were refused whole, as their dead letters say.
     pub(super) refused: u64,
+    /// Records below the stored offsets of which only some readings count.
+    pub(super) partial: u64,
     /// Records from the stored offsets on, which are not applied yet.
     pub(super) behind: u64,
     pub(super) devices: u64,
@@ -84,6 +86,7 @@ impl Report {
             (&mut self.transactional, other.transactional),
             (&mut self.records, other.records),
             (&mut self.refused, other.refused),
+            (&mut self.partial, other.partial),
             (&mut self.behind, other.behind),
             (&mut self.devices, other.devices),
             (&mut self.sensors, other.sensors),
@@ -131,8 +134,8 @@ impl Report {
             self.values_compared, self.open_windows_compared, self.sealed_windows_compared
         );
         println!(
-            "  not compared: expired {}  not comparable {}  (records refused {}, behind {})",
-            self.expired, self.not_comparable, self.refused, self.behind
+            "  not compared: expired {}  not comparable {}  (records refused {}, in part {}, behind {})",
+            self.expired, self.not_comparable, self.refused, self.partial, self.behind
         );
         println!(
             "  differences {}  missing {}  extra {}  unreadable {}",

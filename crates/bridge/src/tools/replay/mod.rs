@@ -26,7 +26,7 @@ use targets::{Refused, Target};
 pub(crate) struct Replay {
     #[command(flatten)]
     filter: Filter,
-    /// Send to this Kafka topic instead; truncated and too large ones are still skipped
+    /// Send to this Kafka topic instead; partial, truncated and too large ones are still skipped
     #[arg(long, value_name = "TOPIC")]
     to_topic: Option<String>,
     /// Print what would be sent where, and send nothing
@@ -38,6 +38,8 @@ pub(crate) struct Replay {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Send(Target),
+    /// It is skipped because some of its readings were accepted, which would count twice.
+    Partial,
     /// It is skipped because its payload is truncated.
     Cut,
     /// It is skipped because it has no route, or a limit refuses it; the short reason.
@@ -46,6 +48,9 @@ enum Verdict {
 
 /// Decides where a dead letter goes.
 fn judge(letter: &Letter, to_topic: Option<&str>, config: &BridgeConfig) -> Verdict {
+    if letter.partial.is_some() {
+        return Verdict::Partial;
+    }
     if letter.cut {
         return Verdict::Cut;
     }
@@ -112,6 +117,7 @@ pub(super) fn replay(
     let mut report = Report::default();
     let read = command.filter.read(config, |letter| {
         match judge(&letter, command.to_topic.as_deref(), config) {
+            Verdict::Partial => report.partial += 1,
             Verdict::Cut => report.cut += 1,
             Verdict::Stays(reason) => report.stays(reason),
             Verdict::Send(target) => match sender.targets.admit(&target, command.dry_run) {
@@ -196,6 +202,17 @@ mod tests {
             judge(&large, None, &config),
             Verdict::Stays("too_large".into())
         );
+    }
+
+    #[test]
+    fn letters_of_a_part_are_skipped_wherever_they_would_go() {
+        let mut part = letter(&[("dlq-topic", GOOD), ("dlq-partial", "[]")], b"x");
+        for cut in [false, true] {
+            part.cut = cut;
+            for to in [None, Some("quarantine")] {
+                assert_eq!(judge(&part, to, &BridgeConfig::default()), Verdict::Partial);
+            }
+        }
     }
 
     #[test]

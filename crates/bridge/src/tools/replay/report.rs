@@ -12,6 +12,7 @@ use crate::tools::letters::Letter;
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) sent: u64,
+    pub(super) partial: u64,
     pub(super) cut: u64,
     stays: BTreeMap<String, u64>,
     pub(super) failed: Vec<Failed>,
@@ -72,6 +73,7 @@ impl Report {
             "replayed"
         };
         writeln!(out, "{verb}: {}", self.sent)?;
+        writeln!(out, "skipped, partial: {}", self.partial)?;
         writeln!(out, "skipped, truncated: {}", self.cut)?;
         writeln!(
             out,
@@ -99,6 +101,7 @@ mod tests {
     fn the_report_has_all_counts_and_the_offsets_to_continue_from() {
         let report = Report {
             sent: 2,
+            partial: 4,
             cut: 1,
             stays: BTreeMap::from([("too_large".into(), 3)]),
             failed: vec![Failed {
@@ -112,6 +115,7 @@ mod tests {
         for line in [
             "failed: 0:7 -> t.p: ",
             "replayed: 2",
+            "skipped, partial: 4",
             "skipped, truncated: 1",
             "skipped, refused: 3",
             "  too_large: 3",

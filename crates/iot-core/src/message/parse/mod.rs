@@ -6,22 +6,37 @@
 //! it. So the order of fields does not matter, nothing is parsed twice, and an
 //! error names the field and its type instead of a position in the text.
 
+/// Stores the next value in its slot and records a duplicate field.
+macro_rules! fill {
+    ($map:ident, $target:expr, $duplicate:expr, $name:literal) => {
+        if $target.replace($map.next_value()?).is_some() {
+            $duplicate = Some($name);
+        }
+    };
+}
+
+mod readings;
 mod shape;
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess};
+use serde::de::{IgnoredAny, MapAccess};
 
-use self::shape::{Lenient, Scalar, Shape, drain_seq};
-use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, Reading, quoted};
-use crate::sensor;
+use self::readings::{Readings, checked_readings, legacy_readings};
+use self::shape::{Lenient, Scalar, Shape};
+use super::partial::{NOT_FINITE, RefusedReading};
+use super::{DeviceMessage, JsonKind, Location, ParseError, Quality, quoted};
 
 /// 2^53: a float represents every whole number below it exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Parses a message in the current or the older format from any JSON.
-pub(super) fn lenient(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
+/// Parses a message in the current or the older format from any JSON. `refused` gets the readings
+/// that are left out.
+pub(super) fn lenient<'a>(
+    text: &'a str,
+    refused: &mut Vec<RefusedReading>,
+) -> Result<DeviceMessage<'a>, ParseError> {
     serde_json::from_str::<Lenient<RawMessage<'_>>>(text)
         .map_err(json_error)?
         .0
@@ -30,7 +45,7 @@ pub(super) fn lenient(text: &str) -> Result<DeviceMessage<'_>, ParseError> {
             expected: "an object",
             found,
         })?
-        .check()
+        .check(refused)
 }
 
 fn json_error(error: serde_json::Error) -> ParseError {
@@ -45,15 +60,6 @@ fn json_error(error: serde_json::Error) -> ParseError {
 
 /// A scalar field; `None` means absent.
 type Slot<'a> = Option<Lenient<Scalar<'a>>>;
-
-/// Stores the next value in its slot and records a duplicate field.
-macro_rules! fill {
-    ($map:ident, $target:expr, $duplicate:expr, $name:literal) => {
-        if $target.replace($map.next_value()?).is_some() {
-            $duplicate = Some($name);
-        }
-    };
-}
 
 #[derive(Deserialize)]
 #[serde(field_identifier)]
@@ -127,7 +133,7 @@ impl<'de> Shape<'de> for RawMessage<'de> {
 }
 
 impl<'a> RawMessage<'a> {
-    fn check(self) -> Result<DeviceMessage<'a>, ParseError> {
+    fn check(self, refused: &mut Vec<RefusedReading>) -> Result<DeviceMessage<'a>, ParseError> {
         if let Some(field) = self.duplicate {
             return Err(ParseError::DuplicateField { field });
         }
@@ -142,11 +148,6 @@ impl<'a> RawMessage<'a> {
         } else {
             milliseconds(self.timestamp)?
         };
-        let readings = if legacy {
-            legacy_readings(self.temperature, self.humidity)?
-        } else {
-            checked_readings(self.readings)?
-        };
         Ok(DeviceMessage {
             device_id,
             tenant: text(self.tenant, "tenant")?,
@@ -154,7 +155,12 @@ impl<'a> RawMessage<'a> {
             seq: whole_number(self.seq, "seq")?,
             timestamp,
             location: location(self.location)?,
-            readings,
+            // Last: a defect of the message refuses its readings too.
+            readings: if legacy {
+                legacy_readings(self.temperature, self.humidity, refused)?
+            } else {
+                checked_readings(self.readings, refused)?
+            },
         })
     }
 
@@ -209,129 +215,6 @@ impl<'de> Shape<'de> for RawLocation<'de> {
         }
         Ok(Lenient(Ok(raw)))
     }
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum ReadingKey {
-    Sensor,
-    Value,
-    Unit,
-    Quality,
-    #[serde(other)]
-    Unknown,
-}
-
-#[derive(Default)]
-struct RawReading<'a> {
-    sensor: Slot<'a>,
-    value: Slot<'a>,
-    unit: Slot<'a>,
-    quality: Slot<'a>,
-    duplicate: Option<&'static str>,
-}
-
-impl<'de> Shape<'de> for RawReading<'de> {
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Lenient<Self>, A::Error> {
-        let mut raw = Self::default();
-        while let Some(key) = map.next_key()? {
-            match key {
-                ReadingKey::Sensor => fill!(map, raw.sensor, raw.duplicate, "sensor"),
-                ReadingKey::Value => fill!(map, raw.value, raw.duplicate, "value"),
-                ReadingKey::Unit => fill!(map, raw.unit, raw.duplicate, "unit"),
-                ReadingKey::Quality => fill!(map, raw.quality, raw.duplicate, "quality"),
-                ReadingKey::Unknown => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(Lenient(Ok(raw)))
-    }
-}
-
-impl<'a> RawReading<'a> {
-    fn check(self) -> Result<Reading<'a>, ParseError> {
-        if let Some(field) = self.duplicate {
-            return Err(ParseError::DuplicateField { field });
-        }
-        Ok(Reading {
-            sensor: required_text(self.sensor, "sensor")?,
-            value: value(self.value, "value")?
-                .ok_or(ParseError::MissingField { field: "value" })?,
-            unit: text(self.unit, "unit")?,
-            quality: quality(self.quality)?,
-        })
-    }
-}
-
-/// The readings, or the first error in one of them.
-struct Readings<'a>(Result<Vec<Reading<'a>>, ParseError>);
-
-impl<'de> Shape<'de> for Readings<'de> {
-    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Lenient<Self>, A::Error> {
-        let mut readings = Vec::new();
-        while let Some(Lenient(element)) = seq.next_element::<Lenient<RawReading<'de>>>()? {
-            let checked = element
-                .map_err(|found| ParseError::WrongType {
-                    field: "the reading",
-                    expected: "an object",
-                    found,
-                })
-                .and_then(RawReading::check);
-            match checked {
-                Ok(reading) => readings.push(reading),
-                Err(error) => {
-                    // Malformed JSON after the reading takes precedence over its error.
-                    drain_seq(seq)?;
-                    let error = error.in_reading(readings.len());
-                    return Ok(Lenient(Ok(Self(Err(error)))));
-                }
-            }
-        }
-        Ok(Lenient(Ok(Self(Ok(readings)))))
-    }
-}
-
-fn checked_readings(slot: Option<Lenient<Readings<'_>>>) -> Result<Vec<Reading<'_>>, ParseError> {
-    let readings = match slot {
-        None | Some(Lenient(Err(JsonKind::Null))) => return Err(ParseError::NoReadings),
-        Some(Lenient(Err(found))) => {
-            return Err(ParseError::WrongType {
-                field: "readings",
-                expected: "an array",
-                found,
-            });
-        }
-        Some(Lenient(Ok(Readings(readings)))) => readings?,
-    };
-    if readings.is_empty() {
-        return Err(ParseError::NoReadings);
-    }
-    Ok(readings)
-}
-
-fn legacy_readings<'a>(
-    temperature: Slot<'a>,
-    humidity: Slot<'a>,
-) -> Result<Vec<Reading<'a>>, ParseError> {
-    let mut readings = Vec::with_capacity(2);
-    for (name, slot) in [
-        (sensor::TEMPERATURE, temperature),
-        (sensor::HUMIDITY, humidity),
-    ] {
-        if let Some(value) = value(slot, name)? {
-            readings.push(Reading {
-                sensor: Cow::Borrowed(name),
-                value,
-                unit: sensor::lookup(name).map(|sensor| Cow::Borrowed(sensor.unit)),
-                quality: Quality::Good,
-            });
-        }
-    }
-    if readings.is_empty() {
-        return Err(ParseError::NoReadings);
-    }
-    Ok(readings)
 }
 
 fn location(slot: Option<Lenient<RawLocation<'_>>>) -> Result<Option<Location<'_>>, ParseError> {
@@ -414,6 +297,9 @@ fn value(slot: Slot<'_>, field: &'static str) -> Result<Option<f64>, ParseError>
         Some(Lenient(Ok(Scalar::Float(value)))) if value.is_finite() => Ok(Some(value)),
         Some(Lenient(Ok(Scalar::Unsigned(value)))) => Ok(Some(value as f64)),
         Some(Lenient(Ok(Scalar::Negative(value)))) => Ok(Some(value as f64)),
+        Some(Lenient(Ok(Scalar::Text(text)))) if text.starts_with(NOT_FINITE) => {
+            Err(ParseError::NotFinite)
+        }
         Some(Lenient(Ok(other))) => Err(ParseError::NotANumber {
             field,
             found: other.kind(),

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use prost::DecodeError;
 use prost::encoding::{self, DecodeContext, WireType, decode_key, decode_varint};
 
-use super::{DeviceMessage, Location, ParseError, Quality, Reading};
+use super::partial::{MAX_REFUSED, RefusedReading, some_good};
+use super::{DeviceMessage, Location, ParseError, Quality, Reading, whole};
 
 impl Quality {
     fn from_number(number: i32) -> Option<Self> {
@@ -26,6 +27,23 @@ impl Quality {
 /// # Errors
 /// The first defect found; [`ParseError::reason`] gives its short form.
 pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
+    let mut refused = Vec::new();
+    let message = parse_protobuf_partial(payload, &mut refused)?;
+    whole(message, refused)
+}
+
+/// Parses a device message as [`parse_protobuf`] does, but leaves out defective readings as long
+/// as one good reading remains. `refused` is cleared first and then has the defective readings,
+/// by position.
+///
+/// # Errors
+/// A defect of the message, the first of its readings if none is good or more than
+/// [`MAX_REFUSED`] are defective; `refused` is meaningless then.
+pub fn parse_protobuf_partial<'p>(
+    payload: &'p [u8],
+    refused: &mut Vec<RefusedReading>,
+) -> Result<DeviceMessage<'p>, ParseError> {
+    refused.clear();
     if payload.is_empty() {
         return Err(ParseError::Empty);
     }
@@ -38,8 +56,7 @@ pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
         location: None,
         readings: Vec::new(),
     };
-    let (mut timestamp, mut wrong) = (None, None);
-    let mut read = 0;
+    let mut timestamp = None;
     fields(payload, |field| {
         match field.tag {
             1 => message.device_id = field.text()?,
@@ -48,26 +65,27 @@ pub fn parse_protobuf(payload: &[u8]) -> Result<DeviceMessage<'_>, ParseError> {
             4 => message.seq = Some(field.number(encoding::uint64::merge)?),
             5 => timestamp = Some(field.number(encoding::int64::merge)?),
             6 => place(message.location.get_or_insert_default(), field.bytes()?)?,
-            7 => {
-                match reading(field.bytes()?)? {
-                    Ok(reading) => message.readings.push(reading),
-                    // Malformed Protobuf may follow and takes precedence.
-                    Err(error) => {
-                        wrong.get_or_insert_with(|| error.in_reading(read));
-                    }
+            7 => match reading(field.bytes()?)? {
+                Ok(reading) => message.readings.push(reading),
+                // Malformed Protobuf may follow and takes precedence.
+                Err((defect, sensor)) if refused.len() <= MAX_REFUSED => {
+                    let index = message.readings.len() + refused.len();
+                    let sensor = Some(&*sensor).filter(|name| !name.is_empty());
+                    refused.push(RefusedReading::in_list(index, sensor, defect));
                 }
-                read += 1;
-            }
+                Err(_) => {}
+            },
             _ => field.skip()?,
         }
         Ok(())
     })?;
-    if message.readings.is_empty() && wrong.is_none() {
+    if message.readings.is_empty() && refused.is_empty() {
         return Err(ParseError::NoReadings);
     }
     not_empty(&message.device_id, "device_id")?;
     message.timestamp = timestamp.ok_or(ParseError::MissingField { field: "timestamp" })?;
-    wrong.map_or(Ok(message), Err)
+    message.readings = some_good(message.readings, refused)?;
+    Ok(message)
 }
 
 fn place<'b>(place: &mut Location<'b>, bytes: &'b [u8]) -> Result<(), ParseError> {
@@ -82,9 +100,11 @@ fn place<'b>(place: &mut Location<'b>, bytes: &'b [u8]) -> Result<(), ParseError
     })
 }
 
-/// Parses a reading. The outer error is malformed Protobuf, the inner one an
-/// invalid reading.
-fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> {
+/// A reading, or its defect and the name of its sensor, which may be empty.
+type Checked<'b> = Result<Reading<'b>, (ParseError, Cow<'b, str>)>;
+
+/// Parses a reading. The outer error is malformed Protobuf.
+fn reading(bytes: &[u8]) -> Result<Checked<'_>, ParseError> {
     let (mut sensor, mut value, mut unit, mut quality) = (Cow::Borrowed(""), None, None, 0);
     fields(bytes, |field| {
         match field.tag {
@@ -107,12 +127,15 @@ fn reading(bytes: &[u8]) -> Result<Result<Reading<'_>, ParseError>, ParseError> 
         })?;
         Ok((value, quality))
     };
-    Ok(check().map(|(value, quality)| Reading {
-        sensor,
-        value,
-        unit,
-        quality,
-    }))
+    Ok(match check() {
+        Ok((value, quality)) => Ok(Reading {
+            sensor,
+            value,
+            unit,
+            quality,
+        }),
+        Err(defect) => Err((defect, sensor)),
+    })
 }
 
 fn not_empty(text: &str, field: &'static str) -> Result<(), ParseError> {

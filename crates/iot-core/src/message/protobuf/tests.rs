@@ -207,3 +207,55 @@ fn protobuf_has_the_required_fields_of_json() {
     let error = parse_protobuf(b"{}").unwrap_err();
     assert!(matches!(error, ParseError::NotProtobuf { .. }), "{error}");
 }
+
+#[test]
+fn defective_readings_are_refused_alone() {
+    let mut wire = WireMessage {
+        device_id: "d1".into(),
+        timestamp: Some(1),
+        ..WireMessage::default()
+    };
+    let reading = |sensor: &str, value, quality| WireReading {
+        sensor: sensor.into(),
+        value,
+        quality,
+        ..WireReading::default()
+    };
+    wire.readings = vec![
+        reading("a", Some(f64::NAN), 0),
+        reading("b", Some(2.0), 0),
+        reading("c", None, 0),
+        reading("", Some(1.0), 0),
+        reading("e", Some(f64::NEG_INFINITY), 0),
+        reading("f", Some(1.0), 9),
+        reading("g", Some(7.0), 0),
+    ];
+    let bytes = wire.encode_to_vec();
+    let mut refused = Vec::new();
+    let message = parse_protobuf_partial(&bytes, &mut refused).unwrap();
+    let taken: Vec<_> = message.readings.iter().map(|r| &*r.sensor).collect();
+    assert_eq!(taken, ["b", "g"]);
+    let refused = refused.iter();
+    let refused: Vec<_> = refused
+        .map(|r| (r.index, r.sensor.as_deref(), r.defect.reason()))
+        .collect();
+    let expected = [
+        (0, Some("a"), "not_a_number"),
+        (2, Some("c"), "missing_value"),
+        (3, None, "empty_sensor"),
+        (4, Some("e"), "not_a_number"),
+        (5, Some("f"), "unknown_quality"),
+    ];
+    assert_eq!(refused, expected);
+    let error = parse_protobuf(&bytes).unwrap_err();
+    assert_eq!(error.to_string(), "readings[0]: value must be finite");
+    wire.readings.retain(|r| !matches!(&*r.sensor, "b" | "g"));
+    let bytes = wire.encode_to_vec();
+    let none_good = parse_protobuf_partial(&bytes, &mut Vec::new());
+    assert_eq!(none_good.unwrap_err(), error);
+    wire.readings = vec![reading("", None, 0); MAX_REFUSED + 1];
+    wire.readings.push(reading("g", Some(7.0), 0));
+    let bytes = wire.encode_to_vec();
+    let too_many = parse_protobuf_partial(&bytes, &mut Vec::new());
+    assert_eq!(too_many.unwrap_err().reason(), "missing_value");
+}

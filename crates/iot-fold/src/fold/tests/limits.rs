@@ -92,3 +92,35 @@ fn what_was_learnt_in_another_unit_is_forgotten() {
     let learnt: Vec<_> = (0..).zip(learnt).map(|(at, unit)| read(at, unit)).collect();
     assert_eq!(learnt, [1, 2, 3, 1, 2]);
 }
+
+#[test]
+fn readings_for_which_there_is_no_room_are_found() {
+    let mut rules = rules();
+    rules.sensors = 3;
+    let mut fold = Fold::new(rules, "device-data", 0);
+    let mut message = message((0, 1, None, 0, 1.0));
+    let known = message.readings.remove(0);
+    let mut places = |names: &[&'static str]| {
+        message.readings.clear();
+        let new = names.iter().map(|name| Reading {
+            sensor: (*name).into(),
+            ..known.clone()
+        });
+        message.readings.extend(new);
+        let event = Event {
+            offset: 0,
+            recorded: None,
+            tenant: "t",
+            project: "p",
+            message: &message,
+        };
+        let excess = fold.excess(&event);
+        let refused = fold.apply(&event) == Err(Refusal::TooManySensors);
+        assert_eq!(refused, !excess.is_empty(), "{names:?}");
+        excess
+    };
+    // A sensor that repeats takes the place of one.
+    assert_eq!(places(&["a", "b", "a", "c", "d", "b", "e"]), [4, 6]);
+    assert_eq!(places(&["a", "a", "a", "b"]), [0; 0]);
+    assert_eq!(places(&["c", "d", "a", "d"]), [1, 3]);
+}

@@ -356,4 +356,4 @@ fn window_of(sensor: &str, span: Span) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
