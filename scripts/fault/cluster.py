@@ -19,7 +19,7 @@ from .proxy import Proxy, Watch
 from .rig import PREFIX, Bridge, Load
 
 BROKERS = {1: "kafka", 2: "kafka-2", 3: "kafka-3"}
-# How often offsets are looked at.
+# How often offsets are read.
 SAMPLE = 0.1
 
 

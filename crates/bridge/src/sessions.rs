@@ -9,6 +9,7 @@ use iot_service::health::Health;
 use iot_service::shutdown::Steps;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{BridgeConfig, ShutdownMode};
@@ -20,7 +21,8 @@ use crate::pipeline::{Components, Parts, Pipeline};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(20);
-/// After a drain: together less than the 30 s that Kubernetes gives by default.
+/// After a drain: the deadlines of all steps together stay below the 30 s that Kubernetes
+/// grants by default.
 const FLUSH_AFTER_DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const DISCONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -44,8 +46,8 @@ pub(crate) enum Purpose {
     Drain,
 }
 
-/// Runs the sessions on a thread until `stop`, then shuts them down. Returns the
-/// steps of the shutdown, which the caller continues.
+/// Runs the sessions on a thread until `stop`, or until they have served their purpose, then
+/// shuts them down. Returns the steps of the shutdown, which the caller continues.
 ///
 /// # Errors
 /// A session can't start, or fails.
@@ -88,7 +90,13 @@ async fn carry(
                 Purpose::Carry => pipeline.run(&stop).await,
                 Purpose::Drain => tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    result = pipeline.drain() => result,
+                    result = pipeline.drain() => {
+                        // Now: without pings the connection would not outlast a longer drain.
+                        if result.is_ok() {
+                            let _ = timeout(DISCONNECT_DEADLINE, pipeline.close()).await;
+                        }
+                        result
+                    }
                 },
             };
             (pipeline, result)
@@ -176,7 +184,7 @@ async fn end(mut pipeline: Pipeline, steps: Arc<Steps>, mode: ShutdownMode) -> a
     if pipeline.in_flight() > 0 {
         tracing::warn!(
             messages = pipeline.in_flight(),
-            "Kafka did not confirm these messages in time; the MQTT broker will redeliver them"
+            "Kafka did not confirm these messages in time; the MQTT broker will redeliver those of QoS 1 and 2, those of QoS 0 are lost"
         );
     }
     steps

@@ -9,6 +9,8 @@ mod check;
 mod cli;
 mod config;
 mod dead_letter;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod http;
 mod hub;
 mod identify;

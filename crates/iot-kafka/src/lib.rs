@@ -1,9 +1,10 @@
 //! What the services have in common as clients of Kafka: the settings of a connection, the
-//! look-ups, the creation of topics, and what keeps a client alive.
+//! look-ups, the creation of topics, and the reconnection of a client that has lost every broker.
 //!
-//! Two clients are in use. Those that write with idempotence or join a group go through
-//! librdkafka (feature `rdkafka`); those that only need offsets and bulk go through rskafka
-//! (feature `rskafka`). Section `kafka.security` means the same to both.
+//! Two third-party clients are in use. What writes with idempotence or joins a group uses
+//! librdkafka (feature `rdkafka`); what writes in bulk without idempotence, or reads partitions
+//! by offset, uses rskafka (feature `rskafka`). The consumer fetches records with our own
+//! `kafka-fetch`. Section `kafka.security` means the same to all.
 
 #[cfg(feature = "rdkafka")]
 pub mod context;

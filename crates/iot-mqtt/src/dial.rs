@@ -169,7 +169,7 @@ mod tests {
     enum Host {
         Accepts,
         Refuses,
-        /// As a firewall does that drops packets.
+        /// It does not answer, like a firewall that drops packets.
         IsSilent,
     }
 

@@ -174,7 +174,8 @@ pub(crate) type OfPartition = BTreeMap<i64, Refused>;
 pub(crate) type Letters = HashMap<TopicPartition, OfPartition>;
 
 /// Reads the dead letters of all topics; none if there is no such topic. A record that was read
-/// again may have several, of which the last counts.
+/// again may have several, of which the last counts, by `dlq-time`: they may be in different
+/// partitions.
 ///
 /// # Errors
 /// Kafka does not answer, or a list of refused readings can't be read.
@@ -184,6 +185,7 @@ pub(crate) async fn letters(
     topic: &str,
 ) -> anyhow::Result<Letters> {
     let mut letters = Letters::new();
+    let mut times = HashMap::new();
     let partitions = kafka::partitions(client, topic, CALL).await?;
     for partition in partitions.unwrap_or_default() {
         let at = TopicPartition::new(topic, partition);
@@ -202,7 +204,12 @@ pub(crate) async fn letters(
                 };
                 let refused = refused(record);
                 let refused = refused.with_context(|| format!("the dead letter {at}:{offset}"));
-                letters.entry(partition).or_default().insert(of, refused?);
+                let (refused, time) = (refused?, time(record));
+                let latest = times.entry((partition.clone(), of)).or_insert(time);
+                if time >= *latest {
+                    *latest = time;
+                    letters.entry(partition).or_default().insert(of, refused);
+                }
             }
         }
     }
@@ -215,6 +222,13 @@ fn origin(record: &Record) -> Option<(TopicPartition, i64)> {
     let offset = header(dead_letter::OFFSET)?.parse().ok()?;
     let at = TopicPartition::new(header(dead_letter::TOPIC)?, partition);
     Some((at, offset))
+}
+
+/// When the record was refused, in milliseconds since the epoch.
+fn time(record: &Record) -> i64 {
+    let time = record.headers.get(dead_letter::TIME);
+    let time = time.and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
+    time.unwrap_or(record.timestamp.timestamp_millis())
 }
 
 fn refused(record: &Record) -> anyhow::Result<Refused> {
@@ -238,12 +252,48 @@ async fn call<T>(
 #[cfg(test)]
 mod tests {
     use iot_kafka::security::KafkaSecurity;
-    use rdkafka::message::Header;
+    use rdkafka::message::{Header, OwnedHeaders};
     use rdkafka::producer::FutureRecord;
     use testkit::kafka::{MockKafka, foreign_headers, producer, send};
 
     use super::*;
     use crate::kafka::connect;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_two_dead_letters_of_a_record_the_later_one_counts() {
+        let kafka = MockKafka::start(&["t"]);
+        let producer = producer(&kafka.brokers());
+        let headers = |time, partial: Option<&str>| {
+            let common = [
+                ("dlq-topic", "d"),
+                ("dlq-partition", "3"),
+                ("dlq-offset", "44"),
+                ("dlq-time", time),
+            ];
+            let partial = partial.map(|list| (dead_letter::PARTIAL, list));
+            let all = common.into_iter().chain(partial);
+            all.fold(OwnedHeaders::new(), |all, (key, value)| {
+                let value = Some(value);
+                all.insert(Header { key, value })
+            })
+        };
+        let one = r#"[{"reading":1,"reason":"not_a_number"}]"#;
+        // Read in this order: partitions are read one after the other.
+        for (time, partial) in [("2000", Some(one)), ("1000", None)] {
+            let record = FutureRecord::<(), str>::to("t").payload("1");
+            send(&producer, record.headers(headers(time, partial))).await;
+        }
+        let security = KafkaSecurity::default();
+        let client = connect(&[kafka.brokers()], &security).await.unwrap();
+        let committed = Committed {
+            brokers: kafka.brokers(),
+            security,
+        };
+        let letters = letters(&client, &committed, "t").await.unwrap();
+        let expected = OfPartition::from([(44, Refused::Readings(BTreeSet::from([1])))]);
+        assert_eq!(letters[&TopicPartition::new("d", 3)], expected);
+        drop(kafka);
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn foreign_headers_do_not_end_the_log() {

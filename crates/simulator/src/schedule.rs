@@ -41,14 +41,14 @@ impl Schedule {
 
     /// A schedule for devices whose next due times are given. It also returns their order
     /// (indexes into `due`), each with the number of turns to skip, which is above 0 for
-    /// a device due more than an interval after the first one.
+    /// a device due an interval or more after the first one.
     pub(crate) fn resume(interval: Duration, due: &[Duration]) -> (Self, Vec<(usize, u64)>) {
         let start = due.iter().min().copied().unwrap_or_default();
         let nanos = interval.as_nanos().max(1);
         let mut order: Vec<(Phase, usize, u64)> = Vec::with_capacity(due.len());
         for (index, due) in due.iter().enumerate() {
             let ahead = (*due - start).as_nanos();
-            // Rounded up, so that `at` returns the same time.
+            // Rounded up, so that `at` returns this time, or one later by at most interval / 2^32.
             let part = ((ahead % nanos) << 32).div_ceil(nanos);
             let phase = Phase::try_from(part).unwrap_or(Phase::MAX);
             order.push((
@@ -152,17 +152,17 @@ pub(crate) fn quotas(total: u64, intervals: &[Duration]) -> Vec<u64> {
             .fold(0, |sum: u64, due| sum.saturating_add(*due))
     };
     let longest = intervals.iter().map(Duration::as_nanos).max().unwrap_or(1);
-    let (mut none, mut all) = (0, longest.saturating_mul(u128::from(total) + 1));
+    let (mut low, mut high) = (0, longest.saturating_mul(u128::from(total) + 1));
     // Find the latest time before which at most `total` messages are due.
-    while all - none > 1 {
-        let middle = none + (all - none) / 2;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
         if count(middle) <= total {
-            none = middle;
+            low = middle;
         } else {
-            all = middle;
+            high = middle;
         }
     }
-    let (mut quotas, next) = (due_before(none), due_before(none + 1));
+    let (mut quotas, next) = (due_before(low), due_before(low + 1));
     let mut left = total.saturating_sub(quotas.iter().sum());
     for (quota, next) in quotas.iter_mut().zip(next) {
         let more = (next - *quota).min(left);

@@ -170,7 +170,7 @@ impl Run {
     }
 }
 
-/// How often a process that something waits for is looked at.
+/// How often a process that something waits for is checked.
 const LOOK: Duration = Duration::from_millis(200);
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";

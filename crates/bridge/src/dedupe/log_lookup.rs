@@ -99,8 +99,8 @@ impl LogLookup {
         self.written.remove(&(id.epoch, id.number)) == Some(id.hash)
     }
 
-    /// Frees the results unless a lookup is requested or running. Call it with an empty ring: then
-    /// no message needs a result.
+    /// Frees the results unless a lookup is requested or running. Call it when no message in the
+    /// ring, and none that may still arrive, needs a result.
     pub(super) fn clear(&mut self) {
         if !self.running && self.requested.is_empty() {
             self.written = Written::new();
@@ -143,7 +143,7 @@ fn read_written(
             return written;
         }
     };
-    // For the topics that fail, together: each of the others is read soon.
+    // Topics that fail share this time; one that can be read takes none of it.
     let mut patience = READ_DEADLINE;
     for topic in topics {
         let start = Instant::now();

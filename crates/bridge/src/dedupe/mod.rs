@@ -8,7 +8,7 @@
 //! | Its record carries the number, in the header `mqtt-delivery` | `receive_id` |
 //! | Every few thousand messages the state of the numbering goes to `iot.bridge-sessions` | `checkpoint` |
 //! | A restart continues at the last checkpoint | `restore` |
-//! | What an earlier process wrote after it is looked up in Kafka | `log_lookup` |
+//! | Kafka is searched for what an earlier process wrote since that checkpoint | `log_lookup` |
 //! | Publishers' duplicates, by an id in the payload | `payload_ids` |
 //!
 //! Checkpoints take a slot in the ring like messages. So nothing that follows a
@@ -54,7 +54,8 @@ const CHECKPOINT_TICKS: u64 = 5;
 /// A result of reading Kafka in the background.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The last checkpoint was read: messages may be received from now on.
+    /// The last checkpoint was read, or Kafka denies access to it: messages may be received
+    /// from now on.
     Restored(Restored),
     /// A lookup in these topics has ended.
     LogRead {
@@ -74,10 +75,10 @@ pub(crate) enum RefusedCheckpoint {
 
 /// The deduplication state of one MQTT session.
 pub(crate) struct Dedupe {
-    /// The broker's send window.
+    /// `mqtt.receive_maximum`: how many unacknowledged messages the broker sends.
     receive_maximum: u16,
     packet_ids: PacketIds,
-    /// `None` if redeliveries are not recognised, or not yet.
+    /// `None` if messages are not numbered, or not yet.
     numbering: Option<Numbering>,
     restoring: bool,
     /// Kafka has a checkpoint of this session, from this process or an earlier one.
@@ -93,7 +94,8 @@ pub(crate) struct Dedupe {
 }
 
 impl Dedupe {
-    /// Whether redeliveries are recognised: their numbers are in headers.
+    /// Whether messages are numbered, which recognises redeliveries of acknowledged messages and
+    /// those after a restart. Needs headers, which carry the numbers.
     pub(crate) fn is_enabled(config: &BridgeConfig) -> bool {
         config.dedupe.redeliveries && config.kafka.headers
     }
@@ -143,7 +145,7 @@ impl Dedupe {
             Restored::Denied => {
                 tracing::warn!(
                     topic = BRIDGE_SESSIONS_TOPIC,
-                    "Kafka does not authorise the bridge to read its checkpoints; until it does, redeliveries will be duplicates"
+                    "Kafka does not authorise the bridge to read its checkpoints; until it does, redeliveries of acknowledged messages, and those after a restart, will be duplicates"
                 );
                 return;
             }
@@ -155,7 +157,7 @@ impl Dedupe {
                 "Kafka authorises the bridge to read its checkpoints now; recognising redeliveries"
             );
         }
-        // Messages came meanwhile that it does not count.
+        // Messages arrived meanwhile that the checkpoint does not include.
         let checkpoint = checkpoint.filter(|_| !is_late);
         let since = checkpoint.as_ref().map_or(0, |last| last.oldest_at);
         self.lookup.set_since(since);
@@ -319,8 +321,11 @@ impl Dedupe {
         self.lookup.take_written(id)
     }
 
-    /// Frees the results of lookups: the ring is empty.
+    /// Frees the results of lookups, unless a redelivery that needs one may still arrive. Call it
+    /// with an empty ring.
     pub(crate) fn clear_lookups(&mut self) {
-        self.lookup.clear();
+        if !self.numbering.as_ref().is_some_and(Numbering::is_restored) {
+            self.lookup.clear();
+        }
     }
 }

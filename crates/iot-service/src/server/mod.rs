@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -38,13 +39,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use limits::{Limits, raise_open_files};
 
-/// How long a client may take for a request, also between two on one connection.
+/// How long a client may take for a request, also between two on one connection, and the service
+/// for the answer.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an evicted connection may take to close, and a refused one to read its answer.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers under way may take on shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a connection without a request may take then, to write what is left of an answer.
+/// On shutdown, how long a connection without a request may take to write the rest of an answer.
 const CLOSE: Duration = Duration::from_millis(250);
 /// Between two attempts to accept when the system refuses to.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
@@ -65,7 +67,7 @@ pub struct Permit(
     #[expect(dead_code, reason = "it counts until it is dropped")] Arc<OwnedSemaphorePermit>,
 );
 
-/// Counts the connections that a listener refuses, in `registry`.
+/// Registers the counter of the connections that a listener refuses.
 #[must_use]
 pub fn refused(listener: &str, registry: &Registry) -> IntCounter {
     let opts = Opts::new(
@@ -149,7 +151,7 @@ struct Connections(Arc<Mutex<Vec<Arc<Activity>>>>);
 /// What a connection is doing.
 #[derive(Debug)]
 struct Activity {
-    /// Requests without an answer: at most one with HTTP/1.1.
+    /// Requests whose answer is not complete: at most one with HTTP/1.1.
     requests: AtomicUsize,
     /// Whether the client takes nothing of what is to be written.
     blocked: AtomicBool,
@@ -175,7 +177,7 @@ impl Connections {
     }
 
     /// A place for one more connection, if need be that of the one that has been idle for
-    /// longest; `None` if none is idle.
+    /// longest; `None` if none is idle, or if that one does not close within [`EVICTION`].
     async fn make_room(&self, room: &Arc<Semaphore>) -> Option<Permit> {
         if let Ok(permit) = room.clone().try_acquire_owned() {
             return Some(Permit(Arc::new(permit)));
@@ -206,7 +208,7 @@ impl Activity {
     }
 }
 
-/// A request without an answer.
+/// A request whose answer is not complete.
 struct Request(Arc<Activity>);
 
 impl Request {
@@ -339,7 +341,10 @@ impl Connection {
             let under_way = Request::begin(&activity);
             let answer = routes.call(request);
             async move {
-                let answer: Result<Response, Infallible> = answer.await;
+                // The body of the request may never be complete.
+                let answer = timeout(REQUEST_DEADLINE, answer).await;
+                let answer: Result<Response, Infallible> =
+                    answer.unwrap_or_else(|_| Ok(StatusCode::REQUEST_TIMEOUT.into_response()));
                 answer.map(|answer| {
                     answer.map(|body| Answer {
                         body,
@@ -358,7 +363,8 @@ impl Connection {
             ended = &mut connection => ended,
             () = self.activity.evicted.cancelled() => return,
             () = stop.cancelled() => {
-                // A part of a request may have arrived, the rest of which is not waited for.
+                // A connection without a complete request is not waited for, even if a part of one has
+                // arrived.
                 let patience = if self.activity.is_idle() { CLOSE } else { DRAIN };
                 connection.as_mut().graceful_shutdown();
                 match timeout(patience, connection).await {

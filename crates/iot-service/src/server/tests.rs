@@ -133,6 +133,21 @@ async fn a_connection_without_a_complete_request_is_closed() {
     server.ended().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_body_never_comes_is_answered() {
+    let routes = Router::new().route("/", axum::routing::post(async |body: String| body));
+    let server = Fixture::start(routes, 1).await;
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    server.ended().await;
+}
+
 #[tokio::test]
 async fn half_a_request_does_not_delay_the_end() {
     let server = Fixture::start(hello(), 2).await;

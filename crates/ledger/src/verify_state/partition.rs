@@ -184,13 +184,13 @@ mod tests {
         let mut fold = Fold::new(RULES);
         fold.take(&Entry {
             offset: 0,
-            recorded: 1,
+            recorded: 5,
             tenant: "default",
             project: "default",
             message: &message,
         });
         let name = device_name("default", "default", "d");
-        let value = device_bytes(&fold.devices[&name]);
+        let value = device_bytes(2, &fold.devices[&name]);
         Snapshot {
             offset: 1,
             live: BTreeMap::from([(device_field(&name), value)]),

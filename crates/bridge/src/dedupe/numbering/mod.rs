@@ -144,6 +144,12 @@ impl Numbering {
         self.epoch
     }
 
+    /// Whether only redeliveries have arrived since this process started: the next message may be
+    /// one that an earlier process wrote.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.restored
+    }
+
     /// Call when a connection is up; `resumed` means that the broker kept the
     /// session.
     pub(crate) fn connected(&mut self, broker: &str, resumed: bool) {

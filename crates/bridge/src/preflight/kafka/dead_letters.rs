@@ -25,7 +25,7 @@ pub(super) fn dead_letters(facts: &Facts, config: &BridgeConfig) -> Vec<Check> {
         Some(configs) => checks.extend(dead_letter_configs(configs, *shape, &facts.cluster)),
         None => checks.push(Check::warning(
             LETTERS_LARGEST,
-            "this user may not read the topic's settings",
+            "the topic's settings cannot be read: this user has no right to, or Kafka does not answer",
             format!("check that its max.message.bytes is at least {TOPIC_MAX_MESSAGE_BYTES}"),
         )),
     }

@@ -33,11 +33,11 @@ const ELECTION: &str = "kafka: leader election";
 #[derive(Debug, Clone, Default)]
 struct Facts {
     cluster: Cluster,
-    /// Settings of one broker; empty if this user may not read them.
+    /// Settings of one broker; empty if they cannot be read.
     broker: Configs,
-    /// Whether the bridge could create a topic; `None` if it is not to.
+    /// Whether the bridge could create a topic; `None` with `topics.create` off.
     creation: Option<Result<(), RDKafkaErrorCode>>,
-    /// Settings of the dead-letter topic, if it exists and this user may read them.
+    /// Settings of the dead-letter topic, if it exists and they can be read.
     letters: Option<Configs>,
 }
 
@@ -120,7 +120,9 @@ fn creation(facts: &Facts) -> Check {
         (Some(Ok(())), _) => Check::ok(CREATE, "the bridge can create them"),
         (Some(Err(code)), _) => {
             let advice = match code {
-                Code::InvalidReplicationFactor => "topics.replication needs as many brokers",
+                Code::InvalidReplicationFactor => {
+                    "start more brokers, or lower topics.replication: it must not exceed their number"
+                }
                 Code::InvalidPartitions => "correct topics.partitions",
                 Code::InvalidConfig => "topics.configs has a name or value that is not Kafka's",
                 Code::PolicyViolation => {
@@ -200,7 +202,7 @@ fn replicas(
             "lower min.insync.replicas or raise the replication: Kafka would confirm nothing";
         Check::problem(name, found, advice)
     } else if replication == 1 && brokers > 1 {
-        let advice = "set topics.replication: 3 (and min.insync.replicas 2): confirmed records are lost with one broker";
+        let advice = "use replication 3 and min.insync.replicas 2: confirmed records are lost with one broker";
         Check::warning(name, found, advice)
     } else if replication > 1 && in_sync == 1 {
         let advice = "set min.insync.replicas to 2: with 1, records that only the leader has count as confirmed, and are lost with it";

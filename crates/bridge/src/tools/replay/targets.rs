@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub(super) key: Option<Vec<u8>>,
 }
 
-/// The topics that exist, and those that the replay creates.
+/// The topics that exist, or that admitted records make or assume.
 pub(super) struct Targets<'a> {
     config: &'a BridgeConfig,
     runtime: &'a Runtime,
@@ -30,7 +30,9 @@ pub(super) struct Targets<'a> {
     /// By their collision keys.
     known: HashMap<String, String>,
     per_tenant: HashMap<String, usize>,
-    refused: HashMap<String, RDKafkaErrorCode>,
+    /// Topics that could not be created, with Kafka's answer. A run asks once for each topic:
+    /// further records for it fail without a request.
+    not_created: HashMap<String, RDKafkaErrorCode>,
 }
 
 impl<'a> Targets<'a> {
@@ -43,7 +45,7 @@ impl<'a> Targets<'a> {
             admin,
             known: HashMap::new(),
             per_tenant: HashMap::new(),
-            refused: HashMap::new(),
+            not_created: HashMap::new(),
         };
         for topic in cluster.topics.into_keys() {
             targets.add(topic);
@@ -67,7 +69,7 @@ impl<'a> Targets<'a> {
             Some(_) => return Err(Refused::Stays("topic_collision")),
             None => {}
         }
-        if let Some(code) = self.refused.get(topic) {
+        if let Some(code) = self.not_created.get(topic) {
             return Err(Refused::Failed(*code));
         }
         let of_tenant = target
@@ -77,12 +79,12 @@ impl<'a> Targets<'a> {
         if of_tenant.is_some_and(|count| *count >= self.config.topics.max_per_tenant) {
             return Err(Refused::Stays("topic_limit"));
         }
-        // Otherwise the delivery report of the record says whether it exists.
+        // With creation off, the delivery report of the record says whether the topic exists.
         if self.config.topics.create
             && !dry_run
             && let Err(code) = self.create(topic)
         {
-            self.refused.insert(topic.clone(), code);
+            self.not_created.insert(topic.clone(), code);
             return Err(Refused::Failed(code));
         }
         self.add(topic.clone());
@@ -103,6 +105,8 @@ impl<'a> Targets<'a> {
 
 /// Why a dead letter can't go to its topic.
 pub(super) enum Refused {
+    /// It is skipped; the short reason.
     Stays(&'static str),
+    /// Kafka did not create the topic.
     Failed(RDKafkaErrorCode),
 }

@@ -405,7 +405,11 @@ impl Group {
     /// Stops owners, commits their offsets, and leaves the group.
     fn leave(mut self) -> Member {
         let partitions = self.slots.partitions();
+        for TopicPartition { topic, partition } in &partitions {
+            self.member.metrics.forget_lag(topic, *partition);
+        }
         let owners = self.stop_owners(&partitions);
+        self.member.metrics.active_partitions.set(0);
         let deadline = Instant::now() + RELEASE;
         let done = |owner: &tokio::task::JoinHandle<()>| owner.is_finished();
         while !owners.iter().all(done) && Instant::now() < deadline {

@@ -84,14 +84,9 @@ fn sensor_bytes(version: u8, name: &str, sensor: &Sensor) -> Vec<u8> {
     bytes
 }
 
-<<<<<<< HEAD:crates/ledger/src/verify_state/compare/tests/mod.rs
-fn device_bytes(version: u8, device: &Device) -> Vec<u8> {
+/// The value of a device, as a consumer stores it in this format.
+pub(in crate::verify_state) fn device_bytes(version: u8, device: &Device) -> Vec<u8> {
     let mut bytes = vec![version];
-=======
-/// The value of a device, as the consumer stores it.
-pub(in crate::verify_state) fn device_bytes(device: &Device) -> Vec<u8> {
-    let mut bytes = vec![2];
->>>>>>> partial:crates/ledger/src/verify_state/compare/tests.rs
     bytes.extend(device.watermark.unwrap().to_le_bytes());
     bytes.extend(timing_bytes(version, device.newest.unwrap()));
     bytes.push(0);

@@ -1,0 +1,38 @@
+//! What fuzz targets need of the inside.
+
+use iot_core::message::RefusedReading;
+
+use crate::config::{MappingsConfig, Ready};
+use crate::mapping::{Around, Mappings};
+
+/// Reads a payload with each built-in mapping.
+///
+/// # Panics
+/// What is accepted as a whole is not accepted without its defective readings too, or not as the
+/// same message.
+pub fn read_with_mappings(payload: &[u8]) {
+    for (ready, mqtt) in [
+        (Ready::Zigbee2mqtt, "zigbee2mqtt/lamp"),
+        (
+            Ready::Chirpstack,
+            "application/1/device/0102030405060708/event/up",
+        ),
+        (Ready::Tasmota, "tele/plug/SENSOR"),
+    ] {
+        let mappings = Mappings::new(&MappingsConfig {
+            ready: vec![ready],
+            ..MappingsConfig::default()
+        });
+        let around = Around {
+            topic: "device-data",
+            mqtt: Some(mqtt),
+            recorded: Some(1_750_000_000_000),
+        };
+        let mapping = mappings.find(&around).expect("it is for this topic");
+        let mut refused = Vec::<RefusedReading>::new();
+        let partial = mapping.message(payload, &around, Some(&mut refused));
+        if let Ok(whole) = mapping.message(payload, &around, None) {
+            assert_eq!(partial.as_ref(), Ok(&whole));
+        }
+    }
+}
