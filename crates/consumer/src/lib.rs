@@ -45,8 +45,8 @@ use tokio_util::sync::CancellationToken;
 pub use cli::Cli;
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, Missing,
-    OutputsConfig, PushConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl, ValidateConfig,
-    WebhookConfig, WindowsConfig,
+    OutputsConfig, PushConfig, RetentionConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl,
+    ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;

@@ -57,6 +57,7 @@ impl Settings for ConsumerConfig {
         self.store.validate(problems);
         self.windows.validate(problems);
         self.detect.validate(problems);
+        self.retention.validate(&self.detect, problems);
         if self.limits.sensors > MOST_SENSORS {
             problems.add(
                 "limits.sensors",
@@ -283,6 +284,30 @@ mod tests {
         let mut problems = Problems::default();
         config.validate(&mut problems);
         assert!(problems.to_string().contains("use detect.silence.enabled"));
+    }
+
+    #[test]
+    fn a_device_is_silent_before_it_is_removed() {
+        let found = problems(&[("retention.devices", "30m")]);
+        assert!(
+            found.contains("longer than detect.silence.after"),
+            "{found}"
+        );
+        for settings in [
+            &[("retention.devices", "31m")][..],
+            &[
+                ("retention.devices", "1m"),
+                ("detect.silence.enabled", "false"),
+            ],
+            &[("retention.devices", "0s")],
+        ] {
+            assert_eq!(problems(settings), "");
+        }
+        let found = problems(&[
+            ("retention.devices", "10ms"),
+            ("detect.silence.enabled", "false"),
+        ]);
+        assert!(found.contains("must be at least 1s"), "{found}");
     }
 
     #[test]
