@@ -53,6 +53,7 @@ use hub::Hub;
 use kafka::ends::Ends;
 use kafka::group::{self, Member};
 use kafka::lookups::Lookups;
+use kafka::record_times::RecordTimes;
 use kafka_fetch::Fetcher;
 use metrics::Metrics;
 use outputs::Outputs;
@@ -128,6 +129,8 @@ pub async fn run(
     let (kept, stop) = (lookups.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
     let ends = Ends::start(lookups.clone());
+    let record_times = health.component("record_times");
+    let record_times = RecordTimes::start(config.kafka.clone(), record_times);
     let (webhook, webhook_task) = Webhook::start(
         live,
         metrics.webhook.clone(),
@@ -141,6 +144,7 @@ pub async fn run(
         hub,
         dead_letters,
         lookups,
+        record_times,
         outputs,
         webhook,
         metrics: metrics.clone(),
