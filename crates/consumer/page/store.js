@@ -86,6 +86,7 @@ export class Store {
       case 'snapshot': this.#applySnapshot(frame, now); break;
       case 'readings': this.#applyReadings(frame, now); break;
       case 'alert': this.#applyAlert(frame.alert); break;
+      case 'removed': this.#applyRemoved(frame); break;
       case 'stats': this.#applyStats(frame.stats, now); break;
       default: // a later server may send more: ignored
     }
@@ -152,6 +153,21 @@ export class Store {
   #applyReadings(frame, now) {
     const target = this.staging ?? this.devices;
     for (const entry of frame.devices ?? []) this.#merge(target, entry, now, true);
+  }
+
+  #applyRemoved(frame) {
+    const target = this.staging ?? this.devices;
+    for (const entry of frame.devices ?? []) {
+      if (!isIdentity(entry)) continue;
+      const key = deviceKey(entry);
+      const gone = target.get(key);
+      if (!gone) continue;
+      const kept = this.staging && this.devices.get(key);
+      this.#release(gone, kept);
+      target.delete(key);
+      this.joined = this.joined.filter((joined) => joined !== key);
+      this.structureVersion += 1;
+    }
   }
 
   #merge(devices, entry, now, live) {

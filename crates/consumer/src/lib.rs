@@ -48,14 +48,15 @@ use tokio_util::sync::CancellationToken;
 pub use cli::Cli;
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, Missing,
-    OutputsConfig, PushConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl, ValidateConfig,
-    WebhookConfig, WindowsConfig,
+    OutputsConfig, PushConfig, RetentionConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl,
+    ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;
 use kafka::ends::Ends;
 use kafka::group::{self, Member};
 use kafka::lookups::Lookups;
+use kafka::record_times::RecordTimes;
 use kafka_fetch::Fetcher;
 use metrics::Metrics;
 use outputs::Outputs;
@@ -131,6 +132,8 @@ pub async fn run(
     let (kept, stop) = (lookups.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
     let ends = Ends::start(lookups.clone());
+    let record_times = health.component("record_times");
+    let record_times = RecordTimes::start(config.kafka.clone(), record_times);
     let (webhook, webhook_task) = Webhook::start(
         live,
         metrics.webhook.clone(),
@@ -144,6 +147,7 @@ pub async fn run(
         hub,
         dead_letters,
         lookups,
+        record_times,
         outputs,
         webhook,
         metrics: metrics.clone(),

@@ -334,7 +334,11 @@ impl Pipeline {
             self.fold.take_updates()
         } else {
             let (devices, alerts) = (Vec::new(), self.fold.take_alerts());
-            Updates { devices, alerts }
+            Updates {
+                removed: Vec::new(),
+                devices,
+                alerts,
+            }
         };
         self.pushed += updates.devices.len();
         for alert in &updates.alerts {
@@ -342,7 +346,7 @@ impl Pipeline {
             self.produce(event);
             self.shared.webhook.send(alert, self.recorded, self.begun);
         }
-        if !updates.devices.is_empty() || !updates.alerts.is_empty() {
+        if !updates.is_empty() {
             self.shared.hub.update(&self.partition, updates).await;
         }
     }

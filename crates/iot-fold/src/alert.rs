@@ -186,6 +186,7 @@ impl AlertState {
                 limit: self.limit,
                 above: self.above,
             }),
+            reason: None,
             timestamp: self.timestamp,
             raised_at: self.raised_at,
             count: self.count,

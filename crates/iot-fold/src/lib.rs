@@ -74,7 +74,8 @@ pub use kind::AlertKind;
 pub use layout::{SCHEMA, UnpackError};
 pub use limits::{Limit, LimitRules, ThresholdRule};
 pub use model::{
-    Alert, AlertStatus, Device, DeviceKey, Level, Place, Readings, Value, WindowSummary, Windows,
+    Alert, AlertStatus, ClearReason, Device, DeviceKey, Level, Place, Readings, Value,
+    WindowSummary, Windows,
 };
 pub use refusal::Refusal;
 pub use sealed::{DeviceWindows, Sealed, add_stored};

@@ -19,6 +19,15 @@ pub(crate) struct LogPosition {
     /// because a device that sends at least that often then stays within the allowed silence
     /// at the first record after the outage.
     pub(crate) clock: i64,
+    /// The same for the retention of devices, in place of the allowed silence.
+    pub(crate) age: i64,
+}
+
+/// By how much one record advances the clocks of a position at most, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MaxSteps {
+    pub(crate) clock: i64,
+    pub(crate) age: i64,
 }
 
 /// The time of a partition: the fourth greatest of its last 16 record times, or the least
@@ -41,6 +50,7 @@ impl LogTime {
             offset,
             recorded,
             clock: recorded,
+            age: recorded,
         };
         Self {
             now,
@@ -61,8 +71,8 @@ impl LogTime {
     /// The most record times that are kept.
     pub(crate) const MOST: usize = KEPT;
 
-    /// Advances to the next message. One record advances the clock by at most `max_step`.
-    pub(crate) fn advance(&mut self, offset: i64, recorded: Option<i64>, max_step: i64) {
+    /// Advances to the next message.
+    pub(crate) fn advance(&mut self, offset: i64, recorded: Option<i64>, most: MaxSteps) {
         self.now.offset = offset;
         let Some(recorded) = recorded else { return };
         if self.times.len() == KEPT {
@@ -73,10 +83,11 @@ impl LogTime {
         let time = self.ranked(RANK.min(count));
         let now = &mut self.now;
         if !self.is_taken_over && count <= RANK {
-            (now.recorded, now.clock) = (time, time);
+            (now.recorded, now.clock, now.age) = (time, time, time);
         } else if count >= RANK && time >= now.recorded {
-            let step = time.saturating_sub(now.recorded).min(max_step);
-            now.clock = now.clock.saturating_add(step);
+            let step = time.saturating_sub(now.recorded);
+            now.clock = now.clock.saturating_add(step.min(most.clock));
+            now.age = now.age.saturating_add(step.min(most.age));
             now.recorded = time;
             self.is_taken_over &= count < KEPT;
         }
@@ -99,8 +110,16 @@ mod tests {
     fn times(records: &[i64]) -> Vec<i64> {
         let mut log = LogTime::new(0, records[0]);
         let later = (1..).zip(&records[1..]).map(|(offset, at)| {
-            log.advance(offset, Some(*at), i64::MAX);
-            assert_eq!((log.now.offset, log.now.clock), (offset, log.now.recorded));
+            let most = MaxSteps {
+                clock: i64::MAX,
+                age: i64::MAX,
+            };
+            log.advance(offset, Some(*at), most);
+            let now = log.now;
+            assert_eq!(
+                (now.offset, now.clock, now.age),
+                (offset, now.recorded, now.recorded)
+            );
             log.now.recorded
         });
         later.collect()
@@ -132,17 +151,20 @@ mod tests {
             offset: 7,
             recorded: 100,
             clock: 90,
+            age: 80,
         };
+        let most = MaxSteps { clock: 5, age: 0 };
         let mut log = LogTime::taken_over(position);
         for (offset, at) in (8..).zip([95, 101, 102, 103]) {
-            log.advance(offset, Some(at), 5);
+            log.advance(offset, Some(at), most);
             assert_eq!((log.now.recorded, log.now.clock), (100, 90), "{at}");
         }
         for (offset, at) in (12..24).zip(104..) {
             assert!(log.is_taken_over, "{at}");
-            log.advance(offset, Some(at), 5);
+            log.advance(offset, Some(at), most);
         }
-        assert_eq!((log.now.recorded, log.now.clock), (112, 102));
+        let now = log.now;
+        assert_eq!((now.recorded, now.clock, now.age), (112, 102, 80));
         assert!(!log.is_taken_over);
     }
 }

@@ -249,6 +249,14 @@ pub enum AlertStatus {
     Cleared,
 }
 
+/// Why an alert was cleared, if not by what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClearReason {
+    /// Its device was removed, because it sent nothing for longer than the retention.
+    DeviceRemoved,
+}
+
 /// An alert, with everything that a client needs to show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alert {
@@ -276,9 +284,13 @@ pub struct Alert {
     pub limit: f64,
     /// The text for people.
     pub message: String,
-    /// Time of the last change. Of a silence it is Kafka's, else the event's.
+    /// Why it was cleared, if not by what it is about; left out otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ClearReason>,
+    /// Time of the last change. Of a silence and of a removed device it is Kafka's, else the
+    /// event's.
     pub timestamp: i64,
-    /// When it was raised, in the same time.
+    /// When it was raised: of a silence Kafka's time, else the event's.
     pub raised_at: i64,
     /// Readings counted into this alert.
     pub count: u64,

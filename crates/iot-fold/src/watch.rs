@@ -1,9 +1,10 @@
-//! Finds silent devices from the log alone. A device is silent when `clock` has advanced by
-//! more than `detect.silence.after` since its last message. docs/detection.md explains the
-//! details.
+//! Finds silent devices, and those that are gone, from the log alone. A device is silent when
+//! `clock` has advanced by more than `detect.silence.after` since its last message, and gone
+//! when `age` has by more than `retention.devices`. docs/detection.md and docs/state.md explain
+//! the details.
 
 use crate::alert::{AlertState, Moment};
-use crate::log_time::{LogPosition, LogTime};
+use crate::log_time::{LogPosition, LogTime, MaxSteps};
 use crate::queue::Queue;
 use crate::state::DeviceState;
 
@@ -12,10 +13,14 @@ use crate::state::DeviceState;
 pub(crate) struct Watch {
     /// The allowed silence, in milliseconds; `None` turns detection off.
     silent_after: Option<i64>,
+    /// How long devices are kept after their last message, in milliseconds; `None` keeps them.
+    retention: Option<i64>,
     /// The time at the newest message; `None` until a record has a time.
     time: Option<LogTime>,
     /// The devices that are not silent, by their clocks.
     talking: Queue,
+    /// All devices, by their ages; empty without a retention.
+    kept: Queue,
 }
 
 /// What a message has done to the time of its partition.
@@ -45,11 +50,13 @@ impl LogPosition {
 }
 
 impl Watch {
-    pub(crate) fn new(silent_after: Option<i64>) -> Self {
+    pub(crate) fn new(silent_after: Option<i64>, retention: Option<i64>) -> Self {
         Self {
             silent_after,
+            retention,
             time: None,
             talking: Queue::new(),
+            kept: Queue::new(),
         }
     }
 
@@ -71,6 +78,9 @@ impl Watch {
             if !is_silent {
                 self.talking.push_back(at, position.clock);
             }
+            if self.retention.is_some() {
+                self.kept.push_back(at, position.age);
+            }
         }
     }
 
@@ -82,22 +92,31 @@ impl Watch {
     /// Advances the time to a record, and moves its device to the end of the queue. `None` if
     /// no record had a time yet.
     pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
-        let max_step = self.silent_after.map_or(i64::MAX, |after| after / 2);
-        let before = self.time.as_ref().map(|time| time.now.clock);
+        let half = |of: Option<i64>| of.map_or(i64::MAX, |of| of / 2);
+        let most = MaxSteps {
+            clock: half(self.silent_after),
+            age: half(self.retention),
+        };
+        let before = self.time.as_ref().map(|time| time.now.recorded);
         let time = match &mut self.time {
             Some(time) => {
-                time.advance(offset, recorded, max_step);
+                time.advance(offset, recorded, most);
                 time
             }
             none => none.insert(LogTime::new(offset, recorded?)),
         };
         let now = time.now;
-        let fell = before.is_some_and(|before| now.clock < before);
+        let fell = before.is_some_and(|before| now.recorded < before);
         if fell {
             self.talking.lower(now.clock);
+            self.kept.lower(now.age);
         }
         self.talking.remove(at);
         self.talking.push_back(at, now.clock);
+        if self.retention.is_some() {
+            self.kept.remove(at);
+            self.kept.push_back(at, now.age);
+        }
         Some(Heard { now, fell })
     }
 
@@ -108,6 +127,19 @@ impl Watch {
         if now.clock.saturating_sub(clock) <= silent_after {
             return None;
         }
+        self.talking.remove(front);
+        Some((front, now))
+    }
+
+    /// Forgets and returns the device with the oldest message if it is gone, with the current
+    /// position.
+    pub(crate) fn pop_gone(&mut self) -> Option<(usize, LogPosition)> {
+        let (retention, now) = (self.retention?, self.time.as_ref()?.now);
+        let (front, age) = self.kept.front()?;
+        if now.age.saturating_sub(age) <= retention {
+            return None;
+        }
+        self.kept.remove(front);
         self.talking.remove(front);
         Some((front, now))
     }

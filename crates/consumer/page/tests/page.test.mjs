@@ -56,6 +56,16 @@ describe('store', () => {
     assert.equal(temperature(store, 'd1'), 30);
   });
 
+  it('forgets removed devices and gives their histories back', () => {
+    const store = opened([device('d1'), device('d2')]);
+    const { tenant, project } = device('d1');
+    const version = store.structureVersion;
+    store.apply({ type: 'removed', devices: [{ tenant, project, device: 'd1' }, { tenant, project, device: 'd9' }, null] }, NOW);
+    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d2']);
+    assert.equal(store.history.free.length, 1);
+    assert.notEqual(store.structureVersion, version);
+  });
+
   it('lets a value from a clock that was ahead give way to the next one', () => {
     const ahead = device('d1', 90, { timestamp: NOW + 290_000 });
     ahead.ahead = ahead.readings.temperature.ahead = true;

@@ -13,7 +13,10 @@ use iot_kafka::librdkafka::SUPPORT;
 use iot_kafka::security::check_brokers;
 use iot_service::config::{Aliases, HttpConfig, LogConfig, OpsConfig, Problems, Settings};
 
-use crate::config::{self, ConsumerConfig, DeadLetterConfig, KafkaConfig, OutputsConfig};
+use crate::config::{
+    self, ConsumerConfig, DeadLetterConfig, KafkaConfig, OutputsConfig, ValidateConfig,
+    WindowsConfig,
+};
 use properties::RESERVED;
 
 /// What Kafka accepts as the name of a topic.
@@ -26,6 +29,9 @@ const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(3)..=Durat
 /// The most sensors of a device: the changes of a message are stored in one step, whose size
 /// is limited.
 const MOST_SENSORS: usize = 1_000;
+
+/// How far a message may be ahead of its record, as a multiple of the smallest window.
+const MOST_AHEAD: u128 = 1_000;
 
 impl Settings for ConsumerConfig {
     const SERVICE: &'static str = "iot-consumer";
@@ -56,7 +62,9 @@ impl Settings for ConsumerConfig {
         check_kafka(&self.kafka, problems);
         self.store.validate(problems);
         self.windows.validate(problems);
+        check_max_future(&self.validate, &self.windows, problems);
         self.detect.validate(problems);
+        self.retention.validate(&self.detect, problems);
         if self.limits.sensors > MOST_SENSORS {
             problems.add(
                 "limits.sensors",
@@ -92,6 +100,21 @@ impl Settings for ConsumerConfig {
 
     fn http(&self) -> Option<&HttpConfig> {
         Some(&self.http)
+    }
+}
+
+/// A clock that is ahead opens windows that its watermark does not seal.
+fn check_max_future(validate: &ValidateConfig, windows: &WindowsConfig, problems: &mut Problems) {
+    let sizes = windows.sizes.iter().map(|size| size.as_millis());
+    let smallest = sizes.filter(|size| *size > 0).min();
+    if smallest.is_some_and(|size| validate.max_future.as_millis() > MOST_AHEAD * size) {
+        problems.add(
+            "validate.max_future",
+            format!(
+                "must be at most {MOST_AHEAD} times the smallest of windows.sizes, which limits \
+                 how many windows are open"
+            ),
+        );
     }
 }
 
@@ -253,6 +276,7 @@ mod tests {
             ("webhook.bearer_token_file", "/nowhere"),
             ("webhook.max_alerts", "0"),
             ("detect.silence.after", "0s"),
+            ("validate.max_future", "1001m"),
         ]);
         for expected in [
             "http:// is not a store",
@@ -269,6 +293,7 @@ mod tests {
             "/nowhere: No such file",
             "webhook.max_alerts",
             "detect.silence.after",
+            "validate.max_future",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
@@ -283,6 +308,30 @@ mod tests {
         let mut problems = Problems::default();
         config.validate(&mut problems);
         assert!(problems.to_string().contains("use detect.silence.enabled"));
+    }
+
+    #[test]
+    fn a_device_is_silent_before_it_is_removed() {
+        let found = problems(&[("retention.devices", "30m")]);
+        assert!(
+            found.contains("longer than detect.silence.after"),
+            "{found}"
+        );
+        for settings in [
+            &[("retention.devices", "31m")][..],
+            &[
+                ("retention.devices", "1m"),
+                ("detect.silence.enabled", "false"),
+            ],
+            &[("retention.devices", "0s")],
+        ] {
+            assert_eq!(problems(settings), "");
+        }
+        let found = problems(&[
+            ("retention.devices", "10ms"),
+            ("detect.silence.enabled", "false"),
+        ]);
+        assert!(found.contains("must be at least 1s"), "{found}");
     }
 
     #[test]

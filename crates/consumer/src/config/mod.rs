@@ -4,6 +4,7 @@
 mod aliases;
 mod detect;
 pub(crate) mod mappings;
+mod retention;
 mod sensors;
 mod store;
 mod webhook;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use aliases::ALIASES;
 pub use detect::{DetectConfig, SilenceConfig};
 pub(crate) use mappings::{MappingConfig, MappingsConfig, Ready};
+pub use retention::RetentionConfig;
 pub use sensors::SensorConfig;
 pub use store::{Missing, StoreConfig, StoreUrl};
 pub use webhook::WebhookConfig;
@@ -52,6 +54,8 @@ pub struct ConsumerConfig {
     pub windows: WindowsConfig,
     /// Detectors.
     pub detect: DetectConfig,
+    /// How long devices are kept.
+    pub retention: RetentionConfig,
     /// Limits of memory.
     pub limits: LimitsConfig,
     /// The topic for messages that cannot be used.
@@ -83,6 +87,7 @@ impl Default for ConsumerConfig {
             validate: ValidateConfig::default(),
             windows: WindowsConfig::default(),
             detect: DetectConfig::default(),
+            retention: RetentionConfig::default(),
             limits: LimitsConfig::default(),
             dead_letter: DeadLetterConfig::default(),
             outputs: OutputsConfig::default(),
@@ -105,6 +110,7 @@ impl ConsumerConfig {
             detect: self.detect.rules(),
             limits: LimitRules::new(&self.catalogue(), &self.thresholds),
             silence: self.detect.silence.patience(),
+            retention: self.retention.of_devices(),
             devices: self.limits.devices,
             sensors: self.limits.sensors,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_fold::{Device, Updates};
+use iot_fold::{Device, DeviceKey, Updates};
 use iot_service::config::Live;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -84,7 +84,9 @@ impl Actor {
             Message::Update(partition, updates) => {
                 self.clients.send_alerts(&updates.alerts).await;
                 let changed = self.changed(&updates);
+                let removed: Vec<_> = updates.removed.iter().map(|(_, key)| key.clone()).collect();
                 self.view.update(&partition, updates);
+                self.stream_removed(removed).await;
                 self.stream(changed);
             }
             Message::Owned(partition, updates, questions) => {
@@ -121,6 +123,19 @@ impl Actor {
                 devices.map(|(_, device)| device.clone()).collect()
             }
         }
+    }
+
+    /// Tells clients which devices were removed and are in no other partition, nor have come
+    /// back. What of their readings waits is not sent any more.
+    async fn stream_removed(&mut self, mut removed: Vec<DeviceKey>) {
+        removed.retain(|key| !self.view.knows(key));
+        if removed.is_empty() {
+            return;
+        }
+        for key in &removed {
+            self.pending.remove(key);
+        }
+        self.clients.send_removed(&removed).await;
     }
 
     /// Keeps changes that the view has taken in for the next frame.

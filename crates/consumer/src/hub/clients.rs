@@ -26,6 +26,8 @@ pub(crate) const FRAME_BYTES: usize = 256 << 10;
 /// How long the hub waits for a client with too many alerts waiting, counted from
 /// the last frame that it took. Half of them have to go in that time.
 const GRACE: Duration = Duration::from_secs(5);
+/// Removed devices in one frame.
+const REMOVED_AT_ONCE: usize = 500;
 /// Alerts that are handed out before others of the process get a turn.
 const ALERTS_AT_ONCE: usize = 256;
 
@@ -95,6 +97,9 @@ pub(crate) enum Frame<'f> {
     },
     Alert {
         alert: &'f Alert,
+    },
+    Removed {
+        devices: &'f [DeviceKey],
     },
     Stats {
         stats: &'f Stats,
@@ -252,6 +257,25 @@ impl Clients {
         }
     }
 
+    /// Tells all that devices were removed. Like alerts, these frames are never dropped.
+    pub(crate) async fn send_removed(&mut self, devices: &[DeviceKey]) {
+        for devices in devices.chunks(REMOVED_AT_ONCE) {
+            if self.clients.is_empty() {
+                return;
+            }
+            self.make_room().await;
+            let frame = Frame::Removed { devices }.text();
+            let mut sent = 0;
+            for client in self.clients.values_mut() {
+                for key in devices {
+                    client.behind.remove(key);
+                }
+                sent += usize::from(client.frames.push(FrameKind::Removed, frame.clone()));
+            }
+            self.metrics.framed(FrameKind::Removed, sent);
+        }
+    }
+
     /// Waits for clients without room for an alert; together, so that any number
     /// of them holds the others up once.
     async fn make_room(&mut self) {
@@ -403,6 +427,29 @@ mod tests {
         assert!(!clients.any_behind());
         let frame = received(&mut slow).unwrap();
         assert_eq!(frame["devices"][0]["readings"]["temperature"]["value"], 9.0);
+    }
+
+    #[tokio::test]
+    async fn readings_of_a_removed_device_are_not_sent_after_it() {
+        let mut clients = clients(8);
+        let mut slow = clients.add(Vec::new(), Vec::new()).unwrap();
+        for value in 0..4 {
+            clients.send_readings(&mut pending(&[("a", f64::from(value)), ("b", 1.0)]));
+        }
+        let removed = [device("t", "a", 0, 0.0).key];
+        clients.send_removed(&removed).await;
+        for _ in 0..READINGS {
+            assert_eq!(received(&mut slow).unwrap()["type"], "readings");
+        }
+        let frame = received(&mut slow).unwrap();
+        assert_eq!(
+            (&frame["type"], &frame["devices"][0]["device"]),
+            (&"removed".into(), &"a".into())
+        );
+        clients.catch_up();
+        let frame = received(&mut slow).unwrap();
+        assert_eq!(frame["devices"].as_array().unwrap().len(), 1);
+        assert_eq!(frame["devices"][0]["device"], "b");
     }
 
     #[test]

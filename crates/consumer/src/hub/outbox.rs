@@ -17,16 +17,19 @@ pub(crate) const READINGS: usize = 2;
 pub(crate) enum FrameKind {
     Readings,
     Alert,
+    /// Devices that were removed. They count as alerts.
+    Removed,
     Stats,
 }
 
 impl FrameKind {
-    pub(super) const ALL: [Self; 3] = [Self::Readings, Self::Alert, Self::Stats];
+    pub(super) const ALL: [Self; 4] = [Self::Readings, Self::Alert, Self::Removed, Self::Stats];
 
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Readings => "readings",
             Self::Alert => "alert",
+            Self::Removed => "removed",
             Self::Stats => "stats",
         }
     }
@@ -92,7 +95,7 @@ impl Queue {
     fn count(&mut self, kind: FrameKind) -> &mut usize {
         match kind {
             FrameKind::Readings => &mut self.readings,
-            FrameKind::Alert => &mut self.alerts,
+            FrameKind::Alert | FrameKind::Removed => &mut self.alerts,
             FrameKind::Stats => &mut self.stats,
         }
     }

@@ -60,9 +60,9 @@ pub(crate) struct View {
 #[derive(Debug)]
 struct Part {
     partition: Arc<TopicPartition>,
-    /// By their places in the partition's state. Shared with snapshots that are
-    /// being sent.
-    devices: Vec<Arc<Device>>,
+    /// By their places in the partition's state, some of which are free. Shared with
+    /// snapshots that are being sent.
+    devices: Vec<Option<Arc<Device>>>,
     owner: mpsc::Sender<Question>,
 }
 
@@ -121,13 +121,8 @@ impl View {
         let Some(part) = self.parts.remove(partition) else {
             return;
         };
-        for device in part.devices {
-            if let Some(spots) = self.index.get_mut(&device.key) {
-                spots.retain(|spot| *spot.partition != *partition);
-                if spots.is_empty() {
-                    self.index.remove(&device.key);
-                }
-            }
+        for device in part.devices.into_iter().flatten() {
+            forget(&mut self.index, &device.key, partition);
         }
         let cleared = &mut self.cleared;
         self.alerts.retain(|key, listed| {
@@ -153,22 +148,32 @@ impl View {
         let Some(part) = self.parts.get_mut(partition) else {
             return;
         };
+        for (place, key) in updates.removed {
+            let known = part.devices.get_mut(place);
+            // Not if it came and went between two updates.
+            if known.is_some_and(|known| known.take_if(|known| known.key == key).is_some()) {
+                forget(&mut self.index, &key, partition);
+            }
+        }
         for (place, change) in updates.devices {
             // By place, because this is done for most messages.
-            if let Some(known) = part.devices.get_mut(place) {
+            if let Some(Some(known)) = part.devices.get_mut(place) {
                 debug_assert_eq!(known.key, change.key, "places are those of the fold");
                 Arc::make_mut(known).update(change);
                 continue;
             }
             let spot = Spot {
                 partition: part.partition.clone(),
-                place: part.devices.len(),
+                place,
             };
             let spots = self.index.entry(change.key.clone()).or_default();
             // Nearly always the only one; by itself the list would keep room for four.
             spots.reserve_exact(1);
             spots.push(spot);
-            part.devices.push(Arc::new(change));
+            if part.devices.len() <= place {
+                part.devices.resize(place + 1, None);
+            }
+            part.devices[place] = Some(Arc::new(change));
         }
         let partition = part.partition.clone();
         for alert in updates.alerts {
@@ -220,7 +225,7 @@ impl View {
     fn known<'v>(&'v self, spots: &'v [Spot]) -> impl Iterator<Item = (&'v Part, &'v Arc<Device>)> {
         spots.iter().filter_map(|spot| {
             let part = self.parts.get(&*spot.partition)?;
-            Some((part, part.devices.get(spot.place)?))
+            Some((part, part.devices.get(spot.place)?.as_ref()?))
         })
     }
 
@@ -232,6 +237,11 @@ impl View {
             Arc::make_mut(&mut device).merge((**other).clone());
         }
         Some(device)
+    }
+
+    /// Whether a device is known.
+    pub(crate) fn knows(&self, key: &DeviceKey) -> bool {
+        self.index.contains_key(key)
     }
 
     /// What clients are sent for a change that is already taken in: the change itself, or all
@@ -254,6 +264,16 @@ impl View {
             .take(limit.unwrap_or(ALERTS).min(MOST))
             .cloned()
             .collect()
+    }
+}
+
+/// Takes a device of a partition out of the index.
+fn forget(index: &mut BTreeMap<DeviceKey, Vec<Spot>>, key: &DeviceKey, partition: &TopicPartition) {
+    if let Some(spots) = index.get_mut(key) {
+        spots.retain(|spot| *spot.partition != *partition);
+        if spots.is_empty() {
+            index.remove(key);
+        }
     }
 }
 
@@ -314,6 +334,7 @@ pub(crate) mod tests {
             value: 51.0,
             limit: 50.0,
             message: String::new(),
+            reason: None,
             timestamp: raised_at,
             raised_at,
             count: 1,
@@ -323,14 +344,14 @@ pub(crate) mod tests {
     pub(crate) fn devices(devices: Vec<Device>) -> Updates {
         Updates {
             devices: devices.into_iter().enumerate().collect(),
-            alerts: Vec::new(),
+            ..Updates::default()
         }
     }
 
     fn alerts(alerts: Vec<Alert>) -> Updates {
         Updates {
-            devices: Vec::new(),
             alerts,
+            ..Updates::default()
         }
     }
 
@@ -417,6 +438,31 @@ pub(crate) mod tests {
         assert_eq!(value(&view), 6.0);
         view.remove(&partition(1));
         assert_eq!(value(&view), 5.0, "what the other one knows stays");
+        view.remove(&partition(0));
+        assert_eq!(view.devices(), 0);
+    }
+
+    #[test]
+    fn a_removed_device_is_gone_and_its_place_is_taken_again() {
+        let mut view = View::new(10);
+        let two = vec![device("t", "1", 0, 0.0), device("t", "2", 0, 0.0)];
+        add(&mut view, 0, devices(two));
+        let update = |view: &mut View, removed: &[(usize, &str)], added: &[(usize, &str)]| {
+            let removed = removed.iter().map(|(at, id)| (*at, key("t", id)));
+            let added = added.iter().map(|(at, id)| (*at, device("t", id, 9, 9.0)));
+            let updates = Updates {
+                removed: removed.collect(),
+                devices: added.collect(),
+                alerts: Vec::new(),
+            };
+            view.update(&partition(0), updates);
+            ids(view, DeviceFilter::default()).0.join(" ")
+        };
+        assert_eq!(update(&mut view, &[(0, "1")], &[]), "2");
+        assert!(view.get(&key("t", "1")).is_none());
+        // Device 4 came and went, and device 5 is new.
+        let gone = [(1, "2"), (0, "4"), (7, "6")];
+        assert_eq!(update(&mut view, &gone, &[(1, "3"), (0, "5")]), "3 5");
         view.remove(&partition(0));
         assert_eq!(view.devices(), 0);
     }

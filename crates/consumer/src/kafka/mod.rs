@@ -8,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod lookups;
 pub(crate) mod metrics;
 pub(crate) mod progress;
+pub(crate) mod record_times;
 pub(crate) mod refused;
 pub(crate) mod statistics;
 pub(crate) mod topic;

@@ -19,6 +19,7 @@ pub(crate) struct OwnerMetrics {
     pub(crate) rebuilds: IntCounter,
     stale: IntCounter,
     duplicates: IntCounter,
+    removed: IntCounter,
     late: IntCounterVec,
     alerts_raised: IntCounterVec,
     alerts_cleared: IntCounterVec,
@@ -58,6 +59,10 @@ impl OwnerMetrics {
             duplicates: registrar.counter(
                 "iot_messages_duplicate_total",
                 "Messages that repeat the one before and were skipped",
+            )?,
+            removed: registrar.counter(
+                "iot_devices_removed_total",
+                "Devices removed because they sent nothing for longer than retention.devices",
             )?,
             late: registrar.counters(
                 "iot_readings_late_total",
@@ -117,6 +122,7 @@ impl OwnerMetrics {
         self.readings.inc_by(folded.readings);
         self.stale.inc_by(folded.stale);
         self.duplicates.inc_by(folded.duplicates);
+        self.removed.inc_by(folded.removed);
         for (late, count) in late.iter().zip(folded.late) {
             late.inc_by(count);
         }

@@ -23,6 +23,7 @@ use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
 use crate::kafka::lookups::Lookups;
 use crate::kafka::metrics::RebalanceKind;
+use crate::kafka::record_times::RecordTimes;
 use crate::metrics::Metrics;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, ReloadReason};
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) lookups: Lookups,
+    pub(crate) record_times: RecordTimes,
     pub(crate) outputs: Outputs,
     pub(crate) webhook: Webhook,
     pub(crate) metrics: Arc<Metrics>,
@@ -120,6 +122,7 @@ fn retry_after(error: &SubscriptionError) -> Duration {
 
 /// Owns a partition until it is revoked.
 pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
+    shared.record_times.check(&inbox.partition.topic);
     let mut owner = Owner {
         shared,
         inbox,

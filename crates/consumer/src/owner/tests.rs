@@ -77,6 +77,7 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
         ),
         dead_letters,
         lookups: Lookups::new(&config.kafka).unwrap(),
+        record_times: RecordTimes::start(config.kafka.clone(), health.component("record_times")),
         fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
         metrics,
         commits: sender,

@@ -66,6 +66,9 @@ impl Memory {
                 expected: step.from,
             });
         }
+        for key in &step.changes.removed {
+            kept.live.remove(key);
+        }
         kept.live.extend(step.changes.live.iter().cloned());
         for sealed in &step.changes.windows {
             let expires = sealed.expires.min(now.saturating_add(self.longest));
@@ -183,6 +186,18 @@ mod tests {
             Stored::default(),
             "another partition"
         );
+    }
+
+    #[test]
+    fn removed_values_are_deleted() {
+        let store = Memory::new(10_000);
+        apply(&store, None, 10, &live([("a", 1), ("b", 1)])).unwrap();
+        let changes = Changes {
+            removed: vec!["a".into(), "never".into()],
+            ..live([("b", 2)])
+        };
+        apply(&store, Some(10), 11, &changes).unwrap();
+        assert_eq!(store.load(&here()).entries, [("b".into(), vec![2])]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod process;
 mod push;
 mod real;
 mod replay;
+mod retention;
 #[cfg(feature = "tls")]
 mod secure;
 mod service;

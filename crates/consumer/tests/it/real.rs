@@ -369,3 +369,26 @@ async fn a_static_member_that_returns_gets_its_partitions_without_a_rebalance() 
     back.stop().await;
     stays.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the stack"]
+async fn a_topic_that_accepts_records_from_the_future_is_a_warning() {
+    let kafka = Real::new("future");
+    let (good, bad) = (format!("{}.good", kafka.run), format!("{}.bad", kafka.run));
+    for (topic, most) in [(&good, "3600000"), (&bad, "86400000")] {
+        let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1))
+            .set("message.timestamp.after.max.ms", most);
+        create(&kafka.brokers, topic).await;
+    }
+    let service = Service::start(kafka.config(&[&good, &bad])).await;
+    let reason = wait_for("a warning", async || {
+        let report = service.readyz().await.1;
+        let component = &report["components"]["record_times"];
+        (component["state"] == "degraded").then(|| component["reason"].to_string())
+    })
+    .await;
+    assert!(reason.contains(&bad) && !reason.contains(&good), "{reason}");
+    service.wait_ready().await;
+    assert_eq!(service.readyz().await.0, 200);
+    service.stop().await;
+}

@@ -67,6 +67,13 @@ impl Kafka {
         send(&self.producer, record(topic, payload)).await;
     }
 
+    /// With this record time, in milliseconds.
+    pub(crate) async fn send_at(&self, topic: &str, timestamp: i64, payload: impl ToString) {
+        let payload = payload.to_string();
+        let record = record(topic, payload.as_bytes()).timestamp(timestamp);
+        send(&self.producer, record).await;
+    }
+
     /// Many messages at once, in order.
     pub(crate) async fn send_all(&self, topic: &str, payloads: &[String]) {
         let records = payloads.iter().map(|text| record(topic, text.as_bytes()));

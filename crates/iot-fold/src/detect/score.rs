@@ -66,6 +66,7 @@ fn consume() -> Said {
         detect: DetectRules::new(detect),
         limits: LimitRules::new(&Catalogue::new([]), &[]),
         silence: None,
+        retention: None,
         devices: 100_000,
         sensors: 64,
     };

@@ -14,6 +14,8 @@ pub struct Changes {
     /// Key and bytes of each live value that changed: of devices, and of the partition's time.
     /// They replace what is stored under that key, and [`Fold::restore`] reads them.
     pub live: Vec<(String, Vec<u8>)>,
+    /// Keys of live values that are deleted; none of them is in `live`.
+    pub removed: Vec<String>,
     /// Windows that can't change any more, in the order in which they were sealed.
     pub windows: Vec<Sealed>,
 }
@@ -22,7 +24,7 @@ impl Changes {
     /// How many values they are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.live.len() + self.windows.len()
+        self.live.len() + self.removed.len() + self.windows.len()
     }
 
     /// Whether there is nothing to write.
@@ -35,16 +37,28 @@ impl Changes {
 /// What was not pushed to clients yet.
 #[derive(Debug, Default)]
 pub struct Updates {
+    /// Devices that were removed, each with its number in this partition. A later device may
+    /// have the same number: these come before the others.
+    pub removed: Vec<(usize, DeviceKey)>,
     /// Devices with the readings that changed, each with its number in this partition.
     pub devices: Vec<(usize, Device)>,
     /// Changes of alerts, in order.
     pub alerts: Vec<Alert>,
 }
 
+impl Updates {
+    /// Whether there is nothing to push.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.devices.is_empty() && self.alerts.is_empty()
+    }
+}
+
 impl Fold {
     /// How many values [`take_changes`](Self::take_changes) would give.
     pub fn changed(&self) -> usize {
-        usize::from(self.time_unsaved) + self.unsaved.len() + self.sealed.len()
+        let time = usize::from(self.time_unsaved);
+        time + self.unsaved.len() + self.removed.len() + self.sealed.len()
     }
 
     /// Their approximate size, in bytes.
@@ -65,14 +79,18 @@ impl Fold {
             let time = self.watch.time();
             live.extend(time.map(|time| (TIME_KEY.to_owned(), time.pack())));
         }
-        let windows = self.sealed.drain(..).map(|(_, sealed)| sealed).collect();
+        let (removed, windows) = (take(&mut self.removed), take(&mut self.sealed));
         self.changed_bytes = 0;
-        Changes { live, windows }
+        Changes {
+            live,
+            removed,
+            windows,
+        }
     }
 
-    /// Whether there are readings that were not pushed to clients yet.
+    /// Whether there are readings or removed devices that were not pushed to clients yet.
     pub fn has_unpushed(&self) -> bool {
-        !self.unpushed.is_empty()
+        !self.unpushed.is_empty() || !self.gone.is_empty()
     }
 
     /// The changes of alerts since the last call, without the readings.
@@ -80,7 +98,7 @@ impl Fold {
         take(&mut self.alerts)
     }
 
-    /// The changed readings and alerts since the last call.
+    /// The changed readings, removed devices and alerts since the last call.
     pub fn take_updates(&mut self) -> Updates {
         let mut devices = Vec::with_capacity(self.unpushed.len());
         for at in self.unpushed.drain(..) {
@@ -98,6 +116,7 @@ impl Fold {
             devices.push((at, state.describe(readings.collect())));
         }
         Updates {
+            removed: take(&mut self.gone),
             devices,
             alerts: self.take_alerts(),
         }
@@ -110,7 +129,8 @@ impl Fold {
             state.describe(readings.collect())
         };
         let mut updates = Updates::default();
-        for (at, Tracked { state, .. }) in self.devices.iter().enumerate() {
+        let places = self.devices.iter().enumerate();
+        for (at, Tracked { state, .. }) in places.filter(|(_, device)| !device.is_vacant) {
             updates.devices.push((at, full(state)));
             for sensor in &state.sensors {
                 let alerts = sensor.alerts.iter();
@@ -128,8 +148,7 @@ impl Fold {
         let mut name = String::new();
         write_key(&mut name, &key.tenant, &key.project, &key.device);
         let at = *self.index.get(&name)?;
-        let of_device = self.sealed.iter().filter(|(device, _)| *device == at);
-        let unstored = of_device.map(|(_, sealed)| sealed);
+        let unstored = self.sealed.iter().filter(|sealed| sealed.key == *key);
         let (device, rules) = (&self.devices[at].state, &self.rules.windows);
         Some(DeviceWindows::new(device, rules, size, unstored))
     }

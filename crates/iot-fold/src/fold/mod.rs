@@ -3,6 +3,7 @@
 
 mod alerts;
 mod changes;
+mod retention;
 mod silence;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ pub struct FoldRules {
     /// After how many milliseconds without a message a device is silent; `None` turns this
     /// off.
     pub silence: Option<i64>,
+    /// For how many milliseconds after its last message a device is kept; `None` keeps all.
+    pub retention: Option<i64>,
     /// The most devices in a partition.
     pub devices: usize,
     /// The most sensors of a device.
@@ -77,6 +80,8 @@ pub struct Folded {
     pub late: [u64; MOST_SIZES],
     /// Messages that repeat the newest one of their device and changed nothing.
     pub duplicates: u64,
+    /// Devices that were removed because they sent nothing for longer than the retention.
+    pub removed: u64,
     /// Alerts that were raised, by number of their kind.
     pub raised: [u64; AlertKind::ALL.len()],
     /// Alerts that were cleared, by number of their kind.
@@ -89,6 +94,7 @@ impl Folded {
         self.readings += other.readings;
         self.stale += other.stale;
         self.duplicates += other.duplicates;
+        self.removed += other.removed;
         let counts = [
             (&mut self.late[..], &other.late[..]),
             (&mut self.raised, &other.raised),
@@ -107,6 +113,8 @@ pub struct Fold {
     /// The start of the ids of alerts: `<topic>:<partition>`.
     origin: String,
     devices: Vec<Tracked>,
+    /// Places in `devices` that are free again.
+    vacant: Vec<usize>,
     watch: Watch,
     index: HashMap<String, usize>,
     names: Names,
@@ -119,8 +127,11 @@ pub struct Fold {
     time_unsaved: bool,
     /// Changes of alerts for clients.
     alerts: Vec<Alert>,
-    /// Sealed windows for the store, each with the number of its device.
-    sealed: Vec<(usize, Sealed)>,
+    /// Sealed windows for the store.
+    sealed: Vec<Sealed>,
+    /// Keys of removed devices for the store, and the devices with their numbers for clients.
+    removed: Vec<String>,
+    gone: Vec<(usize, DeviceKey)>,
     /// Approximate bytes of the changes for the store.
     changed_bytes: usize,
 }
@@ -129,10 +140,11 @@ impl Fold {
     /// The state of a partition before its first record.
     pub fn new(rules: FoldRules, topic: &str, partition: i32) -> Self {
         Self {
-            watch: Watch::new(rules.silence),
+            watch: Watch::new(rules.silence, rules.retention),
             rules,
             origin: format!("{topic}:{partition}"),
             devices: Vec::new(),
+            vacant: Vec::new(),
             index: HashMap::new(),
             names: Names::default(),
             lookup: String::new(),
@@ -141,6 +153,8 @@ impl Fold {
             time_unsaved: false,
             alerts: Vec::new(),
             sealed: Vec::new(),
+            removed: Vec::new(),
+            gone: Vec::new(),
             changed_bytes: 0,
         }
     }
@@ -179,7 +193,7 @@ impl Fold {
 
     /// How many devices the partition has.
     pub fn devices(&self) -> usize {
-        self.devices.len()
+        self.index.len()
     }
 
     /// Applies the next event. Offsets must increase; they may have gaps.
@@ -216,6 +230,7 @@ impl Fold {
             self.read(at, (event, stamp), reading, &mut folded);
         }
         self.reveal(&mut folded);
+        self.retire(&mut folded);
         Ok(folded)
     }
 
@@ -247,7 +262,7 @@ impl Fold {
                 }
                 Ok(*at)
             }
-            None if self.devices.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
+            None if self.index.len() >= self.rules.devices => Err(Refusal::TooManyDevices),
             None if !excess(&[], readings, self.rules.sensors).is_empty() => {
                 Err(Refusal::TooManySensors)
             }
@@ -258,9 +273,19 @@ impl Fold {
                     device: (*event.message.device_id).into(),
                 });
                 state.share(&mut self.names);
-                self.index.insert(self.lookup.clone(), self.devices.len());
-                self.devices.push(Tracked::new(state, &self.rules));
-                Ok(self.devices.len() - 1)
+                let device = Tracked::new(state, &self.rules);
+                let at = self.vacant.pop().unwrap_or(self.devices.len());
+                match self.devices.get_mut(at) {
+                    Some(place) => *place = device,
+                    None => self.devices.push(device),
+                }
+                // It may have been removed since the last step.
+                if !self.removed.is_empty() {
+                    let key = layout::device_key(&self.devices[at].state.key);
+                    self.removed.retain(|removed| *removed != key);
+                }
+                self.index.insert(self.lookup.clone(), at);
+                Ok(at)
             }
         }
     }
@@ -295,7 +320,7 @@ impl Fold {
                 expires: recorded.saturating_add(rules.retention(i64::from(size))),
                 sensors,
             };
-            self.sealed.push((at, sealed));
+            self.sealed.push(sealed);
         }
     }
 

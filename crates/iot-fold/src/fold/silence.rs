@@ -42,7 +42,8 @@ impl Fold {
         for at in 0..self.devices.len() {
             let heard = self.devices[at].state.heard.as_mut();
             if let Some(heard) = heard.filter(|heard| heard.recorded > now.recorded) {
-                (heard.recorded, heard.clock) = (now.recorded, now.clock);
+                let offset = heard.offset;
+                *heard = LogPosition { offset, ..now };
                 self.mark_unsaved(at);
             }
         }

@@ -5,6 +5,7 @@ use iot_core::message::Reading;
 use super::FoldRules;
 use crate::catalogue::Limits;
 use crate::detect::Kinds;
+use crate::model::DeviceKey;
 use crate::state::{DeviceState, SensorState};
 use crate::window::WindowRules;
 
@@ -17,6 +18,8 @@ pub(super) struct Tracked {
     pub(super) marks: Vec<Marks>,
     pub(super) unsaved: bool,
     pub(super) unpushed: bool,
+    /// Whether there is no device in this place.
+    pub(super) is_vacant: bool,
 }
 
 /// What memory keeps beside the state of a sensor.
@@ -54,9 +57,27 @@ impl Tracked {
             next_seal: i64::MAX,
             unsaved: false,
             unpushed: false,
+            is_vacant: false,
         };
         device.find_next_seal(&rules.windows);
         device
+    }
+
+    /// In the place of a device that was removed, until another one takes it.
+    pub(super) fn vacant() -> Self {
+        let nobody = || "".into();
+        Self {
+            state: DeviceState::new(DeviceKey {
+                tenant: nobody(),
+                project: nobody(),
+                device: nobody(),
+            }),
+            next_seal: i64::MAX,
+            marks: Vec::new(),
+            unsaved: false,
+            unpushed: false,
+            is_vacant: true,
+        }
     }
 
     /// The number of the sensor with that name; `None` if it is new.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use iot_core::message::Quality;
 
-use super::log_time::{put_position, take_position};
+use super::log_time::{put_position, take_position, take_position_of_format_3};
 use super::{Packer, UnpackError, Unpacker, parse_device_key};
 use crate::alert::AlertState;
 use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
@@ -15,11 +15,11 @@ use crate::state::{DeviceState, SensorState};
 use crate::window::{SensorWindows, Window};
 
 /// The version of the format, and the oldest that is read. Version 2 ends before `heard`, and
-/// version 3 lacks which times were ahead of their records.
+/// version 3 lacks the ages of positions, and which times were ahead of their records.
 const VERSION: u8 = 4;
 const OLDEST: u8 = 2;
 /// Bytes of a device and of a sensor, rounded up, without texts, windows and alerts.
-const DEVICE_BYTES: usize = 79;
+const DEVICE_BYTES: usize = 87;
 const SENSOR_BYTES: usize = 187;
 /// Bytes of an open window and of an alert.
 pub(crate) const WINDOW_BYTES: usize = 100;
@@ -69,7 +69,10 @@ impl DeviceState {
             device.sensors.push(sensor);
         }
         if version > OLDEST {
-            device.heard = unpacker.option(take_position)?;
+            device.heard = unpacker.option(match version {
+                3 => take_position_of_format_3,
+                _ => take_position,
+            })?;
             device.silence = unpacker.option(take_alert)?.map(Box::new);
         }
         unpacker.finish()?;
@@ -369,6 +372,7 @@ mod tests {
             offset: 7,
             recorded: -1,
             clock: i64::MAX,
+            age: 9,
         });
         let bytes = device.pack();
         assert_eq!(bytes[0], VERSION);

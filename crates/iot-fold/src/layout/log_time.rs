@@ -8,19 +8,31 @@ const VERSION: u8 = 1;
 /// Key of the value: `p`, `time`.
 pub(crate) const KEY: &str = "p\0time";
 /// Most bytes of the value.
-pub(crate) const BYTES: usize = 158;
+pub(crate) const BYTES: usize = 166;
 
 pub(super) fn put_position(packer: &mut Packer, position: LogPosition) {
     packer.i64(position.offset);
     packer.i64(position.recorded);
     packer.i64(position.clock);
+    packer.i64(position.age);
 }
 
 pub(super) fn take_position(unpacker: &mut Unpacker<'_>) -> Result<LogPosition, UnpackError> {
+    let position = take_position_of_format_3(unpacker)?;
+    let age = unpacker.i64()?;
+    Ok(LogPosition { age, ..position })
+}
+
+/// In format 3 of a device a position had no age.
+pub(super) fn take_position_of_format_3(
+    unpacker: &mut Unpacker<'_>,
+) -> Result<LogPosition, UnpackError> {
+    let (offset, recorded) = (unpacker.i64()?, unpacker.i64()?);
     Ok(LogPosition {
-        offset: unpacker.i64()?,
-        recorded: unpacker.i64()?,
+        offset,
+        recorded,
         clock: unpacker.i64()?,
+        age: recorded,
     })
 }
 
@@ -62,6 +74,7 @@ impl LogTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_time::MaxSteps;
 
     #[test]
     fn the_time_of_a_partition_is_read_as_it_was_written() {
@@ -70,10 +83,11 @@ mod tests {
             let bytes = time.pack();
             assert!(bytes.len() <= BYTES, "{}", bytes.len());
             assert_eq!(LogTime::unpack(&bytes), Ok(time.clone()));
-            time.advance(offset, Some(1_000 + offset), 5);
+            let most = MaxSteps { clock: 5, age: 7 };
+            time.advance(offset, Some(1_000 + offset), most);
         }
         let mut more = time.pack();
-        more[1 + 24 + 1] = 17;
+        more[1 + 32 + 1] = 17;
         assert_eq!(LogTime::unpack(&more), Err(UnpackError::Damaged));
         more[0] = 2;
         assert_eq!(LogTime::unpack(&more), Err(UnpackError::Version(2)));

@@ -22,6 +22,9 @@ pub(crate) use windows::{
 /// refuses state that has another one.
 pub const SCHEMA: &str = "2";
 
+/// Bytes of the removal of a device, rounded up, without its names.
+pub(crate) const REMOVED_BYTES: usize = 4;
+
 /// Separates the parts of a key. Names can't contain it: validation refuses control
 /// characters.
 const SEPARATOR: char = '\0';

@@ -66,6 +66,10 @@ pub(crate) struct Args {
     /// Set how many sealed windows of each length are kept (windows.keep).
     #[arg(long, default_value_t = 15)]
     keep: u32,
+    /// Set after how long a device without messages is removed (retention.devices); 0s keeps
+    /// all.
+    #[arg(long, default_value = "0s")]
+    retention: HumanDuration,
     /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
     #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
     sensor: Vec<(String, String)>,
@@ -188,6 +192,7 @@ impl Settings {
             rules: Rules {
                 sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
+                retention: Some(millis(args.retention)).filter(|retention| *retention > 0),
             },
             units: args.sensor.iter().cloned().collect(),
             keep: args.keep.into(),

@@ -185,7 +185,9 @@ fn snapshot(
     sealed: BTreeMap<String, Vec<u8>>,
 ) -> anyhow::Result<Snapshot> {
     let fields = fields.into_iter();
+    // A device that was removed is empty until it is deleted.
     let mut live: BTreeMap<_, _> = fields
+        .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| (String::from_utf8_lossy(&name).into_owned(), value))
         .collect();
     live.remove(OFFSET_FIELD);
@@ -231,7 +233,12 @@ mod tests {
     #[test]
     fn other_schemas_are_refused() {
         let fields = |schema: &str| {
-            let fields = [("schema", schema), ("offset", "3"), ("d", "v")];
+            let fields = [
+                ("schema", schema),
+                ("offset", "3"),
+                ("d", "v"),
+                ("gone", ""),
+            ];
             let fields = fields.map(|(name, value)| (name.into(), value.into()));
             snapshot(3, fields.into_iter().collect(), BTreeMap::new())
         };

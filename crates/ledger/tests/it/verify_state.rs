@@ -419,6 +419,70 @@ async fn the_kept_part_of_a_truncated_log_is_compared() {
 
 #[tokio::test]
 #[ignore = "needs the stack"]
+async fn clocks_that_are_ahead_and_devices_that_are_gone_match_the_consumer() {
+    let verified = Verified::new("clocks", 1).await;
+    let topic = &verified.topic;
+    for number in 0..60 {
+        let at = BEGIN + number * 100;
+        // Device d1 is ahead once, a record is from the future, and d2 stops after 2 s.
+        let device_time = if number == 13 { at + 290_000 } else { at };
+        let recorded = if number == 30 { BEGIN + 1_800_000 } else { at };
+        if number < 20 || number % 3 != 2 {
+            produce_at(topic, recorded, &message_at(number, device_time)).await;
+        }
+    }
+    let retention = "--set retention.devices=3s --set detect.silence.after=1s";
+    let settings: Vec<&str> = retention.split(' ').collect();
+    let mut consumer = verified.consumer_from(&settings).await;
+    let exact = verified
+        .verify(&["--wait", "60s", "--retention", "3s"])
+        .await;
+    assert_eq!(exact.code, Some(0), "{exact:?}");
+    assert_eq!(exact.json()["devices"], 2, "{exact:?}");
+    assert_eq!(consumer.process.stop().await, Some(0));
+    let key = verified.state_key();
+    let fields = verified.redis.fields(&key);
+    assert!(
+        !fields.iter().any(|field| field.ends_with("d2")),
+        "{fields:?}"
+    );
+    // With another retention the removed device is missing.
+    let report = verified.wrong().await;
+    let gone = ["missing", "d·default·default·d2", ""];
+    assert_eq!(first(&report), gone, "{report}");
+    // One that should have been removed is found.
+    let check = ["--retention", "3s"];
+    let device = verified
+        .redis
+        .field(&key, "d\0default\0default\0d1")
+        .unwrap();
+    verified
+        .redis
+        .set_field(&key, "d\0default\0default\0d2", &device);
+    let extra = verified.verify(&check).await;
+    assert_eq!((extra.code, first(&extra.json())[0]), (Some(1), "extra"));
+    verified.redis.remove_field(&key, "d\0default\0default\0d2");
+    // Format, watermark, time, flag and number of the newest message; whether it was ahead.
+    let mut ahead = device.clone();
+    ahead[1 + 8 + 8 + 1 + 8] ^= 1;
+    verified
+        .redis
+        .set_field(&key, "d\0default\0default\0d1", &ahead);
+    let wrong = verified.verify(&check).await;
+    assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    assert_eq!(first(&wrong.json())[2], "ahead", "{wrong:?}");
+    // An empty value is that of a device whose removal was not finished.
+    verified
+        .redis
+        .set_field(&key, "d\0default\0default\0d1", &device);
+    verified
+        .redis
+        .set_field(&key, "d\0default\0default\0d2", b"");
+    assert_eq!(verified.verify(&check).await.code, Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
 async fn invalid_arguments_exit_with_2_and_unreachable_servers_with_1() {
     for arguments in [
         &["--redis", "memory://"][..],

@@ -2,8 +2,9 @@
 --
 -- KEYS  the partition's state (a hash), then the keys of sealed windows
 -- ARGV  offset that must be stored ("" for none), offset to store, schema,
---       number of windows, then value and time to live (ms) of each window,
---       then fields and values of the state
+--       number of windows, number of removed fields, then value and time to
+--       live (ms) of each window, then fields and values of the state: first the
+--       removed ones, with empty values
 --
 -- Returns 1 when the step is taken now or was taken before, else 0 and the
 -- offset that is stored.
@@ -12,9 +13,11 @@
 -- on a key of another type), and the order of writes makes a script that fails
 -- half way harmless: windows are the same whenever they are written, so one that
 -- is there too early is no error; live values and the offset that they belong to
--- are one HSET, which Redis does or does not.
+-- are one HSET, which Redis does or does not. Removed fields become empty in it,
+-- which readers skip, and are deleted afterwards: it is no harm if that fails.
 local state = KEYS[1]
-local from, to, schema, windows = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local from, to, schema = ARGV[1], ARGV[2], ARGV[3]
+local windows, removed = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local held = redis.call('HMGET', state, 'offset', 'schema')
 local offset = held[1] or ''
@@ -26,7 +29,15 @@ if offset ~= from or (held[2] or schema) ~= schema then
 end
 
 for i = 1, windows do
-  redis.call('SET', KEYS[1 + i], ARGV[3 + 2 * i], 'PX', ARGV[4 + 2 * i])
+  redis.call('SET', KEYS[1 + i], ARGV[4 + 2 * i], 'PX', ARGV[5 + 2 * i])
 end
-redis.call('HSET', state, 'offset', to, 'schema', schema, unpack(ARGV, 5 + 2 * windows))
+local first = 6 + 2 * windows
+redis.call('HSET', state, 'offset', to, 'schema', schema, unpack(ARGV, first))
+if removed > 0 then
+  local fields = {}
+  for i = 1, removed do
+    fields[i] = ARGV[first + 2 * (i - 1)]
+  end
+  redis.call('HDEL', state, unpack(fields))
+end
 return {1}

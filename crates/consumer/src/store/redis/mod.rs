@@ -32,7 +32,7 @@ const READS: usize = 5;
 /// arguments. The pipeline ends a step at 3,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
 /// What comes before the changes of a step, and their bytes; bytes of a number.
-const HEAD_ARGS: usize = 8;
+const HEAD_ARGS: usize = 9;
 const HEAD_BYTES: usize = 400;
 const NUMBER_BYTES: usize = 20;
 
@@ -170,9 +170,9 @@ impl Redis {
     }
 
     fn script_call(&self, command: &str, script: &str, step: &Step<'_>, now: i64) -> Cmd {
-        let devices = &step.changes.live;
+        let (devices, removed) = (&step.changes.live, &step.changes.removed);
         debug_assert!(
-            devices.len() <= MOST_LIVE,
+            devices.len() + removed.len() <= MOST_LIVE,
             "the pipeline ends steps earlier"
         );
         let prefix = self.key_prefix(step.partition);
@@ -189,7 +189,11 @@ impl Redis {
         let sealed = windows
             .iter()
             .map(|(key, value, _)| key.len() + value.len());
-        let bytes = live.chain(sealed).map(|bytes| bytes + 2 * NUMBER_BYTES);
+        let gone = removed.iter().map(String::len);
+        let bytes = live
+            .chain(sealed)
+            .chain(gone)
+            .map(|bytes| bytes + 2 * NUMBER_BYTES);
         let bytes = HEAD_BYTES + bytes.sum::<usize>();
         let mut call = Cmd::with_capacity(HEAD_ARGS + 3 * step.changes.len(), bytes);
         call.arg(command).arg(script).arg(1 + windows.len());
@@ -198,9 +202,13 @@ impl Redis {
             call.arg(key);
         }
         call.arg(step.from.map_or(String::new(), |from| from.to_string()));
-        call.arg(step.to).arg(SCHEMA).arg(windows.len());
+        call.arg(step.to).arg(SCHEMA);
+        call.arg(windows.len()).arg(removed.len());
         for (_, value, lifetime) in &windows {
             call.arg(value.as_slice()).arg(lifetime);
+        }
+        for key in removed {
+            call.arg(key).arg("");
         }
         for (key, value) in devices {
             call.arg(key).arg(value.as_slice());
@@ -292,7 +300,8 @@ fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, LoadError> {
         return unusable("it has no offset".into());
     };
     let mut entries = Vec::with_capacity(fields.len());
-    for (field, value) in fields {
+    // What a step has removed is empty until it is deleted.
+    for (field, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
         match String::from_utf8(field) {
             Ok(field) => entries.push((field, value)),
             Err(_) => return unusable("the name of a value is not UTF-8".into()),

@@ -83,6 +83,7 @@ fn bytes_of_format_3_are_taken_over() {
         offset: 69,
         recorded: 1_345,
         clock: 1_345,
+        age: 1_345,
     };
     let time = taken_over.watch.time().unwrap();
     assert_eq!(*time, LogTime::taken_over(highest));

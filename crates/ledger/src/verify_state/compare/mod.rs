@@ -67,7 +67,7 @@ impl<'a> Comparison<'a> {
         for (field, value) in &snapshot.live {
             stored.insert(field, value);
         }
-        self.time(&fold.time, &mut stored);
+        stored.remove(layout::TIME_FIELD);
         for (name, device) in &fold.devices {
             self.report.devices += 1;
             self.report.sensors += device.sensors.len() as u64;
@@ -90,6 +90,7 @@ impl<'a> Comparison<'a> {
         for (field, value) in stored {
             self.unexpected(field, value);
         }
+        self.time(&fold.time, snapshot);
     }
 
     fn device(&mut self, key: &str, expected: &Device, found: &StoredDevice) {

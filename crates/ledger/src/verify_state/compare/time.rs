@@ -1,18 +1,17 @@
 //! Compares the stored time of a partition.
 
-use std::collections::BTreeMap;
-
 use super::super::fold::PartitionTime;
 use super::super::layout::{self, Unreadable};
 use super::super::model::FieldValue;
 use super::super::report::Kind;
+use super::super::store::Snapshot;
 use super::{Comparison, Kept, last_offset};
 
 impl Comparison<'_> {
-    /// Compares the time of the partition, and removes it from `stored`.
-    pub(super) fn time(&mut self, expected: &PartitionTime, stored: &mut BTreeMap<&str, &[u8]>) {
-        let key = layout::TIME_FIELD;
-        let value = stored.remove(key);
+    /// Compares the time of the partition.
+    pub(super) fn time(&mut self, expected: &PartitionTime, snapshot: &Snapshot) {
+        let (key, stored) = (layout::TIME_FIELD, &snapshot.live);
+        let value = stored.get(key).map(Vec::as_slice);
         // State that an earlier version wrote has none.
         let is_earlier = || !stored.values().any(|device| layout::is_current(device));
         let (time, found) = match (expected.time, value.map(layout::time)) {

@@ -2,6 +2,7 @@
 //! fold"). This is a second implementation that deliberately shares no code with the
 //! consumer.
 
+mod gone;
 mod time;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use iot_core::message::{DeviceMessage, Quality, Reading};
 
 use super::layout::device_name;
 use super::model::{Moment, Place, Span, Summary, Values, Window};
+use gone::Last;
 pub(super) use time::{PartitionTime, Timing};
 
 /// Milliseconds in an hour, for slopes per hour.
@@ -23,6 +25,8 @@ pub(super) struct Rules {
     /// Allowed lateness: how long after its end, by the device's watermark, a window
     /// accepts values.
     pub(super) lateness: i64,
+    /// How long a device is kept after its last message.
+    pub(super) retention: Option<i64>,
 }
 
 /// A valid message of the log.
@@ -43,6 +47,7 @@ pub(super) struct Fold {
     pub(super) devices: BTreeMap<String, Device>,
     pub(super) sealed: BTreeMap<(String, Span), Sealed>,
     pub(super) time: PartitionTime,
+    last: Last,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +94,7 @@ impl Fold {
             devices: BTreeMap::new(),
             sealed: BTreeMap::new(),
             time: PartitionTime::default(),
+            last: Last::default(),
         }
     }
 
@@ -108,7 +114,16 @@ impl Fold {
         }
         let timing = Timing::new(moment, entry.recorded);
         device.locate(timing, message);
-        if self.time.take(entry.offset, entry.recorded) {
+        let age_before = self.time.age;
+        if self
+            .time
+            .take(entry.offset, entry.recorded, self.rules.retention)
+        {
+            if self.time.age < age_before {
+                self.last.limit(self.time.age);
+            }
+            self.last
+                .moved(&name, device.heard, entry.offset, self.time.age);
             device.heard = Some(entry.offset);
         }
         let progress = timing.progress(entry.recorded);
@@ -119,6 +134,10 @@ impl Fold {
             for (span, window) in state.open.extract_if(.., |span, _| over(span)) {
                 let sealed = self.sealed.entry((name.clone(), span));
                 let sealed = sealed.or_insert_with(|| Sealed::new(entry));
+                // The device was removed and has come back: these are the windows of another.
+                if sealed.by != entry.offset {
+                    *sealed = Sealed::new(entry);
+                }
                 sealed.windows.insert(sensor.clone(), window.summary());
             }
         }
@@ -126,6 +145,11 @@ impl Fold {
             let state = device.sensors.entry(reading.sensor.to_string());
             let state = state.or_default();
             state.take(&self.rules, watermark, timing, reading);
+        }
+        if let Some(retention) = self.rules.retention {
+            for gone in self.last.gone(self.time.age, retention) {
+                self.devices.remove(&gone);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ fn fold() -> Fold {
     Fold::new(Rules {
         sizes: vec![RULES.0],
         lateness: RULES.1,
+        retention: None,
     })
 }
 
@@ -259,6 +260,7 @@ fn each_length_has_its_own_windows() {
     let mut fold = Fold::new(Rules {
         sizes: vec![60, 300],
         lateness: 30,
+        retention: None,
     });
     for timestamp in [0, 59, 90, 299] {
         let readings = vec![reading("temperature", 1.0)];
@@ -314,4 +316,59 @@ fn the_watermark_is_never_later_than_the_records() {
     // Without a record time nothing limits it.
     take_at(&mut fold, 4, -1, 700, 5.0);
     assert_eq!(device(&fold).watermark, Some(700));
+}
+
+/// Takes a message of a device that is recorded at its event time.
+fn hear(fold: &mut Fold, offset: i64, name: &str, at: i64) {
+    let mut message = message(at, None, vec![reading("temperature", 1.0)]);
+    message.device_id = name.into();
+    fold.take(&Entry {
+        offset,
+        recorded: at,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    });
+}
+
+#[test]
+fn a_device_without_messages_is_removed_after_the_retention() {
+    let mut fold = Fold::new(Rules {
+        retention: Some(100),
+        ..fold().rules
+    });
+    hear(&mut fold, 0, "gone", 1_020);
+    for offset in 1..=20 {
+        hear(&mut fold, offset, &format!("d{offset}"), 1_000);
+    }
+    // The partition's time is three records behind. It fell to 1,000 with the second record.
+    let mut counts = Vec::new();
+    for (offset, at) in (21..).zip(1_000..1_106) {
+        hear(&mut fold, offset, "on", at);
+        counts.push(fold.devices.len());
+    }
+    assert_eq!(counts[103..], [22, 6, 1]);
+    // One that comes back is a new device.
+    hear(&mut fold, 200, "gone", 1_106);
+    let device = &fold.devices["t\0p\0gone"];
+    assert_eq!(device.sensors["temperature"].open.len(), 1);
+    // Without a retention they stay.
+    let mut fold = self::fold();
+    hear(&mut fold, 0, "gone", 1_000);
+    (1..500).for_each(|offset| hear(&mut fold, offset, "on", 1_000 + offset));
+    assert_eq!(fold.devices.len(), 2);
+}
+
+#[test]
+fn a_gap_in_the_whole_partition_removes_no_device() {
+    let mut fold = Fold::new(Rules {
+        retention: Some(100),
+        ..fold().rules
+    });
+    for (round, at) in (0..).zip([1_000, 1_010, 9_000, 9_010, 99_000]) {
+        for device in 0..5 {
+            hear(&mut fold, round * 5 + device, &format!("d{device}"), at);
+        }
+    }
+    assert_eq!(fold.devices.len(), 5);
 }

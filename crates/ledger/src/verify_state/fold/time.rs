@@ -55,11 +55,13 @@ pub(in super::super) struct PartitionTime {
     pub(in super::super) time: Option<i64>,
     /// Offset of the last message since then.
     pub(in super::super) offset: i64,
+    /// The time in which devices grow old: one record adds at most half of the retention.
+    pub(super) age: i64,
 }
 
 impl PartitionTime {
     /// Takes the next message, and returns whether the partition has a time.
-    pub(super) fn take(&mut self, offset: i64, recorded: i64) -> bool {
+    pub(super) fn take(&mut self, offset: i64, recorded: i64, retention: Option<i64>) -> bool {
         if (0..=LAST_TIME).contains(&recorded) {
             self.recent.push_back(recorded);
             if self.recent.len() > RECENT {
@@ -67,10 +69,16 @@ impl PartitionTime {
             }
             let mut ordered = Vec::from_iter(self.recent.iter().copied());
             ordered.sort_unstable();
-            self.time = match ordered.len() {
-                ..=FOURTH => ordered.first().copied(),
-                many => self.time.max(ordered.get(many - FOURTH).copied()),
-            };
+            let before = self.time;
+            if ordered.len() <= FOURTH {
+                self.time = ordered.first().copied();
+                self.age = self.time.unwrap_or_default();
+            } else {
+                let fourth = ordered.get(ordered.len() - FOURTH).copied();
+                self.time = before.max(fourth);
+                let passed = self.time.zip(before).map_or(0, |(now, then)| now - then);
+                self.age += retention.map_or(passed, |retention| passed.min(retention / 2));
+            }
         }
         if self.time.is_some() {
             self.offset = offset;
@@ -86,7 +94,7 @@ mod tests {
     fn time(records: impl IntoIterator<Item = i64>) -> Option<i64> {
         let mut partition = PartitionTime::default();
         for (offset, recorded) in (0..).zip(records) {
-            partition.take(offset, recorded);
+            partition.take(offset, recorded, None);
         }
         partition.time
     }
@@ -105,10 +113,20 @@ mod tests {
     }
 
     #[test]
+    fn one_record_adds_at_most_half_of_the_retention_to_the_age() {
+        let mut partition = PartitionTime::default();
+        for (offset, recorded) in (0..).zip([9, 5, 6, 7, 100, 100, 100, 101]) {
+            partition.take(offset, recorded, Some(41));
+        }
+        // From 5 to 6, 7 and 9, and to 100.
+        assert_eq!((partition.time, partition.age), (Some(100), 9 + 20));
+    }
+
+    #[test]
     fn a_partition_without_a_time_has_no_last_message() {
         let mut partition = PartitionTime::default();
-        assert!(!partition.take(3, -1));
-        assert!(partition.take(4, 100) && partition.take(5, -1));
+        assert!(!partition.take(3, -1, None));
+        assert!(partition.take(4, 100, None) && partition.take(5, -1, None));
         assert_eq!((partition.offset, partition.time), (5, Some(100)));
     }
 }

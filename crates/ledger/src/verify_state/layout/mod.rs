@@ -137,7 +137,7 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
         heard: None,
     };
     if version > 2 {
-        device.heard = reader.silence()?;
+        device.heard = reader.silence(version)?;
     }
     reader.end()?;
     Ok(device)
@@ -175,8 +175,8 @@ pub(super) fn is_current(device: &[u8]) -> bool {
 pub(super) fn time(bytes: &[u8]) -> Result<StoredTime, Unreadable> {
     let (_, mut reader) = Reader::new(bytes, &TIME_VERSIONS)?;
     let (offset, time) = (reader.i64()?, reader.i64()?);
-    // The clock of silence detection.
-    reader.i64()?;
+    // The clocks of silence and of retention.
+    reader.take(2 * size_of::<i64>())?;
     let time = StoredTime {
         offset,
         time,
@@ -222,10 +222,12 @@ impl<'a> Reader<'a> {
 
     /// Reads the offset of the last message, and skips the rest of the state of silence
     /// detection, which is not compared.
-    fn silence(&mut self) -> Result<Option<i64>, Unreadable> {
+    fn silence(&mut self, version: u8) -> Result<Option<i64>, Unreadable> {
+        // Time and clock, and from version 4 on the age.
+        let numbers = if version > 3 { 3 } else { 2 };
         let heard = self.option(|reader| {
             let offset = reader.i64()?;
-            reader.take(2 * size_of::<i64>())?;
+            reader.take(numbers * size_of::<i64>())?;
             Ok(offset)
         })?;
         self.option(|reader| reader.take(ALERT).map(drop))?;

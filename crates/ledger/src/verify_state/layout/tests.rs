@@ -17,14 +17,26 @@ impl Bytes {
         let sensor = Self(Vec::new()).text("s").float(1.0).byte(0).byte(0);
         let sensor = sensor.number(100).byte(0).byte(1).short(0);
         let device = Self::new().number(200).number(100).byte(0).byte(1).byte(0);
-        let mut device = device.short(7).short(1).part(sensor).heard(true);
+        let device = device.short(7).short(1).part(sensor);
+        let heard = device
+            .byte(1)
+            .number(41)
+            .number(1_000)
+            .number(900)
+            .number(950);
+        let mut device = heard.byte(0);
         device.0[0] = 4;
         device
     }
 
     /// The time of a partition.
     fn time() -> Self {
-        let time = Self(vec![1]).number(41).number(1_000).number(900).byte(1);
+        let time = Self(vec![1])
+            .number(41)
+            .number(1_000)
+            .number(900)
+            .number(950)
+            .byte(1);
         time.short(2).number(990).number(1_001)
     }
 

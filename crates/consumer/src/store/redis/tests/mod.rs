@@ -115,6 +115,7 @@ fn changes(devices: impl Into<Vec<Live>>, windows: impl Into<Vec<Sealed>>) -> Ch
     Changes {
         live: devices.into(),
         windows: windows.into(),
+        ..Changes::default()
     }
 }
 
@@ -163,6 +164,40 @@ async fn a_step_is_compared_applied_and_recognised() {
         0,
         "a refused step writes no window either"
     );
+}
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn removed_values_are_deleted_and_empty_ones_are_none() {
+    let bench = Bench::new("removed");
+    let first = changes(
+        [live("d\0a", "x"), live("d\0b", "x"), live("d\0c", "x")],
+        [],
+    );
+    bench.apply(None, 1, &first).await.unwrap();
+    let second = Changes {
+        removed: vec!["d\0a".into(), "d\0never".into()],
+        ..changes([live("d\0b", "y")], [window("a", 60_000)])
+    };
+    bench.apply(Some(1), 2, &second).await.unwrap();
+    let left: Vec<String> = bench.raw(&["HKEYS", &bench.key("state")]).await;
+    assert_eq!(left.len(), 2 + 2, "offset and schema, b and c: {left:?}");
+    // As a script that failed before it deleted them leaves them.
+    bench
+        .raw::<()>(&["HSET", &bench.key("state"), "d\0c", ""])
+        .await;
+    let stored = bench.stored().await;
+    assert_eq!(stored.entries, [("d\0b".to_owned(), b"y".to_vec())]);
+    // As many as one step removes.
+    let many: Vec<_> = (0..3_400).map(|n| live(format!("d\0{n}"), "x")).collect();
+    let removed = many.iter().map(|(key, _)| key.clone()).collect();
+    bench.apply(Some(2), 3, &changes(many, [])).await.unwrap();
+    let all = Changes {
+        removed,
+        ..Changes::default()
+    };
+    bench.apply(Some(3), 4, &all).await.unwrap();
+    assert_eq!(bench.stored().await.entries.len(), 1);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ fn clocks() -> Fold {
     let mut fold = Fold::new(Rules {
         sizes: vec![60_000],
         lateness: 30_000,
+        retention: None,
     });
     for number in 0..40_i64 {
         let now = 1_000_000 + number * 10_000;
@@ -46,7 +47,7 @@ fn current(fold: &Fold) -> Snapshot {
     let mut value = vec![1];
     value.extend(fold.time.offset.to_le_bytes());
     value.extend(fold.time.time.unwrap().to_le_bytes());
-    value.extend([0; 8 + 1]);
+    value.extend([0; 2 * 8 + 1]);
     value.extend(count(fold.time.recent.len()));
     let recent = fold.time.recent.iter();
     recent.for_each(|time| value.extend(time.to_le_bytes()));
@@ -79,14 +80,14 @@ fn any_changed_bit_of_times_is_found() {
     let device = &exact.live["d\x00t\x00p\x00d2"];
     // Not compared: rules, detectors, and the time and the clock at the last message.
     let rules = SENSOR_AT + 1 - 8..SENSOR_AT + 1 - 4;
-    let end = device.len() - (1 + 8 + 2 * 8 + 1);
+    let end = device.len() - (1 + 8 + 3 * 8 + 1);
     let detectors = end - DETECTORS.len()..end;
-    let clock = device.len() - 17..device.len() - 1;
+    let clock = device.len() - 25..device.len() - 1;
     let skipped = |at: &usize| rules.contains(at) || detectors.contains(at) || clock.contains(at);
     let of_device = (0..device.len()).filter(|at| !skipped(at));
-    // Not compared either: the clock.
+    // Not compared either: the clocks, and whether they were taken over.
     let time = exact.live[layout::TIME_FIELD].len();
-    let of_time = (0..time).filter(|at| !(17..25).contains(at) && *at != 25);
+    let of_time = (0..time).filter(|at| !(17..34).contains(at));
     let all = of_device.map(|at| ("d\x00t\x00p\x00d2", at));
     for (key, at) in all.chain(of_time.map(|at| (layout::TIME_FIELD, at))) {
         for bit in 0..8 {
@@ -105,7 +106,7 @@ fn a_time_that_was_taken_over_is_compared_as_far_as_it_is_known() {
     let value = snapshot.live.get_mut(layout::TIME_FIELD).unwrap();
     let mut taken_over = value[..9].to_vec();
     taken_over.extend(9_999_999_i64.to_le_bytes());
-    taken_over.extend([0; 8]);
+    taken_over.extend([0; 2 * 8]);
     taken_over.push(1);
     taken_over.extend(count(2));
     taken_over.extend_from_slice(&value[value.len() - 16..]);

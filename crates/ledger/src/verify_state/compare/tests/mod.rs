@@ -101,7 +101,8 @@ pub(in crate::verify_state) fn device_bytes(version: u8, device: &Device) -> Vec
         // Where it was heard last, and no silence.
         bytes.push(1);
         bytes.extend(device.heard.unwrap().to_le_bytes());
-        bytes.extend([0; 2 * 8 + 1]);
+        let clocks = if version > 3 { 3 } else { 2 };
+        bytes.extend(vec![0; clocks * 8 + 1]);
     }
     bytes
 }
@@ -144,6 +145,7 @@ fn fold() -> Fold {
     let mut fold = Fold::new(Rules {
         sizes: vec![60],
         lateness: 30,
+        retention: None,
     });
     for (number, timestamp) in [0, 30, 59, 61, 100, 119, 149].into_iter().enumerate() {
         for device in ["d1", "d2"] {
