@@ -142,6 +142,7 @@ pub async fn run(
     )?;
     let (commits, committed) = mpsc::channel(COMMITS);
     let state = health.component("state");
+    let budget = kafka::fetch::budget(&config.limits, metrics.kafka.buffered_bytes.clone());
     let shared = Arc::new(Shared {
         store: store.clone(),
         hub,
@@ -151,7 +152,8 @@ pub async fn run(
         outputs,
         webhook,
         metrics: metrics.clone(),
-        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka)?),
+        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka, budget.clone())?),
+        budget,
         commits,
         health: state.clone(),
         config: config.clone(),

@@ -8,6 +8,9 @@ use iot_core::message::{
     short_name,
 };
 
+use iot_fold::{Event, Fold, Folded};
+use kafka_fetch::Record;
+
 use crate::config::Partial;
 use crate::refusal::Refusal;
 
@@ -98,14 +101,17 @@ impl Refused {
         let mut places = remaining(refused).enumerate();
         let mut result = Ok(());
         readings.retain(|reading| {
-            let (place, index) = places.next().unwrap_or_default();
-            let Err(refusal) = check(place, index, reading) else {
+            if result.is_err() {
                 return true;
-            };
-            if result.is_ok() {
-                result = self.add(index, reading, refusal);
             }
-            false
+            let (place, index) = places.next().unwrap_or_default();
+            match check(place, index, reading) {
+                Ok(()) => true,
+                Err(refusal) => {
+                    result = self.add(index, reading, refusal);
+                    false
+                }
+            }
         });
         self.readings.sort_by_key(|reading| reading.index);
         result
@@ -129,6 +135,35 @@ impl Refused {
             return Err(self.readings[0].refusal.clone());
         }
         Ok(())
+    }
+
+    /// Folds what is left of the message, without the readings for which the device has no room.
+    ///
+    /// # Errors
+    /// The message is refused whole, and the state has not changed.
+    pub(crate) fn fold(
+        &mut self,
+        fold: &mut Fold,
+        record: &Record<'_>,
+        identity: (&str, &str),
+        message: &mut DeviceMessage<'_>,
+    ) -> Result<Folded, Refusal> {
+        self.settle(&message.readings)?;
+        let event = event(record, identity, message);
+        match fold.apply(&event) {
+            Err(full @ iot_fold::Refusal::TooManySensors) => {
+                let excess = fold.excess(&event);
+                self.retain(&mut message.readings, |place, _, _| {
+                    if excess.binary_search(&place).is_ok() {
+                        return Err(full.into());
+                    }
+                    Ok(())
+                })?;
+                self.settle(&message.readings)?;
+                Ok(fold.apply(&self::event(record, identity, message))?)
+            }
+            applied => Ok(applied?),
+        }
     }
 
     /// Ends with a message that has these readings left.
@@ -161,6 +196,20 @@ impl Refused {
             all: &self.readings,
             header: &self.header,
         })
+    }
+}
+
+fn event<'m>(
+    record: &Record<'_>,
+    (tenant, project): (&'m str, &'m str),
+    message: &'m DeviceMessage<'m>,
+) -> Event<'m> {
+    Event {
+        offset: record.offset(),
+        recorded: record.timestamp(),
+        tenant,
+        project,
+        message,
     }
 }
 

@@ -18,9 +18,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_core::message::DeviceMessage;
 use iot_core::partition::TopicPartition;
-use iot_fold::{Catalogue, Event, Fold, Folded, Updates};
+use iot_fold::{Catalogue, Fold, Folded, Updates};
 use kafka_fetch::{Batch, Record};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
@@ -60,7 +59,8 @@ const PUSH_AT_ONCE: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);
 /// The interval while no client is connected and only the API shows readings.
 const PUSH_UNWATCHED: Duration = Duration::from_secs(1);
-/// A step also ends with this many dead letters, each of which is a task.
+/// A step also ends with this many dead letters, each of which is a task, or with any if memory is
+/// short.
 const MAX_DEAD_LETTERS: usize = 64;
 /// A step also ends with about this many events.
 const MAX_EVENTS: usize = 1_000;
@@ -243,6 +243,7 @@ impl Pipeline {
     /// Whether the step must be stored before the next message.
     fn is_full(&self) -> bool {
         self.dead_letters.len() >= MAX_DEAD_LETTERS
+            || (!self.dead_letters.is_empty() && self.shared.budget.is_exhausted())
             || self.events.len() >= MAX_EVENTS
             || self.unconfirmed_bytes >= MAX_UNCONFIRMED_BYTES
             || self.fold.changed() >= self.step_values()
@@ -271,25 +272,9 @@ impl Pipeline {
         let recorded = record.timestamp();
         self.validator.check(&message, recorded)?;
         check_readings(&mut message.readings, &self.catalogue, &mut self.refused)?;
-        self.refused.settle(&message.readings)?;
         let identity = (tenant, project);
-        let event = event(record, identity, &message);
-        match self.fold.apply(&event) {
-            Err(full @ iot_fold::Refusal::TooManySensors) => {
-                let excess = self.fold.excess(&event);
-                let refused = &mut self.refused;
-                refused.retain(&mut message.readings, |place, _, _| {
-                    if excess.contains(&place) {
-                        return Err(full.into());
-                    }
-                    Ok(())
-                })?;
-                refused.settle(&message.readings)?;
-                let event = self::event(record, identity, &message);
-                Ok(self.fold.apply(&event)?)
-            }
-            applied => Ok(applied?),
-        }
+        self.refused
+            .fold(&mut self.fold, record, identity, &mut message)
     }
 
     /// Counts processed messages and their effects.
@@ -322,9 +307,15 @@ impl Pipeline {
     }
 
     fn write(&mut self, letter: Letter) {
-        self.unconfirmed_bytes += letter.bytes();
-        self.dead_letters
-            .spawn(self.shared.dead_letters.clone().deliver(letter));
+        let bytes = letter.bytes();
+        self.unconfirmed_bytes += bytes;
+        // librdkafka copies it.
+        let held = self.shared.budget.add(2 * bytes);
+        let letters = self.shared.dead_letters.clone();
+        self.dead_letters.spawn(async move {
+            letters.deliver(letter).await;
+            drop(held);
+        });
     }
 
     /// Pushes changes of alerts to WebSocket clients, Kafka and the webhook, and readings to
@@ -417,19 +408,5 @@ impl Pipeline {
         }
         self.unconfirmed_bytes = 0;
         Ok(())
-    }
-}
-
-fn event<'m>(
-    record: &Record<'_>,
-    (tenant, project): (&'m str, &'m str),
-    message: &'m DeviceMessage<'m>,
-) -> Event<'m> {
-    Event {
-        offset: record.offset(),
-        recorded: record.timestamp(),
-        tenant,
-        project,
-        message,
     }
 }

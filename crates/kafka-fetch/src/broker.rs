@@ -152,6 +152,10 @@ impl BrokerTask {
         let started_at = Instant::now();
         self.choose();
         let positions = self.positions();
+        if positions.is_empty() {
+            // The budget was used up meanwhile.
+            return Ok(());
+        }
         let all_in_flight = self.cursors.iter().all(|cursor| cursor.in_flight);
         let may_wait_long = all_in_flight && started_at > settled_at;
         let settings = &self.settings;

@@ -63,6 +63,7 @@
 //! | lengths in a response | what is left of it | the connection is closed |
 //! | batch, decompressed | 128 MiB | the subscription fails |
 //! | lengths in a batch | what is left of it | the subscription fails |
+//! | fetches and decompressed batches in memory, of all subscriptions | [`Settings::budget`] | batches wait to be decompressed, one at least is; at most one fetch waits for each subscriber |
 //! | fetches that wait for a subscriber | 2, each of [`Settings::max_partition_bytes`] or one larger batch | not fetched |
 //! | connecting, TLS and login | 5 s | another attempt |
 //! | pause within a response, besides [`Settings::max_wait`] | 5 s | the connection is closed |
@@ -71,6 +72,7 @@
 //! Kafka 2.3 or newer, or what speaks its protocol: Fetch 11, Metadata 7 to 10.
 
 mod broker;
+mod budget;
 mod connection;
 mod error;
 mod fetcher;
@@ -83,6 +85,7 @@ mod scripted;
 mod settings;
 mod subscription;
 
+pub use budget::{Budget, Held};
 pub use connection::ConnectionError;
 pub use error::{FetchError, SubscriptionError};
 pub use fetcher::Fetcher;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::Budget;
+
 /// Settings of a [`Fetcher`](crate::Fetcher). The fields that Java's consumer has too are
 /// named with their property.
 #[derive(Debug, Clone)]
@@ -27,11 +29,14 @@ pub struct Settings {
     /// About the most bytes of one partition in a response (`max.partition.fetch.bytes`). A
     /// subscription holds up to two such fetches besides the one that is being read.
     pub max_partition_bytes: i32,
+    /// How many bytes of fetches and decompressed batches may wait, over all subscriptions.
+    /// Batches wait to be decompressed until there is room.
+    pub budget: Budget,
 }
 
 impl Settings {
     /// The defaults for a cluster without TLS and login: fetches of 8 MiB, 512 KiB of them of
-    /// one partition, that wait for 500 ms.
+    /// one partition, that wait for 500 ms, and 256 MiB in memory.
     #[must_use]
     pub fn new(brokers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
@@ -43,6 +48,7 @@ impl Settings {
             min_bytes: 1,
             max_bytes: 8 << 20,
             max_partition_bytes: 512 << 10,
+            budget: Budget::new(256 << 20, |_| ()),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use iot_core::partition::TopicPartition;
 use tokio::sync::mpsc;
 
+use crate::budget::{Budget, Held};
 use crate::error::{FetchError, SubscriptionError};
 use crate::observer::Observer;
 use crate::protocol::fetch::FetchedPartition;
@@ -29,6 +30,8 @@ pub struct Subscription {
     deliveries: mpsc::Receiver<Delivery>,
     current: Option<Buffered>,
     batch: Batch,
+    /// The memory of `batch`.
+    held: Option<Held>,
     shared: Arc<Shared>,
 }
 
@@ -36,6 +39,7 @@ pub struct Subscription {
 #[derive(Debug)]
 struct Shared {
     observer: Arc<dyn Observer>,
+    budget: Budget,
     /// Records that are fetched and not read yet.
     buffered: AtomicUsize,
     topic_id: Mutex<Option<TopicId>>,
@@ -53,6 +57,7 @@ impl Shared {
 struct Buffered {
     fetched: Fetched,
     shared: Arc<Shared>,
+    _held: Held,
 }
 
 impl Buffered {
@@ -60,7 +65,12 @@ impl Buffered {
         let records = fetched.records();
         shared.buffered.fetch_add(records, Ordering::Relaxed);
         shared.observer.buffered(records);
-        Self { fetched, shared }
+        let held = shared.budget.add(fetched.size());
+        Self {
+            fetched,
+            shared,
+            _held: held,
+        }
     }
 }
 
@@ -74,23 +84,44 @@ impl Drop for Buffered {
 
 impl Subscription {
     /// The next batch. It may have no records and only move the offset, as after an aborted
-    /// transaction. Waits for as long as it takes, also while no broker can be reached. Cancel
-    /// safe.
+    /// transaction. Waits for as long as it takes, also while no broker can be reached, or until
+    /// [`Settings::budget`](crate::Settings::budget) has room for the batch. Cancel safe.
     ///
     /// # Errors
     /// The partition can't be read further. All later calls fail too.
     pub async fn next(&mut self) -> Result<&Batch, SubscriptionError> {
+        self.batch.clear();
+        if let Some(held) = &mut self.held {
+            held.end_batch(self.batch.memory());
+        }
         loop {
             if let Some(current) = self.current.as_mut()
                 && !current.fetched.is_done()
             {
-                let next = current.fetched.next(&mut self.batch);
-                next.map_err(SubscriptionError::Corrupt)?;
-                self.shared.observer.succeeded();
-                return Ok(&self.batch);
+                let mut room = current.fetched.room();
+                loop {
+                    let mut held = self.shared.budget.batch(room).await;
+                    let next = current.fetched.next(&mut self.batch, room);
+                    match next.map_err(SubscriptionError::Corrupt)? {
+                        None => {
+                            held.set(self.batch.memory());
+                            self.held = Some(held);
+                            self.shared.observer.succeeded();
+                            return Ok(&self.batch);
+                        }
+                        Some(needed) => {
+                            (self.batch, self.held) = (Batch::default(), None);
+                            room = needed;
+                        }
+                    }
+                }
             }
             // Its records count as buffered until they are read.
             self.current = None;
+            if self.deliveries.is_empty() {
+                // Others may need the memory while nothing arrives.
+                (self.batch, self.held) = (Batch::default(), None);
+            }
             match self.deliveries.recv().await {
                 Some(Ok(buffered)) => self.current = Some(buffered),
                 Some(Err(OutOfRange(offset))) => {
@@ -136,10 +167,12 @@ pub(crate) fn subscription(
     partition: TopicPartition,
     offset: i64,
     observer: Arc<dyn Observer>,
+    budget: Budget,
 ) -> (Subscription, Cursor) {
     let (sender, deliveries) = mpsc::channel(AHEAD);
     let shared = Arc::new(Shared {
         observer,
+        budget,
         buffered: AtomicUsize::new(0),
         topic_id: Mutex::default(),
     });
@@ -147,6 +180,7 @@ pub(crate) fn subscription(
         deliveries,
         current: None,
         batch: Batch::default(),
+        held: None,
         shared: shared.clone(),
     };
     let cursor = Cursor {
@@ -174,14 +208,30 @@ impl Cursor {
         self.deliveries.is_closed()
     }
 
-    /// Whether the subscriber takes one more fetch.
+    /// Whether the subscriber takes one more fetch. Without a fetch that waits for it, it does
+    /// even if the budget is exhausted, because its batch may be the only one that can free room.
     pub(crate) fn has_room(&self) -> bool {
-        self.deliveries.capacity() > 0
+        match self.deliveries.capacity() {
+            0 => false,
+            AHEAD => true,
+            _ => !self.shared.budget.is_exhausted(),
+        }
     }
 
     /// Waits until the subscriber takes one more fetch, or is gone.
     pub(crate) async fn room(&self) {
-        let _ = self.deliveries.reserve().await;
+        loop {
+            let freed = self.shared.budget.freed();
+            if self.has_room() || self.is_over() {
+                return;
+            }
+            if self.deliveries.capacity() == 0 {
+                let _ = self.deliveries.reserve().await;
+            } else {
+                // Whatever it waits for also ends when the subscriber takes a fetch.
+                freed.await;
+            }
+        }
     }
 
     pub(crate) fn report_paused(&self) {

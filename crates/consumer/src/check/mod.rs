@@ -11,7 +11,9 @@ use std::time::Duration;
 use iot_core::route::{is_kafka_topic, is_reserved};
 use iot_kafka::librdkafka::SUPPORT;
 use iot_kafka::security::check_brokers;
-use iot_service::config::{Aliases, HttpConfig, LogConfig, OpsConfig, Problems, Settings};
+use iot_service::config::{
+    Aliases, ByteSize, HttpConfig, LogConfig, OpsConfig, Problems, Settings,
+};
 
 use crate::config::{
     self, ConsumerConfig, DeadLetterConfig, KafkaConfig, OutputsConfig, ValidateConfig,
@@ -70,6 +72,9 @@ impl Settings for ConsumerConfig {
                 "limits.sensors",
                 "must be at most 1000: a message is stored in one step",
             );
+        }
+        if self.limits.buffers < ByteSize::mib(1) {
+            problems.add("limits.buffers", "must be at least 1MiB");
         }
         for (path, value) in [
             ("limits.devices", self.limits.devices),
@@ -267,6 +272,7 @@ mod tests {
             ("windows.sizes", "0s,1m,60s"),
             ("windows.keep", "0"),
             ("limits.sensors", "1001"),
+            ("limits.buffers", "1000KiB"),
             ("dead_letter.topic", "letters"),
             ("limits.devices", "0"),
             ("kafka.topics", "iot.dead-letter"),
@@ -286,6 +292,7 @@ mod tests {
             "1m is listed twice",
             "dead_letter.topic",
             "limits.devices",
+            "limits.buffers (command line): must be at least 1MiB",
             "is reserved",
             "between 3s and 5m",
             "webhook.url (command line): must be http",

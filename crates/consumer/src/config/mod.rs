@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use iot_core::dead_letter;
 use iot_fold::{Catalogue, FoldRules, LimitRules, ThresholdRule};
 use iot_kafka::security::KafkaSecurity;
-use iot_service::config::{HttpConfig, HumanDuration, LogConfig, OpsConfig};
+use iot_service::config::{ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use aliases::ALIASES;
@@ -207,6 +207,9 @@ pub struct LimitsConfig {
     pub sensors: usize,
     /// Alerts that the API lists; active ones are kept first.
     pub alerts: usize,
+    /// Bytes of fetches, of decompressed batches and of dead letters on their way to Kafka, over
+    /// all partitions.
+    pub buffers: ByteSize,
 }
 
 impl Default for LimitsConfig {
@@ -215,6 +218,7 @@ impl Default for LimitsConfig {
             devices: 100_000,
             sensors: 64,
             alerts: 1_000,
+            buffers: ByteSize::mib(256),
         }
     }
 }

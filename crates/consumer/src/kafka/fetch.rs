@@ -7,18 +7,18 @@ use std::time::Duration;
 use anyhow::Context;
 use iot_kafka::security::{KafkaSecurity, SaslMechanism};
 use kafka_fetch::{
-    BoxError, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource, Settings,
+    BoxError, Budget, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource, Settings,
 };
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge};
 
 use super::progress::Progress;
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, LimitsConfig};
 
 /// Settings of the fetcher, taken from `kafka.properties` by the names of librdkafka.
 ///
 /// # Errors
 /// A property is not a number.
-pub(crate) fn settings(kafka: &KafkaConfig) -> anyhow::Result<Settings> {
+pub(crate) fn settings(kafka: &KafkaConfig, budget: Budget) -> anyhow::Result<Settings> {
     let number = |names: &[&str], default: i32| {
         let mut given = names.iter().filter_map(|name| kafka.properties.get(*name));
         given.next().map_or(Ok(default), |value| {
@@ -38,8 +38,15 @@ pub(crate) fn settings(kafka: &KafkaConfig) -> anyhow::Result<Settings> {
         max_partition_bytes: number(&partition, 512 << 10)?,
         rack: text("client.rack").unwrap_or_default(),
         client_id: text("client.id").unwrap_or_else(|| "iot-consumer".to_owned()),
+        budget,
         ..Settings::new(&kafka.brokers)
     })
+}
+
+/// The bytes that may be in memory, reported by the metric.
+pub(crate) fn budget(limits: &LimitsConfig, gauge: IntGauge) -> Budget {
+    let report = move |held| gauge.set(i64::try_from(held).unwrap_or(i64::MAX));
+    Budget::new(limits.buffers.bytes(), report)
 }
 
 /// Reads the files that `kafka.security` names.
@@ -106,14 +113,15 @@ mod tests {
         ] {
             config.properties.insert(name.into(), value.into());
         }
-        let found = settings(&config).unwrap();
+        let budget = || Budget::new(1, |_| ());
+        let found = settings(&config, budget()).unwrap();
         assert_eq!(found.max_wait, Duration::from_millis(10));
         assert_eq!((found.max_partition_bytes, found.min_bytes), (1000, 1));
         assert_eq!(found.rack, "a");
         config
             .properties
             .insert("fetch.min.bytes".into(), "x".into());
-        let error = settings(&config).unwrap_err().to_string();
+        let error = settings(&config, budget()).unwrap_err().to_string();
         assert_eq!(error, "kafka.properties.fetch.min.bytes");
     }
 }

@@ -37,6 +37,7 @@ pub(crate) struct KafkaMetrics {
     pub(crate) commit_errors: IntCounter,
     /// Records on their way to the owners of partitions.
     pub(crate) queue: IntGauge,
+    pub(crate) buffered_bytes: IntGauge,
     /// Sum over partitions, for `/api/v1/stats`.
     pub(crate) lag_total: IntGauge,
     lag: IntGaugeVec,
@@ -71,6 +72,10 @@ impl KafkaMetrics {
                 "Failed commits of offsets to Kafka, which only serve lag tools",
             )?,
             queue,
+            buffered_bytes: registrar.int_gauge(
+                "iot_buffered_bytes",
+                "Bytes of fetches, decompressed batches and unconfirmed dead letters in memory",
+            )?,
             lag_total: IntGauge::new(
                 "lag",
                 "not exported: the sum of kafka_consumer_lag_messages",

@@ -11,7 +11,7 @@ use iot_fold::{Changes, DeviceKey, DeviceWindows, Fold};
 use iot_kafka::lookup::Watermarks;
 use iot_service::Backoff;
 use iot_service::health::Component;
-use kafka_fetch::{Fetcher, SubscriptionError};
+use kafka_fetch::{Budget, Fetcher, SubscriptionError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) webhook: Webhook,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fetcher: Fetcher,
+    pub(crate) budget: Budget,
     pub(crate) commits: mpsc::Sender<Commit>,
     pub(crate) health: Component,
 }

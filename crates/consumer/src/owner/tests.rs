@@ -65,6 +65,8 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
         stop.clone(),
     )
     .unwrap();
+    let budget = kafka::fetch::budget(&config.limits, metrics.kafka.buffered_bytes.clone());
+    let settings = kafka::fetch::settings(&config.kafka, budget.clone()).unwrap();
     let shared = Arc::new(Shared {
         webhook,
         store,
@@ -78,7 +80,8 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
         dead_letters,
         lookups: Lookups::new(&config.kafka).unwrap(),
         record_times: RecordTimes::start(config.kafka.clone(), health.component("record_times")),
-        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka).unwrap()),
+        fetcher: Fetcher::start(settings),
+        budget,
         metrics,
         commits: sender,
         health: health.component("state"),

@@ -300,3 +300,32 @@ async fn a_message_without_a_good_reading_is_refused_whole() {
     }
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_memory_delays_messages_and_loses_none() {
+    const MESSAGES: usize = 40;
+    let kafka = Kafka::new(&["device-data"]);
+    let mut settings = serde_json::to_value(config(&kafka.brokers())).unwrap();
+    // Eight dead letters fill it, with the copies that wait in the producer.
+    settings["limits"]["buffers"] = json!("1MiB");
+    let padding = "x".repeat(64 << 10);
+    let payloads: Vec<_> = (0..MESSAGES)
+        .map(|number| {
+            with(&format!(
+                r#"{{"sensor":"good","value":{number}}},{{"sensor":"bad","padding":"{padding}"}}"#
+            ))
+        })
+        .collect();
+    kafka.send_all("device-data", &payloads).await;
+    let service = Service::start(serde_json::from_value(settings).unwrap()).await;
+    service.wait_consumed(MESSAGES as u64).await;
+    let letters = kafka.read("iot.dead-letter", MESSAGES).await;
+    let found: Vec<_> = letters.iter().map(|letter| letter.text()).collect();
+    assert_eq!(found, payloads);
+    wait_for("the buffers to be free", async || {
+        let held = service.metric("iot_buffered_bytes").await?;
+        (held < f64::from(1 << 20)).then_some(())
+    })
+    .await;
+    service.stop().await;
+}

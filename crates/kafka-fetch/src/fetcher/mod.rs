@@ -6,6 +6,7 @@ use iot_core::partition::TopicPartition;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::budget::Budget;
 use crate::leaders::Leaders;
 use crate::observer::Observer;
 use crate::settings::Settings;
@@ -16,6 +17,7 @@ use crate::subscription::{Cursor, Subscription, subscription};
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     cursors: mpsc::UnboundedSender<Cursor>,
+    budget: Budget,
     _stop: Arc<DropGuard>,
 }
 
@@ -29,11 +31,13 @@ impl Fetcher {
         // Holds each cursor once at most, so it is bounded by the subscriptions.
         let (cursors, inbox) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
+        let budget = settings.budget.clone();
         let leaders = Leaders::new(Arc::new(settings), cursors.clone(), stop.clone());
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(leaders.run(inbox)).await });
         Self {
             cursors,
+            budget,
             _stop: Arc::new(stop.drop_guard()),
         }
     }
@@ -49,7 +53,7 @@ impl Fetcher {
         offset: i64,
         observer: Arc<dyn Observer>,
     ) -> Subscription {
-        let (subscription, cursor) = subscription(partition, offset, observer);
+        let (subscription, cursor) = subscription(partition, offset, observer, self.budget.clone());
         // If the runtime is shutting down nobody takes it, and the subscription has stopped.
         let _ = self.cursors.send(cursor);
         subscription

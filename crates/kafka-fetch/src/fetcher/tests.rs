@@ -4,10 +4,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+
 use super::*;
 use crate::error::{FetchError, SubscriptionError};
 use crate::observer::LogEnd;
-use crate::records::tests::plain;
+use crate::records::tests::{batch, plain, record};
 use crate::scripted::{Answer, Cluster, PARTITION, TOPIC, TOPIC_ID};
 use crate::subscription::AHEAD;
 
@@ -333,4 +335,91 @@ async fn an_offset_out_of_range_ends_only_its_own_subscription() {
         Err(SubscriptionError::OffsetOutOfRange(5))
     ));
     assert!(read_to(&mut good, 20).await.into_iter().eq(10..20));
+}
+
+/// A batch of one record with a value of so many zeros, compressed with zstd.
+fn compressed(offset: i64, size: usize) -> Vec<u8> {
+    let records = record(0, None, Some(&vec![0; size]));
+    // As a stream, so that the frame does not tell its size.
+    let records = zstd::encode_all(&records[..], 3).unwrap();
+    batch(offset, 4, -1, 1, &records)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decompressed_batches_of_all_subscriptions_share_a_budget() {
+    const SIZE: usize = 100 << 20;
+    const TOTAL: usize = 256 << 20;
+    const SUBSCRIPTIONS: usize = 10;
+    let small = compressed(10, SIZE);
+    assert!(small.len() < 64 << 10);
+    let cluster = Cluster::start(1, move |_, _, offset| {
+        Some(Answer::records(match offset {
+            10 => small.clone(),
+            _ => Vec::new(),
+        }))
+    });
+    let cluster = cluster.await;
+    let (held, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (reported, highest) = (held.clone(), peak.clone());
+    let mut settings = Settings::new([cluster.brokers[0].to_string()]);
+    settings.budget = Budget::new(TOTAL, move |bytes| {
+        reported.store(bytes, Ordering::Relaxed);
+        highest.fetch_max(bytes, Ordering::Relaxed);
+    });
+    let fetcher = Fetcher::start(settings);
+    let (read, mut batches) = mpsc::unbounded_channel();
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..SUBSCRIPTIONS {
+        let mut subscription = fetcher.subscribe(partition(), 10, Arc::new(()));
+        let (read, go) = (read.clone(), go.clone());
+        readers.spawn(async move {
+            let batch = subscription.next().await.unwrap();
+            let size = batch.records().next().unwrap().value().unwrap().len();
+            read.send(size).unwrap();
+            go.acquire().await.unwrap().forget();
+        });
+    }
+    for number in 0..SUBSCRIPTIONS {
+        assert_eq!(in_time(batches.recv()).await, Some(SIZE));
+        if number > 0 {
+            // Two fit beside each other, and the next one only after one is read.
+            assert!(held.load(Ordering::Relaxed) > 2 * SIZE);
+            assert!(batches.is_empty());
+            go.add_permits(1);
+        }
+    }
+    go.add_permits(1);
+    in_time(async { while readers.join_next().await.is_some() {} }).await;
+    let peak = peak.load(Ordering::Relaxed);
+    assert!((2 * SIZE..=TOTAL).contains(&peak), "{peak}");
+    assert_eq!(held.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_the_budget_is_read_alone() {
+    let cluster = Cluster::start(1, |_, _, offset| {
+        Some(Answer::records(match offset {
+            10 => [compressed(10, 8 << 20), compressed(11, 8 << 20)].concat(),
+            12 => plain(12, &[b"small"]),
+            _ => Vec::new(),
+        }))
+    });
+    let cluster = cluster.await;
+    let mut settings = Settings::new([cluster.brokers[0].to_string()]);
+    settings.budget = Budget::new(1, |_| ());
+    let fetcher = Fetcher::start(settings);
+    let mut first = fetcher.subscribe(partition(), 10, Arc::new(()));
+    let mut second = fetcher.subscribe(partition(), 10, Arc::new(()));
+    for end in [11, 12, 13] {
+        assert_eq!(next(&mut first).await.unwrap(), (1, end));
+    }
+    assert!(
+        second.next().now_or_never().is_none(),
+        "the first one has a batch"
+    );
+    drop(first);
+    for end in [11, 12, 13] {
+        assert_eq!(next(&mut second).await.unwrap(), (1, end));
+    }
 }

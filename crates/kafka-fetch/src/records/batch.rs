@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Corruption;
-use super::compression::decompress;
+use super::compression::{MAX_DECOMPRESSED, decompress};
 use super::header::Header;
 use super::record::{Entry, HeaderEntry, Malformed, MalformedRecord, RecordDecoder};
 
@@ -30,9 +30,14 @@ pub struct Record<'b> {
     entry: &'b Entry,
 }
 
+/// Bytes of so many records and headers, without their contents.
+fn entries(records: usize, headers: usize) -> usize {
+    records * size_of::<Entry>() + headers * size_of::<HeaderEntry>()
+}
+
 impl Batch {
     /// Removes all records, and keeps some of the memory.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.records.clear();
@@ -42,32 +47,59 @@ impl Batch {
         self.leader_epoch = None;
     }
 
-    /// Appends the records of a batch of the log, except those before the offset `from`.
+    /// Appends the records of a batch of the log, except those before the offset `from`. Returns
+    /// `false` if it decompresses to more bytes than `most`.
     ///
     /// # Errors
-    /// They can't be read; none is appended.
+    /// They can't be read. None is appended then, and none if they are too large.
     pub(super) fn decode(
         &mut self,
         header: &Header,
         compressed: &[u8],
         from: i64,
-    ) -> Result<(), Corruption> {
+        most: usize,
+    ) -> Result<bool, Corruption> {
         let start = self.bytes.len();
-        decompress(header.codec(), compressed, &mut self.bytes)?;
+        let decompressed = decompress(header.codec(), compressed, &mut self.bytes, most);
+        if !matches!(decompressed, Ok(true)) {
+            self.bytes.truncate(start);
+            return decompressed;
+        }
         let (records, headers) = (self.records.len(), self.headers.len());
+        let decoded = self.decode_records(header, start, from);
+        if decoded.is_err() {
+            self.records.truncate(records);
+            self.headers.truncate(headers);
+            self.bytes.truncate(start);
+        }
+        decoded.map(|()| true)
+    }
+
+    /// Appends the records in the bytes from `start` on.
+    fn decode_records(
+        &mut self,
+        header: &Header,
+        start: usize,
+        from: i64,
+    ) -> Result<(), Corruption> {
         let mut decoder = RecordDecoder::new(&self.bytes, start);
         for number in 0..header.records_count {
             match decoder.record(header, &mut self.headers) {
                 Ok(entry) if entry.offset >= from => self.records.push(entry),
                 Ok(_) => {}
-                Err(Malformed) => {
-                    self.records.truncate(records);
-                    self.headers.truncate(headers);
-                    return Err(MalformedRecord(number).into());
-                }
+                Err(Malformed) => return Err(MalformedRecord(number).into()),
+            }
+            // Records and headers of a few bytes take many times that.
+            if entries(self.records.len(), self.headers.len()) > MAX_DECOMPRESSED {
+                return Err(Corruption::Size);
             }
         }
         Ok(())
+    }
+
+    /// Bytes of memory that it has.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity() + entries(self.records.capacity(), self.headers.capacity())
     }
 
     /// Appends a record from elsewhere, such as a test or another client, by copying it.

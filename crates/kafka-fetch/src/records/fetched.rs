@@ -1,6 +1,7 @@
 //! What one fetch brought of a partition, handed out batch by batch.
 
 use super::batch::Batch;
+use super::compression::{MAX_DECOMPRESSED, estimate, measure};
 use super::header::{CHECKED, HEADER, Header};
 use super::transactions::AbortedTransactions;
 use super::{CorruptBatch, Corruption};
@@ -9,6 +10,9 @@ use crate::protocol::fetch::AbortedTransaction;
 /// Small batches of the log are handed out together, up to so many records and bytes.
 const TOGETHER: usize = 500;
 const TOGETHER_BYTES: usize = 1 << 20;
+
+/// Most bytes of a control batch, which has one record of a few bytes.
+const MAX_CONTROL: usize = 64 << 10;
 
 /// Key of a control record: an INT16 version, then an INT16 type, 0 for an abort.
 const ABORT: Option<&[u8]> = Some(&[0, 0]);
@@ -66,30 +70,61 @@ impl Fetched {
         self.end
     }
 
+    /// Bytes of the batches, compressed.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// About how many bytes to pass to [`next`](Self::next).
+    pub(crate) fn room(&self) -> usize {
+        let header = Header::read(&self.bytes[self.at..]);
+        let size = header.and_then(Result::ok).map_or(0, |header| {
+            estimate(header.codec(), self.compressed(&header))
+        });
+        size.max(TOGETHER_BYTES)
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.at >= self.bytes.len()
     }
 
-    /// Decodes the next batch, or several small ones of the same leader.
+    /// Decodes the next batch, or several small ones of the same leader, into at most `room`
+    /// bytes. If the next one is larger, nothing happens, and it returns how many bytes it needs.
     ///
     /// # Errors
-    /// The next batch is corrupt, or in a format that is not supported.
-    pub(crate) fn next(&mut self, into: &mut Batch) -> Result<(), CorruptBatch> {
+    /// The next batch is corrupt, too large, or in a format that is not supported.
+    pub(crate) fn next(
+        &mut self,
+        into: &mut Batch,
+        room: usize,
+    ) -> Result<Option<usize>, CorruptBatch> {
         into.clear();
+        let room = room.min(MAX_DECOMPRESSED);
         let first = self.header()?;
         into.set_leader_epoch(first.leader_epoch);
-        self.decode(&first, into)?;
+        if !self.decode(&first, into, room)? {
+            let (offset, compressed) = (first.base_offset, self.compressed(&first));
+            let size = measure(first.codec(), compressed);
+            let size = size.map_err(|reason| CorruptBatch { offset, reason })?;
+            return Ok(Some(size));
+        }
         while !self.is_done() && into.len() < TOGETHER && into.size() < TOGETHER_BYTES {
-            // A batch that is corrupt is found again, with nothing before it.
+            let left = room.saturating_sub(into.size());
+            // A batch that is corrupt or larger is found again, with nothing before it.
             match self.header() {
                 Ok(header)
                     if header.leader_epoch == first.leader_epoch
-                        && self.decode(&header, into).is_ok() => {}
+                        && matches!(self.decode(&header, into, left), Ok(true)) => {}
                 _ => break,
             }
         }
         into.set_next_offset(self.offset);
-        Ok(())
+        Ok(None)
+    }
+
+    /// The records of the next batch, as they are in the log.
+    fn compressed(&self, header: &Header) -> &[u8] {
+        &self.bytes[self.at + HEADER..self.at + header.length]
     }
 
     fn header(&self) -> Result<Header, CorruptBatch> {
@@ -97,16 +132,28 @@ impl Fetched {
         Header::read(&self.bytes[self.at..]).unwrap_or(Err(CorruptBatch { offset, reason }))
     }
 
-    fn decode(&mut self, header: &Header, into: &mut Batch) -> Result<(), CorruptBatch> {
+    fn decode(
+        &mut self,
+        header: &Header,
+        into: &mut Batch,
+        most: usize,
+    ) -> Result<bool, CorruptBatch> {
         let offset = header.base_offset;
-        let decoded = self.decode_whole(header, into);
-        decoded.map_err(|reason| CorruptBatch { offset, reason })?;
-        self.at += header.length;
-        self.offset = self.offset.max(header.next_offset);
-        Ok(())
+        let decoded = self.decode_whole(header, into, most);
+        let decoded = decoded.map_err(|reason| CorruptBatch { offset, reason })?;
+        if decoded {
+            self.at += header.length;
+            self.offset = self.offset.max(header.next_offset);
+        }
+        Ok(decoded)
     }
 
-    fn decode_whole(&mut self, header: &Header, into: &mut Batch) -> Result<(), Corruption> {
+    fn decode_whole(
+        &mut self,
+        header: &Header,
+        into: &mut Batch,
+        most: usize,
+    ) -> Result<bool, Corruption> {
         let batch = &self.bytes[self.at..self.at + header.length];
         if crc32c::crc32c(&batch[CHECKED..]) != header.crc {
             return Err(Corruption::Checksum);
@@ -117,16 +164,18 @@ impl Fetched {
                 self.aborted.end(header.producer_id);
             }
         } else if !header.is_transactional() || !self.aborted.contains(header.producer_id) {
-            into.decode(header, &batch[HEADER..], self.offset)?;
+            return into.decode(header, &batch[HEADER..], self.offset, most);
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 /// Whether a control batch ends a transaction that was aborted.
 fn is_abort(header: &Header, records: &[u8]) -> Result<bool, Corruption> {
     let mut control = Batch::default();
-    control.decode(header, records, header.base_offset)?;
+    if !control.decode(header, records, header.base_offset, MAX_CONTROL)? {
+        return Err(Corruption::Size);
+    }
     let key = control.records().next().and_then(|record| record.key());
     Ok(key.is_some_and(|key| key.get(2..4) == ABORT))
 }

@@ -57,7 +57,7 @@ pub fn decode_batches(bytes: &[u8]) {
         return;
     };
     let mut batch = Batch::default();
-    while !fetched.is_done() && fetched.next(&mut batch).is_ok() {
+    while !fetched.is_done() && matches!(fetched.next(&mut batch, usize::MAX), Ok(None)) {
         for record in batch.records() {
             let fields = (
                 record.offset(),

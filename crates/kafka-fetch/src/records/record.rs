@@ -18,6 +18,7 @@
 
 use std::ops::Range;
 
+use super::compression::MAX_DECOMPRESSED;
 use super::header::Header;
 
 /// The time of a record that has none.
@@ -25,6 +26,9 @@ const NO_TIMESTAMP: i64 = -1;
 
 /// Where the key and the value of a header are.
 pub(super) type HeaderEntry = (Range<usize>, Option<Range<usize>>);
+
+/// Most headers of the records that are handed out together.
+const MAX_HEADERS: usize = MAX_DECOMPRESSED / size_of::<HeaderEntry>();
 
 /// A record, by where its parts are in the bytes of its [`Batch`](super::Batch).
 #[derive(Debug)]
@@ -71,6 +75,10 @@ impl<'b> RecordDecoder<'b> {
         let (key, value) = (self.range()?, self.range()?);
         let first = headers.len();
         for _ in 0..self.varint()? {
+            // A header of two bytes takes twenty times that.
+            if headers.len() >= MAX_HEADERS {
+                return Err(Malformed);
+            }
             headers.push((self.range()?.ok_or(Malformed)?, self.range()?));
         }
         if self.at != end {

@@ -31,7 +31,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 }
 
 /// A record as the log has it, with offset and time in milliseconds from those of the batch.
-fn record(delta: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn record(delta: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<u8> {
     let mut body = vec![0];
     put_varint(&mut body, delta);
     put_varint(&mut body, delta);
@@ -98,7 +98,7 @@ fn offsets(log: &[u8], from: i64, aborted: Vec<AbortedTransaction>) -> (Vec<i64>
     let mut fetched = Fetched::new(log, from, aborted).unwrap();
     let (mut offsets, mut batch) = (Vec::new(), Batch::default());
     while !fetched.is_done() {
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         assert_eq!(batch.partition_leader_epoch(), Some(EPOCH));
         offsets.extend(batch.records().map(|record| record.offset()));
     }
@@ -127,7 +127,7 @@ fn lz4_blocks_may_depend_on_each_other() {
         let log = batch(0, 3, -1, 1, &lz4_frame(&records, mode.clone()));
         let mut fetched = fetched(&log, 0);
         let mut batch = Batch::default();
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         let record = batch.records().next().unwrap();
         assert_eq!(record.value(), Some(&value[..]));
     }
@@ -155,7 +155,7 @@ fn every_compression_is_decoded() {
         let log = batch(10, codec, -1, 2, &compress(codec, &records));
         let mut fetched = fetched(&log, 10);
         let mut batch = Batch::default();
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         assert!(fetched.is_done());
         assert_eq!((fetched.end(), batch.next_offset()), (12, 12));
         let all: Vec<_> = batch.records().collect();
@@ -188,7 +188,7 @@ fn timestamps_may_be_those_of_appending_or_unknown() {
     let time = |log: &[u8]| {
         let mut fetched = fetched(log, 0);
         let mut batch = Batch::default();
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         batch.records().next().unwrap().timestamp()
     };
     let record = record(0, None, None);
@@ -249,7 +249,7 @@ fn small_batches_are_handed_out_together() {
     let mut fetched = fetched(&log, 0);
     let (mut sizes, mut batch) = (Vec::new(), Batch::default());
     while !fetched.is_done() {
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         sizes.push(batch.len());
     }
     assert_eq!(sizes, [500, 500, 200]);
@@ -266,7 +266,7 @@ fn batches_of_different_leaders_are_not_handed_out_together() {
     let (mut fetched, mut batch) = (fetched(&log, 0), Batch::default());
     let mut found = Vec::new();
     while !fetched.is_done() {
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         found.push((batch.len(), batch.partition_leader_epoch()));
     }
     assert_eq!(found, [(2, Some(5)), (1, Some(6)), (1, None)]);
@@ -299,9 +299,12 @@ fn corrupt_batches_are_reported_after_those_before_them() {
     ] {
         let mut fetched = fetched(&log, 0);
         let mut batch = Batch::default();
-        fetched.next(&mut batch).unwrap();
+        fetched.next(&mut batch, usize::MAX).unwrap();
         assert_eq!((batch.len(), batch.next_offset()), (2, 2), "{reason}");
-        let error = fetched.next(&mut batch).unwrap_err().to_string();
+        let error = fetched
+            .next(&mut batch, usize::MAX)
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("the batch at offset 2 can't"), "{error}");
         assert!(error.contains(reason), "{error}");
     }
@@ -309,13 +312,58 @@ fn corrupt_batches_are_reported_after_those_before_them() {
 
 #[test]
 fn decompression_is_bounded() {
-    let bomb = compress(4, &vec![0; MAX_DECOMPRESSED as usize + 1]);
+    let bomb = compress(4, &vec![0; MAX_DECOMPRESSED + 1]);
     let mut fetched = fetched(&batch(0, 4, -1, 1, &bomb), 0);
-    let error = fetched.next(&mut Batch::default()).unwrap_err();
+    let error = fetched.next(&mut Batch::default(), usize::MAX).unwrap_err();
     assert!(
         error.to_string().contains("more than 128 MiB decompressed"),
         "{error}"
     );
+}
+
+#[test]
+fn batches_larger_than_the_room_say_how_much_they_need() {
+    let value = vec![b'x'; 3 << 20];
+    let records = record(0, None, Some(&value));
+    for codec in [0, 1, 2, 3, 4] {
+        let log = batch(1, codec, -1, 1, &compress(codec, &records));
+        let log = [plain(0, &[b"a"]), log, plain(2, &[b"b"])].concat();
+        let (mut fetched, mut batch) = (fetched(&log, 0), Batch::default());
+        // The small one comes alone, as the large one does not fit beside it.
+        assert_eq!(fetched.next(&mut batch, 1 << 20).unwrap(), None);
+        assert_eq!((batch.len(), batch.next_offset()), (1, 1), "{codec}");
+        let needed = fetched.next(&mut batch, 1 << 20).unwrap();
+        assert_eq!((needed, batch.len()), (Some(records.len()), 0), "{codec}");
+        assert_eq!(fetched.next(&mut batch, records.len()).unwrap(), None);
+        let found = batch.records().next().unwrap().value();
+        assert_eq!(found, Some(&value[..]), "{codec}");
+        assert!(batch.memory() < 2 * records.len(), "{codec}");
+        assert_eq!(fetched.next(&mut batch, 1 << 20).unwrap(), None);
+        assert_eq!((batch.len(), fetched.is_done()), (1, true), "{codec}");
+    }
+}
+
+#[test]
+fn tiny_records_and_headers_are_bounded() {
+    let tiny = record(0, None, None);
+    let count = MAX_DECOMPRESSED / 80;
+    let many = batch(1, 4, -1, count as i32, &compress(4, &tiny.repeat(count)));
+    let mut body = vec![0, 0, 0, 1, 1];
+    let headers = MAX_DECOMPRESSED / 30;
+    put_varint(&mut body, headers as i64);
+    body.resize(body.len() + 2 * headers, 0);
+    let mut large = Vec::new();
+    put_varint(&mut large, body.len() as i64);
+    large.extend_from_slice(&body);
+    let of_headers = batch(1, 4, -1, 1, &compress(4, &large));
+    for bomb in [many, of_headers] {
+        let log = [plain(0, &[b"a"]), bomb].concat();
+        let (mut fetched, mut batch) = (fetched(&log, 0), Batch::default());
+        assert_eq!(fetched.next(&mut batch, usize::MAX).unwrap(), None);
+        assert_eq!((batch.len(), batch.next_offset()), (1, 1));
+        assert!(fetched.next(&mut batch, usize::MAX).is_err());
+        assert!(batch.is_empty());
+    }
 }
 
 proptest! {
@@ -330,7 +378,7 @@ proptest! {
         let log = batch(0, codec, -1, 2, &log[HEADER..]);
         let mut fetched = fetched(&log, 0);
         let mut batch = Batch::default();
-        if fetched.next(&mut batch).is_ok() {
+        if fetched.next(&mut batch, usize::MAX).is_ok() {
             for record in batch.records() {
                 let _ = (record.key(), record.value(), record.headers().count());
             }
