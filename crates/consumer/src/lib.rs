@@ -57,6 +57,7 @@ use kafka_fetch::Fetcher;
 use metrics::Metrics;
 use outputs::Outputs;
 use owner::Shared;
+use readiness::SharedReadiness;
 pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
 use store::Keeper;
@@ -127,7 +128,7 @@ pub async fn run(
     let lookups = Lookups::new(&config.kafka)?;
     let (kept, stop) = (lookups.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
-    let ends = Ends::start(lookups.clone());
+    let ends = Ends::start(lookups);
     let (webhook, webhook_task) = Webhook::start(
         live,
         metrics.webhook.clone(),
@@ -140,13 +141,12 @@ pub async fn run(
         store: store.clone(),
         hub,
         dead_letters,
-        lookups,
         outputs,
         webhook,
         metrics: metrics.clone(),
         fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka)?),
         commits,
-        health: state.clone(),
+        state: SharedReadiness::new(state.clone()),
         config: config.clone(),
     });
     state.ready();

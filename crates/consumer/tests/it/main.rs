@@ -12,6 +12,7 @@ mod outputs;
 mod process;
 mod push;
 mod real;
+mod recreated;
 mod replay;
 #[cfg(feature = "tls")]
 mod secure;

@@ -17,8 +17,11 @@ pub(crate) use windows::{
 };
 
 /// The version of keys and values together. A store writes it beside the values, and
-/// refuses state that has another one.
-pub const SCHEMA: &str = "2";
+/// refuses state that has another one, except [`SCHEMA_BEFORE`].
+pub const SCHEMA: &str = "3";
+
+/// The schema before, which has no fields about the log. A store takes its state over in place.
+pub const SCHEMA_BEFORE: &str = "2";
 
 /// Separates the parts of a key. Names can't contain it: validation refuses control
 /// characters.
