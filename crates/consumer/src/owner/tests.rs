@@ -114,15 +114,19 @@ impl Bench {
         running
     }
 
+    fn inbox(&self) -> Inbox {
+        Inbox {
+            partition: TopicPartition::new(TOPIC, 0),
+            stop: CancellationToken::new(),
+            progress: Arc::default(),
+            assigned_at: std::time::Instant::now(),
+        }
+    }
+
     /// Starts an owner.
     fn spawn(&self) -> Running {
-        let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
-        let inbox = Inbox {
-            partition: TopicPartition::new(TOPIC, 0),
-            stop: stop.clone(),
-            progress: progress.clone(),
-            assigned_at: std::time::Instant::now(),
-        };
+        let inbox = self.inbox();
+        let (progress, stop) = (inbox.progress.clone(), inbox.stop.clone());
         let task = tokio::spawn(run(self.shared.clone(), inbox));
         Running {
             progress,
@@ -362,6 +366,37 @@ async fn a_truncated_log_follows_the_setting_for_missing_state() {
     }
     assert_eq!(refusing.stored().await, Some(50), "nothing is changed");
     owner.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_of_records_that_the_log_no_longer_has_is_rebuilt() {
+    // The fetcher has found that the log diverges before that offset.
+    for (truncated_at, expected) in [(10, [0, 1]), (9, [10, 0])] {
+        let cluster = MockCluster::new(1).unwrap();
+        let bench = bench(&cluster, From::Latest);
+        fill(&cluster, 0).await;
+        let log = LogId {
+            topic_id: None,
+            leader_epoch: Some(0),
+        };
+        bench.store(10, log).await;
+        let mut owner = Owner {
+            shared: bench.shared.clone(),
+            inbox: bench.inbox(),
+            applied: None,
+            truncated_at: Some(truncated_at),
+            is_reset: false,
+        };
+        let Ok((_, start)) = owner.load().await else {
+            panic!("not loaded")
+        };
+        let rebuilds = bench.shared.metrics.owner.rebuilds.get();
+        assert_eq!([start.offset, rebuilds as i64], expected);
+        assert_eq!(owner.is_reset, rebuilds > 0, "clients have to know");
+        // What is sent with the first fetch.
+        let epoch = (rebuilds == 0).then_some(0);
+        assert_eq!((start.last_epoch, start.leader_epoch), (epoch, Some(0)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

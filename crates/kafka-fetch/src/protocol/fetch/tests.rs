@@ -184,4 +184,14 @@ proptest! {
             prop_assert!(fetched.partitions.iter().all(|one| one.records.len() <= 2));
         }
     }
+
+    #[test]
+    fn any_flexible_response_is_read_or_rejected(at in 0..100_usize, byte: u8, cut in 0..=100_usize) {
+        let mut bytes = by_id(b"\x02\0\x0d\0\0\0\x04\0\0\0\0\0\0\0\x12\0\x01\x01\0");
+        if let Some(place) = bytes.get_mut(at) {
+            *place = byte;
+        }
+        bytes.truncate(cut);
+        let _ = FetchRequest::decode(13, &mut Decoder::new(&bytes, true));
+    }
 }
