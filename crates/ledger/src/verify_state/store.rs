@@ -101,9 +101,11 @@ impl Store {
                 return Ok(None);
             };
             let live = self.live(of).await?;
-            let sealed = self.keys(of, WINDOW).await?;
-            let sealed = self.values(of, &sealed).await?;
-            let has_earlier_log = !self.keys(of, ASIDE).await?.is_empty();
+            let mut keys = self.keys(of).await?;
+            let (windows, aside) = (self.key(of, WINDOW), self.key(of, ASIDE));
+            let has_earlier_log = keys.iter().any(|key| key.starts_with(aside.as_bytes()));
+            keys.retain(|key| key.starts_with(windows.as_bytes()));
+            let sealed = self.values(of, &keys).await?;
             let count: usize = self.ask(cmd("HLEN").arg(self.key(of, "state"))).await?;
             // Each step of the consumer moves the offset, so it shows a concurrent change.
             if self.offset(of).await? == Some(offset) && live.len() == count {
@@ -133,11 +135,10 @@ impl Store {
         }
     }
 
-    /// The partition's keys that begin with this. Scans all keys of the database, the only way
-    /// to find them.
-    async fn keys(&self, of: &TopicPartition, begin: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    /// The partition's keys. Scans all keys of the database, the only way to find them.
+    async fn keys(&self, of: &TopicPartition) -> anyhow::Result<Vec<Vec<u8>>> {
         let (mut cursor, mut keys) = (0_u64, Vec::new());
-        let pattern = format!("{}*", escaped(&self.key(of, begin)));
+        let pattern = format!("{}*", escaped(&self.key(of, "")));
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern);
