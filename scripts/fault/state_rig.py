@@ -35,6 +35,17 @@ class Rig(Stack):
                              capture_output=True, text=True, timeout=DEADLINE, check=True)
         return ran.stdout.count("\n")
 
+    def delete(self, topic):
+        """Deletes it, and waits until Kafka no longer names it."""
+        self.topics("--delete", "--topic", topic)
+
+        def gone():
+            ran = subprocess.run(["kcat", "-q", "-b", self.brokers, "-L"], capture_output=True, text=True,
+                                 timeout=DEADLINE, check=True)
+            return f'topic "{topic}"' not in ran.stdout
+
+        wait_for("the topic to be gone", gone)
+
     def replay(self, source, into):
         """Writes a topic's records into another one once more, with the times they had."""
         with open(self.work / f"{into}-replay.log", "ab") as log:

@@ -7,7 +7,7 @@ from lib.process import wait_for
 from lib.stack import stack
 
 from .common import Faults
-from .state_trial import CONFLICTS, LATE, LOST, MAX_FUTURE, REBUILDS, SESSION
+from .state_trial import CONFLICTS, LATE, LOST, MAX_FUTURE, REBUILDS, REPLACED, SESSION, reached
 
 # So often a fault is tried that must fall into a moment.
 TRIES = 10
@@ -240,6 +240,31 @@ def log_truncated(trial):
     # Windows that no deleted record can be in, and that are sealed.
     trial.flows(MAX_FUTURE + 2 * trial.form.window + trial.form.lateness)
     trial.note(f"reported: {trial.lost:,} in metric and log; compared is what came after them")
+
+
+@fault("topic-recreated", "topic deleted and created again, under the running consumer and while it is stopped")
+def topic_recreated(trial):
+    consumer = trial.consumer()
+    trial.fleet()
+    trial.flows(2)
+    for running in (True, False):
+        # What is in the deleted log is in no state that is compared.
+        trial.deleted += trial.fleets[-1].finish()["messages"]
+        trial.wait("everything to be stored", lambda: reached(trial.stored(), trial.ends()))
+        if not running:
+            trial.must(consumer.stop() == 0, "the consumer did not stop in order")
+        trial.rig.delete(trial.name)
+        # Creates the topic again.
+        trial.fleet()
+        if not running:
+            consumer.start()
+        began = time.monotonic()
+        trial.wait("the new topic to be noticed", lambda: consumer.metric(REPLACED) == trial.partitions)
+        trial.recovery(began)
+        trial.must(not consumer.metric(LOST), "records were counted as lost")
+        trial.must(not consumer.metric(REBUILDS), "the state was built again for another reason")
+        trial.flows(trial.form.window + trial.form.lateness + 1)
+    trial.note(f"{trial.deleted:,} messages went with the topics")
 
 
 @fault("clock-back", "times of messages and of their records jump back, and forth again")

@@ -13,6 +13,7 @@ from .state_verdict import Row, Sent
 # What the consumer counts.
 CONFLICTS = "iot_store_conflicts_total"
 REBUILDS = "iot_store_rebuilds_total"
+REPLACED = "iot_store_logs_replaced_total"
 LOST = "kafka_consumer_lost_records_total"
 LATE = "iot_readings_late_total"
 PAUSE = 0.03

@@ -13,7 +13,7 @@ use crate::config::{ConsumerConfig, Ready, StoreConfig};
 use crate::mapping::Mappings;
 use crate::parse;
 use crate::record::batch_of;
-use crate::store::{Step, Store};
+use crate::store::{LogId, Step, Store};
 
 const TOPIC: &str = "device-data";
 /// Time of the first message, milliseconds since the epoch.
@@ -144,6 +144,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
             partition: &TopicPartition::new(TOPIC, 0),
             from: Some(0),
             to: 1,
+            log: LogId::default(),
             changes: &changes,
         })
     }

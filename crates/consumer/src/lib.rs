@@ -61,6 +61,7 @@ use kafka_fetch::Fetcher;
 use metrics::Metrics;
 use outputs::Outputs;
 use owner::Shared;
+use readiness::SharedReadiness;
 pub use replay::{ReplayArgs, replay};
 pub use state::StateCommand;
 use store::Keeper;
@@ -131,7 +132,7 @@ pub async fn run(
     let lookups = Lookups::new(&config.kafka)?;
     let (kept, stop) = (lookups.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
-    let ends = Ends::start(lookups.clone());
+    let ends = Ends::start(lookups);
     let record_times = health.component("record_times");
     let record_times = RecordTimes::start(config.kafka.clone(), record_times);
     let (webhook, webhook_task) = Webhook::start(
@@ -147,7 +148,6 @@ pub async fn run(
         store: store.clone(),
         hub,
         dead_letters,
-        lookups,
         record_times,
         outputs,
         webhook,
@@ -155,7 +155,7 @@ pub async fn run(
         fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka, budget.clone())?),
         budget,
         commits,
-        health: state.clone(),
+        state: SharedReadiness::new(state.clone()),
         config: config.clone(),
     });
     state.ready();

@@ -37,7 +37,7 @@ use crate::owner::Shared;
 use crate::parse;
 use crate::partial::Refused;
 use crate::refusal::Refusal;
-use crate::store::{Conflict, Step, Unstored};
+use crate::store::{Conflict, LogId, Step, Unstored};
 use crate::transform::to_known_units;
 use crate::validate::{Validator, check_readings};
 
@@ -79,6 +79,17 @@ pub(crate) enum ReloadReason {
     Stopped,
 }
 
+/// Where a pipeline starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Offset in the store.
+    pub(crate) stored: i64,
+    /// Next offset to process.
+    pub(crate) next: i64,
+    /// The log that has the stored offset.
+    pub(crate) log: LogId,
+}
+
 /// The state of one partition, and the stages before it.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
@@ -95,6 +106,8 @@ pub(crate) struct Pipeline {
     stored_offset: i64,
     /// Next offset to process.
     next: i64,
+    /// The log that has it.
+    log: LogId,
     /// Publishes `next` for the lag metric.
     progress: Arc<Progress>,
     /// Time of the newest record, if it has one.
@@ -127,12 +140,11 @@ impl Pipeline {
         shared: Arc<Shared>,
         partition: TopicPartition,
         fold: Fold,
-        stored_offset: i64,
-        next: i64,
+        place: Place,
         progress: Arc<Progress>,
         stop: CancellationToken,
     ) -> Self {
-        progress.reach(next);
+        progress.reach(place.next);
         Self {
             mappings: Mappings::new(&shared.config.mappings),
             catalogue: shared.config.catalogue(),
@@ -145,8 +157,9 @@ impl Pipeline {
                 .map(|(tenant, project)| (tenant.to_owned(), project.to_owned())),
             partition,
             fold,
-            stored_offset,
-            next,
+            stored_offset: place.stored,
+            next: place.next,
+            log: place.log,
             begun: jiff::Timestamp::now().as_millisecond(),
             progress,
             recorded: None,
@@ -170,9 +183,9 @@ impl Pipeline {
         self.stored_offset
     }
 
-    /// Next offset to process.
-    pub(crate) fn next(&self) -> i64 {
-        self.next
+    /// Whether the state in memory is what is stored: nothing was read since.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.next == self.stored_offset && !self.has_unstored
     }
 
     /// When [`wake`](Self::wake) is due if no batch arrives.
@@ -205,6 +218,8 @@ impl Pipeline {
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
         let (mut messages, mut folded) = (0, Folded::default());
+        // The same for all records of a batch.
+        self.log = self.log.after(batch);
         self.laps.go(Instant::now());
         for record in batch.records() {
             match self.fold_record(&record) {
@@ -381,6 +396,7 @@ impl Pipeline {
             partition: &self.partition,
             from: Some(self.stored_offset),
             to: self.next,
+            log: self.log,
             changes: &changes,
         };
         let stored = self.shared.store.apply(&step, &self.stop).await;

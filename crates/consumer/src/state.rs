@@ -28,6 +28,12 @@ pub enum StateCommand {
         #[arg(long)]
         topic: Option<String>,
     },
+    /// Print offset and log of each partition, one line of JSON each
+    Show {
+        /// Topic [default: the first in kafka.topics that is not a pattern]
+        #[arg(long)]
+        topic: Option<String>,
+    },
     /// Discard live state and continue from another place of the log
     Reset {
         /// earliest, latest, an offset (with --partition), or a time: RFC 3339, or how
@@ -104,6 +110,7 @@ impl StateCommand {
         let tool = Tool::new(config, self.topic())?;
         match self {
             Self::Get { device, .. } => tool.get(device).await,
+            Self::Show { .. } => tool.show().await,
             Self::Reset {
                 to, partition, yes, ..
             } => tool.reset(*to, *partition, *yes).await,
@@ -112,7 +119,9 @@ impl StateCommand {
 
     fn topic(&self) -> Option<&str> {
         match self {
-            Self::Get { topic, .. } | Self::Reset { topic, .. } => topic.as_deref(),
+            Self::Get { topic, .. } | Self::Show { topic } | Self::Reset { topic, .. } => {
+                topic.as_deref()
+            }
         }
     }
 }
@@ -154,6 +163,23 @@ impl<'c> Tool<'c> {
             }
         }
         anyhow::ensure!(found, "the store has no device {device:?}");
+        Ok(())
+    }
+
+    async fn show(&self) -> anyhow::Result<()> {
+        for at in &self.partitions {
+            let stored = self.store.load(at).await;
+            let stored = stored.with_context(|| format!("reading partition {}", at.partition))?;
+            let line = serde_json::json!({
+                "topic": &*at.topic,
+                "partition": at.partition,
+                "offset": stored.offset,
+                "topic_id": stored.log.topic_id.map(|id| id.to_string()),
+                "leader_epoch": stored.log.leader_epoch,
+                "devices": stored.devices(),
+            });
+            println!("{line}");
+        }
         Ok(())
     }
 

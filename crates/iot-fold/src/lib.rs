@@ -71,7 +71,7 @@ mod window;
 pub use catalogue::{Catalogue, Known, Limits};
 pub use fold::{Changes, Event, Fold, FoldRules, Folded, MOST_SIZES, Updates};
 pub use kind::AlertKind;
-pub use layout::{SCHEMA, UnpackError};
+pub use layout::{SCHEMA, SCHEMA_BEFORE, TIME_KEY, UnpackError};
 pub use limits::{Limit, LimitRules, ThresholdRule};
 pub use model::{
     Alert, AlertStatus, ClearReason, Device, DeviceKey, Level, Place, Readings, Value,

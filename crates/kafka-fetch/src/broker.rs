@@ -1,5 +1,6 @@
 //! One broker, and the cursors that are fetched from it.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::time::{Instant, timeout};
 use crate::connection::{Connection, ConnectionError};
 use crate::error::FetchError;
 use crate::protocol::ErrorCode;
-use crate::protocol::fetch::{FetchRequest, FetchedPartition, Position};
+use crate::protocol::fetch::{FetchRequest, FetchedPartition, Position, TopicRef};
+use crate::protocol::metadata::TopicId;
 use crate::settings::Settings;
 use crate::subscription::Cursor;
 
@@ -151,7 +153,7 @@ impl BrokerTask {
     ) -> Result<(), ConnectionError> {
         let started_at = Instant::now();
         self.choose();
-        let positions = self.positions();
+        let (positions, names) = (self.positions(), self.names());
         if positions.is_empty() {
             // The budget was used up meanwhile.
             return Ok(());
@@ -181,7 +183,14 @@ impl BrokerTask {
             _ => Duration::ZERO,
         };
         for partition in response.partitions {
-            self.deliver(&partition);
+            match partition.topic {
+                TopicRef::Name(name) => self.deliver(name, &partition),
+                TopicRef::Id(id) => {
+                    if let Some(name) = id.and_then(|id| names.get(&id)) {
+                        self.deliver(name, &partition);
+                    }
+                }
+            }
         }
         let throttle = response.throttle_time_ms.max(0).unsigned_abs();
         let throttle = Duration::from_millis(throttle.into()).min(MAX_THROTTLE);
@@ -199,10 +208,9 @@ impl BrokerTask {
         for cursors in self.cursors.chunk_by_mut(same) {
             let with_room = cursors.iter().filter(|cursor| cursor.has_room());
             let next = with_room.min_by_key(|cursor| cursor.last_fetch);
-            let next = next.map(|cursor| (cursor.offset, cursor.leader_epoch));
+            let next = next.map(Cursor::place);
             for cursor in cursors {
-                let position = Some((cursor.offset, cursor.leader_epoch));
-                cursor.in_flight = position == next && cursor.has_room();
+                cursor.in_flight = Some(cursor.place()) == next && cursor.has_room();
                 if cursor.in_flight {
                     cursor.last_fetch = self.fetches;
                 }
@@ -214,13 +222,7 @@ impl BrokerTask {
     /// with records may exceed `max_bytes`.
     fn positions(&self) -> Vec<Position<'_>> {
         let in_flight = self.cursors.iter().filter(|cursor| cursor.in_flight);
-        let positions = in_flight.map(|cursor| Position {
-            topic: &cursor.partition.topic,
-            partition: cursor.partition.partition,
-            leader_epoch: cursor.leader_epoch,
-            offset: cursor.offset,
-        });
-        let mut positions: Vec<Position<'_>> = positions.collect();
+        let mut positions: Vec<Position<'_>> = in_flight.map(Cursor::position).collect();
         positions.dedup_by_key(|position| (position.topic, position.partition));
         let first = self.cursors[self.fetches as usize % self.cursors.len()].key();
         let before = |position: &Position<'_>| (position.topic, position.partition) < first;
@@ -229,10 +231,25 @@ impl BrokerTask {
         positions
     }
 
+    /// Names of topics by id, as responses may name topics by id only.
+    fn names(&self) -> HashMap<TopicId, Arc<str>> {
+        let same = |one: &Cursor, other: &Cursor| one.topic_id == other.topic_id;
+        let topics = self.cursors.chunk_by(same);
+        let named = topics.filter_map(|cursors| {
+            let Cursor {
+                partition,
+                topic_id,
+                ..
+            } = &cursors[0];
+            Some(((*topic_id)?, partition.topic.clone()))
+        });
+        named.collect()
+    }
+
     /// Delivers the records of a partition to the cursors that they were fetched for.
-    fn deliver(&mut self, fetched: &FetchedPartition<'_>) {
+    fn deliver(&mut self, topic: &str, fetched: &FetchedPartition<'_>) {
         // Backwards, because cursors may be removed.
-        for index in self.range((fetched.topic, fetched.partition)).rev() {
+        for index in self.range((topic, fetched.partition)).rev() {
             // Nothing is delivered to a subscriber that is gone.
             if self.cursors[index].in_flight && !self.cursors[index].is_over() {
                 self.deliver_to(index, fetched);
@@ -253,7 +270,16 @@ impl BrokerTask {
         let preferred = fetched.preferred_read_replica;
         let elsewhere = preferred.filter(|other| *other != self.number);
         match (fetched.error, elsewhere) {
-            (None, None) => cursor.receive(fetched),
+            (None, None) => match fetched.diverging {
+                None => cursor.receive(fetched),
+                // The same as below: only the leader's answer counts.
+                Some(_) if cursor.preferred.is_some() => {
+                    cursor.preferred = None;
+                    let cursor = self.cursors.remove(index);
+                    self.give_back(cursor);
+                }
+                Some(found) => self.cursors.remove(index).end_truncated(found),
+            },
             (None, elsewhere) => {
                 cursor.preferred = elsewhere;
                 let cursor = self.cursors.remove(index);

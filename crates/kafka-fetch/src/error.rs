@@ -3,6 +3,7 @@
 
 use crate::connection::ConnectionError;
 use crate::protocol::ErrorCode;
+use crate::protocol::metadata::TopicId;
 use crate::records::CorruptBatch;
 
 /// Why a partition can't be fetched at the moment. The fetcher looks up the leader again and
@@ -33,6 +34,24 @@ pub enum FetchError {
     /// The broker to fetch from is not in the metadata.
     #[error("broker {0}, which has the partition, is not available")]
     UnknownBroker(i32),
+    /// The broker that names the leader has not heard of a newer one yet.
+    #[error(
+        "a broker names a leader of epoch {epoch}, but one of epoch {newest} is known: that broker \
+         is behind"
+    )]
+    StaleLeader {
+        /// The leader epoch that it names.
+        epoch: i32,
+        /// The newest leader epoch that is known.
+        newest: i32,
+    },
+    /// The leader says that the log is not what it was, and no other broker confirms that it is
+    /// the leader: it may be a former one.
+    #[error(
+        "no other broker confirms the leader, which says that the log was truncated or created \
+         again"
+    )]
+    Unconfirmed,
     /// There is no broker to ask.
     #[error("no broker is known")]
     NoBroker,
@@ -42,14 +61,38 @@ pub enum FetchError {
 #[derive(Debug, thiserror::Error)]
 pub enum SubscriptionError {
     /// The offset to be read is not in the log: deleted by retention, or beyond the end of a
-    /// log that was truncated or created again.
+    /// log that was truncated or created again. [`Fetcher::log`](crate::Fetcher::log) tells
+    /// which; this is the answer of a broker that may be a former leader.
     #[error("offset {0} is not in the log (OFFSET_OUT_OF_RANGE)")]
     OffsetOutOfRange(i64),
+    /// The log no longer has the records that were read: it was truncated, by an unclean leader
+    /// election. Needs Kafka 2.7.
+    #[error(
+        "the log was truncated: the records before offset {offset} were read from leader epoch \
+         {read}, and the log's records of epoch {epoch} end at {end}"
+    )]
+    Truncated {
+        /// The next offset to read.
+        offset: i64,
+        /// Leader epoch of the last record before it.
+        read: i32,
+        /// The newest leader epoch up to that one that the log has.
+        epoch: i32,
+        /// Where the records of that epoch end.
+        end: i64,
+    },
+    /// The topic was deleted and created again.
+    #[error("the topic was deleted and created again: its id was {expected} and is {found}")]
+    AnotherLog {
+        /// Id of the topic that was read.
+        expected: TopicId,
+        /// Id of the topic that has its name now.
+        found: TopicId,
+    },
     /// The next batch can't be read. Nothing of it is skipped.
     #[error(transparent)]
     Corrupt(CorruptBatch),
-    /// The last [`Fetcher`](crate::Fetcher) is gone, or an earlier call returned
-    /// [`OffsetOutOfRange`](Self::OffsetOutOfRange).
+    /// The last [`Fetcher`](crate::Fetcher) is gone.
     #[error("the subscription has ended")]
     Stopped,
 }

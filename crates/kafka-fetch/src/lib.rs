@@ -35,7 +35,9 @@
 //!   up the leaders again, with a backoff of up to a second. A broker that does not answer a
 //!   look-up within a second is not waited for alone: the next one is asked too. Once a minute it does so without
 //!   an error.
-//! - `connection` is TCP, TLS and the login; `protocol` has the five requests, one in each
+//! - `logs` is a task that asks leaders where their logs start and end.
+//! - `directory` finds leaders in the metadata of the first broker that answers.
+//! - `connection` is TCP, TLS and the login; `protocol` has the six requests, one in each
 //!   file.
 //! - `records` verifies and decompresses the batches in the task of the program that reads
 //!   them. All records of a batch share one buffer; a record costs no allocation.
@@ -49,6 +51,11 @@
 //!   (Kafka 0.11), ends the subscription with an error; nothing is skipped.
 //! - Backpressure: up to two fetches wait for a subscriber besides the one that it reads. While
 //!   two wait, nothing more is fetched for it, nothing is dropped, and other partitions continue.
+//! - A subscription reads one log: it ends with an error if the topic was deleted and created
+//!   again, or the log truncated, as far as brokers tell ([`Subscription::topic_id`],
+//!   [`SubscriptionError::Truncated`]). Each batch has the id of its topic and the epoch of the
+//!   leader that appended it.
+//! - A leader is left that is older than another one that is known by its epoch (KIP-320).
 //! - Several subscriptions of one partition are independent. A Fetch request can have a
 //!   partition only once, so those at different offsets take turns, and those at the same
 //!   offset share a fetch.
@@ -69,33 +76,39 @@
 //! | pause within a response, besides [`Settings::max_wait`] | 5 s | the connection is closed |
 //! | delay that a broker asks for (`throttle_time_ms`) | 30 s | limited to 30 s |
 //!
-//! Kafka 2.3 or newer, or what speaks its protocol: Fetch 11, Metadata 7 to 10.
+//! Kafka 2.3 or newer, or what speaks its protocol: Fetch 11 to 13, Metadata 7 to 10,
+//! ListOffsets 5.
 
 mod broker;
 mod budget;
 mod connection;
+mod directory;
 mod error;
 mod fetcher;
 mod leaders;
+mod logs;
 mod observer;
 mod protocol;
 mod records;
 #[cfg(test)]
 mod scripted;
 mod settings;
+mod start;
 mod subscription;
 
 pub use budget::{Budget, Held};
 pub use connection::ConnectionError;
 pub use error::{FetchError, SubscriptionError};
 pub use fetcher::Fetcher;
+pub use logs::LogState;
 pub use observer::{LogEnd, Observer};
 pub use protocol::ApiKey;
 pub use protocol::error::ErrorCode;
-pub use protocol::metadata::TopicId;
+pub use protocol::metadata::{InvalidTopicId, TopicId};
 pub use protocol::primitives::Malformed;
 #[cfg(fuzzing)]
 pub use records::decode_batches;
 pub use records::{Batch, CorruptBatch, Record};
 pub use settings::{BoxError, Sasl, SaslMechanism, Security, SecuritySource, Settings};
+pub use start::Start;
 pub use subscription::Subscription;

@@ -1,8 +1,9 @@
 //! A cluster of scripted brokers, for tests: it speaks just enough of the protocol over real
 //! sockets, and answers fetches as a test says.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI16, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use bytes::{Buf, BufMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::protocol::primitives::Encoder;
+use crate::protocol::primitives::{Decoder, Encoder};
+use crate::records::tests::EPOCH;
 
 /// The one topic, of which there is one partition.
 pub(crate) const TOPIC: &str = "device-data";
@@ -23,6 +25,8 @@ pub(crate) struct Answer {
     pub(crate) error: i16,
     pub(crate) preferred: i32,
     pub(crate) records: Vec<u8>,
+    /// Epoch and end offset, if the log was truncated (since Fetch 12).
+    pub(crate) diverging: Option<(i32, i64)>,
 }
 
 impl Answer {
@@ -31,6 +35,7 @@ impl Answer {
             error: 0,
             preferred: -1,
             records,
+            diverging: None,
         }
     }
 
@@ -51,12 +56,40 @@ pub(crate) struct Cluster {
 /// What the brokers have in common.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// Who leads everything.
-    pub(crate) leader: AtomicI32,
-    /// The newest version of Metadata that the brokers have.
+    /// What all brokers know but those that are behind.
+    pub(crate) known: Mutex<Known>,
+    /// What brokers know that are behind.
+    pub(crate) behind: Mutex<HashMap<usize, Known>>,
+    /// The newest versions of Metadata and Fetch that the brokers have.
     pub(crate) metadata: AtomicI16,
+    pub(crate) fetch: AtomicI16,
     /// Which broker was asked for which offset, in order.
     pub(crate) asked: Mutex<Vec<(usize, i64)>>,
+    /// Leader epoch and last fetched epoch of each fetch, -1 for unknown.
+    pub(crate) epochs: Mutex<Vec<[i32; 2]>>,
+}
+
+/// What a broker knows of the topic.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// Who leads it.
+    pub(crate) leader: i32,
+    pub(crate) epoch: i32,
+    pub(crate) topic_id: u128,
+    /// End of the log, which starts at 0.
+    pub(crate) end: i64,
+}
+
+impl State {
+    fn known(&self, broker: usize) -> Known {
+        let behind = self.behind.lock().unwrap().get(&broker).copied();
+        behind.unwrap_or_else(|| *self.known.lock().unwrap())
+    }
+
+    /// Changes what all brokers know.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.lock().unwrap());
+    }
 }
 
 impl Cluster {
@@ -73,9 +106,17 @@ impl Cluster {
         let addresses = listeners.iter().map(|one| one.local_addr().unwrap());
         let brokers: Vec<_> = addresses.collect();
         let state = Arc::new(State {
-            leader: AtomicI32::new(0),
+            known: Mutex::new(Known {
+                leader: 0,
+                epoch: EPOCH,
+                topic_id: TOPIC_ID,
+                end: 100,
+            }),
+            behind: Mutex::default(),
             metadata: AtomicI16::new(13),
+            fetch: AtomicI16::new(17),
             asked: Mutex::default(),
+            epochs: Mutex::default(),
         });
         let answers = Arc::new(answers);
         for (number, listener) in listeners.into_iter().enumerate() {
@@ -91,7 +132,7 @@ impl Cluster {
                             asked.push((number, offset));
                             answers(number, asked.len() - 1, offset)
                         };
-                        serve(stream, &brokers, &state, answer).await
+                        serve(stream, number, &brokers, &state, answer).await
                     });
                 }
             });
@@ -107,6 +148,7 @@ impl Cluster {
 /// Speaks just enough of the protocol; ends when the client hangs up.
 async fn serve(
     mut stream: TcpStream,
+    number: usize,
     brokers: &[SocketAddr],
     state: &State,
     answer: impl Fn(i64) -> Option<Answer>,
@@ -122,18 +164,28 @@ async fn serve(
         let mut out = Vec::new();
         out.put_i32(correlation);
         match api {
-            18 => versions(state.metadata.load(Ordering::Relaxed), &mut out),
-            3 => metadata(
-                version,
-                brokers,
-                state.leader.load(Ordering::Relaxed),
-                &mut out,
-            ),
+            18 => versions(state, &mut out),
+            3 => metadata(version, brokers, state.known(number), &mut out),
+            2 => ends(input, state.known(number), &mut out),
             1 => {
-                let Some(answer) = answer(fetch_offset(input)) else {
+                let known = state.known(number);
+                let asked = fetch_position(version, input);
+                let epochs = [asked.leader_epoch, asked.last_epoch];
+                state.epochs.lock().unwrap().push(epochs);
+                let is_other = asked.topic_id.is_some_and(|id| id != known.topic_id);
+                let answered = if is_other {
+                    // UNKNOWN_TOPIC_ID
+                    Some(Answer::error(100))
+                } else if asked.leader_epoch > known.epoch {
+                    // UNKNOWN_LEADER_EPOCH
+                    Some(Answer::error(75))
+                } else {
+                    answer(asked.offset)
+                };
+                let Some(answer) = answered else {
                     return Ok(());
                 };
-                fetched(&answer, &mut out);
+                fetched(version, asked.topic_id, &answer, &mut out);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             other => panic!("{other} is not expected"),
@@ -144,17 +196,22 @@ async fn serve(
     }
 }
 
-fn versions(metadata: i16, out: &mut Vec<u8>) {
+fn versions(state: &State, out: &mut Vec<u8>) {
     out.put_i16(0);
-    out.put_i32(2);
-    for (api, newest) in [(1, 17), (3, metadata)] {
+    out.put_i32(3);
+    let newest = |version: &AtomicI16| version.load(Ordering::Relaxed);
+    for (api, newest) in [
+        (1, newest(&state.fetch)),
+        (2, 9),
+        (3, newest(&state.metadata)),
+    ] {
         out.put_i16(api);
         out.put_i16(0);
         out.put_i16(newest);
     }
 }
 
-fn metadata(version: i16, brokers: &[SocketAddr], leader: i32, out: &mut Vec<u8>) {
+fn metadata(version: i16, brokers: &[SocketAddr], known: Known, out: &mut Vec<u8>) {
     let mut to = Encoder::new(out, version >= 9);
     // Of the header.
     to.tagged_fields();
@@ -173,12 +230,12 @@ fn metadata(version: i16, brokers: &[SocketAddr], leader: i32, out: &mut Vec<u8>
     to.i16(0);
     to.string(TOPIC);
     if version >= 10 {
-        to.uuid(TOPIC_ID);
+        to.uuid(known.topic_id);
     }
     to.bool(false);
     to.array_length(1);
     to.i16(0);
-    for number in [PARTITION, leader, 5] {
+    for number in [PARTITION, known.leader, known.epoch] {
         to.i32(number);
     }
     for _ in ["replicas", "in sync", "offline"] {
@@ -194,30 +251,105 @@ fn metadata(version: i16, brokers: &[SocketAddr], leader: i32, out: &mut Vec<u8>
     }
 }
 
-/// The offset in a request for one partition.
-fn fetch_offset(mut request: &[u8]) -> i64 {
-    request.advance(25);
-    assert_eq!(request.get_i32(), 1, "topics");
-    request.advance(2 + TOPIC.len());
-    assert_eq!(request.get_i32(), 1, "a request has a partition once");
-    request.advance(4 + 4);
-    request.get_i64()
+/// What a fetch of one partition asks for.
+struct Asked {
+    topic_id: Option<u128>,
+    leader_epoch: i32,
+    offset: i64,
+    last_epoch: i32,
 }
 
-fn fetched(answer: &Answer, out: &mut Vec<u8>) {
-    out.put_i32(0);
-    out.put_i16(0);
-    out.put_i32(0);
-    out.put_i32(1);
-    Encoder::new(out, false).string(TOPIC);
-    out.put_i32(1);
-    out.put_i32(PARTITION);
-    out.put_i16(answer.error);
-    for end in [100, 90, 0] {
-        out.put_i64(end);
+fn fetch_position(version: i16, request: &[u8]) -> Asked {
+    let mut from = Decoder::new(request, version >= 12);
+    // Of the header.
+    from.tagged_fields().unwrap();
+    // The replica, the wait and both limits.
+    for _ in 0..4 {
+        from.i32().unwrap();
     }
-    out.put_i32(-1);
-    out.put_i32(answer.preferred);
-    out.put_i32(answer.records.len() as i32);
-    out.extend_from_slice(&answer.records);
+    from.bool().unwrap();
+    // The session and its epoch.
+    from.i64().unwrap();
+    assert_eq!(from.array_length(), Ok(1), "topics");
+    let topic_id = (version >= 13).then(|| from.uuid().unwrap());
+    if topic_id.is_none() {
+        assert_eq!(from.string(), Ok(TOPIC));
+    }
+    assert_eq!(from.array_length(), Ok(1), "a request has a partition once");
+    from.i32().unwrap();
+    Asked {
+        topic_id,
+        leader_epoch: from.i32().unwrap(),
+        offset: from.i64().unwrap(),
+        last_epoch: if version >= 12 {
+            from.i32().unwrap()
+        } else {
+            -1
+        },
+    }
+}
+
+fn fetched(version: i16, topic_id: Option<u128>, answer: &Answer, out: &mut Vec<u8>) {
+    let mut to = Encoder::new(out, version >= 12);
+    // Of the header.
+    to.tagged_fields();
+    to.i32(0);
+    to.i16(0);
+    to.i32(0);
+    to.array_length(1);
+    match topic_id {
+        Some(id) => to.uuid(id),
+        None => to.string(TOPIC),
+    }
+    to.array_length(1);
+    to.i32(PARTITION);
+    to.i16(answer.error);
+    for end in [100, 90, 0] {
+        to.i64(end);
+    }
+    to.array_length(0);
+    to.i32(answer.preferred);
+    to.bytes(&answer.records);
+    match answer.diverging {
+        // One tagged field of 13 bytes, with tag 0.
+        Some((epoch, end)) if version >= 12 => {
+            for byte in [1, 0, 13] {
+                to.i8(byte);
+            }
+            to.i32(epoch);
+            to.i64(end);
+            to.tagged_fields();
+        }
+        _ => to.tagged_fields(),
+    }
+    // Of the topic and the response.
+    to.tagged_fields();
+    to.tagged_fields();
+}
+
+/// One end of the log: 0 is its start.
+fn ends(request: &[u8], known: Known, out: &mut Vec<u8>) {
+    let mut from = Decoder::new(request, false);
+    from.i32().unwrap();
+    from.bool().unwrap();
+    assert_eq!(from.array_length(), Ok(1), "topics");
+    from.string().unwrap();
+    assert_eq!(from.array_length(), Ok(1), "a request has a partition once");
+    let (partition, epoch, side) = (from.i32(), from.i32().unwrap(), from.i64().unwrap());
+    assert_eq!(partition, Ok(PARTITION));
+    let mut to = Encoder::new(out, false);
+    to.i32(0);
+    to.array_length(1);
+    to.string(TOPIC);
+    to.array_length(1);
+    to.i32(PARTITION);
+    to.i16(match epoch {
+        // UNKNOWN_LEADER_EPOCH, FENCED_LEADER_EPOCH
+        epoch if epoch > known.epoch => 75,
+        epoch if epoch < known.epoch => 74,
+        _ => 0,
+    });
+    to.i64(-1);
+    to.i64(if side == -2 { 0 } else { known.end });
+    to.i32(known.epoch);
 }

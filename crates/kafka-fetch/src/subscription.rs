@@ -2,7 +2,7 @@
 //! fetches for.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use iot_core::partition::TopicPartition;
 use tokio::sync::mpsc;
@@ -10,24 +10,53 @@ use tokio::sync::mpsc;
 use crate::budget::{Budget, Held};
 use crate::error::{FetchError, SubscriptionError};
 use crate::observer::Observer;
-use crate::protocol::fetch::FetchedPartition;
+use crate::protocol::fetch::{Diverging, FetchedPartition, Position};
 use crate::protocol::metadata::TopicId;
 use crate::records::{Batch, Fetched};
+use crate::start::Start;
 
 /// Fetches that wait for the subscriber, besides the one that it reads.
 pub(crate) const AHEAD: usize = 2;
 
-/// The offset that was asked for is not in the log.
-#[derive(Debug)]
-struct OutOfRange(i64);
+/// Why a cursor ended.
+#[derive(Debug, Clone, Copy)]
+enum Ended {
+    OutOfRange(i64),
+    Truncated {
+        offset: i64,
+        read: i32,
+        found: Diverging,
+    },
+    AnotherLog {
+        expected: TopicId,
+        found: TopicId,
+    },
+}
 
-type Delivery = Result<Buffered, OutOfRange>;
+impl From<Ended> for SubscriptionError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::OutOfRange(offset) => Self::OffsetOutOfRange(offset),
+            Ended::Truncated {
+                offset,
+                read,
+                found: Diverging { epoch, end_offset },
+            } => Self::Truncated {
+                offset,
+                read,
+                epoch,
+                end: end_offset,
+            },
+            Ended::AnotherLog { expected, found } => Self::AnotherLog { expected, found },
+        }
+    }
+}
 
 /// Reads one partition in order, from the offset that was subscribed to. Dropping it ends the
 /// fetching.
 #[derive(Debug)]
 pub struct Subscription {
-    deliveries: mpsc::Receiver<Delivery>,
+    deliveries: mpsc::Receiver<Buffered>,
     current: Option<Buffered>,
     batch: Batch,
     /// The memory of `batch`.
@@ -43,6 +72,8 @@ struct Shared {
     /// Records that are fetched and not read yet.
     buffered: AtomicUsize,
     topic_id: Mutex<Option<TopicId>>,
+    /// Set before the cursor is dropped.
+    ended: OnceLock<Ended>,
 }
 
 impl Shared {
@@ -123,18 +154,20 @@ impl Subscription {
                 (self.batch, self.held) = (Batch::default(), None);
             }
             match self.deliveries.recv().await {
-                Some(Ok(buffered)) => self.current = Some(buffered),
-                Some(Err(OutOfRange(offset))) => {
-                    return Err(SubscriptionError::OffsetOutOfRange(offset));
+                Some(buffered) => self.current = Some(buffered),
+                None => {
+                    let ended = self.shared.ended.get().copied();
+                    return Err(ended.map_or(SubscriptionError::Stopped, Into::into));
                 }
-                None => return Err(SubscriptionError::Stopped),
             }
         }
     }
 
-    /// Id of the topic that is read, as of the last lookup of the partition's leader: when
-    /// the subscription began, after each failure, and once a minute. `None` before the
-    /// first lookup, and where brokers do not tell (before Kafka 2.8).
+    /// Id of the topic that is read: that of [`Start`], or of the first lookup of the
+    /// partition's leader that tells one. `None` before it, and where brokers do not tell
+    /// (before Kafka 2.8). A subscription never continues in a topic of another id. Where
+    /// brokers have Fetch 13 (Kafka 3.1) they see to it; otherwise another id is noticed when the
+    /// leader is looked up: after each failure, and once a minute.
     #[must_use]
     pub fn topic_id(&self) -> Option<TopicId> {
         *self.shared.topic_id()
@@ -148,8 +181,14 @@ pub(crate) struct Cursor {
     pub(crate) partition: TopicPartition,
     /// Next offset to fetch.
     pub(crate) offset: i64,
+    /// Id of the topic that is read, once it is known.
+    pub(crate) topic_id: Option<TopicId>,
+    /// Leader epoch of the last record before `offset`; -1 for unknown.
+    pub(crate) last_epoch: i32,
     /// Of the leader that it is fetched from; -1 for unknown.
     pub(crate) leader_epoch: i32,
+    /// The newest leader epoch that is known; -1 for none.
+    pub(crate) newest_epoch: i32,
     /// A replica that the leader wants asked instead of itself.
     pub(crate) preferred: Option<i32>,
     /// Whether it has just failed.
@@ -158,14 +197,14 @@ pub(crate) struct Cursor {
     pub(crate) in_flight: bool,
     /// Number of the last fetch that was for it.
     pub(crate) last_fetch: u64,
-    deliveries: mpsc::Sender<Delivery>,
+    deliveries: mpsc::Sender<Buffered>,
     shared: Arc<Shared>,
 }
 
 /// Makes both ends.
 pub(crate) fn subscription(
     partition: TopicPartition,
-    offset: i64,
+    start: Start,
     observer: Arc<dyn Observer>,
     budget: Budget,
 ) -> (Subscription, Cursor) {
@@ -174,7 +213,8 @@ pub(crate) fn subscription(
         observer,
         budget,
         buffered: AtomicUsize::new(0),
-        topic_id: Mutex::default(),
+        topic_id: Mutex::new(start.topic_id),
+        ended: OnceLock::new(),
     });
     let subscription = Subscription {
         deliveries,
@@ -185,8 +225,11 @@ pub(crate) fn subscription(
     };
     let cursor = Cursor {
         partition,
-        offset,
+        offset: start.offset,
+        topic_id: start.topic_id,
+        last_epoch: start.last_epoch.unwrap_or(-1),
         leader_epoch: -1,
+        newest_epoch: start.newest_epoch(),
         preferred: None,
         failed: false,
         in_flight: false,
@@ -238,8 +281,35 @@ impl Cursor {
         self.shared.observer.paused(!self.has_room());
     }
 
-    pub(crate) fn set_topic_id(&self, id: Option<TopicId>) {
-        *self.shared.topic_id() = id;
+    /// Takes the id that a lookup found, unless it is unknown. It never changes after that.
+    pub(crate) fn set_topic_id(&mut self, id: Option<TopicId>) {
+        self.topic_id = self.topic_id.or(id);
+        *self.shared.topic_id() = self.topic_id;
+    }
+
+    /// From now on it is fetched from the leader of this epoch; -1 for unknown.
+    pub(crate) fn led_by(&mut self, epoch: i32) {
+        self.leader_epoch = epoch;
+        self.newest_epoch = self.newest_epoch.max(epoch);
+    }
+
+    /// Offset, topic and epochs of its next fetch; cursors of a partition that are equal in this
+    /// share a fetch.
+    pub(crate) fn place(&self) -> (i64, Option<TopicId>, [i32; 2]) {
+        let epochs = [self.leader_epoch, self.last_epoch];
+        (self.offset, self.topic_id, epochs)
+    }
+
+    /// What a request for it says.
+    pub(crate) fn position(&self) -> Position<'_> {
+        Position {
+            topic: &self.partition.topic,
+            topic_id: self.topic_id,
+            partition: self.partition.partition,
+            leader_epoch: self.leader_epoch,
+            offset: self.offset,
+            last_epoch: self.last_epoch,
+        }
     }
 
     /// Takes what a fetch brought.
@@ -251,19 +321,45 @@ impl Cursor {
             observer.succeeded();
         }
         let aborted = response.aborted.clone();
-        if let Some(fetched) = Fetched::new(response.records, self.offset, aborted) {
-            let next = fetched.end();
+        if let Some(mut fetched) = Fetched::new(response.records, self.offset, aborted) {
+            fetched.set_topic_id(self.topic_id);
+            let (next, epoch) = (fetched.end(), fetched.last_epoch());
             let buffered = Buffered::new(fetched, self.shared.clone());
-            if self.deliveries.try_send(Ok(buffered)).is_ok() {
+            if self.deliveries.try_send(buffered).is_ok() {
                 self.offset = next;
+                self.last_epoch = epoch;
+                self.newest_epoch = self.newest_epoch.max(epoch);
             }
         }
     }
 
     /// Ends the subscription: its offset is not in the log.
     pub(crate) fn out_of_range(self) {
-        // There was room, and the subscriber may be gone.
-        let _ = self.deliveries.try_send(Err(OutOfRange(self.offset)));
+        let offset = self.offset;
+        self.end(Ended::OutOfRange(offset));
+    }
+
+    /// Ends the subscription: the log no longer has what was read.
+    pub(crate) fn end_truncated(self, found: Diverging) {
+        let (offset, read) = (self.offset, self.last_epoch);
+        self.end(Ended::Truncated {
+            offset,
+            read,
+            found,
+        });
+    }
+
+    /// Ends the subscription: its topic has that id now.
+    pub(crate) fn end_other_log(self, found: TopicId) {
+        if let Some(expected) = self.topic_id {
+            self.end(Ended::AnotherLog { expected, found });
+        }
+    }
+
+    /// The subscriber learns of it after what it has not read yet.
+    fn end(self, ended: Ended) {
+        // A cursor ends once.
+        let _ = self.shared.ended.set(ended);
     }
 
     pub(crate) fn fail(&mut self, error: &FetchError) {

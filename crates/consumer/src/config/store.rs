@@ -76,7 +76,7 @@ pub struct StoreConfig {
     pub ca_file: String,
     /// Prefix of every key.
     pub key_prefix: String,
-    /// What to do when the state of a partition is gone.
+    /// What to do when the state of a partition is gone, or its log truncated.
     pub missing: Missing,
 }
 

@@ -113,6 +113,10 @@ async fn attend(socket: WebSocket, subscription: Subscription) -> Leave {
     let (code, reason) = match leave {
         Leave::Slow => (TOO_SLOW, "too slow"),
         Leave::Silent => (close_code::AWAY, "no answer"),
+        Leave::Reset => (
+            close_code::RESTART,
+            "the state was begun again: connect again",
+        ),
         Leave::Shutdown | Leave::Client => (close_code::AWAY, "stopping"),
     };
     let frame = CloseFrame {

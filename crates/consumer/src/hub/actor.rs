@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::clients::{Clients, Pending, merge};
+use super::clients::{Clients, Leave, Pending, merge};
 use super::stats::Stats;
 use super::view::View;
 use super::{Message, QUEUE};
@@ -75,7 +75,7 @@ impl Actor {
                 },
             }
         }
-        self.clients.dismiss_all();
+        self.clients.dismiss_all(Leave::Shutdown);
     }
 
     async fn take(&mut self, message: Message) {
@@ -97,6 +97,11 @@ impl Actor {
                 self.stream(changed);
             }
             Message::Released(partition, owner) => self.view.release(&partition, &owner),
+            Message::Reset(partition) => {
+                self.view.remove(&partition);
+                self.pending.clear();
+                self.clients.dismiss_all(Leave::Reset);
+            }
             Message::Subscribe(answer) => {
                 let devices = self.view.all().collect();
                 let alerts = self.view.alerts(Some(usize::MAX));
@@ -184,5 +189,36 @@ impl Actor {
             clients: self.clients.len(),
             server_time: Timestamp::now().as_millisecond(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iot_core::partition::TopicPartition;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::hub::Hub;
+    use crate::hub::view::DeviceFilter;
+    use crate::hub::view::tests::{device, devices};
+
+    #[tokio::test]
+    async fn a_reset_of_a_partition_takes_its_devices_and_makes_clients_connect_again() {
+        let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
+        let config = Live::fixed(ConsumerConfig::default());
+        let (hub, _task) = Hub::start(config, metrics, CancellationToken::new());
+        for (number, id) in [(0, "1"), (1, "2")] {
+            let partition = TopicPartition::new("device-data", number);
+            let known = devices(vec![device("t", id, 0, 0.0)]);
+            hub.owned(&partition, known, mpsc::channel(1).0).await;
+        }
+        let client = hub.subscribe().await.unwrap().unwrap();
+        assert_eq!(client.devices.len(), 2);
+        hub.reset(&TopicPartition::new("device-data", 0)).await;
+        assert_eq!(client.dismissed.await, Ok(Leave::Reset));
+        let (left, total) = hub.devices(DeviceFilter::default()).await.unwrap();
+        assert_eq!((total, &*left[0].key.device), (1, "2"));
+        let again = hub.subscribe().await.unwrap().unwrap();
+        assert_eq!(again.devices.len(), 1);
     }
 }

@@ -43,18 +43,27 @@ pub(crate) enum Leave {
     Slow,
     /// It stopped answering pings.
     Silent,
+    /// Its snapshot holds no longer: the state of a partition was begun again.
+    Reset,
     /// The service stops.
     Shutdown,
 }
 
 impl Leave {
-    pub(crate) const ALL: [Self; 4] = [Self::Client, Self::Slow, Self::Silent, Self::Shutdown];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Client,
+        Self::Slow,
+        Self::Silent,
+        Self::Reset,
+        Self::Shutdown,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Slow => "slow",
             Self::Silent => "silent",
+            Self::Reset => "reset",
             Self::Shutdown => "shutdown",
         }
     }
@@ -319,10 +328,10 @@ impl Clients {
     }
 
     /// Lets all clients go.
-    pub(crate) fn dismiss_all(&mut self) {
+    pub(crate) fn dismiss_all(&mut self, leave: Leave) {
         let ids: Vec<_> = self.clients.keys().copied().collect();
         for id in ids {
-            self.dismiss(id, Leave::Shutdown);
+            self.dismiss(id, leave);
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) enum Message {
     Update(Arc<TopicPartition>, Updates),
     Owned(Arc<TopicPartition>, Updates, mpsc::Sender<Question>),
     Released(Arc<TopicPartition>, mpsc::Sender<Question>),
+    Reset(Arc<TopicPartition>),
     Subscribe(oneshot::Sender<Option<Subscription>>),
     Unsubscribe(ClientId),
     Devices(DeviceFilter, oneshot::Sender<(Vec<Arc<Device>>, usize)>),
@@ -114,6 +115,12 @@ impl Hub {
             questions,
         ))
         .await;
+    }
+
+    /// The state of a partition was begun again: nothing that is known of it holds any more.
+    /// Connected clients have to connect again, for a snapshot without it.
+    pub(crate) async fn reset(&self, partition: &TopicPartition) {
+        self.send(Message::Reset(Arc::new(partition.clone()))).await;
     }
 
     /// What the owner with these questions knew goes with the returned value, even

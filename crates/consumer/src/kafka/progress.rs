@@ -143,7 +143,7 @@ impl Progress {
     }
 
     /// For how long it has not been read, and why if that is known; `None` if it is read.
-    pub(super) fn not_read(&self) -> Option<(Duration, Option<String>)> {
+    pub(crate) fn not_read(&self) -> Option<(Duration, Option<String>)> {
         let standing = self.standing();
         (!standing.is_read).then(|| (standing.since.elapsed(), standing.trouble.clone()))
     }

@@ -17,6 +17,7 @@ pub(crate) struct OwnerMetrics {
     pub(crate) processing: Histogram,
     pub(crate) lost_records: IntCounter,
     pub(crate) rebuilds: IntCounter,
+    pub(crate) replaced_logs: IntCounter,
     stale: IntCounter,
     duplicates: IntCounter,
     removed: IntCounter,
@@ -50,7 +51,11 @@ impl OwnerMetrics {
             )?,
             rebuilds: registrar.counter(
                 "iot_store_rebuilds_total",
-                "Partitions read again because their state was gone from the store",
+                "Partitions read again because their state was gone from the store, or their log truncated",
+            )?,
+            replaced_logs: registrar.counter(
+                "iot_store_logs_replaced_total",
+                "Partitions begun again because their topic was deleted and created again",
             )?,
             stale: registrar.counter(
                 "iot_readings_stale_total",

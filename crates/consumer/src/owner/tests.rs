@@ -1,20 +1,27 @@
 //! An owner with a mock cluster, and a store in memory.
 
+use iot_fold::Changes;
 use iot_service::config::Live;
 use iot_service::health::Health;
+use kafka_fetch::{LogState, TopicId};
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
+use super::load::{Begin, begin, first};
 use super::*;
+use crate::config::{From, Missing};
+use crate::kafka;
 use crate::kafka::progress::Progress;
+use crate::store::{LogId, Step, Stored};
 
 const TOPIC: &str = "device-data";
 
 struct Bench {
     shared: Arc<Shared>,
     commits: mpsc::Receiver<Commit>,
+    health: Health,
 }
 
 /// An owner that runs.
@@ -41,6 +48,15 @@ async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: i64)
 
 /// What owners of a partition need.
 fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> Bench {
+    bench_with(cluster, from, |_| ())
+}
+
+/// The same with other settings.
+fn bench_with(
+    cluster: &MockCluster<'_, impl rdkafka::ClientContext>,
+    from: From,
+    change: impl FnOnce(&mut ConsumerConfig),
+) -> Bench {
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![cluster.bootstrap_servers()];
@@ -48,6 +64,7 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
     // An empty fetch sleeps all of this in the mock cluster.
     let properties = &mut config.kafka.properties;
     properties.insert("fetch.wait.max.ms".into(), "10".into());
+    change(&mut config);
     let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());
     let letters = health.component("dead_letter");
@@ -78,36 +95,48 @@ fn bench(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: From) -> 
             health.component("outputs"),
         ),
         dead_letters,
-        lookups: Lookups::new(&config.kafka).unwrap(),
         record_times: RecordTimes::start(config.kafka.clone(), health.component("record_times")),
         fetcher: Fetcher::start(settings),
         budget,
         metrics,
         commits: sender,
-        health: health.component("state"),
+        state: SharedReadiness::new(health.component("state")),
         config,
     });
-    Bench { shared, commits }
+    Bench {
+        shared,
+        commits,
+        health,
+    }
 }
 
 impl Bench {
     /// Starts an owner, and waits until it knows where to begin.
     async fn start(&self) -> Running {
-        let (progress, stop) = (Arc::new(Progress::default()), CancellationToken::new());
-        let inbox = Inbox {
+        let running = self.spawn();
+        running.reaches(0).await;
+        running
+    }
+
+    fn inbox(&self) -> Inbox {
+        Inbox {
             partition: TopicPartition::new(TOPIC, 0),
-            stop: stop.clone(),
-            progress: progress.clone(),
+            stop: CancellationToken::new(),
+            progress: Arc::default(),
             assigned_at: std::time::Instant::now(),
-        };
+        }
+    }
+
+    /// Starts an owner.
+    fn spawn(&self) -> Running {
+        let inbox = self.inbox();
+        let (progress, stop) = (inbox.progress.clone(), inbox.stop.clone());
         let task = tokio::spawn(run(self.shared.clone(), inbox));
-        let running = Running {
+        Running {
             progress,
             stop,
             task,
-        };
-        running.reaches(0).await;
-        running
+        }
     }
 
     /// The offset that is committed next.
@@ -117,13 +146,36 @@ impl Bench {
     }
 
     async fn stored(&self) -> Option<i64> {
+        self.state().await.offset
+    }
+
+    async fn state(&self) -> Stored {
         let stop = CancellationToken::new();
-        let stored = self
-            .shared
-            .store
-            .load(&TopicPartition::new(TOPIC, 0), &stop)
-            .await;
-        stored.unwrap().offset
+        let partition = TopicPartition::new(TOPIC, 0);
+        self.shared.store.load(&partition, &stop).await.unwrap()
+    }
+
+    /// Stores an offset of a log, as if an owner had read up to there.
+    async fn store(&self, offset: i64, log: LogId) {
+        let step = Step {
+            partition: &TopicPartition::new(TOPIC, 0),
+            from: None,
+            to: offset,
+            log,
+            changes: &Changes {
+                live: vec![("d\0t\0p\0old".into(), old_device())],
+                ..Changes::default()
+            },
+        };
+        let stop = CancellationToken::new();
+        self.shared.store.apply(&step, &stop).await.unwrap();
+    }
+
+    /// Whether that is reported, and `/livez` does not fail.
+    fn says(&self, reason: &str) -> bool {
+        let health = format!("{:?}", self.health);
+        assert!(!health.contains("Failed"), "{health}");
+        health.contains(reason)
     }
 }
 
@@ -150,6 +202,7 @@ async fn after_a_conflict_the_state_is_loaded_again() {
         partition: &TopicPartition::new(TOPIC, 0),
         from: Some(0),
         to: 5,
+        log: LogId::default(),
         changes: &Changes::default(),
     };
     let stored = bench.shared.store.apply(&step, &owner.stop).await;
@@ -184,12 +237,9 @@ async fn a_stop_stores_what_was_read() {
 
 #[test]
 fn begins_where_the_store_ends() {
-    let log = Watermarks {
-        low: 100,
-        high: 200,
-    };
-    assert_eq!(first(log, From::Earliest), 100);
-    assert_eq!(first(log, From::Latest), 200);
+    let log = log_state(7);
+    assert_eq!(first(&log, From::Earliest), 100);
+    assert_eq!(first(&log, From::Latest), 200);
     let at = |offset, lost| Begin::At { offset, lost };
     for (stored, expected) in [
         (150, at(150, 0)),
@@ -198,8 +248,183 @@ fn begins_where_the_store_ends() {
         (70, at(100, 30)),
         (201, Begin::BeyondEnd),
     ] {
-        assert_eq!(begin(stored, log), expected, "{stored}");
+        assert_eq!(begin(stored, id(7), &log), expected, "{stored}");
     }
+}
+
+fn id(number: u8) -> LogId {
+    LogId {
+        topic_id: TopicId::from_bytes([number; 16]),
+        leader_epoch: None,
+    }
+}
+
+/// A log of offsets 100 to 199.
+fn log_state(id: u8) -> LogState {
+    LogState {
+        topic_id: TopicId::from_bytes([id; 16]),
+        leader_epoch: Some(3),
+        start: 100,
+        end: 200,
+    }
+}
+
+#[test]
+fn another_id_is_another_log_and_an_unknown_one_is_not() {
+    let log = log_state(7);
+    for stored in [50, 150, 250] {
+        assert_eq!(begin(stored, id(8), &log), Begin::AnotherLog, "{stored}");
+    }
+    let (unknown, known) = (LogId::default(), id(8));
+    let at = Begin::At {
+        offset: 150,
+        lost: 0,
+    };
+    assert_eq!(begin(150, unknown, &log), at);
+    // 0 is not an id: the protocol has it for unknown.
+    assert_eq!(begin(150, known, &log_state(0)), at);
+}
+
+/// The value of a device, from the fold itself.
+fn old_device() -> Vec<u8> {
+    let rules = ConsumerConfig::default().fold_rules();
+    let mut fold = iot_fold::Fold::new(rules, TOPIC, 0);
+    let json = br#"{"deviceId":"old","timestamp":1767225600,"temperature":20}"#;
+    let message = iot_core::message::parse(json).unwrap();
+    fold.apply(&iot_fold::Event {
+        offset: 0,
+        recorded: Some(1_767_225_600_000),
+        tenant: "t",
+        project: "p",
+        message: &message,
+    })
+    .unwrap();
+    fold.take_changes().live.remove(0).1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_created_again_is_read_from_its_start() {
+    // The new log is longer, as long, and shorter than the old one.
+    for stored in [5, 10, 50] {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut bench = bench(&cluster, From::Latest);
+        fill(&cluster, 0).await;
+        bench.store(stored, id(8)).await;
+        let owner = bench.start().await;
+        while bench.committed().await < 10 {}
+        owner.end().await;
+        let metrics = &bench.shared.metrics.owner;
+        assert_eq!(metrics.consumed.get(), 10, "stored {stored}");
+        let counted = [
+            &metrics.replaced_logs,
+            &metrics.rebuilds,
+            &metrics.lost_records,
+        ];
+        assert_eq!(counted.map(prometheus::IntCounter::get), [1, 0, 0]);
+        let state = bench.state().await;
+        assert_eq!(state.offset, Some(10));
+        let mut names = state.entries.iter().map(|(name, _)| &name[..]);
+        assert!(names.any(|name| name == "d\0default\0default\0d"));
+        assert_eq!(state.devices(), 1);
+        let log = state.log;
+        assert!(log.topic_id.is_some() && log.topic_id != id(8).topic_id);
+        assert_eq!(log.leader_epoch, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_log_becomes_known_when_it_is_loaded() {
+    let cluster = MockCluster::new(1).unwrap();
+    let bench = bench(&cluster, From::Earliest);
+    fill(&cluster, 0).await;
+    bench.store(10, LogId::default()).await;
+    let owner = bench.start().await;
+    owner.end().await;
+    let state = bench.state().await;
+    assert_eq!((state.offset, state.devices()), (Some(10), 1));
+    assert!(state.log.topic_id.is_some());
+    assert_eq!(bench.shared.metrics.owner.replaced_logs.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_log_follows_the_setting_for_missing_state() {
+    let cluster = MockCluster::new(1).unwrap();
+    let mut rebuilding = bench(&cluster, From::Latest);
+    fill(&cluster, 0).await;
+    rebuilding.store(50, LogId::default()).await;
+    let owner = rebuilding.start().await;
+    while rebuilding.committed().await < 10 {}
+    owner.end().await;
+    let metrics = &rebuilding.shared.metrics.owner;
+    let counted = [&metrics.consumed, &metrics.rebuilds, &metrics.replaced_logs];
+    assert_eq!(counted.map(prometheus::IntCounter::get), [10, 1, 0]);
+
+    let cluster = MockCluster::new(1).unwrap();
+    let refusing = bench_with(&cluster, From::Latest, |config| {
+        config.store.missing = Missing::Refuse;
+    });
+    fill(&cluster, 0).await;
+    refusing.store(50, LogId::default()).await;
+    let owner = refusing.spawn();
+    while !refusing.says("the log, which ends at 10, no longer has those records") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(refusing.stored().await, Some(50), "nothing is changed");
+    owner.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_of_records_that_the_log_no_longer_has_is_rebuilt() {
+    // The fetcher has found that the log diverges before that offset.
+    for (truncated_at, expected) in [(10, [0, 1]), (9, [10, 0])] {
+        let cluster = MockCluster::new(1).unwrap();
+        let bench = bench(&cluster, From::Latest);
+        fill(&cluster, 0).await;
+        let log = LogId {
+            topic_id: None,
+            leader_epoch: Some(0),
+        };
+        bench.store(10, log).await;
+        let mut owner = Owner {
+            shared: bench.shared.clone(),
+            inbox: bench.inbox(),
+            applied: None,
+            truncated_at: Some(truncated_at),
+            is_reset: false,
+        };
+        let Ok((_, start)) = owner.load().await else {
+            panic!("not loaded")
+        };
+        let rebuilds = bench.shared.metrics.owner.rebuilds.get();
+        assert_eq!([start.offset, rebuilds as i64], expected);
+        assert_eq!(owner.is_reset, rebuilds > 0, "clients have to know");
+        // What is sent with the first fetch.
+        let epoch = (rebuilds == 0).then_some(0);
+        assert_eq!((start.last_epoch, start.leader_epoch), (epoch, Some(0)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_older_than_the_stored_one_is_not_believed() {
+    let cluster = MockCluster::new(1).unwrap();
+    let bench = bench(&cluster, From::Earliest);
+    fill(&cluster, 0).await;
+    let newer = LogId {
+        topic_id: None,
+        leader_epoch: Some(9),
+    };
+    bench.store(50, newer).await;
+    let owner = bench.spawn();
+    let errors = &bench.shared.metrics.kafka.fetch_errors;
+    while errors.get() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let (_, reason) = owner.progress.not_read().unwrap();
+    let reason = reason.unwrap();
+    assert!(reason.contains("that broker is behind"), "{reason}");
+    assert_eq!(owner.progress.position(), None);
+    assert_eq!(bench.stored().await, Some(50), "nothing is changed");
+    owner.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,9 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
 
-use super::{ApplyError, Conflict, LoadError, Step, Store, StoreMetrics, Stored, Unavailable};
+use super::{
+    ApplyError, Conflict, LoadError, Replaced, Step, Store, StoreMetrics, Stored, Unavailable,
+};
 use crate::config::ConsumerConfig;
 use crate::readiness::{SharedReadiness, WaitingOperation};
 
@@ -131,6 +133,29 @@ impl Keeper {
         }
     }
 
+    /// Sets the state of a partition aside, see [`Store::set_aside`]. Retries until `stop`.
+    ///
+    /// # Errors
+    /// Another offset is stored, maybe because an earlier attempt succeeded; or the store was
+    /// unavailable until `stop`.
+    pub(crate) async fn set_aside(
+        &self,
+        replaced: &Replaced<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), Unstored> {
+        let mut waiting = Waiting::new(self);
+        loop {
+            match self.store.set_aside(replaced).await {
+                Ok(()) => return Ok(()),
+                Err(ApplyError::Conflict(conflict)) => return Err(Unstored::Conflict(conflict)),
+                Err(ApplyError::Unavailable(error)) => {
+                    let again = waiting.again(&error, stop).await;
+                    again.map_err(|Stopped| Unstored::Stopped)?;
+                }
+            }
+        }
+    }
+
     /// The values of the sealed windows with these keys, as far as they are still kept,
     /// without retries.
     ///
@@ -196,7 +221,7 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::store::Trouble;
+    use crate::store::{LogId, Trouble};
 
     /// With a Redis that does not exist.
     fn keeper(health: &Health) -> (Keeper, StoreMetrics) {
@@ -218,6 +243,7 @@ mod tests {
             partition: &TopicPartition::new("device-data", 0),
             from: None,
             to: 1,
+            log: LogId::default(),
             changes: &Changes::default(),
         };
         let stopping = async {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iot_core::partition::TopicPartition;
 
-use super::{Conflict, Step, Stored};
+use super::{Conflict, LogId, Replaced, Step, Stored};
 
 type Partitions = HashMap<TopicPartition, Kept>;
 
@@ -19,6 +19,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 struct Kept {
     offset: Option<i64>,
+    log: LogId,
     live: BTreeMap<String, Vec<u8>>,
     windows: HashMap<Arc<str>, Window>,
     /// Times at which windows expire, with their keys.
@@ -44,6 +45,7 @@ impl Memory {
             None => Stored::default(),
             Some(kept) => Stored {
                 offset: kept.offset,
+                log: kept.log,
                 entries: kept
                     .live
                     .iter()
@@ -75,7 +77,21 @@ impl Memory {
             kept.seal(sealed.store_key().into(), sealed.encode(), expires);
         }
         kept.expire(now);
-        kept.offset = Some(step.to);
+        (kept.offset, kept.log) = (Some(step.to), step.log);
+        Ok(())
+    }
+
+    pub(super) fn set_aside(&self, replaced: &Replaced<'_>) -> Result<(), Conflict> {
+        let mut partitions = self.lock();
+        let kept = partitions.entry(replaced.partition.clone()).or_default();
+        if kept.offset != Some(replaced.from) {
+            return Err(Conflict {
+                stored: kept.offset,
+                expected: Some(replaced.from),
+            });
+        }
+        kept.live.clear();
+        (kept.offset, kept.log) = (Some(replaced.to), replaced.log);
         Ok(())
     }
 
@@ -83,7 +99,7 @@ impl Memory {
         let mut partitions = self.lock();
         let kept = partitions.entry(partition.clone()).or_default();
         kept.live.clear();
-        kept.offset = Some(offset);
+        (kept.offset, kept.log) = (Some(offset), LogId::default());
     }
 
     pub(super) fn windows(
@@ -165,6 +181,7 @@ mod tests {
             partition: &here(),
             from,
             to,
+            log: LogId::default(),
             changes,
         };
         store.apply(&step, 1_000)
@@ -229,6 +246,47 @@ mod tests {
         apply(&store, None, 10, &live([("a", 1)])).unwrap();
         apply(&store, None, 10, &live([("a", 1)])).unwrap();
         assert_eq!(store.load(&here()).offset, Some(10));
+    }
+
+    #[test]
+    fn the_log_is_stored_with_the_offset_and_replaced_with_the_state() {
+        let store = Memory::new(10_000);
+        let log = |epoch| LogId {
+            topic_id: kafka_fetch::TopicId::from_bytes([7; 16]),
+            leader_epoch: Some(epoch),
+        };
+        let (partition, changes) = (here(), live([("a", 1)]));
+        let step = |from, to, epoch| Step {
+            partition: &partition,
+            from,
+            to,
+            log: log(epoch),
+            changes: &changes,
+        };
+        store.apply(&step(None, 10, 1), 0).unwrap();
+        assert_eq!(store.load(&here()).log, log(1));
+        store.apply(&step(Some(10), 10, 2), 0).unwrap();
+        assert_eq!(store.load(&here()).log, log(2), "only the log");
+        let mut replaced = Replaced {
+            partition: &here(),
+            from: 9,
+            before: log(2),
+            to: 3,
+            log: LogId::default(),
+        };
+        let conflict = Conflict {
+            stored: Some(10),
+            expected: Some(9),
+        };
+        assert_eq!(store.set_aside(&replaced), Err(conflict));
+        assert_eq!(store.load(&here()).entries.len(), 1);
+        replaced.from = 10;
+        store.set_aside(&replaced).unwrap();
+        let empty = Stored {
+            offset: Some(3),
+            ..Stored::default()
+        };
+        assert_eq!(store.load(&here()), empty);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! a store holds.
 
 mod keeper;
+mod log_id;
 mod memory;
 mod metrics;
 mod redis;
@@ -12,15 +13,19 @@ mod url;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iot_core::partition::TopicPartition;
-use iot_fold::Changes;
+use iot_fold::{Changes, TIME_KEY};
 
 use crate::config::StoreConfig;
 use crate::config::millis;
 pub(crate) use keeper::{Keeper, Unloaded, Unstored};
+pub(crate) use log_id::LogId;
 use memory::Memory;
 pub(crate) use metrics::StoreMetrics;
 use redis::Redis;
 use url::Target;
+
+/// How long state of another log is kept: enough to notice that a topic was deleted by mistake.
+pub(crate) const KEPT_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Changes that move a partition from one offset to another.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +33,23 @@ pub(crate) struct Step<'a> {
     pub(crate) partition: &'a TopicPartition,
     /// The offset that the store must have before the step; `None` if it must have none.
     pub(crate) from: Option<i64>,
-    /// The offset that is stored afterwards.
+    /// The offset that is stored afterwards. The same as `from` to store `log` only.
     pub(crate) to: i64,
+    /// The log that has the offset.
+    pub(crate) log: LogId,
     pub(crate) changes: &'a Changes,
+}
+
+/// A partition whose state is of a log that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replaced<'a> {
+    pub(crate) partition: &'a TopicPartition,
+    /// The offset that must be stored, and its log.
+    pub(crate) from: i64,
+    pub(crate) before: LogId,
+    /// Where the partition begins again, and in which log.
+    pub(crate) to: i64,
+    pub(crate) log: LogId,
 }
 
 /// The live state of a partition, without its sealed windows.
@@ -38,8 +57,18 @@ pub(crate) struct Step<'a> {
 pub(crate) struct Stored {
     /// Next offset to apply; `None` if nothing was ever stored.
     pub(crate) offset: Option<i64>,
+    /// The log that has the offset.
+    pub(crate) log: LogId,
     /// All live values, in no particular order.
     pub(crate) entries: Vec<(String, Vec<u8>)>,
+}
+
+impl Stored {
+    /// How many devices it has; the entries also have the partition's time.
+    pub(crate) fn devices(&self) -> usize {
+        let names = self.entries.iter().map(|(name, _)| name);
+        names.filter(|name| *name != TIME_KEY).count()
+    }
 }
 
 /// A step was refused because the stored offset is not the expected one: another consumer
@@ -216,6 +245,19 @@ impl Store {
                 Ok(())
             }
             Self::Redis(redis) => redis.reset(partition, offset).await,
+        }
+    }
+
+    /// Sets the live state of a partition aside, where it expires after [`KEPT_ASIDE`], and
+    /// stores `to` in `log` without any values. In memory nothing could read it there, so it is
+    /// dropped. Sealed windows stay until they expire.
+    ///
+    /// # Errors
+    /// The stored offset is not `from`, and nothing was changed; or the store is unavailable.
+    pub(crate) async fn set_aside(&self, replaced: &Replaced<'_>) -> Result<(), ApplyError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.set_aside(replaced)?),
+            Self::Redis(redis) => redis.set_aside(replaced).await,
         }
     }
 

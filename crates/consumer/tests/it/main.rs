@@ -13,6 +13,7 @@ mod partial;
 mod process;
 mod push;
 mod real;
+mod recreated;
 mod replay;
 mod retention;
 #[cfg(feature = "tls")]

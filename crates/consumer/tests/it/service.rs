@@ -188,6 +188,11 @@ impl Endpoints {
         self.ops.readyz().await.unwrap()
     }
 
+    /// Status of `/livez`.
+    pub(crate) async fn livez(&self) -> u16 {
+        self.ops.get("/livez").await.unwrap().0
+    }
+
     /// A metric, by its name and labels as they stand in the text.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         self.ops.metric(name).await

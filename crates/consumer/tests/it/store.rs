@@ -307,6 +307,7 @@ async fn missing_state_is_refused_or_rebuilt() {
     let refusing = Service::start(config.clone()).await;
     let said = wait_for("a reason", async || reason(&refusing, "state").await).await;
     assert!(said.contains("is gone from the store"), "{said}");
+    assert_eq!(refusing.livez().await, 200, "a restart does not help");
     assert_eq!(refusing.metric(CONSUMED).await, Some(0.0));
     refusing.stop().await;
 
@@ -332,6 +333,10 @@ async fn state_with_an_unknown_schema_is_refused() {
     let said = wait_for("a reason", async || reason(&service, "state").await).await;
     assert!(said.contains("schema is 99"), "{said}");
     assert!(said.contains("run the version that wrote it"), "{said}");
+    assert_eq!(service.livez().await, 200, "a restart does not help");
+    // Somebody repairs it, and no restart is needed.
+    redis.cli(&["DEL", &key]);
+    service.wait_ready().await;
     service.stop().await;
 }
 

@@ -6,7 +6,7 @@ use crate::log_time::{LogPosition, LogTime};
 /// The version of the format.
 const VERSION: u8 = 1;
 /// Key of the value: `p`, `time`.
-pub(crate) const KEY: &str = "p\0time";
+pub const KEY: &str = "p\0time";
 /// Most bytes of the value.
 pub(crate) const BYTES: usize = 166;
 

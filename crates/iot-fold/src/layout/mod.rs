@@ -11,7 +11,8 @@ mod windows;
 
 use crate::model::DeviceKey;
 pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES};
-pub(crate) use log_time::{BYTES as TIME_BYTES, KEY as TIME_KEY};
+pub(crate) use log_time::BYTES as TIME_BYTES;
+pub use log_time::KEY as TIME_KEY;
 pub use pack::UnpackError;
 pub(crate) use pack::{Packer, Unpacker};
 pub(crate) use windows::{
@@ -19,8 +20,11 @@ pub(crate) use windows::{
 };
 
 /// The version of keys and values together. A store writes it beside the values, and
-/// refuses state that has another one.
-pub const SCHEMA: &str = "2";
+/// refuses state that has another one, except [`SCHEMA_BEFORE`].
+pub const SCHEMA: &str = "3";
+
+/// The schema before, which has no fields about the log. A store takes its state over in place.
+pub const SCHEMA_BEFORE: &str = "2";
 
 /// Bytes of the removal of a device, rounded up, without its names.
 pub(crate) const REMOVED_BYTES: usize = 4;

@@ -145,7 +145,7 @@ impl Connection {
         request: &R,
         wait: Duration,
     ) -> Result<R::Response<'_>, ConnectionError> {
-        let version = self.version(R::API)?;
+        let version = self.version(R::API)?.min(request.newest());
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let (number, client_id) = (self.correlation_id, &self.client_id);
         protocol::encode(request, version, number, client_id, &mut self.request);
@@ -226,7 +226,7 @@ mod tests {
             b"\0\0\0\x16\0\0\0\x01\0\0\0\0\0\x02\
               \0\x03\0\0\0\x0d\0\x01\0\0\0\x0a",
         );
-        let expected = "it does not support Fetch 11 to 11: Kafka 2.3 or newer is needed";
+        let expected = "it does not support Fetch 11 to 13: Kafka 2.3 or newer is needed";
         assert_eq!(error.await, expected);
     }
 

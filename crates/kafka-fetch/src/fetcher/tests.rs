@@ -14,7 +14,7 @@ use crate::scripted::{Answer, Cluster, PARTITION, TOPIC, TOPIC_ID};
 use crate::subscription::AHEAD;
 
 impl Cluster {
-    fn fetcher(&self) -> Fetcher {
+    pub(super) fn fetcher(&self) -> Fetcher {
         Fetcher::start(Settings::new([self.brokers[0].to_string()]))
     }
 
@@ -25,7 +25,7 @@ impl Cluster {
     }
 }
 
-fn partition() -> TopicPartition {
+pub(super) fn partition() -> TopicPartition {
     TopicPartition::new(TOPIC, PARTITION)
 }
 
@@ -76,12 +76,12 @@ impl Observer for Observed {
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn in_time<T>(work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(Duration::from_secs(60), work).await;
     done.expect("in time")
 }
 
-async fn wait_for(condition: impl Fn() -> bool) {
+pub(super) async fn wait_for(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::task::yield_now().await;
@@ -91,7 +91,9 @@ async fn wait_for(condition: impl Fn() -> bool) {
 }
 
 /// The number of records of the next batch, and the offset after it.
-async fn next(subscription: &mut Subscription) -> Result<(usize, i64), SubscriptionError> {
+pub(super) async fn next(
+    subscription: &mut Subscription,
+) -> Result<(usize, i64), SubscriptionError> {
     let batch = in_time(subscription.next()).await?;
     Ok((batch.len(), batch.next_offset()))
 }
@@ -194,7 +196,7 @@ async fn a_leader_that_does_not_know_of_its_successor_is_left() {
         }
     };
     is_asked_again().await;
-    cluster.state.leader.store(1, Ordering::Relaxed);
+    cluster.state.change(|known| known.leader = 1);
     // More than a minute, of which none passes while an answer is awaited.
     for _ in 0..40 {
         tokio::time::pause();

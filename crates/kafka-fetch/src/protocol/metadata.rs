@@ -42,9 +42,12 @@
 //! | `cluster_authorized_operations` | INT32 | 8, until 10 | ignored |
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::primitives::{Decoder, Encoder, Result};
 use super::{ApiKey, ErrorCode, Request};
+
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Identity of a topic: another one when a topic is deleted and created again under the
 /// same name (Kafka 2.8, KIP-516).
@@ -58,8 +61,12 @@ impl TopicId {
         Self::new(u128::from_be_bytes(bytes))
     }
 
-    fn new(id: u128) -> Option<Self> {
+    pub(crate) fn new(id: u128) -> Option<Self> {
         (id != 0).then_some(Self(id))
+    }
+
+    pub(crate) fn to_u128(self) -> u128 {
+        self.0
     }
 
     /// The 16 bytes, as they are in the protocol.
@@ -69,11 +76,37 @@ impl TopicId {
     }
 }
 
+/// Text that is not the id of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a topic, which is 22 digits of base64")]
+pub struct InvalidTopicId;
+
+/// Reads what `Display` writes.
+impl FromStr for TopicId {
+    type Err = InvalidTopicId;
+
+    fn from_str(text: &str) -> std::result::Result<Self, InvalidTopicId> {
+        if text.len() != 22 {
+            return Err(InvalidTopicId);
+        }
+        let mut id = 0_u128;
+        for (place, digit) in text.bytes().enumerate() {
+            let bits = DIGITS.iter().position(|known| *known == digit);
+            let bits = bits.ok_or(InvalidTopicId)? as u128;
+            id = match place {
+                // The last digit has two bits of the id.
+                21 if bits & 0b1111 == 0 => id << 2 | bits >> 4,
+                21 => return Err(InvalidTopicId),
+                _ => id << 6 | bits,
+            };
+        }
+        Self::new(id).ok_or(InvalidTopicId)
+    }
+}
+
 /// As Kafka's tools write it: base64 with `-` and `_`, without padding.
 impl fmt::Display for TopicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let digit = |bits: u128| DIGITS[bits as usize & 63] as char;
         for shift in (2..128).step_by(6).rev() {
             write!(f, "{}", digit(self.0 >> shift))?;
@@ -304,6 +337,22 @@ mod tests {
         assert_eq!(id.to_string(), "__4CAwQFBgcICQoLDA0ODw");
         let one = TopicId::from_bytes(1_u128.to_be_bytes()).unwrap();
         assert_eq!(one.to_string(), "AAAAAAAAAAAAAAAAAAAAAQ");
+        for id in [id, one] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_text_is_not_the_id_of_a_topic() {
+        for text in [
+            "",
+            "AAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAB",
+            "__4CAwQFBgcICQoLDA0OD=",
+            "__4CAwQFBgcICQoLDA0ODwA",
+        ] {
+            assert_eq!(text.parse::<TopicId>(), Err(InvalidTopicId), "{text:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The part of Kafka's protocol that fetching takes (<https://kafka.apache.org/protocol>):
-//! five requests, each in a file of its own, and the versions of them that are spoken here.
+//! six requests, each in a file of its own, and the versions of them that are spoken here.
 //!
 //! A request is an INT32 length and as many bytes: a header, then the body. A response too.
 //!
@@ -23,6 +23,7 @@
 pub(crate) mod api_versions;
 pub(crate) mod error;
 pub(crate) mod fetch;
+pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod primitives;
 pub(crate) mod sasl_authenticate;
@@ -41,6 +42,8 @@ use primitives::{Decoder, Encoder, Malformed};
 pub enum ApiKey {
     /// Records of partitions.
     Fetch = 1,
+    /// Where logs start and end.
+    ListOffsets = 2,
     /// Brokers, and the leaders of partitions.
     Metadata = 3,
     /// Choice of a SASL mechanism.
@@ -70,9 +73,11 @@ pub(crate) struct Support {
 }
 
 /// All that is spoken here. Fetch needs the newest Kafka, so that Kafka 2.3 (2019) is the
-/// oldest that can be read from; Metadata 10 (Kafka 2.8) adds the ids of topics.
-pub(crate) const SUPPORTED: [Support; 5] = [
-    support(ApiKey::Fetch, 11..=11, 12, "2.3"),
+/// oldest that can be read from. Fetch 12 (Kafka 2.7) recognizes a truncated log, Metadata 10
+/// (Kafka 2.8) adds the ids of topics, and Fetch 13 (Kafka 3.1) names topics by them.
+pub(crate) const SUPPORTED: [Support; 6] = [
+    support(ApiKey::Fetch, 11..=13, 12, "2.3"),
+    support(ApiKey::ListOffsets, 5..=5, 6, "2.2"),
     support(ApiKey::Metadata, 7..=10, 9, "2.1"),
     support(ApiKey::SaslHandshake, 1..=1, i16::MAX, "1.0"),
     support(ApiKey::ApiVersions, 0..=0, 3, "0.10"),
@@ -111,6 +116,11 @@ pub(crate) trait Request {
 
     /// May borrow from the bytes of the response.
     type Response<'a>;
+
+    /// The newest version that this request can be sent in, of those that are spoken here.
+    fn newest(&self) -> i16 {
+        *Self::API.support().versions.end()
+    }
 
     /// Appends the body.
     fn encode(&self, version: i16, to: &mut Encoder<'_>);

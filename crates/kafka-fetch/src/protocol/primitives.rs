@@ -115,16 +115,26 @@ impl<'a> Decoder<'a> {
         (0..self.array_length()?).map(|_| read(self)).collect()
     }
 
-    /// Skips the tagged fields at the end of a structure, none of which is known here.
+    /// Skips the tagged fields at the end of a structure.
     pub(crate) fn tagged_fields(&mut self) -> Result<()> {
+        self.tagged_field(None).map(drop)
+    }
+
+    /// Reads the tagged fields at the end of a structure, and returns the bytes of the one with
+    /// this tag, if it is there.
+    pub(crate) fn tagged_field(&mut self, wanted: Option<u32>) -> Result<Option<Self>> {
+        let mut found = None;
         if self.flexible {
             for _ in 0..self.unsigned_varint()? {
-                self.unsigned_varint()?;
+                let tag = self.unsigned_varint()?;
                 let length = self.unsigned_varint()?;
-                self.take(length as usize)?;
+                let bytes = self.take(length as usize)?;
+                if wanted == Some(tag) {
+                    found = Some(Self::new(bytes, true));
+                }
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn compact_length(&mut self) -> Result<Option<usize>> {

@@ -7,6 +7,7 @@ use super::Corruption;
 use super::compression::{MAX_DECOMPRESSED, decompress};
 use super::header::Header;
 use super::record::{Entry, HeaderEntry, Malformed, MalformedRecord, RecordDecoder};
+use crate::protocol::metadata::TopicId;
 
 /// Bytes and records that a batch keeps memory of when it is filled again.
 const KEPT_BYTES: usize = 4 << 20;
@@ -21,6 +22,7 @@ pub struct Batch {
     headers: Vec<HeaderEntry>,
     next_offset: i64,
     leader_epoch: Option<i32>,
+    topic_id: Option<TopicId>,
 }
 
 /// One record of a [`Batch`].
@@ -44,7 +46,7 @@ impl Batch {
         self.records.shrink_to(KEPT_RECORDS);
         self.headers.clear();
         self.headers.shrink_to(KEPT_RECORDS);
-        self.leader_epoch = None;
+        (self.leader_epoch, self.topic_id) = (None, None);
     }
 
     /// Appends the records of a batch of the log, except those before the offset `from`. Returns
@@ -155,8 +157,16 @@ impl Batch {
         self.leader_epoch
     }
 
-    /// Takes it from the batch of the log; -1 is unknown.
-    pub(super) fn set_leader_epoch(&mut self, epoch: i32) {
+    /// Id of the topic that the records are from; `None` where brokers do not tell it, or the
+    /// records are not from a log.
+    #[must_use]
+    pub fn topic_id(&self) -> Option<TopicId> {
+        self.topic_id
+    }
+
+    /// Takes both from the log; an epoch of -1 is unknown.
+    pub(super) fn set_log(&mut self, topic_id: Option<TopicId>, epoch: i32) {
+        self.topic_id = topic_id;
         self.leader_epoch = (epoch >= 0).then_some(epoch);
     }
 

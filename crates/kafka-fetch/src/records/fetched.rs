@@ -6,6 +6,7 @@ use super::header::{CHECKED, HEADER, Header};
 use super::transactions::AbortedTransactions;
 use super::{CorruptBatch, Corruption};
 use crate::protocol::fetch::AbortedTransaction;
+use crate::protocol::metadata::TopicId;
 
 /// Small batches of the log are handed out together, up to so many records and bytes.
 const TOGETHER: usize = 500;
@@ -28,6 +29,9 @@ pub(crate) struct Fetched {
     aborted: AbortedTransactions,
     records: usize,
     end: i64,
+    /// Leader epoch of the last batch; -1 for unknown.
+    last_epoch: i32,
+    topic_id: Option<TopicId>,
 }
 
 impl Fetched {
@@ -38,7 +42,7 @@ impl Fetched {
         offset: i64,
         aborted: Vec<AbortedTransaction>,
     ) -> Option<Self> {
-        let (mut length, mut end, mut count) = (0, offset, 0);
+        let (mut length, mut end, mut count, mut last_epoch) = (0, offset, 0, -1);
         while let Some(header) = Header::read(&records[length..]) {
             let Ok(header) = header else {
                 // An error when its turn comes; until then it counts as something to be read.
@@ -48,6 +52,7 @@ impl Fetched {
             };
             length += header.length;
             end = end.max(header.next_offset);
+            last_epoch = header.leader_epoch;
             count += usize::try_from(header.records_count).unwrap_or(0);
         }
         (length > 0).then(|| Self {
@@ -57,7 +62,19 @@ impl Fetched {
             aborted: AbortedTransactions::new(aborted),
             records: count,
             end,
+            last_epoch,
+            topic_id: None,
         })
+    }
+
+    /// Its batches are from the topic of this id.
+    pub(crate) fn set_topic_id(&mut self, id: Option<TopicId>) {
+        self.topic_id = id;
+    }
+
+    /// Leader epoch of the last batch; -1 for unknown.
+    pub(crate) fn last_epoch(&self) -> i32 {
+        self.last_epoch
     }
 
     /// Number of records by the headers of the batches, which are not verified yet.
@@ -101,7 +118,7 @@ impl Fetched {
         into.clear();
         let room = room.min(MAX_DECOMPRESSED);
         let first = self.header()?;
-        into.set_leader_epoch(first.leader_epoch);
+        into.set_log(self.topic_id, first.leader_epoch);
         if !self.decode(&first, into, room)? {
             let (offset, compressed) = (first.base_offset, self.compressed(&first));
             let size = measure(first.codec(), compressed);

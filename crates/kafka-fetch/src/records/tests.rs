@@ -11,7 +11,7 @@ use super::*;
 use crate::protocol::fetch::AbortedTransaction;
 
 /// Leader that appended the batches.
-const EPOCH: i32 = 5;
+pub(crate) const EPOCH: i32 = 5;
 
 /// Time of the first record of a batch.
 const TIME: i64 = 1_767_225_600_000;

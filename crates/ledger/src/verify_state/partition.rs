@@ -176,6 +176,7 @@ mod tests {
     const RULES: Rules = Rules {
         sizes: Vec::new(),
         lateness: 0,
+        retention: None,
     };
 
     /// What a consumer stores that takes this message.
@@ -195,6 +196,7 @@ mod tests {
             offset: 1,
             live: BTreeMap::from([(device_field(&name), value)]),
             sealed: BTreeMap::new(),
+            has_earlier_log: false,
             read_at: 0,
         }
     }

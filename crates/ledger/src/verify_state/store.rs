@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, cmd};
 use tokio::time::timeout;
 
-use super::layout::{OFFSET_FIELD, SCHEMA, SCHEMA_FIELD, WINDOW, key_prefix};
+use super::layout::{ASIDE, OFFSET_FIELD, SCHEMA_FIELD, SCHEMAS, WINDOW, is_value, key_prefix};
 
 /// Deadline of connecting and of one call.
 const CALL: Duration = Duration::from_secs(10);
@@ -40,10 +40,13 @@ type NamedValue = (Vec<u8>, Vec<u8>);
 pub(super) struct Snapshot {
     /// Next offset to apply.
     pub(super) offset: i64,
-    /// Live values by field, without offset and schema.
+    /// Live values by field, without what is about the partition.
     pub(super) live: BTreeMap<String, Vec<u8>>,
     /// Sealed windows by key, without the partition's prefix.
     pub(super) sealed: BTreeMap<String, Vec<u8>>,
+    /// Whether state of an earlier log of the partition is kept, whose sealed windows may be
+    /// among these.
+    pub(super) has_earlier_log: bool,
     /// When reading ended, milliseconds since the Unix epoch.
     pub(super) read_at: i64,
 }
@@ -98,11 +101,17 @@ impl Store {
                 return Ok(None);
             };
             let live = self.live(of).await?;
-            let sealed = self.sealed(of).await?;
+            let mut keys = self.keys(of).await?;
+            let (windows, aside) = (self.key(of, WINDOW), self.key(of, ASIDE));
+            let has_earlier_log = keys.iter().any(|key| key.starts_with(aside.as_bytes()));
+            keys.retain(|key| key.starts_with(windows.as_bytes()));
+            let sealed = self.values(of, &keys).await?;
             let count: usize = self.ask(cmd("HLEN").arg(self.key(of, "state"))).await?;
             // Each step of the consumer moves the offset, so it shows a concurrent change.
             if self.offset(of).await? == Some(offset) && live.len() == count {
-                return Ok(Some(snapshot(offset, live, sealed)?));
+                let mut snapshot = snapshot(offset, live, sealed)?;
+                snapshot.has_earlier_log = has_earlier_log;
+                return Ok(Some(snapshot));
             }
         }
         bail!(
@@ -126,10 +135,10 @@ impl Store {
         }
     }
 
-    /// Scans all keys of the database, the only way to find those of a partition.
-    async fn sealed(&self, of: &TopicPartition) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        let (begin, mut cursor, mut keys) = (self.key(of, ""), 0_u64, Vec::new());
-        let pattern = format!("{}{WINDOW}*", escaped(&begin));
+    /// The partition's keys. Scans all keys of the database, the only way to find them.
+    async fn keys(&self, of: &TopicPartition) -> anyhow::Result<Vec<Vec<u8>>> {
+        let (mut cursor, mut keys) = (0_u64, Vec::new());
+        let pattern = format!("{}*", escaped(&self.key(of, "")));
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern);
@@ -137,10 +146,19 @@ impl Store {
             let (next, found): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
             keys.extend(found);
             if next == 0 {
-                break;
+                return Ok(keys);
             }
             cursor = next;
         }
+    }
+
+    /// The values of keys, by the keys without the partition's prefix.
+    async fn values(
+        &self,
+        of: &TopicPartition,
+        keys: &[Vec<u8>],
+    ) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let begin = self.key(of, "");
         let mut sealed = BTreeMap::new();
         for keys in keys.chunks(PORTION) {
             let values: Vec<Option<Vec<u8>>> = self.ask(cmd("MGET").arg(keys)).await?;
@@ -190,16 +208,18 @@ fn snapshot(
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| (String::from_utf8_lossy(&name).into_owned(), value))
         .collect();
-    live.remove(OFFSET_FIELD);
+    // What is about the partition is not compared with the log.
     let schema = live.remove(SCHEMA_FIELD).unwrap_or_default();
-    if schema != SCHEMA.as_bytes() {
-        let schema = String::from_utf8_lossy(&schema);
-        bail!("the state has schema {schema:?}; this program reads {SCHEMA:?}");
+    let schema = String::from_utf8_lossy(&schema);
+    if !SCHEMAS.contains(&&*schema) {
+        bail!("the state has schema {schema:?}; this program reads {SCHEMAS:?}");
     }
+    live.retain(|field, _| is_value(field));
     Ok(Snapshot {
         offset,
         live,
         sealed,
+        has_earlier_log: false,
         read_at: jiff::Timestamp::now().as_millisecond(),
     })
 }
@@ -236,13 +256,18 @@ mod tests {
             let fields = [
                 ("schema", schema),
                 ("offset", "3"),
-                ("d", "v"),
-                ("gone", ""),
+                ("topic_id", "BwcHBwcHBwcHBwcHBwcHBw"),
+                ("leader_epoch", "4"),
+                ("d\0t\0p\0d", "v"),
+                ("d\0t\0p\0gone", ""),
             ];
             let fields = fields.map(|(name, value)| (name.into(), value.into()));
             snapshot(3, fields.into_iter().collect(), BTreeMap::new())
         };
-        assert_eq!(fields("2").unwrap().live.len(), 1);
+        for known in ["2", "3"] {
+            assert_eq!(fields(known).unwrap().live.len(), 1, "schema {known}");
+        }
+        assert!(fields("4").is_err());
         assert!(fields("1").unwrap_err().to_string().contains("\"1\""));
     }
 }

@@ -2,9 +2,10 @@
 --
 -- KEYS  the partition's state (a hash), then the keys of sealed windows
 -- ARGV  offset that must be stored ("" for none), offset to store, schema,
---       number of windows, number of removed fields, then value and time to
---       live (ms) of each window, then fields and values of the state: first the
---       removed ones, with empty values
+--       the schema before it, whose state is taken over, number of windows,
+--       number of removed fields, then value and time to live (ms) of each
+--       window, then fields and values of the state: first the removed ones,
+--       with empty values
 --
 -- Returns 1 when the step is taken now or was taken before, else 0 and the
 -- offset that is stored.
@@ -12,26 +13,27 @@
 -- Redis does not roll a script back. So everything is checked first (HMGET fails
 -- on a key of another type), and the order of writes makes a script that fails
 -- half way harmless: windows are the same whenever they are written, so one that
--- is there too early is no error; live values and the offset that they belong to
--- are one HSET, which Redis does or does not. Removed fields become empty in it,
--- which readers skip, and are deleted afterwards: it is no harm if that fails.
+-- is there too early is no error; live values, the offset that they belong to and
+-- the log that it is of are one HSET, which Redis does or does not. Removed fields
+-- become empty in it, which readers skip, and are deleted afterwards: it is no harm
+-- if that fails.
 local state = KEYS[1]
-local from, to, schema = ARGV[1], ARGV[2], ARGV[3]
-local windows, removed = tonumber(ARGV[4]), tonumber(ARGV[5])
+local from, to, schema, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local windows, removed = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local held = redis.call('HMGET', state, 'offset', 'schema')
-local offset = held[1] or ''
+local offset, written = held[1] or '', held[2] or schema
 if offset == to and from ~= to then
   return {1}
 end
-if offset ~= from or (held[2] or schema) ~= schema then
+if offset ~= from or (written ~= schema and written ~= before) then
   return {0, offset}
 end
 
 for i = 1, windows do
-  redis.call('SET', KEYS[1 + i], ARGV[4 + 2 * i], 'PX', ARGV[5 + 2 * i])
+  redis.call('SET', KEYS[1 + i], ARGV[5 + 2 * i], 'PX', ARGV[6 + 2 * i])
 end
-local first = 6 + 2 * windows
+local first = 7 + 2 * windows
 redis.call('HSET', state, 'offset', to, 'schema', schema, unpack(ARGV, first))
 if removed > 0 then
   local fields = {}

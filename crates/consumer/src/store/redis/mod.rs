@@ -2,6 +2,7 @@
 //! it, and one key for the windows of a device that were sealed together, which
 //! Redis removes when their time is over. docs/state.md lists the keys.
 
+mod fields;
 mod link;
 mod pool;
 #[cfg(test)]
@@ -10,18 +11,18 @@ mod tests;
 use std::collections::HashMap;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{SCHEMA, Sealed};
+use iot_fold::{SCHEMA, SCHEMA_BEFORE, Sealed};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::url::Servers;
-use super::{ApplyError, Conflict, LoadError, Step, Stored, Trouble, Unavailable};
-use crate::config::StoreConfig;
+use super::{
+    ApplyError, Conflict, KEPT_ASIDE, LoadError, Replaced, Step, Stored, Trouble, Unavailable,
+};
+use crate::config::{StoreConfig, millis};
+use fields::{OFFSET, SCHEMA_FIELD, log_fields, stored};
 use link::Connector;
 use pool::{Pool, is_replica};
 
-/// Fields of the hash that are no values. Those of values have a NUL in them.
-const OFFSET: &str = "offset";
-const SCHEMA_FIELD: &str = "schema";
 /// Fields read at once: about a millisecond of Redis' one thread.
 const SCAN: usize = 1_000;
 /// Windows read at once.
@@ -32,7 +33,7 @@ const READS: usize = 5;
 /// arguments. The pipeline ends a step at 3,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
 /// What comes before the changes of a step, and their bytes; bytes of a number.
-const HEAD_ARGS: usize = 9;
+const HEAD_ARGS: usize = 14;
 const HEAD_BYTES: usize = 400;
 const NUMBER_BYTES: usize = 20;
 
@@ -133,19 +134,23 @@ impl Redis {
 
     pub(super) async fn apply(&self, step: &Step<'_>, now: i64) -> Result<(), ApplyError> {
         let answer = self.run(step, now).await.map_err(Unavailable::from)?;
-        match &answer[..] {
-            [Value::Int(1)] => Ok(()),
-            [Value::Int(0), stored] => Err(ApplyError::Conflict(Conflict {
-                stored: String::from_redis_value_ref(stored)
-                    .ok()
-                    .and_then(|offset| offset.parse().ok()),
-                expected: step.from,
-            })),
-            other => Err(ApplyError::Unavailable(Unavailable {
-                trouble: Trouble::Refused,
-                message: format!("Redis answered {other:?} to a step"),
-            })),
+        applied(&answer, step.from)
+    }
+
+    pub(super) async fn set_aside(&self, replaced: &Replaced<'_>) -> Result<(), ApplyError> {
+        let prefix = self.key_prefix(replaced.partition);
+        let aside = format!("{prefix}aside\0{}", replaced.before.topic_name());
+        let mut call = cmd("EVAL");
+        call.arg(include_str!("set_aside.lua")).arg(2);
+        call.arg(self.state_key(replaced.partition)).arg(aside);
+        call.arg(replaced.from).arg(millis(KEPT_ASIDE));
+        call.arg(SCHEMA_FIELD).arg(SCHEMA);
+        call.arg(OFFSET).arg(replaced.to);
+        for (name, value) in log_fields(replaced.log) {
+            call.arg(name).arg(value);
         }
+        let answer = self.ask::<Vec<Value>>(replaced.partition, &call).await;
+        applied(&answer.map_err(Unavailable::from)?, Some(replaced.from))
     }
 
     /// Runs the script by its hash, and with its text where Redis doesn't know it:
@@ -202,13 +207,16 @@ impl Redis {
             call.arg(key);
         }
         call.arg(step.from.map_or(String::new(), |from| from.to_string()));
-        call.arg(step.to).arg(SCHEMA);
+        call.arg(step.to).arg(SCHEMA).arg(SCHEMA_BEFORE);
         call.arg(windows.len()).arg(removed.len());
         for (_, value, lifetime) in &windows {
             call.arg(value.as_slice()).arg(lifetime);
         }
         for key in removed {
             call.arg(key).arg("");
+        }
+        for (name, value) in log_fields(step.log) {
+            call.arg(name).arg(value);
         }
         for (key, value) in devices {
             call.arg(key).arg(value.as_slice());
@@ -271,6 +279,23 @@ impl Redis {
     }
 }
 
+/// What a script's answer means.
+fn applied(answer: &[Value], expected: Option<i64>) -> Result<(), ApplyError> {
+    match answer {
+        [Value::Int(1)] => Ok(()),
+        [Value::Int(0), stored] => Err(ApplyError::Conflict(Conflict {
+            stored: String::from_redis_value_ref(stored)
+                .ok()
+                .and_then(|offset| offset.parse().ok()),
+            expected,
+        })),
+        other => Err(ApplyError::Unavailable(Unavailable {
+            trouble: Trouble::Refused,
+            message: format!("Redis answered {other:?} to a step"),
+        })),
+    }
+}
+
 /// The policy by which a Redis with a limit removes keys that never expire.
 fn evicts(info: &str) -> Option<&str> {
     let field = |name: &str| {
@@ -279,38 +304,6 @@ fn evicts(info: &str) -> Option<&str> {
     };
     let policy = field("maxmemory_policy")?;
     (policy.starts_with("allkeys") && field("maxmemory") != Some("0")).then_some(policy)
-}
-
-fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, LoadError> {
-    let unusable = |reason: String| Err(LoadError::Unusable(reason));
-    if fields.is_empty() {
-        return Ok(Stored::default());
-    }
-    let mut take = |name: &str| {
-        let value = fields.remove(name.as_bytes());
-        value.and_then(|value| String::from_utf8(value).ok())
-    };
-    let (schema, offset) = (take(SCHEMA_FIELD), take(OFFSET));
-    match schema.as_deref() {
-        Some(SCHEMA) => {}
-        Some(other) => return unusable(format!("its schema is {other}, this version's {SCHEMA}")),
-        None => return unusable("it has no schema".into()),
-    }
-    let Some(offset) = offset.and_then(|offset| offset.parse().ok()) else {
-        return unusable("it has no offset".into());
-    };
-    let mut entries = Vec::with_capacity(fields.len());
-    // What a step has removed is empty until it is deleted.
-    for (field, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
-        match String::from_utf8(field) {
-            Ok(field) => entries.push((field, value)),
-            Err(_) => return unusable("the name of a value is not UTF-8".into()),
-        }
-    }
-    Ok(Stored {
-        offset: Some(offset),
-        entries,
-    })
 }
 
 impl From<RedisError> for Unavailable {
@@ -330,6 +323,8 @@ impl From<RedisError> for Unavailable {
             _ if detail.contains("OOM command not allowed") => Trouble::Full,
             _ if is_replica(&error) => Trouble::Busy,
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Trouble::Denied,
+            // Redis' limits for a client without a login come before that.
+            _ if detail.contains("unauthenticated") => Trouble::Denied,
             (
                 _,
                 Some(

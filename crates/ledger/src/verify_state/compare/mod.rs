@@ -231,6 +231,8 @@ impl<'a> Comparison<'a> {
                 }
                 _ if !self.kept.has(span) => self.report.not_comparable += 1,
                 (Ok(found), Some(expected)) => self.group(key, span, expected, found),
+                // Sealed from the log before, and not expired yet.
+                (Ok(_), None) if snapshot.has_earlier_log => self.report.not_comparable += 1,
                 (Ok(_), None) => self.find(Kind::Extra, key, "", "none", "windows"),
             }
         }

@@ -1,12 +1,12 @@
-//! The consumer's layout of state in Redis, schema 2 of docs/state.md: names of keys
+//! The consumer's layout of state in Redis, schemas 2 and 3 of docs/state.md: names of keys
 //! and fields, and the bytes of values. No other file depends on it.
 
 use iot_core::message::Quality;
 
 use super::model::{Moment, Place, Span, Summary, Values, Window};
 
-/// The supported schema.
-pub(super) const SCHEMA: &str = "2";
+/// The supported schemas. Schema 3 adds fields about the log.
+pub(super) const SCHEMAS: [&str; 2] = ["2", "3"];
 /// Field of a partition's hash with the schema.
 pub(super) const SCHEMA_FIELD: &str = "schema";
 /// Field of a partition's hash with the next offset to apply.
@@ -83,6 +83,16 @@ pub(super) fn key_prefix(prefix: &str, topic: &str, partition: i32) -> String {
 pub(super) fn device_name(tenant: &str, project: &str, device: &str) -> String {
     [tenant, project, device].join("\0")
 }
+
+/// Whether a field of the partition's hash is a value. The others are about the partition, such
+/// as its log, and are not compared.
+pub(super) fn is_value(field: &str) -> bool {
+    field.contains(SEPARATOR)
+}
+
+/// Key of the state of an earlier log of the partition, without [`key_prefix`]: the rest is a
+/// name of that log.
+pub(super) const ASIDE: &str = "aside\0";
 
 /// Field of a device in the partition's hash.
 pub(super) fn device_field(device: &str) -> String {

@@ -12,9 +12,10 @@ use testkit::stack::{redis_url, unique};
 
 use super::*;
 use crate::store::tests::sealed;
-use crate::store::{Store, now};
+use crate::store::{LogId, Replaced, Store, now};
 
 mod footprint;
+mod log;
 mod servers;
 
 const PART: i32 = 3;
@@ -63,6 +64,7 @@ impl Bench {
             partition: &self.here(),
             from,
             to,
+            log: LogId::default(),
             changes,
         };
         self.store.apply(&step).await
@@ -101,6 +103,11 @@ type Live = (String, Vec<u8>);
 
 fn live(key: impl ToString, value: impl AsRef<[u8]>) -> Live {
     (key.to_string(), value.as_ref().to_vec())
+}
+
+/// The same under the name of a device.
+fn device(number: impl ToString, value: impl AsRef<[u8]>) -> Live {
+    live(format!("d\0{}", number.to_string()), value)
 }
 
 fn window(device: impl ToString, lifetime: i64) -> Sealed {
@@ -240,7 +247,7 @@ async fn the_largest_step_is_taken_at_once() {
     bench.apply(None, 1, &step).await.unwrap();
     assert_eq!(bench.stored().await.entries.len(), 1_000);
     // And no step can be above what Lua's unpack takes.
-    let most: Vec<_> = (0..MOST_LIVE).map(|n| live(n, "x")).collect();
+    let most: Vec<_> = (0..MOST_LIVE).map(|n| device(n, "x")).collect();
     bench.apply(Some(1), 2, &changes(most, [])).await.unwrap();
 }
 
@@ -267,6 +274,10 @@ async fn a_key_of_another_type_or_schema_is_not_written_to() {
         (&["schema", "1", "offset", "5"][..], "its schema is 1"),
         (&["offset", "5"], "no schema"),
         (&["schema", "2"], "no offset"),
+        (
+            &["schema", "3", "offset", "5", "topic_id", "x"],
+            "topic_id is invalid",
+        ),
         (&["schema", "2", "offset", "x"], "no offset"),
     ] {
         bench.raw::<()>(&["DEL", &key]).await;
@@ -299,7 +310,7 @@ async fn state_is_read_as_of_one_moment_while_it_is_written() {
     let bench = Arc::new(Bench::new("moment"));
     // All values say the same at each offset.
     let changes = |offset: i64| {
-        let devices = (0..3_000).map(|n| live(n, offset.to_string()));
+        let devices = (0..3_000).map(|n| device(n, offset.to_string()));
         changes(devices.collect::<Vec<_>>(), [])
     };
     bench.apply(None, 0, &changes(0)).await.unwrap();
@@ -332,12 +343,12 @@ async fn without_memory_a_step_is_refused_as_a_whole() {
     let server = RedisServer::start(&["--maxmemory-policy", "noeviction"]).await;
     let bench = Bench::at(&server.url(), "full");
     bench
-        .apply(None, 1, &changes([live(0, "old")], []))
+        .apply(None, 1, &changes([device(0, "old")], []))
         .await
         .unwrap();
     let before = bench.stored().await;
     let windows: Vec<_> = (0..500).map(|n| window(n, 60_000)).collect();
-    let devices: Vec<_> = (0..500).map(|n| live(n, [b'x'; 2_000])).collect();
+    let devices: Vec<_> = (0..500).map(|n| device(n, [b'x'; 2_000])).collect();
     let step = changes(devices, windows);
     let (mut refusals, mut room) = (0, 0);
     // So little more each time that in the end the limit is passed by the script.

@@ -13,7 +13,7 @@ async fn a_login_is_used_and_its_absence_said() {
     let url = format!("redis://:hunter2@127.0.0.1:{}/5", server.port());
     let bench = Bench::at(&url, "login");
     bench
-        .apply(None, 1, &changes([live("a", "x")], []))
+        .apply(None, 1, &changes([live("d\0a", "x")], []))
         .await
         .unwrap();
     let keys: Vec<String> = bench.raw(&["KEYS", "*state"]).await;
@@ -44,12 +44,23 @@ async fn the_documented_rights_of_a_user_are_enough() {
         ..Bench::at(&server.url(), "rights")
     };
     bench.store.ping().await.unwrap();
-    let changes = changes([live("a", "x")], [window("a", 60_000)]);
+    let changes = changes([live("d\0a", "x")], [window("a", 60_000)]);
     bench.apply(None, 1, &changes).await.unwrap();
     assert_eq!(bench.stored().await.offset, Some(1));
     let keys = [window_key("a")];
     let windows = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(windows.len(), 1);
+    let replaced = Replaced {
+        partition: &bench.here(),
+        from: 1,
+        before: LogId::default(),
+        to: 0,
+        log: LogId::default(),
+    };
+    bench.store.set_aside(&replaced).await.unwrap();
+    assert_eq!(bench.stored().await.offset, Some(0));
+    bench.store.reset(&bench.here(), 5).await.unwrap();
+    assert_eq!(bench.stored().await.offset, Some(5));
 }
 
 #[tokio::test]
@@ -108,6 +119,7 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
             partition,
             from: None,
             to: 7,
+            log: LogId::default(),
             changes: &changes,
         };
         bench.store.apply(&step).await.unwrap();
@@ -116,6 +128,15 @@ async fn a_cluster_keeps_a_partition_on_one_node() {
         let keys = ["a", "b"].map(window_key);
         let windows = bench.store.windows(partition, &keys).await.unwrap();
         assert_eq!(windows, [sealed("a", 0).encode()]);
+        let replaced = Replaced {
+            partition,
+            from: 7,
+            before: LogId::default(),
+            to: 0,
+            log: LogId::default(),
+        };
+        bench.store.set_aside(&replaced).await.unwrap();
+        assert_eq!(bench.store.load(partition).await.unwrap().offset, Some(0));
     }
     for node in &nodes {
         assert_ne!(node.cli(&["DBSIZE"]).trim(), "0", "both have partitions");
@@ -140,7 +161,7 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port());
     let bench = Bench::at(&url, "sentinel");
     bench
-        .apply(None, 1, &changes([live("a", "x")], []))
+        .apply(None, 1, &changes([live("d\0a", "x")], []))
         .await
         .unwrap();
     wait_for("the replica to have it", async || {
@@ -150,7 +171,7 @@ async fn sentinels_name_the_master_before_and_after_a_fail_over() {
     master.kill();
     wait_for("the fail-over", async || {
         let applied = bench
-            .apply(Some(1), 2, &changes([live("a", "y")], []))
+            .apply(Some(1), 2, &changes([live("d\0a", "y")], []))
             .await;
         if let Err(error) = &applied {
             assert!(matches!(error, ApplyError::Unavailable(_)), "{error:?}");

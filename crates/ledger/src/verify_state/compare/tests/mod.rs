@@ -313,6 +313,19 @@ fn missing_extra_and_duplicate_sensors_are_found() {
 }
 
 #[test]
+fn windows_of_an_earlier_log_are_not_comparable() {
+    let mut snapshot = stored(&fold());
+    let (name, sealed) = snapshot.sealed.iter().next().unwrap();
+    let earlier = (name.replace("\0d", "\0earlier"), sealed.clone());
+    assert_ne!(&earlier.0, name);
+    snapshot.sealed.insert(earlier.0, earlier.1);
+    assert_eq!(compare(Kept::Whole, &snapshot).extra, 1);
+    snapshot.has_earlier_log = true;
+    let report = compare(Kept::Whole, &snapshot);
+    assert_eq!((report.extra, report.not_comparable), (0, 1));
+}
+
+#[test]
 fn extra_values_are_found() {
     let exact = stored(&fold());
     let device = &exact.live[DEVICE];

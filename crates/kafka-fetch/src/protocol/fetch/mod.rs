@@ -1,6 +1,6 @@
 //! Fetch (key 1): the records of partitions from given offsets on.
 //!
-//! Version 11 (Kafka 2.3), which every broker since has. Version 12 is the first flexible
+//! Versions 11 (Kafka 2.3), which every broker since has, to 13. Version 12 is the first flexible
 //! one, and from version 13 on topics are named by id.
 //!
 //! Request:
@@ -15,11 +15,13 @@
 //! | `session_id` | INT32 | 7 | 0: no fetch session |
 //! | `session_epoch` | INT32 | 7 | -1: no fetch session |
 //! | `topics` | ARRAY | 0 | the topics: |
-//! | - `topic` | STRING | 0 | name of the topic |
+//! | - `topic` | STRING | 0, until 12 | name of the topic |
+//! | - `topic_id` | UUID | 13 | id of the topic |
 //! | - `partitions` | ARRAY | 0 | its partitions, each of them once in the whole request: |
 //! | -- `partition` | INT32 | 0 | number of the partition |
 //! | -- `current_leader_epoch` | INT32 | 9 | of the leader that the client knows; -1 for unknown |
 //! | -- `fetch_offset` | INT64 | 0 | the offset to begin at |
+//! | -- `last_fetched_epoch` | INT32 | 12 | leader epoch of the last record before `fetch_offset`; -1 for unknown |
 //! | -- `log_start_offset` | INT64 | 5 | -1: for brokers only |
 //! | -- `partition_max_bytes` | INT32 | 0 | about the most bytes of this partition; the first batch comes whole |
 //! | `forgotten_topics_data` | ARRAY | 7 | empty: for fetch sessions only |
@@ -33,7 +35,8 @@
 //! | `error_code` | INT16 | 7 | of the whole request |
 //! | `session_id` | INT32 | 7 | ignored: there is no fetch session |
 //! | `responses` | ARRAY | 0 | the topics: |
-//! | - `topic` | STRING | 0 | name of the topic |
+//! | - `topic` | STRING | 0, until 12 | name of the topic |
+//! | - `topic_id` | UUID | 13 | id of the topic |
 //! | - `partitions` | ARRAY | 0 | its partitions: |
 //! | -- `partition_index` | INT32 | 0 | number of the partition |
 //! | -- `error_code` | INT16 | 0 | 0 or why there are no records |
@@ -45,7 +48,11 @@
 //! | --- `first_offset` | INT64 | 4 | its first record in the transaction |
 //! | -- `preferred_read_replica` | INT32 | 11 | the broker to fetch from instead of this one; -1 for none |
 //! | -- `records` | RECORDS | 0 | batches as they are in the log; the last may be cut |
+//! | -- `diverging_epoch` | tag 0 | 12 | there if the log no longer has the record before `fetch_offset` (KIP-595): |
+//! | --- `epoch` | INT32 | 12 | the newest leader epoch up to `last_fetched_epoch` that the log has |
+//! | --- `end_offset` | INT64 | 12 | where the records of that epoch end |
 
+use super::metadata::TopicId;
 use super::primitives::{Decoder, Encoder, Result};
 use super::{ApiKey, ErrorCode, Request};
 use crate::observer::LogEnd;
@@ -54,6 +61,9 @@ const CONSUMER: i32 = -1;
 const READ_COMMITTED: i8 = 1;
 const NO_SESSION: (i32, i32) = (0, -1);
 const NOT_A_BROKER: i64 = -1;
+const DIVERGING_EPOCH: u32 = 0;
+/// The first version that names topics by id.
+const BY_ID: i16 = 13;
 
 /// Fetches committed records, without a fetch session.
 #[derive(Debug)]
@@ -71,10 +81,13 @@ pub(crate) struct FetchRequest<'r> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Position<'r> {
     pub(crate) topic: &'r str,
+    pub(crate) topic_id: Option<TopicId>,
     pub(crate) partition: i32,
-    /// -1 for unknown.
+    /// Of the current leader; -1 for unknown.
     pub(crate) leader_epoch: i32,
     pub(crate) offset: i64,
+    /// Of the last record before `offset`; -1 for unknown.
+    pub(crate) last_epoch: i32,
 }
 
 /// What a fetch brought.
@@ -88,13 +101,31 @@ pub(crate) struct FetchResponse<'a> {
 /// What a fetch brought of one partition.
 #[derive(Debug)]
 pub(crate) struct FetchedPartition<'a> {
-    pub(crate) topic: &'a str,
+    pub(crate) topic: TopicRef<'a>,
     pub(crate) partition: i32,
     pub(crate) error: Option<ErrorCode>,
     pub(crate) end: LogEnd,
     pub(crate) aborted: Vec<AbortedTransaction>,
     pub(crate) preferred_read_replica: Option<i32>,
     pub(crate) records: &'a [u8],
+    pub(crate) diverging: Option<Diverging>,
+}
+
+/// How a response names a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TopicRef<'a> {
+    Name(&'a str),
+    /// `None` for zeros, which no topic has.
+    Id(Option<TopicId>),
+}
+
+/// The log does not have the records that were read: it was truncated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Diverging {
+    /// The newest leader epoch up to that of the last record that was read.
+    pub(crate) epoch: i32,
+    /// Where the records of that epoch end.
+    pub(crate) end_offset: i64,
 }
 
 /// Records of a producer from an offset on that are aborted, up to the control record that
@@ -117,7 +148,13 @@ impl Request for FetchRequest<'_> {
 
     type Response<'a> = FetchResponse<'a>;
 
-    fn encode(&self, _: i16, to: &mut Encoder<'_>) {
+    fn newest(&self) -> i16 {
+        let newest = *Self::API.support().versions.end();
+        let all = self.positions.iter().all(|one| one.topic_id.is_some());
+        if all { newest } else { newest.min(BY_ID - 1) }
+    }
+
+    fn encode(&self, version: i16, to: &mut Encoder<'_>) {
         to.i32(CONSUMER);
         to.i32(self.max_wait_ms);
         to.i32(self.min_bytes);
@@ -128,29 +165,44 @@ impl Request for FetchRequest<'_> {
         let by_topic = || self.positions.chunk_by(|one, next| one.topic == next.topic);
         to.array_length(by_topic().count());
         for positions in by_topic() {
-            to.string(positions[0].topic);
+            if version >= BY_ID {
+                to.uuid(positions[0].topic_id.map_or(0, TopicId::to_u128));
+            } else {
+                to.string(positions[0].topic);
+            }
             to.array_length(positions.len());
             for position in positions {
                 to.i32(position.partition);
                 to.i32(position.leader_epoch);
                 to.i64(position.offset);
+                if version >= 12 {
+                    to.i32(position.last_epoch);
+                }
                 to.i64(NOT_A_BROKER);
                 to.i32(self.partition_max_bytes);
+                to.tagged_fields();
             }
+            to.tagged_fields();
         }
         to.array_length(0);
         to.string(self.rack);
+        to.tagged_fields();
     }
 
-    fn decode<'a>(_: i16, from: &mut Decoder<'a>) -> Result<FetchResponse<'a>> {
+    fn decode<'a>(version: i16, from: &mut Decoder<'a>) -> Result<FetchResponse<'a>> {
         let (throttle_time_ms, error) = (from.i32()?, ErrorCode::new(from.i16()?));
         from.i32()?;
         let mut partitions = Vec::new();
         for _ in 0..from.array_length()? {
-            let topic = from.string()?;
+            let topic = if version >= BY_ID {
+                TopicRef::Id(TopicId::new(from.uuid()?))
+            } else {
+                TopicRef::Name(from.string()?)
+            };
             for _ in 0..from.array_length()? {
                 partitions.push(partition(topic, from)?);
             }
+            from.tagged_fields()?;
         }
         Ok(FetchResponse {
             throttle_time_ms,
@@ -160,17 +212,29 @@ impl Request for FetchRequest<'_> {
     }
 }
 
-fn partition<'a>(topic: &'a str, from: &mut Decoder<'a>) -> Result<FetchedPartition<'a>> {
+fn partition<'a>(topic: TopicRef<'a>, from: &mut Decoder<'a>) -> Result<FetchedPartition<'a>> {
     let (partition, error) = (from.i32()?, ErrorCode::new(from.i16()?));
     let (high_watermark, last_stable) = (from.i64()?, from.i64()?);
     from.i64()?;
     let aborted = from.array(|from| {
         Ok(AbortedTransaction {
             producer_id: from.i64()?,
-            first_offset: from.i64()?,
+            first_offset: {
+                let first_offset = from.i64()?;
+                from.tagged_fields()?;
+                first_offset
+            },
         })
     })?;
     let preferred = from.i32()?;
+    let records = from.bytes()?;
+    let diverging = match from.tagged_field(Some(DIVERGING_EPOCH))? {
+        Some(mut from) => Some(Diverging {
+            epoch: from.i32()?,
+            end_offset: from.i64()?,
+        }),
+        None => None,
+    };
     Ok(FetchedPartition {
         topic,
         partition,
@@ -184,113 +248,11 @@ fn partition<'a>(topic: &'a str, from: &mut Decoder<'a>) -> Result<FetchedPartit
         },
         aborted,
         preferred_read_replica: (preferred >= 0).then_some(preferred),
-        records: from.bytes()?,
+        records,
+        // Both are -1 in a response without one.
+        diverging: diverging.filter(|diverging| diverging.end_offset >= 0),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::BufMut;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn response() -> Vec<u8> {
-        response_with(15)
-    }
-
-    fn response_with(last_stable_offset: i64) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.put_i32(7);
-        out.put_i16(0);
-        out.put_i32(0);
-        out.put_i32(1);
-        out.put_slice(b"\0\x01t");
-        out.put_i32(1);
-        out.put_i32(3);
-        out.put_i16(0);
-        out.put_i64(20);
-        out.put_i64(last_stable_offset);
-        out.put_i64(0);
-        out.put_i32(1);
-        out.put_i64(9);
-        out.put_i64(12);
-        out.put_i32(-1);
-        out.put_i32(2);
-        out.put_slice(b"ab");
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<FetchResponse<'_>> {
-        FetchRequest::decode(11, &mut Decoder::new(bytes, false))
-    }
-
-    #[test]
-    fn responses_are_decoded() {
-        let response = response();
-        let fetched = decode(&response).unwrap();
-        assert_eq!((fetched.throttle_time_ms, fetched.error), (7, None));
-        assert_eq!(fetched.size(), 2);
-        let [one] = &fetched.partitions[..] else {
-            panic!("{fetched:?}")
-        };
-        let found = (one.topic, one.partition, one.error);
-        assert_eq!(found, ("t", 3, None));
-        let end = LogEnd {
-            high_watermark: 20,
-            last_stable_offset: 15,
-        };
-        assert_eq!(one.end, end);
-        assert_eq!(one.preferred_read_replica, None);
-        let aborted = AbortedTransaction {
-            producer_id: 9,
-            first_offset: 12,
-        };
-        assert_eq!(one.aborted, [aborted]);
-        assert_eq!(one.records, b"ab");
-    }
-
-    #[test]
-    fn an_unknown_last_stable_offset_is_the_high_watermark() {
-        let response = response_with(-1);
-        let fetched = decode(&response).unwrap();
-        assert_eq!(fetched.partitions[0].end.last_stable_offset, 20);
-    }
-
-    #[test]
-    fn topics_are_named_once_for_their_partitions() {
-        let at = |topic, partition| Position {
-            topic,
-            partition,
-            leader_epoch: -1,
-            offset: 5,
-        };
-        let request = FetchRequest {
-            max_wait_ms: 1,
-            min_bytes: 1,
-            max_bytes: 1,
-            partition_max_bytes: 1,
-            rack: "",
-            positions: &[at("a", 0), at("a", 1), at("b", 0)],
-        };
-        let mut out = Vec::new();
-        request.encode(11, &mut Encoder::new(&mut out, false));
-        // What precedes the topics, two names with a count each, three partitions, nothing
-        // forgotten, no rack.
-        assert_eq!(out.len(), 29 + 2 * (3 + 4) + 3 * 28 + 4 + 2);
-    }
-
-    proptest! {
-        #[test]
-        fn any_response_is_read_or_rejected(
-            at in 0..response().len(), byte: u8, cut in 0..=response().len()
-        ) {
-            let mut bytes = response();
-            bytes[at] = byte;
-            bytes.truncate(cut);
-            if let Ok(fetched) = decode(&bytes) {
-                prop_assert!(fetched.partitions.iter().all(|one| one.records.len() <= 2));
-            }
-        }
-    }
-}
+mod tests;
