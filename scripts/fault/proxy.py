@@ -10,6 +10,7 @@ CHUNK = 64 * 1024
 # What the ledger writes into every payload (crates/ledger/src/payload.rs).
 MARK = re.compile(rb'"device_id":"ledger-([\w-]+)-(\d+)","seq":(\d+),"timestamp":(\d+),')
 PUBLISH, PUBACK = 3, 4
+SUBACK, NOT_AUTHORIZED = 0x90, b"\x87"
 DUP = 0b1000
 # A message confirmed so soon after it was due was not delayed by a fault.
 FRESH = 1.0
@@ -28,6 +29,8 @@ class Proxy:
         self.watch = watch
         # What a reply waits, in seconds, before it goes on.
         self.delay = 0.0
+        # Whether the last filter of each subscription is refused.
+        self.refusing = False
         self.passing = threading.Event()
         self.passing.set()
         self.pairs = []
@@ -74,7 +77,7 @@ class Proxy:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # What waits in the kernel counts as handed over: let it be little.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-        pair = Pair(client, broker, self.watch and Connection(self.watch))
+        pair = Pair(self, client, broker, self.watch and Connection(self.watch))
         self.pairs.append(pair)
         spawn(self.pump, pair, client, broker, pair.requests)
         spawn(self.pump, pair, broker, client, pair.replies)
@@ -103,8 +106,8 @@ class Proxy:
 
 
 class Pair:
-    def __init__(self, client, broker, seen):
-        self.client, self.broker, self.seen = client, broker, seen
+    def __init__(self, proxy, client, broker, seen):
+        self.proxy, self.client, self.broker, self.seen = proxy, client, broker, seen
         self.dead = False
         self.ended = set()
         # Held while packets go to the client.
@@ -118,6 +121,8 @@ class Pair:
     def replies(self, sink, data):
         with self.sending:
             whole = self.seen.to_bridge(data) if self.seen else []
+            if self.proxy.refusing and data[0] == SUBACK and data[1] == len(data) - 2:
+                data = data[:-1] + NOT_AUTHORIZED
             sink.sendall(data)
         if whole:
             self.seen.watch.forwarded(whole)

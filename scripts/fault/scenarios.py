@@ -72,7 +72,7 @@ class Trial(common.Trial):
         bridge.ready()
         return bridge
 
-    def load(self, project="p", topics=None, rate=None, kind="", payload=400, tenant=None):
+    def load(self, project="p", topics=None, rate=None, kind="", payload=400, tenant=None, flowing=True):
         tenant = tenant or self.tenant
         # The kind goes first: no run's name may begin with another's, which the ledger
         # would take for records of that one, changed on the way.
@@ -80,7 +80,8 @@ class Trial(common.Trial):
                     topics or [f"{tenant}.{project}", self.dead_letters],
                     rate or self.form.rate, payload)
         self.loads.append(load)
-        load.flows()
+        if flowing:
+            load.flows()
         return load
 
     # -- what happens to them
@@ -114,6 +115,7 @@ class Trial(common.Trial):
     def abandon(self):
         """Leaves nothing running, whatever happened."""
         self.rig.kafka.delay = 0
+        self.rig.mqtt.refusing = False
         for proxy in (self.rig.mqtt, self.rig.kafka):
             proxy.heal()
         for process in [load.process for load in self.loads] + [bridge.process for bridge in self.services]:
@@ -253,6 +255,23 @@ def sent_again(trial):
     bridge.start()
     trial.recovery(load)
     trial.note(f"{again} messages sent again")
+
+
+@fault("refused-filter", "one of two filters refused by the broker, and granted later")
+def refused_filter(trial):
+    trial.rig.mqtt.refusing = True
+    filters = f"{PREFIX}/{trial.tenant}/#,{PREFIX}/{trial.tenant}_other/#"
+    bridge = trial.bridge(mqtt__filters=filters)
+    load = trial.load()
+    load.flows(2)
+    status, text = bridge.readiness()
+    refused = bridge.metric("mqtt_refused_filters")
+    trial.must(refused == 1, f"{refused:g} filters count as refused")
+    trial.must(status == 200 and f"{trial.tenant}_other" in text, f"readiness does not name the filter: {text}")
+    trial.rig.mqtt.refusing = False
+    wait_for("the filter to be granted", lambda: bridge.metric("mqtt_refused_filters") == 0)
+    trial.recovery(load)
+    trial.note("the other one flows; readiness names it")
 
 
 @fault("kafka-slow", "every answer of Kafka 1 s late")

@@ -109,10 +109,11 @@ class Redis:
 class Consumer(Service):
     """A member of the group of a trial."""
 
-    def __init__(self, rig, name, settings):
+    def __init__(self, rig, name, settings, files=None):
         # Killed or asleep: not expected to answer.
         self.away = True
-        super().__init__(rig, "iot-consumer", name, {"http.listen": "127.0.0.1:0", **settings})
+        self.http = free_port()
+        super().__init__(rig, "iot-consumer", name, {"http.listen": f"127.0.0.1:{self.http}", **settings}, files)
 
     def start(self):
         super().start()

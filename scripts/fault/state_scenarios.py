@@ -1,13 +1,15 @@
 """The faults of the consumer: each a load, what happens to it, and how that is proved to have happened."""
 
+import contextlib
 import os
+import socket
 import time
 
 from lib.process import wait_for
 from lib.stack import stack
 
 from .common import Faults
-from .state_trial import CONFLICTS, LATE, LOST, MAX_FUTURE, REBUILDS, REPLACED, SESSION, reached
+from .state_trial import CONFLICTS, LAG, LATE, LOST, MAX_FUTURE, REBUILDS, REPLACED, SESSION, reached
 
 # So often a fault is tried that must fall into a moment.
 TRIES = 10
@@ -71,6 +73,26 @@ def consumer_stopped(trial):
     trial.shared(members)
     trial.recovery(woken)
     trial.note(f"steps of it that were refused: {sleeper.metric(CONFLICTS):g}")
+
+
+@fault("descriptors-used-up", "256 open files, and twice as many idle connections to the consumer's listeners")
+def descriptors_used_up(trial):
+    consumer = trial.consumer(files=256)
+    trial.fleet()
+    trial.flows()
+    idle = []
+    for port in (consumer.ops, consumer.http):
+        for _ in range(256):
+            # Closed at once if there is no room.
+            with contextlib.suppress(OSError):
+                idle.append(socket.create_connection(("127.0.0.1", port), 5))
+    trial.must(len(idle) > 256, f"only {len(idle)} connections could be made")
+    trial.flows(2)
+    trial.recovery()
+    trial.must(not consumer.said("Too many open files"), "its log says that it had too many open files")
+    for connection in idle:
+        connection.close()
+    trial.note(f"{len(idle)} connections; readiness answers, and records are stored")
 
 
 # --------------------------------------------------------------------- Redis
@@ -291,7 +313,7 @@ def clock_back(trial):
 
 @fault("transaction-aborted", "transactions beside the load, one of them aborted when its producer was killed with SIGKILL")
 def transaction_aborted(trial):
-    trial.consumer()
+    consumer = trial.consumer()
     fleet = trial.fleet()
     trial.flows()
     producer = trial.transactions()
@@ -299,6 +321,9 @@ def transaction_aborted(trial):
     producer.start(100 * rate, rate, transaction_ms=60_000)
     wait_for("records in a transaction", lambda: sum(trial.ends().values()) > fleet.confirmed() + rate)
     producer.kill()
+    # What waits behind the transaction is lag, and said.
+    trial.wait("the open transaction to be reported",
+               lambda: consumer.metric(LAG) > rate and "transaction that has been open" in consumer.readiness()[1])
     # The next one of that name ends what the first one left open, and commits its own.
     producer.start(2 * rate, rate, transaction_ms=300)
     producer.finish()

@@ -15,6 +15,7 @@ CONFLICTS = "iot_store_conflicts_total"
 REBUILDS = "iot_store_rebuilds_total"
 REPLACED = "iot_store_logs_replaced_total"
 LOST = "kafka_consumer_lost_records_total"
+LAG = "kafka_consumer_lag_messages"
 LATE = "iot_readings_late_total"
 PAUSE = 0.03
 
@@ -68,9 +69,9 @@ class Trial(common.Trial):
         self.servers.append(redis)
         return redis
 
-    def consumer(self, name="0", url=None, static=False, session=SESSION):
+    def consumer(self, name="0", url=None, static=False, session=SESSION, files=None):
         """A member of the group; a `static` one has its partitions again as soon as it is back.
-        Without a length of the session, in seconds, it is the default."""
+        Without a length of the session, in seconds, it is the default. `files` limits its open files."""
         if not self.redis:
             # One file that only grows, so that its end is what was written last.
             self.redis = self.server("--appendonly", "yes", "--appendfsync", "everysec",
@@ -90,7 +91,7 @@ class Trial(common.Trial):
             settings["kafka.session_timeout"] = f"{session}s"
         if static:
             settings["kafka.group_instance_id"] = name
-        consumer = Consumer(self.rig, f"{self.name}-{name}", settings)
+        consumer = Consumer(self.rig, f"{self.name}-{name}", settings, files)
         self.services.append(consumer)
         return consumer
 

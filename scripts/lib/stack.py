@@ -27,7 +27,7 @@ class Stack:
 
     def __enter__(self):
         try:
-            self.variables = dict(re.findall(r"export (\w+)=(\S+)", stack("up", "--brokers", str(self.size))))
+            self.variables = dict(re.findall(r"(\w+)=(\S+)", stack("up", "--brokers", str(self.size))))
         except BaseException:
             stack("down")
             raise
@@ -61,6 +61,9 @@ class Stack:
 
     def topics(self, *command):
         return self.kafka_tool("org.apache.kafka.tools.TopicCommand", "--bootstrap-server", self.brokers, *command)
+
+    def acl(self, *command):
+        return self.kafka_tool("org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.brokers, *command)
 
     def forget(self, topic, offsets):
         """Deletes the records before these offsets, which are by partition."""

@@ -90,8 +90,15 @@ impl Watch {
     }
 
     /// Advances the time to a record, and moves its device to the end of the queue. `None` if
-    /// no record had a time yet.
-    pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
+    /// no record had a time yet. `is_first` if the partition had no device before: otherwise its
+    /// state is of a version that kept no time, and earlier records are not known.
+    pub(crate) fn hear(
+        &mut self,
+        at: usize,
+        offset: i64,
+        recorded: Option<i64>,
+        is_first: bool,
+    ) -> Option<Heard> {
         let half = |of: Option<i64>| of.map_or(i64::MAX, |of| of / 2);
         let most = MaxSteps {
             clock: half(self.silent_after),
@@ -103,7 +110,10 @@ impl Watch {
                 time.advance(offset, recorded, most);
                 time
             }
-            none => none.insert(LogTime::new(offset, recorded?)),
+            none => none.insert(LogTime {
+                is_taken_over: !is_first,
+                ..LogTime::new(offset, recorded?)
+            }),
         };
         let now = time.now;
         let fell = before.is_some_and(|before| now.recorded < before);

@@ -115,19 +115,21 @@ async fn a_consumer_that_is_fenced_by_its_own_new_membership_joins_again() {
     config.kafka.session_timeout = "6s".parse().unwrap();
     let service = Service::start(config).await;
     service.wait_ready().await;
-    // The group forgets the member, and then refuses what its former membership commits.
-    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
-    kafka.request_errors(RDKafkaApiKey::OffsetCommit, &[fenced]);
+    // The group forgets the member, which joins again; then a commit is refused, as if it were
+    // that of the former membership. The mock cluster does not survive it before.
     let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
     kafka.request_errors(RDKafkaApiKey::Heartbeat, &[unknown]);
     let lost = r#"kafka_consumer_rebalances_total{event="lost"}"#;
     service.wait_metric(lost, 1.0).await;
+    let joined = r#"kafka_consumer_rebalances_total{event="assigned"}"#;
+    service.wait_metric(joined, 2.0).await;
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
+    kafka.request_errors(RDKafkaApiKey::OffsetCommit, &[fenced]);
     let send = async |at| {
         let message = message("d", at, "temperature", 20.0);
         kafka.send("device-data", message).await;
     };
     let mut sent = 0;
-    let joined = r#"kafka_consumer_rebalances_total{event="assigned"}"#;
     // Each message leads to a commit, of which the first is refused.
     wait_for("a third membership", async || {
         send(now() + sent).await;

@@ -97,6 +97,33 @@ fn bytes_of_format_3_are_taken_over() {
 }
 
 #[test]
+fn the_time_of_state_without_one_is_not_complete_before_sixteen_records() {
+    let entries = entries_of_format_3().into_iter().map(|(key, value)| {
+        let mut state = DeviceState::unpack(&key, &value).unwrap();
+        // As with detect.silence.enabled: false.
+        (state.heard, state.silence) = (None, None);
+        (key, state.pack())
+    });
+    let entries: Vec<_> = entries.collect();
+    let mut fold = Fold::restore(rules(), "device-data", 3, &entries).unwrap();
+    assert_eq!(fold.watch.time(), None);
+    for number in 0..16 {
+        let time = fold.watch.time();
+        assert!(time.is_none_or(|time| time.is_taken_over), "{number}");
+        let message = message((0, 500 + number, None, 0, 20.0));
+        let event = Event {
+            offset: 70 + number,
+            recorded: Some(2_000 + number),
+            tenant: "t",
+            project: "p",
+            message: &message,
+        };
+        fold.apply(&event).unwrap();
+    }
+    assert!(!fold.watch.time().unwrap().is_taken_over);
+}
+
+#[test]
 fn bytes_of_format_2_are_those_of_format_3_without_silence() {
     let entries = entries_of_format_3();
     let (key, newer) = &entries[0];
