@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Requests for topics to be created.
     pub(crate) wanted: mpsc::UnboundedSender<Wanted>,
-    /// Set when no Kafka broker can be reached.
+    /// Why a Kafka broker could not be used; its receivers are notified when none can be reached.
     pub(crate) trouble: watch::Sender<Option<String>>,
 }
 

@@ -100,6 +100,9 @@ pub(crate) fn bridge(mqtt: SocketAddr, kafka: &str) -> Live<BridgeConfig> {
 pub(crate) fn consumer(kafka: &str) -> Live<ConsumerConfig> {
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![kafka.into()];
+    // The embedded broker waits almost as long for a lone member that joins again, for example
+    // because of a visitor's new topic.
+    config.kafka.session_timeout = HumanDuration::from_secs(6);
     for (name, value) in [
         // In the mock cluster an empty fetch always takes this long.
         ("fetch.wait.max.ms", "10"),

@@ -32,6 +32,10 @@ pub(crate) const STATISTICS_EVERY_MS: &str = "1000";
 /// hangs is given up after this time, and another one is asked.
 const SOCKET_TIMEOUT_MS: &str = "5000";
 
+/// The same for the group member. The coordinator answers one request after the other, so a
+/// commit waits behind a rebalance, in which owners may take 8 s to store their state.
+const MEMBER_SOCKET_TIMEOUT_MS: &str = "10000";
+
 /// How long the group waits for a member in a rebalance, unless the session is longer or
 /// `kafka.properties` has another: longer than owners may take to store their state.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,7 +55,7 @@ pub(crate) fn consumer_config(kafka: &KafkaConfig) -> anyhow::Result<ClientConfi
     // Defaults, which kafka.properties may override.
     for (name, value) in [
         ("client.id", "iot-consumer"),
-        ("socket.timeout.ms", SOCKET_TIMEOUT_MS),
+        ("socket.timeout.ms", MEMBER_SOCKET_TIMEOUT_MS),
         ("max.poll.interval.ms", &rebalance),
         // How soon new topics that match a pattern are found.
         ("topic.metadata.refresh.interval.ms", "10000"),

@@ -111,8 +111,6 @@ async fn a_consumer_that_is_fenced_by_its_own_new_membership_joins_again() {
     let kafka = Kafka::new(&["device-data"]);
     let mut config = config(&kafka.brokers());
     config.kafka.group_instance_id = "a".into();
-    // So long the group waits for the former membership.
-    config.kafka.session_timeout = "6s".parse().unwrap();
     let service = Service::start(config).await;
     service.wait_ready().await;
     // The group forgets the member, which joins again; then a commit is refused, as if it were

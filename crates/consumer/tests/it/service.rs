@@ -108,6 +108,8 @@ pub(crate) fn config(brokers: &str) -> ConsumerConfig {
 pub(crate) fn waiting_config(brokers: &str) -> ConsumerConfig {
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = brokers.split(',').map(Into::into).collect();
+    // The mock cluster waits almost as long for a lone member that joins again.
+    config.kafka.session_timeout = HumanDuration::from_secs(6);
     let properties = &mut config.kafka.properties;
     properties.insert("topic.metadata.refresh.interval.ms".into(), "500".into());
     config.push.interval = HumanDuration::from_millis(20);

@@ -363,8 +363,8 @@ impl Connection {
             ended = &mut connection => ended,
             () = self.activity.evicted.cancelled() => return,
             () = stop.cancelled() => {
-                // A connection without a complete request is not waited for, even if a part of one has
-                // arrived.
+                // Without a complete head there is no request to wait for, only the rest of an earlier
+                // answer.
                 let patience = if self.activity.is_idle() { CLOSE } else { DRAIN };
                 connection.as_mut().graceful_shutdown();
                 match timeout(patience, connection).await {
