@@ -130,8 +130,8 @@ def stop_and_wake(trial, number):
 @fault("broker-late", "bridge and consumers started before the third broker, without any topic")
 def broker_late(trial):
     trial.rig.kill_broker(3)
-    # Two brokers can't hold three replicas, until the controller knows of a third one, which
-    # may be away.
+    # The controller counts a registered broker that is away, and would place replicas on it.
+    # Without the registration no topic with three replicas can be created.
     trial.rig.unregister(3)
     bridge = trial.bridge()
     trial.consumers()

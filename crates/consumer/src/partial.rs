@@ -166,7 +166,8 @@ impl Refused {
         }
     }
 
-    /// Ends with a message that has these readings left.
+    /// Writes the list of the refused readings into the header, for a message that has these
+    /// readings left.
     ///
     /// # Errors
     /// No reading is left, or the list of the refused ones is too long for a header. The message is

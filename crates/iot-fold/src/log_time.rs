@@ -38,7 +38,7 @@ pub(crate) struct LogTime {
     pub(crate) now: LogPosition,
     /// The last record times, in the order of the log.
     pub(crate) times: Vec<i64>,
-    /// Whether `now` is older than `times`: state of an earlier version has no times, and its
+    /// Whether record times before `times` are unknown: state of an earlier version has no times, and its
     /// partition time was the highest record time.
     pub(crate) is_taken_over: bool,
 }

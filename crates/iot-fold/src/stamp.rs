@@ -1,8 +1,8 @@
 //! Which of two messages of a device is newer, although its clock may be wrong.
 //!
 //! Devices are ordered by their own clocks. A clock that was ahead once would make every
-//! later message an older one until the clocks meet. Therefore the record time, which the
-//! device does not choose, decides two things: the watermark never passes it, and a value
+//! later message an older one until the clocks meet. Therefore the record time, which the device usually does
+//! not choose, decides two things: the watermark never passes it, and a value
 //! from a clock that was ahead of it gives way to the next one that is not.
 
 use iot_core::message::DeviceMessage;

@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     retention: Option<i64>,
     /// The time at the newest message; `None` until a record has a time.
     time: Option<LogTime>,
+    /// Whether the state is of a version that kept no time: earlier record times are unknown.
+    is_older: bool,
     /// The devices that are not silent, by their clocks.
     talking: Queue,
     /// All devices, by their ages; empty without a retention.
@@ -28,7 +30,7 @@ pub(crate) struct Watch {
 pub(crate) struct Heard {
     /// The position at the message.
     pub(crate) now: LogPosition,
-    /// Whether the time went back, as the first three records of a partition can make it.
+    /// Whether the time went back, as one of the first four records of a partition can make it.
     pub(crate) fell: bool,
 }
 
@@ -55,16 +57,18 @@ impl Watch {
             silent_after,
             retention,
             time: None,
+            is_older: false,
             talking: Queue::new(),
             kept: Queue::new(),
         }
     }
 
-    /// Continues with the stored time and devices. State of an earlier version has no time:
-    /// it is that of the newest message then.
+    /// Continues with the stored time and devices. State of an earlier version (`is_older`) has
+    /// no time: it is that of the newest message then.
     pub(crate) fn restore<'d>(
         &mut self,
         time: Option<LogTime>,
+        is_older: bool,
         devices: impl Iterator<Item = &'d DeviceState>,
     ) {
         let mut positions: Vec<_> = devices
@@ -73,6 +77,7 @@ impl Watch {
             .collect();
         positions.sort_unstable_by_key(|(position, ..)| position.offset);
         let newest = positions.last().map(|(position, ..)| *position);
+        self.is_older = is_older && time.is_none();
         self.time = time.or_else(|| newest.map(LogTime::taken_over));
         for (position, at, is_silent) in positions {
             if !is_silent {
@@ -90,15 +95,8 @@ impl Watch {
     }
 
     /// Advances the time to a record, and moves its device to the end of the queue. `None` if
-    /// no record had a time yet. `is_first` if the partition had no device before: otherwise its
-    /// state is of a version that kept no time, and earlier records are not known.
-    pub(crate) fn hear(
-        &mut self,
-        at: usize,
-        offset: i64,
-        recorded: Option<i64>,
-        is_first: bool,
-    ) -> Option<Heard> {
+    /// no record had a time yet.
+    pub(crate) fn hear(&mut self, at: usize, offset: i64, recorded: Option<i64>) -> Option<Heard> {
         let half = |of: Option<i64>| of.map_or(i64::MAX, |of| of / 2);
         let most = MaxSteps {
             clock: half(self.silent_after),
@@ -111,7 +109,7 @@ impl Watch {
                 time
             }
             none => none.insert(LogTime {
-                is_taken_over: !is_first,
+                is_taken_over: self.is_older,
                 ..LogTime::new(offset, recorded?)
             }),
         };

@@ -76,8 +76,7 @@ impl Addressed {
 struct Round {
     metadata: Arc<Metadata>,
     settings: Arc<Settings>,
-    /// Set if what the broker told that was asked for metadata can't be believed: another one is
-    /// asked in the next round.
+    /// Set if the metadata cannot be believed: the next round asks another broker first.
     doubt: Arc<AtomicBool>,
 }
 

@@ -1,5 +1,6 @@
-//! Warns about consumed topics that accept records from the future. The fold takes a device to
-//! the time of its newest record, and such a device stays there.
+//! Warns about consumed topics that accept records from the future. Such a record can
+//! take the watermark and the latest values of its device to its time, and later messages do not
+//! bring them back.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use tokio::sync::watch;
 use super::base_config;
 use crate::config::KafkaConfig;
 
-/// How far a record may be ahead of the broker's clock, in milliseconds: Kafka's default.
+/// How far a record may be ahead of the broker's clock, in milliseconds: Kafka's default since 4.0.
 const MOST_AHEAD: i64 = 3_600_000;
 /// The setting of a topic, and the one that Kafka had before 3.6.
 const AHEAD: &str = "message.timestamp.after.max.ms";
 const DIFFERENCE: &str = "message.timestamp.difference.max.ms";
+/// The default of the former while Kafka had both.
+const UNLIMITED: &str = "9223372036854775807";
 /// How often settings are read again: somebody may have corrected them.
 const EVERY: Duration = Duration::from_secs(60);
 /// Deadline for Kafka's answer.
@@ -85,7 +88,9 @@ async fn configs(
 fn warning(topics: &HashMap<String, lookup::Configs>) -> Option<String> {
     let accepting = topics.iter().filter(|(_, configs)| {
         let value = |name: &str| configs.get(name).map(String::as_str);
-        let limit = value(AHEAD).or_else(|| value(DIFFERENCE));
+        // Kafka 3.6 to 3.9 have both: the older counts while the newer has its default.
+        let newer = value(AHEAD).filter(|limit| *limit != UNLIMITED);
+        let limit = newer.or_else(|| value(DIFFERENCE)).or_else(|| value(AHEAD));
         let limit = limit.and_then(|limit| limit.parse::<i64>().ok());
         let is_brokers_time = value("message.timestamp.type") == Some("LogAppendTime");
         !is_brokers_time && limit.is_some_and(|limit| limit > MOST_AHEAD)
@@ -124,6 +129,10 @@ mod tests {
         let none = "9223372036854775807";
         let found = topics(&[
             ("default", &[(AHEAD, "3600000"), (DIFFERENCE, none)]),
+            (
+                "limited-before-4",
+                &[(AHEAD, none), (DIFFERENCE, "3600000")],
+            ),
             ("b", &[(AHEAD, "3600001")]),
             ("a", &[(AHEAD, none)]),
             ("old", &[(DIFFERENCE, none)]),

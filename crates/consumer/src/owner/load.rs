@@ -194,7 +194,7 @@ impl Owner {
                 now = of(log).topic_name(),
                 stored = at,
                 begin = log.start,
-                "the topic was deleted and created again; its state is set aside for a week, and \
+                "the topic was deleted and created again; its state is set aside (in Redis, for a week), and \
                  the new topic is read from its start"
             );
         }
@@ -224,14 +224,15 @@ impl Owner {
                 stored = at,
                 begin = log.start,
                 end = log.end,
-                "the log was truncated below the stored offset; the state is set aside for a week \
+                "the log was truncated below the stored offset; the state is set aside (in Redis, for a week) \
                  and rebuilt from the earliest record that is still kept"
             );
         }
         Ok(())
     }
 
-    /// Returns whether it was done; if not, another consumer was faster.
+    /// Returns whether it was done; if not, another offset is stored: by another consumer, or by an
+    /// earlier attempt whose answer was lost.
     async fn set_aside(&mut self, at: i64, before: LogId, log: &LogState) -> Result<bool, NoState> {
         let replaced = Replaced {
             partition: &self.inbox.partition,
@@ -364,7 +365,7 @@ impl Owner {
                 partition,
                 what,
                 reason,
-                "no answer from Kafka; retrying"
+                "no usable answer from Kafka; retrying"
             );
         }
     }

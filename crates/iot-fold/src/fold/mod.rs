@@ -173,12 +173,13 @@ impl Fold {
         entries: &[(String, Vec<u8>)],
     ) -> Result<Self, UnpackError> {
         let mut fold = Self::new(rules, topic, partition);
-        let mut time = None;
+        let (mut time, mut is_older) = (None, false);
         for (name, bytes) in entries {
             if name == TIME_KEY {
                 time = Some(LogTime::unpack(bytes)?);
                 continue;
             }
+            is_older |= layout::is_older(bytes);
             let mut state = DeviceState::unpack(name, bytes)?;
             state.share(&mut fold.names);
             let key = &state.key;
@@ -187,7 +188,7 @@ impl Fold {
             fold.devices.push(Tracked::new(state, &fold.rules));
         }
         fold.watch
-            .restore(time, fold.devices.iter().map(|d| &d.state));
+            .restore(time, is_older, fold.devices.iter().map(|d| &d.state));
         Ok(fold)
     }
 

@@ -19,10 +19,7 @@ impl Fold {
     pub(super) fn hear(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
         // An impossible time would stay the highest one permanently.
         let recorded = event.recorded.filter(|at| (0..=LATEST).contains(at));
-        // Its readings come later: without any it is new.
-        let is_first = self.index.len() == 1 && self.devices[at].state.sensors.is_empty();
-        let heard = self.watch.hear(at, event.offset, recorded, is_first);
-        let Some(Heard { now, fell }) = heard else {
+        let Some(Heard { now, fell }) = self.watch.hear(at, event.offset, recorded) else {
             return;
         };
         self.mark_time_unsaved();

@@ -25,6 +25,11 @@ const SENSOR_BYTES: usize = 187;
 pub(crate) const WINDOW_BYTES: usize = 100;
 pub(crate) const ALERT_BYTES: usize = 60;
 
+/// Whether a device's value is in an older format, which an earlier version wrote.
+pub(crate) fn is_older(value: &[u8]) -> bool {
+    value.first().is_some_and(|version| *version < VERSION)
+}
+
 impl DeviceState {
     pub(crate) fn pack(&self) -> Vec<u8> {
         let mut packer = Packer::new(VERSION, self.packed_size());

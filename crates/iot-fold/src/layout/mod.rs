@@ -10,7 +10,7 @@ mod pack;
 mod windows;
 
 use crate::model::DeviceKey;
-pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES};
+pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES, is_older};
 pub(crate) use log_time::BYTES as TIME_BYTES;
 pub use log_time::KEY as TIME_KEY;
 pub use pack::UnpackError;

@@ -21,8 +21,14 @@ local state = KEYS[1]
 local from, to, schema, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local windows, removed = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local held = redis.call('HMGET', state, 'offset', 'schema')
-local offset, written = held[1] or '', held[2] or schema
+local first = 7 + 2 * windows
+local held = redis.call('HMGET', state, 'offset', 'schema', 'topic_id')
+local offset, written, id = held[1] or '', held[2] or schema, held[3] or ''
+-- The id of the step's topic follows the removed fields.
+local log = ARGV[first + 2 * removed + 1]
+if id ~= '' and log ~= '' and id ~= log then
+  return {0, offset}
+end
 if offset == to and from ~= to then
   return {1}
 end
@@ -33,7 +39,6 @@ end
 for i = 1, windows do
   redis.call('SET', KEYS[1 + i], ARGV[5 + 2 * i], 'PX', ARGV[6 + 2 * i])
 end
-local first = 7 + 2 * windows
 redis.call('HSET', state, 'offset', to, 'schema', schema, unpack(ARGV, first))
 if removed > 0 then
   local fields = {}

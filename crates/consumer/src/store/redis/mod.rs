@@ -82,7 +82,7 @@ impl Redis {
 
     /// Reads in portions, so that Redis serves others in between. What was read is
     /// as of one moment if the offset is the same before and after, because each
-    /// step moves it, and if there are as many fields as Redis counts: a cursor
+    /// step that changes values moves it, and if there are as many fields as Redis counts: a cursor
     /// that another server continues after a fail-over may leave some out.
     pub(super) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
         for _ in 0..READS {
@@ -144,6 +144,9 @@ impl Redis {
         call.arg(include_str!("set_aside.lua")).arg(2);
         call.arg(self.state_key(replaced.partition)).arg(aside);
         call.arg(replaced.from).arg(millis(KEPT_ASIDE));
+        for (_, value) in log_fields(replaced.before) {
+            call.arg(value);
+        }
         call.arg(SCHEMA_FIELD).arg(SCHEMA);
         call.arg(OFFSET).arg(replaced.to);
         for (name, value) in log_fields(replaced.log) {

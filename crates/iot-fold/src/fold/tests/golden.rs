@@ -98,13 +98,8 @@ fn bytes_of_format_3_are_taken_over() {
 
 #[test]
 fn the_time_of_state_without_one_is_not_complete_before_sixteen_records() {
-    let entries = entries_of_format_3().into_iter().map(|(key, value)| {
-        let mut state = DeviceState::unpack(&key, &value).unwrap();
-        // As with detect.silence.enabled: false.
-        (state.heard, state.silence) = (None, None);
-        (key, state.pack())
-    });
-    let entries: Vec<_> = entries.collect();
+    let (key, newer) = &entries_of_format_3()[0];
+    let entries = [(key.clone(), in_format_2(newer))];
     let mut fold = Fold::restore(rules(), "device-data", 3, &entries).unwrap();
     assert_eq!(fold.watch.time(), None);
     for number in 0..16 {
@@ -123,15 +118,20 @@ fn the_time_of_state_without_one_is_not_complete_before_sixteen_records() {
     assert!(!fold.watch.time().unwrap().is_taken_over);
 }
 
+/// A value of format 3, with a position and no alert, in format 2.
+fn in_format_2(newer: &[u8]) -> Vec<u8> {
+    let mut older = newer[..newer.len() - 1 - 24 - 1].to_vec();
+    older[0] = 2;
+    older
+}
+
 #[test]
 fn bytes_of_format_2_are_those_of_format_3_without_silence() {
     let entries = entries_of_format_3();
     let (key, newer) = &entries[0];
     let state = DeviceState::unpack(key, newer).unwrap();
     assert!(state.heard.is_some() && state.silence.is_none());
-    // A position, and no alert.
-    let mut older = newer[..newer.len() - 1 - 24 - 1].to_vec();
-    older[0] = 2;
+    let older = in_format_2(newer);
     let expected = DeviceState {
         heard: None,
         ..state

@@ -32,8 +32,8 @@ impl Comparison<'_> {
         // Times before these may be unknown, to either side.
         let (ours, theirs) = (&expected.recent, &found.recent);
         let common = match (found.taken_over, self.kept) {
-            (true, _) => theirs.len(),
-            (false, Kept::After(_)) => ours.len().min(theirs.len()),
+            (true, Kept::Whole) => theirs.len(),
+            (_, Kept::After(_)) => ours.len().min(theirs.len()),
             (false, Kept::Whole) => ours.len().max(theirs.len()),
         };
         let last = |times: &mut dyn DoubleEndedIterator<Item = &i64>| {

@@ -88,6 +88,11 @@ pub(super) struct Sealed {
 }
 
 impl Fold {
+    /// Whether devices are removed after a retention.
+    pub(super) fn removes_devices(&self) -> bool {
+        self.rules.retention.is_some()
+    }
+
     pub(super) fn new(rules: Rules) -> Self {
         Self {
             rules,

@@ -145,3 +145,17 @@ async fn state_of_another_log_is_set_aside_and_expires() {
     let again = bench.store.set_aside(&replaced).await;
     assert_eq!(again, conflict(Some(2), Some(60)));
 }
+
+#[tokio::test]
+#[ignore = "needs the stack"]
+async fn a_step_of_another_log_is_refused_even_at_the_same_offset() {
+    let bench = Bench::new("other");
+    bench.step(None, 3, log(1, 4)).await.unwrap();
+    let late = bench.step(Some(3), 4, log(2, 4)).await;
+    assert!(matches!(late, Err(ApplyError::Conflict(_))), "{late:?}");
+    let done = bench.step(None, 3, log(2, 4)).await;
+    assert!(matches!(done, Err(ApplyError::Conflict(_))), "{done:?}");
+    bench.step(None, 3, log(1, 4)).await.unwrap();
+    bench.step(Some(3), 4, log(1, 5)).await.unwrap();
+    assert_eq!(bench.field("offset").await, "4");
+}
