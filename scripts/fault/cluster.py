@@ -1,6 +1,5 @@
 """A fault of a Kafka cluster being tried on the whole chain, and what it cost."""
 
-import bisect
 import contextlib
 import dataclasses
 import json
@@ -108,17 +107,6 @@ class Rig(state_rig.Rig):
                                self.brokers, "--describe", "--state", "--group", group)
         return int(re.search(r"\((\d)\)", said)[1])
 
-    def appended(self, topic, partitions):
-        """When Kafka appended each record, in seconds since the epoch: by partition, pairs of
-        offsets and times in order."""
-        ran = subprocess.run(["kcat", "-q", "-C", "-b", self.brokers, "-t", topic, "-e", "-f", "%p %o %T\n"],
-                             capture_output=True, text=True, timeout=120, check=True)
-        found = {number: [] for number in range(partitions)}
-        for line in ran.stdout.splitlines():
-            number, offset, at = map(int, line.split())
-            found[number].append((offset, at / 1000))
-        return {number: sorted(records) for number, records in found.items()}
-
 
 @dataclasses.dataclass
 class Form:
@@ -143,10 +131,10 @@ class Row(state_verdict.Row):
     regressions: int = 0
     # How long the cluster took to have new leaders, in seconds.
     election_s: float | None = None
-    # The longest that nothing was appended to a partition by the bridge, and that a record
-    # waited for the consumer.
+    # The longest that the bridge acknowledged nothing, and that a partition's offset in Redis
+    # did not move.
     bridge_s: float = 0.0
-    consumer_s: float = 0.0
+    partition_s: float = 0.0
 
 
 class Trial(state_trial.Trial):
@@ -173,8 +161,7 @@ class Trial(state_trial.Trial):
         threading.Thread(target=self.sample, daemon=True).start()
 
     def create(self, topic):
-        self.rig.topics("--create", "--topic", topic, "--partitions", str(self.partitions),
-                        "--config", "message.timestamp.type=LogAppendTime")
+        self.rig.topics("--create", "--topic", topic, "--partitions", str(self.partitions))
         wait_for("leaders", lambda: self.rig.in_sync(topic))
 
     def bridge(self):
@@ -202,7 +189,8 @@ class Trial(state_trial.Trial):
     def sample(self):
         while not self.sampling.wait(SAMPLE):
             with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-                self.samples.append((time.time(), self.stored()))
+                acknowledged = sum(load.acknowledged() for load in self.loads)
+                self.samples.append((time.monotonic(), acknowledged, self.stored()))
 
     # -- what is waited for
 
@@ -254,20 +242,12 @@ class Trial(state_trial.Trial):
         self.row.count(state_verdict.Sent(confirmed=confirmed), report, exact)
 
     def stood_still(self):
-        if not self.samples:
-            return
-        appended = self.rig.appended(self.name, self.partitions)
-        began = self.samples[0][0]
-        for records in appended.values():
-            times = [at for _, at in records]
-            gaps = [later - earlier for earlier, later in zip(times, times[1:]) if later >= began]
-            self.row.bridge_s = max([self.row.bridge_s, *gaps])
-        for at, stored in self.samples:
-            for number, offset in stored.items():
-                records = appended[number]
-                place = bisect.bisect_left(records, (offset, 0))
-                if place < len(records) and records[place][1] < at:
-                    self.row.consumer_s = max(self.row.consumer_s, at - records[place][1])
+        """The longest that nothing changed, of the acknowledgements and of each partition."""
+        acknowledged = [(at, count) for at, count, _ in self.samples]
+        self.row.bridge_s = longest(acknowledged)
+        for number in range(self.partitions):
+            offsets = [(at, stored.get(number)) for at, _, stored in self.samples]
+            self.row.partition_s = max(self.row.partition_s, longest(offsets))
 
     def end_sampling(self):
         if self.sampling:
@@ -286,15 +266,25 @@ class Trial(state_trial.Trial):
         self.rig.back(*BROKERS)
 
 
+def longest(samples):
+    """For how long the value stayed the same at most; `samples` are times and values."""
+    most, since = 0, None
+    for at, value in samples:
+        if since is None or value != since[1]:
+            since = (at, value)
+        most = max(most, at - since[0])
+    return most
+
+
 HEAD = ["fault", "what was done", "messages", "lost", "duplicated", "differing aggregates", "new leaders after (s)",
-        "bridge stood still (s)", "consumer stood still (s)", "time to recover (s)", "notes"]
+        "bridge stood still (s)", "a partition stood still (s)", "time to recover (s)", "notes"]
 
 
 def table(rows):
     lines = ["| " + " | ".join(HEAD) + " |", "|---" * 2 + "|---:" * (len(HEAD) - 3) + "|---|"]
     for row in rows:
         seconds = ["" if value is None else f"{value:.1f}"
-                   for value in (row.election_s, row.bridge_s, row.consumer_s, row.recovery_s)]
+                   for value in (row.election_s, row.bridge_s, row.partition_s, row.recovery_s)]
         cells = [row.fault, row.done, f"{row.messages:,}", f"{row.lost:,}", f"{row.duplicated:,}",
                  f"{row.differing:,}", *seconds, "; ".join(row.notes)]
         lines.append("| " + " | ".join(cells) + " |")

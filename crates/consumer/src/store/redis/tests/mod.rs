@@ -188,7 +188,8 @@ async fn removed_values_are_deleted_and_empty_ones_are_none() {
     };
     bench.apply(Some(1), 2, &second).await.unwrap();
     let left: Vec<String> = bench.raw(&["HKEYS", &bench.key("state")]).await;
-    assert_eq!(left.len(), 2 + 2, "offset and schema, b and c: {left:?}");
+    let values = left.iter().filter(|name| name.contains('\0'));
+    assert_eq!(values.count(), 2, "b and c: {left:?}");
     // As a script that failed before it deleted them leaves them.
     bench
         .raw::<()>(&["HSET", &bench.key("state"), "d\0c", ""])
