@@ -24,7 +24,7 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored --skip detect::score
 
-# Every fault of docs/reliability.md, of the bridge, of the consumer and of a cluster: half an hour and a release build (names of faults: to one of the three below)
+# Every fault of docs/reliability.md, of the bridge, of the consumer and of a cluster: 18 minutes for the first two, and a release build (names of faults: to one of the three below)
 soak *args: (soak-bridge args) (soak-consumer args) (soak-cluster args)
 
 # Those that the bridge must survive

@@ -68,26 +68,23 @@ class Rig(state_rig.Rig):
 
     def partitions(self, topic):
         """By number, as the brokers that are there know them; none while nobody answers."""
-        ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-t", topic, "-m", "2"],
+        topics = self.metadata("-t", topic).get("topics", [])
+        return {one["partition"]: one for found in topics for one in found["partitions"]}
+
+    def metadata(self, *options):
+        """What one of the brokers that are there knows of the cluster; nothing without an answer."""
+        ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-m", "2", *options],
                              capture_output=True, text=True, timeout=30)
-        with contextlib.suppress(json.JSONDecodeError, IndexError):
-            found = json.loads(ran.stdout)["topics"][0]["partitions"]
-            return {one["partition"]: one for one in found}
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(ran.stdout)
         return {}
 
     def unregister(self, number):
         """Makes the controller forget a broker that does not run, once it misses it."""
-        wait_for("the broker to be missed", lambda: len(self.listed()) == len(BROKERS) - 1)
+        missed = lambda: len(self.metadata().get("brokers", [])) == len(BROKERS) - 1
+        wait_for("the broker to be missed", missed)
         self.kafka_tool("org.apache.kafka.tools.ClusterTool", "unregister", "--bootstrap-server", self.brokers,
                         "--id", str(number))
-
-    def listed(self):
-        """The brokers that are there, as one of them says."""
-        ran = subprocess.run(["kcat", "-b", self.brokers, "-J", "-L", "-m", "2"],
-                             capture_output=True, text=True, timeout=30)
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(ran.stdout)["brokers"]
-        return []
 
     def leaders(self, topic):
         return {number: one["leader"] for number, one in self.partitions(topic).items()}
@@ -145,7 +142,7 @@ class Trial(state_trial.Trial):
         self.row = Row(fault=scenario.name, done=scenario.title)
         self.tenant = self.name.replace("-", "_")
         self.name = f"{self.tenant}.p"
-        self.load_of, self.loads, self.bridges = None, [], []
+        self.loads, self.bridges = [], []
         self.samples, self.sampling = [], None
 
     # -- the parts
@@ -177,7 +174,7 @@ class Trial(state_trial.Trial):
         return bridge
 
     def consumers(self):
-        # A killed process is back before its session is over, so no time-out is shortened.
+        # With the default session: none of them is killed.
         return [self.consumer(name, static=True, session=None) for name in ("0", "1")]
 
     def load(self, project="p"):
@@ -216,10 +213,11 @@ class Trial(state_trial.Trial):
     # -- the end
 
     def settle(self):
+        # What ends now stands still.
+        self.end_sampling()
         for load in self.loads:
             load.finish()
         self.wait("everything to be stored", lambda: state_trial.reached(self.stored(), self.ends()))
-        self.end_sampling()
         # The second is the bridge's.
         names = ("iot_dead_letters_total", "message_processing_errors_total")
         dead = sum(int(service.metric(name)) for service in self.services for name in names)

@@ -44,11 +44,20 @@ def brokers_killed(trial):
 
 
 def kill_and_start(trial, number):
+    away(trial, number, trial.rig.kill_broker, trial.rig.start_broker)
+
+
+def stop_and_wake(trial, number):
+    away(trial, number, trial.rig.suspend, trial.rig.resume)
+
+
+def away(trial, number, leave, come_back):
+    """Has a broker leave, and come back when others have its partitions."""
     began = time.monotonic()
-    trial.rig.kill_broker(number)
+    leave(number)
     trial.elected(began)
     time.sleep(max(0, began + trial.form.down - time.monotonic()))
-    trial.rig.start_broker(number)
+    come_back(number)
     trial.recovery()
     trial.whole()
 
@@ -115,16 +124,6 @@ def leader_stopped(trial):
 def coordinator_stopped(trial):
     trial.chain()
     stop_and_wake(trial, trial.rig.coordinator(trial.name))
-
-
-def stop_and_wake(trial, number):
-    began = time.monotonic()
-    trial.rig.suspend(number)
-    trial.elected(began)
-    time.sleep(max(0, began + trial.form.down - time.monotonic()))
-    trial.rig.resume(number)
-    trial.recovery()
-    trial.whole()
 
 
 @fault("broker-late", "bridge and consumers started before the third broker, without any topic")

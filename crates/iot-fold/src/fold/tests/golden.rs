@@ -105,15 +105,14 @@ fn the_time_of_state_without_one_is_not_complete_before_sixteen_records() {
     for number in 0..16 {
         let time = fold.watch.time();
         assert!(time.is_none_or(|time| time.is_taken_over), "{number}");
-        let message = message((0, 500 + number, None, 0, 20.0));
-        let event = Event {
-            offset: 70 + number,
-            recorded: Some(2_000 + number),
-            tenant: "t",
-            project: "p",
-            message: &message,
-        };
-        fold.apply(&event).unwrap();
+        let (offset, recorded) = (70 + number as usize, Some(2_000 + number));
+        feed_at(
+            &mut fold,
+            offset,
+            recorded,
+            (0, 500 + number, None, 0, 20.0),
+        )
+        .unwrap();
     }
     assert!(!fold.watch.time().unwrap().is_taken_over);
 }

@@ -97,10 +97,20 @@ fn message((device, timestamp, seq, sensor, value): Sent) -> DeviceMessage<'stat
 }
 
 fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
+    feed_at(fold, offset, recorded(offset), sent)
+}
+
+/// With this record time.
+fn feed_at(
+    fold: &mut Fold,
+    offset: usize,
+    recorded: Option<i64>,
+    sent: Sent,
+) -> Result<Folded, Refusal> {
     let message = message(sent);
     fold.apply(&Event {
         offset: offset as i64,
-        recorded: recorded(offset),
+        recorded,
         tenant: "t",
         project: "p",
         message: &message,

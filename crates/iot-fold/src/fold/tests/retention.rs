@@ -27,15 +27,8 @@ fn new() -> Fold {
 
 fn feed(fold: &mut Fold, offset: usize, (device, recorded): Recorded) -> Folded {
     let value = f64::from(device) * 10.0;
-    let message = message((device, offset as i64, None, 0, value));
-    let event = Event {
-        offset: offset as i64,
-        recorded,
-        tenant: "t",
-        project: "p",
-        message: &message,
-    };
-    fold.apply(&event).unwrap()
+    let sent = (device, offset as i64, None, 0, value);
+    feed_at(fold, offset, recorded, sent).unwrap()
 }
 
 fn names(fold: &Fold) -> Vec<String> {

@@ -18,15 +18,8 @@ type Sent = (u8, Option<i64>);
 type Change = (i64, String, AlertStatus);
 
 fn feed(fold: &mut Fold, offset: usize, (device, recorded): Sent) -> Folded {
-    let message = message((device, offset as i64, None, 1, 20.0));
-    let event = Event {
-        offset: offset as i64,
-        recorded,
-        tenant: "t",
-        project: "p",
-        message: &message,
-    };
-    fold.apply(&event).unwrap()
+    let sent = (device, offset as i64, None, 1, 20.0);
+    feed_at(fold, offset, recorded, sent).unwrap()
 }
 
 fn silences(alerts: Vec<Alert>) -> Vec<Alert> {

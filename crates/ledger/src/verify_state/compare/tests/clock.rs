@@ -12,31 +12,19 @@ fn clocks() -> Fold {
     for number in 0..40_i64 {
         let now = 1_000_000 + number * 10_000;
         let device = if number % 4 == 3 { "d2" } else { "d1" };
-        let message = DeviceMessage {
-            device_id: device.into(),
-            tenant: None,
-            project: None,
-            seq: Some(number as u64),
-            timestamp: if matches!(number, 20 | 39) {
-                now + 290_000
-            } else {
-                now
-            },
-            location: None,
-            readings: vec![Reading {
-                sensor: "temperature".into(),
-                value: number as f64 / 7.0,
-                unit: Some("celsius".into()),
-                quality: Quality::Good,
-            }],
+        let ahead = if matches!(number, 20 | 39) {
+            290_000
+        } else {
+            0
         };
-        fold.take(&Entry {
-            offset: number,
-            recorded: if number == 30 { 3_786_912_000_000 } else { now },
-            tenant: "t",
-            project: "p",
-            message: &message,
-        });
+        let recorded = if number == 30 { 3_786_912_000_000 } else { now };
+        take(
+            &mut fold,
+            number,
+            device,
+            (now + ahead, recorded),
+            number as f64 / 7.0,
+        );
     }
     fold
 }

@@ -140,6 +140,31 @@ fn stored_in(version: u8, fold: &Fold) -> Snapshot {
     snapshot
 }
 
+/// Folds a temperature; the times are the message's and its record's.
+fn take(fold: &mut Fold, number: i64, device: &str, (timestamp, recorded): (i64, i64), value: f64) {
+    let message = DeviceMessage {
+        device_id: device.into(),
+        tenant: None,
+        project: None,
+        seq: Some(number as u64),
+        timestamp,
+        location: None,
+        readings: vec![Reading {
+            sensor: "temperature".into(),
+            value,
+            unit: Some("celsius".into()),
+            quality: Quality::Good,
+        }],
+    };
+    fold.take(&Entry {
+        offset: number,
+        recorded,
+        tenant: "t",
+        project: "p",
+        message: &message,
+    });
+}
+
 /// Two devices, each with one sealed and two open windows.
 fn fold() -> Fold {
     let mut fold = Fold::new(Rules {
@@ -149,27 +174,14 @@ fn fold() -> Fold {
     });
     for (number, timestamp) in [0, 30, 59, 61, 100, 119, 149].into_iter().enumerate() {
         for device in ["d1", "d2"] {
-            let message = DeviceMessage {
-                device_id: device.into(),
-                tenant: None,
-                project: None,
-                seq: Some(number as u64),
-                timestamp,
-                location: None,
-                readings: vec![Reading {
-                    sensor: "temperature".into(),
-                    value: timestamp as f64 / 7.0,
-                    unit: Some("celsius".into()),
-                    quality: Quality::Good,
-                }],
-            };
-            fold.take(&Entry {
-                offset: number as i64,
-                recorded: timestamp,
-                tenant: "t",
-                project: "p",
-                message: &message,
-            });
+            let value = timestamp as f64 / 7.0;
+            take(
+                &mut fold,
+                number as i64,
+                device,
+                (timestamp, timestamp),
+                value,
+            );
         }
     }
     fold
