@@ -147,17 +147,25 @@ pub(crate) async fn connect(
 ) -> anyhow::Result<Client> {
     let backoff = BackoffConfig {
         max_backoff: Duration::from_secs(1),
-        // The client's retries end before `CONNECT` does, so that the error names their cause.
-        deadline: Some(CONNECT / 2),
+        // This counts the pauses between the client's attempts, not the attempts.
+        deadline: Some(CONNECT / 10),
         ..BackoffConfig::default()
     };
-    let client = ClientBuilder::new(brokers.to_vec())
-        .client_id("iot-ledger")
-        .backoff_config(backoff);
-    let client = security.secure(client)?;
-    within(CONNECT, client.build())
-        .await
-        .with_context(|| format!("connecting to Kafka at {}", brokers.join(",")))
+    let until = Instant::now() + CONNECT;
+    let mut failed = None;
+    // Its retries end several times before that, so that the error names their cause.
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        let client = ClientBuilder::new(brokers.to_vec())
+            .client_id("iot-ledger")
+            .backoff_config(backoff.clone());
+        match within(left, security.secure(client)?.build()).await {
+            Ok(client) => return Ok(client),
+            // Without an answer in the time that is left, the last cause says more.
+            Err(error) => failed = failed.filter(|_| Instant::now() >= until).or(Some(error)),
+        }
+    }
+    let failed = failed.unwrap_or_else(|| anyhow!("no answer"));
+    Err(failed).with_context(|| format!("connecting to Kafka at {}", brokers.join(",")))
 }
 
 /// Feeds the tally until the run is complete and every partition was read to its end, where
