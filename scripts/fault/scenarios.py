@@ -341,6 +341,34 @@ def topic_deleted(trial):
     trial.note(f"{len(load.deleted):,} records went with the topic")
 
 
+@fault("late-authorisation", "no right to create a topic, and granted later")
+def late_authorisation(trial):
+    variables = trial.rig.variables
+    user = f"User:{variables['KAFKA_USERNAME']}"
+    bridge = trial.bridge(
+        kafka__brokers=variables["KAFKA_SASL_BROKERS"], kafka__security__protocol="sasl_plaintext",
+        kafka__security__mechanism="PLAIN", kafka__security__username=user.removeprefix("User:"),
+        kafka__security__password=variables["KAFKA_PASSWORD"])
+    # Creating is allowed by the cluster or by the topic. What a topic's rules do not name is denied.
+    rules = [("--deny-principal", user, "--operation", "Create", "--cluster"),
+             ("--allow-principal", user, "--operation", "Write", "--operation", "Describe", "--topic", trial.topic)]
+    for rule in rules:
+        trial.rig.acl("--add", *rule)
+    try:
+        load = trial.load(flowing=False)
+        bridge.stalled()
+        # It writes first, in case the topic exists.
+        wait_for("the reason in the readiness", lambda: "TOPIC_AUTHORIZATION_FAILED" in bridge.readiness()[1])
+        time.sleep(trial.form.down)
+    finally:
+        for rule in rules:
+            trial.rig.acl("--remove", "--force", *rule)
+    trial.recovery(load)
+    dead = bridge.metric("message_processing_errors_total")
+    trial.must(not dead, f"{dead:g} messages became dead letters")
+    trial.note("readiness gives the reason until then")
+
+
 def poison(trial, **settings):
     """Of every hundred messages one is too large, and one has a topic that can't be routed."""
     bridge = trial.bridge(**settings)
