@@ -58,8 +58,8 @@
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
-{{- $store := include "iot-lib.textSetting" (dict "config" $config "path" "store.url" "default" "memory://") -}}
-{{- if regexMatch "@" $store -}}
+{{- $read := include "iot-consumer.read" . | fromJson -}}
+{{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}
 {{- end -}}
 {{- $stored := or (gt (len (include "iot-consumer.store" . | fromJsonArray)) 0) (ne (include "iot-consumer.storeElsewhere" .) "") -}}
