@@ -10,7 +10,8 @@
 #
 #   --registry REGISTRY   where images go, such as registry.example.com/iot; the image
 #                         of iot-bridge is REGISTRY/iot-bridge
-#   --tag TAG             of the images; by default what `git describe` says
+#   --tag TAG             of the images, used as it is; by default what `git describe` says,
+#                         without the v of a version
 #   --platform PLATFORM   of the cluster's nodes, such as linux/amd64, if it is not that of
 #                         this machine
 #   --namespace NAME      of all releases; by default each has its own, named as the service.
@@ -27,6 +28,8 @@
 # Receivers come before senders: iot-consumer, iot-bridge, iot-simulator, in whatever order
 # they are named.
 set -euo pipefail
+# Paths are those of the caller: relative ones are resolved before the directory changes.
+readonly started=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly SERVICES=(iot-consumer iot-bridge iot-simulator)
@@ -52,6 +55,26 @@ run() {
     "$dry_run" || "$@"
 }
 
+absolute() {
+    case $1 in
+    '' | /*) printf %s "$1" ;;
+    *) printf '%s/%s' "$started" "$1" ;;
+    esac
+}
+
+# What docker, helm and kubectl read themselves: they too would look in another directory.
+export_absolute() {
+    local name file files=() rest
+    for name in DOCKER_CONFIG HELM_CONFIG_HOME HELM_CACHE_HOME HELM_DATA_HOME HELM_REPOSITORY_CONFIG; do
+        [[ -z ${!name:-} ]] || export "$name=$(absolute "${!name}")"
+    done
+    [[ -n ${KUBECONFIG:-} ]] || return 0
+    IFS=: read -ra rest <<<"$KUBECONFIG"
+    for file in "${rest[@]}"; do files+=("$(absolute "$file")"); done
+    KUBECONFIG=$(IFS=: && printf %s "${files[*]}")
+    export KUBECONFIG
+}
+
 parse() {
     while (($#)); do
         case $1 in
@@ -74,11 +97,18 @@ parse() {
     done
     [[ -n $registry ]] || misused '--registry is missing'
     [[ $registry != *[/:] ]] || misused "--registry ends in ${registry: -1}: $registry"
+    values=$(absolute "$values")
     [[ -z $values || -d $values ]] || misused "--values is no directory: $values"
     ((${#chosen[@]})) || chosen=(iot-consumer iot-bridge)
-    [[ -n $tag ]] || tag=$(git describe --tags --always --dirty) ||
-        misused '--tag is missing, and this is no git checkout'
-    tag=${tag#v}
+    if [[ -z $tag ]]; then
+        tag=$(git describe --tags --always --dirty) ||
+            misused '--tag is missing, and this is no git checkout'
+        # As the images of a release are called.
+        [[ $tag != v[0-9]* ]] || tag=${tag#v}
+        tag=${tag//+/_}
+    fi
+    [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] ||
+        misused "--tag is no tag of an image (letters, digits, _, . and -): $tag"
     revision=$(git rev-parse HEAD 2>/dev/null) || revision=unknown
 }
 
@@ -133,6 +163,7 @@ show() {
 }
 
 parse "$@"
+export_absolute
 kube=(${context:+--context "$context"})
 check
 if "$build"; then

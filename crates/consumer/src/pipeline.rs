@@ -6,9 +6,9 @@
 //! 3. identify tenant and project
 //! 4. validate it; of its readings only the refused ones are left out
 //! 5. fold it into newest values, windows and alerts
-//! 6. push changes: alerts to WebSocket clients, Kafka and the webhook; readings to WebSocket
-//!    clients, immediately or, if many devices change, conflated ten times a second (once if
-//!    no client is connected)
+//! 6. push changes: alerts to WebSocket clients, Kafka and the webhook; readings to the hub of
+//!    the WebSocket clients, immediately or, if many devices change, conflated every 100 ms
+//!    (every second if no client is connected)
 //! 7. wait until Kafka has confirmed the dead letters and the events for other programs
 //! 8. store changes and offset in one atomic step
 //!

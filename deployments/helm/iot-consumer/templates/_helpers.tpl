@@ -1,10 +1,53 @@
 {{/* "true" if there are or can be several pods. */}}
 {{- define "iot-consumer.several" -}}
-{{- if or .Values.autoscaling.enabled .Values.keda.enabled (gt (int .Values.replicas) 1) -}}true{{- end -}}
+{{- if or (.Values.autoscaling).enabled (.Values.keda).enabled (gt (int .Values.replicas) 1) -}}true{{- end -}}
+{{- end }}
+
+{{/* Settings that the chart reads or sets, each with its other names (docs/consumer.md). */}}
+{{- define "iot-consumer.names" -}}
+{{- dict
+  "kafka.brokers" (list "kafka.consumer.brokers")
+  "kafka.group" (list "kafka.group_id" "kafka.consumer.group_id")
+  "kafka.group_instance_id" (list "kafka.consumer.group_instance_id")
+  "kafka.from" (list "kafka.consumer.auto_offset_reset" "kafka.consumer.initial_offset")
+  "kafka.session_timeout" (list "kafka.consumer.session_timeout")
+  "store.url" (list "cache.redis.endpoints")
+  | toJson -}}
+{{- end }}
+
+{{/* The settings, as JSON, for what the chart reads of them. */}}
+{{- define "iot-consumer.read" -}}
+{{- $names := include "iot-consumer.names" . | fromJson -}}
+{{- include "iot-lib.read" (dict "config" .Values.config "names" $names) -}}
+{{- end }}
+
+{{/* Variables that have the brokers of Kafka, as JSON. */}}
+{{- define "iot-consumer.brokerVariables" -}}
+{{- list "KAFKA_BROKERS" "IOT_KAFKA__BROKERS" "IOT_KAFKA__CONSUMER__BROKERS" | toJson -}}
+{{- end }}
+
+{{/* The addresses of the store, as a JSON list; empty if state is in memory. */}}
+{{- define "iot-consumer.store" -}}
+{{- $config := include "iot-consumer.read" . | fromJson -}}
+{{- $found := include "iot-lib.connections" (dict "root" . "given" (dig "store" "url" (list) $config)
+    "variables" (list "REDIS_URL" "REDIS_ENDPOINT" "IOT_STORE__URL" "IOT_CACHE__REDIS__ENDPOINTS")) | fromJsonArray -}}
+{{- $addresses := list -}}
+{{- range $found -}}
+{{- if not (hasPrefix "memory:" .) -}}{{- $addresses = append $addresses . -}}{{- end -}}
+{{- end -}}
+{{- toJson $addresses -}}
+{{- end }}
+
+{{/* "true" if the store's address may be in a variable whose value is elsewhere. */}}
+{{- define "iot-consumer.storeElsewhere" -}}
+{{- if .Values.extraEnvFrom -}}true{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if and .valueFrom (has .name (list "REDIS_URL" "REDIS_ENDPOINT" "IOT_STORE__URL" "IOT_CACHE__REDIS__ENDPOINTS")) -}}true{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "iot-consumer.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
 {{- include "iot-lib.refuse" (dict "config" $config "refused" (dict
   "ops" "is the chart's: 9090 on every address (listen)"
   "http" "is the chart's: 8080 on every address (listen)"
@@ -15,17 +58,20 @@
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
-{{- $store := dig "store" "url" "memory://" $config -}}
-{{- if regexMatch "@" $store -}}
+{{- $read := include "iot-consumer.read" . | fromJson -}}
+{{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}
 {{- end -}}
-{{- $elsewhere := .Values.extraEnvFrom -}}
-{{- range .Values.extraEnv -}}
-{{- if has .name (list "REDIS_URL" "REDIS_ENDPOINT" "IOT_STORE__URL") -}}{{- $elsewhere = true -}}{{- end -}}
-{{- end -}}
-{{- if and (include "iot-consumer.several" .) (hasPrefix "memory:" $store) (not $elsewhere) -}}
+{{- $stored := or (gt (len (include "iot-consumer.store" . | fromJsonArray)) 0) (ne (include "iot-consumer.storeElsewhere" .) "") -}}
+{{- if and (include "iot-consumer.several" .) (not $stored) -}}
 {{- fail "config.store.url: several pods need a Redis: a partition that moves would be read again from its beginning" -}}
 {{- end -}}
-{{- $_ := unset (get $config "kafka" | default dict) "group_instance_id" -}}
+{{- include "iot-lib.giveWay" (dict "config" $config "names" (include "iot-consumer.names" . | fromJson)
+    "defaults" (dict "store.url" "redis://redis.iot-consumer:6379" "kafka.session_timeout" "30s"
+      "kafka.brokers" (list "iot-kafka-bootstrap.kafka:9092"))) -}}
+{{- $kafka := get $config "kafka" | default dict -}}
+{{- range list $kafka (get $kafka "consumer" | default dict) -}}
+{{- $_ := unset . "group_instance_id" -}}
+{{- end -}}
 {{- include "iot-lib.config" (dict "root" . "config" $config) -}}
 {{- end }}

@@ -1,16 +1,12 @@
 {{- define "iot-lib.serviceAccount" -}}
-{{- if .Values.serviceAccount.create -}}
+{{- $account := .Values.serviceAccount | default dict -}}
+{{- if $account.create -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "iot-lib.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "iot-lib.labels" . | nindent 4 }}
-  {{- with .Values.serviceAccount.annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- $metadata := include "iot-lib.metadata" (dict "root" . "annotations" $account.annotations "path" "serviceAccount") | fromYaml }}
+  {{- $_ := set $metadata "name" (include "iot-lib.serviceAccountName" .) }}
+  {{- toYaml $metadata | nindent 2 }}
 # The services never talk to the Kubernetes API.
 automountServiceAccountToken: false
 {{- end }}
@@ -21,11 +17,7 @@ automountServiceAccountToken: false
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "iot-lib.opsService" . }}
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "iot-lib.labels" . | nindent 4 }}
-    app.kubernetes.io/component: ops
+  {{- include "iot-lib.metadata" (dict "root" . "suffix" "-ops" "component" "ops") | nindent 2 }}
 spec:
   clusterIP: None
   selector:
@@ -35,13 +27,16 @@ spec:
 {{- end }}
 
 {{- define "iot-lib.podDisruptionBudget" -}}
-{{- if .Values.podDisruptionBudget.enabled -}}
+{{- $budget := .Values.podDisruptionBudget | default dict -}}
+{{- if $budget.enabled -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  {{- include "iot-lib.metadata" . | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" .) | nindent 2 }}
 spec:
-  maxUnavailable: {{ .Values.podDisruptionBudget.maxUnavailable }}
+  maxUnavailable: {{ include "iot-lib.numberOrPercentage" (dict
+      "value" (kindIs "invalid" $budget.maxUnavailable | ternary 1 $budget.maxUnavailable)
+      "path" "podDisruptionBudget.maxUnavailable") }}
   # A pod that is not ready anyway must not keep a node from being emptied.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
@@ -50,32 +45,38 @@ spec:
 {{- end }}
 {{- end }}
 
+{{/* Takes root and min (the number of pods if the values name none). */}}
 {{- define "iot-lib.autoscaler" -}}
-{{- with .Values.autoscaling }}
+{{- $root := .root -}}
+{{- $min := .min -}}
+{{- with $root.Values.autoscaling }}
 {{- if .enabled -}}
+{{- $least := .minReplicas | default $min | int64 -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  {{- include "iot-lib.metadata" $ | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" $root) | nindent 2 }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1
     kind: StatefulSet
-    name: {{ include "iot-lib.fullname" $ }}
-  minReplicas: {{ .minReplicas }}
-  maxReplicas: {{ .maxReplicas }}
+    name: {{ include "iot-lib.fullname" $root | quote }}
+  minReplicas: {{ $least }}
+  maxReplicas: {{ .maxReplicas | default (max $least 5) | int64 }}
   metrics:
     - type: Resource
       resource:
         name: cpu
-        target: {type: AverageValue, averageValue: {{ .targetCPU }}}
+        target: {type: AverageValue, averageValue: {{ .targetCPU | default "1" | toString | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "iot-lib.extraObjects" -}}
 {{- range .Values.extraObjects }}
+{{- if . }}
 ---
 {{ tpl (kindIs "string" . | ternary . (toYaml .)) $ }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -1,19 +1,48 @@
-{{/* Security context of every container: no privileges. */}}
-{{- define "iot-lib.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{/*
+Variables of the container. One in extraEnv replaces the chart's own of the same name, because
+a name must be unique. Takes root and env (list).
+*/}}
+{{- define "iot-lib.env" -}}
+{{- $given := dict -}}
+{{- $order := list -}}
+{{- range .root.Values.extraEnv -}}
+{{- if . -}}
+{{- $one := deepCopy . -}}
+{{- $name := required "extraEnv: a variable needs a name" .name -}}
+{{- if kindIs "invalid" .value -}}
+{{- $_ := unset $one "value" -}}
+{{- else -}}
+{{- $_ := set $one "value" (include "iot-lib.text" (dict "value" .value "path" (printf "extraEnv.%s" $name))) -}}
+{{- end -}}
+{{- $_ := set $given $name $one -}}
+{{- $order = append $order $name | uniq -}}
+{{- end -}}
+{{- end -}}
+{{- $env := list -}}
+{{- $own := list -}}
+{{- range .env -}}
+{{- $own = append $own .name -}}
+{{- $env = append $env (get $given .name | default .) -}}
+{{- end -}}
+{{- range $order -}}
+{{- if not (has . $own) -}}{{- $env = append $env (get $given .) -}}{{- end -}}
+{{- end -}}
+{{- toYaml $env -}}
 {{- end }}
 
-{{- define "iot-lib.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 1000
-runAsGroup: 1000
-# Files from secrets belong to this group, and nobody else may read them.
-fsGroup: 1000
-seccompProfile:
-  type: RuntimeDefault
+{{/*
+A probe; none if its value is null. Takes probe (from the values), name and path (of the
+request).
+*/}}
+{{- define "iot-lib.probe" -}}
+{{- if kindIs "map" .probe -}}
+{{- $probe := deepCopy .probe -}}
+{{- if not (or $probe.httpGet $probe.exec $probe.tcpSocket $probe.grpc) -}}
+{{- $_ := set $probe "httpGet" (dict "path" .path "port" "ops") -}}
+{{- end -}}
+{{ .name }}:
+  {{- toYaml $probe | nindent 2 }}
+{{- end -}}
 {{- end }}
 
 {{/*
@@ -22,14 +51,20 @@ HTTP port), index (label that has the pod's number), restart (policy).
 */}}
 {{- define "iot-lib.podTemplate" -}}
 {{- $values := .root.Values -}}
+{{- $service := include "iot-lib.service" .root -}}
+{{- $listen := $values.listen | default "0.0.0.0" -}}
+{{- $spread := $values.topologySpread | default dict -}}
+{{- $files := dict -}}
+{{- range $path, $from := $values.files -}}
+{{- if $from -}}{{- $_ := set $files $path $from -}}{{- end -}}
+{{- end -}}
 metadata:
+  {{- /* Nothing with a version: a new one of the chart alone is no reason for a restart. */}}
+  {{- $labels := include "iot-lib.texts" (dict "values" $values.podLabels "path" "podLabels") | fromJson }}
   labels:
-    # Nothing with a version: a new one of the chart alone is no reason for a restart.
-    {{- include "iot-lib.selectorLabels" .root | nindent 4 }}
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- $annotations := deepCopy $values.podAnnotations }}
+    {{- /* The selector's own labels stay: a pod without them would belong to nothing. */}}
+    {{- mergeOverwrite $labels (include "iot-lib.selectorLabels" .root | fromYaml) | toYaml | nindent 4 }}
+  {{- $annotations := include "iot-lib.texts" (dict "values" $values.podAnnotations "path" "podAnnotations") | fromJson }}
   {{- if $values.restartOnChange }}
   {{- $_ := set $annotations "checksum/config" (sha256sum .config) }}
   {{- end }}
@@ -41,48 +76,54 @@ spec:
   {{- with .restart }}
   restartPolicy: {{ . }}
   {{- end }}
-  serviceAccountName: {{ include "iot-lib.serviceAccountName" .root }}
+  serviceAccountName: {{ include "iot-lib.serviceAccountName" .root | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+  {{- with $values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 . }}
+  {{- end }}
+  {{- with $values.podSecurityContext }}
   securityContext:
-    {{- include "iot-lib.podSecurity" . | nindent 4 }}
-  {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.nodeSelector }}
+  nodeSelector:
+    {{- include "iot-lib.texts" (dict "values" . "path" "nodeSelector") | fromJson | toYaml | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "imagePullSecrets" "tolerations" "affinity" }}
   {{- with get $values $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- end }}
   {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ quote . }}
   {{- end }}
-  {{- if $values.topologySpread.enabled }}
+  {{- if and $spread.enabled $spread.keys }}
   topologySpreadConstraints:
-    {{- range $values.topologySpread.keys }}
-    - topologyKey: {{ . }}
+    {{- range $spread.keys }}
+    - topologyKey: {{ quote . }}
       maxSkew: 1
-      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
+      whenUnsatisfiable: {{ $spread.whenUnsatisfiable | default "ScheduleAnyway" }}
       labelSelector:
         matchLabels:
           {{- include "iot-lib.selectorLabels" $.root | nindent 10 }}
     {{- end }}
   {{- end }}
   containers:
-    - name: {{ .root.Chart.Name }}
-      image: {{ include "iot-lib.image" .root }}
-      imagePullPolicy: {{ $values.image.pullPolicy }}
+    - name: {{ $service }}
+      image: {{ include "iot-lib.image" .root | quote }}
+      {{- with ($values.image).pullPolicy }}
+      imagePullPolicy: {{ . }}
+      {{- end }}
       args: [run, --config, /etc/iot/config/config.yaml]
       env:
-        # Comes before what is used of it below.
-        - name: POD_INDEX
-          valueFrom: {fieldRef: {fieldPath: "metadata.labels['{{ .index }}']"}}
-        - {name: IOT_OPS__LISTEN, value: "{{ $values.listen }}:9090"}
-        {{- with .env }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-        {{- with $values.extraEnv }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- /* POD_INDEX comes before what uses it. */}}
+        {{- $index := dict "fieldRef" (dict "fieldPath" (printf "metadata.labels['%s']" .index)) }}
+        {{- $env := list
+          (dict "name" "POD_INDEX" "valueFrom" $index)
+          (dict "name" "IOT_OPS__LISTEN" "value" (printf "%s:9090" $listen)) }}
+        {{- include "iot-lib.env" (dict "root" .root "env" (concat $env .env)) | nindent 8 }}
       {{- with $values.extraEnvFrom }}
       envFrom:
         {{- toYaml . | nindent 8 }}
@@ -92,25 +133,28 @@ spec:
         {{- if .http }}
         - {name: http, containerPort: 8080}
         {{- end }}
-      livenessProbe:
-        httpGet: {path: /livez, port: ops}
-        {{- toYaml $values.livenessProbe | nindent 8 }}
-      readinessProbe:
-        httpGet: {path: /readyz, port: ops}
-        {{- toYaml $values.readinessProbe | nindent 8 }}
+      {{- range $name, $path := dict "livenessProbe" "/livez" "readinessProbe" "/readyz" }}
+      {{- with include "iot-lib.probe" (dict "probe" (get $values $name) "name" $name "path" $path) }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- end }}
       {{- with $values.preStopSeconds }}
       lifecycle:
         preStop:
-          sleep: {seconds: {{ . }}}
+          sleep: {seconds: {{ int64 . }}}
       {{- end }}
+      {{- with $values.resources }}
       resources:
-        {{- toYaml $values.resources | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $values.securityContext }}
       securityContext:
-        {{- include "iot-lib.containerSecurity" . | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       volumeMounts:
         # A directory: the service follows changes of the file in it.
         - {name: config, mountPath: /etc/iot/config, readOnly: true}
-        {{- if $values.files }}
+        {{- if $files }}
         - {name: files, mountPath: /etc/iot/files, readOnly: true}
         {{- end }}
         {{- with $values.extraVolumeMounts }}
@@ -118,16 +162,16 @@ spec:
         {{- end }}
   volumes:
     - name: config
-      configMap: {name: {{ include "iot-lib.fullname" .root }}}
-    {{- with $values.files }}
+      configMap: {name: {{ include "iot-lib.fullname" .root | quote }}}
+    {{- if $files }}
     - name: files
       projected:
         defaultMode: 0440
         sources:
-          {{- range $path, $from := . }}
-          - {{ ternary "secret" "configMap" (hasKey $from "secret") }}:
-              name: {{ $from.secret | default $from.configMap }}
-              items: [{key: {{ $from.key }}, path: {{ $path }}}]
+          {{- range $path, $from := $files }}
+          - {{ ternary "secret" "configMap" (not (empty $from.secret)) }}:
+              name: {{ $from.secret | default $from.configMap | quote }}
+              items: [{key: {{ quote $from.key }}, path: {{ quote $path }}}]
           {{- end }}
     {{- end }}
     {{- with $values.extraVolumes }}
@@ -144,12 +188,12 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: {{ include "iot-lib.fullname" . }}-test
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | quote }}
   labels:
     app.kubernetes.io/component: test
-    app.kubernetes.io/instance: {{ .Release.Name }}
-    app.kubernetes.io/managed-by: {{ .Release.Service }}
-    helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+    app.kubernetes.io/instance: {{ .Release.Name | quote }}
+    app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+    helm.sh/chart: {{ include "iot-lib.version" (printf "%s-%s" .Chart.Name .Chart.Version) | quote }}
   annotations:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
@@ -157,9 +201,15 @@ spec:
   restartPolicy: Never
   automountServiceAccountToken: false
   enableServiceLinks: false
+  {{- with .Values.podSecurityContext }}
   securityContext:
-    {{- include "iot-lib.podSecurity" . | nindent 4 }}
-  {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- include "iot-lib.texts" (dict "values" . "path" "nodeSelector") | fromJson | toYaml | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "imagePullSecrets" "tolerations" }}
   {{- with get $.Values $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
@@ -167,12 +217,16 @@ spec:
   {{- end }}
   containers:
     - name: ready
-      image: {{ include "iot-lib.image" . }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      image: {{ include "iot-lib.image" . | quote }}
+      {{- with (.Values.image).pullPolicy }}
+      imagePullPolicy: {{ . }}
+      {{- end }}
       args: [health, --ready, --set, "ops.listen={{ include "iot-lib.opsService" . }}:9090"]
       resources:
         requests: {cpu: 10m, memory: 16Mi}
         limits: {cpu: 100m, memory: 64Mi}
+      {{- with .Values.securityContext }}
       securityContext:
-        {{- include "iot-lib.containerSecurity" . | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
 {{- end }}

@@ -1,19 +1,52 @@
+{{/* Settings that the chart reads or sets, each with its other names (docs/simulator.md). */}}
+{{- define "iot-simulator.names" -}}
+{{- dict
+  "kafka.brokers" (list "brokers" "producer.brokers" "kafka.producer.brokers")
+  "fleet.devices" (list "device_count" "simulator.device_count" "device.device_count")
+  "fleet.interval" (list "sample_interval" "simulator.sample_interval" "device.sample_interval")
+  | toJson -}}
+{{- end }}
+
+{{/* The settings, as JSON, for what the chart reads of them. */}}
+{{- define "iot-simulator.read" -}}
+{{- $names := include "iot-simulator.names" . | fromJson -}}
+{{- include "iot-lib.read" (dict "config" .Values.config "names" $names) -}}
+{{- end }}
+
 {{- define "iot-simulator.config" -}}
-{{- include "iot-lib.refuse" (dict "config" .Values.config "refused" (dict
+{{- $config := deepCopy (.Values.config | default dict) -}}
+{{- include "iot-lib.refuse" (dict "config" $config "refused" (dict
   "ops" "is the chart's: 9090 on every address (listen)"
   "http" "is the chart's: 8080 on loopback, for kubectl port-forward"
   "fleet.shard" "is the chart's: each pod plays the share that its number says (replicas)"
-  "mqtt.password" "would be in a ConfigMap: use extraEnv, IOT_MQTT__PASSWORD from a Secret"
+  "mqtt.password" "would be in a ConfigMap: use files, mqtt.password_file"
   "kafka.security.password" "would be in a ConfigMap: use files, kafka.security.password_file"
 )) -}}
-{{- include "iot-lib.config" (dict "root" . "config" .Values.config) -}}
+{{- if and (hasKey $config "sink") (kindIs "invalid" $config.sink) -}}
+{{- fail "config.sink: null is no text: quote it to send nowhere, or leave it out" -}}
+{{- end -}}
+{{- include "iot-lib.giveWay" (dict "config" $config "names" (include "iot-simulator.names" . | fromJson)
+    "defaults" (dict "kafka.brokers" (list "iot-kafka-bootstrap.kafka:9092") "fleet.devices" 100 "fleet.interval" "5s")) -}}
+{{- include "iot-lib.config" (dict "root" . "config" $config) -}}
 {{- end }}
 
-{{/* "true" if the run has an end. */}}
+{{/* StatefulSet, unless the values say Job. */}}
+{{- define "iot-simulator.kind" -}}
+{{- .Values.kind | default "StatefulSet" -}}
+{{- end }}
+
+{{/* "true" if the run has an end, by its settings or by variables. */}}
 {{- define "iot-simulator.ends" -}}
-{{- $messages := include "iot-lib.setting" (dict "config" .Values.config "path" "run.messages") -}}
-{{- $duration := include "iot-lib.setting" (dict "config" .Values.config "path" "run.duration") -}}
-{{- if or $messages (not (has $duration (list "" "\"0s\""))) -}}true{{- end -}}
+{{- $config := include "iot-simulator.read" . | fromJson -}}
+{{- range $path := list "run.messages" "run.duration" -}}
+{{- $variable := printf "IOT_%s" (upper $path | replace "." "__") -}}
+{{- $given := include "iot-lib.textSetting" (dict "config" $config "path" $path "default" "0") -}}
+{{- range $.Values.extraEnv -}}
+{{- if eq (toString .name) $variable -}}{{- $given = .value | default 1 | toString -}}{{- end -}}
+{{- end -}}
+{{- /* Zero is no end, in whatever unit. */}}
+{{- if not (regexMatch "^ *0*(\\.0+)? *[a-z]*$" $given) -}}true{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Takes root, index (label that has the pod's number) and restart (policy). */}}
@@ -22,4 +55,26 @@
   (dict "name" "IOT_FLEET__SHARD" "value" (printf "$(POD_INDEX)/%d" (int .root.Values.replicas | max 1)))
   (dict "name" "IOT_HTTP__LISTEN" "value" "127.0.0.1:8080") -}}
 {{- include "iot-lib.podTemplate" (merge (dict "config" (include "iot-simulator.config" .root) "env" $env "http" false) .) -}}
+{{- end }}
+
+{{- define "iot-simulator.jobSpec" -}}
+{{- $replicas := kindIs "invalid" .Values.replicas | ternary 1 .Values.replicas | int64 -}}
+completionMode: Indexed
+completions: {{ $replicas }}
+parallelism: {{ $replicas }}
+# A run that did not do what it should is not tried again.
+backoffLimit: 0
+template:
+  {{- include "iot-simulator.pod" (dict "root" . "restart" "Never"
+      "index" "batch.kubernetes.io/job-completion-index") | nindent 2 }}
+{{- end }}
+
+{{/*
+A Job cannot be changed, so each content has its own name. It does not depend on the release's
+revision, which is always 1 where only `helm template` runs, as in Argo CD. The names of its
+pods append the pod's number, and are limited to 63 characters.
+*/}}
+{{- define "iot-simulator.jobName" -}}
+{{- $name := include "iot-lib.fullname" . | trunc 45 | trimSuffix "-" -}}
+{{- printf "%s-%s" $name (include "iot-simulator.jobSpec" . | sha256sum | trunc 8) -}}
 {{- end }}

@@ -1,0 +1,1 @@
+"""What scripts/charts is made of."""
