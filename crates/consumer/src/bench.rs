@@ -10,7 +10,7 @@ use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
 use crate::config::{ConsumerConfig, Ready, StoreConfig};
-use crate::mapping::Mappings;
+use crate::mapping::{Beside, Mappings};
 use crate::parse;
 use crate::record::batch_of;
 use crate::store::{LogId, Step, Store};
@@ -66,7 +66,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     Box::new(move || {
         let mut records = batch.records();
         let record = records.next().expect("one was pushed");
-        let message = parse::message(&record, TOPIC, &mappings, None);
+        let message = parse::message(&record, TOPIC, &mappings, None, &mut Beside::default());
         message.expect("an example in its format").readings.len()
     })
 }
@@ -197,6 +197,8 @@ impl Partition {
             tenant: "default",
             project: "default",
             message,
+            is_undated: false,
+            unmatched: &[],
         };
         self.fold.apply(&event).expect("within the limits");
         self.offset += 1;

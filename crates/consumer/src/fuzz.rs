@@ -3,7 +3,7 @@
 use iot_core::message::RefusedReading;
 
 use crate::config::{MappingsConfig, Ready};
-use crate::mapping::{Around, Mappings};
+use crate::mapping::{Around, Beside, Mappings};
 
 /// Reads a payload with each built-in mapping.
 ///
@@ -26,12 +26,14 @@ pub fn read_with_mappings(payload: &[u8]) {
         let around = Around {
             topic: "device-data",
             mqtt: Some(mqtt),
+            is_retained: false,
             recorded: Some(1_750_000_000_000),
         };
         let mapping = mappings.find(&around).expect("it is for this topic");
+        let mut beside = Beside::default();
         let mut refused = Vec::<RefusedReading>::new();
-        let partial = mapping.message(payload, &around, Some(&mut refused));
-        if let Ok(whole) = mapping.message(payload, &around, None) {
+        let partial = mapping.message(payload, &around, Some(&mut refused), &mut beside);
+        if let Ok(whole) = mapping.message(payload, &around, None, &mut Beside::default()) {
             assert_eq!(partial.as_ref(), Ok(&whole));
         }
     }

@@ -7,7 +7,7 @@ use iot_core::message::{
 };
 use kafka_fetch::Record;
 
-use crate::mapping::{Around, Mappings};
+use crate::mapping::{Around, Beside, Mappings};
 
 /// The first byte of our Protobuf messages: field 1, with a length.
 const PROTOBUF_BEGIN: u8 = 0x0a;
@@ -28,7 +28,8 @@ enum Format {
 
 /// The message in a record of `topic`. A mapping that matches the record comes first, then
 /// the header `content-type`, then the look of the payload. If there is a list, defective readings
-/// are put there as long as a good one remains.
+/// are put there as long as a good one remains. `beside`, which must be empty, gets what a mapping
+/// finds beside readings.
 ///
 /// # Errors
 /// The payload is not a message in that format.
@@ -37,6 +38,7 @@ pub(crate) fn message<'r>(
     topic: &str,
     mappings: &Mappings,
     refused: Option<&mut Vec<RefusedReading>>,
+    beside: &mut Beside,
 ) -> Result<DeviceMessage<'r>, ParseError> {
     let payload = record.value().unwrap_or_default();
     let around = Around {
@@ -44,10 +46,11 @@ pub(crate) fn message<'r>(
         mqtt: record
             .header(headers::MQTT_TOPIC)
             .and_then(|topic| std::str::from_utf8(topic).ok()),
+        is_retained: record.header(headers::MQTT_RETAIN) == Some(b"true"),
         recorded: record.timestamp(),
     };
     if let Some(mapping) = mappings.find(&around) {
-        return mapping.message(payload, &around, refused);
+        return mapping.message(payload, &around, refused, beside);
     }
     match record.header(headers::CONTENT_TYPE).and_then(named) {
         Some(Format::Json) => json(payload, refused),
@@ -144,8 +147,8 @@ mod tests {
         let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
         let mappings = Mappings::new(&MappingsConfig::default());
-        let message =
-            super::message(&record, "t", &mappings, None).map_err(|error| error.reason())?;
+        let message = super::message(&record, "t", &mappings, None, &mut Beside::default())
+            .map_err(|error| error.reason())?;
         Ok((message.device_id.into_owned(), message.readings[0].value))
     }
 

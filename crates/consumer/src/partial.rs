@@ -12,6 +12,7 @@ use iot_fold::{Event, Fold, Folded};
 use kafka_fetch::Record;
 
 use crate::config::Partial;
+use crate::mapping::Beside;
 use crate::refusal::Refusal;
 
 /// A reading that is refused while others of its message are accepted.
@@ -147,9 +148,10 @@ impl Refused {
         record: &Record<'_>,
         identity: (&str, &str),
         message: &mut DeviceMessage<'_>,
+        beside: &Beside,
     ) -> Result<Folded, Refusal> {
         self.settle(&message.readings)?;
-        let event = event(record, identity, message);
+        let event = event(record, identity, message, beside);
         match fold.apply(&event) {
             Err(full @ iot_fold::Refusal::TooManySensors) => {
                 let excess = fold.excess(&event);
@@ -160,7 +162,7 @@ impl Refused {
                     Ok(())
                 })?;
                 self.settle(&message.readings)?;
-                Ok(fold.apply(&self::event(record, identity, message))?)
+                Ok(fold.apply(&self::event(record, identity, message, beside))?)
             }
             applied => Ok(applied?),
         }
@@ -204,6 +206,7 @@ fn event<'m>(
     record: &Record<'_>,
     (tenant, project): (&'m str, &'m str),
     message: &'m DeviceMessage<'m>,
+    beside: &'m Beside,
 ) -> Event<'m> {
     Event {
         offset: record.offset(),
@@ -211,6 +214,8 @@ fn event<'m>(
         tenant,
         project,
         message,
+        is_undated: beside.is_undated,
+        unmatched: &beside.unmatched,
     }
 }
 

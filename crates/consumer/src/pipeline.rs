@@ -31,7 +31,7 @@ use crate::identify::{identify, topic_identity};
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
-use crate::mapping::Mappings;
+use crate::mapping::{Beside, Mappings};
 use crate::outputs::{OutputEvent, Waiting};
 use crate::owner::Shared;
 use crate::parse;
@@ -275,10 +275,11 @@ impl Pipeline {
     /// Takes a record through the stages from parsing to folding.
     fn fold_record(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
         let topic = &self.partition.topic;
+        let mut beside = Beside::default();
         let mut message = self
             .refused
-            .parse(|refused| parse::message(record, topic, &self.mappings, refused))?;
-        to_known_units(&mut message, &self.catalogue);
+            .parse(|refused| parse::message(record, topic, &self.mappings, refused, &mut beside))?;
+        to_known_units(&mut message, &self.catalogue, beside.is_mapped);
         let topic_identity = self.topic_identity.as_ref();
         let topic_identity =
             topic_identity.map(|(tenant, project)| (tenant.as_str(), project.as_str()));
@@ -286,10 +287,11 @@ impl Pipeline {
         let (tenant, project) = identify(topic_identity, tenant.as_deref(), project.as_deref())?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded)?;
-        check_readings(&mut message.readings, &self.catalogue, &mut self.refused)?;
+        let catalogue = (&self.catalogue, beside.is_mapped);
+        check_readings(&mut message.readings, catalogue, &mut self.refused)?;
         let identity = (tenant, project);
         self.refused
-            .fold(&mut self.fold, record, identity, &mut message)
+            .fold(&mut self.fold, record, identity, &mut message, &beside)
     }
 
     /// Counts processed messages and their effects.

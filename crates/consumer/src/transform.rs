@@ -4,16 +4,21 @@ use std::borrow::Cow;
 
 use iot_core::message::DeviceMessage;
 use iot_core::unit;
-use iot_fold::Catalogue;
+use iot_fold::{Catalogue, Known};
 
 /// Converts readings of known sensors that come in another unit of the same quantity, and
 /// adds the unit to those without one. Readings of other sensors, and those in a unit of
-/// another quantity, stay as they are.
-pub(crate) fn to_known_units<'m>(message: &mut DeviceMessage<'m>, catalogue: &'m Catalogue) {
+/// another quantity, stay as they are. Only readings of a mapping (`is_mapped`) can be named after
+/// a chip.
+pub(crate) fn to_known_units<'m>(
+    message: &mut DeviceMessage<'m>,
+    catalogue: &'m Catalogue,
+    is_mapped: bool,
+) {
     for reading in &mut message.readings {
         // -0.0 becomes 0.0: the minimum of the two would depend on their order.
         reading.value += 0.0;
-        let Some(known) = catalogue.find(&reading.sensor) else {
+        let Some(known) = find(catalogue, &reading.sensor, is_mapped) else {
             continue;
         };
         let given = reading.unit.as_deref().unwrap_or(&known.unit);
@@ -21,6 +26,19 @@ pub(crate) fn to_known_units<'m>(message: &mut DeviceMessage<'m>, catalogue: &'m
             reading.value = value;
             reading.unit = Some(Cow::Borrowed(&known.unit));
         }
+    }
+}
+
+/// The entry of the catalogue for a reading, of a mapping or of another message.
+pub(crate) fn find<'c>(
+    catalogue: &'c Catalogue,
+    sensor: &str,
+    is_mapped: bool,
+) -> Option<&'c Known> {
+    if is_mapped {
+        catalogue.find_of_chip(sensor)
+    } else {
+        catalogue.find(sensor)
     }
 }
 
@@ -49,7 +67,7 @@ mod tests {
         let configured = [sensor("core", "celsius"), sensor("vibration", "mm/s")];
         let catalogue = Catalogue::new(configured.iter().map(SensorConfig::known));
         let mut message = parse(json).unwrap();
-        to_known_units(&mut message, &catalogue);
+        to_known_units(&mut message, &catalogue, false);
         let readings = message.readings.iter();
         let found: Vec<_> = readings.map(|r| (r.value, r.unit.as_deref())).collect();
         let expected = [

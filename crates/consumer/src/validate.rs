@@ -3,12 +3,13 @@
 use std::ops::RangeInclusive;
 
 use iot_core::message::{DeviceMessage, Reading, quoted};
-use iot_fold::{Catalogue, LATEST};
+use iot_fold::{Catalogue, Known, LATEST};
 
 use crate::config::ValidateConfig;
 use crate::config::millis;
 use crate::partial::Refused;
 use crate::refusal::{BadText, Refusal};
+use crate::transform::find;
 
 /// 2000-01-01. Earlier times come from a clock that was never set, or from seconds in place
 /// of milliseconds.
@@ -76,22 +77,22 @@ impl Validator {
     }
 }
 
-/// Leaves out the readings that are not valid.
+/// Leaves out the readings that are not valid. Those of a mapping can be named after a chip.
 ///
 /// # Errors
 /// The message is refused whole.
 pub(crate) fn check_readings(
     readings: &mut Vec<Reading<'_>>,
-    catalogue: &Catalogue,
+    (catalogue, is_mapped): (&Catalogue, bool),
     refused: &mut Refused,
 ) -> Result<(), Refusal> {
-    let is_valid = |reading| check_reading(0, reading, catalogue).is_ok();
-    if readings.iter().all(is_valid) {
+    let check = |index, reading: &Reading<'_>| {
+        check_reading(index, reading, find(catalogue, &reading.sensor, is_mapped))
+    };
+    if readings.iter().all(|reading| check(0, reading).is_ok()) {
         return Ok(());
     }
-    refused.retain(readings, |_, index, reading| {
-        check_reading(index, reading, catalogue)
-    })
+    refused.retain(readings, |_, index, reading| check(index, reading))
 }
 
 /// Whether a sensor can have that name.
@@ -107,7 +108,7 @@ pub(crate) fn is_unit(name: &str) -> bool {
 fn check_reading(
     index: usize,
     reading: &Reading<'_>,
-    catalogue: &Catalogue,
+    known: Option<&Known>,
 ) -> Result<(), Refusal> {
     check_text(&reading.sensor, MAX_SENSOR)
         .map_err(|defect| Refusal::InvalidSensor { index, defect })?;
@@ -125,7 +126,7 @@ fn check_reading(
             found: quoted(unit),
         });
     }
-    let Some(known) = catalogue.find(&reading.sensor) else {
+    let Some(known) = known else {
         return Ok(());
     };
     // A limit says nothing about a value in another unit.
@@ -133,7 +134,7 @@ fn check_reading(
         && *unit != *known.unit
     {
         return Err(Refusal::UnexpectedUnit {
-            sensor: known.name.to_string(),
+            sensor: reading.sensor.clone().into_owned(),
             expected: known.unit.to_string(),
             found: quoted(unit),
         });
@@ -214,7 +215,11 @@ mod tests {
         let validator = Validator::new(&ValidateConfig::default());
         validator.check(&message, Some(NOW))?;
         let mut refused = Refused::new(Partial::Refuse);
-        check_readings(&mut message.readings, &Catalogue::new([]), &mut refused)
+        check_readings(
+            &mut message.readings,
+            (&Catalogue::new([]), false),
+            &mut refused,
+        )
     }
 
     #[test]
@@ -232,7 +237,7 @@ mod tests {
             readings.push(reading);
         }
         let mut refused = Refused::new(Partial::Accept);
-        check_readings(&mut readings, &Catalogue::new([]), &mut refused).unwrap();
+        check_readings(&mut readings, (&Catalogue::new([]), false), &mut refused).unwrap();
         let left: Vec<_> = readings.iter().map(|r| &*r.sensor).collect();
         assert_eq!(left, ["humidity", "vibration"]);
         refused.settle(&readings).unwrap();
@@ -397,7 +402,8 @@ mod tests {
         let check = |value, unit: Option<&'static str>| {
             let mut reading = reading("vibration", value);
             reading.unit = unit.map(Into::into);
-            check_reading(0, &reading, &catalogue).map_err(|refusal| refusal.reason())
+            check_reading(0, &reading, catalogue.find("vibration"))
+                .map_err(|refusal| refusal.reason())
         };
         assert_eq!(check(0.0, None), Ok(()));
         assert_eq!(check(1e99, Some("mm/s")), Ok(()));

@@ -11,7 +11,7 @@ struct Unit {
 }
 
 /// Names, standard unit, shift and factor. Names are case-sensitive: `mA` and `MA`
-/// differ. Factors are those of the SI Brochure; that of psi is from NIST SP 811, B.8.
+/// differ. Factors are those of the SI Brochure; those of psi, mmHg and inHg are from NIST SP 811, B.8.
 /// Single characters that Unicode has for compatibility (such as U+2103, degree Celsius) are
 /// names too.
 const UNITS: &[(&[&str], &str, f64, f64)] = &[
@@ -38,6 +38,8 @@ const UNITS: &[(&[&str], &str, f64, f64)] = &[
     (&["kilopascal", "kPa", "\u{33aa}"], "hectopascal", 0.0, 10.0),
     (&["bar", "\u{3374}"], "hectopascal", 0.0, 1_000.0),
     (&["psi"], "hectopascal", 0.0, 68.947_572_931_683_6),
+    (&["mmHg"], "hectopascal", 0.0, 1.333_224),
+    (&["inHg"], "hectopascal", 0.0, 33.863_89),
     (&["ampere", "A", "amp"], "ampere", 0.0, 1.0),
     (&["milliampere", "mA", "\u{3383}"], "ampere", 0.0, 0.001),
     (
@@ -48,6 +50,17 @@ const UNITS: &[(&[&str], &str, f64, f64)] = &[
     ),
     (&["ratio", "1"], "percent", 0.0, 100.0),
 ];
+
+/// Units of energy. What meters report in them is a total. Case does not matter: `kWh`, `KWH`.
+const ENERGY: &[&str] = &[
+    "Wh", "kWh", "MWh", "GWh", "VAh", "kVAh", "varh", "kvarh", "Wmin",
+];
+
+/// Whether a unit is one of energy.
+#[must_use]
+pub fn is_energy(name: &str) -> bool {
+    ENERGY.iter().any(|unit| unit.eq_ignore_ascii_case(name))
+}
 
 fn find(name: &str) -> Option<Unit> {
     let known = UNITS.iter().find(|(names, ..)| names.contains(&name))?;
@@ -89,6 +102,8 @@ mod tests {
             (101.325, "kPa", "hectopascal", 1_013.25),
             (1.5, "bar", "hectopascal", 1_500.0),
             (14.5, "psi", "hectopascal", 999.739_807_509_412_2),
+            (750.0, "mmHg", "hectopascal", 999.918),
+            (30.0, "inHg", "hectopascal", 1_015.916_7),
             (2_500.0, "mA", "ampere", 2.5),
             (0.6, "ratio", "percent", 60.0),
             (50.0, "celsius", "fahrenheit", 122.0),

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use iot_core::sensor::{self, Sensor, Threshold};
+use serde::{Deserialize, Serialize};
 
 /// Values beyond these raise an alert; the limits themselves are normal. Without a limit
 /// it is infinite.
@@ -22,6 +23,17 @@ impl Limits {
     };
 }
 
+/// What the values of a sensor are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SensorKind {
+    /// A quantity that rises and falls, such as a temperature.
+    Gauge,
+    /// A total that rises until it is reset, such as energy. It has no usual level, so drift is
+    /// not detected.
+    Counter,
+}
+
 /// A sensor of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Known {
@@ -33,6 +45,8 @@ pub struct Known {
     pub physical: RangeInclusive<f64>,
     /// For devices that no rule of section `thresholds` matches.
     pub limits: Limits,
+    /// `None`: a counter if the unit is one of energy, else a gauge.
+    pub kind: Option<SensorKind>,
 }
 
 impl Known {
@@ -48,13 +62,17 @@ impl Known {
             unit: sensor.unit.into(),
             physical: sensor.physical.clone(),
             limits,
+            kind: None,
         }
     }
 }
 
 /// All sensors that are known, ordered by name.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Catalogue(Vec<Known>);
+pub struct Catalogue {
+    known: Vec<Known>,
+    has_chips: bool,
+}
 
 impl Catalogue {
     /// The configured sensors, and the standard ones whose names these do not have.
@@ -66,21 +84,52 @@ impl Catalogue {
         let standard: Vec<_> = standard.map(Known::standard).collect();
         all.extend(standard);
         all.sort_by(|a, b| a.name.cmp(&b.name));
-        Self(all)
+        Self {
+            known: all,
+            has_chips: false,
+        }
+    }
+
+    /// The same catalogue, for devices of which some have several chips: the sensor
+    /// `ds18b20-temperature` is then a `temperature`, unless it has an entry of its own.
+    #[must_use]
+    pub fn with_chips(self, has_chips: bool) -> Self {
+        Self { has_chips, ..self }
+    }
+
+    /// Whether some devices have several chips.
+    #[must_use]
+    pub fn has_chips(&self) -> bool {
+        self.has_chips
     }
 
     /// The sensor of that name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Known> {
-        let found = self.0.binary_search_by(|known| (*known.name).cmp(name));
-        found.ok().map(|at| &self.0[at])
+        let found = self.known.binary_search_by(|known| (*known.name).cmp(name));
+        found.ok().map(|at| &self.known[at])
+    }
+
+    /// The sensor of that name, or that of the name without its chip.
+    #[must_use]
+    pub fn find_of_chip(&self, name: &str) -> Option<&Known> {
+        let names = self.has_chips.then(|| without_chip(name));
+        let mut others = names.into_iter().flatten();
+        self.find(name)
+            .or_else(|| others.find_map(|other| self.find(other)))
     }
 
     /// All of them, ordered by name.
     #[must_use]
     pub fn all(&self) -> &[Known] {
-        &self.0
+        &self.known
     }
+}
+
+/// What the name of a chip's sensor may be without its chip, longest first. Names of chips may
+/// have hyphens too: `ds18b20-1-temperature`.
+pub(crate) fn without_chip(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('-').map(|(at, _)| &name[at + 1..])
 }
 
 #[cfg(test)]
@@ -110,6 +159,7 @@ mod tests {
                 above,
                 ..Limits::NONE
             },
+            kind: None,
         };
         let configured = [sensor("temperature", f64::INFINITY), sensor("core", 300.0)];
         let catalogue = Catalogue::new(configured);
@@ -119,5 +169,21 @@ mod tests {
         assert_eq!(temperature.limits, Limits::NONE);
         assert_eq!(temperature.physical, 0.0..=f64::INFINITY);
         assert_eq!(catalogue.find("core").unwrap().limits.above, 300.0);
+    }
+
+    #[test]
+    fn a_sensor_of_a_chip_is_found_without_the_chip_if_there_are_chips() {
+        let find = |has_chips, name: &str| {
+            let catalogue = Catalogue::new([]).with_chips(has_chips);
+            let found = catalogue.find_of_chip(name);
+            found.map(|known| known.name.to_string())
+        };
+        for name in ["temperature", "am2301-temperature", "ds18b20-1-temperature"] {
+            assert_eq!(find(true, name).as_deref(), Some("temperature"));
+        }
+        for name in ["am2301-dew", "temperature-am2301", "am2301temperature"] {
+            assert_eq!(find(true, name), None);
+        }
+        assert_eq!(find(false, "am2301-temperature"), None);
     }
 }

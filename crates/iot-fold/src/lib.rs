@@ -68,7 +68,7 @@ mod state;
 mod watch;
 mod window;
 
-pub use catalogue::{Catalogue, Known, Limits};
+pub use catalogue::{Catalogue, Known, Limits, SensorKind};
 pub use fold::{Changes, Event, Fold, FoldRules, Folded, MOST_SIZES, Updates};
 pub use kind::AlertKind;
 pub use layout::{SCHEMA, SCHEMA_BEFORE, TIME_KEY, UnpackError};

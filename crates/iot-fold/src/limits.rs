@@ -5,10 +5,11 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use iot_core::unit;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::catalogue::{Catalogue, Limits};
+use crate::catalogue::{Catalogue, Limits, SensorKind, without_chip};
 use crate::model::{DeviceKey, Place};
 
 /// A limit, in the unit of its sensor.
@@ -127,13 +128,18 @@ impl ThresholdRule {
     }
 }
 
-/// The limits of sensors in the catalogue.
+/// The limits and kinds of sensors in the catalogue.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LimitRules(HashMap<String, OfSensor>);
+pub struct LimitRules {
+    of: HashMap<String, OfSensor>,
+    /// As in the [`Catalogue`].
+    has_chips: bool,
+}
 
 #[derive(Debug, Clone, PartialEq)]
 struct OfSensor {
     usual: Limits,
+    kind: Option<SensorKind>,
     /// Rules with most conditions first; of equals the later.
     rules: Vec<ThresholdRule>,
 }
@@ -154,15 +160,39 @@ impl LimitRules {
             };
             // The sort is stable: of equals the later stays first.
             rules.sort_by_key(|rule| Reverse(conditions(rule)));
-            let usual = known.limits;
-            (known.name.to_string(), OfSensor { usual, rules })
+            let of_sensor = OfSensor {
+                usual: known.limits,
+                kind: known.kind,
+                rules,
+            };
+            (known.name.to_string(), of_sensor)
         });
-        Self(of_sensor.collect())
+        Self {
+            of: of_sensor.collect(),
+            has_chips: catalogue.has_chips(),
+        }
+    }
+
+    /// The sensor of that name, or that of the name without its chip.
+    fn of(&self, sensor: &str) -> Option<&OfSensor> {
+        let names = self.has_chips.then(|| without_chip(sensor));
+        let mut others = names.into_iter().flatten();
+        self.of
+            .get(sensor)
+            .or_else(|| others.find_map(|other| self.of.get(other)))
+    }
+
+    /// Whether the values of a sensor in this unit are a total that rises.
+    pub(crate) fn is_counter(&self, sensor: &str, unit: Option<&str>) -> bool {
+        match self.of(sensor).and_then(|of_sensor| of_sensor.kind) {
+            Some(kind) => kind == SensorKind::Counter,
+            None => unit.is_some_and(unit::is_energy),
+        }
     }
 
     /// The limits of a device's sensor while the device is at `place`.
     pub(crate) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
-        let Some(OfSensor { usual, rules }) = self.0.get(sensor) else {
+        let Some(OfSensor { usual, rules, .. }) = self.of(sensor) else {
             return Limits::NONE;
         };
         let first = |side: fn(&ThresholdRule) -> Limit| {
@@ -261,5 +291,61 @@ mod tests {
         assert_eq!(find(&rules, "acme", None), (f64::INFINITY, 1.0));
         assert_eq!(find(&rules, "other", None), (90.0, 1.0));
         assert_eq!(find(&rules[1..3], "other", None), (50.0, NO));
+    }
+
+    #[test]
+    fn the_kind_of_a_sensor_is_set_or_follows_from_its_unit() {
+        let sensor = |name: &str, kind| crate::Known {
+            name: name.into(),
+            unit: "x".into(),
+            physical: 0.0..=1.0,
+            limits: Limits::NONE,
+            kind,
+        };
+        let configured = [
+            sensor("water", Some(SensorKind::Counter)),
+            sensor("battery", Some(SensorKind::Gauge)),
+            sensor("dust", None),
+        ];
+        let rules = LimitRules::new(&Catalogue::new(configured).with_chips(true), &[]);
+        for (sensor, unit, expected) in [
+            ("water", Some("m3"), true),
+            ("main-water", None, true),
+            ("battery", Some("kWh"), false),
+            ("dust", Some("x"), false),
+            ("total", Some("kWh"), true),
+            ("total", Some("WH"), true),
+            ("total", Some("kW"), false),
+            ("total", None, false),
+            ("temperature", Some("celsius"), false),
+        ] {
+            assert_eq!(
+                rules.is_counter(sensor, unit),
+                expected,
+                "{sensor} {unit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sensor_of_a_chip_has_the_limits_of_its_sensor() {
+        let place = Place::default();
+        let key = DeviceKey {
+            tenant: "t".into(),
+            project: "p".into(),
+            device: "d".into(),
+        };
+        let of_one = rule(|rule| {
+            (rule.sensor, rule.above) = ("temperature".into(), Limit::At(60.0));
+            rule.device = Some("d".into());
+        });
+        let above = |has_chips, sensor| {
+            let catalogue = Catalogue::new([]).with_chips(has_chips);
+            let rules = LimitRules::new(&catalogue, std::slice::from_ref(&of_one));
+            rules.find(sensor, &key, Some(&place)).above
+        };
+        assert_eq!(above(true, "ds18b20-1-temperature"), 60.0);
+        assert_eq!(above(true, "ds18b20-current"), 8.0);
+        assert_eq!(above(false, "ds18b20-1-temperature"), f64::INFINITY);
     }
 }

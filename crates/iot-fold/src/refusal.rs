@@ -1,6 +1,6 @@
 //! Why the fold refuses a message.
 
-/// A message would make the state larger than the rules allow.
+/// A message would make the state larger than the rules allow, or says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The partition has [`FoldRules::devices`](crate::FoldRules::devices), and this is one more.
@@ -9,10 +9,13 @@ pub enum Refusal {
     /// The device has [`FoldRules::sensors`](crate::FoldRules::sensors), and these are more.
     #[error("the device has as many sensors as limits.sensors allows")]
     TooManySensors,
+    /// It has no reading, and the device has none of the sensors whose state it gives in a word.
+    #[error("the message has no readings")]
+    NoReadings,
 }
 
 impl Refusal {
-    /// All reasons, so that counters start at zero.
+    /// All reasons that only the fold has, so that counters start at zero.
     pub const REASONS: &'static [&'static str] = &["too_many_devices", "too_many_sensors"];
 
     /// Short reason, for labels and headers.
@@ -21,6 +24,7 @@ impl Refusal {
         match self {
             Self::TooManyDevices => "too_many_devices",
             Self::TooManySensors => "too_many_sensors",
+            Self::NoReadings => "no_readings",
         }
     }
 }

@@ -18,7 +18,8 @@ pub(crate) struct Stamp {
     /// Event time, in milliseconds since the epoch.
     pub(crate) timestamp: i64,
     pub(crate) seq: Option<u64>,
-    /// Whether `timestamp` was ahead of the time of its own record.
+    /// Whether `timestamp` was ahead of the time of its own record, or is that time because the
+    /// message had none.
     pub(crate) is_ahead: bool,
 }
 
@@ -38,6 +39,16 @@ impl Stamp {
             timestamp,
             seq: message.seq,
             is_ahead: known(recorded).is_some_and(is_ahead),
+        }
+    }
+
+    /// That of a message without a time, which may be much older than its record: it yields to
+    /// the next message that is not ahead.
+    pub(crate) fn undated(timestamp: i64) -> Self {
+        Self {
+            timestamp,
+            seq: None,
+            is_ahead: true,
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use iot_core::route::{collision_key, is_kafka_topic};
 use iot_kafka::lookup::Configs;
 use iot_kafka::topics::Topic;
-use iot_service::config::{Problems, extract, read_yaml};
+use iot_service::config::{Problems, extract, read_yaml_as};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -41,31 +41,25 @@ struct Defaults {
     configs: Option<BTreeMap<String, Scalar>>,
 }
 
-/// Kafka's settings are strings; YAML has numbers and booleans too.
+/// Kafka's settings are strings; numbers and booleans of the file arrive as written.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a text, a number or a boolean")]
 enum Scalar {
     Text(String),
-    Integer(i64),
-    Float(f64),
-    Boolean(bool),
 }
 
-impl Scalar {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Integer(number) => number.to_string(),
-            Self::Float(number) => number.to_string(),
-            Self::Boolean(truth) => truth.to_string(),
-        }
-    }
+/// Which scalars of the file are text, also if they look like numbers.
+fn is_text(path: &[&str]) -> bool {
+    matches!(
+        path,
+        [.., "configs", _] | ["topics", "", "name" | "tenant" | "project"]
+    )
 }
 
 /// Reads the file. Values come from the topic, else from the file's defaults, else from the
 /// settings of the bridge.
 pub(super) fn read(path: &Path, config: &BridgeConfig) -> Result<Vec<Topic>, Problems> {
-    wanted(&read_yaml(path)?, config)
+    wanted(&read_yaml_as(path, is_text)?, config)
 }
 
 fn wanted(tree: &Value, config: &BridgeConfig) -> Result<Vec<Topic>, Problems> {
@@ -147,7 +141,7 @@ fn name(entry: &Entry, config: &BridgeConfig) -> Result<String, String> {
 fn overlay(under: &Configs, over: Option<BTreeMap<String, Scalar>>) -> Configs {
     let over = over.into_iter().flatten();
     let mut configs = under.clone();
-    configs.extend(over.map(|(name, value)| (name, value.text())));
+    configs.extend(over.map(|(name, Scalar::Text(value))| (name, value)));
     configs
 }
 
@@ -165,7 +159,7 @@ fn validate(topic: &Topic, path: &str, problems: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
-    use iot_service::config::parse_yaml;
+    use iot_service::config::parse_yaml_as;
 
     use super::*;
 
@@ -173,7 +167,8 @@ mod tests {
         let mut config = BridgeConfig::default();
         config.topics.partitions = 7;
         config.topics.configs = Configs::from([("retention.ms".into(), "1000".into())]);
-        wanted(&parse_yaml(text).unwrap(), &config).map_err(|problems| problems.to_string())
+        let tree = parse_yaml_as(text, is_text).unwrap();
+        wanted(&tree, &config).map_err(|problems| problems.to_string())
     }
 
     #[test]
@@ -192,6 +187,19 @@ mod tests {
         assert_eq!((topics[1].partitions, topics[1].replication), (7, 2));
         assert_eq!(topics[1].configs["retention.ms"], "-1");
         assert_eq!(topics[1].configs["unclean.leader.election.enable"], "false");
+    }
+
+    #[test]
+    fn names_and_values_that_look_like_numbers_stay_as_written() {
+        let topics = parse(
+            "topics:\n- {tenant: 0049170, project: 1e5}\n- name: 3.10\n  configs: \
+             {min.cleanable.dirty.ratio: 0.10, segment.bytes: 1e6}\n",
+        );
+        let topics = topics.unwrap();
+        let names: Vec<_> = topics.iter().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["0049170.1e5", "3.10"]);
+        assert_eq!(topics[1].configs["min.cleanable.dirty.ratio"], "0.10");
+        assert_eq!(topics[1].configs["segment.bytes"], "1e6");
     }
 
     #[test]
@@ -238,7 +246,8 @@ mod tests {
     #[test]
     fn the_example_is_a_valid_file() {
         let example = include_str!("../../../../configs/topics.yaml");
-        let topics = wanted(&parse_yaml(example).unwrap(), &BridgeConfig::default()).unwrap();
+        let tree = parse_yaml_as(example, is_text).unwrap();
+        let topics = wanted(&tree, &BridgeConfig::default()).unwrap();
         let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
         assert_eq!(
             names,

@@ -33,9 +33,23 @@ pub(super) fn check(config: &MappingsConfig, problems: &mut Problems) {
                 "and units must have names in lower case, as readings have",
             );
         }
-        let only = mapping.nested || !mapping.rename.is_empty() || !mapping.units.is_empty();
+        if mapping
+            .ignore
+            .iter()
+            .any(|name| name.chars().any(char::is_uppercase))
+        {
+            add("ignore", "must have names in lower case, as readings have");
+        }
+        if !mapping.bare.is_empty() && !mapping.nested {
+            add("bare", "names a chip, and nested is not set");
+        }
+        let only = mapping.nested
+            || !mapping.rename.is_empty()
+            || !mapping.units.is_empty()
+            || !mapping.ignore.is_empty();
         if only && mapping.fields.is_none() {
-            add("fields", "is missing: nested, rename and units are for it");
+            let message = "is missing: nested, rename, units and ignore are for it";
+            add("fields", message);
         }
         if mapping.readings.iter().any(|one| one.sensor.is_empty()) {
             add("readings", "must name their sensors");
@@ -89,7 +103,7 @@ mod tests {
         };
         assert_eq!(problems(&|_| {}), "");
         let lower = |name: &str| [(name.to_owned(), "kelvin".to_owned())].into();
-        let cases: [(&str, &str, Change<'_>); 11] = [
+        let cases: [(&str, &str, Change<'_>); 13] = [
             ("mqtt", "which messages", &|bad| bad.mqtt.clear()),
             ("mqtt", "is not an MQTT topic filter", &|bad| {
                 bad.mqtt = "a/#/b".into()
@@ -111,6 +125,10 @@ mod tests {
             }),
             ("fields", "is missing", &|bad| bad.units = lower("t")),
             ("rename", "lower case", &|bad| bad.units = lower("T")),
+            ("ignore", "lower case", &|bad| {
+                bad.ignore = vec!["Id".into()]
+            }),
+            ("bare", "nested", &|bad| bad.bare = "ENERGY".into()),
         ];
         for (key, reason, change) in cases {
             let problems = problems(change);

@@ -9,19 +9,45 @@ pub(crate) const ALIASES: Aliases = &[
         "kafka.consumer.session_timeout",
         Alias::Of("kafka.session_timeout"),
     ),
-    ("kafka.consumer.auto_offset_reset", Alias::Of("kafka.from")),
+    ("kafka.consumer.brokers", Alias::Of("kafka.brokers")),
+    ("kafka.consumer.topics", Alias::Of("kafka.topics")),
+    ("kafka.consumer.topic", Alias::Of("kafka.topics")),
+    ("kafka.topic", Alias::Of("kafka.topics")),
+    ("kafka.group_id", Alias::Of("kafka.group")),
+    (
+        "kafka.consumer.group_instance_id",
+        Alias::Of("kafka.group_instance_id"),
+    ),
+    (
+        "kafka.consumer.client_id",
+        Alias::Nothing("kafka.properties has client.id"),
+    ),
+    (
+        "kafka.consumer.auto_offset_reset",
+        Alias::Made("kafka.from", from),
+    ),
+    (
+        "kafka.consumer.initial_offset",
+        Alias::Made("kafka.from", from),
+    ),
+    ("kafka.consumer.rebalance_strategy", ASSIGNMENT),
+    ("kafka.consumer.assignment_strategy", ASSIGNMENT),
+    ("kafka.consumer.partition_assignment_strategy", ASSIGNMENT),
     (
         "kafka.consumer.heartbeat_interval",
         Alias::Nothing("kafka.properties has heartbeat.interval.ms, 3000 by default"),
     ),
     ("kafka.consumer.rebalance_timeout", MAX_POLL),
     ("kafka.consumer.max_processing_time", MAX_POLL),
+    ("kafka.consumer.max_poll_interval", MAX_POLL),
     (
         "kafka.consumer.max_poll_records",
         Alias::Nothing("what has been fetched is handed over at once, at most 500 together"),
     ),
     ("kafka.consumer.enable_auto_commit", OFFSETS),
+    ("kafka.consumer.auto_commit", OFFSETS),
     ("kafka.consumer.auto_commit_interval", OFFSETS),
+    ("kafka.consumer.commit_interval", OFFSETS),
     (
         "processing.worker_pool_size",
         Alias::Nothing("each partition has one task of its own, which keeps its order"),
@@ -56,6 +82,21 @@ const MAX_POLL: Alias =
     Alias::Nothing("kafka.properties has max.poll.interval.ms, 300000 by default");
 const OFFSETS: Alias = Alias::Nothing("offsets move with the stored state only");
 
+const ASSIGNMENT: Alias = Alias::Nothing(
+    "assignment is always cooperative-sticky, which moves as few partitions as it can",
+);
+
+/// `oldest` and `newest` are what other clients call these positions.
+fn from(given: &Value) -> Value {
+    let text = given.as_str().map(str::to_ascii_lowercase);
+    match text.as_deref() {
+        Some("oldest") => "earliest".into(),
+        Some("newest") => "latest".into(),
+        Some(other) => other.into(),
+        None => given.clone(),
+    }
+}
+
 /// A list of `host:port`, one for a server and several for a cluster.
 fn endpoints(given: &Value) -> Value {
     match given.as_array() {
@@ -63,7 +104,11 @@ fn endpoints(given: &Value) -> Value {
             let hosts = list.iter().filter_map(Value::as_str);
             hosts.collect::<Vec<_>>().join(",").into()
         }
-        None => given.clone(),
+        // A variable has text, which may be a JSON list.
+        None => match given.as_str().map(serde_json::from_str::<Vec<String>>) {
+            Some(Ok(list)) => list.join(",").into(),
+            _ => given.clone(),
+        },
     }
 }
 
@@ -148,7 +193,7 @@ mod tests {
             "store.connections (cache.redis.pool_size): must be between 1 and 1000",
             "processing.workers: unknown setting, known here: worker_pool_size",
             "store.db (IOT_CACHE__REDIS__DB): invalid type",
-            "cache: unknown setting",
+            "cache.memcached (IOT_CACHE__MEMCACHED): unknown setting, known here: redis",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
@@ -166,6 +211,49 @@ mod tests {
                 .group,
             "a"
         );
+    }
+
+    #[test]
+    fn a_complete_file_in_other_names_loads() {
+        let config = read(include_str!("other-names.yaml"), &[]).unwrap();
+        let own = "kafka: {brokers: [k1:9092, k2:9092, k3:9092], topics: [device-data]}\n\
+                   store: {url: 'redis-1:6379,redis-2:6379', password: 0049170, connections: 10}\n";
+        let own = read(own, &[]).unwrap();
+        // What is not named there is the default of both.
+        assert_eq!(config, own);
+        assert_eq!(config.store.password.expose(), "0049170");
+    }
+
+    #[test]
+    fn values_of_other_clients_are_understood() {
+        for (given, expected) in [
+            (
+                "kafka: {consumer: {initial_offset: newest}}\n",
+                From::Latest,
+            ),
+            (
+                "kafka: {consumer: {auto_offset_reset: Oldest}}\n",
+                From::Earliest,
+            ),
+        ] {
+            assert_eq!(read(given, &[]).unwrap().kafka.from, expected);
+        }
+        for (name, topics) in [
+            ("IOT_KAFKA__CONSUMER__TOPICS", r#"["a", "b.c"]"#),
+            ("IOT_KAFKA__CONSUMER__TOPICS", "a,b.c"),
+            ("IOT_KAFKA__TOPIC", r#"["a","b.c"]"#),
+        ] {
+            assert_eq!(
+                read("", &[(name, topics)]).unwrap().kafka.topics,
+                ["a", "b.c"]
+            );
+        }
+        let env = [("IOT_CACHE__REDIS__ENDPOINTS", r#"["a:1", "b:2"]"#)];
+        assert_eq!(read("", &env).unwrap().store.url.to_string(), "a:1,b:2");
+        let found = read("kafka: {consumer: {topcis: [a]}}\nprocesing: {}\n", &[]).unwrap_err();
+        for expected in ["did you mean \"topics\"?", "did you mean \"processing\"?"] {
+            assert!(found.contains(expected), "{expected} is not in:\n{found}");
+        }
     }
 
     #[test]

@@ -14,6 +14,13 @@ pub struct MappingsConfig {
     pub own: Vec<MappingConfig>,
 }
 
+impl MappingsConfig {
+    /// Whether readings may be named after a chip.
+    pub(crate) fn has_chips(&self) -> bool {
+        self.ready.contains(&Ready::Tasmota) || self.own.iter().any(|mapping| mapping.nested)
+    }
+}
+
 /// A built-in mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,11 +51,16 @@ pub struct MappingConfig {
     /// Pointer to an object whose numbers, booleans and ON or OFF are readings under
     /// their own names, in lower case.
     pub fields: Option<String>,
-    /// Whether those are in objects in that object, one for each sensor chip.
+    /// Whether those are in objects in that object, one for each sensor chip. A reading is then
+    /// named after its chip too, `ds18b20-temperature`, whether or not there are others.
     pub nested: bool,
-    /// Other names for those readings.
+    /// The chip whose readings are not named after it, because there is only one such chip.
+    pub bare: String,
+    /// Fields that are no readings, such as the number of a chip.
+    pub ignore: Vec<String>,
+    /// Other names for those readings: for those of all chips, or for that of one.
     pub rename: BTreeMap<String, String>,
-    /// Their units by name: as it is, or a pointer to it.
+    /// Their units by name, with or without the chip: as it is, or a pointer to it.
     pub units: BTreeMap<String, String>,
 }
 

@@ -101,6 +101,7 @@ impl ConsumerConfig {
     /// The sensors that are known.
     pub(crate) fn catalogue(&self) -> Catalogue {
         Catalogue::new(self.sensors.iter().map(SensorConfig::known))
+            .with_chips(self.mappings.has_chips())
     }
 
     /// The rules of the fold.

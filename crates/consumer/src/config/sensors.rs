@@ -1,7 +1,7 @@
 //! Sections `sensors` and `thresholds`. docs/consumer.md and docs/detection.md explain
 //! them.
 
-use iot_fold::{Known, Limit, Limits};
+use iot_fold::{Known, Limit, Limits, SensorKind};
 use serde::{Deserialize, Serialize};
 
 /// A sensor of section `sensors`.
@@ -24,6 +24,9 @@ pub struct SensorConfig {
     /// Smaller values raise an alert.
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
+    /// Whether its values are a total that rises, such as a meter's; otherwise the unit decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<SensorKind>,
 }
 
 impl SensorConfig {
@@ -39,6 +42,7 @@ impl SensorConfig {
                 above: or_none(self.above, Limits::NONE.above),
                 below: or_none(self.below, Limits::NONE.below),
             },
+            kind: self.kind,
         }
     }
 }

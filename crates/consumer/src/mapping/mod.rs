@@ -6,19 +6,24 @@ mod ready;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
 use iot_core::message::{
     DeviceMessage, JsonKind, MAX_REFUSED, NOT_FINITE, ParseError, Quality, Reading, RefusedReading,
     mark_not_finite, quoted, short_name,
 };
+use iot_core::sensor;
 use serde_json::{Map, Value};
 
+use crate::config::mappings::ReadingConfig;
 use crate::config::{MappingConfig, MappingsConfig};
 
 /// Larger numbers are milliseconds, others seconds: those of 2001 and of 5138.
 const SECONDS_BELOW: f64 = 1e11;
+
+/// Unit of switches.
+const STATE: &str = "state";
 
 /// What a record says besides its payload.
 #[derive(Debug, Clone, Copy)]
@@ -27,18 +32,25 @@ pub(crate) struct Around<'r> {
     pub(crate) topic: &'r str,
     /// MQTT topic it was published to, if it came through the bridge.
     pub(crate) mqtt: Option<&'r str>,
+    /// Whether the MQTT broker had kept it, and sent it because of a subscription.
+    pub(crate) is_retained: bool,
     /// Kafka's time of it, milliseconds since the epoch.
     pub(crate) recorded: Option<i64>,
 }
 
-/// What was found in a message.
-#[derive(Debug, Default)]
-struct Found {
-    /// Value and unit by name, or why there is none.
-    readings: BTreeMap<String, Result<(f64, Option<String>), ParseError>>,
-    /// Names that are taken, with or without a value.
-    named: BTreeSet<String>,
+/// What a message says beside its readings.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    /// Whether a mapping has read it.
+    pub(crate) is_mapped: bool,
+    /// Whether it was retained and has no time: nobody knows how old it is.
+    pub(crate) is_undated: bool,
+    /// Sensors whose value is a word that stands for no number, or null.
+    pub(crate) unmatched: Vec<String>,
 }
+
+/// Value and unit by name, or why there is none.
+type Found = BTreeMap<String, Result<(f64, Option<String>), ParseError>>;
 
 /// All mappings of the settings, in the order in which they are tried.
 #[derive(Debug)]
@@ -63,7 +75,7 @@ impl MappingConfig {
     }
 
     /// The message in a payload. Readings whose value is not a number are left out, and listed in
-    /// `refused` if there is such a list.
+    /// `refused` if there is such a list. `beside`, which must be empty, gets the rest.
     ///
     /// # Errors
     /// It is not JSON, or the device, a time or readings are not there.
@@ -72,7 +84,9 @@ impl MappingConfig {
         payload: &[u8],
         around: &Around<'_>,
         mut refused: Option<&mut Vec<RefusedReading>>,
+        beside: &mut Beside,
     ) -> Result<DeviceMessage<'static>, ParseError> {
+        beside.is_mapped = true;
         let parsed = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
             detail: error.to_string(),
         });
@@ -84,14 +98,15 @@ impl MappingConfig {
                 None => return Err(error),
             },
         };
-        let (readings, others) = self.readings(&json);
+        let (readings, others) = self.readings(&json, &mut beside.unmatched);
         if let Some((error, count)) = not_json {
             let of_readings = others.iter().filter(|r| r.defect == ParseError::NotFinite);
             if readings.is_empty() || of_readings.count() != count {
                 return Err(error);
             }
         }
-        if readings.is_empty() || others.len() > MAX_REFUSED {
+        let has_nothing = readings.is_empty() && beside.unmatched.is_empty();
+        if has_nothing || others.len() > MAX_REFUSED {
             return Err(ParseError::NoReadings);
         }
         if let Some(refused) = &mut refused {
@@ -99,6 +114,7 @@ impl MappingConfig {
         }
         let time = json.pointer(&self.time);
         let time = time.filter(|time| !self.time.is_empty() && !time.is_null());
+        beside.is_undated = around.is_retained && time.is_none();
         Ok(DeviceMessage {
             device_id: self.device(&json, around)?.into(),
             tenant: None,
@@ -147,8 +163,13 @@ impl MappingConfig {
         }
     }
 
-    /// The good readings and the others, by name.
-    fn readings(&self, json: &Value) -> (Vec<Reading<'static>>, Vec<RefusedReading>) {
+    /// The good readings and the others, by name. `unmatched` gets the sensors whose value is a
+    /// word that stands for no number.
+    fn readings(
+        &self,
+        json: &Value,
+        unmatched: &mut Vec<String>,
+    ) -> (Vec<Reading<'static>>, Vec<RefusedReading>) {
         let mut found = Found::default();
         for reading in &self.readings {
             let Some(there) = json.pointer(&reading.value) else {
@@ -158,28 +179,38 @@ impl MappingConfig {
             match value(there) {
                 Some(value) => {
                     let good = Ok((value, reading.unit.clone()));
-                    found.readings.insert(sensor, good);
+                    found.insert(sensor, good);
+                }
+                None if reading.is_state() && there.is_string() && !is_not_finite(there) => {
+                    unmatched.push(sensor);
                 }
                 None => {
                     let defect = Err(not_a_number(there));
-                    found.readings.entry(sensor).or_insert(defect);
+                    found.entry(sensor).or_insert(defect);
                 }
             }
         }
-        let object = self.fields.as_ref().and_then(|at| json.pointer(at));
-        if let Some(object) = object.and_then(Value::as_object) {
+        if let Some(at) = &self.fields
+            && let Some(object) = json.pointer(at).and_then(Value::as_object)
+        {
+            let mut take = |at: &str, chip, object| {
+                let fields = self.fields_of(at, chip, object);
+                self.take(fields, json, &mut found, unmatched);
+            };
             if self.nested {
                 for (chip, inner) in object {
                     if let Some(inner) = inner.as_object() {
-                        self.take(inner, Some(chip), json, &mut found);
+                        take(&format!("{at}/{}", escaped(chip)), Some(&**chip), inner);
                     }
                 }
             } else {
-                self.take(object, None, json, &mut found);
+                take(at, None, object);
             }
         }
+        // Said twice, and once as a number.
+        unmatched.retain(|sensor| !found.get(sensor).is_some_and(Result::is_ok));
         let (mut good, mut refused) = (Vec::new(), Vec::new());
-        for (index, (sensor, reading)) in found.readings.into_iter().enumerate() {
+        for (index, (sensor, reading)) in found.into_iter().enumerate() {
             match reading {
                 Ok((value, unit)) => good.push(Reading {
                     sensor: Cow::Owned(sensor),
@@ -197,41 +228,79 @@ impl MappingConfig {
         (good, refused)
     }
 
-    /// Every reading in an object. Of two chips with the same one, the second's is
-    /// named after the chip.
+    /// The members of an object, which is at the pointer `at`, that may be readings, with the names
+    /// of their sensors without and with the chip. A name does not depend on which other chips
+    /// the message has: one that is missing once would give its name to another.
+    fn fields_of<'j>(
+        &self,
+        at: &str,
+        chip: Option<&str>,
+        object: &'j Map<String, Value>,
+    ) -> Vec<Field<'j>> {
+        let chip = chip.filter(|chip| !chip.eq_ignore_ascii_case(&self.bare));
+        let chip = chip.map(str::to_lowercase);
+        let rename = |name: String| self.rename.get(&name).cloned().unwrap_or(name);
+        let fields = object.iter().filter_map(|(key, value)| {
+            let field = key.to_lowercase();
+            if self.ignore.contains(&field) || self.is_metadata(at, key) {
+                return None;
+            }
+            let plain = rename(field);
+            let sensor = match &chip {
+                Some(chip) => rename(format!("{chip}-{plain}")),
+                None => plain.clone(),
+            };
+            Some(Field {
+                plain,
+                sensor,
+                value,
+            })
+        });
+        fields.collect()
+    }
+
+    /// Whether a member of the object at the pointer `at` is the time or the device.
+    fn is_metadata(&self, at: &str, key: &str) -> bool {
+        [&self.time, &self.device].into_iter().any(|pointer| {
+            let parts = pointer.rsplit_once('/');
+            parts.is_some_and(|(parent, last)| parent == at && last == escaped(key))
+        })
+    }
+
+    /// Takes every reading of an object.
     fn take(
         &self,
-        object: &Map<String, Value>,
-        chip: Option<&str>,
+        fields: Vec<Field<'_>>,
         json: &Value,
         found: &mut Found,
+        unmatched: &mut Vec<String>,
     ) {
-        for (name, member) in object {
-            let name = name.to_lowercase();
-            let sensor = self.rename.get(&name).cloned().unwrap_or(name);
-            // Also one whose chip could not be read this time has its name.
-            let is_first = found.named.insert(sensor.clone());
+        for Field {
+            plain,
+            sensor,
+            value: member,
+        } in fields
+        {
             let value = match value(member) {
                 Some(value) => Ok(value),
                 None if is_not_finite(member) => Err(ParseError::NotFinite),
+                None if member.is_string() || member.is_null() => {
+                    unmatched.push(sensor);
+                    continue;
+                }
                 // Other fields than readings.
                 None => continue,
             };
-            let unit = self.units.get(&sensor).and_then(|unit| {
+            let unit = self.units.get(&sensor).or_else(|| self.units.get(&plain));
+            let unit = unit.and_then(|unit| {
                 if !unit.starts_with('/') {
                     return Some(unit.clone());
                 }
                 json.pointer(unit)?.as_str().map(str::to_owned)
             });
-            let sensor = match chip {
-                Some(chip) if !is_first => {
-                    format!("{}-{sensor}", chip.to_lowercase())
-                }
-                _ => sensor,
-            };
             let reading = value.map(|value| (value, unit));
             // What a reading of its own says comes first, unless it says nothing.
-            match found.readings.entry(sensor) {
+            match found.entry(sensor) {
                 Entry::Occupied(mut known) if known.get().is_err() && reading.is_ok() => {
                     *known.get_mut() = reading;
                 }
@@ -242,6 +311,27 @@ impl MappingConfig {
             }
         }
     }
+}
+
+/// A member of an object that may be a reading.
+struct Field<'j> {
+    /// Name of the sensor without the chip.
+    plain: String,
+    sensor: String,
+    value: &'j Value,
+}
+
+impl ReadingConfig {
+    /// Whether its values are states, which are words in many formats.
+    fn is_state(&self) -> bool {
+        let standard = || sensor::lookup(&self.sensor).map(|known| known.unit);
+        self.unit.as_deref().or_else(standard) == Some(STATE)
+    }
+}
+
+/// A key as a part of a pointer (RFC 6901, 3).
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
 }
 
 /// A payload that is JSON except for numbers that are not finite, and how many it has.

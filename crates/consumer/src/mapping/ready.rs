@@ -10,12 +10,14 @@ pub(super) fn mapping(ready: Ready) -> MappingConfig {
             .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
             .collect()
     };
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     match ready {
         Ready::Zigbee2mqtt => MappingConfig {
             mqtt: "zigbee2mqtt/+".into(),
             device: "mqtt:2".into(),
             time: "/last_seen".into(),
             fields: Some(String::new()),
+            ignore: texts(&["last_seen", "elapsed", "update_available"]),
             rename: pairs(&[("state", "switch")]),
             units: pairs(&[
                 ("temperature", "celsius"),
@@ -23,6 +25,8 @@ pub(super) fn mapping(ready: Ready) -> MappingConfig {
                 ("pressure", "hectopascal"),
                 ("current", "ampere"),
                 ("switch", "state"),
+                ("energy", "kWh"),
+                ("produced_energy", "kWh"),
             ]),
             ..MappingConfig::default()
         },
@@ -39,11 +43,18 @@ pub(super) fn mapping(ready: Ready) -> MappingConfig {
             device: "mqtt:2".into(),
             fields: Some(String::new()),
             nested: true,
+            // A device has one meter, and any number of other chips.
+            bare: "ENERGY".into(),
+            ignore: texts(&["id"]),
             units: pairs(&[
                 ("temperature", "/TempUnit"),
                 ("pressure", "/PressureUnit"),
                 ("humidity", "percent"),
                 ("current", "ampere"),
+                ("dewpoint", "/TempUnit"),
+                ("total", "kWh"),
+                ("today", "kWh"),
+                ("yesterday", "kWh"),
             ]),
             ..MappingConfig::default()
         },

@@ -345,6 +345,8 @@ mod tests {
                 tenant: "acme",
                 project: "plant",
                 message: &message,
+                is_undated: false,
+                unmatched: &[],
             };
             fold.apply(&event).unwrap();
         }

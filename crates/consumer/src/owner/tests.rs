@@ -297,6 +297,8 @@ fn old_device() -> Vec<u8> {
         tenant: "t",
         project: "p",
         message: &message,
+        is_undated: false,
+        unmatched: &[],
     })
     .unwrap();
     fold.take_changes().live.remove(0).1

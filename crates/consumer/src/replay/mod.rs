@@ -22,7 +22,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::{ConsumerConfig, KafkaConfig, MappingsConfig};
 use crate::kafka::{self, TOOL_DEADLINE};
-use crate::mapping::Mappings;
+use crate::mapping::{Beside, Mappings};
 use crate::parse;
 use crate::record::batch_of;
 use merge::{Merge, Taken};
@@ -142,7 +142,13 @@ impl<'a> Filter<'a> {
         records.any(|read| {
             // A message that the consumer would only accept in part has its device too.
             let mut refused = Vec::new();
-            match parse::message(&read, self.topic, &self.mappings, Some(&mut refused)) {
+            match parse::message(
+                &read,
+                self.topic,
+                &self.mappings,
+                Some(&mut refused),
+                &mut Beside::default(),
+            ) {
                 Ok(message) => is_wanted(&message.device_id),
                 Err(_) => read
                     .key()

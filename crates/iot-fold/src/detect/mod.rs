@@ -152,6 +152,10 @@ impl Kinds {
     pub(crate) fn has(self, kind: AlertKind) -> bool {
         self.0 & 1 << kind as u8 != 0
     }
+
+    pub(crate) fn without(self, kind: AlertKind) -> Self {
+        Self(self.0 & !(1 << kind as u8))
+    }
 }
 
 impl FromIterator<AlertKind> for Kinds {

@@ -80,6 +80,8 @@ fn consume() -> Said {
             tenant: "t",
             project: "p",
             message: &message,
+            is_undated: false,
+            unmatched: &[],
         };
         fold.apply(&event).unwrap();
         for reading in &message.readings {

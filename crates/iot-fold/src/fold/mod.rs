@@ -3,6 +3,7 @@
 
 mod alerts;
 mod changes;
+mod doubt;
 mod retention;
 mod silence;
 #[cfg(test)]
@@ -66,6 +67,12 @@ pub struct Event<'m> {
     /// The message. The caller has validated it: names without control characters, finite
     /// values in the units of the catalogue.
     pub message: &'m DeviceMessage<'m>,
+    /// Whether the message has no time and an MQTT broker had kept it (retained): its `timestamp`
+    /// is the record's, and its values may be much older. It sets only values that do not exist.
+    pub is_undated: bool,
+    /// Sensors whose state the message gives in a word that stands for no number. If the device
+    /// has such a sensor, its value becomes uncertain.
+    pub unmatched: &'m [String],
 }
 
 /// What an event changed, for metrics.
@@ -202,7 +209,13 @@ impl Fold {
     /// # Errors
     /// A limit of [`FoldRules`] refuses the message. The state has not changed then.
     pub fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
+        if event.message.readings.is_empty() && !self.has_unmatched(event) {
+            return Err(Refusal::NoReadings);
+        }
         let at = self.find(event)?;
+        if event.is_undated {
+            return Ok(self.fill(at, event));
+        }
         let message = event.message;
         let device = &mut self.devices[at];
         let state = &mut device.state;
@@ -229,6 +242,9 @@ impl Fold {
         self.hear(at, event, &mut folded);
         for reading in &message.readings {
             self.read(at, (event, stamp), reading, &mut folded);
+        }
+        for sensor in event.unmatched {
+            self.doubt(at, sensor, stamp);
         }
         self.reveal(&mut folded);
         self.retire(&mut folded);
@@ -333,13 +349,8 @@ impl Fold {
         reading: &Reading<'_>,
         folded: &mut Folded,
     ) {
+        let number = self.sensor(at, &reading.sensor);
         let device = &mut self.devices[at];
-        let number = device.sensor(&reading.sensor).unwrap_or_else(|| {
-            let number = device.add_sensor(&reading.sensor, &self.rules);
-            device.state.sensors[number].share(&mut self.names);
-            self.changed_bytes += device.state.sensors[number].packed_size();
-            number
-        });
         let (sensor, marks) = (&mut device.state.sensors[number], &mut device.marks[number]);
         let usable = reading.quality != Quality::Bad;
         folded.readings += 1;
@@ -364,11 +375,23 @@ impl Fold {
         sensor.newest = stamp;
         if sensor.take(reading) {
             sensor.share(&mut self.names);
+            marks.find_kinds(sensor, &self.rules);
         }
         marks.unpushed = true;
         if usable {
             self.detect(at, number, event, folded);
         }
+    }
+
+    /// The number of a device's sensor, which may be a new one.
+    fn sensor(&mut self, at: usize, name: &str) -> usize {
+        let device = &mut self.devices[at];
+        device.sensor(name).unwrap_or_else(|| {
+            let number = device.add_sensor(name, &self.rules);
+            device.state.sensors[number].share(&mut self.names);
+            self.changed_bytes += device.state.sensors[number].packed_size();
+            number
+        })
     }
 
     /// Marks the time of the partition as changed for the store.

@@ -5,6 +5,7 @@ use iot_core::message::Reading;
 use super::FoldRules;
 use crate::catalogue::Limits;
 use crate::detect::Kinds;
+use crate::kind::AlertKind;
 use crate::model::DeviceKey;
 use crate::state::{DeviceState, SensorState};
 use crate::window::WindowRules;
@@ -33,13 +34,28 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    fn new(sensor: &str, device: &DeviceState, rules: &FoldRules) -> Self {
+    fn new(sensor: &SensorState, device: &DeviceState, rules: &FoldRules) -> Self {
         let place = device.place.as_deref();
         Self {
-            limits: rules.limits.find(sensor, &device.key, place),
-            kinds: rules.detect.kinds(sensor),
+            limits: rules.limits.find(&sensor.name, &device.key, place),
+            kinds: kinds(sensor, rules),
             unpushed: false,
         }
+    }
+
+    /// Updates the kinds after the unit of the sensor has changed.
+    pub(super) fn find_kinds(&mut self, sensor: &SensorState, rules: &FoldRules) {
+        self.kinds = kinds(sensor, rules);
+    }
+}
+
+fn kinds(sensor: &SensorState, rules: &FoldRules) -> Kinds {
+    let kinds = rules.detect.kinds(&sensor.name);
+    let unit = sensor.unit.as_deref();
+    if rules.limits.is_counter(&sensor.name, unit) {
+        kinds.without(AlertKind::Drift)
+    } else {
+        kinds
     }
 }
 
@@ -50,7 +66,7 @@ impl Tracked {
             state.unwatch();
         }
         let sensors = state.sensors.iter();
-        let marks = sensors.map(|sensor| Marks::new(&sensor.name, &state, rules));
+        let marks = sensors.map(|sensor| Marks::new(sensor, &state, rules));
         let mut device = Self {
             marks: marks.collect(),
             state,
@@ -91,8 +107,9 @@ impl Tracked {
         // Most devices have few sensors: without this the list would reserve room for four.
         self.state.sensors.reserve_exact(1);
         self.marks.reserve_exact(1);
-        self.state.sensors.push(SensorState::new(name));
-        self.marks.push(Marks::new(name, &self.state, rules));
+        let sensor = SensorState::new(name);
+        self.marks.push(Marks::new(&sensor, &self.state, rules));
+        self.state.sensors.push(sensor);
         self.state.sensors.len() - 1
     }
 

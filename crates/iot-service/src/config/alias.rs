@@ -12,8 +12,10 @@ use super::tree::parse_yaml;
 pub enum Alias {
     /// The setting with this path.
     Of(&'static str),
-    /// The setting with this path; the function converts the value given.
+    /// The setting with this path; the function converts the value given. Numbers come as text.
     Made(&'static str, fn(&Value) -> Value),
+    /// The setting that the function finds by the value given, with its value.
+    Chosen(fn(&Value) -> (&'static str, Value)),
     /// No setting: any value is accepted and ignored, for this reason.
     Nothing(&'static str),
 }
@@ -30,40 +32,63 @@ impl Alias {
         match self {
             Self::Of(path) => Some((path, given.clone())),
             Self::Made(path, make) => Some((path, make(given))),
+            Self::Chosen(choose) => Some(choose(given)),
             Self::Nothing(_) => None,
         }
     }
 }
 
-/// Replaces the aliases in a YAML file, and returns which were replaced. Text that is not
-/// YAML is returned unchanged.
+/// What an alias stands for: a setting, or `Some(None)` if its value is converted. `None` if it
+/// is no alias, or ignored.
+pub(super) fn target(path: &str, aliases: Aliases) -> Option<Option<&'static str>> {
+    let (_, alias) = aliases.iter().find(|(name, _)| *name == path)?;
+    match alias {
+        Alias::Of(setting) => Some(Some(setting)),
+        Alias::Made(..) | Alias::Chosen(_) => Some(None),
+        Alias::Nothing(_) => None,
+    }
+}
+
+/// The keys of aliases, and of sections with aliases, directly in the section `path`.
+pub(super) fn names_in(path: &str, aliases: Aliases) -> impl Iterator<Item = &'static str> {
+    let in_section = move |name: &'static str| {
+        let rest = match path {
+            "" => name,
+            path => name.strip_prefix(path)?.strip_prefix('.')?,
+        };
+        rest.split('.').next()
+    };
+    aliases.iter().filter_map(move |(name, _)| in_section(name))
+}
+
+/// The name that is most similar to a misspelt one, if any is similar.
+pub(super) fn most_similar<'n>(key: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let rated = names.map(|name| (strsim::jaro_winkler(key, name), name));
+    let (likeness, name) = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness > 0.7).then_some(name)
+}
+
+/// Replaces the aliases in the tree of a file, and returns which were replaced.
 pub(super) fn rename_in_file(
-    text: String,
+    tree: &mut Value,
     aliases: Aliases,
     problems: &mut Problems,
-) -> (String, Vec<Renamed>) {
-    let Ok(mut tree) = parse_yaml(&text) else {
-        return (text, Vec::new());
-    };
+) -> Vec<Renamed> {
     let given: Vec<_> = aliases
         .iter()
-        .filter_map(|(name, alias)| Some((*name, *alias, take(&mut tree, name)?)))
+        .filter_map(|(name, alias)| Some((*name, *alias, take(tree, name)?)))
         .collect();
-    if given.is_empty() {
-        return (text, Vec::new());
-    }
     let mut renamed = Vec::new();
     for (name, alias, value) in given {
         let Some((path, value)) = alias.setting(&value) else {
             continue;
         };
         renamed.push((path, name));
-        if !put(&mut tree, path, value) {
+        if !put(tree, path, value) {
             problems.add(name, contradiction(path));
         }
     }
-    // Every JSON value is a YAML value.
-    (tree.to_string(), renamed)
+    renamed
 }
 
 /// Replaces the aliases in environment variables or flags.
@@ -82,11 +107,17 @@ pub(super) fn rename(
         let Some((path, value)) = alias.setting(&Value::from(&*given.value)) else {
             continue;
         };
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        let mut others = overrides.iter().filter(|other| other.path == path);
-        if others.any(|other| other.value != value) {
+        let value = written(&value);
+        let as_setting = |other: &Override| match find(&other.path) {
+            Some((_, alias)) => {
+                let (path, value) = alias.setting(&Value::from(&*other.value))?;
+                Some((path.to_owned(), written(&value)))
+            }
+            None => Some((other.path.clone(), other.value.clone())),
+        };
+        let others = overrides.iter().filter(|other| other.path != given.path);
+        let mut others = others.filter_map(as_setting);
+        if others.any(|(other, other_value)| other == path && other_value != value) {
             problems.add(format!("{name} ({})", given.origin), contradiction(path));
         }
         renamed.push(Override {
@@ -96,6 +127,13 @@ pub(super) fn rename(
         });
     }
     renamed
+}
+
+/// A value as text, which is how variables have it.
+fn written(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn contradiction(path: &str) -> String {
@@ -129,25 +167,30 @@ pub(super) fn refuse_rest(
     given: &mut Value,
     problems: &mut Problems,
 ) {
-    let sections = aliases.iter().filter_map(|(name, _)| name.rsplit_once('.'));
-    let mut sections: Vec<_> = sections.map(|(section, _)| section).collect();
+    let sections_of = |(name, _): &(&'static str, Alias)| {
+        let ends = name.match_indices('.').map(|(end, _)| end);
+        ends.map(|end| &name[..end]).collect::<Vec<_>>()
+    };
+    let mut sections: Vec<_> = aliases.iter().flat_map(sections_of).collect();
+    // A section before the one that it is in.
+    sections.sort_unstable_by(|a, b| b.cmp(a));
     sections.dedup();
     for section in sections {
         let pointer = format!("/{}", section.replace('.', "/"));
         if defaults.pointer(&pointer).is_some() {
             continue;
         }
-        let names = aliases.iter().filter_map(|(name, _)| name.rsplit_once('.'));
-        let known: Vec<_> = names
-            .filter(|(of, _)| *of == section)
-            .map(|(_, key)| key)
-            .collect();
+        let mut known: Vec<_> = names_in(section, aliases).collect();
+        known.dedup();
         let known = known.join(", ");
         match take(given, section) {
             None | Some(Value::Null) => {}
             Some(Value::Object(rest)) => {
                 for key in rest.keys() {
-                    let message = format!("unknown setting, known here: {known}");
+                    let similar = most_similar(key, names_in(section, aliases));
+                    let similar = similar.map(|name| format!("; did you mean {name:?}?"));
+                    let similar = similar.unwrap_or_default();
+                    let message = format!("unknown setting, known here: {known}{similar}");
                     problems.add(join(section, key), message);
                 }
             }
@@ -177,7 +220,8 @@ fn put(tree: &mut Value, path: &str, value: Value) -> bool {
         return true;
     };
     let Some((key, rest)) = path.split_once('.') else {
-        return *section.entry(path).or_insert_with(|| value.clone()) == value;
+        let known = section.entry(path).or_insert_with(|| value.clone());
+        return *known == value || written(known) == written(&value);
     };
     let below = section.entry(key).or_insert_with(|| json!({}));
     if below.is_null() {
@@ -204,8 +248,9 @@ mod tests {
 
     fn in_file(text: &str) -> (Value, Vec<Renamed>, String) {
         let mut problems = Problems::default();
-        let (text, renamed) = rename_in_file(text.to_owned(), ALIASES, &mut problems);
-        (parse_yaml(&text).unwrap(), renamed, problems.to_string())
+        let mut tree = parse_yaml(text).unwrap();
+        let renamed = rename_in_file(&mut tree, ALIASES, &mut problems);
+        (tree, renamed, problems.to_string())
     }
 
     #[test]
@@ -265,5 +310,57 @@ mod tests {
         assert_eq!(notes("producer: {pool: 7}\n", &[]), [note("producer.pool")]);
         assert_eq!(notes("", &["kafka.pool", "other"]), [note("kafka.pool")]);
         assert_eq!(notes("producer: {acks: all}\n", &["producer.acks"]), []);
+    }
+
+    #[test]
+    fn misspelt_names_of_aliases_are_recognised() {
+        assert_eq!(names_in("", ALIASES).next(), Some("producer"));
+        let names: Vec<_> = names_in("kafka", ALIASES).collect();
+        assert_eq!(names, ["pool"]);
+        let mut given = json!({"producer": {"retrys": 1, "xyz": 1}});
+        let mut problems = Problems::default();
+        refuse_rest(ALIASES, &json!({}), &mut given, &mut problems);
+        let known = "unknown setting, known here: acks, retries, pool";
+        let expected =
+            format!("producer.retrys: {known}; did you mean \"retries\"?\nproducer.xyz: {known}");
+        assert_eq!(problems.to_string(), expected);
+    }
+
+    #[test]
+    fn two_aliases_of_a_setting_may_not_contradict() {
+        let aliases: Aliases = &[("a", Alias::Of("x.y")), ("b", Alias::Of("x.y"))];
+        let mut problems = Problems::default();
+        let mut tree = json!({"a": 1, "b": "1"});
+        rename_in_file(&mut tree, aliases, &mut problems);
+        assert_eq!((tree, problems.is_empty()), (json!({"x": {"y": 1}}), true));
+        let mut tree = json!({"a": 1, "b": 2});
+        rename_in_file(&mut tree, aliases, &mut problems);
+        assert!(
+            problems
+                .to_string()
+                .starts_with("b: is another name of x.y")
+        );
+        let given = |path: &str, value: &str| Override {
+            path: path.into(),
+            value: value.into(),
+            origin: path.into(),
+        };
+        for (second, expected) in [("1", 0), ("2", 2)] {
+            let mut problems = Problems::default();
+            rename(
+                vec![given("a", "1"), given("b", second)],
+                aliases,
+                &mut problems,
+            );
+            assert_eq!(problems.to_string().lines().count(), expected, "{problems}");
+        }
+        // The later one of the same name wins.
+        let mut problems = Problems::default();
+        let twice = vec![given("a", "1"), given("a", "2")];
+        assert_eq!(
+            rename(twice, aliases, &mut problems).last().unwrap().value,
+            "2"
+        );
+        assert!(problems.is_empty());
     }
 }

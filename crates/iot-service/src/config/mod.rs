@@ -10,6 +10,7 @@ mod live;
 mod load;
 mod tree;
 mod types;
+mod yaml;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub use live::Live;
 pub(crate) use live::watch;
 pub use load::{assert_example, load};
 pub(crate) use load::{load_given, to_yaml, without_effect};
-pub use tree::{extract, parse_yaml, read_yaml};
+pub use tree::{extract, parse_yaml, parse_yaml_as, read_yaml_as};
 pub use types::{ByteSize, HumanDuration, Secret};
 
 use crate::logs::LogFormat;
@@ -31,8 +32,8 @@ use crate::logs::LogFormat;
 ///
 /// Every struct in it has `#[serde(default, deny_unknown_fields)]`. Its serialised
 /// `Default` is the list of known settings and their types: a string from the
-/// environment becomes a number, a boolean or a list if the default is one, and an
-/// empty map accepts any keys.
+/// environment becomes a number, a boolean or a list if the default is one, a number in the file
+/// stays as written if the default is a string, and an empty map accepts any keys.
 pub trait Settings: Serialize + DeserializeOwned + Default + Clone + Send + Sync + 'static {
     /// Name of the service, such as `iot-bridge`.
     const SERVICE: &'static str;

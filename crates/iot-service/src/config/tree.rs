@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use config::{Config, File, FileFormat};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Problems;
 use super::load::join;
+use super::yaml;
 
-/// Reads a YAML file whose root is a map.
+/// Reads a YAML file whose root is a map, as [`parse_yaml_as`] does.
 ///
 /// # Errors
 /// The file can't be read, or is not YAML.
-pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
+pub fn read_yaml_as(path: &Path, is_text: impl Fn(&[&str]) -> bool) -> Result<Value, Problems> {
     let problem = |message: String| {
         let mut problems = Problems::default();
         problems.add(path.display().to_string(), message);
@@ -21,7 +21,7 @@ pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
     };
     let text = std::fs::read_to_string(path)
         .map_err(|error| problem(format!("can't be read: {error}")))?;
-    parse_yaml(&text).map_err(problem)
+    parse_yaml_as(&text, is_text).map_err(problem)
 }
 
 /// Parses YAML whose root is a map.
@@ -29,11 +29,16 @@ pub fn read_yaml(path: &Path) -> Result<Value, Problems> {
 /// # Errors
 /// The parser's message, if `text` is not YAML.
 pub fn parse_yaml(text: &str) -> Result<Value, String> {
-    Config::builder()
-        .add_source(File::from_str(text, FileFormat::Yaml))
-        .build()
-        .and_then(Config::try_deserialize)
-        .map_err(|error| error.to_string())
+    parse_yaml_as(text, |_| false)
+}
+
+/// Parses YAML whose root is a map. Numbers and booleans stay as written where `is_text` holds
+/// for their path, such as `["topics", "", "name"]`: an item of a list has the key `""`.
+///
+/// # Errors
+/// The parser's message, if `text` is not YAML.
+pub fn parse_yaml_as(text: &str, is_text: impl Fn(&[&str]) -> bool) -> Result<Value, String> {
+    yaml::parse(text, &is_text)
 }
 
 /// Deserialises `value`. On failure it adds a problem under `path`, the path of the
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_reported_by_name() {
-        let problems = read_yaml(Path::new("/nowhere/topics.yaml")).unwrap_err();
+        let problems = read_yaml_as(Path::new("/nowhere/topics.yaml"), |_| false).unwrap_err();
         assert!(
             problems
                 .to_string()

@@ -1,5 +1,6 @@
 //! Settings of the simulator.
 
+mod aliases;
 mod check;
 mod fleet;
 
@@ -7,7 +8,7 @@ use iot_core::headers;
 use iot_kafka::security::KafkaSecurity;
 use iot_mqtt::TlsConfig;
 use iot_service::config::{
-    ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
+    Aliases, ByteSize, HttpConfig, HumanDuration, LogConfig, OpsConfig, Problems, Secret, Settings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -449,6 +450,7 @@ impl Settings for SimulatorConfig {
         ("KAFKA_TOPIC", "kafka.topic"),
         ("MQTT_URL", "mqtt.brokers"),
     ];
+    const ALIASES: Aliases = aliases::ALIASES;
     const LIVE: &'static [&'static str] = &[
         "anomaly.rate",
         "anomaly.kinds",

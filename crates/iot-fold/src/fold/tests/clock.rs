@@ -29,6 +29,8 @@ fn send(fold: &mut Fold, offset: i64, at: i64, recorded: Option<i64>, value: f64
         tenant: "t",
         project: "p",
         message: &message,
+        is_undated: false,
+        unmatched: &[],
     };
     fold.apply(&event).unwrap()
 }

@@ -27,6 +27,8 @@ fn folded() -> Fold {
             tenant: "t",
             project: "p",
             message: &message,
+            is_undated: false,
+            unmatched: &[],
         };
         fold.apply(&event).unwrap();
     }

@@ -84,6 +84,8 @@ fn what_was_learnt_in_another_unit_is_forgotten() {
             tenant: "t",
             project: "p",
             message: &message,
+            is_undated: false,
+            unmatched: &[],
         };
         fold.apply(&event).unwrap();
         fold.devices[0].state.sensors[0].detectors.readings
@@ -113,6 +115,8 @@ fn readings_for_which_there_is_no_room_are_found() {
             tenant: "t",
             project: "p",
             message: &message,
+            is_undated: false,
+            unmatched: &[],
         };
         let excess = fold.excess(&event);
         let refused = fold.apply(&event) == Err(Refusal::TooManySensors);

@@ -1,6 +1,7 @@
 //! The fold against a naive model, and against itself cut in other places.
 
 mod clock;
+mod doubt;
 mod golden;
 mod limits;
 mod retention;
@@ -54,6 +55,7 @@ fn limits(in_r1: f64) -> LimitRules {
             above: 40.0,
             below: 0.0,
         },
+        kind: None,
     };
     let rule = ThresholdRule {
         sensor: "temperature".into(),
@@ -114,6 +116,8 @@ fn feed_at(
         tenant: "t",
         project: "p",
         message: &message,
+        is_undated: false,
+        unmatched: &[],
     })
 }
 
@@ -369,6 +373,8 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
         tenant: "t",
         project: "p",
         message: &bad,
+        is_undated: false,
+        unmatched: &[],
     })
     .unwrap();
     let told = fold.take_updates();

@@ -1,10 +1,10 @@
 //! Loads the layers of the configuration, merges and checks them.
 
-use config::{Config, File, FileFormat};
 use serde_json::{Map, Value, json};
 use serde_path_to_error::Segment;
 
-use super::alias;
+use super::alias::{self, Aliases};
+use super::yaml;
 use super::{Problems, Settings, Sources, validate_common};
 
 /// Well-known environment variables of every service.
@@ -34,14 +34,18 @@ pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), P
             String::new()
         }),
     };
-    let (text, renamed) = alias::rename_in_file(text, S::ALIASES, &mut problems);
-    let mut given = merge(&text, &overrides, &defaults).unwrap_or_else(|message| {
+    let is_text = |path: &[&str]| is_text(path, &defaults, S::ALIASES);
+    let mut given = yaml::parse(&text, &is_text).unwrap_or_else(|message| {
         let file = sources.file.as_ref().map(|path| path.display().to_string());
         problems.add(file.unwrap_or_else(|| "config".into()), message);
         json!({})
     });
+    let renamed = alias::rename_in_file(&mut given, S::ALIASES, &mut problems);
+    for Override { path, value, .. } in &overrides {
+        overlay(&mut given, &nest(path, value, &defaults));
+    }
     alias::refuse_rest(S::ALIASES, &defaults, &mut given, &mut problems);
-    conform(&defaults, &mut given, "", &mut problems);
+    conform(&defaults, &mut given, ("", S::ALIASES), &mut problems);
     let settings: S = deserialise(&mut given, &defaults, &mut problems);
     validate_common(&settings, &mut problems);
     settings.validate(&mut problems);
@@ -56,7 +60,8 @@ pub(crate) fn load_given<S: Settings>(sources: &Sources) -> Result<(S, Value), P
 /// The example differs from the settings.
 pub fn assert_example<S: Settings>() {
     let defaults = tree(&S::default());
-    let mut given = merge(S::EXAMPLE, &[], &defaults).unwrap_or_else(|error| panic!("{error}"));
+    let is_text = |path: &[&str]| is_text(path, &defaults, &[]);
+    let mut given = yaml::parse(S::EXAMPLE, &is_text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         paths(&given),
         paths(&defaults),
@@ -77,7 +82,7 @@ pub(crate) fn without_effect<S: Settings>(sources: &Sources) -> Vec<(&'static st
     let file = sources.file.as_ref();
     // `load` has already reported a file that can't be read.
     let text = file.and_then(|path| std::fs::read_to_string(path).ok());
-    let named = named(sources, &Value::Null);
+    let named = named(sources, &Value::Null, S::ALIASES);
     let given = named.iter().map(|o| &*o.path);
     let given = given.chain(sources.flags.iter().map(|(path, _)| &**path));
     alias::without_effect(&text.unwrap_or_default(), given, S::ALIASES)
@@ -112,17 +117,20 @@ fn overrides<S: Settings>(
         value: value.clone(),
         origin: "command line".into(),
     });
-    let named = alias::rename(named(sources, defaults), S::ALIASES, problems);
+    let named = named(sources, defaults, S::ALIASES);
+    let named = alias::rename(named, S::ALIASES, problems);
     let flags = alias::rename(flags.collect(), S::ALIASES, problems);
     known.chain(named).chain(flags).collect()
 }
 
 /// The settings given as `IOT_SECTION__KEY`.
-fn named(sources: &Sources, defaults: &Value) -> Vec<Override> {
+fn named(sources: &Sources, defaults: &Value, aliases: Aliases) -> Vec<Override> {
     let named = sources.env.iter().filter_map(|(name, value)| {
         let path = name.strip_prefix("IOT_")?.to_lowercase().replace("__", ".");
         // Kubernetes sets variables such as IOT_BRIDGE_SERVICE_HOST in every pod.
-        if !path.contains('.') && defaults.get(&path).is_none_or(Value::is_object) {
+        let is_setting = || !defaults.get(&path).is_none_or(Value::is_object);
+        let is_alias = || aliases.iter().any(|(name, _)| *name == path);
+        if !path.contains('.') && !is_setting() && !is_alias() {
             return None;
         }
         Some(Override {
@@ -134,17 +142,44 @@ fn named(sources: &Sources, defaults: &Value) -> Vec<Override> {
     named.collect()
 }
 
-/// Merges the file and the overrides into one tree; errors are syntax errors.
-fn merge(text: &str, overrides: &[Override], defaults: &Value) -> Result<Value, String> {
-    let mut layers = Config::builder().add_source(File::from_str(text, FileFormat::Yaml));
-    for Override { path, value, .. } in overrides {
-        let layer = nest(path, value, defaults).to_string();
-        layers = layers.add_source(File::from_str(&layer, FileFormat::Yaml));
+/// Whether text is wanted at a path of the file: its setting has a text by default, or is a list
+/// of texts, or it is a key of a free-form map.
+fn is_text(path: &[&str], defaults: &Value, aliases: Aliases) -> bool {
+    let mut default = defaults;
+    for key in path {
+        if is_free_form(default) {
+            return true;
+        }
+        let inner = match default.as_array() {
+            Some(items) if key.is_empty() => items.first(),
+            _ => default.get(key),
+        };
+        let Some(inner) = inner else {
+            return is_text_of_alias(path, defaults, aliases);
+        };
+        default = inner;
     }
-    layers
-        .build()
-        .and_then(Config::try_deserialize)
-        .map_err(|error| error.to_string())
+    default.is_string()
+}
+
+/// The same for a path that is no setting.
+fn is_text_of_alias(path: &[&str], defaults: &Value, aliases: Aliases) -> bool {
+    let items = path.iter().position(|key| key.is_empty());
+    let (name, items) = path.split_at(items.unwrap_or(path.len()));
+    match alias::target(&name.join("."), aliases) {
+        Some(Some(setting)) => {
+            let setting: Vec<_> = setting.split('.').chain(items.iter().copied()).collect();
+            is_text(&setting, defaults, &[])
+        }
+        // What converts a value also converts that of a variable, which is text.
+        Some(None) => true,
+        None => false,
+    }
+}
+
+fn is_of_texts(default: &Value) -> bool {
+    let items = default.as_array();
+    items.is_some_and(|items| items.first().is_some_and(Value::is_string))
 }
 
 /// Turns the path `a.b.c` into nested sections. In a free-form map the rest of the
@@ -165,7 +200,12 @@ fn is_free_form(default: &Value) -> bool {
 
 /// Refuses unknown settings, fills empty sections, and converts strings to the type
 /// of the default.
-fn conform(default: &Value, given: &mut Value, path: &str, problems: &mut Problems) {
+fn conform(
+    default: &Value,
+    given: &mut Value,
+    (path, aliases): (&str, Aliases),
+    problems: &mut Problems,
+) {
     if is_free_form(default) {
         for value in given.as_object_mut().into_iter().flat_map(Map::values_mut) {
             stringify(value);
@@ -176,16 +216,27 @@ fn conform(default: &Value, given: &mut Value, path: &str, problems: &mut Proble
         (Value::Object(_), Value::Null) => *given = json!({}),
         (Value::Object(known), Value::Object(section)) => {
             section.retain(|key, value| {
-                let path = join(path, key);
+                let inner = join(path, key);
                 let Some(default) = known.get(key) else {
-                    problems.add(path, unknown(key, known));
+                    let known = known.keys().map(String::as_str);
+                    let aliases = alias::names_in(path, aliases);
+                    problems.add(inner, unknown(key, known, aliases));
                     return false;
                 };
-                conform(default, value, &path, problems);
+                conform(default, value, (&inner, aliases), problems);
                 true
             });
         }
-        (Value::Array(_), Value::String(text)) => *given = list(text),
+        (Value::Array(_), Value::String(text)) => match list(text, default) {
+            Ok(items) => *given = items,
+            Err(error) => {
+                problems.add(
+                    path,
+                    format!("is not a list such as [\"a\", \"b\"]: {error}"),
+                );
+                *given = default.clone();
+            }
+        },
         (Value::String(_), _) => stringify(given),
         (Value::Number(_) | Value::Bool(_), Value::String(text)) => {
             if let Ok(scalar @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(text) {
@@ -196,9 +247,15 @@ fn conform(default: &Value, given: &mut Value, path: &str, problems: &mut Proble
     }
 }
 
-fn list(text: &str) -> Value {
+/// A list in a variable or flag: `a,b`, or in brackets as in JSON or YAML.
+fn list(text: &str, default: &Value) -> Result<Value, String> {
+    let text = text.trim();
+    if text.starts_with('[') && text.ends_with(']') {
+        let mut list = yaml::parse(&format!("list: {text}"), &|_| is_of_texts(default))?;
+        return Ok(list["list"].take());
+    }
     let items = text.split(',').map(str::trim);
-    items.filter(|item| !item.is_empty()).collect()
+    Ok(items.filter(|item| !item.is_empty()).collect())
 }
 
 fn stringify(value: &mut Value) {
@@ -207,17 +264,17 @@ fn stringify(value: &mut Value) {
     }
 }
 
-fn unknown(key: &str, known: &Map<String, Value>) -> String {
-    let nearest = known
-        .keys()
-        .map(|name| (strsim::jaro_winkler(key, name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, name)) if likeness > 0.7 => {
-            format!("unknown setting, did you mean {name:?}?")
-        }
-        _ => {
-            let names: Vec<_> = known.keys().map(String::as_str).collect();
+/// The message about an unknown setting, which may be a misspelt setting or alias.
+fn unknown<'n>(
+    key: &str,
+    known: impl Iterator<Item = &'n str> + Clone,
+    aliases: impl Iterator<Item = &'static str>,
+) -> String {
+    let aliases = aliases.map(|name| -> &'n str { name });
+    match alias::most_similar(key, known.clone().chain(aliases)) {
+        Some(name) => format!("unknown setting, did you mean {name:?}?"),
+        None => {
+            let names: Vec<_> = known.collect();
             format!("unknown setting, known here: {}", names.join(", "))
         }
     }

@@ -19,7 +19,18 @@ struct Kafka {
     partitions: u16,
     idempotent: bool,
     password: Secret,
+    username: String,
     properties: std::collections::BTreeMap<String, String>,
+    /// Without an example of its items.
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    name: String,
+    #[serde(default)]
+    limit: f64,
 }
 
 impl Default for Kafka {
@@ -30,7 +41,9 @@ impl Default for Kafka {
             partitions: 10,
             idempotent: true,
             password: Secret::default(),
+            username: String::new(),
             properties: Default::default(),
+            rules: Vec::new(),
         }
     }
 }
@@ -52,6 +65,13 @@ impl Settings for Example {
     const EXAMPLE: &'static str = "";
     const ENV: &'static [(&'static str, &'static str)] = &[("KAFKA_BROKERS", "kafka.brokers")];
     const LIVE: &'static [&'static str] = &[];
+    const ALIASES: Aliases = &[
+        ("user", Alias::Of("kafka.username")),
+        ("client.user", Alias::Of("kafka.username")),
+        ("client.secret", Alias::Made("kafka.password", Clone::clone)),
+        ("kafka.hosts", Alias::Of("kafka.brokers")),
+        ("client.pool", Alias::Nothing("there is none")),
+    ];
 
     fn validate(&self, problems: &mut Problems) {
         if self.kafka.partitions == 0 {
@@ -192,4 +212,110 @@ fn the_effective_config_reads_back_without_secrets() {
     assert!(!yaml.contains("hunter2"), "{yaml}");
     let again = read(&yaml, &[], &[]).unwrap();
     assert_eq!(again.kafka.linger, HumanDuration::from_secs(1));
+}
+
+#[test]
+fn numbers_stay_as_written_where_text_is_wanted() {
+    for text in [
+        "0049170", "1e5", "3.10", "0x1F", "+49", "1_0", "true", "True", "1e999", ".5",
+    ] {
+        let yaml = format!(
+            "kafka:\n  username: {text}\n  password: {text}\n  brokers: [{text}]\n  \
+             properties: {{client.id: {text}}}\n"
+        );
+        let kafka = read(&yaml, &[], &[]).unwrap().kafka;
+        assert_eq!((&*kafka.username, kafka.password.expose()), (text, text));
+        assert_eq!(
+            (&*kafka.brokers, &*kafka.properties["client.id"]),
+            (&[text.to_owned()][..], text)
+        );
+        // Under other names, and from variables and flags.
+        let yaml =
+            format!("user: {text}\nclient: {{secret: {text}}}\nkafka: {{hosts: [{text}]}}\n");
+        let kafka = read(&yaml, &[], &[]).unwrap().kafka;
+        assert_eq!((&*kafka.username, kafka.password.expose()), (text, text));
+        assert_eq!(kafka.brokers, [text]);
+        let kafka = read(
+            "",
+            &[("IOT_KAFKA__USERNAME", text)],
+            &[("kafka.brokers", text)],
+        );
+        let kafka = kafka.unwrap().kafka;
+        assert_eq!(
+            (&*kafka.username, &*kafka.brokers),
+            (text, &[text.to_owned()][..])
+        );
+        // In a list without an example of its items.
+        let found = read(&format!("kafka: {{rules: [{{name: {text}}}]}}\n"), &[], &[]);
+        match found {
+            Ok(example) => assert_eq!(example.kafka.rules[0].name, text),
+            Err(problems) => assert!(problems.starts_with("kafka.rules[0].name: "), "{problems}"),
+        }
+    }
+    for nothing in ["", "~", "null"] {
+        let problems = read(&format!("kafka: {{username: {nothing}}}\n"), &[], &[]).unwrap_err();
+        assert!(
+            problems.starts_with("kafka.username: invalid type: null"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn lists_in_variables_may_be_json() {
+    let brokers = |text: &str| {
+        let read = read("", &[("KAFKA_BROKERS", text)], &[])?;
+        Ok::<_, String>(read.kafka.brokers)
+    };
+    for (text, expected) in [
+        (r#"["a:1","b:2"]"#, &["a:1", "b:2"][..]),
+        (r#" [ "a:1" , "b, c" ] "#, &["a:1", "b, c"]),
+        ("[a, 3.10]", &["a", "3.10"]),
+        ("[]", &[]),
+        ("a:1, b:2,", &["a:1", "b:2"]),
+        ("[::1]:9092,[::2]:9092", &["[::1]:9092", "[::2]:9092"]),
+    ] {
+        assert_eq!(brokers(text).unwrap(), expected, "{text}");
+    }
+    let problems = brokers(r#"["a:1","b:2]"#).unwrap_err();
+    let expected = "kafka.brokers (KAFKA_BROKERS): is not a list such as";
+    assert!(problems.starts_with(expected), "{problems}");
+    let problems = brokers(r#"[{"a":1}]"#).unwrap_err();
+    assert!(problems.starts_with("kafka.brokers[0]"), "{problems}");
+    let rules = [("IOT_KAFKA__RULES", r#"[{"name": "x", "limit": 3}]"#)];
+    let rules = read("", &rules, &[]).unwrap().kafka.rules;
+    assert_eq!((&*rules[0].name, rules[0].limit), ("x", 3.0));
+}
+
+#[test]
+fn aliases_at_the_root_and_misspelt_ones_are_recognised() {
+    let user = |read: Result<Example, String>| read.map(|example| example.kafka.username);
+    assert_eq!(user(read("user: me\n", &[], &[])), Ok("me".into()));
+    assert_eq!(user(read("", &[("IOT_USER", "me")], &[])), Ok("me".into()));
+    assert_eq!(user(read("", &[], &[("user", "me")])), Ok("me".into()));
+    for (yaml, expected) in [
+        ("usr: me\n", "usr: unknown setting, did you mean \"user\"?"),
+        (
+            "clinet: {user: me}\n",
+            "clinet: unknown setting, did you mean \"client\"?",
+        ),
+        (
+            "kafka: {host: [a]}\n",
+            "kafka.host: unknown setting, did you mean \"hosts\"?",
+        ),
+        (
+            "client: {usr: me}\n",
+            "client.usr: unknown setting, known here: user, secret, pool; did you mean \"user\"?",
+        ),
+        (
+            "user: a\nclient: {user: b}\n",
+            "client.user: is another name of kafka.username, and both are given different values",
+        ),
+    ] {
+        let problems = read(yaml, &[], &[]).unwrap_err();
+        assert!(
+            problems.contains(expected),
+            "{expected} is not in:\n{problems}"
+        );
+    }
 }

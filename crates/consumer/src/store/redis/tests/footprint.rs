@@ -46,6 +46,8 @@ async fn memory_of_devices() {
                     tenant: "default",
                     project: "default",
                     message: &message,
+                    is_undated: false,
+                    unmatched: &[],
                 };
                 fold.apply(&event).unwrap();
                 fold.take_updates();

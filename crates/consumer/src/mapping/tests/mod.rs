@@ -1,3 +1,5 @@
+mod folded;
+
 use super::*;
 use crate::config::Ready;
 use crate::config::mappings::ReadingConfig;
@@ -8,12 +10,14 @@ fn mapped(config: &MappingsConfig, mqtt: &str, payload: &str) -> Option<Mapped> 
     let around = Around {
         topic: "acme.plant",
         mqtt: Some(mqtt),
+        is_retained: false,
         recorded: Some(RECORDED),
     };
     let mappings = Mappings::new(config);
-    let message = mappings
-        .find(&around)?
-        .message(payload.as_bytes(), &around, None);
+    let message =
+        mappings
+            .find(&around)?
+            .message(payload.as_bytes(), &around, None, &mut Beside::default());
     Some(message.map_err(|error| error.reason()).map(|message| {
         let readings = message.readings.into_iter().map(|reading| {
             let unit = reading.unit.map(Cow::into_owned);
@@ -100,11 +104,11 @@ fn tasmota_is_understood() {
         .unwrap();
     assert_eq!((device.as_str(), time), ("plug-3", RECORDED));
     let expected = [
+        reading("am2301-humidity", 35.2, Some("percent")),
+        reading("am2301-temperature", 68.5, Some("F")),
         reading("current", 0.055, Some("ampere")),
         reading("ds18b20-temperature", 70.1, Some("F")),
-        reading("humidity", 35.2, Some("percent")),
         reading("power", 12.0, None),
-        reading("temperature", 68.5, Some("F")),
     ];
     assert_eq!(readings, expected);
     // A chip that can't be read keeps its name.
@@ -112,6 +116,123 @@ fn tasmota_is_understood() {
     let found = mapped(&ready(Ready::Tasmota), "tele/plug-3/SENSOR", payload);
     let (_, _, readings) = found.unwrap().unwrap();
     assert_eq!(readings, [reading("ds18b20-temperature", 70.1, None)]);
+}
+
+/// The names of the readings in messages of one device.
+fn names(config: &MappingsConfig, mqtt: &str, payload: &str) -> Vec<String> {
+    let (.., readings) = mapped(config, mqtt, payload).unwrap().unwrap();
+    readings.into_iter().map(|(name, ..)| name).collect()
+}
+
+/// The second chip alone, as after a bad contact of the first. From Tasmota's documentation of
+/// the DS18x20, the BME280 and the ESP32.
+#[test]
+fn a_chip_has_its_name_whether_or_not_there_are_others() {
+    let config = ready(Ready::Tasmota);
+    for (payload, expected) in [
+        (
+            r#"{"Time":"2019-11-03T20:45:37","DS18B20-1":{"Id":"01131B123456","Temperature":20.6},
+            "DS18B20-2":{"Id":"01131B654321","Temperature":23.1},"TempUnit":"C"}"#,
+            &["ds18b20-1-temperature", "ds18b20-2-temperature"][..],
+        ),
+        (
+            r#"{"DS18B20-2":{"Id":"01131B654321","Temperature":23.1},"TempUnit":"C"}"#,
+            &["ds18b20-2-temperature"],
+        ),
+        (
+            r#"{"BME280":{"Temperature":24.6,"Humidity":44.4,"DewPoint":11.5,"Pressure":1007.1},
+            "ESP32":{"Temperature":53.3},"PressureUnit":"hPa","TempUnit":"C"}"#,
+            &[
+                "bme280-dewpoint",
+                "bme280-humidity",
+                "bme280-pressure",
+                "bme280-temperature",
+                "esp32-temperature",
+            ],
+        ),
+        (
+            r#"{"ESP32":{"Temperature":53.3},"TempUnit":"C"}"#,
+            &["esp32-temperature"],
+        ),
+        // A number instead of a text.
+        (
+            r#"{"DS18B20":{"Id":1131,"Temperature":53.3}}"#,
+            &["ds18b20-temperature"],
+        ),
+        (
+            r#"{"ENERGY":{"TotalStartTime":"2018-11-23T16:40:55","Total":1.219,"Today":0.008,
+            "Power":0,"Voltage":233,"Current":0.000}}"#,
+            &["current", "power", "today", "total", "voltage"],
+        ),
+    ] {
+        assert_eq!(names(&config, "tele/plug-3/SENSOR", payload), expected);
+    }
+}
+
+/// From Shelly's documentation of `NotifyStatus` (Plus Uni, with two probes).
+#[test]
+fn own_mappings_name_readings_by_chip_too() {
+    let own = MappingConfig {
+        mqtt: "+/events/rpc".into(),
+        device: "/src".into(),
+        time: "/params/ts".into(),
+        fields: Some("/params".into()),
+        nested: true,
+        bare: "switch:0".into(),
+        ignore: vec!["id".into(), "tf".into()],
+        rename: [
+            ("tc", "temperature"),
+            ("temperature:101-temperature", "inlet"),
+        ]
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .into(),
+        ..MappingConfig::default()
+    };
+    let config = MappingsConfig {
+        ready: Vec::new(),
+        own: vec![own],
+    };
+    let both = r#"{"src":"shellyplusuni-a8","dst":"a8/events","method":"NotifyStatus","params":{
+        "ts":1767225600.5,"temperature:100":{"id":100,"tC":21.3,"tF":70.3},
+        "temperature:101":{"id":101,"tC":4.5,"tF":40.1},"switch:0":{"id":0,"output":true}}}"#;
+    let expected = ["inlet", "output", "temperature:100-temperature"];
+    assert_eq!(names(&config, "a8/events/rpc", both), expected);
+    let one = r#"{"src":"shellyplusuni-a8","method":"NotifyStatus","params":{
+        "ts":1767225601.5,"temperature:101":{"id":101,"tC":4.6,"tF":40.3}}}"#;
+    assert_eq!(names(&config, "a8/events/rpc", one), ["inlet"]);
+}
+
+/// `last_seen` in milliseconds, which is one of Zigbee2MQTT's settings.
+#[test]
+fn metadata_are_no_readings() {
+    let config = ready(Ready::Zigbee2mqtt);
+    let payload = r#"{"child_lock":"UNLOCK","current":0.04,"elapsed":3021,"energy":12.36,
+        "last_seen":1767225600250,"linkquality":94,"state":"OFF","update_available":false}"#;
+    let (_, time, readings) = mapped(&config, "zigbee2mqtt/plug", payload)
+        .unwrap()
+        .unwrap();
+    assert_eq!(time, RECORDED + 250);
+    let expected = [
+        reading("current", 0.04, Some("ampere")),
+        reading("energy", 12.36, Some("kWh")),
+        reading("linkquality", 94.0, None),
+        reading("switch", 0.0, Some("state")),
+    ];
+    assert_eq!(readings, expected);
+    // In own mappings the time and the device at least.
+    let own = MappingConfig {
+        mqtt: "plc/#".into(),
+        device: "/v/unit~1no".into(),
+        time: "/v/t".into(),
+        fields: Some("/v".into()),
+        ..MappingConfig::default()
+    };
+    let config = MappingsConfig {
+        ready: Vec::new(),
+        own: vec![own],
+    };
+    let payload = r#"{"v":{"unit/no":7,"t":1767225600,"level":3}}"#;
+    assert_eq!(names(&config, "plc/1", payload), ["level"]);
 }
 
 #[test]
@@ -156,6 +277,7 @@ fn an_unreadable_time_is_quoted_with_its_place() {
     let around = Around {
         topic: "acme.plant",
         mqtt: Some("zigbee2mqtt/kitchen"),
+        is_retained: false,
         recorded: Some(RECORDED),
     };
     let mappings = Mappings::new(&config);
@@ -163,7 +285,7 @@ fn an_unreadable_time_is_quoted_with_its_place() {
     for (time, found) in [(r#""yesterday""#, r#""yesterday""#), ("[1]", "an array")] {
         let payload = format!(r#"{{"temperature":1,"last_seen":{time}}}"#);
         let error = mapping
-            .message(payload.as_bytes(), &around, None)
+            .message(payload.as_bytes(), &around, None, &mut Beside::default())
             .unwrap_err();
         assert_eq!(error.reason(), "invalid_timestamp");
         let text = error.to_string();
@@ -195,11 +317,17 @@ fn readings_without_a_number_are_refused_alone() {
     let around = Around {
         topic: "acme.plant",
         mqtt: None,
+        is_retained: false,
         recorded: Some(RECORDED),
     };
     let read = |payload: &str| {
         let mut refused = Vec::new();
-        let message = mapping.message(payload.as_bytes(), &around, Some(&mut refused));
+        let message = mapping.message(
+            payload.as_bytes(),
+            &around,
+            Some(&mut refused),
+            &mut Beside::default(),
+        );
         let message = message.map_err(|error| error.reason())?;
         let names: Vec<_> = message.readings.iter().map(|r| r.sensor.clone()).collect();
         let refused = refused.into_iter();

@@ -1,0 +1,85 @@
+//! Messages that say less than others: old ones without a time, and states in words that stand
+//! for no number.
+
+use iot_core::message::Quality;
+
+use super::{Event, Fold, Folded, write_key};
+use crate::stamp::Stamp;
+
+impl Fold {
+    /// Takes a message that an MQTT broker had kept and whose age is unknown. Only
+    /// values that do not exist yet are set; they count in no window and reach no detector, and
+    /// a device that is known already has not been heard.
+    pub(super) fn fill(&mut self, at: usize, event: &Event<'_>) -> Folded {
+        let stamp = Stamp::undated(event.message.timestamp);
+        let mut folded = Folded::default();
+        let is_new = self.devices[at].state.newest == Stamp::NONE;
+        if is_new {
+            let state = &mut self.devices[at].state;
+            state.newest = stamp;
+            if let Some(location) = &event.message.location
+                && state.move_to(location)
+            {
+                state.share(&mut self.names);
+                self.devices[at].find_limits(&self.rules);
+            }
+            self.hear(at, event, &mut folded);
+        }
+        let mut has_changed = is_new;
+        for reading in &event.message.readings {
+            folded.readings += 1;
+            if self.devices[at].sensor(&reading.sensor).is_some() {
+                folded.stale += 1;
+                continue;
+            }
+            let number = self.sensor(at, &reading.sensor);
+            let device = &mut self.devices[at];
+            let sensor = &mut device.state.sensors[number];
+            sensor.newest = stamp;
+            sensor.take(reading);
+            sensor.share(&mut self.names);
+            device.marks[number].find_kinds(sensor, &self.rules);
+            device.marks[number].unpushed = true;
+            has_changed = true;
+        }
+        if has_changed {
+            self.mark_unsaved(at);
+            self.mark_unpushed(at);
+        }
+        if is_new {
+            self.reveal(&mut folded);
+            self.retire(&mut folded);
+        }
+        folded
+    }
+
+    /// Whether the device of an event has a sensor whose state it gives in a word.
+    pub(super) fn has_unmatched(&self, event: &Event<'_>) -> bool {
+        let mut key = String::new();
+        let device = &event.message.device_id;
+        write_key(&mut key, event.tenant, event.project, device);
+        let Some(at) = self.index.get(&key) else {
+            return false;
+        };
+        let device = &self.devices[*at];
+        let mut unmatched = event.unmatched.iter();
+        unmatched.any(|sensor| device.sensor(sensor).is_some())
+    }
+
+    /// Makes the value of a sensor uncertain, because its newest state is unknown.
+    pub(super) fn doubt(&mut self, at: usize, sensor: &str, stamp: Stamp) {
+        let device = &mut self.devices[at];
+        let Some(number) = device.sensor(sensor) else {
+            return;
+        };
+        let sensor = &mut device.state.sensors[number];
+        if !sensor.newest.yields_to(stamp) {
+            return;
+        }
+        sensor.newest = stamp;
+        if sensor.quality == Quality::Good {
+            sensor.quality = Quality::Uncertain;
+        }
+        device.marks[number].unpushed = true;
+    }
+}
