@@ -93,13 +93,19 @@ impl LogTime {
         }
     }
 
-    /// The record time of that rank, counted from the greatest, which has rank 1.
+    /// The record time of that rank, counted from the greatest, which has rank 1. Called for
+    /// every record.
     fn ranked(&self, rank: usize) -> i64 {
-        let mut sorted = [i64::MIN; KEPT];
-        let sorted = &mut sorted[..self.times.len()];
-        sorted.copy_from_slice(&self.times);
-        let at = sorted.len() - rank;
-        *sorted.select_nth_unstable(at).1
+        let mut greatest = [i64::MIN; RANK];
+        // The newest first: the older ones are rarely among the greatest then.
+        for &time in self.times.iter().rev() {
+            if time > greatest[RANK - 1] {
+                let at = greatest.partition_point(|greater| *greater >= time);
+                greatest[at..].rotate_right(1);
+                greatest[at] = time;
+            }
+        }
+        greatest[rank - 1]
     }
 }
 
