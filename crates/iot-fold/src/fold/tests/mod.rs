@@ -1,6 +1,7 @@
 //! The fold against a naive model, and against itself cut in other places.
 
 mod clock;
+mod duration;
 mod golden;
 mod limits;
 mod retention;
@@ -43,9 +44,18 @@ fn rules() -> FoldRules {
     }
 }
 
-/// One more sensor, with limits on both sides, and another limit for temperatures in
-/// room r1.
+/// One more sensor, with limits on both sides, another limit for temperatures in room r1, and
+/// a minimum duration for humidity.
 fn limits(in_r1: f64) -> LimitRules {
+    let humidity = ThresholdRule {
+        sensor: "humidity".into(),
+        min_duration: Some(40),
+        ..ThresholdRule::default()
+    };
+    limits_with(in_r1, &[humidity])
+}
+
+fn limits_with(in_r1: f64, further: &[ThresholdRule]) -> LimitRules {
     let vibration = Known {
         name: "vibration".into(),
         unit: "mm/s".into(),
@@ -53,6 +63,7 @@ fn limits(in_r1: f64) -> LimitRules {
         limits: Limits {
             above: 40.0,
             below: 0.0,
+            min_duration: 0,
         },
     };
     let rule = ThresholdRule {
@@ -61,7 +72,8 @@ fn limits(in_r1: f64) -> LimitRules {
         above: Limit::At(in_r1),
         ..ThresholdRule::default()
     };
-    LimitRules::new(&Catalogue::new([vibration]), &[rule])
+    let rules = [std::slice::from_ref(&rule), further].concat();
+    LimitRules::new(&Catalogue::new([vibration]), &rules)
 }
 
 /// Detectors that have learnt enough after a few readings of a short log.
