@@ -59,6 +59,26 @@ export function formatNumber(value, digits) {
   return text.replace('-', '−');
 }
 
+/**
+ * Labels of the marks of an axis. Where the usual notation is too long or the same for two marks,
+ * they have as many digits as the marks need: `9.9e99`, `1e100`, `1.01e100`.
+ */
+export function axisLabels(marks) {
+  const digits = marks.every(Number.isInteger) ? 0 : undefined;
+  const usual = marks.map((mark) => formatNumber(mark, digits));
+  const isPlain = usual.every((text) => text.length <= 8 && !text.includes('e'));
+  if (isPlain && new Set(usual).size === usual.length) return usual;
+  const isExact = (mark, places) => Math.abs(Number(mark.toExponential(places)) - mark) <= Math.abs(mark) * 1e-9;
+  let places = 0;
+  while (places < 9 && !marks.every((mark) => isExact(mark, places))) places += 1;
+  return marks.map((mark) => (mark === 0 ? '0' : shortExponent(mark.toExponential(places))));
+}
+
+// `1.50e+100` as `1.5e100`.
+function shortExponent(text) {
+  return text.replace(/\.?0*e\+?/, 'e').replaceAll('-', '−');
+}
+
 /** Value and unit symbol of a reading, as two texts: `['21.5', '°C']`. */
 export function formatValue(value, unit) {
   if (unit === 'state' && (value === 0 || value === 1)) return [value === 1 ? 'on' : 'off', ''];

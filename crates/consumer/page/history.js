@@ -1,5 +1,6 @@
 // Short histories of very many series in few large arrays. Memory is bounded:
-// at most `limit` series of `length` points (8 bytes each), allocated in slabs.
+// at most `limit` series of `length` points (12 bytes each), allocated in slabs.
+// Values keep all their bits: 1e100 is a valid one, and infinite as a Float32.
 
 const SLAB_SERIES = 1024;
 
@@ -20,7 +21,8 @@ export class HistoryPool {
     const slot = this.free.pop() ?? (this.next < this.limit ? this.next++ : -1);
     if (slot < 0) return -1;
     const slab = Math.floor(slot / SLAB_SERIES);
-    this.slabs[slab] ??= new Float32Array(SLAB_SERIES * this.length * 2);
+    const points = SLAB_SERIES * this.length;
+    this.slabs[slab] ??= { times: new Float32Array(points), values: new Float64Array(points) };
     this.written[slot] = 0;
     return slot;
   }
@@ -33,25 +35,27 @@ export class HistoryPool {
   /** Appends a point; time in seconds, NaN as the value marks a gap. */
   push(slot, seconds, value) {
     if (slot < 0) return;
-    const slab = this.slabs[Math.floor(slot / SLAB_SERIES)];
-    const at = ((slot % SLAB_SERIES) * this.length + (this.written[slot] % this.length)) * 2;
-    slab[at] = seconds;
-    slab[at + 1] = value;
+    const { times, values } = this.slabs[Math.floor(slot / SLAB_SERIES)];
+    const at = (slot % SLAB_SERIES) * this.length + (this.written[slot] % this.length);
+    times[at] = seconds;
+    values[at] = value;
     this.written[slot] += 1;
   }
 
   /** The points of a series, oldest first, as a flat array of time and value. */
   read(slot) {
-    if (slot < 0) return new Float32Array(0);
-    const slab = this.slabs[Math.floor(slot / SLAB_SERIES)];
-    const base = (slot % SLAB_SERIES) * this.length * 2;
+    if (slot < 0) return new Float64Array(0);
+    const { times, values } = this.slabs[Math.floor(slot / SLAB_SERIES)];
+    const base = (slot % SLAB_SERIES) * this.length;
     const written = this.written[slot];
-    const held = slab.subarray(base, base + Math.min(written, this.length) * 2);
-    if (written <= this.length) return held;
-    const oldest = (written % this.length) * 2;
-    const points = new Float32Array(this.length * 2);
-    points.set(held.subarray(oldest));
-    points.set(held.subarray(0, oldest), held.length - oldest);
+    const held = Math.min(written, this.length);
+    const oldest = written > this.length ? written % this.length : 0;
+    const points = new Float64Array(held * 2);
+    for (let at = 0; at < held; at += 1) {
+      const from = base + ((oldest + at) % this.length);
+      points[2 * at] = times[from];
+      points[2 * at + 1] = values[from];
+    }
     return points;
   }
 }

@@ -9,7 +9,9 @@ const MAX_DEVICES = 50_000;
 const MAX_SENSORS = 32;
 const MAX_SERIES = 100_000;
 const HISTORY_POINTS = 32;
-const MAX_ALERTS = 300;
+// Active alerts are kept as long as there is memory for so many; of cleared ones only the latest matter.
+const MAX_RAISED = 50_000;
+const MAX_CLEARED = 250;
 const MAX_RATES = 150;
 const MAX_JOINED = 5;
 const JOINED_FOR = 5 * 60_000;
@@ -49,9 +51,14 @@ function replaces(known, timestamp, ahead) {
   return timestamp >= known.timestamp || (known.ahead && ahead !== true);
 }
 
-/** Raised before cleared, then newest first; repeats of a raised alert don't move it. */
+function severity({ level }) {
+  return level === 'critical' ? 1 : 0;
+}
+
+/** Raised before cleared, critical before warning, then newest first; repeats of a raised alert don't move it. */
 export function compareAlerts(a, b) {
   if (a.state !== b.state) return a.state === 'raised' ? -1 : 1;
+  if (a.level !== b.level) return severity(b) - severity(a);
   return a.state === 'raised' ? b.raised_at - a.raised_at : b.timestamp - a.timestamp;
 }
 
@@ -61,6 +68,8 @@ export class Store {
     this.staging = null;
     this.alerts = new Map();
     this.active = new Map();
+    this.cleared = new Set();
+    this.alertsTruncated = false;
     this.stats = null;
     this.rates = [];
     this.joined = [];
@@ -69,7 +78,7 @@ export class Store {
     this.structureVersion = 0;
     this.alertsVersion = 0;
     this.statsVersion = 0;
-    this.freshAlerts = [];
+    this.freshAlerts = { total: 0, critical: 0, worst: null };
     this.known = new Set();
     this.firstDeviceAt = null;
     this.clockOffset = 0;
@@ -281,6 +290,8 @@ export class Store {
   #replaceAlerts(alerts, clear) {
     if (clear) {
       this.alerts.clear();
+      this.cleared.clear();
+      this.alertsTruncated = false;
       for (const key of this.active.keys()) this.#touch(key);
       this.active.clear();
     }
@@ -292,15 +303,31 @@ export class Store {
   #applyAlert(alert) {
     const isFresh = alert?.state === 'raised' && !this.alerts.has(alert.id);
     if (!this.#putAlert(alert)) return;
-    if (isFresh && this.freshAlerts.length < 50) this.freshAlerts.push(alert);
+    if (isFresh) this.#announce(alert);
     this.#boundAlerts();
     this.alertsVersion += 1;
+  }
+
+  #announce(alert) {
+    const fresh = this.freshAlerts;
+    fresh.total += 1;
+    fresh.critical += severity(alert);
+    if (fresh.worst === null || severity(alert) > severity(fresh.worst)) fresh.worst = alert;
+  }
+
+  /** What was raised since the last call: how many, how many of them critical, and the first of the worst. */
+  takeFreshAlerts() {
+    const fresh = this.freshAlerts;
+    this.freshAlerts = { total: 0, critical: 0, worst: null };
+    return fresh;
   }
 
   #putAlert(alert) {
     if (!isIdentity(alert) || alert.id === undefined) return false;
     this.alerts.set(alert.id, alert);
     const key = deviceKey(alert);
+    if (alert.state === 'raised') this.cleared.delete(alert.id);
+    else this.cleared.add(alert.id);
     if (alert.state === 'raised') {
       if (!this.active.has(key)) this.active.set(key, new Map());
       this.active.get(key).set(alert.id, alert);
@@ -321,11 +348,23 @@ export class Store {
     if (device) device.version += 1;
   }
 
+  // In steps of a tenth, because it sorts.
   #boundAlerts() {
-    if (this.alerts.size <= MAX_ALERTS) return;
-    const surplus = this.sortedAlerts().slice(MAX_ALERTS - 50);
-    for (const alert of surplus) {
+    if (this.cleared.size > MAX_CLEARED) {
+      const cleared = [...this.cleared].map((id) => this.alerts.get(id)).sort(compareAlerts);
+      this.#forgetAlerts(cleared.slice(MAX_CLEARED * 0.9));
+    }
+    if (this.alerts.size - this.cleared.size > MAX_RAISED) {
+      const raised = this.sortedAlerts().filter(({ state }) => state === 'raised');
+      this.alertsTruncated = true;
+      this.#forgetAlerts(raised.slice(MAX_RAISED * 0.9));
+    }
+  }
+
+  #forgetAlerts(alerts) {
+    for (const alert of alerts) {
       this.alerts.delete(alert.id);
+      this.cleared.delete(alert.id);
       this.#deactivate(deviceKey(alert), alert.id);
     }
   }

@@ -5,7 +5,8 @@ import { formatClock, formatCount, formatLimit, formatReading, formatSpan, safeT
 import { deviceName, placeName } from './places.js';
 import { deviceKey } from './store.js';
 
-const MOST_SHOWN = 80;
+const MOST_RAISED = 80;
+const MOST_CLEARED = 40;
 const REDRAW_EVERY = 250;
 const ANNOUNCE_EVERY = 5000;
 
@@ -30,6 +31,38 @@ export function describeAlert(store, alert) {
     case 'silence': return isBack ? `Heard again after ${formatSpan(alert.value * 1000)}` : `Silent for more than ${formatSpan(alert.limit * 1000)}`;
     default: return `${name} ${isBack ? 'back at ' : ''}${value}, limit ${formatLimit(alert.limit, unit)}`;
   }
+}
+
+function shorten(alerts, most) {
+  return { shown: alerts.slice(0, most), more: describeHidden(alerts.slice(most)), total: alerts.length };
+}
+
+/** Sorted alerts as the two lists of the page: what is shown, and what is not in words. */
+export function toLists(alerts) {
+  const firstCleared = alerts.findIndex(({ state }) => state !== 'raised');
+  const raised = firstCleared < 0 ? alerts.length : firstCleared;
+  return { raised: shorten(alerts.slice(0, raised), MOST_RAISED), cleared: shorten(alerts.slice(raised), MOST_CLEARED) };
+}
+
+function plural(count, one) {
+  return `${formatCount(count)} more ${one}${count === 1 ? '' : 's'}`;
+}
+
+/** What a list leaves out, in words: `and 2 more critical alerts and 220 more warnings`; '' for nothing. */
+export function describeHidden(alerts) {
+  const critical = alerts.filter(({ level }) => level === 'critical').length;
+  const warnings = alerts.length - critical;
+  const parts = [critical > 0 && plural(critical, 'critical alert'), warnings > 0 && plural(warnings, 'warning')];
+  const text = parts.filter(Boolean).join(' and ');
+  return text && `and ${text}`;
+}
+
+/** What screen readers hear about alerts that were raised; several are one sentence, with the worst of them. */
+export function describeFresh(store, { total, critical, worst }) {
+  const text = `${deviceName(worst)}, ${describeAlert(store, worst)}`;
+  if (total === 1) return `${safeText(worst.level, 12)} alert: ${text}`;
+  if (critical === 0) return `${formatCount(total)} new warnings`;
+  return `${formatCount(total)} new alerts, ${formatCount(critical)} critical: ${text}`;
 }
 
 class AlertItem {
@@ -88,41 +121,37 @@ export class AlertsView {
       this.drawnAt = now;
       this.#draw();
     }
-    if (store.freshAlerts.length > 0 && now - this.announcedAt > ANNOUNCE_EVERY) this.#announce(now);
+    if (store.freshAlerts.total > 0 && now - this.announcedAt > ANNOUNCE_EVERY) this.#announce(now);
   }
 
   #draw() {
     const { tenant } = this.filter;
     const alerts = this.store.sortedAlerts().filter((alert) => !tenant || alert.tenant === tenant);
-    const shown = alerts.slice(0, MOST_SHOWN);
-    const ids = new Set(shown.map((alert) => alert.id));
+    const { raised, cleared } = toLists(alerts);
+    const ids = new Set([...raised.shown, ...cleared.shown].map((alert) => alert.id));
     for (const id of this.items.keys()) if (!ids.has(id)) this.items.delete(id);
-    const lists = { raised: [], cleared: [] };
-    for (const alert of shown) {
-      if (!this.items.has(alert.id)) this.items.set(alert.id, new AlertItem(this.onOpen));
-      const item = this.items.get(alert.id);
-      item.update(this.store, alert);
-      lists[alert.state === 'raised' ? 'raised' : 'cleared'].push(item.element);
-    }
-    arrange(this.raised, lists.raised);
-    arrange(this.cleared, lists.cleared);
-    const raised = alerts.filter((alert) => alert.state === 'raised').length;
-    for (const element of document.querySelectorAll('[data-alert-count]')) setText(element, raised > 0 ? formatCount(raised) : '');
+    arrange(this.raised, raised.shown.map((alert) => this.#itemOf(alert)));
+    arrange(this.cleared, cleared.shown.map((alert) => this.#itemOf(alert)));
+    const count = raised.total > 0 ? formatCount(raised.total) : '';
+    for (const element of document.querySelectorAll('[data-alert-count]')) setText(element, count);
     byId('alerts-none').hidden = alerts.length > 0;
-    byId('cleared-heading').hidden = lists.cleared.length === 0;
-    byId('raised-none').hidden = alerts.length === 0 || lists.raised.length > 0;
-    setText(byId('alerts-more'), alerts.length > shown.length ? `${formatCount(alerts.length - shown.length)} older ones are not shown` : '');
-    document.title = raised > 0 ? `(${raised}) IoT stream` : 'IoT stream';
+    byId('cleared-heading').hidden = cleared.total === 0;
+    byId('raised-none').hidden = alerts.length === 0 || raised.total > 0;
+    setText(byId('raised-more'), this.store.alertsTruncated ? `${raised.more} (the page holds no more)`.trim() : raised.more);
+    setText(byId('cleared-more'), cleared.more);
+    document.title = raised.total > 0 ? `(${raised.total}) IoT stream` : 'IoT stream';
+  }
+
+  #itemOf(alert) {
+    if (!this.items.has(alert.id)) this.items.set(alert.id, new AlertItem(this.onOpen));
+    const item = this.items.get(alert.id);
+    item.update(this.store, alert);
+    return item.element;
   }
 
   // Spoken at most every few seconds: an alert storm must not talk without end.
   #announce(now) {
     this.announcedAt = now;
-    const fresh = this.store.freshAlerts.splice(0);
-    const [alert] = fresh;
-    const text = fresh.length === 1
-      ? `${safeText(alert.level, 12)} alert: ${deviceName(alert)}, ${describeAlert(this.store, alert)}`
-      : `${fresh.length} new alerts`;
-    setText(this.spoken, text);
+    setText(this.spoken, describeFresh(this.store, this.store.takeFreshAlerts()));
   }
 }

@@ -1,24 +1,15 @@
 // The large chart of one sensor: a bar from minimum to maximum and a mark at the
 // mean for each window, the readings as they came over it, and the alert limit.
 
-import { extent, linePath, padded, scale, ticks } from './chart.js';
+import { linePath, scale, ticks, valueRange } from './chart.js';
 import { svg } from './dom.js';
-import { formatClock, formatLimit, formatNumber, formatReading } from './format.js';
+import { axisLabels, formatClock, formatLimit, formatReading } from './format.js';
 
 const HEIGHT = 220;
 const MARGIN = { left: 52, right: 10, top: 10, bottom: 22 };
-
-function valueRange(points, windows, limit) {
-  const values = [...windows.flatMap(({ min, max }) => [min, max]), ...points.filter((_, at) => at % 2 === 1)];
-  const range = extent(values, 1, 0);
-  if (!range) return null;
-  const [low, high] = padded(range);
-  // A limit far away would press the line flat; it is drawn where it matters.
-  const isNear = limit !== null && limit > low - (high - low) && limit < high + (high - low);
-  const wide = isNear ? [Math.min(low, limit), Math.max(high, limit)] : [low, high];
-  const air = (wide[1] - wide[0]) * 0.06;
-  return [wide[0] - air, wide[1] + air];
-}
+// Of a label with digits of 11 px.
+const DIGIT_WIDTH = 6.5;
+const STATES = [0, 1];
 
 function since(points, from) {
   let at = 0;
@@ -34,18 +25,23 @@ function timeMarks([from, to]) {
   return marks;
 }
 
-function axes(times, range, x, y, unit, width) {
-  const parts = [];
+/** The marks of the axis of values, with their labels. */
+function valueMarks(range, unit) {
+  if (unit === 'state') return STATES.map((mark) => ({ mark, label: formatReading(mark, unit) }));
   const marks = ticks(range, 4).filter((mark) => mark >= range[0] && mark <= range[1]);
-  const digits = marks.every(Number.isInteger) ? 0 : undefined;
-  for (const mark of unit === 'state' ? [0, 1] : marks) {
-    const label = unit === 'state' ? formatReading(mark, unit) : formatNumber(mark, digits);
-    parts.push(svg('line', 'grid', { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(mark), y2: y(mark) }));
-    parts.push(svg('text', 'tick', { x: MARGIN.left - 8, y: y(mark) + 4, 'text-anchor': 'end' }, label));
+  const labels = axisLabels(marks);
+  return marks.map((mark, at) => ({ mark, label: labels[at] }));
+}
+
+function axes(times, marks, x, y, left, right) {
+  const parts = [];
+  for (const { mark, label } of marks) {
+    parts.push(svg('line', 'grid', { x1: left, x2: right, y1: y(mark), y2: y(mark) }));
+    parts.push(svg('text', 'tick', { x: left - 8, y: y(mark) + 4, 'text-anchor': 'end' }, label));
   }
   for (const { mark, withSeconds } of timeMarks(times)) {
     const at = x(mark);
-    if (at < MARGIN.left + 20 || at > width - MARGIN.right - 20) continue;
+    if (at < left + 20 || at > right - 20) continue;
     parts.push(svg('text', 'tick', { x: at, y: HEIGHT - 5, 'text-anchor': 'middle' }, formatClock(mark, withSeconds)));
   }
   return parts;
@@ -53,11 +49,14 @@ function axes(times, range, x, y, unit, width) {
 
 function windowBars(windows, times, x, y) {
   return windows.flatMap(({ start, end, min, max, mean }) => {
+    if (!Number.isFinite(min) || !Number.isFinite(max)) return [];
     const left = x(Math.max(start, times[0])) + 1;
     const right = x(Math.min(end, times[1])) - 1;
     if (right <= left) return [];
     const top = y(max);
     const bar = svg('rect', 'window-bar', { x: left, y: top, width: right - left, height: Math.max(1, y(min) - top) });
+    // The sum of very large values may be no number.
+    if (!Number.isFinite(mean)) return [bar];
     return [bar, svg('line', 'window-mean', { x1: left, x2: right, y1: y(mean), y2: y(mean) })];
   });
 }
@@ -72,19 +71,23 @@ export function drawChart(element, { points, windows, unit, limit, span, now }) 
   const times = [now - span, now];
   const visible = windows.filter(({ end }) => end > times[0]);
   const recent = since(points, times[0]);
-  const range = unit === 'state' ? [-0.15, 1.15] : valueRange(recent, visible, limit);
+  const values = [...visible.flatMap(({ min, max }) => [min, max]), ...recent.filter((_, at) => at % 2 === 1)];
+  const range = unit === 'state' ? [-0.15, 1.15] : valueRange(values, limit);
   element.setAttribute('viewBox', `0 0 ${width} ${HEIGHT}`);
   if (!range) return element.replaceChildren();
-  const x = scale(times, [MARGIN.left, width - MARGIN.right]);
+  const marks = valueMarks(range, unit);
+  const longest = Math.max(0, ...marks.map(({ label }) => label.length));
+  const [left, right] = [Math.max(MARGIN.left, 12 + DIGIT_WIDTH * longest), width - MARGIN.right];
+  const x = scale(times, [left, right]);
   const y = scale(range, [HEIGHT - MARGIN.bottom, MARGIN.top]);
-  const parts = axes(times, range, x, y, unit, width);
+  const parts = axes(times, marks, x, y, left, right);
   parts.push(...windowBars(visible, times, x, y));
   if (limit !== null && limit >= range[0] && limit <= range[1]) {
-    parts.push(svg('line', 'limit', { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(limit), y2: y(limit) }));
-    parts.push(svg('text', 'limit-label', { x: width - MARGIN.right, y: y(limit) - 5, 'text-anchor': 'end' }, `limit ${formatLimit(limit, unit)}`));
+    parts.push(svg('line', 'limit', { x1: left, x2: right, y1: y(limit), y2: y(limit) }));
+    parts.push(svg('text', 'limit-label', { x: right, y: y(limit) - 5, 'text-anchor': 'end' }, `limit ${formatLimit(limit, unit)}`));
   }
   parts.push(svg('path', 'line', { d: linePath(recent, x, y, unit === 'state') }));
-  if (recent.length >= 2 && !Number.isNaN(recent.at(-1))) {
+  if (recent.length >= 2 && Number.isFinite(recent.at(-1))) {
     parts.push(svg('circle', 'newest', { cx: x(Math.min(now, recent.at(-2))), cy: y(recent.at(-1)), r: 3 }));
   }
   return element.replaceChildren(...parts);

@@ -189,9 +189,8 @@ export class DetailView {
     this.request = request;
     const timeout = setTimeout(() => request.abort(), FETCH_TIMEOUT);
     try {
-      const { tenant, project, device } = this.identity;
-      const path = [tenant, project, device].map(encodeURIComponent).join('/');
-      const answer = await fetch(`api/v1/devices/${path}`, { signal: request.signal });
+      // Not in the path, from which a browser takes `.` and `..` away, however they are written.
+      const answer = await fetch(`api/v1/device?${new URLSearchParams(this.identity)}`, { signal: request.signal });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       const { windows } = await answer.json();
       if (this.key !== key) return;

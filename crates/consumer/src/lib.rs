@@ -49,7 +49,7 @@ pub use cli::Cli;
 pub use config::{
     ConsumerConfig, DeadLetterConfig, DetectConfig, From, KafkaConfig, LimitsConfig, Missing,
     OutputsConfig, PushConfig, RetentionConfig, SensorConfig, SilenceConfig, StoreConfig, StoreUrl,
-    ValidateConfig, WebhookConfig, WindowsConfig,
+    ThresholdRuleConfig, ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
 use hub::Hub;

@@ -13,6 +13,9 @@ pub struct Limits {
     pub above: f64,
     /// Smaller values raise an alert.
     pub below: f64,
+    /// How long a value must stay beyond a limit before it raises an alert, in milliseconds of
+    /// event time; 0: at once.
+    pub min_duration: i64,
 }
 
 impl Limits {
@@ -20,6 +23,7 @@ impl Limits {
     pub const NONE: Self = Self {
         above: f64::INFINITY,
         below: f64::NEG_INFINITY,
+        min_duration: 0,
     };
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use iot_core::unit;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::catalogue::{Catalogue, Limits, SensorKind, without_chip};
@@ -77,40 +77,28 @@ impl From<Limit> for Value {
 
 /// A rule of section `thresholds`: other limits for a sensor of some devices. A rule
 /// without a condition matches all devices.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ThresholdRule {
     /// Name of the sensor, which must be in the catalogue.
     pub sensor: String,
     /// Only devices of this tenant.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub tenant: Option<String>,
     /// Only devices of this project.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub project: Option<String>,
     /// Only devices in this building.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub building: Option<String>,
     /// Only devices on this floor.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub floor: Option<String>,
     /// Only devices in this room.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub room: Option<String>,
     /// Only this device.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub device: Option<String>,
     /// Greater values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
     pub above: Limit,
     /// Lesser values raise an alert.
-    #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
-}
-
-/// A condition that is present but empty is an error: it must not match all devices.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
+    /// As [`Limits::min_duration`], if it is set.
+    pub min_duration: Option<i64>,
 }
 
 impl ThresholdRule {
@@ -195,14 +183,16 @@ impl LimitRules {
         let Some(OfSensor { usual, rules, .. }) = self.of(sensor) else {
             return Limits::NONE;
         };
+        let matching = || rules.iter().filter(|rule| matches(rule, key, place));
         let first = |side: fn(&ThresholdRule) -> Limit| {
-            let matching = rules.iter().filter(|rule| matches(rule, key, place));
-            let mut set = matching.map(side).filter(|limit| !limit.is_unset());
+            let mut set = matching().map(side).filter(|limit| !limit.is_unset());
             set.next().unwrap_or_default()
         };
+        let min_duration = matching().find_map(|rule| rule.min_duration);
         Limits {
             above: first(|rule| rule.above).or(usual.above, Limits::NONE.above),
             below: first(|rule| rule.below).or(usual.below, Limits::NONE.below),
+            min_duration: min_duration.unwrap_or(usual.min_duration),
         }
     }
 }
@@ -347,5 +337,34 @@ mod tests {
         assert_eq!(above(true, "ds18b20-1-temperature"), 60.0);
         assert_eq!(above(true, "ds18b20-current"), 8.0);
         assert_eq!(above(false, "ds18b20-1-temperature"), f64::INFINITY);
+    }
+
+    #[test]
+    fn the_minimum_duration_comes_from_the_first_rule_that_sets_it() {
+        let all = rule(|rule| rule.min_duration = Some(1_000));
+        let acme = rule(|rule| {
+            (rule.tenant, rule.above) = (Some("acme".into()), Limit::At(60.0));
+        });
+        let boiler = rule(|rule| {
+            (rule.tenant, rule.room) = (Some("acme".into()), Some("boiler".into()));
+            rule.min_duration = Some(0);
+        });
+        let rules = LimitRules::new(&Catalogue::new([]), &[all, acme, boiler]);
+        let find = |tenant: &str, room: &str| {
+            let key = DeviceKey {
+                tenant: tenant.into(),
+                project: "p".into(),
+                device: "d".into(),
+            };
+            let place = Place {
+                room: room.into(),
+                ..Place::default()
+            };
+            let limits = rules.find("temperature", &key, Some(&place));
+            (limits.above, limits.min_duration)
+        };
+        assert_eq!(find("other", "r1"), (50.0, 1_000));
+        assert_eq!(find("acme", "r1"), (60.0, 1_000));
+        assert_eq!(find("acme", "boiler"), (60.0, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! What the fold shows to clients. Serialised, these are the JSON of the REST API, of the
 //! WebSocket and of events. Times are milliseconds since the epoch.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -128,6 +129,30 @@ impl Place {
 }
 
 impl Alert {
+    /// Whether it is active.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == AlertStatus::Raised
+    }
+
+    /// The order in which alerts are listed, and kept where there is not room for all: active
+    /// before cleared, critical before warning, then the newest first. Repetitions of an active
+    /// alert do not move it.
+    #[must_use]
+    pub fn listed_before(&self, other: &Self) -> Ordering {
+        let rank = |alert: &Self| {
+            let is_active = alert.is_active();
+            let at = if is_active {
+                alert.raised_at
+            } else {
+                alert.timestamp
+            };
+            (Reverse(is_active), Reverse(alert.level), Reverse(at))
+        };
+        let by_rank = rank(self).cmp(&rank(other));
+        by_rank.then_with(|| self.id.cmp(&other.id))
+    }
+
     /// Its approximate size as JSON, in bytes.
     #[must_use]
     pub fn json_size(&self) -> usize {

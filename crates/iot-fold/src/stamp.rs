@@ -67,7 +67,8 @@ impl Stamp {
         (self.timestamp, self.seq)
     }
 
-    /// How far the message takes the watermark of its device.
+    /// How far the message takes the watermark of its device, and the wait of a value beyond a
+    /// limit.
     pub(crate) fn reaches(self, recorded: Option<i64>) -> i64 {
         known(recorded).map_or(self.timestamp, |at| at.min(self.timestamp))
     }

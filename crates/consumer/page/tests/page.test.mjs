@@ -3,12 +3,14 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
-import { extent, linePath, sparkline, ticks } from '../chart.js';
-import { formatAgo, formatCount, formatLimit, formatNumber, formatReading, formatSpan, placeLabel, safeText, sensorLabel } from '../format.js';
+import { extent, linePath, scale, sparkline, ticks, valueRange } from '../chart.js';
+import { axisLabels, formatAgo, formatCount, formatLimit, formatNumber, formatReading, formatSpan, placeLabel, safeText, sensorLabel } from '../format.js';
 import { HistoryPool } from '../history.js';
 import { DeviceIndex, placeName } from '../places.js';
 import { backoff } from '../socket.js';
 import { Store, deviceKey } from '../store.js';
+import { describeFresh, describeHidden, toLists } from '../view-alerts.js';
+import { drawChart } from '../view-chart.js';
 
 const NOW = 1_780_000_000_000;
 const ALL = { query: '', tenant: '', place: '', show: 'all' };
@@ -123,7 +125,7 @@ describe('store', () => {
     const [entry] = store.devices.values();
     store.apply({ type: 'alert', alert: alert('a1') }, NOW);
     assert.equal(store.alertsOf(entry).size, 1);
-    assert.equal(store.freshAlerts.length, 1);
+    assert.equal(store.takeFreshAlerts().total, 1);
     store.apply({ type: 'alert', alert: alert('a1', 'cleared') }, NOW);
     assert.equal(store.alertsOf(entry), undefined);
     assert.equal(store.alerts.size, 1);
@@ -137,6 +139,43 @@ describe('store', () => {
     assert.ok(store.alerts.has('raised'));
   });
 
+  it('cuts no raised alert and lists the critical one first', () => {
+    const store = opened([device('d1'), device('boiler')]);
+    store.apply({ type: 'alert', alert: alert('boiler', 'raised', { device: 'boiler', value: 180 }) }, NOW);
+    for (let at = 1; at <= 1000; at += 1) {
+      store.apply({ type: 'alert', alert: alert(`w${at}`, 'raised', { level: 'warning', raised_at: NOW + at, timestamp: NOW + at }) }, NOW + at);
+    }
+    const sorted = store.sortedAlerts();
+    assert.equal(sorted.length, 1001);
+    assert.deepEqual(sorted.slice(0, 3).map(({ id }) => id), ['boiler', 'w1000', 'w999']);
+    assert.equal(store.alertsOf(store.devices.get(deviceKey(device('boiler')))).size, 1);
+    const { raised, cleared } = toLists(sorted);
+    assert.equal(raised.shown[0].id, 'boiler');
+    assert.equal(raised.more, `and ${1001 - raised.shown.length} more warnings`);
+    assert.deepEqual([raised.total, cleared.total, cleared.more], [1001, 0, '']);
+    const { total, critical, worst } = store.takeFreshAlerts();
+    assert.deepEqual([total, critical, worst.id], [1001, 1, 'boiler']);
+    assert.equal(store.freshAlerts.total, 0);
+  });
+
+  it('keeps raised alerts of a snapshot, however many', () => {
+    const alerts = Array.from({ length: 5000 }, (_, at) => alert(`w${at}`, 'raised', { level: 'warning', device: `d${at}` }));
+    const store = opened(alerts.map(({ device: name }) => device(name)), { alerts });
+    assert.equal(store.alerts.size, 5000);
+    assert.equal(store.active.size, 5000);
+  });
+
+  it('forgets cleared warnings before cleared critical alerts', () => {
+    const store = opened([]);
+    store.apply({ type: 'alert', alert: alert('boiler', 'cleared') }, NOW);
+    for (let at = 0; at < 1000; at += 1) {
+      store.apply({ type: 'alert', alert: alert(`c${at}`, 'cleared', { level: 'warning', timestamp: NOW + at }) }, NOW + at);
+    }
+    assert.ok(store.alerts.size <= 300);
+    assert.ok(store.alerts.has('boiler') && store.alerts.has('c999') && !store.alerts.has('c0'));
+    assert.deepEqual(store.sortedAlerts().slice(0, 2).map(({ id }) => id), ['boiler', 'c999']);
+  });
+
   it('survives frames of any shape', () => {
     const store = opened([device('d1')]);
     const frames = [
@@ -147,6 +186,34 @@ describe('store', () => {
     for (const frame of frames) store.apply(frame, NOW);
     assert.equal(temperature(store, 'd1'), 20);
     assert.equal({}.value, undefined);
+  });
+});
+
+describe('alerts', () => {
+  const many = (count, level) => Array.from({ length: count }, () => alert('a', 'raised', { level }));
+
+  it('says in words what a list leaves out', () => {
+    assert.equal(describeHidden([]), '');
+    assert.equal(describeHidden(many(1, 'warning')), 'and 1 more warning');
+    assert.equal(describeHidden(many(2, 'critical')), 'and 2 more critical alerts');
+    assert.equal(describeHidden([...many(1, 'critical'), ...many(1220, 'warning')]), 'and 1 more critical alert and 1,220 more warnings');
+  });
+
+  it('leaves none out without saying so', () => {
+    const lists = toLists([...many(300, 'critical'), ...many(5, 'warning'), ...many(90, 'warning').map((one) => ({ ...one, state: 'cleared' }))]);
+    for (const { shown, more, total } of Object.values(lists)) {
+      const hidden = [...more.replaceAll(',', '').matchAll(/\d+/g)].reduce((sum, [count]) => sum + Number(count), 0);
+      assert.equal(shown.length + hidden, total);
+    }
+    assert.deepEqual([lists.raised.total, lists.cleared.total], [305, 90]);
+  });
+
+  it('announces the worst of several', () => {
+    const store = opened([]);
+    const worst = alert('boiler', 'raised', { value: 180 });
+    assert.equal(describeFresh(store, { total: 1, critical: 1, worst }), 'critical alert: d1, Temperature 180.0\u202f°C, limit 50\u202f°C');
+    assert.equal(describeFresh(store, { total: 220, critical: 0, worst: many(1, 'warning')[0] }), '220 new warnings');
+    assert.match(describeFresh(store, { total: 220, critical: 1, worst }), /^220 new alerts, 1 critical: d1, Temperature 180/);
   });
 });
 
@@ -234,6 +301,71 @@ describe('charts', () => {
   it('draws nothing from one point and a flat line in the middle', () => {
     assert.equal(sparkline([0, 5], 40, 18), '');
     assert.equal(sparkline([0, 5, 1, 5], 40, 18), 'M1 9L39 9');
+  });
+
+  // What drawChart needs of a document.
+  function drawn(options) {
+    const node = (tag) => ({
+      tag, attributes: {}, children: [], clientWidth: 600,
+      setAttribute(name, value) { this.attributes[name] = String(value); },
+      append(...children) { this.children.push(...children); },
+      replaceChildren(...children) { this.children = children; },
+    });
+    globalThis.document = { createElementNS: (_, tag) => node(tag) };
+    try {
+      const chart = node('svg');
+      drawChart(chart, { windows: [], unit: null, limit: null, span: 300_000, now: NOW, ...options });
+      return chart.children;
+    } finally {
+      delete globalThis.document;
+    }
+  }
+
+  it('draws values of any size', () => {
+    const series = [[20, 1e100, 21], [1e100, 1e100], [-1e100, 1.01e100], [1.7e308, -1.7e308, 0], [Number.MAX_VALUE], [5e-324, 1e-310], [1e308, Infinity, NaN]];
+    for (const unit of [null, 'celsius', 'state']) {
+      for (const values of series) {
+        const points = values.flatMap((value, at) => [NOW - 200_000 + at * 10_000, value]);
+        const seen = values.filter(Number.isFinite);
+        const [min, max] = [Math.min(...seen), Math.max(...seen)];
+        const windows = [{ start: NOW - 240_000, end: NOW - 180_000, min, max, mean: null }, { start: NOW - 180_000, end: NOW - 120_000, min, max, mean: max }];
+        const parts = drawn({ points, windows, unit, limit: 1e100 });
+        assert.ok(parts.length > 3);
+        for (const { tag, attributes } of parts) {
+          const text = JSON.stringify(attributes);
+          assert.ok(!/NaN|Infinity|e\+|undefined/.test(text), `${tag} ${text} of ${values}`);
+        }
+      }
+    }
+    assert.ok(!/NaN|Infinity/.test(sparkline([0, 20, 1, 1e100, 2, 21], 46, 18)));
+  });
+
+  it('keeps the bits of values', () => {
+    const pool = new HistoryPool(1, 2);
+    const slot = pool.open();
+    for (const value of [1, 21.46, 1e100]) pool.push(slot, value, value);
+    assert.deepEqual([...pool.read(slot)].filter((_, at) => at % 2 === 1), [21.46, 1e100]);
+  });
+
+  it('labels the marks of an axis so that they fit and differ', () => {
+    assert.deepEqual(axisLabels([9.9e99, 1e100, 1.01e100]), ['9.9e99', '1e100', '1.01e100']);
+    assert.deepEqual(axisLabels([1.5e7, 2.5e7]), ['1.5e7', '2.5e7']);
+    assert.deepEqual(axisLabels([-2e-5, 0, 2e-5]), ['−2e−5', '0', '2e−5']);
+    assert.deepEqual(axisLabels([20, 20.5, 21]), ['20', '20.50', '21']);
+    for (const range of [[0, 1e100], [-1e100, 1.02e100], [1e100, 1.02e100], [1.6e308, 1.7e308]]) {
+      const labels = axisLabels(ticks(range, 4));
+      assert.ok(labels.length > 1 && labels.length <= 9 && new Set(labels).size === labels.length, `${labels}`);
+      assert.ok(labels.every((label) => label.length <= 10), `${labels}`);
+    }
+  });
+
+  it('ends, whatever the range', () => {
+    assert.ok(ticks([1e17, 1e17 + 32], 4).length <= 9);
+    assert.ok(ticks([-1.7e308, 1.7e308], 4).every(Number.isFinite));
+    assert.deepEqual(ticks([0, 5e-324], 4), [0]);
+    assert.ok(valueRange([-1.7e308, 1.7e308], null).every(Number.isFinite));
+    assert.equal(scale([-1.7e308, 1.7e308], [0, 100])(0), 50);
+    assert.equal(scale([0, 1], [0, 100])(1e100), 1e5);
   });
 
   it('finds ranges and round marks', () => {

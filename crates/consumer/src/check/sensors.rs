@@ -1,19 +1,24 @@
 //! Sections `sensors` and `thresholds`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use iot_fold::{Catalogue, Known, Limit, Limits, ThresholdRule};
-use iot_service::config::Problems;
+use iot_service::config::{HumanDuration, Problems};
 
-use crate::config::SensorConfig;
+use crate::config::{SensorConfig, ThresholdRuleConfig};
 use crate::validate::{is_sensor, is_unit};
+
+/// The longest minimum duration of thresholds.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Adds all problems of the two sections.
 pub(super) fn check(
     sensors: &[SensorConfig],
-    thresholds: &[ThresholdRule],
+    thresholds: &[ThresholdRuleConfig],
     problems: &mut Problems,
 ) {
+    let rules: Vec<_> = thresholds.iter().map(ThresholdRuleConfig::rule).collect();
     let mut names = HashSet::new();
     for (number, sensor) in sensors.iter().enumerate() {
         let mut add = |key: &str, message: String| {
@@ -34,13 +39,39 @@ pub(super) fn check(
         } else {
             check_limits((sensor.above, sensor.below), &known, &mut add);
         }
+        check_duration(sensor.min_duration, &known, &rules, &mut add);
     }
     let catalogue = Catalogue::new(sensors.iter().map(SensorConfig::known));
-    for (number, rule) in thresholds.iter().enumerate() {
+    for (number, (rule, config)) in rules.iter().zip(thresholds).enumerate() {
         let mut add = |key: &str, message: String| {
             problems.add(format!("thresholds[{number}].{key}"), message);
         };
         check_rule(rule, &catalogue, &mut add);
+        if let Some(known) = catalogue.find(&rule.sensor) {
+            check_duration(config.min_duration, known, &rules, &mut add);
+        }
+    }
+}
+
+/// Checks `for` of a sensor or of a rule for it.
+fn check_duration(
+    duration: Option<HumanDuration>,
+    known: &Known,
+    rules: &[ThresholdRule],
+    add: &mut impl FnMut(&str, String),
+) {
+    let Some(duration) = duration else { return };
+    if *duration > LONGEST {
+        add("for", "must be at most 720h".into());
+    }
+    let Limits { above, below, .. } = known.limits;
+    let mut of_sensor = rules.iter().filter(|rule| *rule.sensor == *known.name);
+    let has_limit = above.is_finite()
+        || below.is_finite()
+        || of_sensor.any(|rule| rule.above.number().or(rule.below.number()).is_some());
+    if !has_limit {
+        let message = format!("has no effect: {} has no threshold", known.name);
+        add("for", message);
     }
 }
 
@@ -58,8 +89,9 @@ fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(
             add("sensor", message);
         }
     }
-    if rule.above.is_unset() && rule.below.is_unset() {
-        add("above", "or below must be given: a number, or none".into());
+    if rule.above.is_unset() && rule.below.is_unset() && rule.min_duration.is_none() {
+        let message = "or below must be given: a number, or none; or for: a duration";
+        add("above", message.into());
     }
     for (key, value) in rule.conditions() {
         if value.is_some_and(str::is_empty) {
@@ -70,7 +102,7 @@ fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(
 
 /// A rule with one limit keeps the other one of the catalogue, which it must fit.
 fn check_sides(rule: &ThresholdRule, known: &Known, add: &mut impl FnMut(&str, String)) {
-    let Limits { above, below } = known.limits;
+    let Limits { above, below, .. } = known.limits;
     match (rule.above.number(), rule.below.number()) {
         (Some(limit), None) if rule.below.is_unset() && limit < below => {
             add(
@@ -204,6 +236,79 @@ mod tests {
         ] {
             let rule = format!("thresholds: [{{sensor: temperature, {fits}}}]");
             assert!(read(&rule).is_ok(), "{fits}");
+        }
+    }
+
+    #[test]
+    fn a_minimum_duration_is_read_printed_and_given_to_the_fold() {
+        let config = read(
+            "sensors: [{name: vibration, unit: mm/s, above: 7.1, for: 90s}]\n\
+             thresholds: [{sensor: temperature, room: boiler, for: 10m}]\n",
+        );
+        let config = config.unwrap();
+        let minutes = |count: u64| Some(HumanDuration::from_secs(60 * count));
+        assert_eq!(config.thresholds[0].min_duration, minutes(10));
+        let printed = serde_json::to_string(&(&config.sensors, &config.thresholds)).unwrap();
+        let expected = r#"[[{"name":"vibration","unit":"mm/s","above":7.1,"for":"1m 30s"}],[{"sensor":"temperature","room":"boiler","for":"10m"}]]"#;
+        assert_eq!(printed, expected);
+        assert_eq!(config.sensors[0].known().limits.min_duration, 90_000);
+        assert_eq!(config.thresholds[0].rule().min_duration, Some(600_000));
+        // It is no rule of the detectors, which would start to learn again.
+        let rules = config.fold_rules();
+        let without = ConsumerConfig::default().fold_rules();
+        assert_eq!(rules.detect, without.detect);
+        assert_ne!(rules.limits, without.limits);
+    }
+
+    #[test]
+    fn a_minimum_duration_that_is_none_or_has_no_effect_is_refused_by_name() {
+        let sensors = "sensors: [{name: a, unit: b, FIELDS}]";
+        let thresholds = "thresholds: [{sensor: temperature, FIELDS}]";
+        let of_switch = "thresholds: [{sensor: switch, FIELDS}]";
+        for (yaml, fields, expected) in [
+            (
+                sensors,
+                "above: 1, for: soon",
+                "sensors[0].for: \"soon\" is not a duration",
+            ),
+            (
+                sensors,
+                "above: 1, for: -5s",
+                "sensors[0].for: \"-5s\" is not a duration",
+            ),
+            (sensors, "above: 1, for: 30", "sensors[0].for: "),
+            (
+                sensors,
+                "above: 1, for: 721h",
+                "sensors[0].for: must be at most 720h",
+            ),
+            (
+                sensors,
+                "for: 30s",
+                "sensors[0].for: has no effect: a has no threshold",
+            ),
+            (
+                thresholds,
+                "for: soon",
+                "thresholds[0].for: \"soon\" is not a duration",
+            ),
+            (thresholds, "above: 60, for: ", "thresholds[0].for: "),
+            (
+                of_switch,
+                "for: 30s",
+                "thresholds[0].for: has no effect: switch has no",
+            ),
+        ] {
+            let found = read(&yaml.replace("FIELDS", fields)).unwrap_err();
+            assert!(found.contains(expected), "{fields}: {found}");
+            assert_eq!(found.lines().count(), 1, "{found}");
+        }
+        for yaml in [
+            "thresholds: [{sensor: temperature, for: 0s}]",
+            "thresholds: [{sensor: switch, above: 0, for: 720h}]",
+            "sensors: [{name: a, unit: b, for: 30s}]\nthresholds: [{sensor: a, above: 1}]",
+        ] {
+            assert!(read(yaml).is_ok(), "{yaml}");
         }
     }
 

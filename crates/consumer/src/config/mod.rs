@@ -22,7 +22,7 @@ pub(crate) use aliases::ALIASES;
 pub use detect::{DetectConfig, SilenceConfig};
 pub(crate) use mappings::{MappingConfig, MappingsConfig, Ready};
 pub use retention::RetentionConfig;
-pub use sensors::SensorConfig;
+pub use sensors::{SensorConfig, ThresholdRuleConfig};
 pub use store::{Missing, StoreConfig, StoreUrl};
 pub use webhook::WebhookConfig;
 pub use windows::WindowsConfig;
@@ -47,7 +47,7 @@ pub struct ConsumerConfig {
     /// Sensors in addition to the standard ones, or in place of them.
     pub sensors: Vec<SensorConfig>,
     /// Other limits for some devices.
-    pub thresholds: Vec<ThresholdRule>,
+    pub thresholds: Vec<ThresholdRuleConfig>,
     /// What a message must satisfy.
     pub validate: ValidateConfig,
     /// Aggregation over time.
@@ -104,12 +104,19 @@ impl ConsumerConfig {
             .with_chips(self.mappings.has_chips())
     }
 
+    fn threshold_rules(&self) -> Vec<ThresholdRule> {
+        self.thresholds
+            .iter()
+            .map(ThresholdRuleConfig::rule)
+            .collect()
+    }
+
     /// The rules of the fold.
     pub(crate) fn fold_rules(&self) -> FoldRules {
         FoldRules {
             windows: self.windows.rules(),
             detect: self.detect.rules(),
-            limits: LimitRules::new(&self.catalogue(), &self.thresholds),
+            limits: LimitRules::new(&self.catalogue(), &self.threshold_rules()),
             silence: self.detect.silence.patience(),
             retention: self.retention.of_devices(),
             devices: self.limits.devices,
@@ -206,7 +213,7 @@ pub struct LimitsConfig {
     pub devices: usize,
     /// Sensors of one device.
     pub sensors: usize,
-    /// Alerts that the API lists; active ones are kept first.
+    /// Alerts that are kept; active ones are kept in any case.
     pub alerts: usize,
     /// Bytes of fetches, of decompressed batches and of dead letters on their way to Kafka, over
     /// all partitions.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::State;
 use crate::hub::Gone;
-use crate::hub::view::{DeviceFilter, MOST};
+use crate::hub::view::{AlertFilter, DeviceFilter, MOST};
 use crate::owner::OwnedWindows;
 
 /// An answer other than the one asked for.
@@ -82,19 +82,50 @@ pub(super) struct WindowQuery {
     size: Option<String>,
 }
 
+/// A device and its windows, named in the query. Unlike a path, a query can name any device:
+/// clients remove `.` and `..` from paths, also as `%2E`, and some proxies decode `%2F`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceQuery {
+    tenant: String,
+    project: String,
+    device: String,
+    /// As in [`WindowQuery`].
+    size: Option<String>,
+}
+
 pub(super) async fn device(
     Extract(state): Extract<State>,
     names: Result<Path<(String, String, String)>, PathRejection>,
     query: Result<Query<WindowQuery>, QueryRejection>,
 ) -> Result<Response, Error> {
     let Path((tenant, project, device)) = names?;
-    let size = state.windows.find(query?.size.as_deref());
+    let Query(WindowQuery { size }) = query?;
+    let asked = DeviceQuery {
+        tenant,
+        project,
+        device,
+        size,
+    };
+    detail(&state, asked).await
+}
+
+pub(super) async fn device_by_query(
+    Extract(state): Extract<State>,
+    query: Result<Query<DeviceQuery>, QueryRejection>,
+) -> Result<Response, Error> {
+    let Query(asked) = query?;
+    detail(&state, asked).await
+}
+
+async fn detail(state: &State, asked: DeviceQuery) -> Result<Response, Error> {
+    let size = state.windows.find(asked.size.as_deref());
     let size = size.map_err(|reason| Error(StatusCode::BAD_REQUEST, reason))?;
-    let name = format!("{tenant}/{project}/{device}");
+    let name = format!("{}/{}/{}", asked.tenant, asked.project, asked.device);
     let key = DeviceKey {
-        tenant: tenant.into(),
-        project: project.into(),
-        device: device.into(),
+        tenant: asked.tenant.into(),
+        project: asked.project.into(),
+        device: asked.device.into(),
     };
     let Some((device, owned)) = state.hub.device(key, size).await? else {
         return Err(Error(
@@ -103,7 +134,7 @@ pub(super) async fn device(
         ));
     };
     let windows = match owned {
-        Some(owned) => all_windows(&state, owned).await?,
+        Some(owned) => all_windows(state, owned).await?,
         None => Windows::new(),
     };
     let device = &*device;
@@ -128,20 +159,13 @@ async fn all_windows(state: &State, owned: OwnedWindows) -> Result<Windows, Erro
     Ok(here)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AlertQuery {
-    limit: Option<usize>,
-}
-
 pub(super) async fn alerts(
     Extract(state): Extract<State>,
-    query: Result<Query<AlertQuery>, QueryRejection>,
+    filter: Result<Query<AlertFilter>, QueryRejection>,
 ) -> Result<Response, Error> {
-    let Query(AlertQuery { limit }) = query?;
-    check_limit(limit)?;
-    let alerts = state.hub.alerts(limit).await?;
-    Ok(Json(json!({ "alerts": alerts })).into_response())
+    let Query(filter) = filter?;
+    check_limit(filter.limit)?;
+    Ok(Json(state.hub.alerts(filter).await?).into_response())
 }
 
 pub(super) async fn stats(

@@ -59,6 +59,7 @@ pub(crate) fn serve(
             "/api/v1/devices/{tenant}/{project}/{device}",
             get(api::device),
         )
+        .route("/api/v1/device", get(api::device_by_query))
         .route("/api/v1/alerts", get(api::alerts))
         .route("/api/v1/stats", get(api::stats))
         .route("/ws", get(ws::upgrade))

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::clients::{Clients, Leave, Pending, merge};
+use super::clients::{Clients, Leave};
+use super::pending::Pending;
 use super::stats::Stats;
 use super::view::View;
 use super::{Message, QUEUE};
@@ -45,7 +46,7 @@ impl Actor {
             messages,
             view: View::new(now.limits.alerts),
             clients: Clients::new(&now.push, metrics.hub.clone()),
-            pending: Pending::new(),
+            pending: Pending::default(),
             flush_at: Instant::now(),
             config,
             interval: *now.push.interval,
@@ -104,7 +105,7 @@ impl Actor {
             }
             Message::Subscribe(answer) => {
                 let devices = self.view.all().collect();
-                let alerts = self.view.alerts(Some(usize::MAX));
+                let alerts = self.view.all_alerts();
                 let subscription = self.clients.add(devices, alerts);
                 let id = subscription.as_ref().map(|subscription| subscription.id);
                 if let (Err(_), Some(id)) = (answer.send(subscription), id) {
@@ -114,7 +115,7 @@ impl Actor {
             Message::Unsubscribe(id) => self.clients.remove(id),
             Message::Devices(filter, answer) => drop(answer.send(self.view.find(&filter))),
             Message::Device(key, answer) => drop(answer.send(self.view.get(&key))),
-            Message::Alerts(limit, answer) => drop(answer.send(self.view.alerts(limit))),
+            Message::Alerts(filter, answer) => drop(answer.send(self.view.alerts(filter))),
             Message::Stats(answer) => drop(answer.send(self.stats())),
         }
     }
@@ -146,7 +147,7 @@ impl Actor {
     /// Keeps changes that the view has taken in for the next frame.
     fn stream(&mut self, changed: Vec<Device>) {
         for change in changed {
-            merge(&mut self.pending, self.view.settled(change));
+            self.pending.merge(self.view.settled(change));
         }
     }
 

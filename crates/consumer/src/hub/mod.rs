@@ -5,6 +5,7 @@ mod actor;
 pub(crate) mod clients;
 mod metrics;
 pub(crate) mod outbox;
+mod pending;
 pub(crate) mod stats;
 pub(crate) mod view;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Alert, Device, DeviceKey, Updates};
+use iot_fold::{Device, DeviceKey, Updates};
 use iot_service::config::Live;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
@@ -27,7 +28,7 @@ use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
 pub(crate) use metrics::HubMetrics;
 use stats::Stats;
-use view::DeviceFilter;
+use view::{AlertFilter, AlertPage, DeviceFilter};
 
 /// Messages that wait for the hub; owners wait when it is full.
 const QUEUE: usize = 256;
@@ -44,7 +45,7 @@ pub(crate) enum Message {
     Unsubscribe(ClientId),
     Devices(DeviceFilter, oneshot::Sender<(Vec<Arc<Device>>, usize)>),
     Device(DeviceKey, oneshot::Sender<Option<Known>>),
-    Alerts(Option<usize>, oneshot::Sender<Vec<Alert>>),
+    Alerts(AlertFilter, oneshot::Sender<AlertPage>),
     Stats(oneshot::Sender<Stats>),
 }
 
@@ -178,8 +179,8 @@ impl Hub {
         Ok(Some((device, windows)))
     }
 
-    pub(crate) async fn alerts(&self, limit: Option<usize>) -> Result<Vec<Alert>, Gone> {
-        self.ask(|answer| Message::Alerts(limit, answer)).await
+    pub(crate) async fn alerts(&self, filter: AlertFilter) -> Result<AlertPage, Gone> {
+        self.ask(|answer| Message::Alerts(filter, answer)).await
     }
 
     pub(crate) async fn stats(&self) -> Result<Stats, Gone> {

@@ -1,6 +1,7 @@
 //! Groups alerts into notifications as Alertmanager does (`group_by`, `group_wait`,
 //! `group_interval`), so that a storm makes few of them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub(super) struct Notification {
     cleared: u64,
     /// How many of both are not in `alerts`.
     pub(super) truncated: u64,
-    /// The others, each in its last state, in order of arrival.
+    /// The others, each in its last state: the most severe first, then in order of arrival.
     pub(super) alerts: Vec<Alert>,
 }
 
@@ -91,8 +92,21 @@ impl Notification {
         match listed {
             Some(known) => *known = alert,
             None if has_room => self.alerts.push(alert),
-            None => self.truncated += 1,
+            None => {
+                self.truncated += 1;
+                let less_severe = |known: &Alert| known.level < alert.level;
+                if let Some(last) = self.alerts.iter().rposition(less_severe) {
+                    self.alerts.remove(last);
+                    self.alerts.push(alert);
+                }
+            }
         }
+    }
+
+    /// With the most severe alerts first.
+    fn sorted(mut self) -> Self {
+        self.alerts.sort_by_key(|alert| Reverse(alert.level));
+        self
     }
 }
 
@@ -144,18 +158,19 @@ impl Groups {
         let due = self.groups.values_mut().filter(|group| group.due <= now);
         let group = due.min_by_key(|group| group.due)?;
         group.due = now + self.interval;
-        group.new.take()
+        group.new.take().map(Notification::sorted)
     }
 
     /// All news, due or not.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Notification> {
         let groups = std::mem::take(&mut self.groups).into_values();
-        groups.filter_map(|group| group.new)
+        groups.filter_map(|group| group.new.map(Notification::sorted))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use iot_fold::Level;
     use iot_service::config::HumanDuration;
 
     use super::*;
@@ -249,6 +264,27 @@ mod tests {
             (&"t".into(), &"".into(), &"threshold".into())
         );
         assert_eq!(json["alerts"][1]["id"], "b");
+    }
+
+    #[test]
+    fn a_critical_alert_is_listed_however_many_warnings_came_before() {
+        let (mut groups, now) = (new(2), Instant::now());
+        let critical = |id: &str| {
+            let mut alert = raised(id);
+            alert.level = Level::Critical;
+            alert
+        };
+        for alert in [raised("a"), raised("b"), critical("boiler"), raised("c")] {
+            groups.add(alert, now).unwrap();
+        }
+        let all = groups.take_due(now + WAIT).unwrap();
+        assert_eq!((all.raised, all.truncated), (4, 2));
+        assert_eq!(ids(&all), ["boiler", "a"]);
+        for id in ["d", "e", "f"] {
+            groups.add(critical(id), now).unwrap();
+        }
+        let all: Vec<_> = groups.take_all().collect();
+        assert_eq!((ids(&all[0]), all[0].truncated), (vec!["d", "e"], 1));
     }
 
     #[test]

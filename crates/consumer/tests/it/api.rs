@@ -101,6 +101,15 @@ async fn devices_alerts_and_stats_can_be_read() {
         (&alert["state"], &alert["limit"]),
         (&json!("cleared"), &json!(50.0))
     );
+    assert_eq!(
+        (&alerts["total"], &alerts["raised"]),
+        (&json!(1), &json!({"critical": 0, "warning": 0}))
+    );
+    let (_, alerts) = service.get("/api/v1/alerts?offset=1").await;
+    assert_eq!(
+        (&alerts["alerts"], &alerts["total"]),
+        (&json!([]), &json!(1))
+    );
 
     let (_, stats) = service.get("/api/v1/stats").await;
     assert_eq!(stats["messages_total"], 6);
@@ -125,6 +134,8 @@ async fn devices_alerts_and_stats_can_be_read() {
     for (query, named) in [
         ("devices?tennant=acme", "tennant"),
         ("devices/default/default/d1?length=5m", "length"),
+        ("device?tenant=t&project=p", "device"),
+        ("device?tenant=t&project=p&device=d&length=5m", "length"),
         ("alerts?state=active", "state"),
         ("stats?tenant=acme", "tenant"),
         ("devices?limit=10001", "at most 10000"),
@@ -137,6 +148,47 @@ async fn devices_alerts_and_stats_can_be_read() {
     }
     let (status, _) = service.get("/api/v1/devices?limit=10000").await;
     assert_eq!(status, 200);
+    service.stop().await;
+}
+
+/// A client takes `.` and `..` out of a path before it sends it, also if they are written as `%2E`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_reachable_whatever_its_id() {
+    let kafka = Kafka::new(&["device-data"]);
+    let service = Service::start(config(&kafka.brokers())).await;
+    let ids = [".", "..", "./..", "%2E", "a/b", "?#&=+ \u{fc}"];
+    for (number, id) in ids.iter().enumerate() {
+        let sent = message(id, now() - 60_000, "temperature", number as f64);
+        kafka.send("device-data", sent).await;
+    }
+    service.wait_consumed(ids.len() as u64).await;
+    let client = reqwest::Client::new();
+    let base = format!("http://{}/api/v1/device", service.http);
+    for (number, id) in ids.iter().enumerate() {
+        let named = [
+            ("tenant", "default"),
+            ("project", "default"),
+            ("device", id),
+            ("size", "5m"),
+        ];
+        let url = reqwest::Url::parse_with_params(&base, named).unwrap();
+        let answer = client.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{id:?}");
+        let found: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(
+            (
+                &found["device"],
+                &found["readings"]["temperature"]["value"],
+                &found["windows"]["temperature"][0]["count"]
+            ),
+            (&json!(id), &json!(number as f64), &json!(1)),
+            "{id:?}"
+        );
+    }
+    let (status, _) = service
+        .get("/api/v1/device?tenant=default&project=default&device=none")
+        .await;
+    assert_eq!(status, 404);
     service.stop().await;
 }
 

@@ -27,6 +27,7 @@ pub(crate) use spike::Spike;
 pub use spike::SpikeConfig;
 pub(crate) use stuck::Stuck;
 pub use stuck::StuckConfig;
+pub(crate) use threshold::Pending;
 pub use threshold::ThresholdConfig;
 pub(crate) use toggling::Toggling;
 pub use toggling::TogglingConfig;
@@ -183,6 +184,8 @@ pub(crate) struct Detectors {
     pub(crate) stuck: Stuck,
     pub(crate) drift: Drift,
     pub(crate) toggling: Toggling,
+    /// A value beyond a limit that has not raised an alert yet.
+    pub(crate) pending: Option<Pending>,
 }
 
 impl Default for Detectors {
@@ -197,25 +200,29 @@ impl Default for Detectors {
             stuck: Stuck::default(),
             drift: Drift::default(),
             toggling: Toggling::default(),
+            pending: None,
         }
     }
 }
 
 impl Detectors {
     /// Looks at the next reading. The verdicts are indexed by the number of their kind;
-    /// `side` is the side of the limits on which an alert is active.
+    /// `side` is the side of the limits on which an alert is active, and `at` the event time, or
+    /// the record time where that is less.
     pub(crate) fn look(
         &mut self,
         rules: &DetectRules,
         kinds: Kinds,
         (limits, side): (Limits, Option<bool>),
-        value: f64,
+        (value, at): (f64, i64),
     ) -> [Verdict; AlertKind::ALL.len()] {
         let mut verdicts = [Verdict::Normal; AlertKind::ALL.len()];
         let mut set = |kind: AlertKind, verdict| verdicts[kind as usize] = verdict;
         let config = &rules.config;
         if kinds.has(AlertKind::Threshold) {
             let verdict = threshold::look(limits, config.threshold.band, side, value);
+            let pending = &mut self.pending;
+            let verdict = threshold::hold(pending, limits.min_duration, side, verdict, at);
             set(AlertKind::Threshold, verdict);
         }
         self.readings = self.readings.saturating_add(1);

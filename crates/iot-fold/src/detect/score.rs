@@ -197,7 +197,7 @@ fn cost_of_a_reading() {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
         let value = 20.0 + (random >> 52) as f64 / 500.0;
-        let verdicts = detectors.look(&rules, kinds, (limits, None), value);
+        let verdicts = detectors.look(&rules, kinds, (limits, None), (value, 0));
         beyond += usize::from(verdicts.iter().any(|v| *v != Verdict::Normal));
     }
     let each = begun.elapsed().as_nanos() / u128::from(READINGS);

@@ -36,7 +36,12 @@ fn raised(values: &[f64], sensor: &str) -> [u32; AlertKind::ALL.len()] {
     let (mut detectors, mut raised) = (Detectors::default(), [0; AlertKind::ALL.len()]);
     let mut active = [false; AlertKind::ALL.len()];
     for value in values {
-        let verdicts = detectors.look(&rules, rules.kinds(sensor), (Limits::NONE, None), *value);
+        let verdicts = detectors.look(
+            &rules,
+            rules.kinds(sensor),
+            (Limits::NONE, None),
+            (*value, 0),
+        );
         for (kind, verdict) in verdicts.into_iter().enumerate() {
             let beyond = matches!(verdict, Verdict::Beyond(_));
             raised[kind] += u32::from(beyond && !active[kind]);
@@ -101,7 +106,7 @@ fn one_value_for_ever_teaches_nothing_wrong() {
     let mut detectors = Detectors::default();
     let rules = DetectRules::new(Detection::default());
     for value in values {
-        detectors.look(&rules, rules.kinds("x"), (Limits::NONE, None), value);
+        detectors.look(&rules, rules.kinds("x"), (Limits::NONE, None), (value, 0));
     }
     assert!(detectors.drift.mean.is_finite() && detectors.drift.variance > 0.0);
 }

@@ -39,7 +39,7 @@ const CRITICAL: f64 = 0.2;
 /// of the limit; `side` is whether an active alert is about a value above its limit, or
 /// `None` without an active alert.
 pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) -> Verdict {
-    let Limits { above, below } = limits;
+    let Limits { above, below, .. } = limits;
     if value > above {
         return beyond(above, value - above, true);
     }
@@ -52,6 +52,45 @@ pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) ->
         None => false,
     };
     if near { Verdict::Near } else { Verdict::Normal }
+}
+
+/// A value beyond a limit that has not raised an alert yet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pending {
+    /// Event time of the first of the readings, or record time where that is less.
+    pub(crate) since: i64,
+    /// Whether the value is above the limit.
+    pub(crate) above: bool,
+}
+
+/// Holds back a verdict that would raise an alert, until the value has been beyond the limit for
+/// `min_duration`. `at` is the event time of the reading, or its record time where that is less: a
+/// clock that is ahead must not end the wait. `side` is that of an active alert.
+pub(crate) fn hold(
+    pending: &mut Option<Pending>,
+    min_duration: i64,
+    side: Option<bool>,
+    verdict: Verdict,
+    at: i64,
+) -> Verdict {
+    let before = pending.take();
+    let Verdict::Beyond(finding) = verdict else {
+        return verdict;
+    };
+    if side == Some(finding.above) {
+        return verdict;
+    }
+    let before = before.filter(|before| before.above == finding.above);
+    // Time goes back when a reading whose clock was ahead gives way to an older one.
+    let since = before.map_or(at, |before| before.since.min(at));
+    if at.saturating_sub(since) >= min_duration {
+        return verdict;
+    }
+    *pending = Some(Pending {
+        since,
+        above: finding.above,
+    });
+    Verdict::Normal
 }
 
 fn beyond(limit: f64, distance: f64, above: bool) -> Verdict {
@@ -80,6 +119,7 @@ mod tests {
         let limits = Limits {
             above: 50.0,
             below: 20.0,
+            min_duration: 0,
         };
         let look = |side, value| name(look(limits, 0.02, side, value));
         let hot = [60.1, 60.0, 50.1, 50.0, 49.1, 49.0, 20.1];

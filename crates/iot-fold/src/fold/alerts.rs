@@ -20,9 +20,10 @@ impl Fold {
         let (sensor, marks) = (&mut state.sensors[number], &marks[number]);
         let side = alert::side(&sensor.alerts);
         let (rules, limits) = (&self.rules.detect, (marks.limits, side));
+        let reached = sensor.newest.reaches(event.recorded);
         let verdicts = sensor
             .detectors
-            .look(rules, marks.kinds, limits, sensor.value);
+            .look(rules, marks.kinds, limits, (sensor.value, reached));
         let is_quiet = verdicts.iter().all(|verdict| *verdict == Verdict::Normal);
         if is_quiet && !sensor.alerts.iter().any(AlertState::is_active) {
             return;

@@ -186,7 +186,7 @@ impl Fold {
                 time = Some(LogTime::unpack(bytes)?);
                 continue;
             }
-            is_older |= layout::is_older(bytes);
+            is_older |= layout::is_without_time(bytes);
             let mut state = DeviceState::unpack(name, bytes)?;
             state.share(&mut fold.names);
             let key = &state.key;

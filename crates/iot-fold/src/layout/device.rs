@@ -4,30 +4,33 @@ use std::sync::Arc;
 
 use iot_core::message::Quality;
 
+use super::detectors::{put_detectors, take_detectors};
 use super::log_time::{put_position, take_position, take_position_of_format_3};
 use super::{Packer, UnpackError, Unpacker, parse_device_key};
 use crate::alert::AlertState;
-use crate::detect::{Detectors, Drift, Spike, Stuck, Toggling};
 use crate::kind::AlertKind;
 use crate::model::{AlertStatus, Level, Place};
 use crate::stamp::Stamp;
 use crate::state::{DeviceState, SensorState};
 use crate::window::{SensorWindows, Window};
 
-/// The version of the format, and the oldest that is read. Version 2 ends before `heard`, and
-/// version 3 lacks the ages of positions, and which times were ahead of their records.
-const VERSION: u8 = 4;
+/// The version of the format, and the oldest that is read. Version 2 ends before `heard`,
+/// version 3 lacks the ages of positions, and which times were ahead of their records, and
+/// version 4 the values beyond limits that have not raised an alert yet.
+const VERSION: u8 = 5;
 const OLDEST: u8 = 2;
+/// The first version beside which a store keeps the time of the partition.
+const WITH_TIME: u8 = 4;
 /// Bytes of a device and of a sensor, rounded up, without texts, windows and alerts.
 const DEVICE_BYTES: usize = 87;
-const SENSOR_BYTES: usize = 187;
+const SENSOR_BYTES: usize = 197;
 /// Bytes of an open window and of an alert.
 pub(crate) const WINDOW_BYTES: usize = 100;
 pub(crate) const ALERT_BYTES: usize = 60;
 
-/// Whether a device's value is in an older format, which an earlier version wrote.
-pub(crate) fn is_older(value: &[u8]) -> bool {
-    value.first().is_some_and(|version| *version < VERSION)
+/// Whether an earlier version wrote a device's value, which stored no time of the partition.
+pub(crate) fn is_without_time(value: &[u8]) -> bool {
+    value.first().is_some_and(|version| *version < WITH_TIME)
 }
 
 impl DeviceState {
@@ -152,7 +155,7 @@ fn take_sensor(unpacker: &mut Unpacker<'_>, version: u8) -> Result<SensorState, 
             let alerts = (0..count).map(|_| take_alert(unpacker));
             alerts.collect::<Result<_, _>>()?
         },
-        detectors: take_detectors(unpacker)?,
+        detectors: take_detectors(unpacker, version)?,
     })
 }
 
@@ -251,65 +254,12 @@ fn take_alert(unpacker: &mut Unpacker<'_>) -> Result<AlertState, UnpackError> {
     })
 }
 
-fn put_detectors(packer: &mut Packer, detectors: &Detectors) {
-    let Detectors {
-        spike,
-        stuck,
-        drift,
-        toggling,
-        ..
-    } = detectors;
-    packer.u32(detectors.readings);
-    packer.u8(detectors.values);
-    packer.f64(detectors.last);
-    packer.f64(detectors.other);
-    packer.f64(detectors.step);
-    packer.f64(spike.mean);
-    packer.f64(spike.variance);
-    packer.u8(spike.beyond);
-    packer.u32(stuck.run);
-    packer.f64(stuck.varies);
-    packer.f64(stuck.usual);
-    for value in [drift.mean, drift.variance, drift.up, drift.down] {
-        packer.f64(value);
-    }
-    packer.u32(toggling.changes);
-}
-
-fn take_detectors(unpacker: &mut Unpacker<'_>) -> Result<Detectors, UnpackError> {
-    Ok(Detectors {
-        readings: unpacker.u32()?,
-        values: unpacker.u8()?,
-        last: unpacker.f64()?,
-        other: unpacker.f64()?,
-        step: unpacker.f64()?,
-        spike: Spike {
-            mean: unpacker.f64()?,
-            variance: unpacker.f64()?,
-            beyond: unpacker.u8()?,
-        },
-        stuck: Stuck {
-            run: unpacker.u32()?,
-            varies: unpacker.f64()?,
-            usual: unpacker.f64()?,
-        },
-        drift: Drift {
-            mean: unpacker.f64()?,
-            variance: unpacker.f64()?,
-            up: unpacker.f64()?,
-            down: unpacker.f64()?,
-        },
-        toggling: Toggling {
-            changes: unpacker.u32()?,
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::detect::Pending;
     use crate::log_time::LogPosition;
 
     const KEY: &str = "d\0t\0p\0device";
@@ -381,6 +331,24 @@ mod tests {
         });
         let bytes = device.pack();
         assert_eq!(bytes[0], VERSION);
+        assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
+    }
+
+    /// docs/state.md: after everything else of a sensor.
+    #[test]
+    fn a_value_that_waits_beyond_a_limit_is_read_as_it_was_written() {
+        let mut device = DeviceState::unpack(KEY, &empty()).unwrap();
+        device.sensors.push(SensorState::new("a"));
+        let without = device.pack();
+        device.sensors[0].detectors.pending = Some(Pending {
+            since: -7,
+            above: true,
+        });
+        let bytes = device.pack();
+        // The device ends with two zeros: never heard, and never silent.
+        let end = [&[1][..], &(-7_i64).to_le_bytes(), &[1], &[0; 2]].concat();
+        assert!(bytes.ends_with(&end) && bytes.len() == without.len() + 9);
+        assert!(bytes.len() <= device.packed_size());
         assert_eq!(DeviceState::unpack(KEY, &bytes), Ok(device));
     }
 

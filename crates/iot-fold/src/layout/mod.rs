@@ -4,13 +4,14 @@
 //! A stored value begins with the version of its format. Readers accept the versions
 //! that they know and refuse the others.
 
+mod detectors;
 mod device;
 mod log_time;
 mod pack;
 mod windows;
 
 use crate::model::DeviceKey;
-pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES, is_older};
+pub(crate) use device::{ALERT_BYTES, WINDOW_BYTES, is_without_time};
 pub(crate) use log_time::BYTES as TIME_BYTES;
 pub use log_time::KEY as TIME_KEY;
 pub use pack::UnpackError;

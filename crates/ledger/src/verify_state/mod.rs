@@ -16,7 +16,7 @@ mod report;
 mod store;
 mod wait;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use iot_core::dead_letter;
@@ -30,7 +30,7 @@ use crate::log::{self, Log};
 use crate::reading::Units;
 use crate::security::KafkaArgs;
 use compare::Comparison;
-use fold::Rules;
+use fold::{Rules, Threshold};
 use partition::Check;
 use report::{Kind, Report};
 use store::Store;
@@ -73,6 +73,13 @@ pub(crate) struct Args {
     /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
     #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
     sensor: Vec<(String, String)>,
+    /// Compare the alerts of this sensor's thresholds too, which are those of the consumer for all
+    /// devices; may be repeated.
+    #[arg(long, value_name = "NAME:above=N,below=N,for=DURATION", value_parser = threshold)]
+    threshold: Vec<(String, Threshold)>,
+    /// Set how far inside a threshold a value clears an alert (detect.threshold.band).
+    #[arg(long, default_value_t = 0.01)]
+    band: f64,
     /// Set how far messages may be ahead of their records (validate.max_future); used if
     /// the start of the log is gone.
     #[arg(long, default_value = "5m")]
@@ -172,6 +179,40 @@ fn sensor_unit(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Parses `NAME:above=N,below=N,for=DURATION`; the band is that of all sensors.
+fn threshold(text: &str) -> Result<(String, Threshold), String> {
+    // Split at the last sign: a name may contain one.
+    let (name, settings) = text.rsplit_once(':').ok_or("must be NAME:above=N,...")?;
+    let mut threshold = Threshold {
+        above: None,
+        below: None,
+        band: 0.0,
+        lasting: 0,
+    };
+    for setting in settings.split(',') {
+        let (key, value) = setting.split_once('=').ok_or("must be NAME:above=N,...")?;
+        let number = || {
+            value
+                .parse::<f64>()
+                .map_err(|_| format!("{key} must be a number"))
+        };
+        match key {
+            "above" => threshold.above = Some(number()?),
+            "below" => threshold.below = Some(number()?),
+            "for" => threshold.lasting = millis(value.parse()?),
+            _ => return Err(format!("{key:?} is not above, below or for")),
+        }
+    }
+    if threshold.above.or(threshold.below).is_none() {
+        return Err("must have above or below".into());
+    }
+    Ok((name.to_owned(), threshold))
+}
+
+fn millis(duration: HumanDuration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// The report of a partition without state, which is correct only if it never had a record.
 fn no_state(partition: &TopicPartition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
@@ -185,7 +226,10 @@ fn no_state(partition: &TopicPartition, log: &Log) -> Report {
 
 impl Settings {
     fn new(args: &Args) -> Self {
-        let millis = |d: HumanDuration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        let thresholds = args.threshold.iter().cloned().map(|(sensor, threshold)| {
+            let band = args.band;
+            (sensor, Threshold { band, ..threshold })
+        });
         // A set, because a length can be given twice.
         let sizes: BTreeSet<i64> = args.size.iter().map(|size| millis(*size)).collect();
         Self {
@@ -193,10 +237,39 @@ impl Settings {
                 sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
                 retention: Some(millis(args.retention)).filter(|retention| *retention > 0),
+                thresholds: thresholds.collect::<BTreeMap<_, _>>(),
             },
             units: args.sensor.iter().cloned().collect(),
             keep: args.keep.into(),
             max_future: millis(args.max_future),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_parsed_or_refused_with_the_reason() {
+        let expected = Threshold {
+            above: Some(50.0),
+            below: Some(-1.5),
+            band: 0.0,
+            lasting: 30_000,
+        };
+        let parsed = threshold("a:b:above=50,below=-1.5,for=30s");
+        assert_eq!(parsed, Ok(("a:b".to_owned(), expected)));
+        for (text, reason) in [
+            ("temperature", "must be NAME:above=N"),
+            ("temperature:50", "must be NAME:above=N"),
+            ("temperature:above=hot", "above must be a number"),
+            ("temperature:for=30s", "must have above or below"),
+            ("temperature:above=50,for=soon", "is not a duration"),
+            ("temperature:over=50", "\"over\" is not above, below or for"),
+        ] {
+            let error = threshold(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
         }
     }
 }

@@ -61,6 +61,30 @@ pub(super) struct Summary {
     pub(super) slope: Option<f64>,
 }
 
+/// The last alert of a sensor's thresholds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ThresholdAlert {
+    pub(super) raised: bool,
+    pub(super) critical: bool,
+    /// Whether it is about a value above the threshold.
+    pub(super) above: bool,
+    /// Offset of the record that raised it.
+    pub(super) offset: i64,
+    pub(super) value: f64,
+    pub(super) limit: f64,
+    /// Event time of the last change.
+    pub(super) timestamp: i64,
+    pub(super) raised_at: i64,
+    pub(super) count: u64,
+}
+
+/// A value beyond a threshold that has not raised an alert yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) since: i64,
+    pub(super) above: bool,
+}
+
 /// The value of one field, for comparison and display.
 #[derive(Debug, Clone)]
 pub(super) enum FieldValue {
@@ -140,6 +164,35 @@ impl Window {
             ),
         ]);
         fields
+    }
+}
+
+impl ThresholdAlert {
+    pub(super) fn fields(alert: Option<&Self>) -> [(&'static str, FieldValue); 9] {
+        use FieldValue::{Float, Signed, Unsigned};
+        let field = |of: fn(&Self) -> FieldValue| alert.map_or(FieldValue::Missing, of);
+        [
+            ("raised", field(|alert| Unsigned(alert.raised.into()))),
+            ("critical", field(|alert| Unsigned(alert.critical.into()))),
+            ("above", field(|alert| Unsigned(alert.above.into()))),
+            ("offset", field(|alert| Signed(alert.offset))),
+            ("value", field(|alert| Float(alert.value))),
+            ("limit", field(|alert| Float(alert.limit))),
+            ("timestamp", field(|alert| Signed(alert.timestamp))),
+            ("raised_at", field(|alert| Signed(alert.raised_at))),
+            ("count", field(|alert| Unsigned(alert.count))),
+        ]
+    }
+}
+
+impl Waiting {
+    pub(super) fn fields(waiting: Option<Self>) -> [(&'static str, FieldValue); 2] {
+        let since = waiting.map(|waiting| FieldValue::Signed(waiting.since));
+        let above = waiting.map(|waiting| FieldValue::Unsigned(waiting.above.into()));
+        [
+            ("since", since.unwrap_or(FieldValue::Missing)),
+            ("above", above.unwrap_or(FieldValue::Missing)),
+        ]
     }
 }
 

@@ -177,6 +177,7 @@ mod tests {
         sizes: Vec::new(),
         lateness: 0,
         retention: None,
+        thresholds: BTreeMap::new(),
     };
 
     /// What a consumer stores that takes this message.

@@ -16,4 +16,5 @@ mod support;
 mod termination;
 mod verify_kafka;
 mod verify_state;
+mod verify_state_alerts;
 mod verify_state_faults;

@@ -38,7 +38,7 @@ impl Verified {
         self.consumer_from(&[]).await
     }
 
-    async fn consumer_from(&self, args: &[&str]) -> Service {
+    pub(crate) async fn consumer_from(&self, args: &[&str]) -> Service {
         let settings = [
             ("store.url", &*self.redis.url),
             ("dead_letter.topic", &self.letters),

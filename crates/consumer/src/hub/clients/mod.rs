@@ -1,6 +1,7 @@
 //! WebSocket clients as the hub sees them. Each has a bounded queue of frames.
 //! Readings go to all as one frame, made once; for a client that is behind they
-//! are merged to the newest per device and sensor until it has caught up.
+//! are merged to the newest per device and sensor until it has caught up. The device whose
+//! change has waited longest goes first, so that none is left out.
 //! Alerts are never merged or dropped. When too many wait for a client, the hub
 //! waits for it for a while: one that reads catches up. One that has taken nothing
 //! for as long already goes at once.
@@ -8,7 +9,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::metrics::HubMetrics;
 use super::outbox::{FrameKind, Frames, Outbox, READINGS, outbox};
+use super::pending::Pending;
 use super::stats::Stats;
 use crate::config::PushConfig;
 
@@ -33,9 +35,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const REMOVED_AT_ONCE: usize = 500;
 /// Alerts that are handed out before others of the process get a turn.
 const ALERTS_AT_ONCE: usize = 256;
-
-/// Readings not sent yet, newest per device and sensor.
-pub(crate) type Pending = BTreeMap<DeviceKey, Device>;
 
 /// Why a WebSocket client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +176,7 @@ impl Clients {
         let client = Client {
             frames: sender,
             dismiss,
-            behind: Pending::new(),
+            behind: Pending::default(),
         };
         self.clients.insert(id, client);
         self.metrics.clients.set(self.clients.len() as i64);
@@ -210,12 +209,12 @@ impl Clients {
             if pending.is_empty() {
                 break;
             }
-            let sent = take_frame(pending);
+            let sent = pending.take(FRAME_BYTES);
             let mut made = None;
             for client in self.clients.values_mut() {
                 if !client.behind.is_empty() || !client.frames.takes_readings() {
                     for device in &sent {
-                        merge(&mut client.behind, device.clone());
+                        client.behind.merge(device.clone());
                     }
                     continue;
                 }
@@ -231,7 +230,7 @@ impl Clients {
         let mut count = 0;
         for client in self.clients.values_mut() {
             while !client.behind.is_empty() && client.frames.takes_readings() {
-                let frame = readings(&take_frame(&mut client.behind));
+                let frame = readings(&client.behind.take(FRAME_BYTES));
                 if !client.frames.push(FrameKind::Readings, frame) {
                     client.behind.clear();
                     break;
@@ -345,27 +344,6 @@ impl Clients {
         }
         self.metrics.clients.set(self.clients.len() as i64);
     }
-}
-
-/// Merges a change into what is pending.
-pub(crate) fn merge(pending: &mut Pending, change: Device) {
-    match pending.get_mut(&change.key) {
-        Some(device) => device.update(change),
-        None => drop(pending.insert(change.key.clone(), change)),
-    }
-}
-
-/// Takes as much as one frame holds.
-fn take_frame(pending: &mut Pending) -> Vec<Device> {
-    let mut taken = Vec::new();
-    let mut bytes = 0;
-    while bytes < FRAME_BYTES
-        && let Some((_, device)) = pending.pop_first()
-    {
-        bytes += device.json_size();
-        taken.push(device);
-    }
-    taken
 }
 
 fn readings(devices: &[Device]) -> Utf8Bytes {

@@ -17,9 +17,9 @@ fn clients(queue: usize) -> Clients {
 }
 
 fn pending(devices: &[(&str, f64)]) -> Pending {
-    let mut pending = Pending::new();
+    let mut pending = Pending::default();
     for (number, (id, value)) in devices.iter().enumerate() {
-        merge(&mut pending, device("t", id, number as i64, *value));
+        pending.merge(device("t", id, number as i64, *value));
     }
     pending
 }
@@ -87,11 +87,11 @@ async fn readings_of_a_removed_device_are_not_sent_after_it() {
 
 #[test]
 fn a_client_that_is_behind_gets_the_last_change_whatever_its_time() {
-    let mut pending = Pending::new();
+    let mut pending = Pending::default();
     for (timestamp, value) in [(9_000, 9.0), (1_000, 1.0)] {
-        merge(&mut pending, device("t", "a", timestamp, value));
+        pending.merge(device("t", "a", timestamp, value));
     }
-    let left = pending.into_values().next().unwrap();
+    let left = &pending.take(1)[0];
     assert_eq!((left.timestamp, left.readings[0].1.value), (1_000, 1.0));
 }
 
@@ -192,9 +192,9 @@ fn clients_that_nobody_serves_free_their_places() {
 fn a_frame_has_a_bounded_size() {
     let mut clients = clients(2);
     let mut one = clients.add(Vec::new(), Vec::new()).unwrap();
-    let mut all = Pending::new();
+    let mut all = Pending::default();
     for number in 0..10_000 {
-        merge(&mut all, device("t", &format!("{number:05}"), 0, 0.0));
+        all.merge(device("t", &format!("{number:05}"), 0, 0.0));
     }
     let (mut devices, mut largest) = (0, 0);
     while !all.is_empty() {
@@ -208,4 +208,37 @@ fn a_frame_has_a_bounded_size() {
     assert_eq!(devices, 10_000);
     assert!(largest < FRAME_BYTES * 5 / 4, "{largest}");
     assert!(largest > FRAME_BYTES / 2, "{largest}");
+}
+
+/// Flushes while all devices change more often than frames can carry, and returns after how many
+/// flushes a client has heard every device once; `reads` is how many frames it takes per flush.
+fn flushes_until_all_are_heard(reads: usize) -> usize {
+    const DEVICES: usize = 10_000;
+    let mut clients = clients(2);
+    let mut client = clients.add(Vec::new(), Vec::new()).unwrap();
+    let mut pending = Pending::default();
+    let mut heard = std::collections::HashSet::new();
+    for flush in 1..=100 {
+        for number in 0..DEVICES {
+            pending.merge(device("t", &format!("{number:05}"), flush as i64, 0.0));
+        }
+        clients.catch_up();
+        clients.send_readings(&mut pending);
+        for frame in std::iter::from_fn(|| received(&mut client)).take(reads) {
+            let devices = frame["devices"].as_array().unwrap().iter();
+            heard.extend(devices.map(|device| device["device"].as_str().unwrap().to_owned()));
+        }
+        if heard.len() == DEVICES {
+            return flush;
+        }
+    }
+    panic!("only {} of {DEVICES} devices were heard", heard.len());
+}
+
+#[test]
+fn every_device_is_heard_although_more_change_than_frames_can_carry() {
+    // A frame has room for more than 600 of these devices.
+    assert!(flushes_until_all_are_heard(READINGS) <= 10_000 / 600 / READINGS + 1);
+    // A slow client gets half as much at a time, and what waits for it goes first too.
+    assert!(flushes_until_all_are_heard(1) <= 10_000 / 600 + 2);
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Alert, AlertStatus, Device, DeviceKey, Updates};
-use serde::Deserialize;
+use iot_fold::{Alert, Device, DeviceKey, Level, Updates};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::owner::Question;
@@ -45,6 +45,31 @@ impl DeviceFilter {
     }
 }
 
+/// Which alerts are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AlertFilter {
+    pub(crate) limit: Option<usize>,
+    pub(crate) offset: usize,
+}
+
+/// A part of the list of alerts, and how many there are in all.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct AlertPage {
+    pub(crate) alerts: Vec<Alert>,
+    /// Alerts in the list, active and cleared.
+    pub(crate) total: usize,
+    /// The active ones of them.
+    pub(crate) raised: ByLevel,
+}
+
+/// Numbers of alerts by their levels.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct ByLevel {
+    pub(crate) critical: usize,
+    pub(crate) warning: usize,
+}
+
 /// Newest values and alerts of all assigned partitions.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -52,10 +77,10 @@ pub(crate) struct View {
     /// Where each device is found: in one partition, unless a producer's key
     /// changed or the topic got more partitions.
     index: BTreeMap<DeviceKey, Vec<Spot>>,
-    /// By time of raising and id: the oldest are the first to go.
-    alerts: BTreeMap<(i64, Arc<str>), Listed>,
-    /// Those of them that are over.
-    cleared: BTreeSet<(i64, Arc<str>)>,
+    /// By id.
+    alerts: HashMap<Arc<str>, Listed>,
+    /// Those of them that are over; the first are the first to go.
+    cleared: BTreeSet<Evictable>,
     most_alerts: usize,
 }
 
@@ -82,12 +107,15 @@ struct Listed {
     partition: Arc<TopicPartition>,
 }
 
+/// A cleared alert: warnings go before critical ones, and of these the oldest first.
+type Evictable = (Level, i64, Arc<str>);
+
 impl View {
     pub(crate) fn new(most_alerts: usize) -> Self {
         Self {
             parts: HashMap::new(),
             index: BTreeMap::new(),
-            alerts: BTreeMap::new(),
+            alerts: HashMap::new(),
             cleared: BTreeSet::new(),
             most_alerts,
         }
@@ -128,10 +156,10 @@ impl View {
             forget(&mut self.index, &device.key, partition);
         }
         let cleared = &mut self.cleared;
-        self.alerts.retain(|key, listed| {
+        self.alerts.retain(|_, listed| {
             let stays = *listed.partition != *partition;
             if !stays {
-                cleared.remove(key);
+                cleared.remove(&listed.evictable());
             }
             stays
         });
@@ -186,17 +214,18 @@ impl View {
     }
 
     fn list(&mut self, listed: Listed) {
-        let key = (listed.alert.raised_at, listed.alert.id.clone());
-        if listed.is_active() {
-            self.cleared.remove(&key);
-        } else {
-            self.cleared.insert(key.clone());
+        let (id, evictable) = (listed.alert.id.clone(), listed.evictable());
+        let is_active = listed.alert.is_active();
+        if let Some(before) = self.alerts.insert(id, listed) {
+            self.cleared.remove(&before.evictable());
         }
-        self.alerts.insert(key, listed);
+        if !is_active {
+            self.cleared.insert(evictable);
+        }
         if self.alerts.len() > self.most_alerts.max(self.active_alerts())
-            && let Some(oldest) = self.cleared.pop_first()
+            && let Some((.., id)) = self.cleared.pop_first()
         {
-            self.alerts.remove(&oldest);
+            self.alerts.remove(&id);
         }
     }
 
@@ -258,15 +287,34 @@ impl View {
         }
     }
 
-    /// Alerts, those that changed last first.
-    pub(crate) fn alerts(&self, limit: Option<usize>) -> Vec<Alert> {
+    /// All alerts, in the order in which they are listed.
+    pub(crate) fn all_alerts(&self) -> Vec<Alert> {
+        self.sorted_alerts().into_iter().cloned().collect()
+    }
+
+    /// A part of the list of alerts.
+    pub(crate) fn alerts(&self, filter: AlertFilter) -> AlertPage {
+        let all = self.sorted_alerts();
+        let limit = filter.limit.unwrap_or(ALERTS).min(MOST);
+        let active = all.iter().filter(|alert| alert.is_active());
+        let critical = active
+            .filter(|alert| alert.level == Level::Critical)
+            .count();
+        let page = all.iter().skip(filter.offset).take(limit);
+        AlertPage {
+            alerts: page.map(|alert| (*alert).clone()).collect(),
+            total: all.len(),
+            raised: ByLevel {
+                critical,
+                warning: self.active_alerts() - critical,
+            },
+        }
+    }
+
+    fn sorted_alerts(&self) -> Vec<&Alert> {
         let mut alerts: Vec<_> = self.alerts.values().map(|listed| &listed.alert).collect();
-        alerts.sort_by_key(|alert| std::cmp::Reverse(alert.timestamp));
+        alerts.sort_unstable_by(|a, b| a.listed_before(b));
         alerts
-            .into_iter()
-            .take(limit.unwrap_or(ALERTS).min(MOST))
-            .cloned()
-            .collect()
     }
 }
 
@@ -281,7 +329,13 @@ fn forget(index: &mut BTreeMap<DeviceKey, Vec<Spot>>, key: &DeviceKey, partition
 }
 
 impl Listed {
-    fn is_active(&self) -> bool {
-        self.alert.state == AlertStatus::Raised
+    fn evictable(&self) -> Evictable {
+        let Alert {
+            level,
+            timestamp,
+            id,
+            ..
+        } = &self.alert;
+        (*level, *timestamp, id.clone())
     }
 }

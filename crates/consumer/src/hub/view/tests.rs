@@ -1,7 +1,7 @@
 use iot_core::message::Quality;
 
 use super::*;
-use iot_fold::{AlertKind, Level, Place, Value};
+use iot_fold::{AlertKind, AlertStatus, Place, Value};
 
 /// A device with one reading of temperature.
 pub(crate) fn device(tenant: &str, id: &str, timestamp: i64, value: f64) -> Device {
@@ -134,7 +134,7 @@ fn a_partition_that_goes_takes_its_devices_and_alerts_along() {
     assert_eq!((view.devices(), view.active_alerts()), (2, 1));
     view.remove(&partition(1));
     assert_eq!((view.devices(), view.active_alerts()), (1, 0));
-    assert_eq!(view.alerts(None), []);
+    assert_eq!(view.all_alerts(), []);
     assert!(view.get(&key("t", "2")).is_none());
 }
 
@@ -215,7 +215,7 @@ fn active_alerts_outlive_cleared_ones() {
     add(&mut view, 0, Updates::default());
     let mut after = |id: &str, at, state| {
         view.update(&partition(0), alerts(vec![alert(id, at, state)]));
-        let listed = view.alerts(None);
+        let listed = view.all_alerts();
         let names = listed
             .iter()
             .map(|alert| alert.id.to_string())
@@ -228,4 +228,69 @@ fn active_alerts_outlive_cleared_ones() {
     assert_eq!(after("b", 2, Cleared), ("c a".into(), 2));
     assert_eq!(after("a", 1, Cleared), ("c a".into(), 1));
     assert_eq!(after("d", 4, Raised), ("d c".into(), 2));
+}
+
+/// The list of alerts as ids, after the alerts were taken in.
+fn listed(view: &mut View, new: Vec<Alert>) -> Vec<String> {
+    view.update(&partition(0), alerts(new));
+    let listed = view.all_alerts().into_iter();
+    listed.map(|alert| alert.id.to_string()).collect()
+}
+
+fn critical(id: &str, raised_at: i64, state: AlertStatus) -> Alert {
+    Alert {
+        level: Level::Critical,
+        ..alert(id, raised_at, state)
+    }
+}
+
+#[test]
+fn alerts_are_listed_by_state_then_severity_then_time() {
+    use AlertStatus::{Cleared, Raised};
+    let mut view = View::new(100);
+    add(&mut view, 0, Updates::default());
+    let all = vec![
+        critical("over", 9, Cleared),
+        alert("new", 8, Raised),
+        critical("boiler", 1, Raised),
+        alert("past", 10, Cleared),
+        critical("pump", 2, Raised),
+        // It has repeated since, and is where it was.
+        Alert {
+            timestamp: 99,
+            ..alert("old", 3, Raised)
+        },
+    ];
+    let expected = ["pump", "boiler", "new", "old", "over", "past"];
+    assert_eq!(listed(&mut view, all), expected);
+}
+
+#[test]
+fn a_critical_alert_stays_in_sight_however_many_warnings_follow() {
+    use AlertStatus::{Cleared, Raised};
+    let mut view = View::new(50);
+    add(&mut view, 0, Updates::default());
+    let storm = |state| (0..20_000).map(move |n| alert(&format!("w{n:05}"), 10 + n, state));
+    let mut all = vec![critical("boiler", 1, Raised)];
+    all.extend(storm(Raised));
+    assert_eq!(listed(&mut view, all).len(), 20_001, "none is cut");
+    let page = view.alerts(AlertFilter::default());
+    assert_eq!((page.alerts.len(), page.total), (100, 20_001));
+    assert_eq!((page.raised.critical, page.raised.warning), (1, 20_000));
+    assert_eq!(&*page.alerts[0].id, "boiler");
+    let last = view.alerts(AlertFilter {
+        limit: Some(100),
+        offset: 20_000,
+    });
+    assert_eq!(last.alerts.len(), 1);
+    assert_eq!(&*last.alerts[0].id, "w00000");
+    // Cleared, it outlives cleared warnings too.
+    let mut over: Vec<_> = storm(Cleared).collect();
+    over.push(critical("boiler", 1, Cleared));
+    over.extend((0..1_000).flat_map(|n| {
+        let id = format!("x{n:03}");
+        [Raised, Cleared].map(|state| alert(&id, 30_000 + n, state))
+    }));
+    let left = listed(&mut view, over);
+    assert_eq!((left.len(), &*left[0], &*left[1]), (50, "boiler", "x999"));
 }

@@ -6,10 +6,18 @@ use std::fmt::Write as _;
 use super::*;
 use crate::log_time::LogPosition;
 
+/// Those of the builds that wrote the earlier formats.
+fn earlier_rules() -> FoldRules {
+    FoldRules {
+        limits: limits_with(15.0, &[]),
+        ..rules()
+    }
+}
+
 /// Two devices in Kafka partition 3, with every part of the layout in use: units, places, qualities, open and
 /// sealed windows, alerts of sensors and of a device.
 fn folded() -> Fold {
-    let mut fold = Fold::new(rules(), "device-data", 3);
+    let mut fold = Fold::new(earlier_rules(), "device-data", 3);
     for at in 0..70_i64 {
         let seq = (at % 2 == 0).then_some(at as u64);
         let device = u8::from(at == 1);
@@ -55,8 +63,11 @@ fn keys_and_bytes_are_those_of_schema_2() {
 
 /// The entries in the lines that a build wrote which stored devices in format 3.
 fn entries_of_format_3() -> Vec<(String, Vec<u8>)> {
-    let lines = include_str!("golden_3.txt").lines();
-    let live = lines.filter_map(|line| {
+    entries(include_str!("golden_3.txt"))
+}
+
+fn entries(lines: &str) -> Vec<(String, Vec<u8>)> {
+    let live = lines.lines().filter_map(|line| {
         let (key, value) = line.split_once(" None ")?;
         let bytes = (0..value.len()).step_by(2);
         let bytes = bytes.map(|at| u8::from_str_radix(&value[at..at + 2], 16).unwrap());
@@ -69,7 +80,7 @@ fn entries_of_format_3() -> Vec<(String, Vec<u8>)> {
 fn bytes_of_format_3_are_taken_over() {
     let entries = entries_of_format_3();
     assert!(entries.iter().all(|(_, value)| value[0] == 3));
-    let mut taken_over = Fold::restore(rules(), "device-data", 3, &entries).unwrap();
+    let mut taken_over = Fold::restore(earlier_rules(), "device-data", 3, &entries).unwrap();
     let mut same = states(&folded());
     let old = states(&taken_over);
     assert_eq!(old.len(), 2);
@@ -95,7 +106,45 @@ fn bytes_of_format_3_are_taken_over() {
         .iter()
         .map(|(key, value)| (key.as_str(), value[0]))
         .collect();
-    assert_eq!(keys, [("d\0t\0p\0d0", 4), ("p\0time", 1)]);
+    assert_eq!(keys, [("d\0t\0p\0d0", 5), ("p\0time", 1)]);
+}
+
+#[test]
+fn bytes_of_format_4_are_taken_over() {
+    let entries = entries(include_str!("golden_4.txt"));
+    let versions: Vec<_> = entries.iter().map(|(_, value)| value[0]).collect();
+    assert_eq!(versions, [4, 4, 1]);
+    let mut taken_over = Fold::restore(earlier_rules(), "device-data", 3, &entries).unwrap();
+    let mut same = folded();
+    same.take_changes();
+    assert_eq!(states(&taken_over), states(&same));
+    assert_eq!(taken_over.watch.time(), same.watch.time());
+    for fold in [&mut taken_over, &mut same] {
+        feed(fold, 70, (0, 500, None, 0, 20.0)).unwrap();
+    }
+    let changes = taken_over.take_changes();
+    assert_eq!(changes, same.take_changes());
+    assert_eq!(changes.live[0].1[0], 5);
+}
+
+/// No record of it had a time, so that there is none to take over.
+#[test]
+fn state_of_format_4_without_a_time_lacks_no_earlier_record_times() {
+    let mut fold = Fold::new(rules(), "device-data", 3);
+    feed_at(&mut fold, 0, None, (0, 100, None, 0, 20.0)).unwrap();
+    let mut entries = fold.take_changes().live;
+    assert_eq!(entries.len(), 1);
+    let value = &mut entries[0].1;
+    // The sensor in format 4: without its last byte.
+    let length = value.len();
+    value.remove(length - 3);
+    let at = value.windows(4).position(|four| four == b"temp").unwrap() - 8;
+    value[at] -= 1;
+    value[0] = 4;
+    let mut restored = Fold::restore(rules(), "device-data", 3, &entries).unwrap();
+    assert_eq!(states(&restored), states(&fold));
+    feed_at(&mut restored, 1, Some(7), (0, 101, None, 0, 20.0)).unwrap();
+    assert!(!restored.watch.time().unwrap().is_taken_over);
 }
 
 #[test]

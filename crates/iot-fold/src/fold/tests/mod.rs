@@ -2,6 +2,7 @@
 
 mod clock;
 mod doubt;
+mod duration;
 mod golden;
 mod limits;
 mod retention;
@@ -44,9 +45,18 @@ fn rules() -> FoldRules {
     }
 }
 
-/// One more sensor, with limits on both sides, and another limit for temperatures in
-/// room r1.
+/// One more sensor, with limits on both sides, another limit for temperatures in room r1, and
+/// a minimum duration for humidity.
 fn limits(in_r1: f64) -> LimitRules {
+    let humidity = ThresholdRule {
+        sensor: "humidity".into(),
+        min_duration: Some(40),
+        ..ThresholdRule::default()
+    };
+    limits_with(in_r1, &[humidity])
+}
+
+fn limits_with(in_r1: f64, further: &[ThresholdRule]) -> LimitRules {
     let vibration = Known {
         name: "vibration".into(),
         unit: "mm/s".into(),
@@ -54,6 +64,7 @@ fn limits(in_r1: f64) -> LimitRules {
         limits: Limits {
             above: 40.0,
             below: 0.0,
+            min_duration: 0,
         },
         kind: None,
     };
@@ -63,7 +74,8 @@ fn limits(in_r1: f64) -> LimitRules {
         above: Limit::At(in_r1),
         ..ThresholdRule::default()
     };
-    LimitRules::new(&Catalogue::new([vibration]), &[rule])
+    let rules = [std::slice::from_ref(&rule), further].concat();
+    LimitRules::new(&Catalogue::new([vibration]), &rules)
 }
 
 /// Detectors that have learnt enough after a few readings of a short log.

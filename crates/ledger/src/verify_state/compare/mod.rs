@@ -1,5 +1,6 @@
 //! Compares the stored state of one partition with the fold of its log.
 
+mod threshold;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,6 +157,9 @@ impl<'a> Comparison<'a> {
             self.newest(key, name, newest, &found);
         } else {
             self.report.not_comparable += 1;
+        }
+        if let Some(crossing) = &expected.crossing {
+            self.threshold(key, name, crossing, found.detection.as_ref());
         }
         let mut open = BTreeMap::new();
         for window in found.open {

@@ -13,7 +13,7 @@ impl Comparison<'_> {
         let (key, stored) = (layout::TIME_FIELD, &snapshot.live);
         let value = stored.get(key).map(Vec::as_slice);
         // State that an earlier version wrote has none.
-        let is_earlier = || !stored.values().any(|device| layout::is_current(device));
+        let is_earlier = || !stored.values().any(|device| layout::is_with_time(device));
         let (time, found) = match (expected.time, value.map(layout::time)) {
             (None, None) => return,
             (Some(_), None) if is_earlier() => return,

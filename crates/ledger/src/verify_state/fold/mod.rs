@@ -3,6 +3,7 @@
 //! consumer.
 
 mod gone;
+mod threshold;
 mod time;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,14 @@ use iot_core::message::{DeviceMessage, Quality, Reading};
 use super::layout::device_name;
 use super::model::{Moment, Place, Span, Summary, Values, Window};
 use gone::Last;
+use threshold::Sample;
+pub(super) use threshold::{Crossing, Threshold};
 pub(super) use time::{PartitionTime, Timing};
 
 /// Milliseconds in an hour, for slopes per hour.
 const HOUR: f64 = 3_600_000.0;
 
-/// The rules of windows, in milliseconds.
+/// The rules of windows and devices, in milliseconds, and of thresholds.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     /// Lengths of the windows.
@@ -27,6 +30,8 @@ pub(super) struct Rules {
     pub(super) lateness: i64,
     /// How long a device is kept after its last message.
     pub(super) retention: Option<i64>,
+    /// Thresholds by sensor, for those of which alerts are compared.
+    pub(super) thresholds: BTreeMap<String, Threshold>,
 }
 
 /// A valid message of the log.
@@ -66,6 +71,8 @@ pub(super) struct Device {
 pub(super) struct Sensor {
     pub(super) newest: Option<Newest>,
     pub(super) open: BTreeMap<Span, Window>,
+    /// If thresholds are given for it.
+    pub(super) crossing: Option<Crossing>,
 }
 
 /// The newest reading of a sensor.
@@ -149,7 +156,7 @@ impl Fold {
         for reading in &message.readings {
             let state = device.sensors.entry(reading.sensor.to_string());
             let state = state.or_default();
-            state.take(&self.rules, watermark, timing, reading);
+            state.take(&self.rules, watermark, (entry, timing), reading);
         }
         if let Some(retention) = self.rules.retention {
             for gone in self.last.gone(self.time.age, retention) {
@@ -189,9 +196,27 @@ impl Device {
 }
 
 impl Sensor {
-    fn take(&mut self, rules: &Rules, watermark: i64, timing: Timing, reading: &Reading<'_>) {
+    fn take(
+        &mut self,
+        rules: &Rules,
+        watermark: i64,
+        (entry, timing): (&Entry<'_>, Timing),
+        reading: &Reading<'_>,
+    ) {
         let moment = timing.moment;
+        let thresholds = rules.thresholds.get(&*reading.sensor);
+        self.crossing = self.crossing.or(thresholds.map(|_| Crossing::default()));
         if timing.follows(self.newest.as_ref().map(|newest| newest.timing)) {
+            let usable = thresholds.filter(|_| reading.quality != Quality::Bad);
+            if let (Some(crossing), Some(thresholds)) = (&mut self.crossing, usable) {
+                let sample = Sample {
+                    offset: entry.offset,
+                    timestamp: moment.timestamp,
+                    progress: timing.progress(entry.recorded),
+                    value: reading.value,
+                };
+                crossing.take(thresholds, sample);
+            }
             self.newest = Some(Newest {
                 timing,
                 value: reading.value,

@@ -12,6 +12,7 @@ fn fold() -> Fold {
         sizes: vec![RULES.0],
         lateness: RULES.1,
         retention: None,
+        thresholds: BTreeMap::new(),
     })
 }
 
@@ -261,6 +262,7 @@ fn each_length_has_its_own_windows() {
         sizes: vec![60, 300],
         lateness: 30,
         retention: None,
+        thresholds: BTreeMap::new(),
     });
     for timestamp in [0, 59, 90, 299] {
         let readings = vec![reading("temperature", 1.0)];
@@ -335,6 +337,7 @@ fn hear(fold: &mut Fold, offset: i64, name: &str, at: i64) {
 fn a_device_without_messages_is_removed_after_the_retention() {
     let mut fold = Fold::new(Rules {
         retention: Some(100),
+        thresholds: BTreeMap::new(),
         ..fold().rules
     });
     hear(&mut fold, 0, "gone", 1_020);
@@ -363,6 +366,7 @@ fn a_device_without_messages_is_removed_after_the_retention() {
 fn a_gap_in_the_whole_partition_removes_no_device() {
     let mut fold = Fold::new(Rules {
         retention: Some(100),
+        thresholds: BTreeMap::new(),
         ..fold().rules
     });
     for (round, at) in (0..).zip([1_000, 1_010, 9_000, 9_010, 99_000]) {

@@ -1,9 +1,12 @@
 //! The consumer's layout of state in Redis, schemas 2 and 3 of docs/state.md: names of keys
 //! and fields, and the bytes of values. No other file depends on it.
 
+mod reader;
+
 use iot_core::message::Quality;
 
-use super::model::{Moment, Place, Span, Summary, Values, Window};
+use super::model::{Moment, Place, Span, Summary, ThresholdAlert, Waiting, Window};
+use reader::Reader;
 
 /// The supported schemas. Schema 3 adds fields about the log.
 pub(super) const SCHEMAS: [&str; 2] = ["2", "3"];
@@ -14,14 +17,12 @@ pub(super) const OFFSET_FIELD: &str = "offset";
 /// Field of a partition's hash with its time.
 pub(super) const TIME_FIELD: &str = "p\0time";
 /// First byte of a device. Version 3 adds the state of silence detection at the end, version 4
-/// which times were ahead of their records.
-const DEVICE_VERSIONS: [u8; 3] = [2, 3, 4];
+/// which times were ahead of their records, version 5 values that wait beyond a threshold.
+const DEVICE_VERSIONS: [u8; 4] = [2, 3, 4, 5];
 /// First byte of the time of a partition.
 const TIME_VERSIONS: [u8; 1] = [1];
 /// First byte of sealed windows.
 const SEALED_VERSIONS: [u8; 1] = [2];
-/// Size of an alert in bytes.
-const ALERT: usize = 60;
 /// Separator between the parts of a name.
 const SEPARATOR: char = '\0';
 
@@ -64,6 +65,15 @@ pub(super) struct StoredSensor {
     /// Whether that is ahead of its record; `None` before version 4.
     pub(super) ahead: Option<bool>,
     pub(super) open: Vec<Window>,
+    /// `None` before version 5.
+    pub(super) detection: Option<StoredDetection>,
+}
+
+/// The part of a sensor's alerts and detectors that can be compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct StoredDetection {
+    pub(super) alert: Option<ThresholdAlert>,
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// The stored windows of a device that were sealed together, by sensor.
@@ -153,8 +163,8 @@ pub(super) fn device(bytes: &[u8]) -> Result<StoredDevice, Unreadable> {
     Ok(device)
 }
 
-/// Decodes a sensor and its name. Alerts and detectors follow the open windows and are not
-/// compared.
+/// Decodes a sensor and its name. Of the alerts and detectors, which follow the open windows, only
+/// those of thresholds can be compared.
 fn sensor(reader: &mut Reader<'_>, version: u8) -> Result<(String, StoredSensor), Unreadable> {
     let name = reader.text()?;
     let sensor = StoredSensor {
@@ -169,13 +179,15 @@ fn sensor(reader: &mut Reader<'_>, version: u8) -> Result<(String, StoredSensor)
         newest: reader.moment()?,
         ahead: reader.ahead(version)?,
         open: reader.list(Reader::window)?,
+        detection: (version > 4).then(|| reader.detection()).transpose()?,
     };
     Ok((name, sensor))
 }
 
-/// Whether a value of a device says which times were ahead of their records.
-pub(super) fn is_current(device: &[u8]) -> bool {
-    device.first() == DEVICE_VERSIONS.last()
+/// Whether a value of a device says which times were ahead of their records: then the partition
+/// has a stored time.
+pub(super) fn is_with_time(device: &[u8]) -> bool {
+    device.first().is_some_and(|version| *version > 3)
 }
 
 /// Decodes the value of [`TIME_FIELD`].
@@ -210,167 +222,6 @@ pub(super) fn sealed(bytes: &[u8]) -> Result<StoredWindows, Unreadable> {
     };
     reader.end()?;
     Ok(sealed)
-}
-
-/// Reads little-endian numbers and length-prefixed strings.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// Reads the version, which must be one of `versions`.
-    fn new(bytes: &'a [u8], versions: &[u8]) -> Result<(u8, Self), Unreadable> {
-        let mut reader = Self(bytes);
-        let version = reader.u8()?;
-        if versions.contains(&version) {
-            return Ok((version, reader));
-        }
-        let known = versions.iter().map(u8::to_string).collect::<Vec<_>>();
-        let known = known.join(" or ");
-        Err(Unreadable(format!(
-            "unknown version {version}; expected {known}"
-        )))
-    }
-
-    /// Reads the offset of the last message, and skips the rest of the state of silence
-    /// detection, which is not compared.
-    fn silence(&mut self, version: u8) -> Result<Option<i64>, Unreadable> {
-        // Time and clock, and from version 4 on the age.
-        let numbers = if version > 3 { 3 } else { 2 };
-        let heard = self.option(|reader| {
-            let offset = reader.i64()?;
-            reader.take(numbers * size_of::<i64>())?;
-            Ok(offset)
-        })?;
-        self.option(|reader| reader.take(ALERT).map(drop))?;
-        Ok(heard)
-    }
-
-    fn ahead(&mut self, version: u8) -> Result<Option<bool>, Unreadable> {
-        (version > 3).then(|| self.flag()).transpose()
-    }
-
-    fn flag(&mut self) -> Result<bool, Unreadable> {
-        Ok(self.option(|_| Ok(()))?.is_some())
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {
-        let (head, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or_else(|| Unreadable("the value is truncated".into()))?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn u8(&mut self) -> Result<u8, Unreadable> {
-        Ok(self.take(1)?.iter().copied().sum())
-    }
-
-    fn u32(&mut self) -> Result<u32, Unreadable> {
-        let bytes = self.take(4)?;
-        Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u32::from(*b)))
-    }
-
-    fn u64(&mut self) -> Result<u64, Unreadable> {
-        let bytes = self.take(8)?;
-        Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
-    }
-
-    fn i64(&mut self) -> Result<i64, Unreadable> {
-        self.u64().map(u64::cast_signed)
-    }
-
-    fn f64(&mut self) -> Result<f64, Unreadable> {
-        self.u64().map(f64::from_bits)
-    }
-
-    /// Length-prefixed bytes.
-    fn bytes(&mut self) -> Result<&'a [u8], Unreadable> {
-        let length = self.u32()?;
-        // A length that does not fit into usize exceeds any value.
-        self.take(usize::try_from(length).unwrap_or(usize::MAX))
-    }
-
-    /// Reads from a length-prefixed part and skips its rest.
-    fn part<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
-    ) -> Result<T, Unreadable> {
-        read(&mut Self(self.bytes()?))
-    }
-
-    fn text(&mut self) -> Result<String, Unreadable> {
-        let text = std::str::from_utf8(self.bytes()?);
-        text.map(str::to_owned)
-            .map_err(|_| Unreadable("a string is not UTF-8".into()))
-    }
-
-    fn option<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
-    ) -> Result<Option<T>, Unreadable> {
-        match self.u8()? {
-            0 => Ok(None),
-            1 => read(self).map(Some),
-            other => Err(Unreadable(format!("invalid flag {other}"))),
-        }
-    }
-
-    /// Items with their number first.
-    fn list<T>(
-        &mut self,
-        read: impl Fn(&mut Self) -> Result<T, Unreadable>,
-    ) -> Result<Vec<T>, Unreadable> {
-        // No memory is reserved, because a corrupt number can be huge.
-        (0..self.u32()?).map(|_| read(self)).collect()
-    }
-
-    fn moment(&mut self) -> Result<Moment, Unreadable> {
-        Ok(Moment {
-            timestamp: self.i64()?,
-            seq: self.option(Self::u64)?,
-        })
-    }
-
-    fn values(&mut self) -> Result<Values, Unreadable> {
-        Ok(Values {
-            count: self.u64()?,
-            min: self.f64()?,
-            max: self.f64()?,
-            mean: self.f64()?,
-            squared_deviations: self.f64()?,
-            first: self.f64()?,
-            last: self.f64()?,
-        })
-    }
-
-    fn window(&mut self) -> Result<Window, Unreadable> {
-        Ok(Window {
-            span: Span {
-                size: self.u32()?.into(),
-                start: self.i64()?,
-            },
-            values: self.values()?,
-            first_at: self.u32()?.into(),
-            last_at: self.u32()?.into(),
-            time_mean: self.f64()?,
-            time_squared_deviations: self.f64()?,
-            deviation_products: self.f64()?,
-        })
-    }
-
-    fn summary(&mut self) -> Result<Summary, Unreadable> {
-        Ok(Summary {
-            values: self.values()?,
-            slope: self.option(Self::f64)?,
-        })
-    }
-
-    fn end(&self) -> Result<(), Unreadable> {
-        match self.0.len() {
-            0 => Ok(()),
-            more => Err(Unreadable(format!("{more} bytes follow the value"))),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::super::model::Values;
+use super::reader::DETECTORS;
 use super::*;
 
 /// Builds a stored value.
@@ -12,10 +14,29 @@ impl Bytes {
         Self(vec![2])
     }
 
-    /// A current device with one sensor, both of which were ahead of their records.
+    /// A device in version 4 with one sensor, both of which were ahead of their records.
+    fn ahead() -> Self {
+        Self::ahead_in(4, Self(Vec::new()))
+    }
+
+    /// A current device with a stuck sensor, of which a threshold alert is over, and whose value
+    /// waits to raise the next one.
     fn current() -> Self {
+        let alert = |kind| {
+            let alert = Self(vec![kind, 0, 1, 1]).number(33).float(61.0).float(50.0);
+            alert.number(900).number(800).number(4).number(850)
+        };
+        let mut detection = Self(vec![2]);
+        detection.0.extend(alert(2).0);
+        detection.0.extend(alert(0).0);
+        detection.0.extend([7; DETECTORS]);
+        Self::ahead_in(5, detection.byte(1).number(950).byte(1))
+    }
+
+    fn ahead_in(version: u8, detection: Self) -> Self {
         let sensor = Self(Vec::new()).text("s").float(1.0).byte(0).byte(0);
-        let sensor = sensor.number(100).byte(0).byte(1).short(0);
+        let mut sensor = sensor.number(100).byte(0).byte(1).short(0);
+        sensor.0.extend(detection.0);
         let device = Self::new().number(200).number(100).byte(0).byte(1).byte(0);
         let device = device.short(7).short(1).part(sensor);
         let heard = device
@@ -25,7 +46,7 @@ impl Bytes {
             .number(900)
             .number(950);
         let mut device = heard.byte(0);
-        device.0[0] = 4;
+        device.0[0] = version;
         device
     }
 
@@ -165,19 +186,59 @@ fn only_the_state_of_silence_detection_is_skipped() {
         assert!(device(&newer.byte(0).0).is_err(), "trailing bytes");
     }
     let mut unknown = older.heard(false);
-    unknown.0[0] = 5;
-    let error = Unreadable("unknown version 5; expected 2 or 3 or 4".into());
+    unknown.0[0] = 6;
+    let error = Unreadable("unknown version 6; expected 2 or 3 or 4 or 5".into());
     assert_eq!(device(&unknown.0), Err(error));
 }
 
 #[test]
-fn the_current_version_says_what_was_ahead() {
-    let found = device(&Bytes::current().0).unwrap();
-    assert_eq!((found.ahead, found.heard), (Some(true), Some(41)));
-    assert_eq!(found.sensors[0].1.ahead, Some(true));
+fn from_version_4_on_it_says_what_was_ahead() {
+    for bytes in [Bytes::ahead(), Bytes::current()] {
+        let found = device(&bytes.0).unwrap();
+        assert_eq!((found.ahead, found.heard), (Some(true), Some(41)));
+        assert_eq!(found.sensors[0].1.ahead, Some(true));
+        assert!(is_with_time(&bytes.0));
+    }
     let older = device(&Bytes::device(true, 1).part(Bytes::sensor(b"")).0).unwrap();
     assert_eq!((older.ahead, older.sensors[0].1.ahead), (None, None));
-    assert!(is_current(&Bytes::current().0) && !is_current(&Bytes::device(true, 0).0));
+    assert!(!is_with_time(&Bytes::device(true, 0).0));
+}
+
+#[test]
+fn the_current_version_has_the_alert_of_thresholds_and_the_wait_for_the_next() {
+    let detection = |bytes: Bytes| device(&bytes.0).unwrap().sensors[0].1.detection;
+    let alert = ThresholdAlert {
+        raised: false,
+        critical: true,
+        above: true,
+        offset: 33,
+        value: 61.0,
+        limit: 50.0,
+        timestamp: 900,
+        raised_at: 800,
+        count: 4,
+    };
+    let expected = StoredDetection {
+        alert: Some(alert),
+        waiting: Some(Waiting {
+            since: 950,
+            above: true,
+        }),
+    };
+    assert_eq!(detection(Bytes::current()), Some(expected));
+    assert_eq!(detection(Bytes::ahead()), None);
+    let mut none = Bytes(vec![0]);
+    none.0.extend([7; DETECTORS]);
+    let none = none.byte(0);
+    let more = Bytes([&none.0[..], &[0]].concat());
+    assert_eq!(
+        detection(Bytes::ahead_in(5, none)),
+        Some(StoredDetection::default())
+    );
+    assert!(
+        device(&Bytes::ahead_in(5, more).0).is_err(),
+        "trailing bytes"
+    );
 }
 
 #[test]
@@ -271,7 +332,7 @@ proptest! {
     fn truncated_values_are_refused(length in 0_usize..300) {
         let bytes = Bytes::device(true, 1).part(Bytes::sensor(b"detectors"));
         let heard = Bytes::device(true, 1).heard(true);
-        let all = [bytes, heard, Bytes::current(), Bytes::time(), Bytes::sealed()];
+        let all = [bytes, heard, Bytes::ahead(), Bytes::current(), Bytes::time(), Bytes::sealed()];
         for Bytes(bytes) in all {
             if let Some(cut) = bytes.get(..length).filter(|cut| cut.len() < bytes.len()) {
                 prop_assert!(device(cut).is_err() && sealed(cut).is_err() && time(cut).is_err());
@@ -281,7 +342,7 @@ proptest! {
 
     #[test]
     fn decoding_never_panics(bytes: Vec<u8>) {
-        for version in [1, 2, 3, 4] {
+        for version in [1, 2, 3, 4, 5] {
             let bytes = [&[version], &bytes[..]].concat();
             let part = Bytes::device(false, 1).part(Bytes(bytes.clone()));
             let _ = (device(&bytes), device(&part.0), sealed(&bytes), time(&bytes));

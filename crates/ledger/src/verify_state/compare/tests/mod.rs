@@ -1,6 +1,7 @@
 //! Each test changes an exact state and checks the findings.
 
 mod clock;
+mod threshold;
 
 use iot_core::message::{DeviceMessage, Reading};
 
@@ -80,7 +81,30 @@ fn sensor_bytes(version: u8, name: &str, sensor: &Sensor) -> Vec<u8> {
     bytes.extend(count(sensor.open.len()));
     let open = sensor.open.values();
     open.for_each(|window| bytes.extend(window_bytes(window)));
-    bytes.extend(DETECTORS);
+    if version < 5 {
+        bytes.extend(DETECTORS);
+        return bytes;
+    }
+    let crossing = sensor.crossing.unwrap_or_default();
+    bytes.push(u8::from(crossing.alert.is_some()));
+    if let Some(alert) = crossing.alert {
+        let flags = [alert.raised, alert.critical, alert.above].map(u8::from);
+        bytes.extend([&[0][..], &flags].concat());
+        bytes.extend(alert.offset.to_le_bytes());
+        bytes.extend(alert.value.to_le_bytes());
+        bytes.extend(alert.limit.to_le_bytes());
+        bytes.extend(alert.timestamp.to_le_bytes());
+        bytes.extend(alert.raised_at.to_le_bytes());
+        bytes.extend(alert.count.to_le_bytes());
+        // When it was published last, which is not compared.
+        bytes.extend([7; 8]);
+    }
+    bytes.extend([7; 102]);
+    bytes.push(u8::from(crossing.waiting.is_some()));
+    if let Some(waiting) = crossing.waiting {
+        bytes.extend(waiting.since.to_le_bytes());
+        bytes.push(u8::from(waiting.above));
+    }
     bytes
 }
 
@@ -140,6 +164,21 @@ fn stored_in(version: u8, fold: &Fold) -> Snapshot {
     snapshot
 }
 
+/// The state that a consumer would have stored, with devices in this format and the time of the
+/// partition.
+fn stored_with_time(version: u8, fold: &Fold) -> Snapshot {
+    let mut snapshot = stored_in(version, fold);
+    let mut value = vec![1];
+    value.extend(fold.time.offset.to_le_bytes());
+    value.extend(fold.time.time.unwrap().to_le_bytes());
+    value.extend([0; 2 * 8 + 1]);
+    value.extend(count(fold.time.recent.len()));
+    let recent = fold.time.recent.iter();
+    recent.for_each(|time| value.extend(time.to_le_bytes()));
+    snapshot.live.insert(layout::TIME_FIELD.into(), value);
+    snapshot
+}
+
 /// Folds a temperature; the times are the message's and its record's.
 fn take(fold: &mut Fold, number: i64, device: &str, (timestamp, recorded): (i64, i64), value: f64) {
     let message = DeviceMessage {
@@ -171,6 +210,7 @@ fn fold() -> Fold {
         sizes: vec![60],
         lateness: 30,
         retention: None,
+        thresholds: BTreeMap::new(),
     });
     for (number, timestamp) in [0, 30, 59, 61, 100, 119, 149].into_iter().enumerate() {
         for device in ["d1", "d2"] {
