@@ -9,10 +9,11 @@ use testkit::stack::{kafka_brokers, unique};
 use tokio::net::TcpStream;
 
 fn program(args: &[&str]) -> Program {
+    // After the command: settings behind it replace those before it.
     Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .args(args)
         .set("ops.listen", "127.0.0.1:0")
         .set("http.listen", "")
-        .args(args)
 }
 
 fn simulator(args: &[&str]) -> Run {
