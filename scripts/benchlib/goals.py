@@ -39,6 +39,7 @@ SIMULATOR = [
     ("hold", "drops", AT_MOST, 0, "100,000 devices at 1 s: drops"),
     ("hold", "peak_mb", AT_MOST, 256, "100,000 devices at 1 s: peak memory in MB"),
     ("hold", "send_p99_ms", BELOW, 10, "100,000 devices at 1 s: P99 of sending in ms"),
+    ("hold", "delivery_p99_ms", BELOW, 50, "100,000 devices at 1 s: P99 from due to confirmed in ms"),
     ("hold_small", "drops", AT_MOST, 0, "10,000 devices at 1 s: drops"),
     ("hold_small", "peak_mb", AT_MOST, 64, "10,000 devices at 1 s: peak memory in MB"),
     ("null_five", "readings", AT_LEAST, 3_000_000, "JSON to nowhere on one core: readings/s"),

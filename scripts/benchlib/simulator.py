@@ -125,7 +125,8 @@ def hold(_args, _directory):
     for name, devices in HOLD.items():
         figures, usage = simulate(["--devices", str(devices), "--interval", "1s", "--duration", "60s", "--json",
                                    "--sink", "kafka", "--set", f"kafka.topic=bench-{name}", *LZ4, *ONE])
-        keys = ("messages", "rate", "drops", "errors", "send_p50_ms", "send_p95_ms", "send_p99_ms",
+        keys = ("messages", "rate", "drops", "errors", "throttled",
+                "delivery_p50_ms", "delivery_p95_ms", "delivery_p99_ms", "send_p50_ms", "send_p95_ms", "send_p99_ms",
                 "late_p50_ms", "late_p95_ms", "late_p99_ms")
         cores = usage["cpu_s_per_million"] * figures["messages"] / 1e6 / figures["seconds"]
         results[name] = {key: figures[key] for key in keys} | {"peak_mb": usage["peak_mb"], "cores": round(cores, 3)}

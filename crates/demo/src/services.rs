@@ -8,7 +8,9 @@ use iot_bridge::BridgeConfig;
 use iot_consumer::ConsumerConfig;
 use iot_service::Listeners;
 use iot_service::config::{HumanDuration, Live};
-use iot_simulator::config::{CompressionKind, Rate, SimulatorConfig, SinkKind};
+use iot_simulator::config::{
+    CompressionKind, Rate, SensorConfig, SensorsConfig, SimulatorConfig, SinkKind, SwitchConfig,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -19,6 +21,10 @@ use crate::brokers::{PARTITIONS, listen};
 /// The mock cluster slows down with the number of stored batches; with this linger and
 /// no compression it sustains 2,000 messages per second for hours.
 const LINGER: HumanDuration = HumanDuration::from_millis(100);
+
+/// How long values remember. Detectors learn what is normal from some hundred readings, and
+/// take what moves much more slowly for a drift.
+const CORRELATION: HumanDuration = HumanDuration::from_secs(4);
 
 /// A service that runs in a task of this process.
 pub(crate) struct Running {
@@ -114,6 +120,27 @@ pub(crate) fn consumer(kafka: &str) -> Live<ConsumerConfig> {
     Live::fixed(config)
 }
 
+/// Lifelike rooms: each has a climate of its own around which values vary a little, and none
+/// comes near a threshold by itself. So each alert has a reason.
+fn rooms() -> SensorsConfig {
+    let sensor = |mean, deviation, own_level| SensorConfig {
+        mean,
+        deviation,
+        correlation: CORRELATION,
+        own_level,
+    };
+    SensorsConfig {
+        temperature: sensor(22.0, 2.0, 0.9),
+        humidity: sensor(50.0, 6.0, 0.8),
+        pressure: sensor(1013.0, 6.0, 0.5),
+        current: sensor(2.5, 0.5, 0.7),
+        switch: SwitchConfig {
+            correlation: HumanDuration::from_secs(600),
+        },
+        ..SensorsConfig::default()
+    }
+}
+
 /// Settings of the half of the fleet that sends to `sink`: the first device and the
 /// number of devices, and messages per second.
 pub(crate) fn fleet(
@@ -131,6 +158,7 @@ pub(crate) fn fleet(
     config.fleet.devices = devices;
     config.fleet.rate = Rate::PerSecond(rate);
     config.fleet.workers = 1;
+    config.sensors = rooms();
     config.kafka.brokers = vec![kafka.into()];
     config.kafka.partitions = PARTITIONS;
     config.kafka.linger = LINGER;

@@ -1,6 +1,7 @@
 //! Starts everything in order, prints the addresses, and stops it in reverse.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use iot_core::dead_letter;
@@ -46,6 +47,8 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
 /// All services, in the order of the message flow.
 struct Stage {
     devices: Vec<Running>,
+    /// Address of the API of the first half of the devices.
+    fleet_api: SocketAddr,
     bridge: Running,
     consumer: Running,
 }
@@ -77,17 +80,20 @@ impl Stage {
             (SinkKind::Mqtt, (0, half)),
             (SinkKind::Kafka, (half, args.devices - half)),
         ];
-        let mut devices = Vec::new();
+        let api = listen(0, "--port").await?;
+        let fleet_api = api.local_addr()?;
+        let (mut devices, mut api) = (Vec::new(), Some(api));
         for (sink, range) in fleets {
             let rate = f64::from(args.rate) * f64::from(range.1) / f64::from(args.devices);
             let fleet = services::fleet(sink, range, rate, mqtt.v5, kafka);
-            let running = Running::start("simulator", None, |listeners, stop| {
+            let running = Running::start("simulator", api.take(), |listeners, stop| {
                 iot_simulator::run(fleet, listeners, stop)
             });
             devices.push(running.await?);
         }
         Ok(Self {
             devices,
+            fleet_api,
             bridge,
             consumer,
         })
@@ -123,6 +129,7 @@ fn say(text: &str) {
 fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
     let Stage {
         devices,
+        fleet_api,
         bridge,
         consumer,
     } = stage;
@@ -131,11 +138,14 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
         .map(|part| format!("http://{}/metrics", part.ops))
         .collect();
     let payload = r#"{"device_id":"my-sensor","timestamp":'$(date +%s)'000,"readings":[{"sensor":"temperature","value":21.5}]}"#;
+    let anomaly = r#"{"kind":"spike","sensor":"temperature","building":"building-1","room":"room-101","readings":30}"#;
     say(&format!(
         "
   Open            http://127.0.0.1:{page}/
 
   Send a message  mosquitto_pub -p {mqtt} -q 1 -t mtic/msg/client/realtime/demo/visitors -m '{payload}'
+
+  Disturb a room  curl -s http://{fleet_api}/api/v1/anomalies -H 'content-type: application/json' -d '{anomaly}'
 
   MQTT            mqtt://127.0.0.1:{mqtt} (3.1.1), mqtt://127.0.0.1:{mqtt5} (5)
   Metrics         consumer   http://{consumer}/metrics

@@ -16,11 +16,13 @@ pub mod metrics;
 pub mod moment;
 pub mod ops;
 mod probe;
+mod repeats;
 pub mod server;
 pub mod shutdown;
 pub mod tls;
 
 pub use backoff::Backoff;
+pub use repeats::Repeats;
 
 use tokio::net::TcpListener;
 

@@ -56,7 +56,7 @@ struct RunArgs {
     seed: Option<String>,
     /// Exit with 1 if this condition on the figures holds at the end, such as
     /// drops>0; separate several with commas [run.fail_when]
-    #[arg(long, value_name = "CONDITION", global = true)]
+    #[arg(long, value_name = "CONDITION", global = true, value_parser = conditions)]
     fail_when: Option<String>,
     /// Print the figures as JSON at the end [run.json]
     #[arg(long, global = true)]
@@ -83,6 +83,16 @@ impl RunArgs {
             .into_iter()
             .flatten()
     }
+}
+
+/// Refuses empty conditions; the settings refuse invalid ones. An empty entry of a list in a
+/// variable is an unset part of it, but on the command line it is a mistake in a script that
+/// relies on the exit code.
+fn conditions(text: &str) -> Result<String, String> {
+    if text.split(',').any(|condition| condition.trim().is_empty()) {
+        return Err("a condition is empty".into());
+    }
+    Ok(text.to_owned())
 }
 
 impl Cli {
@@ -128,6 +138,16 @@ mod tests {
         let config: SimulatorConfig = iot_service::config::load(&sources).unwrap();
         assert_eq!((config.run.messages, config.fleet.seed), (9, 3));
         assert_eq!((config.run.fail_when.len(), config.run.json), (2, true));
+    }
+
+    #[test]
+    fn empty_conditions_are_rejected() {
+        for conditions in ["", " ", "drops>0,", ",drops>0", "drops>0,,errors>0"] {
+            let line = ["iot-simulator", "run", "--fail-when", conditions];
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains("--fail-when <CONDITION>"), "{error}");
+            assert!(error.contains("a condition is empty"), "{error}");
+        }
     }
 
     #[test]

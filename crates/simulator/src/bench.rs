@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::config::{Format, KafkaConfig, SimulatorConfig};
 use crate::fleet::{Device, DeviceProfile, Emitted, Origin};
-use crate::lane::{Lane, Limits};
+use crate::lane::{Lane, Limits, Times};
 use crate::sensors::{self, Moment};
 
 /// As large as a message with one reading.
@@ -23,7 +23,8 @@ pub fn sensors() -> Vec<Sensor> {
     let sensors = sensors::PROFILES.iter().zip(devices.sensors);
     let next = sensors.map(|(profile, sensor)| {
         let mut rng = Pcg32::seed_from_u64(1);
-        let (mut state, conditions) = (profile.first_state(&mut rng), devices.conditions);
+        let mut state = profile.first_state(&sensor.process, &mut rng);
+        let conditions = devices.conditions;
         let mut elapsed = 0.0;
         let next = move || {
             elapsed += 5.0 / 3600.0;
@@ -31,7 +32,9 @@ pub fn sensors() -> Vec<Sensor> {
                 timestamp: 0,
                 elapsed,
             };
-            let sample = profile.sample(&mut state, at, &conditions, &sensor.odds, &mut rng);
+            let process = &sensor.process;
+            let sample =
+                profile.sample(process, &mut state, at, &conditions, &sensor.odds, &mut rng);
             sample.value.unwrap_or(f64::NAN)
         };
         let sensor: Sensor = (profile.name, Box::new(next));
@@ -71,8 +74,12 @@ pub fn batch() -> impl FnMut() -> usize {
         buffer_bytes: kafka.buffer.bytes(),
     });
     let now = Instant::now();
+    let times = Times {
+        due: now,
+        timestamp: 0,
+    };
     move || loop {
-        lane.push(now, Origin::default(), 0, |out| {
+        lane.push(now, Origin::default(), times, |out| {
             out.extend_from_slice(&PAYLOAD);
             Emitted::Message {
                 label: None,

@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use prometheus::Histogram;
 use prometheus::core::Metric;
+use prometheus::proto::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -22,7 +22,9 @@ pub(crate) struct Snapshot {
     retries: u64,
     possible_duplicates: u64,
     rerouted: u64,
+    throttled: u64,
     drops: [u64; Dropped::ALL.len()],
+    delivery: Distribution,
     send: Distribution,
     late: Distribution,
 }
@@ -37,9 +39,11 @@ impl Snapshot {
             retries: metrics.retries.get(),
             possible_duplicates: metrics.possible_duplicates.get(),
             rerouted: metrics.rerouted.get(),
+            throttled: metrics.throttled.get(),
             drops: Dropped::ALL.map(|reason| metrics.drops(reason)),
-            send: Distribution::of(&metrics.send_latency),
-            late: Distribution::of(&metrics.lateness),
+            delivery: Distribution::of(&metrics.deliveries.histogram()),
+            send: Distribution::of(metrics.send_latency.metric().get_histogram()),
+            late: Distribution::of(metrics.lateness.metric().get_histogram()),
         }
     }
 }
@@ -50,8 +54,6 @@ struct Distribution(Vec<(f64, u64)>);
 
 impl Distribution {
     fn of(histogram: &Histogram) -> Self {
-        let metric = histogram.metric();
-        let histogram = metric.get_histogram();
         let buckets = histogram.get_bucket().iter();
         let buckets = buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
         let all = (f64::INFINITY, histogram.get_sample_count());
@@ -102,8 +104,8 @@ pub(crate) struct Figures {
     bytes: u64,
     /// Batches that the sink confirmed.
     batches: u64,
-    /// Failed attempts to send.
-    errors: u64,
+    /// Failed attempts to connect or to send.
+    pub(crate) errors: u64,
     /// Attempts to send after the first.
     retries: u64,
     /// Messages sent again although they may have arrived.
@@ -111,10 +113,17 @@ pub(crate) struct Figures {
     /// Messages sent to another partition because their own was unavailable.
     rerouted: u64,
     /// Dropped messages, for any reason.
-    drops: u64,
+    pub(crate) drops: u64,
     /// `drops_buffer_full` and the other reasons.
     #[serde(flatten)]
     drops_by_reason: BTreeMap<String, u64>,
+    /// Messages created late because the buffer was nearly full.
+    throttled: u64,
+    /// From when a message was due until it was confirmed; dropped messages count as slower
+    /// than the greatest bound.
+    delivery_p50_ms: Option<f64>,
+    delivery_p95_ms: Option<f64>,
+    delivery_p99_ms: Option<f64>,
     /// From handing over a batch to its confirmation.
     send_p50_ms: Option<f64>,
     send_p95_ms: Option<f64>,
@@ -131,6 +140,7 @@ impl Figures {
         let count = |of: fn(&Snapshot) -> u64| of(after) - of(before);
         let drops = after.drops.iter().zip(before.drops).map(|(a, b)| a - b);
         let reasons = Dropped::ALL.map(|reason| format!("drops_{}", reason.label()));
+        let delivery = after.delivery.since(&before.delivery);
         let (send, late) = (
             after.send.since(&before.send),
             after.late.since(&before.late),
@@ -148,6 +158,10 @@ impl Figures {
             rerouted: count(|at| at.rerouted),
             drops: drops.clone().sum(),
             drops_by_reason: reasons.into_iter().zip(drops).collect(),
+            throttled: count(|at| at.throttled),
+            delivery_p50_ms: delivery.quantile(0.5),
+            delivery_p95_ms: delivery.quantile(0.95),
+            delivery_p99_ms: delivery.quantile(0.99),
             send_p50_ms: send.quantile(0.5),
             send_p95_ms: send.quantile(0.95),
             send_p99_ms: send.quantile(0.99),
@@ -164,6 +178,14 @@ impl Figures {
             // A struct serialises to an object.
             _ => Map::new(),
         }
+    }
+
+    /// Whether messages were to be sent and none was confirmed.
+    pub(crate) fn nothing_sent(&self) -> bool {
+        // That nobody reads the output any more is no failure.
+        let closed = format!("drops_{}", Dropped::OutputClosed.label());
+        let closed = self.drops_by_reason.get(&closed).copied();
+        self.messages == 0 && (self.errors > 0 || self.drops > closed.unwrap_or(0))
     }
 
     /// Messages that are confirmed or dropped.
@@ -188,6 +210,7 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} msg/s", self.rate)?;
         let quantiles = [
+            ("delivery", self.delivery_p50_ms, self.delivery_p99_ms),
             ("send", self.send_p50_ms, self.send_p99_ms),
             ("late", self.late_p50_ms, self.late_p99_ms),
         ];
@@ -279,7 +302,7 @@ impl FromStr for Condition {
     fn from_str(text: &str) -> Result<Self, String> {
         let invalid = || {
             format!(
-                "invalid condition {text:?}: expected a figure, an operator (>=, <=, >, <) and a number"
+                "invalid condition {text:?}: expected a figure, an operator (>=, <=, >, <) and a finite number"
             )
         };
         let found = Comparison::ALL.iter().find_map(|(operator, comparison)| {
@@ -296,13 +319,14 @@ impl FromStr for Condition {
                 names.join(", ")
             ));
         }
-        match limit.parse() {
-            Ok(limit) => Ok(Self {
+        match limit.parse::<f64>() {
+            // With NaN no condition would hold, and with an infinity always or never.
+            Ok(limit) if limit.is_finite() => Ok(Self {
                 name: name.into(),
                 comparison,
                 limit,
             }),
-            Err(_) => Err(invalid()),
+            _ => Err(invalid()),
         }
     }
 }
@@ -336,16 +360,47 @@ mod tests {
     }
 
     #[test]
+    fn dropped_messages_make_no_latency_better() {
+        let metrics = Metrics::new(&prometheus::Registry::new(), crate::config::SinkKind::Null);
+        let metrics = metrics.unwrap();
+        let local = metrics.deliveries.local();
+        (0..90).for_each(|_| local.observe(0.0005));
+        local.flush();
+        let figures = || {
+            let after = Snapshot::take(&metrics);
+            Figures::between(&Snapshot::default(), &after, Duration::from_secs(1))
+        };
+        assert!(figures().delivery_p99_ms.unwrap() < 1.0);
+        metrics.dropped(Dropped::BufferFull, 10);
+        let figures = figures();
+        assert!(figures.delivery_p50_ms.unwrap() < 1.0);
+        assert_eq!(
+            figures.delivery_p95_ms,
+            Some(3_600_000.0),
+            "an hour, or never"
+        );
+    }
+
+    #[test]
     fn invalid_conditions_are_rejected() {
         let error = |text: &str| text.parse::<Condition>().unwrap_err();
         assert_eq!(
             error("drops"),
-            "invalid condition \"drops\": expected a figure, an operator (>=, <=, >, <) and a number"
+            "invalid condition \"drops\": expected a figure, an operator (>=, <=, >, <) and a finite number"
         );
-        assert_eq!(
-            error("drops>none"),
-            "invalid condition \"drops>none\": expected a figure, an operator (>=, <=, >, <) and a number"
-        );
+        for text in [
+            "",
+            " ",
+            "drops>none",
+            "drops>",
+            "drops>NaN",
+            "drops>inf",
+            "drops<-inf",
+            "drops>1e999",
+        ] {
+            let expected = format!("invalid condition {text:?}: ");
+            assert!(error(text).starts_with(&expected), "{}", error(text));
+        }
         let unknown = error("losses>0");
         assert!(
             unknown.starts_with("unknown figure \"losses\"; known: "),

@@ -6,12 +6,16 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use prometheus::local::LocalHistogram;
 use tokio::time::Instant;
 
 use crate::fleet::{Emitted, Origin};
 
 /// Size of a record besides its payload, in bytes: key, headers, framing.
 const OVERHEAD: usize = 96;
+
+/// Smallest buffer of a lane, which holds a few messages.
+pub(crate) const MIN_LANE_BYTES: usize = 4 * 1024;
 
 /// One message of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +32,19 @@ pub(crate) struct Message<'b> {
     pub payload: &'b [u8],
 }
 
+/// When a message was to be sent, and when it was created.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// When the schedule wanted it sent.
+    pub due: Instant,
+    /// Event time, milliseconds since the Unix epoch.
+    pub timestamp: i64,
+}
+
 /// Metadata of a message in a batch.
 #[derive(Debug)]
 struct Item {
+    due: Instant,
     origin: Origin,
     label: Option<String>,
     timestamp: i64,
@@ -80,21 +94,31 @@ impl Batch {
         })
     }
 
+    /// Observes how long ago, at `now`, the first `count` messages were due: those that have
+    /// waited the longest.
+    pub(crate) fn observe(&self, count: usize, now: Instant, latency: &LocalHistogram) {
+        for item in self.items.iter().take(count) {
+            let since_due = now.saturating_duration_since(item.due);
+            latency.observe(since_due.as_secs_f64());
+        }
+    }
+
     /// Adds the message that `write` appends; `false` if it appends none.
     pub(crate) fn push(
         &mut self,
         origin: Origin,
-        timestamp: i64,
+        times: Times,
         write: impl FnOnce(&mut Vec<u8>) -> Emitted,
     ) -> bool {
         let Emitted::Message { label, id } = write(&mut self.bytes) else {
             return false;
         };
         self.items.push(Item {
+            due: times.due,
             origin,
             label,
             id,
-            timestamp,
+            timestamp: times.timestamp,
             end: self.bytes.len(),
         });
         true
@@ -187,10 +211,10 @@ impl Lane {
         &mut self,
         now: Instant,
         origin: Origin,
-        timestamp: i64,
+        times: Times,
         write: impl FnOnce(&mut Vec<u8>) -> Emitted,
     ) {
-        if !self.open.push(origin, timestamp, write) {
+        if !self.open.push(origin, times, write) {
             return;
         }
         self.opened.get_or_insert(now);
@@ -271,7 +295,11 @@ mod tests {
     };
 
     fn push(lane: &mut Lane, now: Instant, payload: &str) {
-        lane.push(now, Origin::default(), 0, |out| {
+        let times = Times {
+            due: now,
+            timestamp: 0,
+        };
+        lane.push(now, Origin::default(), times, |out| {
             out.extend_from_slice(payload.as_bytes());
             Emitted::Message {
                 label: None,

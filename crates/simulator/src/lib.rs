@@ -9,6 +9,7 @@ pub mod bench;
 mod clock;
 pub mod config;
 mod control;
+mod deliveries;
 mod figures;
 mod fleet;
 mod lane;

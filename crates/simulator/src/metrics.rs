@@ -6,6 +6,7 @@ use prometheus::{
 };
 
 use crate::config::SinkKind;
+use crate::deliveries::Deliveries;
 
 /// Histogram buckets for network latencies, in seconds.
 const LATENCIES: &[f64] = &[
@@ -88,6 +89,8 @@ pub(crate) struct Metrics {
     pub batches: IntCounter,
     /// Time from handing over a batch to its confirmation, including retries.
     pub send_latency: Histogram,
+    /// Time from when a message was due until the sink confirmed it.
+    pub deliveries: Deliveries,
     /// Time to create the values of one message and encode them.
     pub serialization_latency: Histogram,
     /// Failed attempts to send.
@@ -98,6 +101,8 @@ pub(crate) struct Metrics {
     pub possible_duplicates: IntCounter,
     /// Time from when a message was due until it was created.
     pub lateness: Histogram,
+    /// Messages created late because the buffer was nearly full.
+    pub throttled: IntCounter,
     /// Devices that send.
     pub devices: IntGauge,
     /// Workers, and tasks that send.
@@ -153,6 +158,11 @@ impl Metrics {
                 "Time from handing over a batch to its confirmation, including retries.",
                 LATENCIES.to_vec(),
             )?,
+            deliveries: register.deliveries(
+                "delivery_latency_seconds",
+                "Time from when a message was due until the sink confirmed it; \
+                 messages that are never confirmed are only in the bucket +Inf and the count.",
+            )?,
             serialization_latency: register.histogram(
                 "serialization_latency_seconds",
                 "Time to create the values of one message and encode them.",
@@ -167,7 +177,10 @@ impl Metrics {
                 "rerouted_messages_total",
                 "Messages sent to another partition because their own was unavailable.",
             )?,
-            send_errors: register.counter("send_errors_total", "Failed attempts to send.")?,
+            send_errors: register.counter(
+                "send_errors_total",
+                "Failed attempts to connect or to send.",
+            )?,
             retries: register.counter("retries_total", "Attempts to send after the first.")?,
             possible_duplicates: register.counter(
                 "possible_duplicates_total",
@@ -177,6 +190,10 @@ impl Metrics {
                 "schedule_lateness_seconds",
                 "Time from when a message was due until it was created.",
                 LATENCIES.to_vec(),
+            )?,
+            throttled: register.counter(
+                "throttled_messages_total",
+                "Messages that were created late because the buffer was nearly full.",
             )?,
             devices: register.gauge("devices", "Devices that send.")?,
             tasks: register.gauge("tasks", "Workers, and tasks that send.")?,
@@ -193,10 +210,11 @@ impl Metrics {
         })
     }
 
-    /// Counts dropped messages.
-    pub(crate) fn dropped(&self, reason: Dropped, messages: usize) {
+    /// Counts dropped messages, which are never confirmed.
+    pub(crate) fn dropped(&self, reason: Dropped, messages: u64) {
         let counter = self.dropped.with_label_values(&[reason.label()]);
-        counter.inc_by(messages as u64);
+        counter.inc_by(messages);
+        self.deliveries.never(messages);
     }
 
     /// The number of lanes in a state.
@@ -248,6 +266,12 @@ impl Register<'_> {
         let gauge = IntGauge::with_opts(self.opts(name, help))?;
         self.registry.register(Box::new(gauge.clone()))?;
         Ok(gauge)
+    }
+
+    fn deliveries(&self, name: &str, help: &str) -> prometheus::Result<Deliveries> {
+        let deliveries = Deliveries::new(self.opts(name, help))?;
+        self.registry.register(Box::new(deliveries.clone()))?;
+        Ok(deliveries)
     }
 
     fn histogram(

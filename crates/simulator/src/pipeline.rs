@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{SimulatorConfig, SinkKind};
 use crate::control::Control;
-use crate::lane::Limits;
+use crate::lane::{Limits, MIN_LANE_BYTES};
 use crate::metrics::Metrics;
 use crate::sink::null::Null;
 use crate::sink::{self, Links, Sink, file, kafka, mqtt, stdout};
@@ -78,7 +78,7 @@ impl Pipeline {
                 let topic = kafka::Topic::new(config, self.metrics.clone());
                 let open = self.while_running(config, topic.open(&component));
                 let Some(lanes) = open.await else {
-                    return self.progress(config).finish();
+                    return self.never_opened(config);
                 };
                 let (sender, more) = mpsc::channel(1);
                 let follow = topic.follow(lanes.len(), sender);
@@ -88,18 +88,25 @@ impl Pipeline {
                 }
             }
             SinkKind::Mqtt => {
-                let open = mqtt::open(config, &component);
+                let open = mqtt::open(config, &self.metrics, &component);
                 match self.while_running(config, open).await {
                     Some(lanes) => {
                         self.send(config, component, lanes, no_more_lanes(), truths)
                             .await
                     }
-                    None => self.progress(config).finish(),
+                    None => self.never_opened(config),
                 }
             }
             SinkKind::Stdout => {
-                let lanes = vec![stdout::Lines::new(std::io::stdout())];
-                self.send(config, component, lanes, no_more_lanes(), truths)
+                let lines = match stdout::open() {
+                    Ok(lines) => lines,
+                    Err(error) => {
+                        self.metrics.send_errors.inc();
+                        self.progress(config).finish(true)?;
+                        return Err(error).context("opening standard output");
+                    }
+                };
+                self.send(config, component, vec![lines], no_more_lanes(), truths)
                     .await
             }
             SinkKind::File => {
@@ -130,6 +137,13 @@ impl Pipeline {
         tokio::time::timeout(duration, open).await.ok().flatten()
     }
 
+    /// The end of a run whose sink was never open.
+    fn never_opened(&self, config: &SimulatorConfig) -> anyhow::Result<()> {
+        // The attempt that is cut off, perhaps the only one, has failed, too.
+        self.metrics.send_errors.inc();
+        self.progress(config).finish(self.shutdown.is_cancelled())
+    }
+
     fn progress(&self, config: &SimulatorConfig) -> Progress {
         Progress::start(self.metrics.clone(), config)
     }
@@ -143,13 +157,15 @@ impl Pipeline {
         more: mpsc::Receiver<Vec<S>>,
         truths: Option<Truths>,
     ) -> anyhow::Result<()> {
+        let links = Links::new(
+            component,
+            self.metrics.clone(),
+            config.circuit.clone(),
+            config.retry.clone(),
+            retries(config),
+        );
         let mut senders = Senders {
-            links: Links::new(
-                component,
-                self.metrics.clone(),
-                config.circuit.clone(),
-                retries(config),
-            ),
+            links: links.clone(),
             metrics: self.metrics.clone(),
             tasks: JoinSet::new(),
         };
@@ -171,7 +187,11 @@ impl Pipeline {
             never = progress.report() => match never {},
             result = self.work(config, workers, senders, more) => result?,
         }
-        progress.finish()
+        let finished = progress.finish(self.shutdown.is_cancelled());
+        match links.broken() {
+            Some(why) => anyhow::bail!("the run failed: {why}"),
+            None => finished,
+        }
     }
 
     /// Runs the workers until they are done or the run is stopped, and then the steps of
@@ -344,7 +364,7 @@ fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
             batch_bytes: config.kafka.batch_size.bytes(),
             batch_messages: config.kafka.batch_messages,
             linger: *config.kafka.linger,
-            buffer_bytes: (config.kafka.buffer.bytes() / lanes).max(1),
+            buffer_bytes: (config.kafka.buffer.bytes() / lanes).max(MIN_LANE_BYTES),
         },
         // MQTT acknowledges every message on its own, so waiting for others gains nothing;
         // a batch is the set of messages in flight.
@@ -352,7 +372,7 @@ fn limits(config: &SimulatorConfig, lanes: usize) -> Limits {
             batch_bytes: usize::MAX,
             batch_messages: config.mqtt.in_flight,
             linger: Duration::ZERO,
-            buffer_bytes: (config.mqtt.buffer.bytes() / lanes).max(1),
+            buffer_bytes: (config.mqtt.buffer.bytes() / lanes).max(MIN_LANE_BYTES),
         },
         SinkKind::Stdout | SinkKind::File | SinkKind::Null => Limits {
             batch_bytes: 64 * 1024,

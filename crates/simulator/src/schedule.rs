@@ -83,6 +83,16 @@ impl Schedule {
         nanos(u128::try_from(due).unwrap_or(0))
     }
 
+    /// Number of turns of a device from its next due time until `time`, inclusive.
+    pub(crate) fn turns_until(&self, index: usize, time: Duration) -> u64 {
+        let due = self.due(index);
+        if due > time {
+            return 0;
+        }
+        let rounds = (time - due).as_nanos() / self.interval.as_nanos().max(1);
+        u64::try_from(rounds).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
     /// Advances to the following device.
     pub(crate) fn advance(&mut self) {
         self.next += 1;
@@ -207,6 +217,18 @@ mod tests {
         let mut odd = schedule(SECOND, vec![1, 3], 4);
         let due: Vec<u128> = drain(&mut odd, 3).iter().map(|d| d.1.as_millis()).collect();
         assert_eq!(due, [250, 750, 1_250]);
+    }
+
+    #[test]
+    fn turns_until_a_time_are_counted() {
+        let mut schedule = schedule(SECOND, vec![0, 1], 2);
+        let turns = |schedule: &Schedule, millis| {
+            [0, 1].map(|index| schedule.turns_until(index, Duration::from_millis(millis)))
+        };
+        assert_eq!(turns(&schedule, 0), [1, 0]);
+        assert_eq!(turns(&schedule, 2_500), [3, 3]);
+        drain(&mut schedule, 3);
+        assert_eq!(turns(&schedule, 2_499), [1, 1]);
     }
 
     #[test]

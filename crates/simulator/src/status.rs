@@ -13,6 +13,7 @@ use tokio::time::{Instant, interval};
 use crate::config::{RunConfig, Shard, SimulatorConfig};
 use crate::figures::{Figures, Snapshot};
 use crate::metrics::Metrics;
+use crate::sink::stdout;
 
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(500);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -28,11 +29,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Call when the run starts.
+    /// Call when the run starts. The attempts to open the sink, before, count as well.
     pub(crate) fn start(metrics: Metrics, config: &SimulatorConfig) -> Self {
         Self {
             started: Instant::now(),
-            start: Snapshot::take(&metrics),
+            start: Snapshot::default(),
             metrics,
             config: config.run.clone(),
             shard: config.fleet.shard,
@@ -98,20 +99,23 @@ impl Progress {
         Figures::between(&self.start, &now, self.started.elapsed())
     }
 
-    /// Reports the figures of the run and checks the conditions of `run.fail_when`.
+    /// Reports the figures of the run, and checks whether it has failed; `stopped` if it ends
+    /// on request.
     ///
     /// # Errors
-    /// A condition holds, or standard output is closed.
-    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+    /// A condition of `run.fail_when` holds, nothing was sent until the end of the run, or
+    /// standard output is closed.
+    pub(crate) fn finish(&self, stopped: bool) -> anyhow::Result<()> {
         let figures = self.figures();
         self.print(&figures)?;
-        self.check(&figures)
+        self.check(&figures, stopped)
     }
 
     fn print(&self, figures: &Figures) -> anyhow::Result<()> {
         let by_name = figures.by_name();
         if self.config.json {
-            let written = writeln!(std::io::stdout(), "{}", json(&by_name));
+            let written =
+                stdout::check().and_then(|()| writeln!(std::io::stdout(), "{}", json(&by_name)));
             written.context("writing the figures to standard output")?;
         }
         if std::io::stderr().is_terminal() {
@@ -125,13 +129,23 @@ impl Progress {
         Ok(())
     }
 
-    fn check(&self, figures: &Figures) -> anyhow::Result<()> {
+    fn check(&self, figures: &Figures, stopped: bool) -> anyhow::Result<()> {
         let holding = self.config.fail_when.iter().filter_map(|condition| {
             let figure = condition.matching_value(figures)?;
             Some(format!("{condition} holds (it is {figure})"))
         });
-        let holding: Vec<String> = holding.collect();
-        anyhow::ensure!(holding.is_empty(), "the run failed: {}", holding.join(", "));
+        let mut failures: Vec<String> = holding.collect();
+        if !stopped && figures.nothing_sent() {
+            let Figures { errors, drops, .. } = figures;
+            failures.push(format!(
+                "no message was confirmed ({errors} errors, {drops} drops)"
+            ));
+        }
+        anyhow::ensure!(
+            failures.is_empty(),
+            "the run failed: {}",
+            failures.join(", ")
+        );
         Ok(())
     }
 }

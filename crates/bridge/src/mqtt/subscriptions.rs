@@ -8,7 +8,7 @@ use iot_mqtt::{
     FILTERS_PER_REQUEST, Protocol, QoS, SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason,
     Writer,
 };
-use iot_service::Backoff;
+use iot_service::{Backoff, Repeats};
 use tokio::time::Instant;
 
 /// Between the attempts for a refused filter: somebody has to change rights or a quota first.
@@ -35,6 +35,7 @@ pub(super) struct Subscriptions {
     refused: Vec<Refused>,
     /// Something was asked or answered since the last [`Settled`].
     news: bool,
+    unknown_answers: Repeats,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +120,7 @@ impl Subscriptions {
             waiting: Vec::new(),
             refused: Vec::new(),
             news: false,
+            unknown_answers: Repeats::default(),
         }
     }
 
@@ -251,7 +253,13 @@ impl Subscriptions {
         let mut waiting = self.waiting.iter();
         let place = waiting.position(|request| (request.action, request.id) == (action, id));
         let Some(place) = place else {
-            tracing::warn!(packet_id = id, "the broker answered an unknown request");
+            if let Some(left_out) = self.unknown_answers.admit() {
+                tracing::warn!(
+                    packet_id = id,
+                    left_out,
+                    "the broker answered an unknown request; ignoring it"
+                );
+            }
             return None;
         };
         self.news = true;

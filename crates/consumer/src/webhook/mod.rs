@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use iot_fold::{Alert, AlertStatus};
+use iot_service::Repeats;
 use iot_service::config::Live;
 use iot_service::health::Component;
 use tokio::sync::{mpsc, watch};
@@ -109,12 +110,14 @@ impl Actor {
 
     /// Groups alerts, with one notification in flight at a time.
     async fn work(&mut self, stop: &CancellationToken) {
+        let given_up = Repeats::default();
         let mut sending = None;
         loop {
             if sending.is_none() {
                 let due = self.groups.take_due(Instant::now());
                 let (endpoint, health) = (self.endpoint.subscribe(), self.health.clone());
-                let deliver = |all| deliver(endpoint, self.metrics.clone(), health, stop, all);
+                let metrics = self.metrics.clone();
+                let deliver = |all| deliver(endpoint, metrics, health, stop, &given_up, all);
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
@@ -193,6 +196,7 @@ async fn deliver(
     metrics: WebhookMetrics,
     health: Component,
     stop: &CancellationToken,
+    given_up: &Repeats,
     all: Notification,
 ) {
     let (body, begun, mut pauses) = (body(&all), Instant::now(), pauses());
@@ -208,13 +212,21 @@ async fn deliver(
             }
             Sent::Refused(reason) => {
                 health.degraded(format!("the webhook refuses alerts: {reason}"));
-                tracing::error!(reason, "a notification was refused and is dropped");
+                if let Some(left_out) = given_up.admit() {
+                    tracing::error!(
+                        reason,
+                        left_out,
+                        "a notification was refused and is dropped"
+                    );
+                }
                 break Notified::Refused;
             }
             Sent::Failed(reason) => {
                 health.degraded(format!("the webhook does not take alerts: {reason}"));
                 if begun.elapsed() > GIVE_UP || stop.is_cancelled() {
-                    tracing::error!(reason, "a notification was tried for too long");
+                    if let Some(left_out) = given_up.admit() {
+                        tracing::error!(reason, left_out, "a notification was tried for too long");
+                    }
                     break Notified::Failed;
                 }
                 metrics.retries.inc();

@@ -138,6 +138,29 @@ async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
 }
 
 #[tokio::test]
+async fn an_injected_anomaly_raises_alerts() {
+    let demo = Demo::start().await;
+    let output = demo.process.stdout();
+    let command = output
+        .lines()
+        .find_map(|line| line.split_once("Disturb a room"))
+        .expect("a command to disturb a room")
+        .1;
+    demo.api_until("/api/v1/devices", |list| list["total"] == 20)
+        .await;
+    let curl = format!("{command} --fail");
+    let injected = Program::new("sh").args(&["-c", &curl]).run().await;
+    assert_eq!(injected.stdout, r#"{"devices":10}"#, "{injected:?}");
+    let alerts = "/api/v1/alerts";
+    demo.api_until(alerts, |alerts| {
+        let alerts = alerts.to_string();
+        alerts.contains("threshold") && alerts.contains("temperature")
+    })
+    .await;
+    assert_eq!(demo.interrupt().await, Some(0));
+}
+
+#[tokio::test]
 async fn bad_messages_are_dead_letters_and_the_next_good_one_arrives() {
     let demo = Demo::start().await;
     let (port, topic, payload) = demo.publish_arguments();

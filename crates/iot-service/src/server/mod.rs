@@ -37,6 +37,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::Repeats;
+
 pub use limits::{Limits, raise_open_files};
 
 /// How long a client may take for a request, also between two on one connection, and the service
@@ -51,8 +53,6 @@ const CLOSE: Duration = Duration::from_millis(250);
 /// Between two attempts to accept when the system refuses to.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// How often refused connections are logged, at most.
-const REPEAT_WARNING: Duration = Duration::from_secs(30);
 /// How many refused connections are answered at the same time; others are only closed.
 const FAREWELLS: usize = 16;
 
@@ -95,7 +95,7 @@ pub async fn serve(
     let connections = Connections::default();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     let mut tasks = JoinSet::new();
-    let mut warned_at: Option<Instant> = None;
+    let (too_many, failures) = (Repeats::default(), Repeats::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -106,7 +106,9 @@ pub async fn serve(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Such as too many open files in the whole system.
-                tracing::error!(%error, "cannot accept a connection; retrying");
+                if let Some(left_out) = failures.admit() {
+                    tracing::error!(%error, left_out, "cannot accept a connection; retrying");
+                }
                 sleep(ACCEPT_RETRY).await;
                 continue;
             }
@@ -119,9 +121,12 @@ pub async fn serve(
             }
             None => {
                 refused.inc();
-                if warned_at.is_none_or(|at| at.elapsed() >= REPEAT_WARNING) {
-                    tracing::warn!(limit, "too many connections; refusing further ones");
-                    warned_at = Some(Instant::now());
+                if let Some(left_out) = too_many.admit() {
+                    tracing::warn!(
+                        limit,
+                        left_out,
+                        "too many connections; refusing further ones"
+                    );
                 }
                 if let Ok(place) = farewells.clone().try_acquire_owned() {
                     tasks.spawn(refuse(stream, place));

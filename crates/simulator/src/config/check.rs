@@ -12,10 +12,18 @@ use super::{
     AnomalyConfig, FleetConfig, Format, KafkaConfig, KindWeights, LoadConfig, MqttConfig,
     SensorsConfig, Shape, SimulatorConfig, SinkKind,
 };
+use crate::lane::MIN_LANE_BYTES;
 use crate::sensors;
 
-/// Largest batch in bytes: Kafka's default limit minus some framing.
-const MAX_BATCH: u64 = 1_000_000;
+/// Smallest and largest batch in bytes: room for a message of five readings with its key and
+/// headers, and Kafka's default limit minus some framing.
+const BATCH: std::ops::RangeInclusive<u64> = 1_024..=1_000_000;
+/// Smallest buffer, and the smallest share of it for each partition or connection: with less
+/// a lane holds no more than the message that it sends, and drops all others.
+const MIN_BUFFER: ByteSize = ByteSize::kib(64);
+const MIN_LANE_BUFFER: ByteSize = ByteSize(MIN_LANE_BYTES as u64);
+/// Each takes 24 bytes.
+const MAX_HELD_BACK: u32 = 10_000_000;
 /// MQTT packet identifiers are 1 to 65,535.
 const MAX_IN_FLIGHT: usize = 65_535;
 /// Shortest interval of a device.
@@ -35,7 +43,17 @@ pub(super) fn all(config: &SimulatorConfig, problems: &mut Problems) {
         config.flow.throttle_above,
         1.0,
     );
-    within(problems, "flow.drop_rate", config.flow.drop_rate, 1.0);
+    let flow = &config.flow;
+    within(problems, "flow.throttled_rate", flow.throttled_rate, 1.0);
+    within(problems, "flow.drop_rate", flow.drop_rate, 1.0);
+    if flow.held_back > MAX_HELD_BACK {
+        let message = format!("must be at most {MAX_HELD_BACK}");
+        problems.add("flow.held_back", message);
+    }
+    not_zero(problems, "retry.backoff", config.retry.backoff);
+    if config.retry.max_backoff < config.retry.backoff {
+        problems.add("retry.max_backoff", "must be at least retry.backoff");
+    }
     if !(1..=1_000).contains(&config.circuit.failures) {
         problems.add("circuit.failures", "must be from 1 to 1000");
     }
@@ -155,6 +173,16 @@ impl SensorsConfig {
         check_sensors("sensors.enabled", &self.enabled, problems);
         within(problems, "sensors.trend_strength", self.trend_strength, 1.0);
         within(problems, "sensors.variation", self.variation, 1.0);
+        for (name, sensor) in self.normal() {
+            let path = |field: &str| format!("sensors.{name}.{field}");
+            if let Some((least, most)) = sensors::find(name).map(|profile| profile.bounds) {
+                if !(least..=most).contains(&sensor.mean) {
+                    problems.add(path("mean"), format!("must be from {least} to {most}"));
+                }
+                within(problems, &path("deviation"), sensor.deviation, most - least);
+            }
+            within(problems, &path("own_level"), sensor.own_level, 1.0);
+        }
     }
 }
 
@@ -205,14 +233,18 @@ impl KafkaConfig {
                            in-sync replicas, so 0 and 1 would have no effect";
             problems.add("kafka.acks", message);
         }
-        if !(1..=MAX_BATCH).contains(&self.batch_size.0) {
-            let message = format!("must be from 1 to {MAX_BATCH} bytes");
+        if !BATCH.contains(&self.batch_size.0) {
+            let message = format!("must be from {} to {} bytes", BATCH.start(), BATCH.end());
             problems.add("kafka.batch_size", message);
         }
         if !(1..=1_000_000).contains(&self.batch_messages) {
             problems.add("kafka.batch_messages", "must be from 1 to 1000000");
         }
-        at_least_a_batch(problems, "kafka.buffer", self.buffer, self.batch_size);
+        check_buffer(problems, "kafka.buffer", self.buffer, self.partitions);
+        if self.buffer < self.batch_size {
+            let message = format!("must be at least {}, kafka.batch_size", self.batch_size);
+            problems.add("kafka.buffer", message);
+        }
         not_zero(problems, "kafka.request_timeout", self.request_timeout);
         if !(-1..=10).contains(&self.retries) {
             problems.add("kafka.retries", "must be from 0 to 10, or -1 for no limit");
@@ -250,7 +282,14 @@ impl MqttConfig {
         if !(1..=65_535).contains(&seconds) {
             problems.add("mqtt.keep_alive", "must be from 1s to 65535s");
         }
-        at_least_a_batch(problems, "mqtt.buffer", self.buffer, ByteSize::kib(64));
+        check_buffer(problems, "mqtt.buffer", self.buffer, self.connections);
+        if !self.password.is_empty() && !self.password_file.is_empty() {
+            problems.add("mqtt.password_file", "set either this or mqtt.password");
+        }
+        let has_password = !self.password.is_empty() || !self.password_file.is_empty();
+        if self.username.is_empty() && has_password {
+            problems.add("mqtt.username", "is required with a password");
+        }
         not_zero(problems, "mqtt.request_timeout", self.request_timeout);
     }
 }
@@ -261,12 +300,14 @@ fn within(problems: &mut Problems, path: &str, value: f64, most: f64) {
     }
 }
 
-fn at_least_a_batch(problems: &mut Problems, path: &str, buffer: ByteSize, batch: ByteSize) {
-    if buffer < batch {
-        problems.add(
-            path,
-            format!("must be at least {batch}, the size of a batch"),
+/// The buffer of all lanes together.
+fn check_buffer(problems: &mut Problems, path: &str, buffer: ByteSize, lanes: u16) {
+    let least = MIN_BUFFER.max(ByteSize(MIN_LANE_BUFFER.0 * u64::from(lanes)));
+    if buffer < least {
+        let message = format!(
+            "must be at least {least}: {MIN_BUFFER}, and {MIN_LANE_BUFFER} for each of {lanes} lanes"
         );
+        problems.add(path, message);
     }
 }
 

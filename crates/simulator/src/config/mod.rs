@@ -3,6 +3,8 @@
 mod aliases;
 mod check;
 mod fleet;
+mod flow;
+mod sensors;
 
 use iot_core::headers;
 use iot_kafka::security::KafkaSecurity;
@@ -13,8 +15,9 @@ use iot_service::config::{
 use serde::{Deserialize, Serialize};
 
 pub use self::fleet::{FleetConfig, LoadConfig, ProfileConfig, Rate, Shape, Shard};
+pub use self::flow::{CircuitConfig, FlowConfig, RetryConfig};
+pub use self::sensors::{SensorConfig, SensorsConfig, SwitchConfig};
 use crate::figures::Condition;
-use crate::sensors;
 use crate::sensors::anomaly::Kind;
 
 /// All settings.
@@ -29,8 +32,10 @@ pub struct SimulatorConfig {
     pub fleet: FleetConfig,
     /// The load over time.
     pub load: LoadConfig,
-    /// What is dropped when the sink is slower than the fleet.
+    /// What happens when the sink is slower than the fleet.
     pub flow: FlowConfig,
+    /// The delays between attempts to send or to connect.
+    pub retry: RetryConfig,
     /// The circuit breaker of each lane.
     pub circuit: CircuitConfig,
     /// Sensors of the devices.
@@ -63,6 +68,7 @@ impl Default for SimulatorConfig {
             fleet: FleetConfig::default(),
             load: LoadConfig::default(),
             flow: FlowConfig::default(),
+            retry: RetryConfig::default(),
             circuit: CircuitConfig::default(),
             sensors: SensorsConfig::default(),
             anomaly: AnomalyConfig::default(),
@@ -132,72 +138,6 @@ impl Format {
         match self {
             Self::Json => headers::APPLICATION_JSON,
             Self::Protobuf => headers::APPLICATION_PROTOBUF,
-        }
-    }
-}
-
-/// Section `flow`: what is dropped, and counted, when the sink is slower than the
-/// fleet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FlowConfig {
-    /// Share of the buffer, 0 to 1, above which some messages are dropped. A full
-    /// buffer drops all.
-    pub throttle_above: f64,
-    /// Share of messages that is dropped then, 0 to 1.
-    pub drop_rate: f64,
-}
-
-impl Default for FlowConfig {
-    fn default() -> Self {
-        Self {
-            throttle_above: 0.8,
-            drop_rate: 0.5,
-        }
-    }
-}
-
-/// Section `circuit`: the circuit breaker of each lane.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CircuitConfig {
-    /// Number of consecutive failures that open it.
-    pub failures: u32,
-    /// How long it stays open before a probe.
-    pub open_for: HumanDuration,
-}
-
-impl Default for CircuitConfig {
-    fn default() -> Self {
-        Self {
-            failures: 5,
-            open_for: HumanDuration::from_secs(5),
-        }
-    }
-}
-
-/// Section `sensors`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SensorsConfig {
-    /// Sensors of every device, in the order of the readings.
-    pub enabled: Vec<String>,
-    /// Whether values follow the time of day, the season, the weather and the load.
-    pub trend_enabled: bool,
-    /// Factor of trends, 0 to 1.
-    pub trend_strength: f64,
-    /// Factor of the deviation of normal values, 0 to 1.
-    pub variation: f64,
-}
-
-impl Default for SensorsConfig {
-    fn default() -> Self {
-        let names = sensors::PROFILES.iter().map(|profile| profile.name);
-        Self {
-            enabled: names.map(str::to_owned).collect(),
-            trend_enabled: true,
-            trend_strength: 1.0,
-            variation: 1.0,
         }
     }
 }
@@ -388,6 +328,8 @@ pub struct MqttConfig {
     pub username: String,
     /// Password.
     pub password: Secret,
+    /// File with the password, instead of `password`; read at every connection.
+    pub password_file: String,
     /// Maximum number of unacknowledged messages per connection.
     pub in_flight: usize,
     /// Keep-alive.
@@ -410,6 +352,7 @@ impl Default for MqttConfig {
             client_id: "iot-simulator".into(),
             username: String::new(),
             password: Secret::default(),
+            password_file: String::new(),
             in_flight: 100,
             keep_alive: HumanDuration::from_secs(60),
             buffer: ByteSize::mib(32),

@@ -40,7 +40,7 @@ fn all_limits_are_checked_and_reported_at_once() {
         ("kafka.partitions", "0"),
         ("kafka.replication", "0"),
         ("kafka.acks", "1"),
-        ("kafka.batch_size", "1000001"),
+        ("kafka.batch_size", "1023"),
         ("kafka.batch_messages", "0"),
         ("kafka.compression", "rar"),
         ("kafka.buffer", "1 KiB"),
@@ -53,6 +53,14 @@ fn all_limits_are_checked_and_reported_at_once() {
         ("mqtt.keep_alive", "0s"),
         ("mqtt.buffer", "1 KiB"),
         ("mqtt.request_timeout", "0s"),
+        ("flow.throttle_above", "1.1"),
+        ("flow.throttled_rate", "1.1"),
+        ("flow.held_back", "10000001"),
+        ("flow.drop_rate", "-1"),
+        ("retry.backoff", "0s"),
+        ("sensors.pressure.mean", "949"),
+        ("sensors.temperature.deviation", "-1"),
+        ("sensors.current.own_level", "1.1"),
     ];
     let found = problems(&wrong);
     for (path, _) in wrong {
@@ -67,6 +75,43 @@ fn all_limits_are_checked_and_reported_at_once() {
         "{found}"
     );
     assert!(found.contains("\"smell\""), "{found}");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_rejected() {
+    for (wrong, expected) in [
+        (
+            [("kafka.buffer", "300 KiB"), ("kafka.partitions", "100")],
+            "kafka.buffer",
+        ),
+        (
+            [("kafka.buffer", "300 KiB"), ("kafka.batch_size", "400 KiB")],
+            "kafka.buffer",
+        ),
+        (
+            [("mqtt.buffer", "1 MiB"), ("mqtt.connections", "1000")],
+            "mqtt.buffer",
+        ),
+        (
+            [("retry.backoff", "2s"), ("retry.max_backoff", "1s")],
+            "retry.max_backoff",
+        ),
+        (
+            [("mqtt.password", "secret"), ("mqtt.password_file", "/none")],
+            "mqtt.password_file",
+        ),
+        (
+            [("mqtt.username", ""), ("mqtt.password", "secret")],
+            "mqtt.username",
+        ),
+        (
+            [("kafka.batch_size", "1000001"), ("kafka.buffer", "2 MiB")],
+            "kafka.batch_size",
+        ),
+    ] {
+        let found = problems(&wrong);
+        assert!(found.contains(&format!("{expected} (")), "{found}");
+    }
 }
 
 #[test]

@@ -8,9 +8,9 @@ use iot_core::message::{DeviceMessage, Location, Quality, ReadingTemplate, Templ
 use rand_pcg::Pcg32;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{FleetConfig, Format, SimulatorConfig};
+use crate::config::{FleetConfig, Format, Rate, SimulatorConfig};
 use crate::sensors::anomaly::{Episode, Kind, Odds};
-use crate::sensors::{self, Conditions, Moment, Profile, State};
+use crate::sensors::{self, Conditions, Moment, Process, Profile, State};
 
 /// Devices per room, rooms per floor, floors per building.
 const ROOM: u32 = 10;
@@ -111,6 +111,8 @@ pub(crate) struct DeviceProfile {
 pub(crate) struct DeviceSensor {
     /// The kind of sensor.
     pub profile: &'static Profile,
+    /// Its normal values.
+    pub process: Process,
     /// Probabilities of anomalies.
     pub odds: Odds,
     /// The encoding of its readings.
@@ -120,23 +122,22 @@ pub(crate) struct DeviceSensor {
 impl DeviceProfile {
     /// All profiles, in the order of the settings.
     pub(crate) fn all(config: &SimulatorConfig) -> Vec<Self> {
-        let (sensors, interval) = (&config.sensors.enabled, *config.fleet.interval);
-        if config.fleet.profiles.is_empty() {
-            return vec![Self::new(config, sensors, interval)];
-        }
-        let profiles = config.fleet.profiles.iter().map(|profile| {
-            let sensors = if profile.sensors.is_empty() {
-                sensors
-            } else {
-                &profile.sensors
-            };
-            let interval = profile.interval.map_or(interval, |interval| *interval);
-            Self::new(config, sensors, interval)
+        let speed = speed(config);
+        let intervals = profile_intervals(&config.fleet);
+        let profiles = intervals.into_iter().enumerate().map(|(index, interval)| {
+            let profile = config.fleet.profiles.get(index);
+            let sensors = profile.map(|profile| &profile.sensors);
+            let sensors = sensors.filter(|sensors| !sensors.is_empty());
+            let sensors = sensors.unwrap_or(&config.sensors.enabled);
+            Self::new(config, sensors, interval, speed)
         });
         profiles.collect()
     }
 
-    fn new(config: &SimulatorConfig, sensors: &[String], interval: Duration) -> Self {
+    fn new(config: &SimulatorConfig, sensors: &[String], interval: Duration, speed: f64) -> Self {
+        // Too slow a fleet has the longest interval.
+        let between = interval.as_secs_f64() / speed;
+        let between = Duration::try_from_secs_f64(between).unwrap_or(Duration::MAX);
         Self {
             interval,
             sensors: sensors
@@ -144,6 +145,7 @@ impl DeviceProfile {
                 .filter_map(|name| sensors::find(name))
                 .map(|profile| DeviceSensor {
                     profile,
+                    process: Process::new(profile, &config.sensors, between),
                     odds: Odds::new(&config.anomaly, profile.anomalies()),
                     template: reading_template(config.format, profile),
                 })
@@ -205,11 +207,30 @@ pub(crate) fn profile_of(fleet: &FleetConfig, number: u32) -> usize {
 
 /// How often each device of the whole fleet sends, by position.
 pub(crate) fn intervals(config: &SimulatorConfig) -> Vec<Duration> {
-    let profiles = DeviceProfile::all(config);
+    let profiles = profile_intervals(&config.fleet);
     let first = config.fleet.first_device;
     let numbers = first..first + config.fleet.devices;
-    let intervals = numbers.map(|number| profiles[profile_of(&config.fleet, number)].interval);
+    let intervals = numbers.map(|number| profiles[profile_of(&config.fleet, number)]);
     intervals.collect()
+}
+
+/// How often the devices of each profile send, in the order of the settings.
+fn profile_intervals(fleet: &FleetConfig) -> Vec<Duration> {
+    let usual = *fleet.interval;
+    if fleet.profiles.is_empty() {
+        return vec![usual];
+    }
+    let profiles = fleet.profiles.iter();
+    let intervals = profiles.map(|profile| profile.interval.map_or(usual, |interval| *interval));
+    intervals.collect()
+}
+
+/// The speed of fleet time that gives the configured rate.
+pub(crate) fn speed(config: &SimulatorConfig) -> f64 {
+    match config.fleet.rate {
+        Rate::PerSecond(rate) => rate / natural_rate(config),
+        Rate::ByInterval | Rate::Max => 1.0,
+    }
 }
 
 /// Messages per second of the whole fleet when all devices send at their intervals.
@@ -327,7 +348,7 @@ impl Device {
         let seed = scramble(config.fleet.seed ^ scramble(number64));
         let mut rng = Pcg32::new(seed, number64);
         let sensors = profiles[profile].sensors.iter();
-        let states = sensors.map(|sensor| sensor.profile.first_state(&mut rng));
+        let states = sensors.map(|sensor| sensor.profile.first_state(&sensor.process, &mut rng));
         let identity = Identity::new(&config.fleet, number);
         Self {
             template: template(config.format, &identity),
@@ -358,8 +379,8 @@ impl Device {
         let (identity, rng) = (&self.identity, &mut self.rng);
         let sensors = sensors.iter().zip(&mut self.states);
         let readings = sensors.filter_map(|(sensor, state)| {
-            let (profile, odds) = (sensor.profile, &sensor.odds);
-            let sample = profile.sample(state, at, conditions, odds, rng);
+            let (profile, process, odds) = (sensor.profile, &sensor.process, &sensor.odds);
+            let sample = profile.sample(process, state, at, conditions, odds, rng);
             if let Some(kind) = sample.anomaly {
                 let label = label.get_or_insert_default();
                 if !label.is_empty() {

@@ -13,10 +13,13 @@ mod pressure;
 mod switch;
 mod temperature;
 
+use std::time::Duration;
+
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 
 use self::anomaly::{Episode, Kind, Odds};
+use crate::config::SensorsConfig;
 
 /// All sensors.
 pub(crate) const PROFILES: &[Profile] = &[
@@ -27,7 +30,8 @@ pub(crate) const PROFILES: &[Profile] = &[
     current::PROFILE,
 ];
 
-/// Coefficient of the first-order autoregressive process, AR(1), of normal values.
+/// Coefficient of the first-order autoregressive process, AR(1), of normal values that have
+/// no correlation time.
 const SMOOTHING: f64 = 0.7;
 /// The hour of the day at which the simulated time starts.
 const FIRST_HOUR: f64 = 8.0;
@@ -75,6 +79,64 @@ pub(crate) enum Normal {
     },
 }
 
+/// How the normal values of a sensor are distributed, and how they follow each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Process {
+    normal: Normal,
+    /// Coefficient of the AR(1), the correlation of consecutive readings.
+    coefficient: f64,
+    /// Weights of the device's own level and of the AR(1) in the deviation from the mean. The
+    /// sum of their squares is 1, so that they do not change the distribution over all devices.
+    own: f64,
+    moving: f64,
+}
+
+impl Process {
+    /// The process of a sensor whose devices send at this interval.
+    pub(crate) fn new(profile: &Profile, config: &SensorsConfig, interval: Duration) -> Self {
+        let (normal, correlation, own_level) = match config.normal_of(profile.name) {
+            Some(sensor) => {
+                let normal = Normal::Gauss {
+                    mean: sensor.mean,
+                    deviation: sensor.deviation,
+                };
+                (normal, sensor.correlation, sensor.own_level)
+            }
+            None => (profile.normal, config.switch.correlation, 0.0),
+        };
+        let coefficient = if correlation.is_zero() {
+            SMOOTHING
+        } else {
+            (-interval.as_secs_f64() / correlation.as_secs_f64()).exp()
+        };
+        Self {
+            normal,
+            coefficient,
+            own: own_level.sqrt(),
+            moving: (1.0 - own_level).sqrt(),
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        match self.normal {
+            Normal::Gauss { mean, .. } => mean,
+            Normal::Bernoulli { on } => on,
+        }
+    }
+
+    fn deviation(&self) -> f64 {
+        match self.normal {
+            Normal::Gauss { deviation, .. } => deviation,
+            Normal::Bernoulli { .. } => 1.0,
+        }
+    }
+
+    /// The deviation from the mean, in standard deviations.
+    fn away(&self, state: &State) -> f64 {
+        self.own * state.level + self.moving * state.smooth
+    }
+}
+
 /// Direction of a sensor's spikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spike {
@@ -98,8 +160,10 @@ pub(crate) struct Conditions {
 /// State of one sensor of a device.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
-    /// The smoothed deviation from the mean, or the state of a switch.
+    /// The value of the AR(1), in standard deviations, or the state of a switch.
     smooth: f64,
+    /// The device's own level, in standard deviations.
+    level: f64,
     /// The last reported value other than a spike.
     last: f64,
     /// The anomaly in progress.
@@ -142,34 +206,41 @@ impl Profile {
 
     /// The state of a new device, drawn from the stationary distribution of the process,
     /// so that the first values are distributed like later ones.
-    pub(crate) fn first_state(&self, rng: &mut impl Rng) -> State {
-        let (smooth, last) = match self.normal {
+    pub(crate) fn first_state(&self, process: &Process, rng: &mut impl Rng) -> State {
+        let mut state = State {
+            smooth: 0.0,
+            level: 0.0,
+            last: 0.0,
+            episode: None,
+        };
+        let last = match process.normal {
             Normal::Gauss { mean, deviation } => {
-                let smooth: f64 = rng.sample(StandardNormal);
-                (smooth, mean + deviation * smooth)
+                state.smooth = rng.sample(StandardNormal);
+                if process.own > 0.0 {
+                    state.level = rng.sample(StandardNormal);
+                }
+                mean + deviation * process.away(&state)
             }
             Normal::Bernoulli { on } => {
-                let state = f64::from(rng.random::<f64>() < on);
-                (state, state)
+                state.smooth = f64::from(rng.random::<f64>() < on);
+                state.smooth
             }
         };
-        State {
-            smooth,
-            last: self.rounded(last.clamp(self.bounds.0, self.bounds.1)),
-            episode: None,
-        }
+        state.last = self.rounded(last.clamp(self.bounds.0, self.bounds.1));
+        state
     }
 
     /// The next reading.
     pub(crate) fn sample(
         &self,
+        process: &Process,
         state: &mut State,
         at: Moment,
         conditions: &Conditions,
         odds: &Odds,
         rng: &mut impl Rng,
     ) -> Sample {
-        let normal = self.normal(state, at.elapsed, conditions, rng);
+        let normal = self.normal(process, state, at.elapsed, conditions, rng);
         // Drawn with every reading, so that the anomaly rate does not change later
         // values.
         let (chance, size): (f64, f64) = (rng.random(), rng.random());
@@ -191,7 +262,7 @@ impl Profile {
         episode.done += 1;
         episode.to = at.timestamp;
         let (kind, episode) = (episode.kind, *episode);
-        let value = self.anomalous(&episode, normal, state.last, size);
+        let value = self.anomalous(process, &episode, normal, state.last, size);
         let value = value.map(|value| self.rounded(value));
         if kind != Kind::Spike {
             state.last = value.unwrap_or(state.last);
@@ -206,6 +277,7 @@ impl Profile {
     /// The next normal value.
     fn normal(
         &self,
+        process: &Process,
         state: &mut State,
         elapsed: f64,
         conditions: &Conditions,
@@ -216,20 +288,21 @@ impl Profile {
         } else {
             0.0
         };
-        let value = match self.normal {
+        let coefficient = process.coefficient;
+        let value = match process.normal {
             Normal::Gauss { mean, deviation } => {
                 // Scaling the innovation keeps the deviation at 1; plain smoothing with
                 // 0.7 and 0.3 would reduce it to 0.42.
                 let innovation: f64 = rng.sample(StandardNormal);
-                state.smooth =
-                    SMOOTHING * state.smooth + (1.0 - SMOOTHING * SMOOTHING).sqrt() * innovation;
-                mean + deviation * conditions.variation * state.smooth + trend
+                state.smooth = coefficient * state.smooth
+                    + (1.0 - coefficient * coefficient).sqrt() * innovation;
+                mean + deviation * conditions.variation * process.away(state) + trend
             }
             Normal::Bernoulli { on } => {
                 // The same correlation for two states: keep the old one with this
                 // probability, otherwise draw a new one.
                 let (keep, draw): (f64, f64) = (rng.random(), rng.random());
-                if keep >= SMOOTHING {
+                if keep >= coefficient {
                     state.smooth = f64::from(draw < on + trend);
                 }
                 state.smooth
@@ -239,13 +312,20 @@ impl Profile {
     }
 
     /// The anomalous value in place of `normal`, after `last`; `size` is random in 0..1.
-    fn anomalous(&self, episode: &Episode, normal: f64, last: f64, size: f64) -> Option<f64> {
+    fn anomalous(
+        &self,
+        process: &Process,
+        episode: &Episode,
+        normal: f64,
+        last: f64,
+        size: f64,
+    ) -> Option<f64> {
         match episode.kind {
-            Kind::Spike => Some(self.spiked(normal, size)),
+            Kind::Spike => Some(self.spiked(process.mean(), normal, size)),
             Kind::Stuck => Some(last),
             Kind::Drift => {
                 let part = f64::from(episode.done) / f64::from(episode.readings);
-                let away = DRIFT * part * self.deviation();
+                let away = DRIFT * part * process.deviation();
                 let away = if episode.up { away } else { -away };
                 Some((normal + away).clamp(self.physical.0, self.physical.1))
             }
@@ -254,12 +334,8 @@ impl Profile {
         }
     }
 
-    fn spiked(&self, normal: f64, size: f64) -> f64 {
+    fn spiked(&self, mean: f64, normal: f64, size: f64) -> f64 {
         let factor = SPIKE.0 + (SPIKE.1 - SPIKE.0) * size;
-        let mean = match self.normal {
-            Normal::Gauss { mean, .. } => mean,
-            Normal::Bernoulli { on } => on,
-        };
         match self.spike {
             // A spike from a value below the mean might not stand out.
             Spike::Up => {
@@ -269,13 +345,6 @@ impl Profile {
             }
             Spike::Down => (normal.min(mean) / factor).max(self.physical.0),
             Spike::None => normal,
-        }
-    }
-
-    fn deviation(&self) -> f64 {
-        match self.normal {
-            Normal::Gauss { deviation, .. } => deviation,
-            Normal::Bernoulli { .. } => 1.0,
         }
     }
 

@@ -9,7 +9,7 @@ pub(crate) mod null;
 pub(crate) mod stdout;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use iot_service::Backoff;
@@ -17,17 +17,9 @@ use iot_service::health::Component;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::CircuitConfig;
+use crate::config::{CircuitConfig, RetryConfig};
 use crate::lane::Batch;
 use crate::metrics::{Circuit, Dropped, Metrics};
-
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
-
-/// The delays between attempts.
-pub(crate) fn backoff() -> Backoff {
-    Backoff::new(FIRST_RETRY, LAST_RETRY)
-}
 
 /// One lane of a sink.
 pub(crate) trait Sink: Send + 'static {
@@ -106,9 +98,12 @@ pub(crate) enum SendError {
         /// Text of the error.
         why: String,
     },
-    /// The sink is permanently gone.
+    /// The reader of the output has closed it, which ends the run.
     #[error("the output is closed")]
     Closed,
+    /// The output does not work and an attempt cannot be repeated, so the run has failed.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// The outcome of a batch.
@@ -144,7 +139,9 @@ pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, me
         let batch = tokio::select! {
             batch = ends.batches.recv() => batch,
             () = sink.idle() => {
-                link.report(sink.attend().await.as_ref().copied());
+                let attended = sink.attend().await;
+                metrics.send_errors.inc_by(u64::from(attended.is_err()));
+                link.report(attended.as_ref().copied());
                 continue;
             }
         };
@@ -167,7 +164,7 @@ async fn deliver<S: Sink>(
 ) -> Outcome {
     sink.begin(batch);
     let started = Instant::now();
-    let (mut backoff, mut failures, mut attempts) = (backoff(), 0, 0);
+    let (mut backoff, mut failures, mut attempts) = (link.retry().delays(), 0, 0);
     let sent = loop {
         let error = match step(sink, batch, link, &mut attempts).await {
             Ok(sent) => break sent,
@@ -175,10 +172,14 @@ async fn deliver<S: Sink>(
             Err(error) => error,
         };
         link.failed(&error);
+        if let SendError::Broken(why) = &error {
+            link.broke(why.clone());
+            return Outcome::Closed;
+        }
         failures += 1;
         if link.retries().is_some_and(|retries| failures > retries) {
             let (missing, sent) = sink.give_up(batch);
-            metrics.dropped(Dropped::Retries, missing);
+            metrics.dropped(Dropped::Retries, missing as u64);
             confirm(batch, missing, sent, metrics);
             return Outcome::Sent;
         }
@@ -231,9 +232,12 @@ async fn step<S: Sink>(
 /// Counts a finished batch, of which `missing` messages are unconfirmed.
 fn confirm(batch: &Batch, missing: usize, sent: Sent, metrics: &Metrics) {
     metrics.send_errors.inc_by(u64::from(sent.refused > 0));
-    metrics.dropped(Dropped::Refused, sent.refused);
+    metrics.dropped(Dropped::Refused, sent.refused as u64);
     let confirmed = batch.len() - missing - sent.refused;
     if confirmed > 0 {
+        let latency = metrics.deliveries.local();
+        batch.observe(confirmed, Instant::now(), &latency);
+        latency.flush();
         metrics.batches.inc();
         metrics.messages.inc_by(confirmed as u64);
         let bytes = batch.payload().len() * confirmed / batch.len();
@@ -249,9 +253,12 @@ pub(crate) struct Links(Arc<LinksInner>);
 struct LinksInner {
     component: Component,
     circuit: CircuitConfig,
+    retry: RetryConfig,
     /// How often a batch is retried; `None` for no limit.
     retries: Option<u32>,
     metrics: Metrics,
+    /// Why the output is permanently broken.
+    broken: OnceLock<String>,
     /// By lane, the reason why it does not work.
     down: Mutex<Vec<Option<String>>>,
 }
@@ -262,14 +269,17 @@ impl Links {
         component: Component,
         metrics: Metrics,
         circuit: CircuitConfig,
+        retry: RetryConfig,
         retries: Option<u32>,
     ) -> Self {
         component.ready();
         Self(Arc::new(LinksInner {
             component,
             circuit,
+            retry,
             retries,
             metrics,
+            broken: OnceLock::new(),
             down: Mutex::default(),
         }))
     }
@@ -289,6 +299,11 @@ impl Links {
             open_until: None,
             failures: 0,
         }
+    }
+
+    /// Why the run has failed, if the output is permanently broken.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.0.broken.get().map(String::as_str)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<String>>> {
@@ -328,6 +343,15 @@ impl Link {
     /// How often a batch is retried; `None` for no limit.
     fn retries(&self) -> Option<u32> {
         self.links.0.retries
+    }
+
+    fn retry(&self) -> &RetryConfig {
+        &self.links.0.retry
+    }
+
+    /// The output is permanently broken; the first reason counts.
+    fn broke(&self, why: String) {
+        let _ = self.links.0.broken.set(why);
     }
 
     /// An attempt on the lane's own path succeeded.

@@ -8,12 +8,17 @@ use super::stdout::Lines;
 use super::*;
 use crate::config::SinkKind;
 use crate::fleet::{Emitted, Origin};
+use crate::lane::Times;
 
 /// A batch with these payloads.
 pub(super) fn batch(payloads: &[&str]) -> Batch {
     let mut batch = Batch::default();
+    let times = Times {
+        due: Instant::now(),
+        timestamp: 1_000,
+    };
     for payload in payloads {
-        batch.push(Origin::default(), 1_000, |out| {
+        batch.push(Origin::default(), times, |out| {
             out.extend_from_slice(payload.as_bytes());
             let spike = payload.contains("spike");
             Emitted::Message {
@@ -27,6 +32,16 @@ pub(super) fn batch(payloads: &[&str]) -> Batch {
 
 fn metrics() -> Metrics {
     Metrics::new(&Registry::new(), SinkKind::Kafka).unwrap()
+}
+
+fn links(
+    component: Component,
+    metrics: &Metrics,
+    circuit: CircuitConfig,
+    retries: Option<u32>,
+) -> Links {
+    let retry = RetryConfig::default();
+    Links::new(component, metrics.clone(), circuit, retry, retries)
 }
 
 /// Attempts fail until the first probe; two probes fail before the third succeeds.
@@ -65,7 +80,7 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
         open_for: Duration::from_millis(200).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::new(component, metrics.clone(), circuit, None).link();
+    let mut link = links(component, &metrics, circuit, None).link();
     let mut sink = Broken {
         events: String::new(),
         metrics: metrics.clone(),
@@ -120,7 +135,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open() {
         open_for: Duration::from_secs(3_600).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::new(component, metrics.clone(), circuit, None).link();
+    let mut link = links(component, &metrics, circuit, None).link();
     let mut sink = Blocked::default();
     for _ in 0..2 {
         let outcome = deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
@@ -169,8 +184,8 @@ impl Sink for Script {
 async fn a_batch_is_retried_until_it_is_confirmed() {
     let (metrics, health) = (metrics(), Health::default());
     let circuit = CircuitConfig::default();
-    let links = Links::new(health.component("kafka"), metrics.clone(), circuit, None);
-    let (_other, mut link) = (links.link(), links.link());
+    let all = links(health.component("kafka"), &metrics, circuit, None);
+    let (_other, mut link) = (all.link(), all.link());
     let broken = || Err(SendError::Retry("no answer".into()));
     let mut sink = Script {
         answers: vec![broken(), broken(), Ok(Sent { refused: 1 })],
@@ -189,13 +204,8 @@ async fn a_batch_is_retried_until_it_is_confirmed() {
 async fn a_batch_is_dropped_after_the_last_retry() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
-    let links = Links::new(
-        component,
-        metrics.clone(),
-        CircuitConfig::default(),
-        Some(2),
-    );
-    let mut link = links.link();
+    let all = links(component, &metrics, CircuitConfig::default(), Some(2));
+    let mut link = all.link();
     let broken = || Err(SendError::Retry("no answer".into()));
     let mut sink = Script {
         answers: vec![broken(), broken(), broken(), Ok(Sent::default())],
@@ -218,7 +228,7 @@ async fn failures_are_counted_across_batches() {
         open_for: Duration::from_millis(100).into(),
     };
     let component = Health::default().component("kafka");
-    let mut link = Links::new(component, metrics.clone(), circuit, Some(1)).link();
+    let mut link = links(component, &metrics, circuit, Some(1)).link();
     let mut sink = Broken {
         events: String::new(),
         metrics: metrics.clone(),
@@ -236,8 +246,8 @@ async fn failures_are_counted_across_batches() {
 async fn active_connections_count_the_working_lanes() {
     let metrics = metrics();
     let component = Health::default().component("kafka");
-    let links = Links::new(component, metrics.clone(), CircuitConfig::default(), None);
-    let (mut one, mut other, _third) = (links.link(), links.link(), links.link());
+    let all = links(component, &metrics, CircuitConfig::default(), None);
+    let (mut one, mut other, _third) = (all.link(), all.link(), all.link());
     one.failed(&SendError::Retry("gone".into()));
     other.failed(&SendError::Retry("gone too".into()));
     assert_eq!(metrics.active_connections.get(), 1);
@@ -284,4 +294,43 @@ async fn lines_are_written_until_the_output_is_closed() {
         lines.attempt(&batch).await,
         Err(SendError::Closed)
     ));
+}
+
+#[tokio::test]
+async fn an_output_that_breaks_fails_the_run() {
+    let metrics = metrics();
+    let component = Health::default().component("stdout");
+    let all = links(component, &metrics, CircuitConfig::default(), None);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let (mut lines, batch, mut link) = (Lines::new(full), batch(&["{1}"]), all.link());
+    let outcome = deliver(&mut lines, &batch, &mut link, &metrics).await;
+    assert_eq!(outcome, Outcome::Closed);
+    assert_eq!((metrics.send_errors.get(), metrics.messages.get()), (1, 0));
+    let why = all.broken().unwrap();
+    assert!(why.starts_with("writing to standard output: "), "{why}");
+}
+
+#[tokio::test]
+async fn the_delays_between_attempts_are_a_setting() {
+    let metrics = metrics();
+    let component = Health::default().component("kafka");
+    let (retry, circuit) = (
+        RetryConfig {
+            backoff: Duration::from_secs(3_600).into(),
+            max_backoff: Duration::from_secs(3_600).into(),
+        },
+        CircuitConfig::default(),
+    );
+    let links = Links::new(component, metrics.clone(), circuit, retry, None);
+    let mut sink = Script {
+        answers: vec![Err(SendError::Retry("no answer".into()))],
+        begun: 0,
+        attempts: 0,
+    };
+    let (batch, mut link) = (batch(&["a"]), links.link());
+    let delivery = deliver(&mut sink, &batch, &mut link, &metrics);
+    let second = tokio::time::timeout(Duration::from_millis(300), delivery);
+    // With the default the second attempt, which has no answer, comes after 100 ms.
+    assert!(second.await.is_err());
+    assert_eq!(metrics.send_errors.get(), 1);
 }

@@ -2,7 +2,9 @@
 //! shares nothing with other workers, so creating messages takes no lock.
 
 pub(crate) mod crew;
+mod finish;
 mod send_order;
+mod throttle;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::sink::{Done, Ends, Outcome};
 use crate::truth::Truths;
 use crew::Assignment;
 use send_order::{After, SendOrder};
+use throttle::Throttle;
 
 /// A device of a worker.
 #[derive(Debug)]
@@ -39,6 +42,15 @@ pub(crate) struct Member {
     pub skip: u32,
     /// Sequence number at which it stops; dropped messages count.
     pub quota: u64,
+    /// Number of its messages that are held back.
+    pub held: u32,
+}
+
+impl Member {
+    /// Whether no more of its messages will fall due.
+    pub(crate) fn is_done(&self) -> bool {
+        self.device.seq.saturating_add(self.held.into()) >= self.quota
+    }
 }
 
 /// A lane and the worker's ends of the channels to its task.
@@ -50,6 +62,8 @@ pub(crate) struct LaneHandle {
     pub batches: mpsc::Sender<Batch>,
     /// Returned batches.
     pub done: mpsc::UnboundedReceiver<Done>,
+    /// What waits to be created.
+    throttle: Throttle,
 }
 
 impl LaneHandle {
@@ -61,6 +75,7 @@ impl LaneHandle {
             lane: Lane::new(limits),
             batches: sender,
             done: returns,
+            throttle: Throttle::default(),
         };
         (handle, Ends { batches, done })
     }
@@ -145,7 +160,7 @@ impl Worker {
         let fleet = &config.fleet;
         let clock = Clock::new(
             config.load.clone(),
-            speed(&config),
+            fleet::speed(&config),
             fleet.paused,
             self.start,
         );
@@ -156,8 +171,8 @@ impl Worker {
             unfinished_devices: self.unfinished_devices(),
             profiles,
             clock,
+            timestamp: 0,
             lateness: self.metrics.lateness.local(),
-            thinned: 0.0,
             depth: 0,
             truths: Vec::new(),
             config,
@@ -167,9 +182,7 @@ impl Worker {
     /// Number of devices that have not reached their quota.
     fn unfinished_devices(&self) -> usize {
         let members = self.members.iter();
-        members
-            .filter(|member| member.device.seq < member.quota)
-            .count()
+        members.filter(|member| !member.is_done()).count()
     }
 
     /// Creates the missing devices of the worker.
@@ -197,6 +210,7 @@ impl Worker {
                 position,
                 skip: 0,
                 quota,
+                held: 0,
             });
         }
         self.count(config);
@@ -219,6 +233,8 @@ impl Worker {
         let mut injected = injected.unwrap_or_else(|| self.injections.subscribe());
         while !stop.generate.is_cancelled() {
             let now = Instant::now();
+            let below = state.config.flow.throttle_above;
+            self.release(state, below, now);
             let after = if state.config.fleet.paused {
                 After::WaitForRoom
             } else {
@@ -244,6 +260,8 @@ impl Worker {
                 () = stop.generate.cancelled() => break,
                 () = stop.regroup.cancelled() => {
                     self.injected = Some(injected);
+                    // Their devices may get another lane.
+                    self.release(state, f64::INFINITY, Instant::now());
                     return Exit::Regroup;
                 }
                 () = config.changed() => self.apply_config(state, config.current()),
@@ -254,7 +272,7 @@ impl Worker {
                 () = wait(until) => {}
             }
         }
-        Exit::Complete
+        self.catch_up(state, stop).await
     }
 
     /// Applies changed settings.
@@ -262,10 +280,18 @@ impl Worker {
         let now = Instant::now();
         let profiles = DeviceProfile::all(&config);
         let clock = &mut state.clock;
-        clock.change(&config.load, speed(&config), config.fleet.paused, now);
+        clock.change(
+            &config.load,
+            fleet::speed(&config),
+            config.fleet.paused,
+            now,
+        );
         let time = clock.at(now);
-        let (before, after) = (&state.config.fleet, &config.fleet);
         let is_max = |rate| rate == Rate::Max;
+        if is_max(config.fleet.rate) {
+            self.release(state, f64::INFINITY, now);
+        }
+        let (before, after) = (&state.config.fleet, &config.fleet);
         if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
             self.grow(&config, &profiles);
             // The new schedule starts without past turns.
@@ -310,30 +336,6 @@ impl Worker {
         }
     }
 
-    /// Sends the messages that wait, without creating more.
-    async fn drain(&mut self, state: &mut State, stop: &Stop) -> Exit {
-        for handle in &mut self.handles {
-            handle.lane.flush();
-        }
-        while self.waiting() > 0 {
-            self.dispatch(Instant::now());
-            self.report_depth(state, self.waiting());
-            tokio::select! {
-                () = stop.abandon.cancelled() => {
-                    self.metrics.dropped(Dropped::Shutdown, self.waiting());
-                    return Exit::Complete;
-                }
-                () = stop.regroup.cancelled() => return Exit::Regroup,
-                done = returned(&mut self.handles) => {
-                    if self.take_back(done).is_break() {
-                        return Exit::Closed;
-                    }
-                }
-            }
-        }
-        Exit::Complete
-    }
-
     /// Hands the next batch of each lane to its task.
     fn dispatch(&mut self, now: Instant) {
         for (index, handle) in self.handles.iter_mut().enumerate() {
@@ -368,17 +370,19 @@ impl Worker {
                 ControlFlow::Continue(())
             }
             Outcome::Closed => {
-                self.metrics.dropped(Dropped::OutputClosed, self.waiting());
+                let waiting = self.waiting() as u64;
+                self.metrics.dropped(Dropped::OutputClosed, waiting);
                 ControlFlow::Break(())
             }
         }
     }
 
+    /// Messages that are due and not confirmed, without those that are not created because
+    /// the worker is late.
     fn waiting(&self) -> usize {
-        self.handles
-            .iter()
-            .map(|handle| handle.lane.waiting())
-            .sum()
+        let handles = self.handles.iter();
+        let created: usize = handles.map(|handle| handle.lane.waiting()).sum();
+        created + self.held()
     }
 
     fn wakes_at(&self) -> Option<Instant> {
@@ -401,24 +405,16 @@ pub(crate) struct State {
     config: Arc<SimulatorConfig>,
     profiles: Vec<DeviceProfile>,
     clock: Clock,
+    /// Event time of the messages that are created now, milliseconds since the Unix epoch.
+    timestamp: i64,
     send_order: SendOrder,
     /// Number of devices that have not reached their quota.
     unfinished_devices: usize,
     lateness: LocalHistogram,
-    /// Fraction of a message still to be dropped by throttling.
-    thinned: f64,
     /// This worker's share of the queue depth in the metric.
     depth: i64,
     /// Ended anomalies that are not sent to the truth file yet.
     truths: Vec<Truth>,
-}
-
-/// The speed of fleet time that gives the configured rate.
-fn speed(config: &SimulatorConfig) -> f64 {
-    match config.fleet.rate {
-        Rate::PerSecond(rate) => rate / fleet::natural_rate(config),
-        Rate::ByInterval | Rate::Max => 1.0,
-    }
 }
 
 /// Waits for the next returned batch; also gives the index of its lane.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::throttle::Held;
 use super::{Member, State, Worker};
 use crate::clock::Interpolation;
-use crate::config::{FlowConfig, Rate, SimulatorConfig};
-use crate::fleet::{DeviceProfile, Truth};
-use crate::lane::Lane;
-use crate::metrics::Dropped;
+use crate::config::{Rate, SimulatorConfig};
+use crate::fleet::DeviceProfile;
+use crate::lane::{Lane, Times};
 use crate::schedule::Schedule;
 use crate::sensors::Moment;
 
@@ -63,7 +63,7 @@ impl Worker {
         let sending = members.filter(|(_, member)| member.position < devices);
         if config.fleet.rate == Rate::Max {
             let mut turns = vec![Vec::new(); self.handles.len()];
-            let sending = sending.filter(|(_, member)| member.device.seq < member.quota);
+            let sending = sending.filter(|(_, member)| !member.is_done());
             sending.for_each(|(index, member)| turns[member.lane].push(index));
             let next = vec![0; turns.len()];
             return SendOrder::Unbounded { turns, next };
@@ -141,17 +141,44 @@ impl Worker {
         state.send_order = SendOrder::Scheduled(rounds.collect());
     }
 
-    /// Creates the messages that are due; those for a full lane are dropped and counted.
+    /// Number of messages that were due by `now`, and that the worker has not come to.
+    pub(super) fn behind(&self, state: &State, now: Instant) -> u64 {
+        let SendOrder::Scheduled(rounds) = &state.send_order else {
+            return 0;
+        };
+        let time = state.clock.at(now);
+        let turns = rounds.iter().flat_map(|round| {
+            round
+                .members
+                .iter()
+                .enumerate()
+                .map(move |(index, member)| {
+                    let member = &self.members[*member];
+                    let turns = round.schedule.turns_until(index, time);
+                    let counted = member.device.seq + u64::from(member.held);
+                    let left = member.quota.saturating_sub(counted);
+                    turns.saturating_sub(member.skip.into()).min(left)
+                })
+        });
+        turns.fold(0, u64::saturating_add)
+    }
+
+    /// Creates the messages that are due, or holds them back or drops them if their lane has
+    /// no room.
     pub(super) fn make_due(&mut self, state: &mut State, now: Instant) -> After {
         let (started, mut made) = (Instant::now(), 0);
-        let (timestamp, time) = (now_ms(), state.clock.at(now));
+        let time = state.clock.at(now);
+        state.timestamp = now_ms();
         let (mut after, mut due_at) = (After::Again, None);
         for _ in 0..TURN {
             let SendOrder::Scheduled(rounds) = &mut state.send_order else {
                 break;
             };
             if state.config.run.messages > 0 && state.unfinished_devices == 0 {
-                after = After::Finished;
+                after = match self.held() {
+                    0 => After::Finished,
+                    _ => After::WaitForRoom,
+                };
                 break;
             }
             let next = rounds.iter_mut().filter_map(|round| {
@@ -170,8 +197,9 @@ impl Worker {
                 break;
             }
             round.schedule.advance();
-            let member = &mut self.members[round.members[index]];
-            if member.device.seq >= member.quota {
+            let index = round.members[index];
+            let member = &mut self.members[index];
+            if member.is_done() {
                 continue;
             }
             if member.skip > 0 {
@@ -179,24 +207,12 @@ impl Worker {
                 continue;
             }
             let due_at = due_at.get_or_insert_with(|| Interpolation::new(&state.clock, due, now));
-            let due = due_at.when(due);
-            let late = now.saturating_duration_since(due);
-            state.lateness.observe(late.as_secs_f64());
-            let elapsed = hours(due.saturating_duration_since(self.start));
-            let lane = &mut self.handles[member.lane].lane;
-            match drop_reason(lane, &state.config.flow, &mut state.thinned) {
-                None => {
-                    let at = Moment { timestamp, elapsed };
-                    emit(member, lane, at, now, &state.profiles, &mut state.truths);
-                    made += 1;
-                }
-                Some(reason) => {
-                    // The sequence number is used up, so that consumers see the gap.
-                    member.device.seq += 1;
-                    self.metrics.dropped(reason, 1);
-                }
-            }
-            state.unfinished_devices -= usize::from(member.device.seq >= member.quota);
+            let message = Held {
+                member: index,
+                due: due_at.when(due),
+            };
+            made += self.place(state, message, now);
+            state.unfinished_devices -= usize::from(self.members[index].is_done());
         }
         self.observe_latency(made, started);
         after
@@ -204,7 +220,11 @@ impl Worker {
 
     /// Creates messages for each lane without a full batch.
     pub(super) fn make_for_room(&mut self, state: &mut State, now: Instant) -> After {
-        let timestamp = now_ms();
+        let times = Times {
+            // There is no schedule: a message is due when there is room for it.
+            due: now,
+            timestamp: now_ms(),
+        };
         let (started, mut made) = (Instant::now(), 0);
         let SendOrder::Unbounded { turns, next } = &mut state.send_order else {
             return After::Finished;
@@ -218,8 +238,14 @@ impl Worker {
                 let member = &mut self.members[*index];
                 let interval = state.profiles[member.device.profile].interval;
                 let elapsed = hours(interval) * member.device.seq as f64;
-                let at = Moment { timestamp, elapsed };
-                emit(member, lane, at, now, &state.profiles, &mut state.truths);
+                let at = Moment {
+                    timestamp: times.timestamp,
+                    elapsed,
+                };
+                let (profiles, truths) = (&state.profiles, &mut state.truths);
+                lane.push(now, member.device.origin, times, |out| {
+                    member.device.emit(profiles, at, out, truths)
+                });
                 made += 1;
                 if member.device.seq >= member.quota {
                     turns.remove(*next);
@@ -253,39 +279,39 @@ impl Worker {
     }
 }
 
-/// Why a message for the lane is dropped; `None` if it is sent.
-fn drop_reason(lane: &Lane, config: &FlowConfig, thinned: &mut f64) -> Option<Dropped> {
-    let fill = lane.fill();
-    if fill >= 1.0 {
-        return Some(Dropped::BufferFull);
-    }
-    if fill < config.throttle_above {
-        return None;
-    }
-    *thinned += config.drop_rate;
-    (*thinned >= 1.0).then(|| {
-        *thinned -= 1.0;
-        Dropped::Throttled
-    })
-}
-
-fn emit(
+/// Creates the message of a device that was due at `due`, in a fleet that started at `start`.
+pub(super) fn emit(
     member: &mut Member,
     lane: &mut Lane,
-    at: Moment,
+    due: Instant,
+    start: Instant,
     now: Instant,
-    profiles: &[DeviceProfile],
-    truths: &mut Vec<Truth>,
+    state: &mut State,
 ) {
-    lane.push(now, member.device.origin, at.timestamp, |out| {
+    let times = Times {
+        due,
+        timestamp: state.timestamp,
+    };
+    let at = Moment {
+        timestamp: state.timestamp,
+        elapsed: hours(due.saturating_duration_since(start)),
+    };
+    let (profiles, truths) = (&state.profiles, &mut state.truths);
+    lane.push(now, member.device.origin, times, |out| {
         member.device.emit(profiles, at, out, truths)
     });
+}
+
+/// Observes how late a message is created or dropped.
+pub(super) fn observe_lateness(state: &State, due: Instant, now: Instant) {
+    let late = now.saturating_duration_since(due);
+    state.lateness.observe(late.as_secs_f64());
 }
 
 fn hours(duration: Duration) -> f64 {
     duration.as_secs_f64() / 3600.0
 }
 
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }

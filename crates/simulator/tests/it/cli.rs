@@ -9,10 +9,11 @@ use testkit::stack::{kafka_brokers, unique};
 use tokio::net::TcpStream;
 
 fn program(args: &[&str]) -> Program {
+    // After the command: settings behind it replace those before it.
     Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .args(args)
         .set("ops.listen", "127.0.0.1:0")
         .set("http.listen", "")
-        .args(args)
 }
 
 fn simulator(args: &[&str]) -> Run {
@@ -94,6 +95,70 @@ fn a_run_that_never_reaches_kafka_ends_after_its_duration() {
     let log = &output.stderr;
     assert_eq!(output.code, Some(1), "{log}");
     assert!(log.contains("messages<1 holds (it is 0)"), "{log}");
+}
+
+/// Runs the binary by a shell, which redirects its standard output.
+fn with_stdout(redirection: &str, options: &str) -> Run {
+    let binary = env!("CARGO_BIN_EXE_iot-simulator");
+    let settings = "--set ops.listen=127.0.0.1:0 --set http.listen=";
+    let script = format!("exec {binary} run --rate 1000 {options} {settings} {redirection}");
+    Program::new("sh").args(&["-c", &script]).run_sync()
+}
+
+#[test]
+fn an_output_that_takes_nothing_fails_the_run() {
+    for (redirection, expected) in [
+        (">/dev/full", "No space left on device"),
+        (">&-", "it was closed when the program started"),
+        ("1</dev/null", "Bad file descriptor"),
+    ] {
+        let output = with_stdout(redirection, "--sink stdout --duration 10m");
+        let log = &output.stderr;
+        assert_eq!(output.code, Some(1), "{redirection}: {log}");
+        assert!(log.contains(expected), "{redirection}: {log}");
+        assert!(log.contains("1 errors"), "{redirection}: {log}");
+    }
+    for redirection in [">/dev/full", ">&-"] {
+        let output = with_stdout(redirection, "--sink null --messages 10 --json");
+        let log = &output.stderr;
+        assert_eq!(output.code, Some(1), "{redirection}: {log}");
+        assert!(log.contains("writing the figures"), "{redirection}: {log}");
+    }
+    let output = with_stdout(">/dev/null", "--sink stdout --duration 100ms");
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+}
+
+#[test]
+fn a_run_that_sends_nothing_fails() {
+    // Nobody listens on port 1, and nobody answers on a listener that does not accept.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    for (sink, setting) in [
+        ("kafka", "kafka.brokers="),
+        ("mqtt", "mqtt.brokers=mqtt://"),
+    ] {
+        for broker in ["127.0.0.1:1", &silent] {
+            let setting = format!("{setting}{broker}");
+            let run = ["run", "--json", "--duration", "300ms", "--sink", sink];
+            let output = simulator(&[&run[..], &["--set", &setting]].concat());
+            let log = &output.stderr;
+            assert_eq!(output.code, Some(1), "{setting}: {log}");
+            assert!(log.contains("no message was confirmed"), "{setting}: {log}");
+            let errors = output.json()["errors"].as_u64().unwrap();
+            assert!(errors > 0, "{setting}: {log}");
+        }
+    }
+}
+
+#[test]
+fn conditions_that_never_or_always_hold_are_rejected() {
+    for condition in ["drops>NaN", "drops<inf", "drops>0,", ""] {
+        let output = simulator(&[&RUN[..], &["--fail-when", condition]].concat());
+        let log = &output.stderr;
+        assert_eq!(output.code, Some(2), "{condition}: {log}");
+        let is_named = log.contains("run.fail_when") || log.contains("--fail-when");
+        assert!(is_named, "{condition}: {log}");
+    }
 }
 
 #[test]

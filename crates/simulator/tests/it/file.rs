@@ -72,6 +72,53 @@ async fn a_run_with_a_duration_ends_although_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_to_a_full_disk_fails() {
+    let mut config = fleet(SinkKind::File, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    config.file.path = "/dev/full".into();
+    config.run.duration = Duration::from_millis(300).into();
+    config.shutdown.flush = Duration::from_millis(300).into();
+    let error = Simulator::start(config).await.failed().await;
+    assert!(error.contains("no message was confirmed"), "{error}");
+}
+
+/// As logrotate does it: rename, SIGHUP.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_file_is_followed_after_a_sighup() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old) = (directory.path().join("out"), directory.path().join("old"));
+    let mut config = fleet(SinkKind::File, 50, 0);
+    config.fleet.rate = Rate::PerSecond(1_000.0);
+    config.file.path = path.to_str().unwrap().into();
+    let simulator = Simulator::start(config).await;
+    let written = "file_producer_messages_total";
+    simulator.wait_for_metric(written, 100.0).await;
+    std::fs::rename(&path, &old).unwrap();
+    let hangup = format!("kill -HUP {}", std::process::id());
+    let sent = std::process::Command::new("sh")
+        .args(["-c", &hangup])
+        .status();
+    assert!(sent.unwrap().success());
+    wait_for("a new file", async || {
+        std::fs::metadata(&path).is_ok_and(|file| file.len() > 0)
+    })
+    .await;
+    simulator.stop().await;
+    let mut seqs: HashMap<_, Vec<_>> = HashMap::new();
+    for file in [old, path] {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let message = parse(line.as_bytes()).unwrap();
+            let device = message.device_id.to_string();
+            seqs.entry(device).or_default().push(message.seq.unwrap());
+        }
+    }
+    assert!(
+        seqs.values()
+            .all(|seqs| seqs.iter().copied().eq(0..seqs.len() as u64))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_opened_fails_the_run() {
     let mut config = fleet(SinkKind::File, 1, 1);
     config.file.path = "/missing/out.ndjson".into();

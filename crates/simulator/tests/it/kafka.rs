@@ -11,6 +11,7 @@ use iot_simulator::config::{
 };
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use testkit::kafka::MockKafka;
+use testkit::process::Program;
 use testkit::wait_for;
 
 use crate::support::{Arrived, Simulator, assert_complete, assert_ordered, fleet, read_topic};
@@ -389,4 +390,22 @@ async fn messages_for_a_partition_without_leader_can_be_rerouted() {
         let missing = (0..seqs.len() as u64).find(|seq| !seqs.contains(seq));
         assert_eq!(missing, None, "{device}");
     }
+}
+
+#[test]
+fn messages_that_kafka_rejects_are_logged_once_in_a_while() {
+    let cluster = cluster();
+    let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[too_large; 2_000]);
+    let run = ["run", "--rate", "max", "--messages", "300", "--json"];
+    let run = Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
+        .args(&run)
+        .set("kafka.brokers", cluster.brokers())
+        .set("ops.listen", "127.0.0.1:0")
+        .set("http.listen", "")
+        .run_sync();
+    assert_eq!(run.json()["drops_refused"], 300, "{}", run.stderr);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let lines = run.stderr.matches("Kafka rejected a message").count();
+    assert!((1..=2).contains(&lines), "{lines} lines");
 }

@@ -10,10 +10,12 @@ mod partition;
 mod progress;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use iot_kafka::rskafka::{is, within};
+use iot_service::Repeats;
 use iot_service::health::Component;
 use rskafka::BackoffConfig;
 use rskafka::client::error::ProtocolError;
@@ -21,7 +23,7 @@ use rskafka::client::partition::{OffsetAt, PartitionClient, UnknownTopicHandling
 use rskafka::client::{Client, ClientBuilder};
 use tokio::sync::mpsc;
 
-use crate::config::{KafkaConfig, SimulatorConfig};
+use crate::config::{KafkaConfig, RetryConfig, SimulatorConfig};
 use crate::metrics::Metrics;
 pub(crate) use partition::Partition;
 
@@ -32,6 +34,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Topic {
     config: KafkaConfig,
+    retry: RetryConfig,
+    rejections: Arc<Repeats>,
     /// Of the payloads.
     media_type: &'static str,
     metrics: Metrics,
@@ -42,6 +46,8 @@ impl Topic {
     pub(crate) fn new(config: &SimulatorConfig, metrics: Metrics) -> Self {
         Self {
             config: config.kafka.clone(),
+            retry: config.retry.clone(),
+            rejections: Arc::default(),
             media_type: config.format.media_type(),
             metrics,
         }
@@ -50,11 +56,14 @@ impl Topic {
     /// Connects to Kafka, creates the topic unless it exists, and opens every partition.
     /// Retries until it succeeds.
     pub(crate) async fn open(&self, health: &Component) -> Vec<Partition> {
-        let mut backoff = super::backoff();
+        let mut backoff = self.retry.delays();
         loop {
             match self.try_open().await {
                 Ok(partitions) => return partitions,
-                Err(error) => health.not_ready(format!("{error:#}")),
+                Err(error) => {
+                    self.metrics.send_errors.inc();
+                    health.not_ready(format!("{error:#}"));
+                }
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }

@@ -162,12 +162,14 @@ impl Topic {
                     progress.halve(count);
                 }
                 Err(error) if is_refusal(&error) => {
-                    let topic = &self.config.topic;
-                    tracing::error!(
-                        topic,
-                        error = format!("{error:#}"),
-                        "Kafka rejected a message"
-                    );
+                    if let Some(left_out) = self.rejections.admit() {
+                        tracing::error!(
+                            topic = self.config.topic,
+                            error = format!("{error:#}"),
+                            left_out,
+                            "Kafka rejected a message; it is dropped"
+                        );
+                    }
                     progress.refuse();
                 }
                 Err(error) => return Err(self.failed(error, count)),

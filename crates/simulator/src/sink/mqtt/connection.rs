@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use iot_mqtt::{
     Connect, ConnectionError, Login, MqttStream, MqttUrl, Packet, Protocol, Reader, Writer,
 };
@@ -36,7 +36,7 @@ impl Connection {
         client_id: &str,
     ) -> anyhow::Result<Self> {
         let deadline = *config.request_timeout;
-        let connect = connect(config, client_id);
+        let connect = connect(config, client_id)?;
         let opened = iot_mqtt::Connection::open(url, &config.tls, Protocol::V5, &connect, deadline);
         let iot_mqtt::Connection {
             stream,
@@ -147,19 +147,33 @@ impl Connection {
     }
 }
 
-fn connect(config: &MqttConfig, client_id: &str) -> Connect {
-    let login = (!config.username.is_empty()).then(|| Login {
-        username: config.username.clone(),
-        password: config.password.expose().to_owned(),
-    });
-    Connect {
+/// Made for every connection, because passwords are rotated.
+fn connect(config: &MqttConfig, client_id: &str) -> anyhow::Result<Connect> {
+    let login = if config.username.is_empty() {
+        None
+    } else {
+        Some(Login {
+            username: config.username.clone(),
+            password: password(config)?,
+        })
+    };
+    Ok(Connect {
         client_id: client_id.to_owned(),
         // A publisher keeps its unacknowledged messages itself.
         clean_start: true,
         login,
         keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
         ..Connect::default()
+    })
+}
+
+fn password(config: &MqttConfig) -> anyhow::Result<String> {
+    if config.password_file.is_empty() {
+        return Ok(config.password.expose().to_owned());
     }
+    let text = std::fs::read_to_string(&config.password_file)
+        .with_context(|| format!("reading mqtt.password_file {}", config.password_file))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 async fn in_time<T>(

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use iot_core::headers;
 use iot_mqtt::{MqttUrl, Packet, PubAckReason, PubRecReason, Publish, PublishProperties, QoS};
-use iot_service::Backoff;
 use iot_service::health::Component;
+use iot_service::{Backoff, Repeats};
 use tokio::time::Instant;
 
 use self::connection::Connection;
@@ -21,6 +21,7 @@ use super::{SendError, Sent, Sink};
 use crate::config::{MqttConfig, SimulatorConfig};
 use crate::fleet::origins;
 use crate::lane::{Batch, Message};
+use crate::metrics::Metrics;
 
 /// One connection and the progress of its batch.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     /// Topics by origin.
     topics: Arc<[String]>,
     client_id: String,
+    rejections: Arc<Repeats>,
     connection: Option<Connection>,
     backoff: Backoff,
     retry_at: Instant,
@@ -57,18 +59,24 @@ enum Answer {
 }
 
 /// Opens every connection; retries until it succeeds.
-pub(crate) async fn open(config: &SimulatorConfig, health: &Component) -> Vec<Session> {
+pub(crate) async fn open(
+    config: &SimulatorConfig,
+    metrics: &Metrics,
+    health: &Component,
+) -> Vec<Session> {
     let (media_type, origins) = (config.format.media_type(), origins(&config.fleet));
     let topics = origins.into_iter().map(|(tenant, project)| {
         let topic = config.mqtt.topic.replace("{tenant}", tenant);
         topic.replace("{project}", project)
     });
     let topics: Arc<[String]> = topics.collect();
+    let retry = &config.retry;
     let config = Arc::new(config.mqtt.clone());
+    let rejections = Arc::new(Repeats::default());
     // A second simulator with the same client ids would take over the sessions.
     let run: u32 = rand::random();
     let mut sessions = Vec::with_capacity(usize::from(config.connections));
-    let mut backoff = super::backoff();
+    let mut backoff = retry.delays();
     while sessions.len() < usize::from(config.connections) {
         let client_id = format!("{}-{run:08x}-{}", config.client_id, sessions.len());
         match connect(&config, &client_id).await {
@@ -79,14 +87,16 @@ pub(crate) async fn open(config: &SimulatorConfig, health: &Component) -> Vec<Se
                     media_type,
                     topics: Arc::clone(&topics),
                     client_id,
+                    rejections: Arc::clone(&rejections),
                     connection: Some(connection),
-                    backoff: super::backoff(),
+                    backoff: retry.delays(),
                     retry_at: Instant::now(),
                     answers: Vec::new(),
                     in_flight: 0,
                 });
             }
             Err(error) => {
+                metrics.send_errors.inc();
                 health.not_ready(format!("{error:#}"));
                 tokio::time::sleep(backoff.next_delay()).await;
             }
@@ -204,8 +214,14 @@ impl Sink for Session {
         self.backoff.reset();
         let refused = |answer: &&Option<Answer>| **answer == Some(Answer::Refused);
         let refused = self.answers.iter().filter(refused).count();
-        if refused > 0 {
-            tracing::warn!(refused, "the MQTT broker permanently rejected messages");
+        if refused > 0
+            && let Some(left_out) = self.rejections.admit()
+        {
+            tracing::warn!(
+                refused,
+                left_out,
+                "the MQTT broker permanently rejected messages; they are dropped"
+            );
         }
         Ok(Sent { refused })
     }

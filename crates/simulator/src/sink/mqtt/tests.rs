@@ -84,13 +84,18 @@ async fn broker(change: impl FnOnce(&mut MqttConfig)) -> (TcpListener, MqttConfi
     (listener, config)
 }
 
+fn metrics() -> Metrics {
+    let registry = prometheus::Registry::new();
+    Metrics::new(&registry, crate::config::SinkKind::Mqtt).unwrap()
+}
+
 async fn session(config: &MqttConfig) -> Session {
     let health = iot_service::health::Health::default().component("mqtt");
     let config = SimulatorConfig {
         mqtt: config.clone(),
         ..SimulatorConfig::default()
     };
-    open(&config, &health).await.remove(0)
+    open(&config, &metrics(), &health).await.remove(0)
 }
 
 #[tokio::test]
@@ -335,4 +340,62 @@ async fn a_disconnect_of_an_idle_session_is_reported() {
     session.attend().await.unwrap();
     assert!(session.connection.is_some(), "reconnected");
     peer.await.unwrap();
+}
+
+#[tokio::test]
+async fn failed_attempts_to_connect_are_errors() {
+    let (listener, config) = broker(|_| {}).await;
+    let config = SimulatorConfig {
+        mqtt: config,
+        ..SimulatorConfig::default()
+    };
+    let peer = tokio::spawn(async move {
+        for _ in 0..2 {
+            drop(listener.accept().await.unwrap());
+        }
+        Peer::accept(&listener).await
+    });
+    let health = iot_service::health::Health::default().component("mqtt");
+    let metrics = metrics();
+    open(&config, &metrics, &health).await;
+    peer.await.unwrap();
+    assert_eq!(metrics.send_errors.get(), 2);
+}
+
+#[tokio::test]
+async fn the_password_file_is_read_at_every_connection() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (listener, config) = broker(|config| {
+        config.username = "me".into();
+        config.password_file = file.path().to_str().unwrap().into();
+    })
+    .await;
+    let peer = tokio::spawn(async move {
+        let mut passwords = Vec::new();
+        for _ in 0..2 {
+            let mut peer = Peer {
+                stream: listener.accept().await.unwrap().0,
+                inbox: BytesMut::new(),
+            };
+            let Packet::Connect(_, _, Some(login)) = peer.read().await else {
+                panic!("no login");
+            };
+            passwords.push(login.password);
+            let ack = ConnAck {
+                session_present: false,
+                code: ConnectReturnCode::Success,
+                properties: None,
+            };
+            peer.write(Packet::ConnAck(ack)).await;
+        }
+        passwords
+    });
+    for password in ["one\n", "two"] {
+        std::fs::write(file.path(), password).unwrap();
+        connect(&config, "me").await.unwrap();
+    }
+    assert_eq!(peer.await.unwrap(), ["one", "two"]);
+    std::fs::remove_file(file.path()).unwrap();
+    let error = format!("{:#}", connect(&config, "me").await.unwrap_err());
+    assert!(error.contains("reading mqtt.password_file"), "{error}");
 }

@@ -3,6 +3,8 @@ use rand_pcg::Pcg32;
 use super::*;
 use crate::config::AnomalyConfig;
 
+mod process;
+
 const PLAIN: Conditions = Conditions {
     trend: 0.0,
     variation: 1.0,
@@ -16,6 +18,11 @@ fn at(elapsed: f64) -> Moment {
     }
 }
 
+/// The process with the default settings.
+fn process(profile: &Profile) -> Process {
+    Process::new(profile, &SensorsConfig::default(), Duration::from_secs(5))
+}
+
 /// Readings one millisecond apart.
 fn samples(name: &str, conditions: &Conditions, rate: f64, count: usize) -> Vec<Sample> {
     let profile = find(name).expect(name);
@@ -25,14 +32,15 @@ fn samples(name: &str, conditions: &Conditions, rate: f64, count: usize) -> Vec<
     };
     let odds = Odds::new(&config, profile.anomalies());
     let mut rng = Pcg32::new(7, 11);
-    let mut state = profile.first_state(&mut rng);
+    let process = process(profile);
+    let mut state = profile.first_state(&process, &mut rng);
     (0..count)
         .map(|n| {
             let at = Moment {
                 timestamp: n as i64,
                 elapsed: 0.0,
             };
-            profile.sample(&mut state, at, conditions, &odds, &mut rng)
+            profile.sample(&process, &mut state, at, conditions, &odds, &mut rng)
         })
         .collect()
 }
@@ -221,10 +229,11 @@ fn a_dropout_has_no_readings_and_a_switch_toggles() {
 #[test]
 fn a_spike_is_two_to_five_times_the_value() {
     let profile = find("current").unwrap();
-    assert_eq!(profile.spiked(3.0, 0.0), 6.0);
-    assert_eq!(profile.spiked(3.0, 1.0), 15.0);
-    assert_eq!(find("humidity").unwrap().spiked(50.0, 1.0), 10.0);
-    assert_eq!(find("pressure").unwrap().spiked(1013.0, 1.0), 2000.0);
+    assert_eq!(profile.spiked(2.5, 3.0, 0.0), 6.0);
+    assert_eq!(profile.spiked(2.5, 3.0, 1.0), 15.0);
+    let (humidity, pressure) = (find("humidity").unwrap(), find("pressure").unwrap());
+    assert_eq!(humidity.spiked(60.0, 50.0, 1.0), 10.0);
+    assert_eq!(pressure.spiked(1013.0, 1013.0, 1.0), 2000.0);
 }
 
 #[test]
@@ -248,13 +257,14 @@ fn a_trend_moves_the_mean() {
         ..AnomalyConfig::default()
     };
     let odds = Odds::new(&config, profile.anomalies());
+    let process = process(profile);
     let mut mean_at = |hour: f64| {
-        let mut state = profile.first_state(&mut rng);
+        let mut state = profile.first_state(&process, &mut rng);
         let values: Vec<f64> = (0..20_000)
             .filter_map(|_| {
                 let at = at(hour - FIRST_HOUR);
                 profile
-                    .sample(&mut state, at, &conditions, &odds, &mut rng)
+                    .sample(&process, &mut state, at, &conditions, &odds, &mut rng)
                     .value
             })
             .collect();
@@ -314,7 +324,7 @@ fn normal_values_are_normally_distributed() {
         let mut apart: Vec<f64> = values.into_iter().step_by(20).collect();
         // The critical value at a level of 0.001, plus the effect of rounding: half a
         // step, times the greatest density of 0.4 per deviation.
-        let rounding = 0.4 * 0.5 / profile.steps / profile.deviation();
+        let rounding = 0.4 * 0.5 / profile.steps / process(profile).deviation();
         let limit = 1.95 / (apart.len() as f64).sqrt() + rounding;
         let distance = distance(&mut apart, profile);
         assert!(distance < limit, "{name}: {distance}, {limit} at most");
@@ -351,7 +361,8 @@ fn trends_have_their_periods() {
         let profile = find(name).unwrap();
         let odds = Odds::new(&AnomalyConfig::default(), &[]);
         let mut rng = Pcg32::new(3, 5);
-        let mut state = profile.first_state(&mut rng);
+        let process = process(profile);
+        let mut state = profile.first_state(&process, &mut rng);
         let count = PERIODS * IN_A_PERIOD;
         let values: Vec<f64> = (0..count)
             .map(|n| {
@@ -359,7 +370,7 @@ fn trends_have_their_periods() {
                 // The mean of several readings reduces the noise.
                 let readings = (0..50).filter_map(|_| {
                     profile
-                        .sample(&mut state, at, &conditions, &odds, &mut rng)
+                        .sample(&process, &mut state, at, &conditions, &odds, &mut rng)
                         .value
                 });
                 readings.sum::<f64>() / 50.0
