@@ -9,8 +9,6 @@ const LEAST_BYTES: u64 = 10_000;
 
 const QUEUE: Alias =
     Alias::Nothing("kafka.buffer and mqtt.buffer limit the bytes that wait, over all lanes");
-const BACKOFF: Alias =
-    Alias::Nothing("a failed attempt is repeated after 0.1 s, and later ones less often");
 const FLUSH: Alias = Alias::Nothing("a batch is sent after kafka.linger at the latest");
 const CLIENT_ID: Alias = Alias::Nothing("the Kafka client has a name of its own");
 
@@ -37,7 +35,7 @@ macro_rules! in_sections {
                 (concat!($producer, "batch_timeout"), Alias::Of("kafka.linger")),
                 (concat!($producer, "compression"), Alias::Of("kafka.compression")),
                 (concat!($producer, "max_retries"), Alias::Of("kafka.retries")),
-                (concat!($producer, "retry_backoff"), BACKOFF),
+                (concat!($producer, "retry_backoff"), Alias::Of("retry.backoff")),
                 (concat!($producer, "required_acks"), Alias::Made("kafka.acks", acks)),
                 (concat!($producer, "flush_frequency"), FLUSH),
                 (concat!($producer, "channel_buffer_size"), QUEUE),
@@ -54,7 +52,7 @@ pub(super) const ALIASES: Aliases = in_sections!(
         ("kafka.client_id", CLIENT_ID),
         ("kafka.batch_timeout", Alias::Of("kafka.linger")),
         ("kafka.max_retries", Alias::Of("kafka.retries")),
-        ("kafka.retry_backoff", BACKOFF),
+        ("kafka.retry_backoff", Alias::Of("retry.backoff")),
         ("kafka.required_acks", Alias::Made("kafka.acks", acks)),
         ("kafka.flush_frequency", FLUSH),
         ("kafka.channel_buffer_size", QUEUE),
@@ -116,6 +114,8 @@ mod tests {
         assert_eq!(kafka.linger, HumanDuration::from_millis(10));
         assert_eq!(kafka.compression, CompressionKind::Snappy);
         assert_eq!(kafka.retries, 3);
+        let backoff = HumanDuration::from_millis(250);
+        assert_eq!(config.retry.backoff, backoff);
         // The same without sections, or in other ones.
         let flat: String = complete
             .lines()
