@@ -10,8 +10,8 @@
 #
 #   --registry REGISTRY   where images go, such as registry.example.com/iot; the image
 #                         of iot-bridge is REGISTRY/iot-bridge
-#   --tag TAG             of the images, used as it is; by default what `git describe` says,
-#                         without the v of a version
+#   --tag TAG             of the images, used as it is; by default the output of `git
+#                         describe`, without the leading v and with _ for +
 #   --platform PLATFORM   of the cluster's nodes, such as linux/amd64, if it is not that of
 #                         this machine
 #   --namespace NAME      of all releases; by default each has its own, named as the service.
@@ -62,7 +62,7 @@ absolute() {
     esac
 }
 
-# What docker, helm and kubectl read themselves: they too would look in another directory.
+# Paths that docker, helm and kubectl read: resolve them too, because the script changes directory.
 export_absolute() {
     local name file files=() rest
     for name in DOCKER_CONFIG HELM_CONFIG_HOME HELM_CACHE_HOME HELM_DATA_HOME HELM_REPOSITORY_CONFIG; do
@@ -108,7 +108,7 @@ parse() {
         tag=${tag//+/_}
     fi
     [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] ||
-        misused "--tag is no tag of an image (letters, digits, _, . and -): $tag"
+        misused "--tag is not a valid image tag (letters, digits, _, . and -): $tag"
     revision=$(git rev-parse HEAD 2>/dev/null) || revision=unknown
 }
 

@@ -1,1 +1,1 @@
-"""What scripts/charts is made of."""
+"""Modules of scripts/charts."""

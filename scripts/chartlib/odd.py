@@ -58,6 +58,7 @@ def check(charts, directory):
     nulls(charts, directory)
     aliases(charts, directory)
     jobs(charts, directory)
+    variables(charts, directory)
     return "\n---\n".join(charts.rendered)
 
 
@@ -184,6 +185,32 @@ def jobs(charts, directory):
     first = name()
     if name(podDisruptionBudget={"maxUnavailable": 2}) != first:
         raise Failed("a Job has another name without a change of its own")
+    still = {"restartOnChange": False}
+    if name(**still, config={"fleet": {"seed": 2}}) == name(**still):
+        raise Failed("with restartOnChange: false, a Job ignores changes of its settings")
     for change in ({"config": {"fleet": {"seed": 2}}}, {"image": {"tag": "2"}}, {"replicas": 3}, {"extraEnv": [{"name": "A", "value": "b"}]}):
         if name(**change) == first:
             raise Failed(f"a Job is changed in place by {change}")
+
+
+def variables(charts, directory):
+    """Entries of extraEnv that are null, a zero without quotes, and a query after a port."""
+    file = directory / "variables.yaml"
+
+    def render(chart, *environment, **values):
+        file.write_text(json.dumps({"extraEnv": [None, *environment], "networkPolicy": {"enabled": True}, **values}))
+        return charts.render(charts.charts / chart, values=[file])
+
+    def ports(things):
+        policy = next(thing for thing in things if thing["kind"] == "NetworkPolicy")
+        return {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+    for chart in WHOLE:
+        render(chart)
+    found = ports(render("iot-consumer", {"name": "REDIS_URL", "value": "redis://r:6380?protocol=resp3"}))
+    if 6380 not in found:
+        raise Failed(f"the port before a query is missing from {found}")
+    things = render("iot-simulator", {"name": "IOT_RUN__MESSAGES", "value": 0})
+    kinds = {thing["kind"] for thing in things}
+    if "PodDisruptionBudget" not in kinds:
+        raise Failed(f"IOT_RUN__MESSAGES: 0 is taken for the end of a run: {kinds}")

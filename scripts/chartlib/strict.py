@@ -28,6 +28,8 @@ def mapping(loader, node):
     made = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, (dict, list)):
+            raise Wrong(f"the key in line {key_node.start_mark.line + 1} is no text")
         if key in made:
             raise Wrong(f"duplicate key {key!r} in line {key_node.start_mark.line + 1}")
         made[key] = loader.construct_object(value_node, deep=True)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
+import tempfile
 
 from lib.process import ROOT, Failed
 
@@ -62,13 +64,15 @@ def arrives(cache, value):
 def reader(cache):
     program = cache / f"reader-{COMPOSE_GO.partition('@')[2]}"
     if not program.exists():
-        source = cache / "reader-source"
-        shutil.rmtree(source, ignore_errors=True)
-        source.mkdir(parents=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        # A directory and a program of its own, because checks may run in parallel.
+        source = pathlib.Path(tempfile.mkdtemp(dir=cache))
+        built = source / "reader"
         (source / "main.go").write_text(READER)
         (source / "go.mod").write_text("module reader\n\ngo 1.23\n")
-        for command in (["get", COMPOSE_GO], ["mod", "tidy"], ["build", "-trimpath", "-o", program, "."]):
+        for command in (["get", COMPOSE_GO], ["mod", "tidy"], ["build", "-trimpath", "-o", built, "."]):
             run("go", *command, cwd=source, env={**os.environ, "CGO_ENABLED": "0"})
+        built.rename(program)
         shutil.rmtree(source)
     return program
 

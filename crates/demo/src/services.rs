@@ -22,7 +22,7 @@ use crate::brokers::{PARTITIONS, listen};
 /// no compression it sustains 2,000 messages per second for hours.
 const LINGER: HumanDuration = HumanDuration::from_millis(100);
 
-/// How long values remember. Detectors learn what is normal from some hundred readings, and
+/// Correlation time of values. Detectors learn what is normal from a few hundred readings and
 /// take what moves much more slowly for a drift.
 const CORRELATION: HumanDuration = HumanDuration::from_secs(4);
 

@@ -4,6 +4,7 @@
 //! time passes: at half the speed there is half the load, and in a pause it stops.
 //! So a shape needs no schedule of its own, and no device misses a turn.
 
+use std::collections::VecDeque;
 use std::f64::consts::TAU;
 use std::time::Duration;
 
@@ -11,9 +12,22 @@ use tokio::time::Instant;
 
 use crate::config::{LoadConfig, Shape};
 
+/// Number of changes across which [`Clock::when`] converts exactly: more than are made while a
+/// worker is late.
+const PAST: usize = 16;
+
 /// The clock of fleet time.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
+    current: Segment,
+    /// The segments before the current one, oldest first, without pauses: a worker that is late
+    /// still creates messages that were due in them.
+    past: VecDeque<Segment>,
+}
+
+/// The time between two changes, in which fleet time follows one load and speed.
+#[derive(Debug, Clone)]
+struct Segment {
     load: LoadConfig,
     /// Seconds of fleet time per second at full load.
     speed: f64,
@@ -30,17 +44,76 @@ impl Clock {
     /// A clock whose fleet time is zero at `now`.
     pub(crate) fn new(load: LoadConfig, speed: f64, paused: bool, now: Instant) -> Self {
         Self {
-            load,
-            speed,
-            paused,
-            since: now,
-            time: Duration::ZERO,
-            age: 0.0,
+            current: Segment {
+                load,
+                speed,
+                paused,
+                since: now,
+                time: Duration::ZERO,
+                age: 0.0,
+            },
+            past: VecDeque::new(),
         }
     }
 
-    /// Fleet time at `now`.
+    /// Fleet time at `now`, which must not be before the latest change.
     pub(crate) fn at(&self, now: Instant) -> Duration {
+        self.current.at(now)
+    }
+
+    /// When fleet time reaches `time`, or did before a change; `None` if it never does. Time
+    /// spent in pauses is left out.
+    pub(crate) fn when(&self, time: Duration) -> Option<Instant> {
+        self.segment(time).when(time)
+    }
+
+    /// Changes load, speed or pause from `now` on. A new shape starts from its beginning.
+    pub(crate) fn change(&mut self, load: &LoadConfig, speed: f64, paused: bool, now: Instant) {
+        let current = &mut self.current;
+        if current.load == *load && current.speed == speed && current.paused == paused {
+            return;
+        }
+        let before = current.clone();
+        current.time = before.at(now);
+        let passed = now.saturating_duration_since(before.since);
+        if before.paused {
+            // Otherwise the pause would count as lateness of the messages due before it.
+            self.past.iter_mut().for_each(|past| past.since += passed);
+        } else {
+            current.age += passed.as_secs_f64();
+            self.past.push_back(before);
+        }
+        if self.past.len() > PAST {
+            self.past.pop_front();
+        }
+        current.since = now;
+        (current.speed, current.paused) = (speed, paused);
+        if current.load != *load {
+            current.load = load.clone();
+            current.age = 0.0;
+        }
+    }
+
+    /// The segment in which fleet time reaches `time`.
+    fn segment(&self, time: Duration) -> &Segment {
+        if time >= self.current.time {
+            return &self.current;
+        }
+        let mut past = self.past.iter();
+        let found = past.rfind(|past| past.time <= time);
+        found.or(self.past.front()).unwrap_or(&self.current)
+    }
+
+    /// End of the segment in which fleet time reaches `time`; `None` if it has not ended.
+    fn end(&self, time: Duration) -> Option<Duration> {
+        let times = self.past.iter().skip(1).map(|past| past.time);
+        times.chain([self.current.time]).find(|end| *end > time)
+    }
+}
+
+impl Segment {
+    /// Fleet time at `now`.
+    fn at(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.since);
         if self.paused {
             self.time
@@ -52,7 +125,7 @@ impl Clock {
     }
 
     /// When fleet time reaches `time`; `None` if it never does.
-    pub(crate) fn when(&self, time: Duration) -> Option<Instant> {
+    fn when(&self, time: Duration) -> Option<Instant> {
         let ahead = time.saturating_sub(self.time);
         if self.paused {
             return None;
@@ -81,20 +154,6 @@ impl Clock {
         Some(self.since + seconds(above))
     }
 
-    /// Changes load, speed or pause from `now` on. A new shape starts from its beginning.
-    pub(crate) fn change(&mut self, load: &LoadConfig, speed: f64, paused: bool, now: Instant) {
-        self.time = self.at(now);
-        if !self.paused {
-            self.age += now.saturating_duration_since(self.since).as_secs_f64();
-        }
-        self.since = now;
-        (self.speed, self.paused) = (speed, paused);
-        if self.load != *load {
-            self.load = load.clone();
-            self.age = 0.0;
-        }
-    }
-
     /// Whether fleet time passes like real time.
     fn is_plain(&self) -> bool {
         self.load.shape == Shape::Constant && self.speed == 1.0
@@ -107,8 +166,8 @@ impl Clock {
     }
 }
 
-/// Converts fleet time to real time by linear interpolation between one time and now.
-/// This is exact enough for the milliseconds of a turn, and cheaper than
+/// Converts fleet time to real time by linear interpolation between one time and now, or the
+/// next change. This is exact enough for the milliseconds of a turn, and cheaper than
 /// [`Clock::when`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Interpolation {
@@ -116,18 +175,31 @@ pub(crate) struct Interpolation {
     at: Instant,
     /// Seconds per second of fleet time.
     slope: f64,
+    /// Fleet time of the next change, if there was one.
+    end: Option<Duration>,
 }
 
 impl Interpolation {
     pub(crate) fn new(clock: &Clock, time: Duration, now: Instant) -> Self {
         let at = clock.when(time).unwrap_or(now);
-        let passed = clock.at(now).saturating_sub(time).as_secs_f64();
-        let took = now.saturating_duration_since(at).as_secs_f64();
+        let end = clock.end(time);
+        let (until, then) = match end.and_then(|end| Some((end, clock.when(end)?))) {
+            Some(end) => end,
+            None => (clock.at(now), now),
+        };
+        let passed = until.saturating_sub(time).as_secs_f64();
+        let took = then.saturating_duration_since(at).as_secs_f64();
         Self {
             time,
             at,
             slope: if passed > 0.0 { took / passed } else { 0.0 },
+            end,
         }
+    }
+
+    /// Whether it is valid for fleet time `time`, which must not be before the first.
+    pub(crate) fn covers(&self, time: Duration) -> bool {
+        self.end.is_none_or(|end| time < end)
     }
 
     /// When fleet time was `time`, which must not be before the first.
@@ -228,6 +300,27 @@ mod tests {
         clock.change(&ramp, 1.0, false, at(200));
         // The second half of the ramp: three quarters of five seconds.
         assert_eq!(clock.at(at(205)), seconds(16.0 + 1.25 + 3.75));
+    }
+
+    #[test]
+    fn times_before_a_change_keep_their_due_times() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let constant = LoadConfig::default();
+        let mut clock = Clock::new(constant.clone(), 1.0, false, start);
+        clock.change(&constant, 1.0, false, at(2_000));
+        assert_eq!(clock.when(seconds(1.0)), Some(at(1_000)));
+        clock.change(&constant, 2.0, false, at(3_000));
+        assert_eq!(clock.when(seconds(1.0)), Some(at(1_000)));
+        assert_eq!(clock.when(seconds(5.0)), Some(at(4_000)));
+        let turn = Interpolation::new(&clock, seconds(1.0), at(4_000));
+        assert_eq!(turn.when(seconds(2.0)), at(2_000));
+        assert!(turn.covers(seconds(2.0)) && !turn.covers(seconds(3.0)));
+        clock.change(&constant, 2.0, true, at(4_000));
+        clock.change(&constant, 2.0, false, at(64_000));
+        // Without the minute of the pause.
+        assert_eq!(clock.when(seconds(1.0)), Some(at(61_000)));
+        assert_eq!(clock.when(seconds(7.0)), Some(at(65_000)));
     }
 
     proptest! {

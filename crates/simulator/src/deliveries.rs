@@ -1,7 +1,7 @@
 //! The time from when a message was due until the sink confirmed it.
 //!
 //! It includes the wait in the buffer, which the latency of a batch leaves out: while a
-//! sink stands still, one batch is slow, but all messages that are due meanwhile wait.
+//! sink stalls, one batch is slow, but every message that falls due waits.
 //! Leaving them out is known as coordinated omission (Tene, "How NOT to Measure Latency").
 
 use std::sync::Arc;
@@ -20,8 +20,8 @@ const BUCKETS: &[f64] = &[
     3600.0,
 ];
 
-/// A histogram of confirmed messages that also counts those that are never confirmed: as
-/// slower than any bound, because leaving them out would make every quantile better.
+/// A histogram of confirmed messages that also counts those that are never confirmed: above
+/// every bound, because omitting them would lower every quantile.
 #[derive(Debug, Clone)]
 pub(crate) struct Deliveries {
     confirmed: Histogram,

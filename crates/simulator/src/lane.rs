@@ -94,8 +94,8 @@ impl Batch {
         })
     }
 
-    /// Observes how long ago, at `now`, the first `count` messages were due: those that have
-    /// waited the longest.
+    /// Observes how long ago, at `now`, the first `count` messages were due. Which messages
+    /// were rejected is not known, so this counts the longest waits.
     pub(crate) fn observe(&self, count: usize, now: Instant, latency: &LocalHistogram) {
         for item in self.items.iter().take(count) {
             let since_due = now.saturating_duration_since(item.due);

@@ -29,16 +29,20 @@ pub(crate) enum Dropped {
     Throttled,
     /// All retries failed.
     Retries,
+    /// It was due when a change of the settings replaced its schedule, and a late worker had not
+    /// created it.
+    Late,
 }
 
 impl Dropped {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::BufferFull,
         Self::Refused,
         Self::Shutdown,
         Self::OutputClosed,
         Self::Throttled,
         Self::Retries,
+        Self::Late,
     ];
 
     /// The value of the label `reason`.
@@ -50,6 +54,7 @@ impl Dropped {
             Self::OutputClosed => "output_closed",
             Self::Throttled => "throttled",
             Self::Retries => "retries_exhausted",
+            Self::Late => "late",
         }
     }
 }

@@ -73,10 +73,11 @@ impl Pipeline {
         truths: Option<Truths>,
     ) -> anyhow::Result<()> {
         let component = self.health.component(config.sink.name());
+        let end = end(config);
         match config.sink {
             SinkKind::Kafka => {
                 let topic = kafka::Topic::new(config, self.metrics.clone());
-                let open = self.while_running(config, topic.open(&component));
+                let open = self.while_running(end, topic.open(&component));
                 let Some(lanes) = open.await else {
                     return self.never_opened(config);
                 };
@@ -84,14 +85,14 @@ impl Pipeline {
                 let follow = topic.follow(lanes.len(), sender);
                 tokio::select! {
                     never = follow => match never {},
-                    sent = self.send(config, component, lanes, more, truths) => sent,
+                    sent = self.send(config, component, lanes, more, truths, end) => sent,
                 }
             }
             SinkKind::Mqtt => {
                 let open = mqtt::open(config, &self.metrics, &component);
-                match self.while_running(config, open).await {
+                match self.while_running(end, open).await {
                     Some(lanes) => {
-                        self.send(config, component, lanes, no_more_lanes(), truths)
+                        self.send(config, component, lanes, no_more_lanes(), truths, end)
                             .await
                     }
                     None => self.never_opened(config),
@@ -102,22 +103,24 @@ impl Pipeline {
                     Ok(lines) => lines,
                     Err(error) => {
                         self.metrics.send_errors.inc();
-                        self.progress(config).finish(true)?;
+                        if let Err(error) = self.progress(config).finish_unopened(true) {
+                            tracing::error!("{error:#}");
+                        }
                         return Err(error).context("opening standard output");
                     }
                 };
-                self.send(config, component, vec![lines], no_more_lanes(), truths)
+                self.send(config, component, vec![lines], no_more_lanes(), truths, end)
                     .await
             }
             SinkKind::File => {
                 let lanes = vec![file::open(Path::new(&config.file.path))?];
-                self.send(config, component, lanes, no_more_lanes(), truths)
+                self.send(config, component, lanes, no_more_lanes(), truths, end)
                     .await
             }
             SinkKind::Null => {
                 // One per worker is enough, because these lanes never wait.
                 let lanes = (0..workers(config)).map(|_| Null).collect();
-                self.send(config, component, lanes, no_more_lanes(), truths)
+                self.send(config, component, lanes, no_more_lanes(), truths, end)
                     .await
             }
         }
@@ -126,29 +129,29 @@ impl Pipeline {
     /// Opens a sink; `None` if the run ends first.
     async fn while_running<T>(
         &self,
-        config: &SimulatorConfig,
+        end: Option<Instant>,
         open: impl Future<Output = T>,
     ) -> Option<T> {
-        let duration = match *config.run.duration {
-            Duration::ZERO => Duration::MAX,
-            duration => duration,
-        };
         let open = self.shutdown.run_until_cancelled(open);
-        tokio::time::timeout(duration, open).await.ok().flatten()
+        match end {
+            Some(end) => tokio::time::timeout_at(end, open).await.ok().flatten(),
+            None => open.await,
+        }
     }
 
     /// The end of a run whose sink was never open.
     fn never_opened(&self, config: &SimulatorConfig) -> anyhow::Result<()> {
-        // The attempt that is cut off, perhaps the only one, has failed, too.
+        // The cancelled attempt, which may be the only one, failed too.
         self.metrics.send_errors.inc();
-        self.progress(config).finish(self.shutdown.is_cancelled())
+        self.progress(config)
+            .finish_unopened(self.shutdown.is_cancelled())
     }
 
     fn progress(&self, config: &SimulatorConfig) -> Progress {
         Progress::start(self.metrics.clone(), config)
     }
 
-    /// Sends to these lanes, and to `more` lanes when they are added.
+    /// Sends to these lanes, and to `more` lanes when they are added, until `end`.
     async fn send<S: Sink>(
         &self,
         config: &SimulatorConfig,
@@ -156,6 +159,7 @@ impl Pipeline {
         lanes: Vec<S>,
         more: mpsc::Receiver<Vec<S>>,
         truths: Option<Truths>,
+        end: Option<Instant>,
     ) -> anyhow::Result<()> {
         let links = Links::new(
             component,
@@ -185,7 +189,7 @@ impl Pipeline {
         let progress = self.progress(config);
         tokio::select! {
             never = progress.report() => match never {},
-            result = self.work(config, workers, senders, more) => result?,
+            result = self.work(config, workers, senders, more, end) => result?,
         }
         let finished = progress.finish(self.shutdown.is_cancelled());
         match links.broken() {
@@ -202,6 +206,7 @@ impl Pipeline {
         workers: Vec<Worker>,
         mut senders: Senders,
         mut more: mpsc::Receiver<Vec<S>>,
+        end: Option<Instant>,
     ) -> anyhow::Result<()> {
         let stop = Stop {
             generate: self.shutdown.child_token(),
@@ -209,9 +214,9 @@ impl Pipeline {
             regroup: CancellationToken::new(),
         };
         let over = async {
-            match *config.run.duration {
-                Duration::ZERO => std::future::pending().await,
-                duration => tokio::time::sleep(duration).await,
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
             }
         };
         tokio::pin!(over);
@@ -334,6 +339,12 @@ impl Senders {
     async fn drain(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// End of a run that starts now, with connecting; `None` if it has none.
+fn end(config: &SimulatorConfig) -> Option<Instant> {
+    let duration = *config.run.duration;
+    (!duration.is_zero()).then(|| Instant::now().checked_add(duration))?
 }
 
 /// For a sink whose number of lanes is fixed.

@@ -102,6 +102,18 @@ impl Schedule {
         }
     }
 
+    /// Advances past all turns until `time`, inclusive.
+    pub(crate) fn skip_until(&mut self, time: Duration) {
+        if let Some((index, _)) = self.peek() {
+            // Whole rounds at once: there can be very many.
+            let rounds = self.turns_until(index, time).saturating_sub(1);
+            self.round = self.round.saturating_add(rounds);
+        }
+        while self.peek().is_some_and(|(_, due)| due <= time) {
+            self.advance();
+        }
+    }
+
     /// Changes the interval without a gap or a burst: the next device is due at its old
     /// time, or after one new interval if that is sooner.
     pub(crate) fn retime(&mut self, interval: Duration, now: Duration) {
@@ -229,6 +241,16 @@ mod tests {
         assert_eq!(turns(&schedule, 2_500), [3, 3]);
         drain(&mut schedule, 3);
         assert_eq!(turns(&schedule, 2_499), [1, 1]);
+    }
+
+    #[test]
+    fn turns_until_a_time_are_skipped() {
+        let mut schedule = schedule(SECOND, vec![0, 1, 2, 3], 4);
+        drain(&mut schedule, 3);
+        schedule.skip_until(Duration::from_millis(1_000_250));
+        assert_eq!(schedule.peek(), Some((2, Duration::from_millis(1_000_500))));
+        schedule.skip_until(SECOND);
+        assert_eq!(schedule.peek(), Some((2, Duration::from_millis(1_000_500))));
     }
 
     #[test]

@@ -103,21 +103,27 @@ impl Progress {
     /// on request.
     ///
     /// # Errors
-    /// A condition of `run.fail_when` holds, nothing was sent until the end of the run, or
-    /// standard output is closed.
+    /// A condition of `run.fail_when` holds, messages were due and none was confirmed, or
+    /// standard output is closed or cannot be written.
     pub(crate) fn finish(&self, stopped: bool) -> anyhow::Result<()> {
         let figures = self.figures();
         self.print(&figures)?;
-        self.check(&figures, stopped)
+        self.check(&figures, !stopped && figures.nothing_sent())
+    }
+
+    /// The same for a run whose sink was never open, which has failed unless it was stopped.
+    ///
+    /// # Errors
+    /// As for `finish`, and if the run was not stopped.
+    pub(crate) fn finish_unopened(&self, stopped: bool) -> anyhow::Result<()> {
+        let figures = self.figures();
+        self.print(&figures)?;
+        self.check(&figures, !stopped)
     }
 
     fn print(&self, figures: &Figures) -> anyhow::Result<()> {
         let by_name = figures.by_name();
-        if self.config.json {
-            let written =
-                stdout::check().and_then(|()| writeln!(std::io::stdout(), "{}", json(&by_name)));
-            written.context("writing the figures to standard output")?;
-        }
+        // First, because standard output may be closed.
         if std::io::stderr().is_terminal() {
             tracing::info!("done: {figures}");
             for (name, figure) in &by_name {
@@ -126,16 +132,21 @@ impl Progress {
         } else {
             tracing::info!(figures = json(&by_name), "done: {figures}");
         }
+        if self.config.json {
+            let line = json(&by_name) + "\n";
+            let written = stdout::file().and_then(|mut out| out.write_all(line.as_bytes()));
+            written.context("writing the figures to standard output")?;
+        }
         Ok(())
     }
 
-    fn check(&self, figures: &Figures, stopped: bool) -> anyhow::Result<()> {
+    fn check(&self, figures: &Figures, nothing_sent: bool) -> anyhow::Result<()> {
         let holding = self.config.fail_when.iter().filter_map(|condition| {
             let figure = condition.matching_value(figures)?;
             Some(format!("{condition} holds (it is {figure})"))
         });
         let mut failures: Vec<String> = holding.collect();
-        if !stopped && figures.nothing_sent() {
+        if nothing_sent {
             let Figures { errors, drops, .. } = figures;
             failures.push(format!(
                 "no message was confirmed ({errors} errors, {drops} drops)"

@@ -3,12 +3,13 @@
 use iot_service::config::{Alias, Aliases};
 use serde_json::Value;
 
-/// A batch size without a unit from here on is in bytes, below in messages: other producers
-/// have either.
+/// A batch size without a unit is in bytes from this value on, and in messages below it, because
+/// producers differ.
 const LEAST_BYTES: u64 = 10_000;
 
-const QUEUE: Alias =
-    Alias::Nothing("kafka.buffer and mqtt.buffer limit the bytes that wait, over all lanes");
+const QUEUE: Alias = Alias::Nothing(
+    "kafka.buffer and mqtt.buffer limit the bytes that wait, over all partitions or connections",
+);
 const FLUSH: Alias = Alias::Nothing("a batch is sent after kafka.linger at the latest");
 const CLIENT_ID: Alias = Alias::Nothing("the Kafka client has a name of its own");
 

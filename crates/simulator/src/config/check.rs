@@ -18,11 +18,11 @@ use crate::sensors;
 /// Smallest and largest batch in bytes: room for a message of five readings with its key and
 /// headers, and Kafka's default limit minus some framing.
 const BATCH: std::ops::RangeInclusive<u64> = 1_024..=1_000_000;
-/// Smallest buffer, and the smallest share of it for each partition or connection: with less
-/// a lane holds no more than the message that it sends, and drops all others.
+/// Smallest buffer, and the smallest share of it for each partition or connection: below
+/// this a lane holds only the message in flight and drops all others.
 const MIN_BUFFER: ByteSize = ByteSize::kib(64);
 const MIN_LANE_BUFFER: ByteSize = ByteSize(MIN_LANE_BYTES as u64);
-/// Each takes 24 bytes.
+/// Each takes 32 bytes.
 const MAX_HELD_BACK: u32 = 10_000_000;
 /// MQTT packet identifiers are 1 to 65,535.
 const MAX_IN_FLIGHT: usize = 65_535;

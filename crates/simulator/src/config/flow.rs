@@ -35,7 +35,8 @@ impl Default for FlowConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
-    /// The first delay, at most; each one is up to twice as long as the previous one.
+    /// Upper bound of the first delay; the bound doubles with each attempt. Delays are random,
+    /// from half of it.
     pub backoff: HumanDuration,
     /// The longest delay.
     pub max_backoff: HumanDuration,

@@ -37,6 +37,8 @@ const SMOOTHING: f64 = 0.7;
 const FIRST_HOUR: f64 = 8.0;
 /// Minimum and maximum factor of a spike.
 const SPIKE: (f64, f64) = (2.0, 5.0);
+/// Minimum distance of a spike from the mean, in standard deviations of normal values.
+const APART: f64 = 3.0;
 /// Distance at the end of a drift, in standard deviations of normal values.
 const DRIFT: f64 = 6.0;
 
@@ -321,7 +323,10 @@ impl Profile {
         size: f64,
     ) -> Option<f64> {
         match episode.kind {
-            Kind::Spike => Some(self.spiked(process.mean(), normal, size)),
+            Kind::Spike => {
+                let value = self.spiked(process.mean(), normal, size);
+                Some(self.set_apart(process, value, normal, size))
+            }
             Kind::Stuck => Some(last),
             Kind::Drift => {
                 let part = f64::from(episode.done) / f64::from(episode.readings);
@@ -346,6 +351,31 @@ impl Profile {
             Spike::Down => (normal.min(mean) / factor).max(self.physical.0),
             Spike::None => normal,
         }
+    }
+
+    /// The spike `value`, or one at a distance in deviations if it does not stand out: a factor
+    /// does not move a mean near zero.
+    fn set_apart(&self, process: &Process, value: f64, normal: f64, size: f64) -> f64 {
+        let mean = process.mean();
+        // Values that hardly vary still need a distance.
+        let least = (self.bounds.1 - self.bounds.0) / 20.0;
+        let deviation = process.deviation().max(least);
+        let moved = match self.spike {
+            Spike::Up => value - mean,
+            Spike::Down => mean - value,
+            Spike::None => return value,
+        };
+        if moved >= APART * deviation {
+            return value;
+        }
+        let distance = APART * deviation * (1.0 + size);
+        let (above, below) = (normal.max(mean) + distance, normal.min(mean) - distance);
+        let (least, most) = self.physical;
+        let up = match self.spike {
+            Spike::Up => above <= most || most - mean >= mean - least,
+            Spike::Down | Spike::None => below < least && most - mean > mean - least,
+        };
+        (if up { above } else { below }).clamp(least, most)
     }
 
     fn rounded(&self, value: f64) -> f64 {

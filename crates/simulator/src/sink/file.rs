@@ -58,8 +58,9 @@ fn open_file(path: &Path) -> io::Result<(fs::File, bool)> {
         .create(true)
         .open(path)?;
     let metadata = file.metadata()?;
-    let torn = metadata.is_file() && metadata.len() > 0 && last_byte(path)? != b'\n';
-    Ok((file, torn))
+    // A file that can be written but not read is taken as complete.
+    let is_torn = || last_byte(path).is_ok_and(|last| last != b'\n');
+    Ok((file, metadata.is_file() && metadata.len() > 0 && is_torn()))
 }
 
 fn last_byte(path: &Path) -> io::Result<u8> {
@@ -103,7 +104,7 @@ impl<W> Appender<W> {
         };
         if self.renamed {
             let failed =
-                |error| SendError::Retry(format!("opening {} again: {error}", self.path.display()));
+                |error| SendError::Retry(format!("reopening {}: {error}", self.path.display()));
             (rest.file, rest.torn) = (self.open)(&self.path).map_err(failed)?;
             self.renamed = false;
         }
@@ -148,8 +149,14 @@ impl<W: Write + Send + 'static> Sink for Appender<W> {
             (rest, result)
         };
         let written = tokio::task::spawn_blocking(write).await;
-        // The runtime is shutting down, or the write panicked.
-        let (rest, result) = written.map_err(|_| SendError::Closed)?;
+        let (rest, result) = written.map_err(|error| {
+            if error.is_panic() {
+                SendError::Broken(format!("writing {} panicked", self.path.display()))
+            } else {
+                // The runtime is shutting down.
+                SendError::Closed
+            }
+        })?;
         self.rest = Some(rest);
         let failed = |error| SendError::Retry(format!("writing {}: {error}", self.path.display()));
         result.map(|()| Sent::default()).map_err(failed)
@@ -216,6 +223,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_write_only_file_is_appended_to() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.ndjson");
+        fs::write(&path, "{0}\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o200)).unwrap();
+        // As root, this tests nothing: root reads all files.
+        let mut sink = open(&path).unwrap();
+        append(&mut sink, &["{1}"]).await;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{0}\n{1}\n");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_write_is_not_taken_for_a_closed_output() {
+        #[derive(Debug)]
+        struct Panics;
+        impl Write for Panics {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                panic!("a test");
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let open: Opener<Panics> = |_| Ok((Panics, false));
+        let mut sink = Appender::new(Path::new("out.ndjson"), open, (Panics, false));
+        let batch = batch(&["{1}"]);
+        sink.begin(&batch);
+        let error = sink.attempt(&batch).await.unwrap_err();
+        assert_eq!(error.to_string(), "writing out.ndjson panicked");
+    }
+
+    #[tokio::test]
     async fn a_torn_last_line_is_ended_before_the_first_message() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.ndjson");
@@ -255,7 +298,7 @@ mod tests {
         let five = batch(&["{5}"]);
         sink.begin(&five);
         let error = sink.attempt(&five).await.unwrap_err().to_string();
-        assert!(error.contains("again: "), "{error}");
+        assert!(error.starts_with("reopening "), "{error}");
         fs::remove_dir(&path).unwrap();
         assert!(sink.attempt(&five).await.is_ok());
         assert_eq!(fs::read_to_string(&old).unwrap(), "{1}\n{2}\n{3}\n");

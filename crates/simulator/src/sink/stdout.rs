@@ -18,10 +18,18 @@ pub(crate) struct Lines<W>(Arc<Mutex<W>>);
 /// # Errors
 /// It is closed.
 pub(crate) fn open() -> io::Result<Lines<File>> {
+    file().map(Lines::new)
+}
+
+/// Standard output, without a buffer.
+///
+/// # Errors
+/// It is closed.
+pub(crate) fn file() -> io::Result<File> {
     check()?;
     // `std::io::Stdout` takes a failed write to a closed or read-only output for success.
     let out = io::stdout().as_fd().try_clone_to_owned()?;
-    Ok(Lines::new(File::from(out)))
+    Ok(File::from(out))
 }
 
 /// Whether the program was started without standard output (`>&-`).

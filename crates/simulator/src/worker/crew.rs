@@ -139,6 +139,8 @@ impl Crew {
         for (worker, state) in &mut crew {
             // So that all workers have created their devices up to the same position.
             worker.apply_config(state, config.clone());
+            // It may have held back more; their devices may get another lane.
+            worker.release(state, f64::INFINITY, Instant::now());
         }
         let mut handles = take_handles(&mut crew, self.active);
         handles.extend(added);

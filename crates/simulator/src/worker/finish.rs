@@ -16,7 +16,8 @@ impl Worker {
     /// would leave out those that wait the longest. What it cannot create in time is dropped.
     pub(super) async fn catch_up(&mut self, state: &mut State, stop: &Stop) -> Exit {
         let end = Instant::now();
-        if state.config.fleet.paused || !matches!(state.send_order, SendOrder::Scheduled(_)) {
+        let is_scheduled = matches!(state.send_order, SendOrder::Scheduled(_));
+        if state.ended || state.config.fleet.paused || !is_scheduled {
             return Exit::Complete;
         }
         while self.make_due(state, end) == After::Again
@@ -33,9 +34,52 @@ impl Worker {
             }
         }
         state.lateness.flush();
-        self.metrics
-            .dropped(Dropped::Shutdown, self.behind(state, end));
+        self.drop_behind(state, Dropped::Shutdown, end);
+        // A regrouping continues with this state.
+        state.ended = stop.generate.is_cancelled();
         Exit::Complete
+    }
+
+    /// Before a change replaces the schedule or its intervals, creates the messages that were
+    /// due by `now`. What a late worker cannot create in time is dropped.
+    pub(super) fn finish_schedule(&mut self, state: &mut State, now: Instant) {
+        if state.ended {
+            return;
+        }
+        let is_scheduled = matches!(state.send_order, SendOrder::Scheduled(_));
+        if is_scheduled && !state.config.fleet.paused {
+            while self.make_due(state, now) == After::Again && now.elapsed() < CATCH_UP {}
+            state.lateness.flush();
+        }
+        self.drop_behind(state, Dropped::Late, now);
+    }
+
+    /// Drops the messages that were due by `now`, and that the worker has not reached.
+    pub(super) fn drop_behind(&mut self, state: &mut State, reason: Dropped, now: Instant) {
+        let time = state.clock.at(now);
+        // A fleet that is paused from the start never was at its first turn.
+        if state.ended || time.is_zero() {
+            return;
+        }
+        let SendOrder::Scheduled(rounds) = &mut state.send_order else {
+            return;
+        };
+        let mut dropped: u64 = 0;
+        for round in rounds {
+            for (index, member) in round.members.iter().enumerate() {
+                let member = &mut self.members[*member];
+                let turns = round.schedule.turns_until(index, time);
+                let skipped =
+                    u32::try_from(turns).map_or(member.skip, |turns| turns.min(member.skip));
+                let behind = (turns - u64::from(skipped)).min(member.left());
+                member.skip -= skipped;
+                member.use_up(behind);
+                dropped = dropped.saturating_add(behind);
+            }
+            round.schedule.skip_until(time);
+        }
+        state.unfinished_devices = self.unfinished_devices();
+        self.metrics.dropped(reason, dropped);
     }
 
     /// Sends the messages that wait, without creating more.
@@ -51,6 +95,10 @@ impl Worker {
                 self.handles
                     .iter_mut()
                     .for_each(|handle| handle.lane.flush());
+                // Devices whose sensors all have a dropout create nothing.
+                if self.waiting() == 0 {
+                    break;
+                }
             }
             self.dispatch(now);
             self.report_depth(state, self.waiting());

@@ -42,14 +42,33 @@ pub(crate) struct Member {
     pub skip: u32,
     /// Sequence number at which it stops; dropped messages count.
     pub quota: u64,
-    /// Number of its messages that are held back.
-    pub held: u32,
+    /// Number of its messages that are held back, or dropped after one that is.
+    pub held: u64,
+    /// Number of its messages dropped after the last one that is held back.
+    pub gap: u64,
 }
 
 impl Member {
     /// Whether no more of its messages will fall due.
     pub(crate) fn is_done(&self) -> bool {
-        self.device.seq.saturating_add(self.held.into()) >= self.quota
+        self.left() == 0
+    }
+
+    /// Number of its messages that will fall due.
+    pub(crate) fn left(&self) -> u64 {
+        self.quota
+            .saturating_sub(self.device.seq.saturating_add(self.held))
+    }
+
+    /// Uses up the sequence numbers of dropped messages, so that consumers see the gap. It comes
+    /// after the messages that are held back.
+    pub(crate) fn use_up(&mut self, messages: u64) {
+        if self.held > 0 {
+            self.held += messages;
+            self.gap += messages;
+        } else {
+            self.device.seq += messages;
+        }
     }
 }
 
@@ -62,7 +81,7 @@ pub(crate) struct LaneHandle {
     pub batches: mpsc::Sender<Batch>,
     /// Returned batches.
     pub done: mpsc::UnboundedReceiver<Done>,
-    /// What waits to be created.
+    /// Flow control, and messages that are due but not created.
     throttle: Throttle,
 }
 
@@ -139,6 +158,9 @@ impl Worker {
             Exit::Complete => self.drain(&mut state, &stop).await,
             exit => exit,
         };
+        if exit == Exit::Closed {
+            self.drop_behind(&mut state, Dropped::OutputClosed, Instant::now());
+        }
         if exit != Exit::Regroup {
             // Removes this worker's share from the gauge.
             self.report_depth(&mut state, 0);
@@ -175,6 +197,7 @@ impl Worker {
             lateness: self.metrics.lateness.local(),
             depth: 0,
             truths: Vec::new(),
+            ended: false,
             config,
         }
     }
@@ -211,6 +234,7 @@ impl Worker {
                 skip: 0,
                 quota,
                 held: 0,
+                gap: 0,
             });
         }
         self.count(config);
@@ -233,7 +257,7 @@ impl Worker {
         let mut injected = injected.unwrap_or_else(|| self.injections.subscribe());
         while !stop.generate.is_cancelled() {
             let now = Instant::now();
-            let below = state.config.flow.throttle_above;
+            let below = self.released_below(state);
             self.release(state, below, now);
             let after = if state.config.fleet.paused {
                 After::WaitForRoom
@@ -279,6 +303,14 @@ impl Worker {
     fn apply_config(&mut self, state: &mut State, config: Arc<SimulatorConfig>) {
         let now = Instant::now();
         let profiles = DeviceProfile::all(&config);
+        let is_max = |rate| rate == Rate::Max;
+        let (before, after) = (&state.config.fleet, &config.fleet);
+        let is_replaced =
+            before.devices != after.devices || is_max(before.rate) != is_max(after.rate);
+        let mut intervals = state.profiles.iter().zip(&profiles);
+        if is_replaced || intervals.any(|(before, after)| before.interval != after.interval) {
+            self.finish_schedule(state, now);
+        }
         let clock = &mut state.clock;
         clock.change(
             &config.load,
@@ -287,12 +319,10 @@ impl Worker {
             now,
         );
         let time = clock.at(now);
-        let is_max = |rate| rate == Rate::Max;
         if is_max(config.fleet.rate) {
             self.release(state, f64::INFINITY, now);
         }
-        let (before, after) = (&state.config.fleet, &config.fleet);
-        if before.devices != after.devices || is_max(before.rate) != is_max(after.rate) {
+        if is_replaced {
             self.grow(&config, &profiles);
             // The new schedule starts without past turns.
             self.members.iter_mut().for_each(|member| member.skip = 0);
@@ -377,8 +407,8 @@ impl Worker {
         }
     }
 
-    /// Messages that are due and not confirmed, without those that are not created because
-    /// the worker is late.
+    /// Messages created or held back and not confirmed; excludes those a late worker has not
+    /// reached.
     fn waiting(&self) -> usize {
         let handles = self.handles.iter();
         let created: usize = handles.map(|handle| handle.lane.waiting()).sum();
@@ -415,6 +445,8 @@ pub(crate) struct State {
     depth: i64,
     /// Ended anomalies that are not sent to the truth file yet.
     truths: Vec<Truth>,
+    /// The run is stopped, and the messages that were due by then are created or counted.
+    ended: bool,
 }
 
 /// Waits for the next returned batch; also gives the index of its lane.

@@ -34,7 +34,7 @@ pub(super) enum SendOrder {
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) schedule: Schedule,
-    members: Vec<usize>,
+    pub(super) members: Vec<usize>,
 }
 
 /// What to do after a turn of creating messages.
@@ -141,28 +141,6 @@ impl Worker {
         state.send_order = SendOrder::Scheduled(rounds.collect());
     }
 
-    /// Number of messages that were due by `now`, and that the worker has not come to.
-    pub(super) fn behind(&self, state: &State, now: Instant) -> u64 {
-        let SendOrder::Scheduled(rounds) = &state.send_order else {
-            return 0;
-        };
-        let time = state.clock.at(now);
-        let turns = rounds.iter().flat_map(|round| {
-            round
-                .members
-                .iter()
-                .enumerate()
-                .map(move |(index, member)| {
-                    let member = &self.members[*member];
-                    let turns = round.schedule.turns_until(index, time);
-                    let counted = member.device.seq + u64::from(member.held);
-                    let left = member.quota.saturating_sub(counted);
-                    turns.saturating_sub(member.skip.into()).min(left)
-                })
-        });
-        turns.fold(0, u64::saturating_add)
-    }
-
     /// Creates the messages that are due, or holds them back or drops them if their lane has
     /// no room.
     pub(super) fn make_due(&mut self, state: &mut State, now: Instant) -> After {
@@ -206,10 +184,14 @@ impl Worker {
                 member.skip -= 1;
                 continue;
             }
-            let due_at = due_at.get_or_insert_with(|| Interpolation::new(&state.clock, due, now));
+            let line = due_at
+                .filter(|line: &Interpolation| line.covers(due))
+                .unwrap_or_else(|| Interpolation::new(&state.clock, due, now));
+            due_at = Some(line);
             let message = Held {
                 member: index,
-                due: due_at.when(due),
+                due: line.when(due),
+                gap: 0,
             };
             made += self.place(state, message, now);
             state.unfinished_devices -= usize::from(self.members[index].is_done());

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::send_order::{emit, now_ms, observe_lateness};
 use super::{LaneHandle, State, Worker};
 use crate::config::FlowConfig;
+use crate::lane::Lane;
 use crate::metrics::Dropped;
 
 /// The messages of a lane that are held back.
@@ -19,9 +20,9 @@ use crate::metrics::Dropped;
 pub(super) struct Throttle {
     /// In the order in which they were due.
     held: VecDeque<Held>,
-    /// The token bucket, which has room for one.
+    /// Tokens in the bucket, at most one.
     tokens: f64,
-    /// Fraction of a message still to be dropped.
+    /// Accumulated `drop_rate`; a message is dropped at 1.
     thinned: f64,
 }
 
@@ -31,6 +32,8 @@ pub(super) struct Held {
     /// Index of its device.
     pub(super) member: usize,
     pub(super) due: Instant,
+    /// Number of messages of the device dropped between the previous one held back and this one.
+    pub(super) gap: u64,
 }
 
 /// What happens to a message that is due.
@@ -109,8 +112,7 @@ impl Worker {
                 created
             }
             Admission::Drop(reason) => {
-                // The sequence number is used up, so that consumers see the gap.
-                self.members[message.member].device.seq += 1;
+                self.members[message.member].use_up(1);
                 observe_lateness(state, message.due, now);
                 self.metrics.dropped(reason, 1);
                 0
@@ -118,15 +120,27 @@ impl Worker {
         }
     }
 
+    /// The fill up to which messages that were held back are created.
+    pub(super) fn released_below(&self, state: &State) -> f64 {
+        let is_last = state.config.run.messages > 0 && state.unfinished_devices == 0;
+        if is_last {
+            // No other message needs the room.
+            1.0
+        } else {
+            state.config.flow.throttle_above
+        }
+    }
+
     /// Creates messages that were held back, as long as the buffers of their lanes are filled
-    /// to less than the share `below`.
+    /// to less than the share `below`, or are empty.
     pub(super) fn release(&mut self, state: &mut State, below: f64, now: Instant) {
         if self.held() == 0 {
             return;
         }
         state.timestamp = now_ms();
         for index in 0..self.handles.len() {
-            while self.handles[index].lane.fill() < below && self.create_held(state, index, now) {}
+            let has_room = |lane: &Lane| lane.fill() < below || lane.waiting() == 0;
+            while has_room(&self.handles[index].lane) && self.create_held(state, index, now) {}
         }
     }
 
@@ -136,8 +150,9 @@ impl Worker {
         handles.map(|handle| handle.throttle.len()).sum()
     }
 
-    fn hold(&mut self, message: Held) {
+    fn hold(&mut self, mut message: Held) {
         let member = &mut self.members[message.member];
+        message.gap = std::mem::take(&mut member.gap);
         member.held += 1;
         self.handles[member.lane].throttle.held.push_back(message);
         self.metrics.throttled.inc();
@@ -151,8 +166,14 @@ impl Worker {
         };
         let member = &mut self.members[message.member];
         let was_done = member.is_done();
-        member.held -= 1;
+        member.held -= 1 + message.gap;
+        member.device.seq += message.gap;
         self.create(state, message, now);
+        let member = &mut self.members[message.member];
+        if member.held == member.gap {
+            member.device.seq += std::mem::take(&mut member.gap);
+            member.held = 0;
+        }
         // A device whose sensors all have a dropout has created nothing.
         let is_done = self.members[message.member].is_done();
         state.unfinished_devices += usize::from(was_done && !is_done);
@@ -198,6 +219,7 @@ mod tests {
         throttle.held.push_back(Held {
             member: 0,
             due: Instant::now(),
+            gap: 0,
         });
         // No more may be held back, so half of the others are dropped.
         let thinned = [

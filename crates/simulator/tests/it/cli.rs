@@ -118,12 +118,16 @@ fn an_output_that_takes_nothing_fails_the_run() {
         assert!(log.contains(expected), "{redirection}: {log}");
         assert!(log.contains("1 errors"), "{redirection}: {log}");
     }
-    for redirection in [">/dev/full", ">&-"] {
+    for redirection in [">/dev/full", ">&-", "1</dev/null"] {
         let output = with_stdout(redirection, "--sink null --messages 10 --json");
         let log = &output.stderr;
         assert_eq!(output.code, Some(1), "{redirection}: {log}");
         assert!(log.contains("writing the figures"), "{redirection}: {log}");
+        assert!(log.contains("done: "), "{redirection}: {log}");
     }
+    let output = with_stdout(">&-", "--sink stdout --fail-when 'errors>0'");
+    let log = &output.stderr;
+    assert!(log.contains("opening standard output"), "{log}");
     let output = with_stdout(">/dev/null", "--sink stdout --duration 100ms");
     assert_eq!(output.code, Some(0), "{}", output.stderr);
 }

@@ -42,7 +42,7 @@
 {{- define "iot-consumer.storeElsewhere" -}}
 {{- if .Values.extraEnvFrom -}}true{{- end -}}
 {{- range .Values.extraEnv -}}
-{{- if and .valueFrom (has .name (list "REDIS_URL" "REDIS_ENDPOINT" "IOT_STORE__URL" "IOT_CACHE__REDIS__ENDPOINTS")) -}}true{{- end -}}
+{{- if and . .valueFrom (has .name (list "REDIS_URL" "REDIS_ENDPOINT" "IOT_STORE__URL" "IOT_CACHE__REDIS__ENDPOINTS")) -}}true{{- end -}}
 {{- end -}}
 {{- end }}
 

@@ -94,7 +94,7 @@ Takes root and config.
 {{- range $path, $from := .root.Values.files -}}
 {{- if $from -}}
 {{- if include "iot-lib.setting" (dict "config" $config "path" $path) -}}
-{{- fail (printf "config.%s: is in files too: leave one out" $path) -}}
+{{- fail (printf "config.%s: is set in files too; remove one of them" $path) -}}
 {{- end -}}
 {{- include "iot-lib.put" (dict "config" $config "path" $path "value" (printf "/etc/iot/files/%s" $path)) -}}
 {{- end -}}

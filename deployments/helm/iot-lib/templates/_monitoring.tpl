@@ -17,7 +17,8 @@ spec:
       interval: {{ quote . }}
       {{- end }}
       relabelings:
-        # The rules and dashboards go by it, whatever release and alias are called.
+        # Rules and dashboards select by this label, so it does not depend on the release's name or
+        # alias.
         - {targetLabel: job, replacement: {{ include "iot-lib.service" $ | quote }}}
 {{- end }}
 {{- end }}

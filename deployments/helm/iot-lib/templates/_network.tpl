@@ -27,7 +27,7 @@ variables (names) and given (from the settings).
 {{- $found := list -}}
 {{- $elsewhere := false -}}
 {{- range .root.Values.extraEnv -}}
-{{- if has .name $names -}}
+{{- if and . (has .name $names) -}}
 {{- if .value -}}
 {{- $found = concat $found (include "iot-lib.addresses" (dict "given" .value) | fromJsonArray) -}}
 {{- else -}}
@@ -50,7 +50,7 @@ Takes addresses (list) and default (port of those that name none).
 {{- $given := .default -}}
 {{- range .addresses -}}
 {{- $default := ternary 8883 $given (regexMatch "^(?i)(mqtts|ssl)://" .) -}}
-{{- $port := regexFind ":[0-9]+(/|$)" (regexReplaceAll "^[A-Za-z_-]+://" . "") | trimPrefix ":" | trimSuffix "/" -}}
+{{- $port := regexFind ":[0-9]+(/|\\?|$)" (regexReplaceAll "^[A-Za-z_-]+://" . "") | trimPrefix ":" | trimSuffix "/" | trimSuffix "?" -}}
 {{- $ports = append $ports (int (default $default $port)) -}}
 {{- end -}}
 {{- toJson (uniq $ports) -}}

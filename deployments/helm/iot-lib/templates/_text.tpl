@@ -17,7 +17,7 @@ written in another way are refused. Takes value and path (for messages).
 {{- end -}}
 {{- end }}
 
-{{/* Fails for a number that helm has rounded. Takes value and path. */}}
+{{/* Fails for a number too large for helm to keep exactly. Takes value and path. */}}
 {{- define "iot-lib.exact" -}}
 {{- if kindIs "float64" .value -}}
 {{- if or (ge .value 9007199254740992.0) (le .value -9007199254740992.0) -}}

@@ -23,7 +23,7 @@
   "kafka.security.password" "would be in a ConfigMap: use files, kafka.security.password_file"
 )) -}}
 {{- if and (hasKey $config "sink") (kindIs "invalid" $config.sink) -}}
-{{- fail "config.sink: null is no text: quote it to send nowhere, or leave it out" -}}
+{{- fail "config.sink: null must be quoted (\"null\") to discard messages; omit it for the default" -}}
 {{- end -}}
 {{- include "iot-lib.giveWay" (dict "config" $config "names" (include "iot-simulator.names" . | fromJson)
     "defaults" (dict "kafka.brokers" (list "iot-kafka-bootstrap.kafka:9092") "fleet.devices" 100 "fleet.interval" "5s")) -}}
@@ -42,7 +42,12 @@
 {{- $variable := printf "IOT_%s" (upper $path | replace "." "__") -}}
 {{- $given := include "iot-lib.textSetting" (dict "config" $config "path" $path "default" "0") -}}
 {{- range $.Values.extraEnv -}}
-{{- if eq (toString .name) $variable -}}{{- $given = .value | default 1 | toString -}}{{- end -}}
+{{- if . -}}
+{{- if eq (toString .name) $variable -}}
+{{- /* A value from elsewhere is taken for an end; 0 is one that is given. */}}
+{{- $given = kindIs "invalid" .value | ternary 1 .value | toString -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- /* Zero is no end, in whatever unit. */}}
 {{- if not (regexMatch "^ *0*(\\.0+)? *[a-z]*$" $given) -}}true{{- end -}}
@@ -62,7 +67,7 @@
 completionMode: Indexed
 completions: {{ $replicas }}
 parallelism: {{ $replicas }}
-# A run that did not do what it should is not tried again.
+# A failed run is not retried.
 backoffLimit: 0
 template:
   {{- include "iot-simulator.pod" (dict "root" . "restart" "Never"
@@ -70,11 +75,13 @@ template:
 {{- end }}
 
 {{/*
-A Job cannot be changed, so each content has its own name. It does not depend on the release's
+A Job cannot be changed, so each content has its own name, and so has each configuration, which
+the pod template need not depend on (restartOnChange). It does not depend on the release's
 revision, which is always 1 where only `helm template` runs, as in Argo CD. The names of its
 pods append the pod's number, and are limited to 63 characters.
 */}}
 {{- define "iot-simulator.jobName" -}}
 {{- $name := include "iot-lib.fullname" . | trunc 45 | trimSuffix "-" -}}
-{{- printf "%s-%s" $name (include "iot-simulator.jobSpec" . | sha256sum | trunc 8) -}}
+{{- $content := printf "%s\n%s" (include "iot-simulator.jobSpec" .) (include "iot-simulator.config" .) -}}
+{{- printf "%s-%s" $name (sha256sum $content | trunc 8) -}}
 {{- end }}

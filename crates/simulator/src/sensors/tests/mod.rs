@@ -237,6 +237,24 @@ fn a_spike_is_two_to_five_times_the_value() {
 }
 
 #[test]
+fn a_spike_from_any_permitted_mean_stands_out() {
+    for profile in PROFILES.iter().filter(|p| p.spike != Spike::None) {
+        for (share, size) in [(0.0, 0.0), (0.05, 0.5), (0.5, 0.0), (1.0, 1.0)] {
+            let (least, most) = profile.bounds;
+            let (mean, deviation) = (least + share * (most - least), (most - least) / 20.0);
+            let process = Process {
+                normal: Normal::Gauss { mean, deviation },
+                ..process(profile)
+            };
+            let value = profile.spiked(mean, mean, size);
+            let value = profile.set_apart(&process, value, mean, size);
+            let moved = (value - mean).abs();
+            assert!(moved >= 3.0 * deviation, "{} {mean}: {value}", profile.name);
+        }
+    }
+}
+
+#[test]
 fn the_anomaly_rate_does_not_change_normal_values() {
     let plain = samples("temperature", &PLAIN, NEVER, 1_000);
     for (with, without) in samples("temperature", &PLAIN, 0.1, 1_000).iter().zip(plain) {

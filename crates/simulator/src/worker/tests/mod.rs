@@ -15,6 +15,8 @@ use crate::pipeline::Pipeline;
 use crate::sink::null::Null;
 use crate::sink::{self, Ends, Links};
 
+mod late;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn config(change: impl FnOnce(&mut SimulatorConfig)) -> SimulatorConfig {
