@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Quality, Reading, ReadingTemplate, Template};
-use iot_fold::{AlertKind, Event, Fold};
+use iot_fold::{AlertKind, Catalogue, Event, Fold};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
@@ -62,7 +62,7 @@ fn parser(payload: Vec<u8>, content_type: &str, mqtt: &str) -> Box<dyn Fn() -> u
     let batch = batch_of(&message);
     let mut config = ConsumerConfig::default().mappings;
     config.ready = vec![Ready::Zigbee2mqtt];
-    let mappings = Mappings::new(&config);
+    let mappings = Mappings::new(&config, &Catalogue::new([]));
     Box::new(move || {
         let mut records = batch.records();
         let record = records.next().expect("one was pushed");

@@ -1,6 +1,7 @@
 //! What fuzz targets need of the inside.
 
 use iot_core::message::RefusedReading;
+use iot_fold::Catalogue;
 
 use crate::config::{MappingsConfig, Ready};
 use crate::mapping::{Around, Beside, Mappings};
@@ -19,10 +20,13 @@ pub fn read_with_mappings(payload: &[u8]) {
         ),
         (Ready::Tasmota, "tele/plug/SENSOR"),
     ] {
-        let mappings = Mappings::new(&MappingsConfig {
-            ready: vec![ready],
-            ..MappingsConfig::default()
-        });
+        let mappings = Mappings::new(
+            &MappingsConfig {
+                ready: vec![ready],
+                ..MappingsConfig::default()
+            },
+            &Catalogue::new([]),
+        );
         let around = Around {
             topic: "device-data",
             mqtt: Some(mqtt),

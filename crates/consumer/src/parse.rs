@@ -110,6 +110,7 @@ mod tests {
     use std::borrow::Cow;
 
     use iot_core::message::{Quality, ReadingTemplate, Template};
+    use iot_fold::Catalogue;
     use rdkafka::Timestamp;
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
@@ -146,7 +147,7 @@ mod tests {
         let message = OwnedMessage::new(payload, None, "t".into(), time, 0, 0, headers);
         let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
-        let mappings = Mappings::new(&MappingsConfig::default());
+        let mappings = Mappings::new(&MappingsConfig::default(), &Catalogue::new([]));
         let message = super::message(&record, "t", &mappings, None, &mut Beside::default())
             .map_err(|error| error.reason())?;
         Ok((message.device_id.into_owned(), message.readings[0].value))

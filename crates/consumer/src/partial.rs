@@ -150,8 +150,8 @@ impl Refused {
         message: &mut DeviceMessage<'_>,
         beside: &Beside,
     ) -> Result<Folded, Refusal> {
-        self.settle(&message.readings)?;
         let event = event(record, identity, message, beside);
+        self.settle(says_anything(fold, &event))?;
         match fold.apply(&event) {
             Err(full @ iot_fold::Refusal::TooManySensors) => {
                 let excess = fold.excess(&event);
@@ -161,20 +161,21 @@ impl Refused {
                     }
                     Ok(())
                 })?;
-                self.settle(&message.readings)?;
-                Ok(fold.apply(&self::event(record, identity, message, beside))?)
+                let event = self::event(record, identity, message, beside);
+                self.settle(says_anything(fold, &event))?;
+                Ok(fold.apply(&event)?)
             }
             applied => Ok(applied?),
         }
     }
 
-    /// Writes the list of the refused readings into the header, for a message that has these
-    /// readings left.
+    /// Writes the list of the refused readings into the header, for a message of which something
+    /// is left.
     ///
     /// # Errors
-    /// No reading is left, or the list of the refused ones is too long for a header. The message is
+    /// Nothing is left, or the list of the refused ones is too long for a header. The message is
     /// refused whole, for the reason of the first.
-    pub(crate) fn settle(&mut self, left: &[Reading<'_>]) -> Result<(), Refusal> {
+    pub(crate) fn settle(&mut self, is_any_left: bool) -> Result<(), Refusal> {
         let Some(first) = self.readings.first() else {
             return Ok(());
         };
@@ -185,7 +186,7 @@ impl Refused {
         });
         let header = dead_letter::partial(&listed.collect::<Vec<_>>());
         match header {
-            Some(header) if !left.is_empty() => self.header = header,
+            Some(header) if is_any_left => self.header = header,
             _ => return Err(first.refusal.clone()),
         }
         Ok(())
@@ -200,6 +201,11 @@ impl Refused {
             header: &self.header,
         })
     }
+}
+
+/// Whether something of a message is left for the fold: a reading, or a state in a word.
+fn says_anything(fold: &Fold, event: &Event<'_>) -> bool {
+    !event.message.readings.is_empty() || fold.has_unmatched(event)
 }
 
 fn event<'m>(
@@ -263,7 +269,7 @@ mod tests {
         for _ in 0..2 {
             let mut message = parsed(&mut refused, &json).unwrap();
             refused.retain(&mut message.readings, too_many).unwrap();
-            refused.settle(&message.readings).unwrap();
+            refused.settle(!message.readings.is_empty()).unwrap();
             let left: Vec<_> = message.readings.iter().map(|r| &*r.sensor).collect();
             assert_eq!(left, ["a", "d"]);
             let listed = refused.listed().unwrap();
@@ -282,7 +288,7 @@ mod tests {
         }
         let good = message(r#"{"sensor":"a","value":1}"#);
         let good = parsed(&mut refused, &good).unwrap();
-        refused.settle(&good.readings).unwrap();
+        refused.settle(!good.readings.is_empty()).unwrap();
         assert!(refused.listed().is_none());
     }
 
@@ -307,7 +313,7 @@ mod tests {
         let json = message(r#"{"sensor":"b","value":null},{"sensor":"c","value":0}"#);
         let mut message = parsed(&mut refused, &json).unwrap();
         refused.retain(&mut message.readings, too_many).unwrap();
-        let error = refused.settle(&message.readings).unwrap_err();
+        let error = refused.settle(!message.readings.is_empty()).unwrap_err();
         assert_eq!(error.reason(), "not_a_number");
     }
 
@@ -326,7 +332,7 @@ mod tests {
         let json = bad(MAX_REFUSED);
         let mut message = parsed(&mut refused, &json).unwrap();
         refused.retain(&mut message.readings, too_many).unwrap();
-        let error = refused.settle(&message.readings).unwrap_err();
+        let error = refused.settle(!message.readings.is_empty()).unwrap_err();
         assert_eq!(error.reason(), "too_many_sensors");
     }
 }

@@ -145,9 +145,10 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Self {
         progress.reach(place.next);
+        let catalogue = shared.config.catalogue();
         Self {
-            mappings: Mappings::new(&shared.config.mappings),
-            catalogue: shared.config.catalogue(),
+            mappings: Mappings::new(&shared.config.mappings, &catalogue),
+            catalogue,
             validator: Validator::new(&shared.config.validate),
             refused: Refused::new(shared.config.validate.partial),
             laps: Laps::new(shared.metrics.owner.processing.clone()),
@@ -279,7 +280,7 @@ impl Pipeline {
         let mut message = self
             .refused
             .parse(|refused| parse::message(record, topic, &self.mappings, refused, &mut beside))?;
-        to_known_units(&mut message, &self.catalogue, beside.is_mapped);
+        to_known_units(&mut message, &self.catalogue, beside.has_chips);
         let topic_identity = self.topic_identity.as_ref();
         let topic_identity =
             topic_identity.map(|(tenant, project)| (tenant.as_str(), project.as_str()));
@@ -287,7 +288,7 @@ impl Pipeline {
         let (tenant, project) = identify(topic_identity, tenant.as_deref(), project.as_deref())?;
         let recorded = record.timestamp();
         self.validator.check(&message, recorded)?;
-        let catalogue = (&self.catalogue, beside.is_mapped);
+        let catalogue = (&self.catalogue, beside.has_chips);
         check_readings(&mut message.readings, catalogue, &mut self.refused)?;
         let identity = (tenant, project);
         self.refused

@@ -8,17 +8,17 @@ use iot_fold::{Catalogue, Known};
 
 /// Converts readings of known sensors that come in another unit of the same quantity, and
 /// adds the unit to those without one. Readings of other sensors, and those in a unit of
-/// another quantity, stay as they are. Only readings of a mapping (`is_mapped`) can be named after
-/// a chip.
+/// another quantity, stay as they are. Only with `has_chips`, which is for those
+/// of a mapping with `nested`, sensors can be named after a chip.
 pub(crate) fn to_known_units<'m>(
     message: &mut DeviceMessage<'m>,
     catalogue: &'m Catalogue,
-    is_mapped: bool,
+    has_chips: bool,
 ) {
     for reading in &mut message.readings {
         // -0.0 becomes 0.0: the minimum of the two would depend on their order.
         reading.value += 0.0;
-        let Some(known) = find(catalogue, &reading.sensor, is_mapped) else {
+        let Some(known) = find(catalogue, &reading.sensor, has_chips) else {
             continue;
         };
         let given = reading.unit.as_deref().unwrap_or(&known.unit);
@@ -29,13 +29,13 @@ pub(crate) fn to_known_units<'m>(
     }
 }
 
-/// The entry of the catalogue for a reading, of a mapping or of another message.
+/// The entry of the catalogue for a reading, whose sensor may be named after a chip.
 pub(crate) fn find<'c>(
     catalogue: &'c Catalogue,
     sensor: &str,
-    is_mapped: bool,
+    has_chips: bool,
 ) -> Option<&'c Known> {
-    if is_mapped {
+    if has_chips {
         catalogue.find_of_chip(sensor)
     } else {
         catalogue.find(sensor)

@@ -94,7 +94,7 @@ impl Catalogue {
         }
     }
 
-    /// The same catalogue, for devices of which some have several chips: the sensor
+    /// Sets whether sensors can be named after a chip: the sensor
     /// `ds18b20-temperature` is then a `temperature`, unless it has an entry of its own.
     #[must_use]
     pub fn with_chips(self, has_chips: bool) -> Self {
@@ -130,7 +130,7 @@ impl Catalogue {
     }
 }
 
-/// What the name of a chip's sensor may be without its chip, longest first. Names of chips may
+/// Possible sensor names after removing the chip, longest first. Names of chips may
 /// have hyphens too: `ds18b20-1-temperature`.
 pub(crate) fn without_chip(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('-').map(|(at, _)| &name[at + 1..])

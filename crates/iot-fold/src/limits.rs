@@ -126,6 +126,8 @@ pub struct LimitRules {
 
 #[derive(Debug, Clone, PartialEq)]
 struct OfSensor {
+    /// The unit of its limits.
+    unit: Box<str>,
     usual: Limits,
     kind: Option<SensorKind>,
     /// Rules with most conditions first; of equals the later.
@@ -149,6 +151,7 @@ impl LimitRules {
             // The sort is stable: of equals the later stays first.
             rules.sort_by_key(|rule| Reverse(conditions(rule)));
             let of_sensor = OfSensor {
+                unit: known.unit.clone(),
                 usual: known.limits,
                 kind: known.kind,
                 rules,
@@ -178,9 +181,22 @@ impl LimitRules {
         }
     }
 
-    /// The limits of a device's sensor while the device is at `place`.
-    pub(crate) fn find(&self, sensor: &str, key: &DeviceKey, place: Option<&Place>) -> Limits {
-        let Some(OfSensor { usual, rules, .. }) = self.of(sensor) else {
+    /// As in the [`Catalogue`].
+    pub(crate) fn has_chips(&self) -> bool {
+        self.has_chips
+    }
+
+    /// The limits of a device's sensor with its unit, while the device is at `place`.
+    pub(crate) fn find(
+        &self,
+        (sensor, unit): (&str, Option<&str>),
+        key: &DeviceKey,
+        place: Option<&Place>,
+    ) -> Limits {
+        // A sensor that is only named like one of a chip can have another unit.
+        let fits =
+            |of_sensor: &&OfSensor| self.of.contains_key(sensor) || unit == Some(&*of_sensor.unit);
+        let Some(OfSensor { usual, rules, .. }) = self.of(sensor).filter(fits) else {
             return Limits::NONE;
         };
         let matching = || rules.iter().filter(|rule| matches(rule, key, place));
@@ -239,8 +255,9 @@ mod tests {
             floor: "1".into(),
             room: room.into(),
         });
-        let limits = rules.find("temperature", &key, place.as_ref());
-        assert_eq!(rules.find("dust", &key, place.as_ref()), Limits::NONE);
+        let limits = rules.find(("temperature", None), &key, place.as_ref());
+        let dust = rules.find(("dust", None), &key, place.as_ref());
+        assert_eq!(dust, Limits::NONE);
         (limits.above, limits.below)
     }
 
@@ -329,14 +346,23 @@ mod tests {
             (rule.sensor, rule.above) = ("temperature".into(), Limit::At(60.0));
             rule.device = Some("d".into());
         });
-        let above = |has_chips, sensor| {
+        let above = |has_chips, sensor, unit| {
             let catalogue = Catalogue::new([]).with_chips(has_chips);
             let rules = LimitRules::new(&catalogue, std::slice::from_ref(&of_one));
-            rules.find(sensor, &key, Some(&place)).above
+            rules.find((sensor, unit), &key, Some(&place)).above
         };
-        assert_eq!(above(true, "ds18b20-1-temperature"), 60.0);
-        assert_eq!(above(true, "ds18b20-current"), 8.0);
-        assert_eq!(above(false, "ds18b20-1-temperature"), f64::INFINITY);
+        let celsius = Some("celsius");
+        assert_eq!(above(true, "ds18b20-1-temperature", celsius), 60.0);
+        assert_eq!(above(true, "ds18b20-current", Some("ampere")), 8.0);
+        assert_eq!(
+            above(false, "ds18b20-1-temperature", celsius),
+            f64::INFINITY
+        );
+        // A reading that is only named like one of a chip may have another unit, or none.
+        for unit in [Some("degF"), None] {
+            assert_eq!(above(true, "core-temperature", unit), f64::INFINITY);
+            assert_eq!(above(true, "temperature", unit), 60.0);
+        }
     }
 
     #[test]
@@ -360,7 +386,7 @@ mod tests {
                 room: room.into(),
                 ..Place::default()
             };
-            let limits = rules.find("temperature", &key, Some(&place));
+            let limits = rules.find(("temperature", None), &key, Some(&place));
             (limits.above, limits.min_duration)
         };
         assert_eq!(find("other", "r1"), (50.0, 1_000));

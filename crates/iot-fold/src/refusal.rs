@@ -1,6 +1,6 @@
 //! Why the fold refuses a message.
 
-/// A message would make the state larger than the rules allow, or says nothing.
+/// A message would make the state larger than the rules allow, or has nothing to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The partition has [`FoldRules::devices`](crate::FoldRules::devices), and this is one more.
@@ -9,7 +9,8 @@ pub enum Refusal {
     /// The device has [`FoldRules::sensors`](crate::FoldRules::sensors), and these are more.
     #[error("the device has as many sensors as limits.sensors allows")]
     TooManySensors,
-    /// It has no reading, and the device has none of the sensors whose state it gives in a word.
+    /// It has no readings, and the device has none of the sensors in
+    /// [`Event::unmatched`](crate::Event::unmatched).
     #[error("the message has no readings")]
     NoReadings,
 }

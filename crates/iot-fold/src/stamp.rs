@@ -18,8 +18,8 @@ pub(crate) struct Stamp {
     /// Event time, in milliseconds since the epoch.
     pub(crate) timestamp: i64,
     pub(crate) seq: Option<u64>,
-    /// Whether `timestamp` was ahead of the time of its own record, or is that time because the
-    /// message had none.
+    /// Whether `timestamp` was ahead of the time of its own record, or was taken from the record
+    /// because the message had no time.
     pub(crate) is_ahead: bool,
 }
 

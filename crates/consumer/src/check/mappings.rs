@@ -24,13 +24,16 @@ pub(super) fn check(config: &MappingsConfig, problems: &mut Problems) {
             add("time", "must be a JSON pointer, such as /time");
         }
         if mapping.readings.is_empty() && mapping.fields.is_none() {
-            add("readings", "or fields must say where readings are");
+            add(
+                "readings",
+                "is empty and fields is not set: set one of them",
+            );
         }
         let mut names = mapping.rename.keys().chain(mapping.units.keys());
         if names.any(|name| name.chars().any(char::is_uppercase)) {
             add(
                 "rename",
-                "and units must have names in lower case, as readings have",
+                "must have keys in lower case, like sensor names (also in units)",
             );
         }
         if mapping
@@ -41,14 +44,14 @@ pub(super) fn check(config: &MappingsConfig, problems: &mut Problems) {
             add("ignore", "must have names in lower case, as readings have");
         }
         if !mapping.bare.is_empty() && !mapping.nested {
-            add("bare", "names a chip, and nested is not set");
+            add("bare", "is set but ignored without nested: true");
         }
         let only = mapping.nested
             || !mapping.rename.is_empty()
             || !mapping.units.is_empty()
             || !mapping.ignore.is_empty();
         if only && mapping.fields.is_none() {
-            let message = "is missing: nested, rename, units and ignore are for it";
+            let message = "is missing: nested, rename, units and ignore need it";
             add("fields", message);
         }
         if mapping.readings.iter().any(|one| one.sensor.is_empty()) {
@@ -111,9 +114,7 @@ mod tests {
             ("device", "mqtt:N", &|bad| bad.device = "id".into()),
             ("device", "mqtt:N", &|bad| bad.device = "mqtt:0".into()),
             ("time", "JSON pointer", &|bad| bad.time = "t".into()),
-            ("readings", "where readings are", &|bad| {
-                bad.readings.clear()
-            }),
+            ("readings", "fields is not set", &|bad| bad.readings.clear()),
             ("readings", "/temp", &|bad| {
                 bad.readings = vec![reading("x", "t")]
             }),

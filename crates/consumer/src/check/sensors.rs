@@ -90,7 +90,8 @@ fn check_rule(rule: &ThresholdRule, catalogue: &Catalogue, add: &mut impl FnMut(
         }
     }
     if rule.above.is_unset() && rule.below.is_unset() && rule.min_duration.is_none() {
-        let message = "or below must be given: a number, or none; or for: a duration";
+        let message =
+            "is missing: a rule must set above, below (a number or none) or for (a duration)";
         add("above", message.into());
     }
     for (key, value) in rule.conditions() {
@@ -202,13 +203,19 @@ mod tests {
             "sensors[2].below: must be in the physical limits, 0 to 9",
             "sensors[3].below: must not be greater than above",
             "thresholds[0].sensor: \"dust\" is not in the catalogue",
-            "thresholds[1].above: or below must be given",
+            "thresholds[1].above: is missing: a rule must set",
             "thresholds[1].room: must not be empty",
             "thresholds[2].above: must be in the physical limits, -90 to 200",
         ] {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
         assert_eq!(found.lines().count(), 10, "{found}");
+    }
+
+    #[test]
+    fn an_empty_kind_is_refused() {
+        let found = read("sensors: [{name: a, unit: m3, kind: }]\n").unwrap_err();
+        assert!(found.starts_with("sensors[0].kind: "), "{found}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct SensorConfig {
     #[serde(skip_serializing_if = "Limit::is_unset")]
     pub below: Limit,
     /// Whether its values are a total that rises, such as a meter's; otherwise the unit decides.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub kind: Option<SensorKind>,
     /// `for`: how long a value must stay beyond a limit before it raises an alert.
     #[serde(rename = "for")]

@@ -11,7 +11,7 @@ use iot_fold::{Device, DeviceKey};
 pub(crate) struct Pending {
     /// With the number that each has in `order`.
     devices: HashMap<DeviceKey, (u64, Device)>,
-    /// By when the oldest unsent change began to wait.
+    /// Keys in the order in which their oldest unsent change arrived.
     order: BTreeMap<u64, DeviceKey>,
     next: u64,
 }

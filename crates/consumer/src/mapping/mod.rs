@@ -13,11 +13,12 @@ use iot_core::message::{
     DeviceMessage, JsonKind, MAX_REFUSED, NOT_FINITE, ParseError, Quality, Reading, RefusedReading,
     mark_not_finite, quoted, short_name,
 };
-use iot_core::sensor;
+use iot_fold::Catalogue;
 use serde_json::{Map, Value};
 
 use crate::config::mappings::ReadingConfig;
 use crate::config::{MappingConfig, MappingsConfig};
+use crate::transform::find;
 
 /// Larger numbers are milliseconds, others seconds: those of 2001 and of 5138.
 const SECONDS_BELOW: f64 = 1e11;
@@ -32,7 +33,7 @@ pub(crate) struct Around<'r> {
     pub(crate) topic: &'r str,
     /// MQTT topic it was published to, if it came through the bridge.
     pub(crate) mqtt: Option<&'r str>,
-    /// Whether the MQTT broker had kept it, and sent it because of a subscription.
+    /// Whether it is a retained message that the broker sent on subscription (MQTT 5.0, 3.3.1.3).
     pub(crate) is_retained: bool,
     /// Kafka's time of it, milliseconds since the epoch.
     pub(crate) recorded: Option<i64>,
@@ -41,9 +42,9 @@ pub(crate) struct Around<'r> {
 /// What a message says beside its readings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beside {
-    /// Whether a mapping has read it.
-    pub(crate) is_mapped: bool,
-    /// Whether it was retained and has no time: nobody knows how old it is.
+    /// Whether a mapping has read it that can name sensors after a chip.
+    pub(crate) has_chips: bool,
+    /// Whether it was retained and has no time: its age is unknown.
     pub(crate) is_undated: bool,
     /// Sensors whose value is a word that stands for no number, or null.
     pub(crate) unmatched: Vec<String>,
@@ -57,9 +58,19 @@ type Found = BTreeMap<String, Result<(f64, Option<String>), ParseError>>;
 pub(crate) struct Mappings(Vec<MappingConfig>);
 
 impl Mappings {
-    pub(crate) fn new(config: &MappingsConfig) -> Self {
+    /// A reading without a unit gets that of the catalogue.
+    pub(crate) fn new(config: &MappingsConfig, catalogue: &Catalogue) -> Self {
         let ready = config.ready.iter().map(|ready| ready::mapping(*ready));
-        Self(config.own.iter().cloned().chain(ready).collect())
+        let mut all: Vec<_> = config.own.iter().cloned().chain(ready).collect();
+        for mapping in &mut all {
+            let has_chips = mapping.nested;
+            for reading in &mut mapping.readings {
+                let known = find(catalogue, &reading.sensor, has_chips);
+                let unit = || known.map(|known| known.unit.to_string());
+                reading.unit = reading.unit.take().or_else(unit);
+            }
+        }
+        Self(all)
     }
 
     /// The first that is meant for such messages.
@@ -86,7 +97,7 @@ impl MappingConfig {
         mut refused: Option<&mut Vec<RefusedReading>>,
         beside: &mut Beside,
     ) -> Result<DeviceMessage<'static>, ParseError> {
-        beside.is_mapped = true;
+        beside.has_chips = self.nested;
         let parsed = serde_json::from_slice(payload).map_err(|error| ParseError::NotJson {
             detail: error.to_string(),
         });
@@ -101,7 +112,8 @@ impl MappingConfig {
         let (readings, others) = self.readings(&json, &mut beside.unmatched);
         if let Some((error, count)) = not_json {
             let of_readings = others.iter().filter(|r| r.defect == ParseError::NotFinite);
-            if readings.is_empty() || of_readings.count() != count {
+            let has_nothing = readings.is_empty() && beside.unmatched.is_empty();
+            if has_nothing || of_readings.count() != count {
                 return Err(error);
             }
         }
@@ -181,9 +193,7 @@ impl MappingConfig {
                     let good = Ok((value, reading.unit.clone()));
                     found.insert(sensor, good);
                 }
-                None if reading.is_state() && there.is_string() && !is_not_finite(there) => {
-                    unmatched.push(sensor);
-                }
+                None if reading.is_state() && is_unmatched(there) => unmatched.push(sensor),
                 None => {
                     let defect = Err(not_a_number(there));
                     found.entry(sensor).or_insert(defect);
@@ -207,7 +217,7 @@ impl MappingConfig {
                 take(at, None, object);
             }
         }
-        // Said twice, and once as a number.
+        // A number for the same sensor wins.
         unmatched.retain(|sensor| !found.get(sensor).is_some_and(Result::is_ok));
         let (mut good, mut refused) = (Vec::new(), Vec::new());
         for (index, (sensor, reading)) in found.into_iter().enumerate() {
@@ -239,15 +249,18 @@ impl MappingConfig {
     ) -> Vec<Field<'j>> {
         let chip = chip.filter(|chip| !chip.eq_ignore_ascii_case(&self.bare));
         let chip = chip.map(str::to_lowercase);
-        let rename = |name: String| self.rename.get(&name).cloned().unwrap_or(name);
+        let renamed = |name: &str| self.rename.get(name).cloned();
+        let rename = |name: String| renamed(&name).unwrap_or(name);
         let fields = object.iter().filter_map(|(key, value)| {
             let field = key.to_lowercase();
             if self.ignore.contains(&field) || self.is_metadata(at, key) {
                 return None;
             }
-            let plain = rename(field);
+            let plain = rename(field.clone());
             let sensor = match &chip {
-                Some(chip) => rename(format!("{chip}-{plain}")),
+                // The name of one chip's reading comes before that of all.
+                Some(chip) => renamed(&format!("{chip}-{field}"))
+                    .unwrap_or_else(|| rename(format!("{chip}-{plain}"))),
                 None => plain.clone(),
             };
             Some(Field {
@@ -284,7 +297,7 @@ impl MappingConfig {
             let value = match value(member) {
                 Some(value) => Ok(value),
                 None if is_not_finite(member) => Err(ParseError::NotFinite),
-                None if member.is_string() || member.is_null() => {
+                None if is_unmatched(member) => {
                     unmatched.push(sensor);
                     continue;
                 }
@@ -324,8 +337,7 @@ struct Field<'j> {
 impl ReadingConfig {
     /// Whether its values are states, which are words in many formats.
     fn is_state(&self) -> bool {
-        let standard = || sensor::lookup(&self.sensor).map(|known| known.unit);
-        self.unit.as_deref().or_else(standard) == Some(STATE)
+        self.unit.as_deref() == Some(STATE)
     }
 }
 
@@ -343,6 +355,11 @@ fn with_not_finite(payload: &[u8]) -> Option<(Value, usize)> {
 fn is_not_finite(json: &Value) -> bool {
     json.as_str()
         .is_some_and(|text| text.starts_with(NOT_FINITE))
+}
+
+/// Whether it is what a state can be that stands for no number: a word, or null.
+fn is_unmatched(json: &Value) -> bool {
+    (json.is_string() && !is_not_finite(json)) || json.is_null()
 }
 
 fn not_a_number(found: &Value) -> ParseError {

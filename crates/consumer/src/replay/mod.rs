@@ -20,7 +20,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::config::{ConsumerConfig, KafkaConfig, MappingsConfig};
+use crate::config::{ConsumerConfig, KafkaConfig};
 use crate::kafka::{self, TOOL_DEADLINE};
 use crate::mapping::{Beside, Mappings};
 use crate::parse;
@@ -99,7 +99,7 @@ fn run(args: &ReplayArgs, config: &ConsumerConfig) -> anyhow::Result<u64> {
     let mut log = Log::open(&config.kafka, &topic, args.from, to)?;
     let mut sink = Sink::open(&args.sink, &config.kafka)?;
     let mut pace = args.speed.map(Pace::new);
-    let filter = Filter::new(&args.device, &topic, &config.mappings);
+    let filter = Filter::new(&args.device, &topic, config);
     let mut count = 0;
     while let Some(record) = log.next()? {
         if !filter.wants(&record) {
@@ -123,11 +123,11 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn new(devices: &'a [String], topic: &'a str, mappings: &MappingsConfig) -> Self {
+    fn new(devices: &'a [String], topic: &'a str, config: &ConsumerConfig) -> Self {
         Self {
             devices,
             topic,
-            mappings: Mappings::new(mappings),
+            mappings: Mappings::new(&config.mappings, &config.catalogue()),
         }
     }
 

@@ -31,6 +31,13 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 /// How long the notification in flight may take when the consumer stops.
 const LAST: Duration = Duration::from_secs(1);
 
+/// The log lines about notifications that are dropped, by reason.
+#[derive(Debug, Default)]
+struct Dropped {
+    refused: Repeats,
+    late: Repeats,
+}
+
 /// Passes alerts to the task that sends them, without waiting.
 #[derive(Clone)]
 pub(crate) struct Webhook {
@@ -110,14 +117,14 @@ impl Actor {
 
     /// Groups alerts, with one notification in flight at a time.
     async fn work(&mut self, stop: &CancellationToken) {
-        let given_up = Repeats::default();
+        let dropped = Dropped::default();
         let mut sending = None;
         loop {
             if sending.is_none() {
                 let due = self.groups.take_due(Instant::now());
                 let (endpoint, health) = (self.endpoint.subscribe(), self.health.clone());
                 let metrics = self.metrics.clone();
-                let deliver = |all| deliver(endpoint, metrics, health, stop, &given_up, all);
+                let deliver = |all| deliver(endpoint, metrics, health, stop, &dropped, all);
                 sending = due.map(|all| Box::pin(deliver(all)));
             }
             let next = self.groups.due().filter(|_| sending.is_none());
@@ -196,7 +203,7 @@ async fn deliver(
     metrics: WebhookMetrics,
     health: Component,
     stop: &CancellationToken,
-    given_up: &Repeats,
+    dropped: &Dropped,
     all: Notification,
 ) {
     let (body, begun, mut pauses) = (body(&all), Instant::now(), pauses());
@@ -212,7 +219,7 @@ async fn deliver(
             }
             Sent::Refused(reason) => {
                 health.degraded(format!("the webhook refuses alerts: {reason}"));
-                if let Some(left_out) = given_up.admit() {
+                if let Some(left_out) = dropped.refused.admit() {
                     tracing::error!(
                         reason,
                         left_out,
@@ -224,8 +231,12 @@ async fn deliver(
             Sent::Failed(reason) => {
                 health.degraded(format!("the webhook does not take alerts: {reason}"));
                 if begun.elapsed() > GIVE_UP || stop.is_cancelled() {
-                    if let Some(left_out) = given_up.admit() {
-                        tracing::error!(reason, left_out, "a notification was tried for too long");
+                    if let Some(left_out) = dropped.late.admit() {
+                        tracing::error!(
+                            reason,
+                            left_out,
+                            "a notification was not delivered in time; dropping it"
+                        );
                     }
                     break Notified::Failed;
                 }

@@ -3,6 +3,7 @@
 use iot_core::partition::fnv1a_32;
 
 use super::{Detection, Kinds, LAYOUT};
+use crate::catalogue::without_chip;
 use crate::kind::AlertKind;
 
 /// The rules of detectors, made of their settings.
@@ -28,9 +29,16 @@ impl DetectRules {
         }
     }
 
-    /// The kinds that are enabled for a sensor.
-    pub(crate) fn kinds(&self, sensor: &str) -> Kinds {
-        let off = self.config.off.get(sensor).map_or(&[][..], |off| off);
+    /// The kinds that are enabled for a sensor. With `has_chips`, those that are off for the name
+    /// without its chip are off, unless the whole name has an entry.
+    pub(crate) fn kinds(&self, sensor: &str, has_chips: bool) -> Kinds {
+        let of = |name: &str| self.config.off.get(name).map(|off| &**off);
+        let of_chip = || {
+            has_chips
+                .then(|| without_chip(sensor).find_map(of))
+                .flatten()
+        };
+        let off = of(sensor).or_else(of_chip).unwrap_or_default();
         let kinds = AlertKind::ALL.into_iter();
         let kinds = kinds.filter(|kind| self.enabled.has(*kind) && !off.contains(kind));
         kinds.collect()
@@ -56,12 +64,23 @@ mod tests {
         config.drift.enabled = false;
         let off = vec![AlertKind::Spike, AlertKind::Stuck];
         config.off.insert("valve".into(), off);
+        config.off.insert("old-valve".into(), Vec::new());
         let rules = DetectRules::new(config);
-        let kinds = |sensor| {
-            let kinds = rules.kinds(sensor);
+        let kinds = |sensor, has_chips| {
+            let kinds = rules.kinds(sensor, has_chips);
             AlertKind::ALL.map(|kind| kinds.has(kind))
         };
-        assert_eq!(kinds("valve"), [true, false, false, false, true, false]);
-        assert_eq!(kinds("other"), [true, true, true, false, true, false]);
+        let (without, all) = (
+            [true, false, false, false, true, false],
+            [true, true, true, false, true, false],
+        );
+        assert_eq!(
+            [kinds("valve", false), kinds("other", true)],
+            [without, all]
+        );
+        // Those of chips follow the plain name, unless they are named themselves.
+        assert_eq!(kinds("new-1-valve", true), without);
+        assert_eq!(kinds("old-valve", true), all);
+        assert_eq!(kinds("new-1-valve", false), all);
     }
 }

@@ -189,7 +189,7 @@ fn cost_of_a_reading() {
     const READINGS: u32 = 10_000_000;
     let rules = DetectRules::new(Detection::default());
     let limits = Catalogue::new([]).find("temperature").unwrap().limits;
-    let (kinds, mut detectors) = (rules.kinds("temperature"), Detectors::default());
+    let (kinds, mut detectors) = (rules.kinds("temperature", false), Detectors::default());
     let (mut random, mut beyond) = (1_u64, 0_usize);
     let begun = Instant::now();
     for _ in 0..READINGS {

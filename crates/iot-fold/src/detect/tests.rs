@@ -38,7 +38,7 @@ fn raised(values: &[f64], sensor: &str) -> [u32; AlertKind::ALL.len()] {
     for value in values {
         let verdicts = detectors.look(
             &rules,
-            rules.kinds(sensor),
+            rules.kinds(sensor, false),
             (Limits::NONE, None),
             (*value, 0),
         );
@@ -106,7 +106,12 @@ fn one_value_for_ever_teaches_nothing_wrong() {
     let mut detectors = Detectors::default();
     let rules = DetectRules::new(Detection::default());
     for value in values {
-        detectors.look(&rules, rules.kinds("x"), (Limits::NONE, None), (value, 0));
+        detectors.look(
+            &rules,
+            rules.kinds("x", false),
+            (Limits::NONE, None),
+            (value, 0),
+        );
     }
     assert!(detectors.drift.mean.is_finite() && detectors.drift.variance > 0.0);
 }

@@ -57,7 +57,7 @@ pub(crate) fn look(limits: Limits, band: f64, side: Option<bool>, value: f64) ->
 /// A value beyond a limit that has not raised an alert yet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Pending {
-    /// Event time of the first of the readings, or record time where that is less.
+    /// Event time of the first of the readings in the log, or record time where that is less.
     pub(crate) since: i64,
     /// Whether the value is above the limit.
     pub(crate) above: bool,
@@ -81,8 +81,9 @@ pub(crate) fn hold(
         return verdict;
     }
     let before = before.filter(|before| before.above == finding.above);
-    // Time goes back when a reading whose clock was ahead gives way to an older one.
-    let since = before.map_or(at, |before| before.since.min(at));
+    // Never earlier: when a reading whose clock was ahead gives way to an older one, time goes back,
+    // perhaps to before a reading that was inside.
+    let since = before.map_or(at, |before| before.since);
     if at.saturating_sub(since) >= min_duration {
         return verdict;
     }

@@ -1,5 +1,4 @@
-//! Messages that say less than others: old ones without a time, and states in words that stand
-//! for no number.
+//! Retained messages without a time, and states that are not numbers.
 
 use iot_core::message::Quality;
 
@@ -7,9 +6,9 @@ use super::{Event, Fold, Folded, write_key};
 use crate::stamp::Stamp;
 
 impl Fold {
-    /// Takes a message that an MQTT broker had kept and whose age is unknown. Only
-    /// values that do not exist yet are set; they count in no window and reach no detector, and
-    /// a device that is known already has not been heard.
+    /// Takes a retained message without a time. It sets only values that do not exist yet; they
+    /// count in no window and reach no detector. It does not end the silence of a known device; a
+    /// new one is watched for silence like any other.
     pub(super) fn fill(&mut self, at: usize, event: &Event<'_>) -> Folded {
         let stamp = Stamp::undated(event.message.timestamp);
         let mut folded = Folded::default();
@@ -38,7 +37,7 @@ impl Fold {
             sensor.newest = stamp;
             sensor.take(reading);
             sensor.share(&mut self.names);
-            device.marks[number].find_kinds(sensor, &self.rules);
+            device.find_by_unit(number, &self.rules);
             device.marks[number].unpushed = true;
             has_changed = true;
         }
@@ -54,7 +53,8 @@ impl Fold {
     }
 
     /// Whether the device of an event has a sensor whose state it gives in a word.
-    pub(super) fn has_unmatched(&self, event: &Event<'_>) -> bool {
+    #[must_use]
+    pub fn has_unmatched(&self, event: &Event<'_>) -> bool {
         let mut key = String::new();
         let device = &event.message.device_id;
         write_key(&mut key, event.tenant, event.project, device);

@@ -67,8 +67,8 @@ pub struct Event<'m> {
     /// The message. The caller has validated it: names without control characters, finite
     /// values in the units of the catalogue.
     pub message: &'m DeviceMessage<'m>,
-    /// Whether the message has no time and an MQTT broker had kept it (retained): its `timestamp`
-    /// is the record's, and its values may be much older. It sets only values that do not exist.
+    /// Whether the message was retained by the MQTT broker and has no time: its timestamp is that
+    /// of the record, and its values may be much older. It sets only values that do not exist.
     pub is_undated: bool,
     /// Sensors whose state the message gives in a word that stands for no number. If the device
     /// has such a sensor, its value becomes uncertain.
@@ -351,7 +351,7 @@ impl Fold {
     ) {
         let number = self.sensor(at, &reading.sensor);
         let device = &mut self.devices[at];
-        let (sensor, marks) = (&mut device.state.sensors[number], &mut device.marks[number]);
+        let sensor = &mut device.state.sensors[number];
         let usable = reading.quality != Quality::Bad;
         folded.readings += 1;
         if usable {
@@ -375,9 +375,9 @@ impl Fold {
         sensor.newest = stamp;
         if sensor.take(reading) {
             sensor.share(&mut self.names);
-            marks.find_kinds(sensor, &self.rules);
+            device.find_by_unit(number, &self.rules);
         }
-        marks.unpushed = true;
+        device.marks[number].unpushed = true;
         if usable {
             self.detect(at, number, event, folded);
         }

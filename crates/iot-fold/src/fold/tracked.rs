@@ -6,7 +6,7 @@ use super::FoldRules;
 use crate::catalogue::Limits;
 use crate::detect::Kinds;
 use crate::kind::AlertKind;
-use crate::model::DeviceKey;
+use crate::model::{DeviceKey, Place};
 use crate::state::{DeviceState, SensorState};
 use crate::window::WindowRules;
 
@@ -26,7 +26,7 @@ pub(super) struct Tracked {
 /// What memory keeps beside the state of a sensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
-    /// Its limits at the present place of the device.
+    /// Its limits in its present unit, at the present place of the device.
     pub(super) limits: Limits,
     /// The kinds of alerts that are enabled.
     pub(super) kinds: Kinds,
@@ -35,22 +35,26 @@ pub(super) struct Marks {
 
 impl Marks {
     fn new(sensor: &SensorState, device: &DeviceState, rules: &FoldRules) -> Self {
-        let place = device.place.as_deref();
         Self {
-            limits: rules.limits.find(&sensor.name, &device.key, place),
+            limits: limits(sensor, &device.key, device.place.as_deref(), rules),
             kinds: kinds(sensor, rules),
             unpushed: false,
         }
     }
+}
 
-    /// Updates the kinds after the unit of the sensor has changed.
-    pub(super) fn find_kinds(&mut self, sensor: &SensorState, rules: &FoldRules) {
-        self.kinds = kinds(sensor, rules);
-    }
+fn limits(
+    sensor: &SensorState,
+    key: &DeviceKey,
+    place: Option<&Place>,
+    rules: &FoldRules,
+) -> Limits {
+    let named = (&*sensor.name, sensor.unit.as_deref());
+    rules.limits.find(named, key, place)
 }
 
 fn kinds(sensor: &SensorState, rules: &FoldRules) -> Kinds {
-    let kinds = rules.detect.kinds(&sensor.name);
+    let kinds = rules.detect.kinds(&sensor.name, rules.limits.has_chips());
     let unit = sensor.unit.as_deref();
     if rules.limits.is_counter(&sensor.name, unit) {
         kinds.without(AlertKind::Drift)
@@ -117,8 +121,21 @@ impl Tracked {
     pub(super) fn find_limits(&mut self, rules: &FoldRules) {
         let place = self.state.place.as_deref();
         for (sensor, marks) in self.state.sensors.iter().zip(&mut self.marks) {
-            marks.limits = rules.limits.find(&sensor.name, &self.state.key, place);
+            marks.limits = limits(sensor, &self.state.key, place, rules);
         }
+    }
+
+    /// Updates limits and kinds after the unit of a sensor has changed.
+    pub(super) fn find_by_unit(&mut self, number: usize, rules: &FoldRules) {
+        let DeviceState {
+            sensors,
+            key,
+            place,
+            ..
+        } = &self.state;
+        let (sensor, marks) = (&sensors[number], &mut self.marks[number]);
+        marks.limits = limits(sensor, key, place.as_deref(), rules);
+        marks.kinds = kinds(sensor, rules);
     }
 
     pub(super) fn find_next_seal(&mut self, rules: &WindowRules) {

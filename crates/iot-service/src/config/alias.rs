@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Problems;
-use super::load::{Override, join};
+use super::load::{Override, join, list};
 use super::tree::parse_yaml;
 
 /// The meaning of an alias.
@@ -14,7 +14,7 @@ pub enum Alias {
     Of(&'static str),
     /// The setting with this path; the function converts the value given. Numbers come as text.
     Made(&'static str, fn(&Value) -> Value),
-    /// The setting that the function finds by the value given, with its value.
+    /// The function chooses the setting from the value given, and returns both.
     Chosen(fn(&Value) -> (&'static str, Value)),
     /// No setting: any value is accepted and ignored, for this reason.
     Nothing(&'static str),
@@ -107,22 +107,21 @@ pub(super) fn rename(
         let Some((path, value)) = alias.setting(&Value::from(&*given.value)) else {
             continue;
         };
-        let value = written(&value);
         let as_setting = |other: &Override| match find(&other.path) {
             Some((_, alias)) => {
                 let (path, value) = alias.setting(&Value::from(&*other.value))?;
-                Some((path.to_owned(), written(&value)))
+                Some((path.to_owned(), value))
             }
-            None => Some((other.path.clone(), other.value.clone())),
+            None => Some((other.path.clone(), Value::from(&*other.value))),
         };
         let others = overrides.iter().filter(|other| other.path != given.path);
         let mut others = others.filter_map(as_setting);
-        if others.any(|(other, other_value)| other == path && other_value != value) {
+        if others.any(|(other, other_value)| other == path && !is_same(&other_value, &value)) {
             problems.add(format!("{name} ({})", given.origin), contradiction(path));
         }
         renamed.push(Override {
             path: path.to_owned(),
-            value,
+            value: written(&value),
             origin: given.origin.clone(),
         });
     }
@@ -134,6 +133,29 @@ fn written(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Whether two values of a setting mean the same: a list may be given as text.
+fn is_same(one: &Value, other: &Value) -> bool {
+    let is_list = |value: &Value| match value {
+        Value::String(text) => text.trim().starts_with('[') && text.trim().ends_with(']'),
+        other => other.is_array(),
+    };
+    if is_list(one) || is_list(other) {
+        return items(one) == items(other);
+    }
+    written(one) == written(other)
+}
+
+/// The items of a list, or of a text that stands for one.
+fn items(value: &Value) -> Vec<String> {
+    let listed = match value {
+        Value::Array(_) => value.clone(),
+        // `conform` reports what is no list.
+        other => list(&written(other), &json!([""])).unwrap_or_default(),
+    };
+    let items = listed.as_array().into_iter().flatten();
+    items.map(written).collect()
 }
 
 fn contradiction(path: &str) -> String {
@@ -172,7 +194,7 @@ pub(super) fn refuse_rest(
         ends.map(|end| &name[..end]).collect::<Vec<_>>()
     };
     let mut sections: Vec<_> = aliases.iter().flat_map(sections_of).collect();
-    // A section before the one that it is in.
+    // Inner sections first.
     sections.sort_unstable_by(|a, b| b.cmp(a));
     sections.dedup();
     for section in sections {
@@ -221,7 +243,7 @@ fn put(tree: &mut Value, path: &str, value: Value) -> bool {
     };
     let Some((key, rest)) = path.split_once('.') else {
         let known = section.entry(path).or_insert_with(|| value.clone());
-        return *known == value || written(known) == written(&value);
+        return is_same(known, &value);
     };
     let below = section.entry(key).or_insert_with(|| json!({}));
     if below.is_null() {
@@ -353,6 +375,19 @@ mod tests {
                 &mut problems,
             );
             assert_eq!(problems.to_string().lines().count(), expected, "{problems}");
+        }
+        // A list may be given as text.
+        for list in [json!(["x"]), json!([1]), json!(["x", "y z"])] {
+            let text = items(&list).join(",");
+            let mut tree = json!({"a": list, "b": text});
+            let mut problems = Problems::default();
+            rename_in_file(&mut tree, aliases, &mut problems);
+            let written = [list.to_string(), text];
+            let [a, b] = ["a", "b"].map(|name| given(name, &written[usize::from(name == "b")]));
+            rename(vec![a.clone(), b], aliases, &mut problems);
+            assert!(problems.is_empty(), "{problems}");
+            rename(vec![a, given("b", "z")], aliases, &mut problems);
+            assert_eq!(problems.to_string().lines().count(), 2, "{problems}");
         }
         // The later one of the same name wins.
         let mut problems = Problems::default();

@@ -30,7 +30,7 @@ pub(super) fn parse(text: &str, is_text: IsText<'_>) -> Result<Value, String> {
         (None, _) => Ok(Value::Object(Map::new())),
         (Some(root @ Node::Map(_)), None) => Ok(root.resolve(&mut Vec::new(), is_text)),
         (Some(_), None) => Err("must be a map of settings".into()),
-        (Some(_), Some(_)) => Err("must be one YAML document, and has several".into()),
+        (Some(_), Some(_)) => Err("must be one YAML document, not several".into()),
     }
 }
 
@@ -253,7 +253,7 @@ mod tests {
             ("[a]: 1\n", "a key must be text"),
             ("- a\n", "must be a map"),
             ("text\n", "must be a map"),
-            ("a: 1\n---\nb: 2\n", "has several"),
+            ("a: 1\n---\nb: 2\n", "not several"),
         ] {
             let error = typed(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -73,12 +73,12 @@ pub(crate) struct Args {
     /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
     #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
     sensor: Vec<(String, String)>,
-    /// Compare the alerts of this sensor's thresholds too, which are those of the consumer for all
+    /// Compare this sensor's threshold alerts too; the thresholds must be the same for all
     /// devices; may be repeated.
     #[arg(long, value_name = "NAME:above=N,below=N,for=DURATION", value_parser = threshold)]
     threshold: Vec<(String, Threshold)>,
     /// Set how far inside a threshold a value clears an alert (detect.threshold.band).
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = band)]
     band: f64,
     /// Set how far messages may be ahead of their records (validate.max_future); used if
     /// the start of the log is gone.
@@ -105,7 +105,13 @@ struct Settings {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::new(&args);
+    let settings = match Settings::new(&args) {
+        Ok(settings) => settings,
+        Err(why) => {
+            eprintln!("iot-ledger: --threshold {why}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     // Not a `value_parser`, whose error would contain the password.
     let redis = match store::valid_url(&args.redis) {
         Ok(redis) => redis,
@@ -181,8 +187,9 @@ fn sensor_unit(text: &str) -> Result<(String, String), String> {
 
 /// Parses `NAME:above=N,below=N,for=DURATION`; the band is that of all sensors.
 fn threshold(text: &str) -> Result<(String, Threshold), String> {
+    const FORM: &str = "must be NAME:above=N,below=N,for=DURATION";
     // Split at the last sign: a name may contain one.
-    let (name, settings) = text.rsplit_once(':').ok_or("must be NAME:above=N,...")?;
+    let (name, settings) = text.rsplit_once(':').ok_or(FORM)?;
     let mut threshold = Threshold {
         above: None,
         below: None,
@@ -190,12 +197,8 @@ fn threshold(text: &str) -> Result<(String, Threshold), String> {
         lasting: 0,
     };
     for setting in settings.split(',') {
-        let (key, value) = setting.split_once('=').ok_or("must be NAME:above=N,...")?;
-        let number = || {
-            value
-                .parse::<f64>()
-                .map_err(|_| format!("{key} must be a number"))
-        };
+        let (key, value) = setting.split_once('=').ok_or(FORM)?;
+        let number = || finite(value).ok_or_else(|| format!("{key} must be a number"));
         match key {
             "above" => threshold.above = Some(number()?),
             "below" => threshold.below = Some(number()?),
@@ -207,6 +210,15 @@ fn threshold(text: &str) -> Result<(String, Threshold), String> {
         return Err("must have above or below".into());
     }
     Ok((name.to_owned(), threshold))
+}
+
+fn band(text: &str) -> Result<f64, String> {
+    let band = finite(text).filter(|band| *band >= 0.0);
+    band.ok_or_else(|| "must be a number of at least 0".into())
+}
+
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 fn millis(duration: HumanDuration) -> i64 {
@@ -225,29 +237,39 @@ fn no_state(partition: &TopicPartition, log: &Log) -> Report {
 }
 
 impl Settings {
-    fn new(args: &Args) -> Self {
-        let thresholds = args.threshold.iter().cloned().map(|(sensor, threshold)| {
-            let band = args.band;
-            (sensor, Threshold { band, ..threshold })
-        });
+    /// # Errors
+    /// A sensor has two thresholds.
+    fn new(args: &Args) -> Result<Self, String> {
+        let mut thresholds = BTreeMap::new();
+        for (sensor, threshold) in &args.threshold {
+            let threshold = Threshold {
+                band: args.band,
+                ..*threshold
+            };
+            if thresholds.insert(sensor.clone(), threshold).is_some() {
+                return Err(format!("is given twice for {sensor}"));
+            }
+        }
         // A set, because a length can be given twice.
         let sizes: BTreeSet<i64> = args.size.iter().map(|size| millis(*size)).collect();
-        Self {
+        Ok(Self {
             rules: Rules {
                 sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
                 retention: Some(millis(args.retention)).filter(|retention| *retention > 0),
-                thresholds: thresholds.collect::<BTreeMap<_, _>>(),
+                thresholds,
             },
             units: args.sensor.iter().cloned().collect(),
             keep: args.keep.into(),
             max_future: millis(args.max_future),
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -264,6 +286,8 @@ mod tests {
             ("temperature", "must be NAME:above=N"),
             ("temperature:50", "must be NAME:above=N"),
             ("temperature:above=hot", "above must be a number"),
+            ("temperature:above=NaN", "above must be a number"),
+            ("temperature:below=-inf", "below must be a number"),
             ("temperature:for=30s", "must have above or below"),
             ("temperature:above=50,for=soon", "is not a duration"),
             ("temperature:over=50", "\"over\" is not above, below or for"),
@@ -271,5 +295,31 @@ mod tests {
             let error = threshold(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_sensor_has_one_threshold_and_the_band_is_a_number() {
+        let parsed = |args: &[&str]| {
+            let line = Line::try_parse_from([&["verify-state"][..], args].concat());
+            line.map(|line| {
+                Settings::new(&line.args).map(|settings| settings.rules.thresholds.len())
+            })
+        };
+        let (a, b) = (["--threshold", "a:above=5"], ["--threshold", "b:above=5"]);
+        assert_eq!(parsed(&[a, b].concat()).unwrap(), Ok(2));
+        let other = ["--threshold", "a:below=1"];
+        let twice = parsed(&[a, other].concat()).unwrap();
+        assert_eq!(twice, Err("is given twice for a".to_owned()));
+        for band in ["NaN", "-0.1", "inf"] {
+            let error = parsed(&[&format!("--band={band}")]).unwrap_err();
+            assert!(error.to_string().contains("at least 0"), "{error}");
+        }
+        assert_eq!(parsed(&["--band=0"]).unwrap(), Ok(0));
     }
 }

@@ -1,12 +1,12 @@
 //! Mapped records through all stages, up to what clients see.
 
 use iot_core::message::Quality;
-use iot_fold::{AlertKind, Fold, Folded};
+use iot_fold::{AlertKind, Fold, Folded, Limit};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
 use super::*;
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, SensorConfig};
 use crate::partial::Refused;
 use crate::record::batch_of;
 use crate::refusal::Refusal;
@@ -22,10 +22,13 @@ struct Stages {
 
 impl Stages {
     fn new(mappings: MappingsConfig) -> Self {
-        let config = ConsumerConfig {
+        Self::of(ConsumerConfig {
             mappings,
             ..ConsumerConfig::default()
-        };
+        })
+    }
+
+    fn of(config: ConsumerConfig) -> Self {
         Self {
             fold: Fold::new(config.fold_rules(), "acme.plant", 0),
             config,
@@ -57,15 +60,15 @@ impl Stages {
         self.offset += 1;
         let batch = batch_of(&message);
         let record = batch.records().next().unwrap();
-        let mappings = Mappings::new(&self.config.mappings);
         let catalogue = self.config.catalogue();
+        let mappings = Mappings::new(&self.config.mappings, &catalogue);
         let mut refused = Refused::new(self.config.validate.partial);
         let mut beside = Beside::default();
         let mut message = refused.parse(|refused| {
             crate::parse::message(&record, "acme.plant", &mappings, refused, &mut beside)
         })?;
-        to_known_units(&mut message, &catalogue, beside.is_mapped);
-        let catalogue = (&catalogue, beside.is_mapped);
+        to_known_units(&mut message, &catalogue, beside.has_chips);
+        let catalogue = (&catalogue, beside.has_chips);
         check_readings(&mut message.readings, catalogue, &mut refused)?;
         let identity = ("acme", "plant");
         refused.fold(&mut self.fold, &record, identity, &mut message, &beside)
@@ -223,6 +226,80 @@ fn a_state_of_a_single_reading_may_be_unknown() {
         .unwrap();
     assert_eq!(stages.value("switch"), good(1.0, Some("state"), 2));
     assert_eq!(stages.value("temperature"), good(23.5, Some("celsius"), 1));
+    // Without a good reading the state counts too.
+    for (second, temperature) in [(3, r#""n/a""#), (5, "NaN")] {
+        stages
+            .take(topic, "false", second, r#"{"state":"on"}"#)
+            .unwrap();
+        let lost = format!(r#"{{"state":"overpower","temperature":{{"tC":{temperature}}}}}"#);
+        stages.take(topic, "false", second + 1, &lost).unwrap();
+        let (value, _, quality, at) = stages.value("switch").unwrap();
+        assert_eq!((value, quality, at), (1.0, Quality::Uncertain, second + 1));
+        // Of a device without the sensor it is no message.
+        let other = "shellyplus1pm-b9/status/switch:0";
+        assert!(stages.take(other, "false", second, &lost).is_err());
+    }
+}
+
+/// A state of section `sensors`.
+#[test]
+fn a_state_of_the_catalogue_may_be_a_word_or_null() {
+    let own = MappingConfig {
+        mqtt: "door/+".into(),
+        device: "mqtt:2".into(),
+        readings: vec![ReadingConfig {
+            sensor: "door".into(),
+            value: "/contact".into(),
+            unit: None,
+        }],
+        ..MappingConfig::default()
+    };
+    let mut config = ConsumerConfig::default();
+    config.mappings.own = vec![own];
+    config.sensors = vec![SensorConfig {
+        name: "door".into(),
+        unit: "state".into(),
+        min: Limit::At(0.0),
+        max: Limit::At(1.0),
+        ..SensorConfig::default()
+    }];
+    let mut stages = Stages::of(config);
+    for (second, contact) in [(0, r#""tampered""#), (2, "null")] {
+        stages
+            .take("door/1", "false", second, r#"{"contact":true}"#)
+            .unwrap();
+        let unmatched = format!(r#"{{"contact":{contact}}}"#);
+        stages
+            .take("door/1", "false", second + 1, &unmatched)
+            .unwrap();
+        let expected = Some((
+            1.0,
+            Some("state".to_owned()),
+            Quality::Uncertain,
+            second + 1,
+        ));
+        assert_eq!(stages.value("door"), expected);
+    }
+}
+
+#[test]
+fn only_mappings_with_chips_name_sensors_after_them() {
+    let own = MappingConfig {
+        mqtt: "plc/+".into(),
+        device: "mqtt:2".into(),
+        readings: vec![ReadingConfig {
+            sensor: "boiler-pressure".into(),
+            value: "/p".into(),
+            unit: Some("bar".into()),
+        }],
+        ..MappingConfig::default()
+    };
+    let mut stages = Stages::new(MappingsConfig {
+        ready: vec![Ready::Tasmota],
+        own: vec![own],
+    });
+    stages.take("plc/1", "false", 0, r#"{"p":2.5}"#).unwrap();
+    assert_eq!(stages.value("boiler-pressure"), good(2.5, Some("bar"), 0));
 }
 
 /// A meter of which each message says a little more, for hours.

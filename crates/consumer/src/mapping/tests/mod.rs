@@ -13,7 +13,7 @@ fn mapped(config: &MappingsConfig, mqtt: &str, payload: &str) -> Option<Mapped> 
         is_retained: false,
         recorded: Some(RECORDED),
     };
-    let mappings = Mappings::new(config);
+    let mappings = Mappings::new(config, &Catalogue::new([]));
     let message =
         mappings
             .find(&around)?
@@ -169,6 +169,42 @@ fn a_chip_has_its_name_whether_or_not_there_are_others() {
     }
 }
 
+#[test]
+fn the_name_of_one_chip_comes_before_that_of_all() {
+    let own = |rename: &[(&str, &str)]| MappingConfig {
+        mqtt: "chips/+".into(),
+        device: "mqtt:2".into(),
+        fields: Some(String::new()),
+        nested: true,
+        rename: rename
+            .iter()
+            .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+            .collect(),
+        ..MappingConfig::default()
+    };
+    for (rename, expected) in [
+        (
+            &[("temperature", "temp"), ("am2301-temperature", "air")][..],
+            ["air", "ds18b20-temp"],
+        ),
+        (
+            &[("temperature", "temp"), ("am2301-temp", "air")],
+            ["air", "ds18b20-temp"],
+        ),
+        (
+            &[("am2301-temperature", "air")],
+            ["air", "ds18b20-temperature"],
+        ),
+    ] {
+        let config = MappingsConfig {
+            ready: Vec::new(),
+            own: vec![own(rename)],
+        };
+        let payload = r#"{"AM2301":{"Temperature":1},"DS18B20":{"Temperature":2}}"#;
+        assert_eq!(names(&config, "chips/1", payload), expected);
+    }
+}
+
 /// From Shelly's documentation of `NotifyStatus` (Plus Uni, with two probes).
 #[test]
 fn own_mappings_name_readings_by_chip_too() {
@@ -280,7 +316,7 @@ fn an_unreadable_time_is_quoted_with_its_place() {
         is_retained: false,
         recorded: Some(RECORDED),
     };
-    let mappings = Mappings::new(&config);
+    let mappings = Mappings::new(&config, &Catalogue::new([]));
     let mapping = mappings.find(&around).unwrap();
     for (time, found) in [(r#""yesterday""#, r#""yesterday""#), ("[1]", "an array")] {
         let payload = format!(r#"{{"temperature":1,"last_seen":{time}}}"#);

@@ -143,10 +143,16 @@ fn a_clock_that_is_ahead_does_not_shorten_the_wait() {
     readings = in_time(&[(10, 50.0), (29, 50.0), (30, 50.0)]);
     readings.insert(0, (290, 0, 50.0));
     assert_eq!(changes(&readings), ["30"]);
-    // It gives way to older readings, which wait as if it had not been there.
-    let mut older = vec![(290, 100, 50.0)];
-    older.extend([0, 29, 30].map(|at| (at, 101 + at, 50.0)));
-    assert_eq!(changes(&older), ["30"]);
+    // It gives way to older readings, which do not let the wait begin before a value inside.
+    let older = [
+        (0, 0, 20.0),
+        (290, 5, 50.0),
+        (-100, 6, 50.0),
+        (7, 7, 50.0),
+        (34, 34, 50.0),
+        (35, 35, 50.0),
+    ];
+    assert_eq!(changes(&older), ["35"]);
 }
 
 #[test]
@@ -215,19 +221,26 @@ fn the_limits_and_durations_at_hand_decide() {
 }
 
 proptest! {
-    /// The same as the definition, applied to all readings that are in order.
+    /// The same as the definition, applied to readings that are all taken: in order, except that
+    /// one whose clock was ahead may give way to an older one.
     #[test]
     fn alerts_are_those_of_the_definition(
-        readings in prop::collection::vec((1..20_i64, -20.0..60.0_f64), 1..80)
+        readings in prop::collection::vec(
+            (1..20_i64, -20.0..60.0_f64, prop::bool::weighted(0.1), 0..60_i64),
+            1..80,
+        )
     ) {
-        let mut at = 0;
-        let readings: Vec<_> = readings.into_iter().map(|(step, value)| {
-            at += step;
-            (at, at, value)
+        let (mut recorded, mut was_ahead) = (0, false);
+        let readings: Vec<_> = readings.into_iter().map(|(step, value, is_ahead, back)| {
+            recorded += step;
+            let back = if was_ahead { back } else { 0 };
+            was_ahead = is_ahead;
+            let at = if is_ahead { recorded + 290 } else { recorded - back };
+            (at, recorded, value)
         }).collect();
         let side = |value: f64| i8::from(value > 40.0) - i8::from(value < 0.0);
         let (mut expected, mut active) = (Vec::new(), 0_i8);
-        for (number, (at, _, value)) in readings.iter().enumerate() {
+        for (number, (at, recorded, value)) in readings.iter().enumerate() {
             let now = side(*value);
             let band = if active > 0 { 40.0 - value < 0.4 } else { *value < 0.0 };
             if active != 0 && now != active && (now != 0 || !band) {
@@ -235,8 +248,10 @@ proptest! {
                 active = 0;
             }
             let run = readings[..=number].iter().rev().take_while(|(_, _, v)| side(*v) == now);
-            let since = run.last().unwrap().0;
-            if now != 0 && active == 0 && at - since >= 30 {
+            // The first of the run in the log, whatever the times of the others.
+            let first = run.last().unwrap();
+            let since = first.0.min(first.1);
+            if now != 0 && active == 0 && at.min(recorded) - since >= 30 {
                 expected.push(at.to_string());
                 active = now;
             }

@@ -96,6 +96,38 @@ fn what_was_learnt_in_another_unit_is_forgotten() {
 }
 
 #[test]
+fn limits_of_a_plain_name_hold_for_a_chip_only_in_their_unit() {
+    let rules = FoldRules {
+        limits: LimitRules::new(&Catalogue::new([]).with_chips(true), &[]),
+        ..rules()
+    };
+    let mut fold = Fold::new(rules.clone(), "device-data", 0);
+    let mut active = Vec::new();
+    let units = [Some("degF"), Some("celsius"), Some("degF"), None];
+    for (at, unit) in (0..).zip(units) {
+        let mut message = message((0, at, None, 0, 120.0));
+        message.readings[0].sensor = "core-temperature".into();
+        message.readings[0].unit = unit.map(Into::into);
+        let event = Event {
+            offset: at,
+            recorded: None,
+            tenant: "t",
+            project: "p",
+            message: &message,
+            is_undated: false,
+            unmatched: &[],
+        };
+        fold.apply(&event).unwrap();
+        active.push(active_alerts(&fold));
+        let mut kept = Kept::default();
+        save(&mut fold, &mut kept);
+        let entries: Vec<_> = kept.live.into_iter().collect();
+        fold = Fold::restore(rules.clone(), "device-data", 0, &entries).unwrap();
+    }
+    assert_eq!(active, [0, 1, 0, 0]);
+}
+
+#[test]
 fn readings_for_which_there_is_no_room_are_found() {
     let mut rules = rules();
     rules.sensors = 3;

@@ -159,7 +159,8 @@ fn is_text(path: &[&str], defaults: &Value, aliases: Aliases) -> bool {
         };
         default = inner;
     }
-    default.is_string()
+    // A list may be given as one text.
+    default.is_string() || is_of_texts(default)
 }
 
 /// The same for a path that is no setting.
@@ -248,7 +249,7 @@ fn conform(
 }
 
 /// A list in a variable or flag: `a,b`, or in brackets as in JSON or YAML.
-fn list(text: &str, default: &Value) -> Result<Value, String> {
+pub(super) fn list(text: &str, default: &Value) -> Result<Value, String> {
     let text = text.trim();
     if text.starts_with('[') && text.ends_with(']') {
         let mut list = yaml::parse(&format!("list: {text}"), &|_| is_of_texts(default))?;
@@ -293,11 +294,23 @@ fn deserialise<S: Settings>(given: &mut Value, defaults: &Value, problems: &mut 
             _ => None,
         });
         let path = keys.collect::<Vec<_>>();
-        problems.add(error.path().to_string(), error.inner().to_string());
+        problems.add(error.path().to_string(), message(error.inner()));
         if !reset(given, defaults, &path) {
             return S::default();
         }
     }
+}
+
+/// What is wrong with a value.
+fn message(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    // As in a list that is empty by default, where it is not known that texts are wanted.
+    let scalars = ["integer", "floating point", "boolean"];
+    let is_scalar = |scalar: &&str| message.starts_with(&format!("invalid type: {scalar}"));
+    if scalars.iter().any(is_scalar) && message.ends_with("expected a string") {
+        return format!("{message}: put it in quotes");
+    }
+    message
 }
 
 /// Merges the given values over the service's own defaults, because services have

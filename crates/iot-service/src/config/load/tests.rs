@@ -23,6 +23,7 @@ struct Kafka {
     properties: std::collections::BTreeMap<String, String>,
     /// Without an example of its items.
     rules: Vec<Rule>,
+    tenants: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,7 @@ impl Default for Kafka {
             username: String::new(),
             properties: Default::default(),
             rules: Vec::new(),
+            tenants: Vec::new(),
         }
     }
 }
@@ -258,6 +260,28 @@ fn numbers_stay_as_written_where_text_is_wanted() {
             problems.starts_with("kafka.username: invalid type: null"),
             "{problems}"
         );
+    }
+}
+
+#[test]
+fn a_list_may_be_one_text_that_looks_like_a_number() {
+    for yaml in ["kafka: {brokers: 0049}\n", "kafka: {hosts: 0049}\n"] {
+        assert_eq!(read(yaml, &[], &[]).unwrap().kafka.brokers, ["0049"]);
+    }
+}
+
+#[test]
+fn numbers_where_it_is_not_known_that_texts_are_wanted_must_have_quotes() {
+    for number in ["0049", "1.5", "true"] {
+        let read = |text: String| read(&format!("kafka: {{tenants: [{text}]}}\n"), &[], &[]);
+        let problems = read(number.into()).unwrap_err();
+        assert!(
+            problems.starts_with("kafka.tenants[0]: invalid type: ")
+                && problems.ends_with("expected a string: put it in quotes"),
+            "{problems}"
+        );
+        let tenants = read(format!("'{number}'")).unwrap().kafka.tenants;
+        assert_eq!(tenants, [number]);
     }
 }
 
