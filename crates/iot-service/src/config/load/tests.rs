@@ -137,7 +137,7 @@ fn empty_sections_and_variables_keep_the_default() {
 
 #[test]
 fn every_problem_is_reported_with_its_path_and_origin() {
-    let yaml = "kafka:\n  linger: soon\n  lingr: 1s\n  brokers: 7\nweather: fine\n";
+    let yaml = "kafka:\n  linger: soon\n  lingr: 1s\n  rules: 7\nweather: fine\n";
     let env = [
         ("IOT_KAFKA__IDEMPOTENT", "maybe"),
         ("IOT_KAFKA__PARTITONS", "3"),
@@ -146,7 +146,7 @@ fn every_problem_is_reported_with_its_path_and_origin() {
     for expected in [
         "kafka.linger: \"soon\" is not a duration",
         "kafka.lingr: unknown setting, did you mean \"linger\"?",
-        "kafka.brokers: invalid type: integer `7`, expected a sequence",
+        "kafka.rules: invalid type: integer `7`, expected a sequence",
         "weather: unknown setting, known here: kafka, log, ops",
         "kafka.idempotent (IOT_KAFKA__IDEMPOTENT): invalid type: string \"maybe\"",
         "kafka.partitons (IOT_KAFKA__PARTITONS): unknown setting, did you mean \"partitions\"?",
