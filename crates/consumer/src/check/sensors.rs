@@ -147,19 +147,12 @@ fn check_limits((above, below): (Limit, Limit), known: &Known, add: &mut impl Fn
 
 #[cfg(test)]
 mod tests {
-    use iot_service::config::{Sources, load};
-
     use super::*;
     use crate::config::ConsumerConfig;
+    use crate::config::aliases;
 
     fn read(yaml: &str) -> Result<ConsumerConfig, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), yaml).unwrap();
-        let sources = Sources {
-            file: Some(file.path().into()),
-            ..Sources::default()
-        };
-        load(&sources).map_err(|problems| problems.to_string())
+        aliases::tests::read(yaml, &[])
     }
 
     #[test]

@@ -121,14 +121,15 @@ fn port(given: &Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use iot_service::config::{Settings as _, Sources, load};
 
     use crate::config::{ConsumerConfig, From};
 
-    fn read(yaml: &str, env: &[(&str, &str)]) -> Result<ConsumerConfig, String> {
+    /// The settings of a file and of variables, or all their problems.
+    pub(crate) fn read(yaml: &str, env: &[(&str, &str)]) -> Result<ConsumerConfig, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), yaml).unwrap();
         let env = env.iter().map(|(k, v)| ((*k).into(), (*v).into()));

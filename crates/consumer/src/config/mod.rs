@@ -1,7 +1,7 @@
 //! Settings of the consumer: plain data. `configs/consumer.yaml` explains each of them, and
 //! `check` says which values are valid.
 
-mod aliases;
+pub(crate) mod aliases;
 mod detect;
 pub(crate) mod mappings;
 mod retention;

@@ -23,15 +23,7 @@ fn minutes() -> FoldRules {
 fn send(fold: &mut Fold, offset: i64, at: i64, recorded: Option<i64>, value: f64) -> Folded {
     let mut message = message((0, at, Some(offset as u64), 0, value));
     message.location = None;
-    let event = Event {
-        offset,
-        recorded,
-        tenant: "t",
-        project: "p",
-        message: &message,
-        is_undated: false,
-        unmatched: &[],
-    };
+    let event = event(offset, recorded, &message);
     fold.apply(&event).unwrap()
 }
 

@@ -29,14 +29,11 @@ fn apply(
     message: &DeviceMessage<'_>,
     (is_undated, unmatched): (bool, &[String]),
 ) -> Result<Folded, Refusal> {
+    let recorded = Some(message.timestamp + 2 * SECOND);
     fold.apply(&Event {
-        offset,
-        recorded: Some(message.timestamp + 2 * SECOND),
-        tenant: "t",
-        project: "p",
-        message,
         is_undated,
         unmatched,
+        ..event(offset, recorded, message)
     })
 }
 

@@ -27,15 +27,7 @@ type At = (i64, i64, f64);
 fn send(fold: &mut Fold, offset: usize, (at, recorded, value): At) {
     let mut message = message((0, NOW + at * SECOND, None, 2, value));
     message.location = None;
-    let event = Event {
-        offset: offset as i64,
-        recorded: Some(NOW + recorded * SECOND),
-        tenant: "t",
-        project: "p",
-        message: &message,
-        is_undated: false,
-        unmatched: &[],
-    };
+    let event = event(offset as i64, Some(NOW + recorded * SECOND), &message);
     fold.apply(&event).unwrap();
 }
 

@@ -29,15 +29,7 @@ fn folded() -> Fold {
         if at % 5 == 0 {
             message.location = None;
         }
-        let event = Event {
-            offset: at,
-            recorded: Some(1_000 + at * 5),
-            tenant: "t",
-            project: "p",
-            message: &message,
-            is_undated: false,
-            unmatched: &[],
-        };
+        let event = event(at, Some(1_000 + at * 5), &message);
         fold.apply(&event).unwrap();
     }
     fold

@@ -78,15 +78,7 @@ fn what_was_learnt_in_another_unit_is_forgotten() {
     let mut read = |at: i64, unit: Option<&'static str>| {
         let mut message = message((0, at, None, 2, 20.0));
         message.readings[0].unit = unit.map(Into::into);
-        let event = Event {
-            offset: at,
-            recorded: None,
-            tenant: "t",
-            project: "p",
-            message: &message,
-            is_undated: false,
-            unmatched: &[],
-        };
+        let event = event(at, None, &message);
         fold.apply(&event).unwrap();
         fold.devices[0].state.sensors[0].detectors.readings
     };
@@ -108,15 +100,7 @@ fn limits_of_a_plain_name_hold_for_a_chip_only_in_their_unit() {
         let mut message = message((0, at, None, 0, 120.0));
         message.readings[0].sensor = "core-temperature".into();
         message.readings[0].unit = unit.map(Into::into);
-        let event = Event {
-            offset: at,
-            recorded: None,
-            tenant: "t",
-            project: "p",
-            message: &message,
-            is_undated: false,
-            unmatched: &[],
-        };
+        let event = event(at, None, &message);
         fold.apply(&event).unwrap();
         active.push(active_alerts(&fold));
         let mut kept = Kept::default();
@@ -141,15 +125,7 @@ fn readings_for_which_there_is_no_room_are_found() {
             ..known.clone()
         });
         message.readings.extend(new);
-        let event = Event {
-            offset: 0,
-            recorded: None,
-            tenant: "t",
-            project: "p",
-            message: &message,
-            is_undated: false,
-            unmatched: &[],
-        };
+        let event = event(0, None, &message);
         let excess = fold.excess(&event);
         let refused = fold.apply(&event) == Err(Refusal::TooManySensors);
         assert_eq!(refused, !excess.is_empty(), "{names:?}");

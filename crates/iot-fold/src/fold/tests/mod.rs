@@ -114,6 +114,19 @@ fn feed(fold: &mut Fold, offset: usize, sent: Sent) -> Result<Folded, Refusal> {
     feed_at(fold, offset, recorded(offset), sent)
 }
 
+/// A message in a record with this offset and time.
+fn event<'m>(offset: i64, recorded: Option<i64>, message: &'m DeviceMessage<'m>) -> Event<'m> {
+    Event {
+        offset,
+        recorded,
+        tenant: "t",
+        project: "p",
+        message,
+        is_undated: false,
+        unmatched: &[],
+    }
+}
+
 /// With this record time.
 fn feed_at(
     fold: &mut Fold,
@@ -122,15 +135,7 @@ fn feed_at(
     sent: Sent,
 ) -> Result<Folded, Refusal> {
     let message = message(sent);
-    fold.apply(&Event {
-        offset: offset as i64,
-        recorded,
-        tenant: "t",
-        project: "p",
-        message: &message,
-        is_undated: false,
-        unmatched: &[],
-    })
+    fold.apply(&event(offset as i64, recorded, &message))
 }
 
 /// Times of records: they mostly go on, not always; some have none, and some are from the
@@ -379,16 +384,7 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     let mut fold = Fold::new(rules(), "device-data", 0);
     let mut bad = message((0, 100, None, 0, 90.0));
     bad.readings[0].quality = Quality::Bad;
-    fold.apply(&Event {
-        offset: 0,
-        recorded: None,
-        tenant: "t",
-        project: "p",
-        message: &bad,
-        is_undated: false,
-        unmatched: &[],
-    })
-    .unwrap();
+    fold.apply(&event(0, None, &bad)).unwrap();
     let told = fold.take_updates();
     assert_eq!(told.devices[0].1.readings[0].1.quality, Quality::Bad);
     assert_eq!(told.alerts, []);
