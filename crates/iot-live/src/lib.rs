@@ -1,0 +1,12 @@
+//! The live view: what people and programs see of all partitions, and how it reaches them.
+//!
+//! Partitions feed the [`Hub`] with the changes of their folds. Clients subscribe to channels
+//! over WebSocket or Server-Sent Events, and get a snapshot and then what is newer. Nothing that
+//! a client does reaches a partition.
+
+pub mod channel;
+pub mod hub;
+pub mod protocol;
+
+pub use channel::{Channel, Filter, Kind, Mode};
+pub use hub::{Feed, Hub, Marks};
