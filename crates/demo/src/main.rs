@@ -1,13 +1,14 @@
-//! The whole system in one process: `cargo run --release -p demo`.
+//! The whole system, without installing anything: `cargo run --release -p demo`.
 
 mod args;
 mod brokers;
+mod replicas;
 mod services;
 mod stage;
 
 use std::process::ExitCode;
 
-use args::Args;
+use args::{Args, Part};
 use clap::Parser;
 use iot_service::config::LogConfig;
 use iot_service::logs::{self, LogFormat};
@@ -22,7 +23,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let result = runtime.block_on(stage::run(&args));
+        let result = runtime.block_on(async {
+            match &args.part {
+                None => stage::run(&args).await,
+                Some(Part::Replica { kafka }) => replicas::run(kafka).await,
+            }
+        });
         runtime.shutdown_background();
         result
     });

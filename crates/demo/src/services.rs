@@ -26,6 +26,9 @@ const LINGER: HumanDuration = HumanDuration::from_millis(100);
 /// take what moves much more slowly for a drift.
 const CORRELATION: HumanDuration = HumanDuration::from_secs(4);
 
+/// How often a service is asked whether it is ready.
+const POLL: Duration = Duration::from_millis(50);
+
 /// A service that runs in a task of this process.
 pub(crate) struct Running {
     name: &'static str,
@@ -60,7 +63,7 @@ impl Running {
     /// Waits until the service is ready or has ended.
     pub(crate) async fn ready(&self) {
         while !is_ready(self.ops).await.unwrap_or(false) && !self.task.is_finished() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 
@@ -77,6 +80,13 @@ impl Running {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.task.await?.context(self.name)
+    }
+}
+
+/// Waits until the service with this ops listener is ready.
+pub(crate) async fn until_ready(ops: SocketAddr) {
+    while !is_ready(ops).await.unwrap_or(false) {
+        tokio::time::sleep(POLL).await;
     }
 }
 

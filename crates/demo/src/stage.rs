@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use iot_core::dead_letter;
 use iot_simulator::config::SinkKind;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::brokers::{Kafka, Mqtt, PARTITIONS, listen};
+use crate::replicas::Replicas;
 use crate::services::{self, Running};
 
 /// Topics created at the start: those of the simulator's tenants and projects, and the
@@ -36,9 +38,13 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     if !shutdown.is_cancelled() {
         announce(page_address.port(), &mqtt, &stage);
     }
-    let result = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        error = stage.ended() => Err(error),
+    let mut keys = keys();
+    let result = loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            error = stage.ended() => break Err(error),
+            Some(()) = keys.recv() => stage.consumers.kill_one(),
+        }
     };
     say("\nStopping ...");
     stage.stop().await.and(result)
@@ -50,7 +56,7 @@ struct Stage {
     /// Address of the API of the first half of the devices.
     fleet_api: SocketAddr,
     bridge: Running,
-    consumer: Running,
+    consumers: Replicas,
 }
 
 impl Stage {
@@ -62,17 +68,15 @@ impl Stage {
         kafka: &str,
         shutdown: &CancellationToken,
     ) -> Result<Self> {
-        let consumer = services::consumer(kafka);
-        let consumer = Running::start("consumer", Some(page), |listeners, stop| {
-            iot_consumer::run(consumer, listeners, stop)
-        });
+        let consumers = Replicas::start(args.replicas, page, kafka, &args.log_level);
         let bridge = services::bridge(mqtt.v5, kafka);
         let bridge = Running::start("bridge", None, |listeners, stop| {
             iot_bridge::run(bridge, listeners, stop)
         });
-        let (consumer, bridge) = (consumer.await?, bridge.await?);
+        let (mut consumers, bridge) = (consumers.await?, bridge.await?);
         tokio::select! {
-            ((), ()) = async { tokio::join!(consumer.ready(), bridge.ready()) } => {}
+            ((), ()) = async { tokio::join!(consumers.ready(), bridge.ready()) } => {}
+            error = consumers.ended() => return Err(error),
             () = shutdown.cancelled() => {}
         }
         let half = args.devices / 2;
@@ -95,7 +99,7 @@ impl Stage {
             devices,
             fleet_api,
             bridge,
-            consumer,
+            consumers,
         })
     }
 
@@ -107,22 +111,42 @@ impl Stage {
             error = first.ended() => error,
             error = second.ended() => error,
             error = self.bridge.ended() => error,
-            error = self.consumer.ended() => error,
+            error = self.consumers.ended() => error,
         }
     }
 
     /// Stops senders first, so that their last messages still arrive.
     async fn stop(self) -> Result<()> {
         let mut result = Ok(());
-        for part in self.devices.into_iter().chain([self.bridge, self.consumer]) {
+        for part in self.devices.into_iter().chain([self.bridge]) {
             result = result.and(part.stop().await);
         }
-        result
+        result.and(self.consumers.stop().await)
     }
 }
 
+/// Takes the Enter key of a terminal: one message each time it is pressed.
+fn keys() -> mpsc::Receiver<()> {
+    let (pressed, keys) = mpsc::channel(1);
+    // A process in the background is stopped when it reads from the terminal.
+    let foreground = rustix::termios::tcgetpgrp(std::io::stdin());
+    if foreground.is_ok_and(|group| group != rustix::process::getpgrp()) {
+        return keys;
+    }
+    // A thread, because reading the terminal can't be cancelled.
+    std::thread::spawn(move || {
+        let lines = std::io::stdin().lines().map_while(Result::ok);
+        for _ in lines {
+            if pressed.blocking_send(()).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
 /// Prints to standard output, which may be closed.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
@@ -131,11 +155,15 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
         devices,
         fleet_api,
         bridge,
-        consumer,
+        consumers,
     } = stage;
     let simulators: Vec<_> = devices
         .iter()
         .map(|part| format!("http://{}/metrics", part.ops))
+        .collect();
+    let consumers: Vec<_> = consumers
+        .running()
+        .map(|(number, replica)| format!("replica {number}  http://{}/metrics", replica.ops))
         .collect();
     let payload = r#"{"device_id":"my-sensor","timestamp":'$(date +%s)'000,"readings":[{"sensor":"temperature","value":21.5}]}"#;
     let anomaly = r#"{"kind":"spike","sensor":"temperature","building":"building-1","room":"room-101","readings":30}"#;
@@ -148,14 +176,15 @@ fn announce(page: u16, mqtt: &Mqtt, stage: &Stage) {
   Disturb a room  curl -s http://{fleet_api}/api/v1/anomalies -H 'content-type: application/json' -d '{anomaly}'
 
   MQTT            mqtt://127.0.0.1:{mqtt} (3.1.1), mqtt://127.0.0.1:{mqtt5} (5)
-  Metrics         consumer   http://{consumer}/metrics
+  Metrics         {consumers}
                   bridge     http://{bridge}/metrics
                   simulators {simulators}
 
+  Press Enter to kill a replica of the consumer: the page goes on with another one.
   Press Ctrl-C to stop.",
         mqtt = mqtt.v4.port(),
         mqtt5 = mqtt.v5.port(),
-        consumer = consumer.ops,
+        consumers = consumers.join("\n                  "),
         bridge = bridge.ops,
         simulators = simulators.join("\n                             "),
     ));

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -38,6 +38,7 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Program {
     command: Command,
     input: Vec<u8>,
+    keeps_input: bool,
 }
 
 impl Program {
@@ -50,6 +51,7 @@ impl Program {
         Self {
             command,
             input: Vec::new(),
+            keeps_input: false,
         }
     }
 
@@ -94,6 +96,13 @@ impl Program {
         self
     }
 
+    /// Leaves standard input open, for [`Process::write`].
+    #[must_use]
+    pub fn keep_input(mut self) -> Self {
+        self.keeps_input = true;
+        self
+    }
+
     /// Starts it.
     #[must_use]
     pub fn start(self) -> Process {
@@ -119,11 +128,13 @@ impl Program {
         self.command.stdin(Stdio::piped());
         let child = self.command.spawn();
         let mut child = child.unwrap_or_else(|error| panic!("starting {name}: {error}"));
+        let mut input = child.stdin.take().unwrap();
         // It may end without reading what it does not need.
-        let _ = child.stdin.take().unwrap().write_all(&self.input);
+        let _ = input.write_all(&self.input);
         Process {
             name,
             child,
+            input: self.keeps_input.then_some(input),
             dir,
             log_read: 0,
         }
@@ -181,12 +192,22 @@ const STDERR: &str = "stderr";
 pub struct Process {
     name: String,
     child: Child,
+    input: Option<ChildStdin>,
     dir: TempDir,
     /// Up to where [`Self::wait_for_log`] has read standard error.
     log_read: usize,
 }
 
 impl Process {
+    /// Writes to its standard input.
+    ///
+    /// # Panics
+    /// When that is not [kept](Program::keep_input), or the process has ended.
+    pub fn write(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("standard input that is kept");
+        input.write_all(text.as_bytes()).unwrap();
+    }
+
     /// What it has printed to standard output so far.
     #[must_use]
     pub fn stdout(&self) -> String {

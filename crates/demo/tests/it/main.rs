@@ -4,12 +4,14 @@
 use std::net::TcpListener;
 use std::time::SystemTime;
 
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use testkit::process::{Process, Program};
 use testkit::{http, in_time, wait_for};
-use tokio_tungstenite::connect_async;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 struct Demo {
     process: Process,
@@ -25,6 +27,7 @@ impl Demo {
         let mut process = Program::new(env!("CARGO_BIN_EXE_demo"))
             .args(&["--port", "0", "--mqtt-port", "0"])
             .args(&["--devices", "20", "--rate", "40"])
+            .keep_input()
             .start();
         let output = wait_for("the whole greeting", async || {
             process.assert_running();
@@ -98,6 +101,43 @@ async fn publish(port: u16, messages: &[(&str, &[u8])]) {
     }
 }
 
+/// A subscription to all readings, over the page's address.
+struct Live(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Live {
+    async fn connect(page: &str) -> Self {
+        let url = format!("ws://{page}/ws");
+        let (mut socket, _) = connect_async(url).await.unwrap();
+        let commands = r#"{"id":1,"connect":{}}
+            {"id":2,"subscribe":{"channel":"readings"}}"#;
+        let commands: Vec<_> = commands.lines().map(str::trim).collect();
+        let commands = Message::text(commands.join("\n"));
+        socket.send(commands).await.unwrap();
+        Self(socket)
+    }
+
+    /// The first reply that is as wanted.
+    async fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let frame = in_time("a frame", self.0.next()).await.unwrap().unwrap();
+            let lines = frame.to_text().unwrap().lines();
+            let mut replies = lines.map(|line| serde_json::from_str(line).unwrap());
+            if let Some(reply) = replies.find(&wanted) {
+                return reply;
+            }
+        }
+    }
+
+    /// Reads until the connection breaks.
+    async fn broken(mut self) {
+        while let Some(Ok(_)) = in_time("the end", self.0.next()).await {}
+    }
+}
+
+fn devices(data: &Value) -> usize {
+    data["devices"].as_array().map_or(0, Vec::len)
+}
+
 #[tokio::test]
 async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
     let demo = Demo::start().await;
@@ -121,19 +161,35 @@ async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
         .await;
     assert_eq!(device["readings"]["temperature"]["value"], 21.5);
 
-    let (mut socket, _) = connect_async(format!("ws://{}/ws", demo.page))
-        .await
-        .unwrap();
-    let mut kinds = std::collections::BTreeSet::new();
-    while !["hello", "snapshot", "readings", "stats"]
-        .iter()
-        .all(|kind| kinds.contains(*kind))
-    {
-        let frame = in_time("a frame", socket.next()).await.unwrap().unwrap();
-        let frame: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
-        kinds.insert(frame["type"].as_str().unwrap().to_string());
-    }
-    drop(socket);
+    let mut live = Live::connect(&demo.page).await;
+    let snapshot = live.until(|reply| reply["id"] == 2).await;
+    assert_eq!(devices(&snapshot["subscribe"]["data"]), 21);
+    live.until(|reply| devices(&reply["push"]["pub"]["data"]) > 0)
+        .await;
+    drop(live);
+    assert_eq!(demo.interrupt().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_replica_is_killed_and_another_one_shows_all_devices() {
+    let mut demo = Demo::start().await;
+    let listed = |list: &Value| list["total"] == 20;
+    demo.api_until("/api/v1/devices", listed).await;
+    let mut live = Live::connect(&demo.page).await;
+    live.until(|reply| reply["id"] == 2).await;
+    demo.process.write("\n");
+    live.broken().await;
+    let mut live = Live::connect(&demo.page).await;
+    let snapshot = live.until(|reply| reply["id"] == 2).await;
+    assert_eq!(devices(&snapshot["subscribe"]["data"]), 20);
+    live.until(|reply| devices(&reply["push"]["pub"]["data"]) > 0)
+        .await;
+    drop(live);
+    wait_for("the replica to come back", async || {
+        let output = demo.process.stdout();
+        output.contains("is back").then_some(()).ok_or(output)
+    })
+    .await;
     assert_eq!(demo.interrupt().await, Some(0));
 }
 
