@@ -3,6 +3,26 @@
 {{- if or (.Values.autoscaling).enabled (.Values.keda).enabled (gt (int .Values.replicas) 1) -}}true{{- end -}}
 {{- end }}
 
+{{/* "true" if the pods of the StatefulSet do not serve, because others do. */}}
+{{- define "iot-consumer.serveOnly" -}}
+{{- if (.Values.serve).only -}}
+{{- if not .Values.serve.enabled -}}
+{{- fail "serve.only: needs serve.enabled: nothing would serve the page" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end }}
+
+{{/* Label of the pods that serve, in addition to those of their selectors. */}}
+{{- define "iot-consumer.httpLabel" -}}
+iot-stream/http: {{ include "iot-lib.name" . | quote }}
+{{- end }}
+
+{{/* Variable with the address for page, API and WebSocket, as JSON. */}}
+{{- define "iot-consumer.httpListen" -}}
+{{- dict "name" "IOT_HTTP__LISTEN" "value" (printf "%s:8080" (.Values.listen | default "0.0.0.0")) | toJson -}}
+{{- end }}
+
 {{/* Settings that the chart reads or sets, each with its other names (docs/consumer.md). */}}
 {{- define "iot-consumer.names" -}}
 {{- dict
@@ -51,6 +71,7 @@
 {{- include "iot-lib.refuse" (dict "config" $config "refused" (dict
   "ops" "is the chart's: 9090 on every address (listen)"
   "http" "is the chart's: 8080 on every address (listen)"
+  "role" "is the chart's: serve.enabled and serve.only set it"
   "monitoring.prometheus.port" "is the chart's: 9090"
   "kafka.security.password" "would be in a ConfigMap: use files, kafka.security.password_file"
   "store.password" "would be in a ConfigMap: use files, store.password_file"
@@ -58,6 +79,11 @@
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
+{{- range concat (.Values.extraEnv | default list) ((.Values.serve).extraEnv | default list) -}}
+{{- if and . (eq (toString .name) "IOT_ROLE") -}}
+{{- fail "extraEnv.IOT_ROLE: is the chart's: serve.enabled and serve.only set it" -}}
+{{- end -}}
+{{- end -}}
 {{- $read := include "iot-consumer.read" . | fromJson -}}
 {{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}
