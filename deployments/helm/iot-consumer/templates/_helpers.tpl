@@ -5,11 +5,29 @@
 
 {{/* "true" if the pods of the StatefulSet do not serve, because others do. */}}
 {{- define "iot-consumer.serveOnly" -}}
-{{- if (.Values.serve).only -}}
-{{- if not .Values.serve.enabled -}}
+{{- if (.Values.serve).only -}}true{{- end -}}
+{{- end }}
+
+{{/* Fails for settings with which pods that serve would show nothing, or not all the same. */}}
+{{- define "iot-consumer.checkServe" -}}
+{{- $serve := .Values.serve | default dict -}}
+{{- $follow := include "iot-lib.textSetting" (dict "config" .Values.config "path" "follow" "default" "all") -}}
+{{- if and $serve.only (not $serve.enabled) -}}
 {{- fail "serve.only: needs serve.enabled: nothing would serve the page" -}}
 {{- end -}}
-true
+{{- if and $serve.topics (not $serve.only) -}}
+{{- fail "serve.topics: needs serve.only: the pods of the StatefulSet show all topics" -}}
+{{- end -}}
+{{- if and $serve.enabled (eq $follow "none") -}}
+{{- fail "config.follow: none: pods that only serve show only what they follow" -}}
+{{- end -}}
+{{- if and $serve.only (eq $follow "topics") -}}
+{{- fail "config.follow: topics: the pods of the StatefulSet follow nothing with serve.only: use serve.topics" -}}
+{{- end -}}
+{{- range concat (.Values.extraEnv | default list) ($serve.extraEnv | default list) -}}
+{{- if and . (eq (toString .name) "IOT_ROLE") -}}
+{{- fail "extraEnv.IOT_ROLE: is the chart's: serve.enabled and serve.only set it" -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -79,11 +97,7 @@ iot-stream/http: {{ include "iot-lib.name" . | quote }}
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
-{{- range concat (.Values.extraEnv | default list) ((.Values.serve).extraEnv | default list) -}}
-{{- if and . (eq (toString .name) "IOT_ROLE") -}}
-{{- fail "extraEnv.IOT_ROLE: is the chart's: serve.enabled and serve.only set it" -}}
-{{- end -}}
-{{- end -}}
+{{- include "iot-consumer.checkServe" . -}}
 {{- $read := include "iot-consumer.read" . | fromJson -}}
 {{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}
