@@ -35,7 +35,7 @@ SIMULATOR = [
     ("json", "cpu_s_per_million", AT_MOST, 1.6, "one reading, JSON: CPU s per million messages"),
     ("json", "times_cheaper_than_peer", AT_LEAST, 4, "one reading, JSON: times less CPU than kafka-producer-perf-test"),
     ("json", "rate", AT_LEAST, 600_000, "one reading, JSON: messages/s"),
-    ("hold", "rate", AT_LEAST, 99_900, "100,000 devices at 1 s: messages/s"),
+    ("hold", "rate", AT_LEAST, 99_800, "100,000 devices at 1 s: messages/s, connecting included"),
     ("hold", "drops", AT_MOST, 0, "100,000 devices at 1 s: drops"),
     ("hold", "peak_mb", AT_MOST, 256, "100,000 devices at 1 s: peak memory in MB"),
     ("hold", "send_p99_ms", BELOW, 10, "100,000 devices at 1 s: P99 of sending in ms"),

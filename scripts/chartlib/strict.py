@@ -1,8 +1,10 @@
-"""Reads rendered manifests as strictly as an API server does."""
+"""Reads rendered manifests as strictly as an API server does, and checks their selectors."""
 
 import re
 
 import yaml
+
+from chartlib import selectors
 
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 # Fields whose values are text, wherever they are.
@@ -16,7 +18,7 @@ TEXTS = {"labels", "annotations", "matchLabels", "nodeSelector"}
 
 
 class Wrong(Exception):
-    """What an API server would refuse."""
+    """What an API server would refuse, or selects the wrong pods."""
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -44,7 +46,8 @@ Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.
 def documents(text):
     """The objects in a rendering.
 
-    Raises Wrong for what does not decode, and for fields of the wrong type."""
+    Raises Wrong for what does not decode, for fields of the wrong type, and for selectors of the
+    wrong pods."""
     things = []
     try:
         for one in yaml.load_all(text, Loader):
@@ -60,6 +63,8 @@ def documents(text):
     for name in set(names):
         if names.count(name) > 1:
             raise Wrong(f"{name} is there more than once")
+    for problem in selectors.problems(things):
+        raise Wrong(problem)
     return things
 
 

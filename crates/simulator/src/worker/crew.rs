@@ -9,6 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::throttle::hold_again;
 use super::{Exit, LaneHandle, State, Stop, Worker};
 use crate::config::SimulatorConfig;
 use crate::lane::Limits;
@@ -139,9 +140,10 @@ impl Crew {
         for (worker, state) in &mut crew {
             // So that all workers have created their devices up to the same position.
             worker.apply_config(state, config.clone());
-            // It may have held back more; their devices may get another lane.
-            worker.release(state, f64::INFINITY, Instant::now());
         }
+        // Their devices may get another lane.
+        let held = crew.iter_mut().flat_map(|(worker, _)| worker.take_held());
+        let held: Vec<_> = held.collect();
         let mut handles = take_handles(&mut crew, self.active);
         handles.extend(added);
         let limits = limits(handles.len());
@@ -149,6 +151,8 @@ impl Crew {
         lanes.for_each(|lane| lane.set_limits(limits));
         self.active = active.clamp(1, crew.len().min(handles.len()).max(1));
         let due = share_out(&mut crew, handles, self.active);
+        let mut workers: Vec<_> = crew.iter_mut().map(|(worker, _)| worker).collect();
+        hold_again(&mut workers, held);
         for ((mut worker, mut state), due) in crew.into_iter().zip(due) {
             worker.settle(&mut state, &due);
             self.running

@@ -107,10 +107,7 @@ impl Worker {
                     self.metrics.dropped(Dropped::Shutdown, self.waiting() as u64);
                     return Exit::Complete;
                 }
-                () = stop.regroup.cancelled() => {
-                    self.release(state, f64::INFINITY, Instant::now());
-                    return Exit::Regroup;
-                }
+                () = stop.regroup.cancelled() => return Exit::Regroup,
                 done = returned(&mut self.handles) => {
                     if self.take_back(done).is_break() {
                         return Exit::Closed;

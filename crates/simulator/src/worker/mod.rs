@@ -284,8 +284,6 @@ impl Worker {
                 () = stop.generate.cancelled() => break,
                 () = stop.regroup.cancelled() => {
                     self.injected = Some(injected);
-                    // Their devices may get another lane.
-                    self.release(state, f64::INFINITY, Instant::now());
                     return Exit::Regroup;
                 }
                 () = config.changed() => self.apply_config(state, config.current()),
@@ -319,9 +317,6 @@ impl Worker {
             now,
         );
         let time = clock.at(now);
-        if is_max(config.fleet.rate) {
-            self.release(state, f64::INFINITY, now);
-        }
         if is_replaced {
             self.grow(&config, &profiles);
             // The new schedule starts without past turns.

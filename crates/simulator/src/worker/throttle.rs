@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::send_order::{emit, now_ms, observe_lateness};
 use super::{LaneHandle, State, Worker};
-use crate::config::FlowConfig;
+use crate::config::{FlowConfig, Rate};
 use crate::lane::Lane;
 use crate::metrics::Dropped;
 
@@ -122,12 +122,13 @@ impl Worker {
 
     /// The fill up to which messages that were held back are created.
     pub(super) fn released_below(&self, state: &State) -> f64 {
-        let is_last = state.config.run.messages > 0 && state.unfinished_devices == 0;
-        if is_last {
-            // No other message needs the room.
+        let config = &state.config;
+        let is_last = config.run.messages > 0 && state.unfinished_devices == 0;
+        if is_last || config.fleet.rate == Rate::Max {
+            // No other message needs the room, or all others are created after them.
             1.0
         } else {
-            state.config.flow.throttle_above
+            config.flow.throttle_above
         }
     }
 
@@ -148,6 +149,15 @@ impl Worker {
     pub(super) fn held(&self) -> usize {
         let handles = self.handles.iter();
         handles.map(|handle| handle.throttle.len()).sum()
+    }
+
+    /// Takes the messages that are held back, each with the position of its device, so that
+    /// [`hold_again`] gives them to the workers that have the devices next.
+    pub(super) fn take_held(&mut self) -> Vec<(u32, Held)> {
+        let held = self.handles.iter_mut().map(|handle| &mut handle.throttle.held);
+        let held = held.flat_map(std::mem::take);
+        held.map(|message| (self.members[message.member].position, message))
+            .collect()
     }
 
     fn hold(&mut self, mut message: Held) {
@@ -185,6 +195,25 @@ impl Worker {
         let member = &mut self.members[message.member];
         let lane = &mut self.handles[member.lane].lane;
         emit(member, lane, message.due, self.start, now, state);
+    }
+}
+
+/// Gives messages that were held back to the workers that have their devices now.
+pub(super) fn hold_again(workers: &mut [&mut Worker], mut held: Vec<(u32, Held)>) {
+    // The order of each lane is that in which its messages were due.
+    held.sort_by_key(|(_, message)| message.due);
+    for (position, message) in held {
+        for worker in &mut *workers {
+            let member = worker
+                .members
+                .binary_search_by_key(&position, |member| member.position);
+            if let Ok(member) = member {
+                let lane = worker.members[member].lane;
+                let message = Held { member, ..message };
+                worker.handles[lane].throttle.held.push_back(message);
+                break;
+            }
+        }
     }
 }
 

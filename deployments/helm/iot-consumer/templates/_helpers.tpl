@@ -3,6 +3,44 @@
 {{- if or (.Values.autoscaling).enabled (.Values.keda).enabled (gt (int .Values.replicas) 1) -}}true{{- end -}}
 {{- end }}
 
+{{/* "true" if the pods of the StatefulSet do not serve, because others do. */}}
+{{- define "iot-consumer.serveOnly" -}}
+{{- if (.Values.serve).only -}}true{{- end -}}
+{{- end }}
+
+{{/* Fails for settings with which pods that serve would show nothing, or not all the same. */}}
+{{- define "iot-consumer.checkServe" -}}
+{{- $serve := .Values.serve | default dict -}}
+{{- $follow := include "iot-lib.textSetting" (dict "config" .Values.config "path" "follow" "default" "all") -}}
+{{- if and $serve.only (not $serve.enabled) -}}
+{{- fail "serve.only: needs serve.enabled: nothing would serve the page" -}}
+{{- end -}}
+{{- if and $serve.topics (not $serve.only) -}}
+{{- fail "serve.topics: needs serve.only: the pods of the StatefulSet show all topics" -}}
+{{- end -}}
+{{- if and $serve.enabled (eq $follow "none") -}}
+{{- fail "config.follow: none: pods that only serve show only what they follow" -}}
+{{- end -}}
+{{- if and $serve.only (eq $follow "topics") -}}
+{{- fail "config.follow: topics: the pods of the StatefulSet follow nothing with serve.only: use serve.topics" -}}
+{{- end -}}
+{{- range concat (.Values.extraEnv | default list) ($serve.extraEnv | default list) -}}
+{{- if and . (eq (toString .name) "IOT_ROLE") -}}
+{{- fail "extraEnv.IOT_ROLE: is the chart's: serve.enabled and serve.only set it" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Label of the pods that serve, in addition to those of their selectors. */}}
+{{- define "iot-consumer.httpLabel" -}}
+iot-stream/http: {{ include "iot-lib.name" . | quote }}
+{{- end }}
+
+{{/* Variable with the address for page, API and WebSocket, as JSON. */}}
+{{- define "iot-consumer.httpListen" -}}
+{{- dict "name" "IOT_HTTP__LISTEN" "value" (printf "%s:8080" (.Values.listen | default "0.0.0.0")) | toJson -}}
+{{- end }}
+
 {{/* Settings that the chart reads or sets, each with its other names (docs/consumer.md). */}}
 {{- define "iot-consumer.names" -}}
 {{- dict
@@ -51,6 +89,7 @@
 {{- include "iot-lib.refuse" (dict "config" $config "refused" (dict
   "ops" "is the chart's: 9090 on every address (listen)"
   "http" "is the chart's: 8080 on every address (listen)"
+  "role" "is the chart's: serve.enabled and serve.only set it"
   "monitoring.prometheus.port" "is the chart's: 9090"
   "kafka.security.password" "would be in a ConfigMap: use files, kafka.security.password_file"
   "store.password" "would be in a ConfigMap: use files, store.password_file"
@@ -58,6 +97,7 @@
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
+{{- include "iot-consumer.checkServe" . -}}
 {{- $read := include "iot-consumer.read" . | fromJson -}}
 {{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}

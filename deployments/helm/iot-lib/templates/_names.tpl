@@ -23,10 +23,21 @@ names of objects may not.
 {{- $fullname | lower | replace "_" "-" | trunc 52 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* Names are quoted, because the names of a release and of a namespace may read as numbers or booleans. */}}
+{{/* Labels of the chart's first pods, which select them. */}}
 {{- define "iot-lib.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "iot-lib.name" . | quote }}
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- include "iot-lib.podSelector" (dict "root" .) -}}
+{{- end }}
+
+{{/*
+Labels that select pods. Takes root and suffix (none for the chart's first pods). The suffix is
+in the name, so that neither of two selectors matches the other's pods. Names are quoted, because
+the names of a release and of a namespace may read as numbers or booleans.
+*/}}
+{{- define "iot-lib.podSelector" -}}
+{{- $suffix := .suffix | default "" -}}
+{{- $name := include "iot-lib.name" .root | trunc (int (sub 63 (len $suffix))) | trimSuffix "-" -}}
+app.kubernetes.io/name: {{ printf "%s%s" $name $suffix | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- end }}
 
 {{/* A version as a label or a tag, which may not contain a plus sign. Takes text. */}}
@@ -84,7 +95,7 @@ annotations (from the values), and path (of the values, for messages).
 {{- end -}}
 {{- end }}
 
-{{/* Name of the service that has the ops port of every pod. */}}
+{{/* Name of the service that has the ops port of each pod. Takes root and suffix (of the pods). */}}
 {{- define "iot-lib.opsService" -}}
-{{ include "iot-lib.fullname" . }}-ops
+{{ include "iot-lib.fullname" .root }}{{ .suffix | default "" }}-ops
 {{- end }}

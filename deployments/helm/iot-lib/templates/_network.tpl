@@ -83,7 +83,7 @@ used when the rule names none).
   {{- end }}
 {{- end }}
 
-{{/* Takes root, http (whether there is an HTTP port) and egress (text, rules). */}}
+{{/* Takes root, suffix (of the pods), http (whether they have an HTTP port) and egress (text, rules). */}}
 {{- define "iot-lib.networkPolicy" -}}
 {{- $policy := .root.Values.networkPolicy | default dict -}}
 {{- $dns := $policy.dns | default dict -}}
@@ -91,11 +91,11 @@ used when the rule names none).
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  {{- include "iot-lib.metadata" (dict "root" .root) | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" .root "suffix" .suffix) | nindent 2 }}
 spec:
   podSelector:
     matchLabels:
-      {{- include "iot-lib.selectorLabels" .root | nindent 6 }}
+      {{- include "iot-lib.podSelector" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
     - ports:

@@ -12,27 +12,31 @@ automountServiceAccountToken: false
 {{- end }}
 {{- end }}
 
-{{/* Metrics and health of each pod; also gives the pods their names in DNS. */}}
+{{/*
+Metrics and health of each pod; also gives the pods of a StatefulSet their names in DNS. Takes
+root and suffix (of the pods).
+*/}}
 {{- define "iot-lib.opsServiceObject" -}}
 apiVersion: v1
 kind: Service
 metadata:
-  {{- include "iot-lib.metadata" (dict "root" . "suffix" "-ops" "component" "ops") | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" .root "suffix" (printf "%s-ops" (.suffix | default "")) "component" "ops") | nindent 2 }}
 spec:
   clusterIP: None
   selector:
-    {{- include "iot-lib.selectorLabels" . | nindent 4 }}
+    {{- include "iot-lib.podSelector" . | nindent 4 }}
   ports:
     - {name: ops, port: 9090, targetPort: ops}
 {{- end }}
 
+{{/* Takes root and suffix (of the pods). */}}
 {{- define "iot-lib.podDisruptionBudget" -}}
-{{- $budget := .Values.podDisruptionBudget | default dict -}}
+{{- $budget := .root.Values.podDisruptionBudget | default dict -}}
 {{- if $budget.enabled -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  {{- include "iot-lib.metadata" (dict "root" .) | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" .root "suffix" .suffix) | nindent 2 }}
 spec:
   maxUnavailable: {{ include "iot-lib.numberOrPercentage" (dict
       "value" (kindIs "invalid" $budget.maxUnavailable | ternary 1 $budget.maxUnavailable)
@@ -41,28 +45,33 @@ spec:
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
-      {{- include "iot-lib.selectorLabels" . | nindent 6 }}
+      {{- include "iot-lib.podSelector" . | nindent 6 }}
 {{- end }}
 {{- end }}
 
-{{/* Takes root and min (the number of pods if the values name none). */}}
+{{/*
+Takes root, path (of the values with enabled, minReplicas, maxReplicas and targetCPU), min (the
+number of pods if the values name none), kind (of what is scaled) and suffix (of its name).
+*/}}
 {{- define "iot-lib.autoscaler" -}}
-{{- $root := .root -}}
-{{- $min := .min -}}
-{{- with $root.Values.autoscaling }}
+{{- with get .root.Values .path }}
 {{- if .enabled -}}
-{{- $least := .minReplicas | default $min | int64 -}}
+{{- $least := .minReplicas | default $.min | int64 -}}
+{{- $most := .maxReplicas | default (max $least 5) | int64 -}}
+{{- if lt $most $least -}}
+{{- fail (printf "%s.maxReplicas: %d is less than minReplicas, %d" $.path $most $least) -}}
+{{- end -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  {{- include "iot-lib.metadata" (dict "root" $root) | nindent 2 }}
+  {{- include "iot-lib.metadata" (dict "root" $.root "suffix" $.suffix) | nindent 2 }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1
-    kind: StatefulSet
-    name: {{ include "iot-lib.fullname" $root | quote }}
+    kind: {{ $.kind }}
+    name: {{ printf "%s%s" (include "iot-lib.fullname" $.root) ($.suffix | default "") | quote }}
   minReplicas: {{ $least }}
-  maxReplicas: {{ .maxReplicas | default (max $least 5) | int64 }}
+  maxReplicas: {{ $most }}
   metrics:
     - type: Resource
       resource:

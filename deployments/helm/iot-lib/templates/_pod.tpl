@@ -1,11 +1,11 @@
 {{/*
 Variables of the container. One in extraEnv replaces the chart's own of the same name, because
-a name must be unique. Takes root and env (list).
+a name must be unique. Takes root, env (list) and extraEnv (from the values, after those of all pods).
 */}}
 {{- define "iot-lib.env" -}}
 {{- $given := dict -}}
 {{- $order := list -}}
-{{- range .root.Values.extraEnv -}}
+{{- range concat (.root.Values.extraEnv | default list) (.extraEnv | default list) -}}
 {{- if . -}}
 {{- $one := deepCopy . -}}
 {{- $name := required "extraEnv: a variable needs a name" .name -}}
@@ -47,7 +47,8 @@ request).
 
 {{/*
 The pod of a service. Takes root, config (text), env (list), http (whether there is an
-HTTP port), index (label that has the pod's number), restart (policy).
+HTTP port), index (label that has the pod's number, if it has one), restart (policy), suffix (of
+the pods), labels (in addition), extraEnv and resources (from the values of these pods).
 */}}
 {{- define "iot-lib.podTemplate" -}}
 {{- $values := .root.Values -}}
@@ -63,7 +64,7 @@ metadata:
   {{- $labels := include "iot-lib.texts" (dict "values" $values.podLabels "path" "podLabels") | fromJson }}
   labels:
     {{- /* The selector's own labels stay: a pod without them would belong to nothing. */}}
-    {{- mergeOverwrite $labels (include "iot-lib.selectorLabels" .root | fromYaml) | toYaml | nindent 4 }}
+    {{- mergeOverwrite $labels (.labels | default dict) (include "iot-lib.podSelector" . | fromYaml) | toYaml | nindent 4 }}
   {{- $annotations := include "iot-lib.texts" (dict "values" $values.podAnnotations "path" "podAnnotations") | fromJson }}
   {{- if $values.restartOnChange }}
   {{- $_ := set $annotations "checksum/config" (sha256sum .config) }}
@@ -107,7 +108,11 @@ spec:
       whenUnsatisfiable: {{ $spread.whenUnsatisfiable | default "ScheduleAnyway" }}
       labelSelector:
         matchLabels:
-          {{- include "iot-lib.selectorLabels" $.root | nindent 10 }}
+          {{- include "iot-lib.podSelector" $ | nindent 10 }}
+      {{- if not $.index }}
+      # Pods that a rolling update is about to remove do not count.
+      matchLabelKeys: [pod-template-hash]
+      {{- end }}
     {{- end }}
   {{- end }}
   containers:
@@ -119,11 +124,13 @@ spec:
       args: [run, --config, /etc/iot/config/config.yaml]
       env:
         {{- /* POD_INDEX comes before what uses it. */}}
-        {{- $index := dict "fieldRef" (dict "fieldPath" (printf "metadata.labels['%s']" .index)) }}
-        {{- $env := list
-          (dict "name" "POD_INDEX" "valueFrom" $index)
-          (dict "name" "IOT_OPS__LISTEN" "value" (printf "%s:9090" $listen)) }}
-        {{- include "iot-lib.env" (dict "root" .root "env" (concat $env .env)) | nindent 8 }}
+        {{- $env := list }}
+        {{- with .index }}
+        {{- $index := dict "fieldRef" (dict "fieldPath" (printf "metadata.labels['%s']" .)) }}
+        {{- $env = append $env (dict "name" "POD_INDEX" "valueFrom" $index) }}
+        {{- end }}
+        {{- $env = append $env (dict "name" "IOT_OPS__LISTEN" "value" (printf "%s:9090" $listen)) }}
+        {{- include "iot-lib.env" (dict "root" .root "env" (concat $env .env) "extraEnv" .extraEnv) | nindent 8 }}
       {{- with $values.extraEnvFrom }}
       envFrom:
         {{- toYaml . | nindent 8 }}
@@ -143,7 +150,7 @@ spec:
         preStop:
           sleep: {seconds: {{ int64 . }}}
       {{- end }}
-      {{- with $values.resources }}
+      {{- with .resources | default $values.resources }}
       resources:
         {{- toYaml . | nindent 8 }}
       {{- end }}
@@ -181,13 +188,14 @@ spec:
 
 {{/*
 Queries the service's readiness over the network, with its own binary, because the image
-has no shell and no curl.
+has no shell and no curl. Takes root and suffix (of the pods).
 */}}
 {{- define "iot-lib.test" -}}
+{{- with .root -}}
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {{ include "iot-lib.fullname" . }}-test
+  name: {{ include "iot-lib.fullname" . }}{{ $.suffix | default "" }}-test
   namespace: {{ .Release.Namespace | quote }}
   labels:
     app.kubernetes.io/component: test
@@ -210,7 +218,7 @@ spec:
     {{- include "iot-lib.texts" (dict "values" . "path" "nodeSelector") | fromJson | toYaml | nindent 4 }}
   {{- end }}
   {{- range $key := list "imagePullSecrets" "tolerations" }}
-  {{- with get $.Values $key }}
+  {{- with get $.root.Values $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -221,7 +229,7 @@ spec:
       {{- with (.Values.image).pullPolicy }}
       imagePullPolicy: {{ . }}
       {{- end }}
-      args: [health, --ready, --set, "ops.listen={{ include "iot-lib.opsService" . }}:9090"]
+      args: [health, --ready, --set, "ops.listen={{ include "iot-lib.opsService" $ }}:9090"]
       resources:
         requests: {cpu: 10m, memory: 16Mi}
         limits: {cpu: 100m, memory: 64Mi}
@@ -229,4 +237,5 @@ spec:
       securityContext:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+{{- end }}
 {{- end }}

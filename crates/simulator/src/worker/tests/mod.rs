@@ -15,6 +15,8 @@ use crate::pipeline::Pipeline;
 use crate::sink::null::Null;
 use crate::sink::{self, Ends, Links};
 
+mod crew;
+mod flow;
 mod late;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -117,6 +119,18 @@ async fn run_fleet(config: SimulatorConfig, lanes: usize) -> Vec<Vec<Vec<u8>>> {
     payloads
 }
 
+/// The messages that arrived on each lane, as device and sequence number.
+fn arrivals(lanes: &[Vec<Vec<u8>>]) -> Vec<Vec<(String, u64)>> {
+    let identify = |payload: &Vec<u8>| {
+        let message = parse(payload).unwrap();
+        (message.device_id.into_owned(), message.seq.unwrap())
+    };
+    let lanes = lanes.iter();
+    lanes
+        .map(|payloads| payloads.iter().map(identify).collect())
+        .collect()
+}
+
 #[tokio::test]
 async fn devices_send_when_they_are_due() {
     let (mut worker, mut state, _ends, _) = worker(config(|c| {
@@ -147,22 +161,6 @@ async fn a_late_worker_catches_up_and_keeps_the_schedule() {
     assert_eq!(worker.waiting(), 4_001);
     state.lateness.flush();
     assert_eq!(worker.metrics.lateness.get_sample_count(), 4_001);
-}
-
-#[tokio::test]
-async fn a_full_buffer_drops_messages_and_leaves_a_gap() {
-    let (mut worker, mut state, _ends, registry) = worker(config(|c| {
-        c.fleet.interval = SECOND.into();
-        c.flow.held_back = 0;
-    }));
-    worker.handles[0].lane.set_limits(limits(1));
-    worker.make_due(&mut state, worker.start + 2 * SECOND);
-    assert_eq!(worker.waiting(), 1);
-    assert_eq!(dropped(&registry, "buffer_full"), 8.0);
-    assert_eq!(
-        worker.members[0].device.seq, 3,
-        "numbers of dropped messages are used up"
-    );
 }
 
 #[tokio::test]
@@ -216,32 +214,6 @@ async fn with_rate_max_devices_send_their_quota_in_order_on_their_lane() {
     }
     assert_eq!(seqs.values().sum::<u64>(), 5_050);
     assert!(seqs.values().all(|n| *n == 50 || *n == 51));
-}
-
-#[tokio::test]
-async fn values_do_not_depend_on_the_number_of_workers() {
-    let run = async |workers: u16, lanes: usize| {
-        let lanes = run_fleet(
-            config(|c| {
-                c.fleet.devices = 20;
-                c.fleet.workers = workers;
-                c.fleet.rate = Rate::Max;
-                c.anomaly.rate = 0.05;
-                c.run.messages = 1_000;
-            }),
-            lanes,
-        )
-        .await;
-        let mut said = HashMap::new();
-        for payload in lanes.concat() {
-            let message = parse(&payload).unwrap().into_owned();
-            said.insert((message.device_id, message.seq), message.readings);
-        }
-        said
-    };
-    let (one, other) = (run(1, 1).await, run(4, 10).await);
-    assert_eq!(one.len(), 1_000);
-    assert_eq!(one, other);
 }
 
 #[tokio::test]
@@ -375,114 +347,6 @@ async fn the_load_follows_its_shape() {
 }
 
 #[tokio::test]
-async fn a_filling_buffer_slows_down_before_it_drops_some_and_then_all() {
-    let (mut worker, mut state, _ends, registry) = worker(config(|c| {
-        c.fleet.interval = SECOND.into();
-        c.flow.throttle_above = 0.5;
-        c.flow.throttled_rate = 0.0;
-        c.flow.held_back = 100;
-        c.flow.drop_rate = 0.25;
-    }));
-    worker.handles[0].lane.set_limits(limits(64 << 10));
-    let start = worker.start;
-    let mut second = 0;
-    while worker.held() == 0 {
-        second += 1;
-        worker.make_due(&mut state, start + second * SECOND);
-    }
-    let half = worker.handles[0].lane.waiting();
-    while worker.held() < 96 {
-        second += 1;
-        worker.make_due(&mut state, start + second * SECOND);
-    }
-    assert_eq!(worker.handles[0].lane.waiting(), half, "nothing is created");
-    let drops = || dropped(&registry, "throttled") + dropped(&registry, "buffer_full");
-    assert_eq!(drops(), 0.0);
-    let end = start + 1_000 * SECOND;
-    while worker.make_due(&mut state, end) == After::Again {}
-    let (waiting, throttled) = (worker.waiting() as f64, dropped(&registry, "throttled"));
-    assert_eq!(
-        waiting + throttled + dropped(&registry, "buffer_full"),
-        4_001.0
-    );
-    // A quarter of those for the second half.
-    let share = throttled / (half as f64 + throttled);
-    assert!((0.2..0.3).contains(&share), "{throttled} beside {half}");
-}
-
-#[tokio::test]
-async fn messages_that_are_held_back_are_sent_in_order_once_there_is_room() {
-    let (mut workers, mut ends, registry) = workers(
-        config(|c| {
-            c.fleet.interval = SECOND.into();
-            c.flow.throttled_rate = 0.0;
-        }),
-        1,
-    );
-    let mut worker = workers.remove(0);
-    worker.start = Instant::now() - 1_000 * SECOND;
-    worker.handles[0].lane.set_limits(limits(8 << 10));
-    let mut state = worker.initial_state();
-    let now = Instant::now();
-    while worker.make_due(&mut state, now) == After::Again {}
-    let (made, held) = (worker.handles[0].lane.waiting(), worker.held());
-    assert!(made < 100 && made + held == 4_001, "{made} {held}");
-    assert_eq!(worker.metrics.throttled.get(), held as u64);
-    let confirmed = tokio::spawn(confirm_all(ends.remove(0)));
-    assert_eq!(worker.drain(&mut state, &stop()).await, Exit::Complete);
-    drop(worker);
-    let mut seqs = [0; 4];
-    for (device, seq) in arrivals(&[confirmed.await.unwrap()]).concat() {
-        let number: usize = device["device-".len()..].parse().unwrap();
-        assert_eq!(seq, seqs[number], "{device}");
-        seqs[number] += 1;
-    }
-    assert_eq!(seqs, [1_001, 1_000, 1_000, 1_000]);
-    assert_eq!(dropped(&registry, "throttled"), 0.0);
-}
-
-#[tokio::test]
-async fn the_wait_for_a_sink_that_stands_still_is_in_the_delivery_latency() {
-    let (mut workers, mut ends, _registry) = workers(
-        config(|c| {
-            c.fleet.devices = 100;
-            c.fleet.interval = SECOND.into();
-        }),
-        1,
-    );
-    let (mut worker, ends) = (workers.remove(0), ends.remove(0));
-    let metrics = worker.metrics.clone();
-    worker.start = Instant::now() - 6 * SECOND;
-    let mut state = worker.initial_state();
-    // For six seconds the worker is in time, and nothing is confirmed.
-    for tenth in 0..60 {
-        worker.make_due(&mut state, worker.start + tenth * SECOND / 10);
-    }
-    state.lateness.flush();
-    let component = Health::default().component("null");
-    let settings = SimulatorConfig::default();
-    let links = Links::new(
-        component,
-        metrics.clone(),
-        settings.circuit,
-        settings.retry,
-        None,
-    );
-    tokio::spawn(sink::run(Null, ends, links.link(), metrics.clone()));
-    worker.drain(&mut state, &stop()).await;
-    let after = Snapshot::take(&metrics);
-    let figures = Figures::between(&Snapshot::default(), &after, 6 * SECOND).by_name();
-    let figure = |name: &str| figures[name].as_f64().unwrap();
-    assert!(figure("messages") > 580.0, "{figures:?}");
-    assert!(figure("late_p99_ms") < 250.0, "{figures:?}");
-    assert!(figure("delivery_p50_ms") > 2_000.0, "{figures:?}");
-    assert!(figure("delivery_p95_ms") > 5_000.0, "{figures:?}");
-    let quick: Condition = "delivery_p95_ms>=1000".parse().unwrap();
-    let figures = Figures::between(&Snapshot::default(), &after, 6 * SECOND);
-    assert!(quick.matching_value(&figures).is_some());
-}
-
-#[tokio::test]
 async fn messages_that_a_late_worker_has_not_created_count_at_the_end() {
     for rate in [1_000.0, 1e9] {
         let (mut workers, ends, registry) = workers(
@@ -535,129 +399,4 @@ async fn a_limited_run_ends_after_a_change_of_the_rate() {
         after = worker.make_due(&mut state, late);
     }
     assert_eq!(after, After::Finished);
-}
-
-/// The messages that arrived on each lane, as device and sequence number.
-fn arrivals(lanes: &[Vec<Vec<u8>>]) -> Vec<Vec<(String, u64)>> {
-    let identify = |payload: &Vec<u8>| {
-        let message = parse(payload).unwrap();
-        (message.device_id.into_owned(), message.seq.unwrap())
-    };
-    let lanes = lanes.iter();
-    lanes
-        .map(|payloads| payloads.iter().map(identify).collect())
-        .collect()
-}
-
-#[tokio::test]
-async fn regrouping_loses_and_reorders_nothing_on_a_lane() {
-    let mut config = config(|c| {
-        c.fleet.devices = 60;
-        c.fleet.workers = 3;
-        c.fleet.rate = Rate::PerSecond(100_000.0);
-        c.run.messages = 30_000;
-    });
-    let (workers, ends, _registry) = workers(config.clone(), 4);
-    let confirm = |ends: Vec<Ends>| ends.into_iter().map(|ends| tokio::spawn(confirm_all(ends)));
-    let mut sinks: Vec<_> = confirm(ends).collect();
-    let messages = workers[0].metrics.serialization_latency.clone();
-    let turns = async |count| {
-        while messages.get_sample_count() < count {
-            tokio::task::yield_now().await;
-        }
-    };
-    let mut crew = Crew::start(workers, stop());
-    // Fewer workers, then more lanes and devices, then all workers again.
-    for (turn, (added, active)) in [(0, 1), (3, 2), (0, 3)].into_iter().enumerate() {
-        turns(20 * (turn as u64 + 1)).await;
-        let (handles, ends) = open(added);
-        sinks.extend(confirm(ends));
-        config.fleet.rate = Rate::PerSecond(50_000.0);
-        let config = Arc::new(config.clone());
-        crew.regroup(handles, active, |_| limits(32 << 20), &config)
-            .await
-            .unwrap();
-        assert_eq!(crew.active(), active);
-    }
-    crew.ended().await.unwrap();
-    crew.send_unfinished();
-    let mut lanes = Vec::new();
-    for sink in sinks {
-        lanes.push(sink.await.unwrap());
-    }
-    let mut seqs: HashMap<String, Vec<u64>> = HashMap::new();
-    for (lane, arrived) in arrivals(&lanes).into_iter().enumerate() {
-        let mut last: HashMap<String, u64> = HashMap::new();
-        for (device, seq) in arrived {
-            let before = last.insert(device.clone(), seq);
-            assert!(before.is_none_or(|before| before < seq), "{device}: {seq}");
-            let homes = [4, 7].map(|lanes| partition_for(&device, lanes) as usize);
-            assert!(homes.contains(&lane), "{device} on lane {lane}");
-            seqs.entry(device).or_default().push(seq);
-        }
-    }
-    assert_eq!(seqs.len(), 60);
-    for (device, mut seqs) in seqs {
-        seqs.sort_unstable();
-        assert!(seqs.into_iter().eq(0..500), "{device}");
-    }
-    assert!(lanes[4..].iter().all(|lane| !lane.is_empty()));
-}
-
-#[tokio::test]
-async fn regrouping_keeps_the_schedule() {
-    let config = config(|c| {
-        c.fleet.devices = 100;
-        c.fleet.workers = 2;
-        c.fleet.interval = (SECOND / 10).into();
-    });
-    let (workers, ends, _registry) = workers(config.clone(), 4);
-    let sinks: Vec<_> = ends
-        .into_iter()
-        .map(|e| tokio::spawn(confirm_all(e)))
-        .collect();
-    let start = workers[0].start;
-    let (stop, config) = (stop(), Arc::new(config));
-    let mut crew = Crew::start(workers, stop.clone());
-    for active in [1, 2, 1] {
-        tokio::time::sleep(SECOND / 7).await;
-        let added = Vec::new();
-        let limits = |_| limits(32 << 20);
-        crew.regroup(added, active, limits, &config).await.unwrap();
-    }
-    tokio::time::sleep(SECOND / 7).await;
-    stop.generate.cancel();
-    crew.ended().await.unwrap();
-    let rounds = start.elapsed().as_secs_f64() * 10.0;
-    crew.send_unfinished();
-    let mut seqs: HashMap<String, u64> = HashMap::new();
-    for sink in sinks {
-        for (device, seq) in arrivals(&[sink.await.unwrap()]).concat() {
-            let next = seqs.entry(device).or_default();
-            assert_eq!(seq, *next);
-            *next += 1;
-        }
-    }
-    let (least, most) = (seqs.values().min().unwrap(), seqs.values().max().unwrap());
-    assert!(seqs.len() == 100 && most - least <= 1, "{seqs:?}");
-    assert!(*most as f64 <= rounds + 1.0, "{most} of {rounds}");
-}
-
-#[test]
-fn autoscaling_follows_the_busy_time() {
-    let start = Instant::now();
-    let mut scale = Autoscale::new(start);
-    let mut busy = 0.0;
-    let mut active = 3;
-    let mut seen = Vec::new();
-    for (second, used) in [0.2, 0.2, 0.2, 0.9, 1.7, 2.9, 1.1, 0.9, 0.7]
-        .into_iter()
-        .enumerate()
-    {
-        busy += used;
-        let now = start + SECOND * (second as u32 + 1);
-        active = scale.wanted(active, 3, busy, now);
-        seen.push(active);
-    }
-    assert_eq!(seen, [2, 1, 1, 2, 3, 3, 3, 2, 2]);
 }
