@@ -138,7 +138,7 @@ export class DetailView {
 
   #draw(device, now) {
     const isStale = this.store.isStale(device, now);
-    const alerts = this.store.alertsOf(device);
+    const alerts = this.store.alerts.of(device);
     const { sensors } = DeviceIndex.sensors([device]);
     if (!device.readings.has(this.sensor)) this.sensor = sensors[0] ?? null;
     setAttribute(this.panel, 'data-stale', isStale ? '' : null);
