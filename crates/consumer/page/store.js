@@ -68,20 +68,20 @@ export class Store {
     this.known = new Set();
     this.firstDeviceAt = null;
     this.clockOffset = 0;
-    this.epoch = null;
+    this.base = null;
     this.history = new HistoryPool(MAX_SERIES, HISTORY_POINTS);
     this.onReading = null;
   }
 
   /** A server answered: `data` has its clock. `now` is always the browser's, in milliseconds. */
   connected(data, now) {
-    this.epoch ??= now;
+    this.base ??= Number.isFinite(data.server_time) ? data.server_time : now;
     this.#setClock(data.server_time, now);
   }
 
   /** Takes a page of a channel's snapshot, which replaces what is shown once it is complete. */
   page(channel, data, part, now) {
-    this.epoch ??= now;
+    this.base ??= now;
     this.#setPartial(data.partial);
     switch (channel) {
       case 'readings': this.#applyPage(data, part, now); break;
@@ -93,7 +93,7 @@ export class Store {
 
   /** Takes a publication of a channel. One that is recovered may be known already, and is from the past. */
   publication(channel, data, isRecovered, now) {
-    this.epoch ??= now;
+    this.base ??= now;
     this.#setPartial(data.partial);
     if (Number.isFinite(data.skipped)) this.skipped += data.skipped;
     switch (channel) {
@@ -277,9 +277,9 @@ export class Store {
     return old.slot;
   }
 
-  /** Event time as seconds since the page opened: small enough for a Float32. */
+  /** Event time as seconds since the page opened, by the server's clock then: small enough for a Float32. */
   secondsAt(milliseconds) {
-    return (milliseconds - this.clockOffset - this.epoch) / 1000;
+    return (milliseconds - this.base) / 1000;
   }
 
   #touch(key) {

@@ -118,9 +118,9 @@ export class DetailView {
   #pointsOf(device, sensor) {
     let points = this.points.get(sensor);
     if (points) return points;
-    const { history, epoch, clockOffset } = this.store;
+    const { history, base } = this.store;
     const held = history.read(device.readings.get(sensor)?.slot ?? -1);
-    points = Array.from(held, (number, at) => (at % 2 === 0 ? Math.round(number * 1000) + epoch + clockOffset : number));
+    points = Array.from(held, (number, at) => (at % 2 === 0 ? Math.round(number * 1000) + base : number));
     this.points.set(sensor, points);
     return points;
   }

@@ -31,7 +31,7 @@ function describeLoss({ phase, since, tooSlow, reason }) {
  * are; `refused`: the channels that the server refuses.
  */
 export function describePartial(partial, refused) {
-  const parts = refused.map(({ channel, reason }) => `${CHANNELS[channel] ?? safeText(channel)} cannot be updated: ${safeText(reason)}.`);
+  const parts = refused.map(({ channel, reason }) => `${CHANNELS[channel] ?? safeText(channel)} cannot be updated: ${safeText(reason)}. Reload the page to try again.`);
   if (partial.length > 0) {
     const hidden = partial.length - MOST_REASONS;
     const reasons = partial.slice(0, MOST_REASONS).map((text) => safeText(text, 160)).join('; ');
@@ -96,7 +96,7 @@ export class SummaryView {
     const { stats } = store;
     this.#set('messages_per_second', formatRate(stats.messages_per_second));
     this.#set('messages_total', formatCount(stats.messages_total));
-    this.#set('skipped', store.skipped > 0 ? `${formatCount(store.skipped)} skipped` : '');
+    this.#set('skipped', store.skipped > 0 ? `, ${formatCount(store.skipped)} skipped` : '');
     for (const name of ['lag', 'devices', 'alerts_active', 'dead_letters_total', 'partitions', 'clients']) {
       this.#set(name, formatCount(stats[name]));
     }

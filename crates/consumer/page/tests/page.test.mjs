@@ -205,6 +205,6 @@ describe('what is partial', () => {
     assert.equal(describePartial(['t:1: catching up'], []), 'Some data is missing or not up to date: t:1: catching up.');
     assert.match(describePartial(['a', 'b', 'c', 'd', 'e'], []), /: a; b; c; and 2 more\.$/);
     const refused = [{ channel: 'alerts', reason: 'permission denied (103)\u202e' }];
-    assert.equal(describePartial(['t:1: catching up'], refused), 'Alerts cannot be updated: permission denied (103)\ufffd. Some data is missing or not up to date: t:1: catching up.');
+    assert.equal(describePartial(['t:1: catching up'], refused), 'Alerts cannot be updated: permission denied (103)\ufffd. Reload the page to try again. Some data is missing or not up to date: t:1: catching up.');
   });
 });

@@ -126,6 +126,16 @@ describe('devices', () => {
     assert.equal(store.history.free.length, 1);
   });
 
+  it('keep their histories in order when the server turns out to have another clock', () => {
+    const store = opened([]);
+    for (const [at, late] of [[1000, 0], [2000, 60_000], [3000, 0]]) {
+      store.publication('stats', { stats: { server_time: NOW + at + late } }, false, NOW + at);
+      change(store, [device('d1', at, { timestamp: NOW + at })], NOW + at);
+    }
+    const { slot } = entryOf(store, 'd1').readings.get('temperature');
+    assert.deepEqual([...store.history.read(slot)], [1, 1000, 2, 2000, 3, 3000]);
+  });
+
   it('are stale after three intervals and at least 15 s', () => {
     const store = opened([device('d1')]);
     const entry = entryOf(store, 'd1');
