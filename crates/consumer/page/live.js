@@ -33,7 +33,7 @@ export class Live {
     this.handlers = handlers;
     this.subscriptions = new Map(channels.map((channel) => [channel, new Subscription(channel, handlers)]));
     this.state = { phase: 'connecting', retryAt: 0, since: null, tooSlow: false, reason: '', refused: [] };
-    Object.assign(this, { socket: null, timer: null, attempt: 0, lastId: 0, pending: new Map(), heardAt: 0, patience: ANSWER_WITHIN, sendsPong: false, liveSince: null });
+    Object.assign(this, { socket: null, timer: null, attempt: 0, lastId: 0, pending: new Map(), heardAt: 0, servedAt: 0, patience: ANSWER_WITHIN, sendsPong: false, liveSince: null });
   }
 
   start() {
@@ -131,7 +131,8 @@ export class Live {
   #push({ channel, pub, unsubscribe }) {
     const subscription = this.subscriptions.get(channel);
     if (!subscription) return;
-    if (isObject(pub)) subscription.pushed(pub);
+    // Other commands wait for the end of a large snapshot.
+    if (isObject(pub) && subscription.pushed(pub)) this.servedAt = Date.now();
     if (!isObject(unsubscribe) || subscription.phase !== 'on') return;
     const { code, reason } = unsubscribe;
     if (code >= 2000 && code < 2500) this.#refuse(subscription, `${reason ?? 'no reason given'} (${code})`);
@@ -164,7 +165,8 @@ export class Live {
     const since = this.liveSince === null ? this.state.since : now;
     if (isFinal(code)) return this.#set({ phase: 'ended', since, reason: String(reason || `close code ${code}`) });
     this.attempt = failedAgain(this.attempt, this.liveSince);
-    const delay = backoff(this.attempt);
+    // A client that was too slow lets its network drain first.
+    const delay = backoff(this.attempt) + (code === TOO_SLOW ? FIRST_DELAY : 0);
     this.attempt += 1;
     const tooSlow = code === TOO_SLOW || (this.state.tooSlow && this.liveSince === null);
     this.timer = setTimeout(() => this.#open(), delay);
@@ -176,7 +178,7 @@ export class Live {
     const now = Date.now();
     // After a clock that was set back the silence would last for hours.
     this.heardAt = Math.min(this.heardAt, now);
-    const isUnanswered = [...this.pending.values()].some(({ at }) => now - at > ANSWER_WITHIN);
+    const isUnanswered = [...this.pending.values()].some(({ at }) => now - Math.max(at, this.servedAt) > ANSWER_WITHIN);
     if (isUnanswered || now - this.heardAt > this.patience) this.#close(0, '');
   }
 

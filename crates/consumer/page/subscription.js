@@ -24,7 +24,7 @@ function isOffset(offset) {
  */
 export class Subscription {
   constructor(channel, handlers) {
-    Object.assign(this, { channel, handlers, phase: 'off', epoch: null, offset: 0, isPaging: false, attempt: 0, since: null, timer: null });
+    Object.assign(this, { channel, handlers, phase: 'off', epoch: null, offset: 0, recoversTo: 0, isPaging: false, attempt: 0, since: null, timer: null });
   }
 
   /** The command that asks for it: for everything, or for what is newer than the position. */
@@ -40,18 +40,26 @@ export class Subscription {
     this.phase = 'on';
     this.since = Date.now();
     this.epoch = typeof epoch === 'string' ? epoch : '';
-    if (recovered === true) {
-      for (const publication of Array.isArray(publications) ? publications : []) this.#publication(publication, true);
-      this.offset = Math.max(this.offset, isOffset(offset) ? offset : 0);
+    const reached = isOffset(offset) ? offset : 0;
+    if (recovered !== true) {
+      this.offset = reached;
+      this.recoversTo = 0;
+      if (isObject(data)) this.#page(data, true);
       return;
     }
-    this.offset = isOffset(offset) ? offset : 0;
-    if (isObject(data)) this.#page(data, true);
+    // What was missed may continue behind the answer; the position is that of what has arrived.
+    this.recoversTo = reached;
+    this.offset = reached > 0 ? reached : this.offset;
+    for (const publication of Array.isArray(publications) ? publications : []) this.#publication(publication, true);
   }
 
-  /** Takes a publication: a change, or the next page. */
+  /** Takes a publication: a change, or the next page. Returns whether it is still a part of the beginning. */
   pushed(publication) {
-    if (this.phase === 'on') this.#publication(publication, false);
+    if (this.phase !== 'on') return false;
+    const isRecovered = publication.offset <= this.recoversTo;
+    const isBeginning = this.isPaging || isRecovered;
+    this.#publication(publication, isRecovered);
+    return isBeginning;
   }
 
   /** Ends, until the next command; a position outlives it. */

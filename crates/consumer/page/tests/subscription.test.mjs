@@ -34,6 +34,18 @@ describe('positions', () => {
     assert.equal(reconnect('readings').offset, 55);
   });
 
+  it('are those of what has arrived when much was missed', () => {
+    up('readings');
+    reconnect('readings');
+    answer('readings', { recovered: true, epoch: 'e', offset: 70, publications: [{ offset: 50, data: { n: 1 } }] });
+    send(publish('readings', 2, 60));
+    assert.deepEqual(news(), [['publication', 'readings', 1, true], ['publication', 'readings', 2, true]]);
+    assert.equal(reconnect('readings').offset, 60);
+    answer('readings', { recovered: true, epoch: 'e', offset: 70, publications: [{ offset: 70, data: { n: 3 } }] });
+    send(publish('readings', 4, 71));
+    assert.deepEqual(news(), [['publication', 'readings', 3, true], ['publication', 'readings', 4, false]]);
+  });
+
   it('move to now when nothing was missed', () => {
     up('readings');
     reconnect('readings');
