@@ -72,7 +72,8 @@ export class ConnectionView {
     const missing = isLost ? '' : describePartial(partial, state.refused);
     this.partial.hidden = missing === '';
     setText(this.partial, missing);
-    setText(this.status, { live: 'Connected', reconnecting: 'Connection lost', 'too-slow': 'Connection too slow', ended: 'Disconnected' }[name] ?? '');
+    // The reasons are not spoken: they may change every second.
+    setText(this.status, { live: missing ? 'Connected, some data is missing' : 'Connected', reconnecting: 'Connection lost', 'too-slow': 'Connection too slow', ended: 'Disconnected' }[name] ?? '');
   }
 }
 
