@@ -1,11 +1,12 @@
-// Wires the stream to the store and the store to the views. Frames change only
+// Wires the stream to the store and the store to the views. What arrives changes only
 // the store; the document is touched once per animation frame.
 
 import { byId, make, setText } from './dom.js';
 import { safeText } from './format.js';
+import { deviceKey } from './identity.js';
+import { Live } from './live.js';
 import { DeviceIndex } from './places.js';
-import { Connection } from './socket.js';
-import { Store, deviceKey } from './store.js';
+import { Store } from './store.js';
 import { AlertsView } from './view-alerts.js';
 import { DetailView } from './view-detail.js';
 import { ListView, describeCount } from './view-list.js';
@@ -26,15 +27,22 @@ const places = new PlacesView(store, index, { filter, onSelect: selectPlace });
 const alerts = new AlertsView(store, { filter, onOpen: (alert) => openDevice(alert, alert.sensor) });
 const detail = new DetailView(store, { onClose: closeDetail, schedule });
 const summary = new SummaryView(store);
-const connectionView = new ConnectionView(() => connection.retryNow());
-const connection = new Connection(new URL('ws', document.baseURI.replace(/^http/, 'ws')), {
-  onFrame(frame) {
-    if (frame?.type === 'hello') connectionView.onHello(frame);
-    store.apply(frame, Date.now());
+const connectionView = new ConnectionView(() => live.retryNow());
+const live = new Live(new URL('ws', document.baseURI.replace(/^http/, 'ws')), ['stats', 'alerts', 'readings'], {
+  onConnect(data) {
+    connectionView.onConnect(data);
+    store.connected(data, Date.now());
+  },
+  onPage(channel, data, part) {
+    store.page(channel, data, part, Date.now());
     schedule();
   },
+  onPublication(channel, data, isRecovered) {
+    store.publication(channel, data, isRecovered, Date.now());
+    schedule();
+  },
+  onCut: (channel) => store.cut(channel),
   onState: schedule,
-  onLost: () => store.disconnected(),
 });
 
 function schedule() {
@@ -47,12 +55,12 @@ function render() {
   scheduled = false;
   const now = Date.now();
   countStale(now);
-  connectionView.render(connection.state, now);
+  connectionView.render(live.state, store.partial, now);
   summary.render(staleDevices);
   list.render(now);
   places.render(now);
   alerts.render(now);
-  detail.render(now, connection.state.phase === 'live');
+  detail.render(now, live.state.phase === 'live');
   renderTenants();
   renderEmpty();
 }
@@ -206,5 +214,5 @@ const example = publishExample();
 for (const code of document.querySelectorAll('.publish-example')) setText(code, example);
 listen();
 followHash();
-connection.start();
+live.start();
 setInterval(schedule, 1000);

@@ -119,7 +119,7 @@ export class DeviceIndex {
       (!tenant || device.tenant === tenant) &&
       (!place || idOf(device, depth) === place) &&
       words.every((word) => device.search.includes(word)) &&
-      (show !== 'alerting' || this.store.alertsOf(device) !== undefined) &&
+      (show !== 'alerting' || this.store.alerts.of(device) !== undefined) &&
       (show !== 'stale' || this.store.isStale(device, now));
   }
 }

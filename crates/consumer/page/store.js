@@ -1,17 +1,16 @@
-// What the page knows, built from the stream's frames. No DOM, no clock of its
+// What the page knows, built from snapshots and publications. No DOM, no clock of its
 // own, and every collection has a limit. Views compare the version counters to
 // see whether there is something to draw.
 
+import { Alerts } from './alerts.js';
 import { placeLabel } from './format.js';
 import { HistoryPool } from './history.js';
+import { deviceKey, isIdentity } from './identity.js';
 
 const MAX_DEVICES = 50_000;
 const MAX_SENSORS = 32;
 const MAX_SERIES = 100_000;
 const HISTORY_POINTS = 32;
-// Active alerts are kept as long as there is memory for so many; of cleared ones only the latest matter.
-const MAX_RAISED = 50_000;
-const MAX_CLEARED = 250;
 const MAX_RATES = 150;
 const MAX_JOINED = 5;
 const JOINED_FOR = 5 * 60_000;
@@ -19,11 +18,6 @@ const JOINED_FOR = 5 * 60_000;
 const SETTLING = 15_000;
 const STALE_AFTER = 15_000;
 const STALE_INTERVALS = 3;
-
-/** The identity of a device as one string; lengths keep it unambiguous. */
-export function deviceKey({ tenant, project, device }) {
-  return `${tenant.length}.${project.length}.${tenant}/${project}/${device}`;
-}
 
 // Padding numbers makes plain string comparison sort d2 before d10; it is many
 // times cheaper than a collator, which matters for 10,000 devices.
@@ -39,73 +33,82 @@ function placeOf(location) {
   return place.building || place.floor || place.room ? place : null;
 }
 
-function isIdentity(entry) {
-  return (
-    entry !== null && typeof entry === 'object' &&
-    typeof entry.tenant === 'string' && typeof entry.project === 'string' && typeof entry.device === 'string'
-  );
+function listOf(entries) {
+  return Array.isArray(entries) ? entries : [];
 }
 
-// An older value replaces only one whose clock was ahead, as in the consumer.
-function replaces(known, timestamp, ahead) {
-  return timestamp >= known.timestamp || (known.ahead && ahead !== true);
+// An older value replaces only one whose clock was ahead, as in the consumer. A repeat, which only
+// what is `live` never is, must not take the place of the value of the other kind that came after it.
+function replaces(known, timestamp, isAhead, live) {
+  if (!live && isAhead !== known.ahead && timestamp <= known.other) return false;
+  return timestamp >= known.timestamp || (known.ahead && !isAhead);
 }
 
-function severity({ level }) {
-  return level === 'critical' ? 1 : 0;
-}
-
-/** Raised before cleared, critical before warning, then newest first; repeats of a raised alert don't move it. */
-export function compareAlerts(a, b) {
-  if (a.state !== b.state) return a.state === 'raised' ? -1 : 1;
-  if (a.level !== b.level) return severity(b) - severity(a);
-  return a.state === 'raised' ? b.raised_at - a.raised_at : b.timestamp - a.timestamp;
+// `other` is the time of the newest value of the other kind: ahead of its record, or not.
+function stamp(known, timestamp, isAhead) {
+  if (isAhead !== known.ahead) known.other = known.timestamp;
+  known.timestamp = timestamp;
+  known.ahead = isAhead;
 }
 
 export class Store {
   constructor() {
     this.devices = new Map();
     this.staging = null;
-    this.alerts = new Map();
-    this.active = new Map();
-    this.cleared = new Set();
-    this.alertsTruncated = false;
+    this.alerts = new Alerts((key) => this.#touch(key));
     this.stats = null;
     this.rates = [];
     this.joined = [];
     this.truncated = false;
     this.snapshots = 0;
     this.structureVersion = 0;
-    this.alertsVersion = 0;
     this.statsVersion = 0;
-    this.freshAlerts = { total: 0, critical: 0, worst: null };
+    this.partial = [];
+    this.skipped = 0;
     this.known = new Set();
     this.firstDeviceAt = null;
     this.clockOffset = 0;
-    this.epoch = null;
+    this.base = null;
     this.history = new HistoryPool(MAX_SERIES, HISTORY_POINTS);
     this.onReading = null;
   }
 
-  /** Applies one frame; `now` is the browser's clock in milliseconds. */
-  apply(frame, now) {
-    this.epoch ??= now;
-    switch (frame?.type) {
-      case 'hello': this.#setClock(frame.server_time, now); break;
-      case 'snapshot': this.#applySnapshot(frame, now); break;
-      case 'readings': this.#applyReadings(frame, now); break;
-      case 'alert': this.#applyAlert(frame.alert); break;
-      case 'removed': this.#applyRemoved(frame); break;
-      case 'stats': this.#applyStats(frame.stats, now); break;
-      default: // a later server may send more: ignored
+  /** A server answered: `data` has its clock. `now` is always the browser's, in milliseconds. */
+  connected(data, now) {
+    this.base ??= Number.isFinite(data.server_time) ? data.server_time : now;
+    this.#setClock(data.server_time, now);
+  }
+
+  /** Takes a page of a channel's snapshot, which replaces what is shown once it is complete. */
+  page(channel, data, part, now) {
+    this.base ??= now;
+    this.#setPartial(data.partial);
+    switch (channel) {
+      case 'readings': this.#applyPage(data, part, now); break;
+      case 'alerts': this.alerts.page(data, part); break;
+      case 'stats': this.#applyStats(data.stats, now); break;
+      default: // not subscribed
     }
   }
 
-  /** A connection ended: what was half received is dropped. */
-  disconnected() {
-    for (const [key, staged] of this.staging ?? []) this.#release(staged, this.devices.get(key));
-    this.staging = null;
-    if (this.rates.at(-1) !== null) this.#pushRate(null);
+  /** Takes a publication of a channel. One that is recovered may be known already, and is from the past. */
+  publication(channel, data, isRecovered, now) {
+    this.base ??= now;
+    this.#setPartial(data.partial);
+    if (Number.isFinite(data.skipped)) this.skipped += data.skipped;
+    switch (channel) {
+      case 'readings': this.#applyChanges(data, now, !isRecovered); break;
+      case 'alerts': this.alerts.update(data); break;
+      case 'stats': if (!isRecovered) this.#applyStats(data.stats, now); break;
+      default: // not subscribed
+    }
+  }
+
+  /** A subscription broke: what was half received is dropped. */
+  cut(channel) {
+    if (channel === 'readings') this.#dropStaging();
+    if (channel === 'alerts') this.alerts.cut();
+    if (channel === 'stats' && this.rates.length > 0 && this.rates.at(-1) !== null) this.#pushRate(null);
   }
 
   /** True when the last value is older than three usual intervals and 15 s. */
@@ -113,19 +116,9 @@ export class Store {
     return now - device.seenAt > Math.max(STALE_AFTER, STALE_INTERVALS * device.interval);
   }
 
-  /** The raised alerts of a device, or undefined. */
-  alertsOf(device) {
-    return this.active.get(device.key);
-  }
-
   /** The devices that appeared lately, newest first. */
   recentlyJoined(now) {
     return this.joined.map((key) => this.devices.get(key)).filter((device) => device && now - device.joinedAt < JOINED_FOR);
-  }
-
-  /** All alerts held, in the order in which they are shown. */
-  sortedAlerts() {
-    return [...this.alerts.values()].sort(compareAlerts);
   }
 
   #setClock(serverTime, now) {
@@ -135,12 +128,20 @@ export class Store {
     if (Math.abs(offset - this.clockOffset) > 1000) this.clockOffset = offset;
   }
 
-  #applySnapshot(frame, now) {
-    const first = this.staging === null;
-    if (first) this.staging = new Map();
-    for (const entry of frame.devices ?? []) this.#merge(this.staging, entry, now, false);
-    if (first || frame.alerts?.length) this.#replaceAlerts(frame.alerts ?? [], first);
-    if (frame.last) this.#finishSnapshot();
+  #setPartial(texts) {
+    if (Array.isArray(texts)) this.partial = texts.filter((text) => typeof text === 'string');
+  }
+
+  #applyPage({ devices }, { isFirst, isLast }, now) {
+    if (isFirst) this.#dropStaging();
+    this.staging ??= new Map();
+    for (const entry of listOf(devices)) this.#merge(this.staging, entry, now, false);
+    if (isLast) this.#finishSnapshot();
+  }
+
+  #dropStaging() {
+    for (const [key, staged] of this.staging ?? []) this.#release(staged, this.devices.get(key));
+    this.staging = null;
   }
 
   #finishSnapshot() {
@@ -159,24 +160,20 @@ export class Store {
     }
   }
 
-  #applyReadings(frame, now) {
-    const target = this.staging ?? this.devices;
-    for (const entry of frame.devices ?? []) this.#merge(target, entry, now, true);
+  #applyChanges({ removed, devices }, now, live) {
+    for (const entry of listOf(removed)) this.#remove(entry);
+    for (const entry of listOf(devices)) this.#merge(this.devices, entry, now, live);
   }
 
-  #applyRemoved(frame) {
-    const target = this.staging ?? this.devices;
-    for (const entry of frame.devices ?? []) {
-      if (!isIdentity(entry)) continue;
-      const key = deviceKey(entry);
-      const gone = target.get(key);
-      if (!gone) continue;
-      const kept = this.staging && this.devices.get(key);
-      this.#release(gone, kept);
-      target.delete(key);
-      this.joined = this.joined.filter((joined) => joined !== key);
-      this.structureVersion += 1;
-    }
+  #remove(entry) {
+    if (!isIdentity(entry)) return;
+    const key = deviceKey(entry);
+    const gone = this.devices.get(key);
+    if (!gone) return;
+    this.#release(gone, this.staging?.get(key));
+    this.devices.delete(key);
+    this.joined = this.joined.filter((joined) => joined !== key);
+    this.structureVersion += 1;
   }
 
   #merge(devices, entry, now, live) {
@@ -192,9 +189,8 @@ export class Store {
       devices.set(key, device);
       this.structureVersion += 1;
     }
-    this.#place(device, entry.location);
     this.#seen(device, entry, now, live);
-    for (const sensor of Object.keys(entry.readings ?? {})) this.#read(device, sensor, entry.readings[sensor]);
+    for (const sensor of Object.keys(entry.readings ?? {})) this.#read(device, sensor, entry.readings[sensor], live);
     device.version += 1;
   }
 
@@ -204,7 +200,7 @@ export class Store {
     const isNew = !this.known.has(key);
     if (isNew && this.known.size < 2 * MAX_DEVICES) this.known.add(key);
     const created = {
-      key, tenant, project, device, place: undefined, seq: null, timestamp: 0, ahead: false, readings: new Map(), before,
+      key, tenant, project, device, place: undefined, seq: null, timestamp: 0, ahead: false, other: -Infinity, readings: new Map(), before,
       seenAt: before?.seenAt ?? -Infinity, interval: before?.interval ?? 0, joinedAt: before?.joinedAt ?? -Infinity,
       version: 0, search: '', order: '',
     };
@@ -232,8 +228,8 @@ export class Store {
     this.structureVersion += 1;
   }
 
-  // Arrival counts, not the device's clock, which may be wrong; only for the
-  // snapshot there is nothing better than the time in the message.
+  // Arrival counts, not the device's clock, which may be wrong; only for a snapshot and
+  // for what is recovered there is nothing better than the time in the message.
   #seen(device, entry, now, live) {
     const time = Number.isFinite(entry.timestamp) ? entry.timestamp : 0;
     const seenAt = live ? now : Math.min(now, time - this.clockOffset);
@@ -243,30 +239,29 @@ export class Store {
       device.interval = device.interval > 0 ? 0.7 * device.interval + 0.3 * bounded : bounded;
     }
     device.seenAt = Math.max(device.seenAt, seenAt);
-    if (replaces(device, time, entry.ahead)) {
-      device.timestamp = time;
-      device.ahead = entry.ahead === true;
-      if (Number.isFinite(entry.seq)) device.seq = entry.seq;
-    }
+    const isNewest = replaces(device, time, entry.ahead === true, live);
+    if (isNewest || device.place === undefined) this.#place(device, entry.location);
+    if (!isNewest) return;
+    stamp(device, time, entry.ahead === true);
+    if (Number.isFinite(entry.seq)) device.seq = entry.seq;
   }
 
-  #read(device, sensor, incoming) {
+  #read(device, sensor, incoming, live) {
     if (incoming === null || typeof incoming !== 'object' || typeof incoming.value !== 'number') return;
     let reading = device.readings.get(sensor);
     if (!reading) {
       if (device.readings.size >= MAX_SENSORS) return;
-      reading = { value: NaN, unit: null, quality: 'good', timestamp: -Infinity, ahead: false, slot: this.#slot(device, sensor) };
+      reading = { value: NaN, unit: null, quality: 'good', timestamp: -Infinity, ahead: false, other: -Infinity, slot: this.#slot(device, sensor) };
       device.readings.set(sensor, reading);
       this.structureVersion += 1;
     }
     const timestamp = Number.isFinite(incoming.timestamp) ? incoming.timestamp : device.timestamp;
-    if (!replaces(reading, timestamp, incoming.ahead)) return;
+    if (!replaces(reading, timestamp, incoming.ahead === true, live)) return;
     reading.value = incoming.value;
     reading.unit = typeof incoming.unit === 'string' ? incoming.unit : null;
     reading.quality = incoming.quality ?? 'good';
     const before = reading.timestamp;
-    reading.timestamp = timestamp;
-    reading.ahead = incoming.ahead === true;
+    stamp(reading, timestamp, incoming.ahead === true);
     if (timestamp === before) return;
     // A gap, because a line would go back in time.
     if (timestamp < before) this.history.push(reading.slot, this.secondsAt(timestamp), NaN);
@@ -282,96 +277,22 @@ export class Store {
     return old.slot;
   }
 
-  /** Event time as seconds since the page opened: small enough for a Float32. */
+  /** Event time as seconds since the page opened, by the server's clock then: small enough for a Float32. */
   secondsAt(milliseconds) {
-    return (milliseconds - this.clockOffset - this.epoch) / 1000;
-  }
-
-  #replaceAlerts(alerts, clear) {
-    if (clear) {
-      this.alerts.clear();
-      this.cleared.clear();
-      this.alertsTruncated = false;
-      for (const key of this.active.keys()) this.#touch(key);
-      this.active.clear();
-    }
-    for (const alert of alerts) this.#putAlert(alert);
-    this.#boundAlerts();
-    this.alertsVersion += 1;
-  }
-
-  #applyAlert(alert) {
-    const isFresh = alert?.state === 'raised' && !this.alerts.has(alert.id);
-    if (!this.#putAlert(alert)) return;
-    if (isFresh) this.#announce(alert);
-    this.#boundAlerts();
-    this.alertsVersion += 1;
-  }
-
-  #announce(alert) {
-    const fresh = this.freshAlerts;
-    fresh.total += 1;
-    fresh.critical += severity(alert);
-    if (fresh.worst === null || severity(alert) > severity(fresh.worst)) fresh.worst = alert;
-  }
-
-  /** What was raised since the last call: how many, how many of them critical, and the first of the worst. */
-  takeFreshAlerts() {
-    const fresh = this.freshAlerts;
-    this.freshAlerts = { total: 0, critical: 0, worst: null };
-    return fresh;
-  }
-
-  #putAlert(alert) {
-    if (!isIdentity(alert) || alert.id === undefined) return false;
-    this.alerts.set(alert.id, alert);
-    const key = deviceKey(alert);
-    if (alert.state === 'raised') this.cleared.delete(alert.id);
-    else this.cleared.add(alert.id);
-    if (alert.state === 'raised') {
-      if (!this.active.has(key)) this.active.set(key, new Map());
-      this.active.get(key).set(alert.id, alert);
-    } else {
-      this.#deactivate(key, alert.id);
-    }
-    this.#touch(key);
-    return true;
-  }
-
-  #deactivate(key, id) {
-    const active = this.active.get(key);
-    if (active?.delete(id) && active.size === 0) this.active.delete(key);
+    return (milliseconds - this.base) / 1000;
   }
 
   #touch(key) {
-    const device = (this.staging ?? this.devices).get(key);
-    if (device) device.version += 1;
-  }
-
-  // In steps of a tenth, because it sorts.
-  #boundAlerts() {
-    if (this.cleared.size > MAX_CLEARED) {
-      const cleared = [...this.cleared].map((id) => this.alerts.get(id)).sort(compareAlerts);
-      this.#forgetAlerts(cleared.slice(MAX_CLEARED * 0.9));
-    }
-    if (this.alerts.size - this.cleared.size > MAX_RAISED) {
-      const raised = this.sortedAlerts().filter(({ state }) => state === 'raised');
-      this.alertsTruncated = true;
-      this.#forgetAlerts(raised.slice(MAX_RAISED * 0.9));
-    }
-  }
-
-  #forgetAlerts(alerts) {
-    for (const alert of alerts) {
-      this.alerts.delete(alert.id);
-      this.cleared.delete(alert.id);
-      this.#deactivate(deviceKey(alert), alert.id);
+    for (const devices of [this.devices, this.staging]) {
+      const device = devices?.get(key);
+      if (device) device.version += 1;
     }
   }
 
   #applyStats(stats, now) {
     if (stats === null || typeof stats !== 'object') return;
     this.stats = stats;
+    this.#setPartial(stats.partial ?? []);
     this.#setClock(stats.server_time, now);
     this.#pushRate(Number.isFinite(stats.messages_per_second) ? stats.messages_per_second : null);
     this.statsVersion += 1;

@@ -2,8 +2,8 @@
 
 import { arrange, byId, make, setAttribute, setText } from './dom.js';
 import { formatClock, formatCount, formatLimit, formatReading, formatSpan, safeText, sensorLabel, usualUnit } from './format.js';
+import { deviceKey } from './identity.js';
 import { deviceName, placeName } from './places.js';
-import { deviceKey } from './store.js';
 
 const MOST_RAISED = 80;
 const MOST_CLEARED = 40;
@@ -115,18 +115,18 @@ export class AlertsView {
 
   render(now) {
     const { store } = this;
-    const wanted = `${store.alertsVersion} ${store.snapshots} ${this.filter.tenant}`;
+    const wanted = `${store.alerts.version} ${store.snapshots} ${this.filter.tenant}`;
     if (wanted !== this.drawn && now - this.drawnAt >= REDRAW_EVERY) {
       this.drawn = wanted;
       this.drawnAt = now;
       this.#draw();
     }
-    if (store.freshAlerts.total > 0 && now - this.announcedAt > ANNOUNCE_EVERY) this.#announce(now);
+    if (store.alerts.fresh.total > 0 && now - this.announcedAt > ANNOUNCE_EVERY) this.#announce(now);
   }
 
   #draw() {
     const { tenant } = this.filter;
-    const alerts = this.store.sortedAlerts().filter((alert) => !tenant || alert.tenant === tenant);
+    const alerts = this.store.alerts.sorted().filter((alert) => !tenant || alert.tenant === tenant);
     const { raised, cleared } = toLists(alerts);
     const ids = new Set([...raised.shown, ...cleared.shown].map((alert) => alert.id));
     for (const id of this.items.keys()) if (!ids.has(id)) this.items.delete(id);
@@ -137,7 +137,7 @@ export class AlertsView {
     byId('alerts-none').hidden = alerts.length > 0;
     byId('cleared-heading').hidden = cleared.total === 0;
     byId('raised-none').hidden = alerts.length === 0 || raised.total > 0;
-    setText(byId('raised-more'), this.store.alertsTruncated ? `${raised.more} (the page holds no more)`.trim() : raised.more);
+    setText(byId('raised-more'), this.store.alerts.truncated ? `${raised.more} (the page holds no more)`.trim() : raised.more);
     setText(byId('cleared-more'), cleared.more);
     document.title = raised.total > 0 ? `(${raised.total}) IoT stream` : 'IoT stream';
   }
@@ -152,6 +152,6 @@ export class AlertsView {
   // Spoken at most every few seconds: an alert storm must not talk without end.
   #announce(now) {
     this.announcedAt = now;
-    setText(this.spoken, describeFresh(this.store, this.store.takeFreshAlerts()));
+    setText(this.spoken, describeFresh(this.store, this.store.alerts.takeFresh()));
   }
 }

@@ -118,9 +118,9 @@ export class DetailView {
   #pointsOf(device, sensor) {
     let points = this.points.get(sensor);
     if (points) return points;
-    const { history, epoch, clockOffset } = this.store;
+    const { history, base } = this.store;
     const held = history.read(device.readings.get(sensor)?.slot ?? -1);
-    points = Array.from(held, (number, at) => (at % 2 === 0 ? Math.round(number * 1000) + epoch + clockOffset : number));
+    points = Array.from(held, (number, at) => (at % 2 === 0 ? Math.round(number * 1000) + base : number));
     this.points.set(sensor, points);
     return points;
   }
@@ -138,7 +138,7 @@ export class DetailView {
 
   #draw(device, now) {
     const isStale = this.store.isStale(device, now);
-    const alerts = this.store.alertsOf(device);
+    const alerts = this.store.alerts.of(device);
     const { sensors } = DeviceIndex.sensors([device]);
     if (!device.readings.has(this.sensor)) this.sensor = sensors[0] ?? null;
     setAttribute(this.panel, 'data-stale', isStale ? '' : null);

@@ -44,7 +44,7 @@ export class PlacesView {
 
   render(now) {
     const { store, filter } = this;
-    const wanted = `${store.structureVersion} ${store.alertsVersion} ${filter.tenant} ${filter.place}`;
+    const wanted = `${store.structureVersion} ${store.alerts.version} ${filter.tenant} ${filter.place}`;
     const isChosen = this.filterDrawn !== `${filter.tenant} ${filter.place}`;
     if (wanted === this.drawn || (!isChosen && now - this.drawnAt < REDRAW_EVERY)) return;
     this.drawn = wanted;
@@ -55,7 +55,7 @@ export class PlacesView {
     const entries = [{ id: '', depth: 0, label: 'All places', devices: all }, ...places.slice(0, MOST_PLACES)];
     while (this.items.length < entries.length) this.items.push(new PlaceItem(this.onSelect));
     entries.forEach((entry, at) => {
-      const alerting = entry.devices.reduce((sum, device) => sum + (store.alertsOf(device) ? 1 : 0), 0);
+      const alerting = entry.devices.reduce((sum, device) => sum + (store.alerts.of(device) ? 1 : 0), 0);
       this.items[at].update(entry, alerting, entry.id === filter.place);
     });
     arrange(this.list, this.items.slice(0, entries.length).map(({ element }) => element));

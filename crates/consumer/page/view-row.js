@@ -87,7 +87,7 @@ export class DeviceRow {
     this.#fill(device, store, columns);
     const age = formatSpan(now - device.seenAt);
     setAttribute(this.element, 'data-stale', isStale ? '' : null);
-    setAttribute(this.element, 'data-level', alertLevel(store.alertsOf(device)));
+    setAttribute(this.element, 'data-level', alertLevel(store.alerts.of(device)));
     const joined = row.joined && !isStale ? `joined ${formatAgo(now - device.joinedAt)}` : '';
     setText(this.seen, isStale ? `last seen ${age} ago` : joined);
   }
@@ -108,7 +108,7 @@ export class DeviceRow {
       this.values.append(cell.element);
     }
     while (this.cells.length > columns.sensors.length) this.cells.pop().element.remove();
-    const alerts = store.alertsOf(device);
+    const alerts = store.alerts.of(device);
     columns.sensors.forEach((column, at) => {
       const sensor = columns.sensorAt(device, at);
       const reading = device.readings.get(sensor);
@@ -133,7 +133,7 @@ export class GroupRow {
   }
 
   update(row, store, columns, now, second) {
-    const drawn = `${second} ${store.alertsVersion}`;
+    const drawn = `${second} ${store.alerts.version}`;
     if (this.row === row && this.drawn === drawn) return;
     this.row = row;
     this.drawn = drawn;
@@ -146,7 +146,7 @@ export class GroupRow {
     let alerting = 0;
     let stale = 0;
     for (const device of row.devices) {
-      if (store.alertsOf(device)) alerting += 1;
+      if (store.alerts.of(device)) alerting += 1;
       if (store.isStale(device, now)) stale += 1;
     }
     setText(this.alerts, alerting > 0 ? `${formatCount(alerting)} alerting` : '');

@@ -8,17 +8,36 @@ const LEAST_POINTS = 40;
 const CHART_WIDTH = 300;
 const CHART_HEIGHT = 44;
 
+const MOST_REASONS = 3;
+const CHANNELS = { readings: 'Devices', alerts: 'Alerts', stats: 'The figures of the stream' };
+
 function describeState({ phase, retryAt, since, tooSlow }, now) {
   const wait = `in ${formatSpan(Math.max(0, retryAt - now))}`;
   if (phase === 'live') return ['live', 'Live'];
+  if (phase === 'ended') return ['ended', 'Disconnected'];
   if (phase === 'connecting') return since === null ? ['connecting', 'Connecting'] : ['reconnecting', 'Reconnecting'];
   return tooSlow ? ['too-slow', `Too slow, again ${wait}`] : ['reconnecting', `Reconnecting ${wait}`];
 }
 
-function describeLoss({ since, tooSlow }) {
+function describeLoss({ phase, since, tooSlow, reason }) {
+  if (phase === 'ended') return `The server ended the connection: ${safeText(reason)}. Values are the last ones received. Reload the page, or connect again.`;
   if (tooSlow) return 'This browser could not keep up with the stream, so the server closed the connection. Values are the last ones received.';
   if (since === null) return 'The consumer does not answer. The page connects by itself once it does.';
   return `No connection since ${formatClock(since)}. Values are the last ones received.`;
+}
+
+/**
+ * What is missing or old although the connection is live, in words; '' for nothing. `partial`: why some partitions
+ * are; `refused`: the channels that the server refuses.
+ */
+export function describePartial(partial, refused) {
+  const parts = refused.map(({ channel, reason }) => `${CHANNELS[channel] ?? safeText(channel)} cannot be updated: ${safeText(reason)}. Reload the page to try again.`);
+  if (partial.length > 0) {
+    const hidden = partial.length - MOST_REASONS;
+    const reasons = partial.slice(0, MOST_REASONS).map((text) => safeText(text, 160)).join('; ');
+    parts.push(`Some data is missing or not up to date: ${reasons}${hidden > 0 ? `; and ${formatCount(hidden)} more` : ''}.`);
+  }
+  return parts.join(' ');
 }
 
 /** Connection pill, banner, and what screen readers hear of it. */
@@ -27,6 +46,7 @@ export class ConnectionView {
     this.label = byId('connection-label');
     this.banner = byId('banner');
     this.bannerText = byId('banner-text');
+    this.partial = byId('partial');
     this.status = byId('status');
     this.version = null;
     byId('retry').addEventListener('click', onRetry);
@@ -34,21 +54,26 @@ export class ConnectionView {
   }
 
   /** A server of another version answers: its page may differ from this one. */
-  onHello({ protocol, version }) {
+  onConnect({ version }) {
     this.version ??= version;
-    const isOther = protocol !== 1 || version !== this.version;
+    const isOther = version !== this.version;
     byId('update').hidden = !isOther;
     if (isOther) setText(byId('update-text'), `The service is now ${safeText(version, 30)}; this page is from before.`);
   }
 
-  render(state, now) {
+  render(state, partial, now) {
     const [name, text] = describeState(state, now);
     setAttribute(document.documentElement, 'data-connection', name);
     setText(this.label, text);
-    const isLost = state.phase === 'waiting' || (state.phase === 'connecting' && (state.since !== null || !this.banner.hidden));
+    const isLost = state.phase === 'waiting' || state.phase === 'ended' || (state.phase === 'connecting' && (state.since !== null || !this.banner.hidden));
     this.banner.hidden = !isLost;
     if (isLost) setText(this.bannerText, describeLoss(state));
-    setText(this.status, { live: 'Connected', reconnecting: 'Connection lost', 'too-slow': 'Connection too slow' }[name] ?? '');
+    // Without a connection everything is old, and the banner above says so.
+    const missing = isLost ? '' : describePartial(partial, state.refused);
+    this.partial.hidden = missing === '';
+    setText(this.partial, missing);
+    // The reasons are not spoken: they may change every second.
+    setText(this.status, { live: missing ? 'Connected, some data is missing' : 'Connected', reconnecting: 'Connection lost', 'too-slow': 'Connection too slow', ended: 'Disconnected' }[name] ?? '');
   }
 }
 
@@ -72,6 +97,7 @@ export class SummaryView {
     const { stats } = store;
     this.#set('messages_per_second', formatRate(stats.messages_per_second));
     this.#set('messages_total', formatCount(stats.messages_total));
+    this.#set('skipped', store.skipped > 0 ? `, ${formatCount(store.skipped)} skipped` : '');
     for (const name of ['lag', 'devices', 'alerts_active', 'dead_letters_total', 'partitions', 'clients']) {
       this.#set(name, formatCount(stats[name]));
     }

@@ -7,187 +7,12 @@ import { extent, linePath, scale, sparkline, ticks, valueRange } from '../chart.
 import { axisLabels, formatAgo, formatCount, formatLimit, formatNumber, formatReading, formatSpan, placeLabel, safeText, sensorLabel } from '../format.js';
 import { HistoryPool } from '../history.js';
 import { DeviceIndex, placeName } from '../places.js';
-import { backoff } from '../socket.js';
-import { Store, deviceKey } from '../store.js';
 import { describeFresh, describeHidden, toLists } from '../view-alerts.js';
 import { drawChart } from '../view-chart.js';
+import { describePartial } from '../view-summary.js';
+import { NOW, alert, device, opened } from './shared/samples.mjs';
 
-const NOW = 1_780_000_000_000;
 const ALL = { query: '', tenant: '', place: '', show: 'all' };
-
-function device(name, value = 20, { timestamp = NOW, location = { building: 'North', floor: '1', room: '101' }, tenant = 'acme' } = {}) {
-  const readings = { temperature: { value, unit: 'celsius', quality: 'good', timestamp } };
-  return { tenant, project: 'plant', device: name, location, seq: 1, timestamp, readings };
-}
-
-function snapshot(devices, { alerts = [], last = true } = {}) {
-  return { type: 'snapshot', devices, alerts, last };
-}
-
-function alert(id, state = 'raised', more = {}) {
-  return { id, tenant: 'acme', project: 'plant', device: 'd1', location: null, sensor: 'temperature', level: 'critical', state, value: 61, limit: 50, timestamp: NOW, raised_at: NOW, count: 1, ...more };
-}
-
-function opened(devices, options) {
-  const store = new Store();
-  store.apply({ type: 'hello', server_time: NOW }, NOW);
-  store.apply(snapshot(devices, options), NOW);
-  return store;
-}
-
-function temperature(store, name) {
-  return store.devices.get(deviceKey(device(name))).readings.get('temperature').value;
-}
-
-describe('store', () => {
-  it('shows a snapshot only when it is complete', () => {
-    const store = new Store();
-    store.apply(snapshot([device('d1')], { last: false }), NOW);
-    assert.equal(store.devices.size, 0);
-    store.apply(snapshot([device('d2')]), NOW);
-    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d1', 'd2']);
-  });
-
-  it('keeps the newer value whichever frame comes first', () => {
-    const store = new Store();
-    store.apply(snapshot([], { last: false }), NOW);
-    store.apply({ type: 'readings', devices: [device('d1', 30, { timestamp: NOW + 5 })] }, NOW);
-    store.apply(snapshot([device('d1', 20)]), NOW);
-    assert.equal(temperature(store, 'd1'), 30);
-    store.apply({ type: 'readings', devices: [device('d1', 10, { timestamp: NOW - 5 })] }, NOW);
-    assert.equal(temperature(store, 'd1'), 30);
-  });
-
-  it('forgets removed devices and gives their histories back', () => {
-    const store = opened([device('d1'), device('d2')]);
-    const { tenant, project } = device('d1');
-    const version = store.structureVersion;
-    store.apply({ type: 'removed', devices: [{ tenant, project, device: 'd1' }, { tenant, project, device: 'd9' }, null] }, NOW);
-    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d2']);
-    assert.equal(store.history.free.length, 1);
-    assert.notEqual(store.structureVersion, version);
-  });
-
-  it('lets a value from a clock that was ahead give way to the next one', () => {
-    const ahead = device('d1', 90, { timestamp: NOW + 290_000 });
-    ahead.ahead = ahead.readings.temperature.ahead = true;
-    const store = opened([device('d1', 20)]);
-    store.apply({ type: 'readings', devices: [ahead] }, NOW);
-    store.apply({ type: 'readings', devices: [device('d1', 21, { timestamp: NOW + 1000 })] }, NOW + 1000);
-    assert.equal(temperature(store, 'd1'), 21);
-    assert.equal([...store.devices.values()][0].timestamp, NOW + 1000);
-    store.apply({ type: 'readings', devices: [device('d1', 19, { timestamp: NOW })] }, NOW + 1000);
-    assert.equal(temperature(store, 'd1'), 21);
-  });
-
-  it('replaces its state with the snapshot after a reconnect and gives histories back', () => {
-    const store = opened([device('d1'), device('d2')]);
-    store.disconnected();
-    store.apply(snapshot([device('d2', 22, { timestamp: NOW + 1000 })]), NOW + 1000);
-    assert.deepEqual([...store.devices.values()].map((entry) => entry.device), ['d2']);
-    assert.equal(store.history.free.length, 1);
-    const [kept] = store.devices.values();
-    const values = Array.from(store.history.read(kept.readings.get('temperature').slot)).filter((_, at) => at % 2 === 1);
-    assert.deepEqual(values, [20, NaN, 22]);
-  });
-
-  it('leaks no history when the connection breaks inside a snapshot', () => {
-    const store = opened([device('d1')]);
-    for (let round = 0; round < 20; round += 1) {
-      store.apply(snapshot([device('d1'), device('d2')], { last: false }), NOW + round);
-      store.disconnected();
-    }
-    assert.equal(store.history.next, 2);
-    assert.equal(store.history.free.length, 1);
-  });
-
-  it('calls a device stale after three intervals and at least 15 s', () => {
-    const store = opened([device('d1')]);
-    const [entry] = store.devices.values();
-    assert.equal(store.isStale(entry, NOW + 14_000), false);
-    assert.equal(store.isStale(entry, NOW + 16_000), true);
-    store.apply({ type: 'readings', devices: [device('d1', 1, { timestamp: NOW + 20_000 })] }, NOW + 20_000);
-    assert.equal(store.isStale(entry, NOW + 70_000), false);
-    assert.equal(store.isStale(entry, NOW + 90_000), true);
-  });
-
-  it('lists a device that appears later as joined, and a starting fleet not', () => {
-    const store = opened([]);
-    store.apply({ type: 'readings', devices: [device('d1')] }, NOW + 1000);
-    assert.equal(store.recentlyJoined(NOW + 1000).length, 0);
-    store.apply({ type: 'readings', devices: [device('mine')] }, NOW + 60_000);
-    assert.deepEqual(store.recentlyJoined(NOW + 60_000).map((entry) => entry.device), ['mine']);
-    assert.equal(store.recentlyJoined(NOW + 600_000).length, 0);
-  });
-
-  it('follows alerts from raised to cleared', () => {
-    const store = opened([device('d1')]);
-    const [entry] = store.devices.values();
-    store.apply({ type: 'alert', alert: alert('a1') }, NOW);
-    assert.equal(store.alertsOf(entry).size, 1);
-    assert.equal(store.takeFreshAlerts().total, 1);
-    store.apply({ type: 'alert', alert: alert('a1', 'cleared') }, NOW);
-    assert.equal(store.alertsOf(entry), undefined);
-    assert.equal(store.alerts.size, 1);
-  });
-
-  it('bounds alerts and drops cleared ones first', () => {
-    const store = opened([]);
-    store.apply({ type: 'alert', alert: alert('raised') }, NOW);
-    for (let at = 0; at < 1000; at += 1) store.apply({ type: 'alert', alert: alert(`c${at}`, 'cleared') }, NOW + at);
-    assert.ok(store.alerts.size <= 300);
-    assert.ok(store.alerts.has('raised'));
-  });
-
-  it('cuts no raised alert and lists the critical one first', () => {
-    const store = opened([device('d1'), device('boiler')]);
-    store.apply({ type: 'alert', alert: alert('boiler', 'raised', { device: 'boiler', value: 180 }) }, NOW);
-    for (let at = 1; at <= 1000; at += 1) {
-      store.apply({ type: 'alert', alert: alert(`w${at}`, 'raised', { level: 'warning', raised_at: NOW + at, timestamp: NOW + at }) }, NOW + at);
-    }
-    const sorted = store.sortedAlerts();
-    assert.equal(sorted.length, 1001);
-    assert.deepEqual(sorted.slice(0, 3).map(({ id }) => id), ['boiler', 'w1000', 'w999']);
-    assert.equal(store.alertsOf(store.devices.get(deviceKey(device('boiler')))).size, 1);
-    const { raised, cleared } = toLists(sorted);
-    assert.equal(raised.shown[0].id, 'boiler');
-    assert.equal(raised.more, `and ${1001 - raised.shown.length} more warnings`);
-    assert.deepEqual([raised.total, cleared.total, cleared.more], [1001, 0, '']);
-    const { total, critical, worst } = store.takeFreshAlerts();
-    assert.deepEqual([total, critical, worst.id], [1001, 1, 'boiler']);
-    assert.equal(store.freshAlerts.total, 0);
-  });
-
-  it('keeps raised alerts of a snapshot, however many', () => {
-    const alerts = Array.from({ length: 5000 }, (_, at) => alert(`w${at}`, 'raised', { level: 'warning', device: `d${at}` }));
-    const store = opened(alerts.map(({ device: name }) => device(name)), { alerts });
-    assert.equal(store.alerts.size, 5000);
-    assert.equal(store.active.size, 5000);
-  });
-
-  it('forgets cleared warnings before cleared critical alerts', () => {
-    const store = opened([]);
-    store.apply({ type: 'alert', alert: alert('boiler', 'cleared') }, NOW);
-    for (let at = 0; at < 1000; at += 1) {
-      store.apply({ type: 'alert', alert: alert(`c${at}`, 'cleared', { level: 'warning', timestamp: NOW + at }) }, NOW + at);
-    }
-    assert.ok(store.alerts.size <= 300);
-    assert.ok(store.alerts.has('boiler') && store.alerts.has('c999') && !store.alerts.has('c0'));
-    assert.deepEqual(store.sortedAlerts().slice(0, 2).map(({ id }) => id), ['boiler', 'c999']);
-  });
-
-  it('survives frames of any shape', () => {
-    const store = opened([device('d1')]);
-    const frames = [
-      null, 7, {}, { type: 'later' }, { type: 'readings' }, { type: 'alert' }, { type: 'stats' }, { type: 'stats', stats: null },
-      { type: 'readings', devices: [null, 1, {}, { tenant: 1 }, { ...device('d1'), readings: { temperature: null, humidity: 'x', pressure: { value: '1' } } }] },
-      { type: 'readings', devices: [{ ...device('d1'), location: 'here', timestamp: 'now', readings: JSON.parse('{"__proto__":{"value":1}}') }] },
-    ];
-    for (const frame of frames) store.apply(frame, NOW);
-    assert.equal(temperature(store, 'd1'), 20);
-    assert.equal({}.value, undefined);
-  });
-});
 
 describe('alerts', () => {
   const many = (count, level) => Array.from({ length: count }, () => alert('a', 'raised', { level }));
@@ -374,10 +199,12 @@ describe('charts', () => {
   });
 });
 
-describe('backoff', () => {
-  it('doubles, is capped, and is jittered between half and all', () => {
-    assert.equal(backoff(0, () => 1), 1000);
-    assert.equal(backoff(3, () => 0), 4000);
-    assert.equal(backoff(500, () => 1), 30_000);
+describe('what is partial', () => {
+  it('is said in words', () => {
+    assert.equal(describePartial([], []), '');
+    assert.equal(describePartial(['t:1: catching up'], []), 'Some data is missing or not up to date: t:1: catching up.');
+    assert.match(describePartial(['a', 'b', 'c', 'd', 'e'], []), /: a; b; c; and 2 more\.$/);
+    const refused = [{ channel: 'alerts', reason: 'permission denied (103)\u202e' }];
+    assert.equal(describePartial(['t:1: catching up'], refused), 'Alerts cannot be updated: permission denied (103)\ufffd. Reload the page to try again. Some data is missing or not up to date: t:1: catching up.');
   });
 });

@@ -1,0 +1,14 @@
+// What makes two entries the same device.
+
+/** The identity of a device as one string; lengths keep it unambiguous. */
+export function deviceKey({ tenant, project, device }) {
+  return `${tenant.length}.${project.length}.${tenant}/${project}/${device}`;
+}
+
+/** Whether something from outside names a device. */
+export function isIdentity(entry) {
+  return (
+    entry !== null && typeof entry === 'object' &&
+    typeof entry.tenant === 'string' && typeof entry.project === 'string' && typeof entry.device === 'string'
+  );
+}
