@@ -19,7 +19,6 @@ macro_rules! assets {
 const INDEX: &[u8] = include_bytes!("../../page/index.html");
 
 const ASSETS: &[(&str, &[u8])] = assets![
-    "alerts.js",
     "app.css",
     "app.js",
     "chart.js",
@@ -27,11 +26,9 @@ const ASSETS: &[(&str, &[u8])] = assets![
     "favicon.svg",
     "format.js",
     "history.js",
-    "identity.js",
-    "live.js",
     "places.js",
+    "socket.js",
     "store.js",
-    "subscription.js",
     "view-alerts.js",
     "view-chart.js",
     "view-detail.js",
