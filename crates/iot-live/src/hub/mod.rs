@@ -1,28 +1,87 @@
 //! One task that knows what all partitions know now: it answers reads, and hands changes to those
 //! who subscribed to them. Partitions feed it.
 
+mod actor;
+mod channels;
+mod groups;
+mod handle;
+mod history;
+mod index;
+mod json;
 mod marks;
+mod metrics;
 mod outbox;
+mod part;
+mod pending;
+mod recover;
+mod shown;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use iot_core::partition::TopicPartition;
-use iot_fold::{Alert, Device, DeviceKey, Updates, Windows};
+use iot_fold::{Alert, Contents, Device, DeviceKey, Updates, Windows};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::channel::{Channel, Filter};
 use crate::protocol::Framing;
 pub use marks::{Mark, Marks};
+pub use metrics::HubMetrics;
 pub use outbox::{Close, Frames, Outbox, outbox};
+
+/// How the hub serves clients.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The same on all replicas that show the same log for the same group.
+    pub epoch: Arc<str>,
+    /// How often channels of newest values send their changes.
+    pub interval: Duration,
+    /// For how long changes are gathered into one publication, after the last one.
+    pub gather: Duration,
+    /// Bytes of recent changes that are kept for clients that were disconnected.
+    pub history: usize,
+    /// By how much the clocks of replicas may differ.
+    pub skew: Duration,
+    /// Bytes that may wait for a client: the limit of its [`outbox`].
+    pub queue: usize,
+    /// The most alerts that are listed. Active ones are, however many they are.
+    pub alerts: usize,
+}
+
+/// When the newest record of changes was written and when it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Kafka's time of it, in milliseconds since the epoch, if it has one.
+    pub recorded: Option<i64>,
+    /// When it arrived here.
+    pub arrived: Instant,
+}
 
 /// Messages to the hub: changes and requests.
 pub(crate) enum Message {
-    Open(Box<Opening>),
-    Update { partition: Arc<TopicPartition>, feed: u64, updates: Updates, reached: i64 },
-    Closed { partition: Arc<TopicPartition>, feed: u64 },
-    Partial { partition: Arc<TopicPartition>, reason: Option<String> },
+    Open(Box<Opening>, u64),
+    Update {
+        partition: Arc<TopicPartition>,
+        feed: u64,
+        updates: Updates,
+        reached: i64,
+        times: Times,
+    },
+    Closed {
+        partition: Arc<TopicPartition>,
+        feed: u64,
+    },
+    Partial {
+        partition: Arc<TopicPartition>,
+        reason: Option<String>,
+    },
+    Interval(Duration),
     Subscribe(Box<Subscribe>, oneshot::Sender<Result<Subscribed, Refused>>),
     Unsubscribe(ClientId, Channel),
     Leave(ClientId),
@@ -37,7 +96,7 @@ pub struct Opening {
     /// The partition.
     pub partition: Arc<TopicPartition>,
     /// All of its devices and alerts.
-    pub all: Updates,
+    pub all: Contents,
     /// The next offset that is not part of it.
     pub reached: i64,
     /// The fetches of the partition, for positions.
@@ -102,10 +161,12 @@ pub struct Position {
 pub struct Subscribed {
     /// The same on all replicas.
     pub epoch: Arc<str>,
-    /// The position of the snapshot, or of the last publication that is sent again.
+    /// The position of the snapshot, 0 if it has none; or the position that the client asked for.
     pub offset: u64,
     /// What the client gets first.
     pub first: First,
+    /// Partitions that are not shown, or not up to date, and why.
+    pub partial: Vec<String>,
 }
 
 /// What a new subscriber gets first.
@@ -121,9 +182,9 @@ pub enum First {
 #[derive(Debug)]
 pub enum Snapshot {
     /// Of `readings` and `devices`.
-    Devices(Vec<Arc<Device>>),
+    Devices(Arc<[Arc<Device>]>),
     /// Of `alerts`, in the order in which they are listed.
-    Alerts(Vec<Alert>),
+    Alerts(Arc<[Alert]>),
     /// Of `stats`.
     Stats(Box<Stats>),
 }
@@ -221,9 +282,23 @@ pub struct Stats {
 
 /// Nobody answers: the hub has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not available now: the service is stopping")]
+#[error(
+    "not available now: partitions are changing hands or wait for the store, \
+     or the service is stopping"
+)]
 pub struct Gone;
+
+/// Why the windows of a device are not available.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoWindows {
+    /// Nobody answers.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The partition cannot answer.
+    #[error("{0}")]
+    Unavailable(String),
+}
 
 /// A handle to the hub.
 #[derive(Clone)]
-pub struct Hub(mpsc::Sender<Message>);
+pub struct Hub(pub(crate) mpsc::Sender<Message>);

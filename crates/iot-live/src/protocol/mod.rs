@@ -15,7 +15,13 @@ pub enum Framing {
 
 impl Framing {
     /// A publication of a channel. `data` is JSON; without `offset` the client's position stays.
-    pub fn publication(self, channel: &str, epoch: &str, offset: Option<u64>, data: &[u8]) -> Bytes {
+    pub fn publication(
+        self,
+        channel: &str,
+        epoch: &str,
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Bytes {
         let _ = (channel, epoch, offset, data);
         todo!()
     }
