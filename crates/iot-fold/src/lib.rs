@@ -21,8 +21,8 @@
 //!   changed come as keys and bytes, because their state continues to change. [`Sealed`]
 //!   windows come as values, which the store encodes. [`Fold::restore`] makes a fold from
 //!   the stored bytes, and [`add_stored`] reads stored windows.
-//! - [`Fold::take_updates`]: what was not pushed to clients yet, as [`Updates`].
-//! - [`Fold::all`] and [`Fold::windows`]: the present values, for questions.
+//! - [`Fold::take_updates`]: what each message changed for clients, in order, as [`Updates`].
+//! - [`Fold::all`], as [`Contents`], and [`Fold::windows`]: the present values, for questions.
 //!
 //! # Why it is pure
 //!
@@ -69,7 +69,9 @@ mod watch;
 mod window;
 
 pub use catalogue::{Catalogue, Known, Limits, SensorKind};
-pub use fold::{Changes, Event, Fold, FoldRules, Folded, MOST_SIZES, Updates};
+pub use fold::{
+    Change, Changes, Contents, Event, Fold, FoldRules, Folded, MOST_SIZES, Update, Updates,
+};
 pub use kind::AlertKind;
 pub use layout::{SCHEMA, SCHEMA_BEFORE, TIME_KEY, UnpackError};
 pub use limits::{Limit, LimitRules, ThresholdRule};

@@ -75,6 +75,28 @@ pub struct Device {
 pub struct Readings(Vec<(Arc<str>, Value)>);
 
 impl Readings {
+    /// Takes over changed values, in their order.
+    pub fn update(&mut self, changed: &[(Arc<str>, Value)]) {
+        for (sensor, value) in changed {
+            match self.find(sensor) {
+                Ok(at) => self.0[at].1 = value.clone(),
+                Err(at) => {
+                    // A device has few sensors: the list must not keep room for four.
+                    self.0.reserve_exact(1);
+                    self.0.insert(at, (sensor.clone(), value.clone()));
+                }
+            }
+        }
+    }
+
+    /// Where a sensor is in the list, or where it belongs.
+    ///
+    /// # Errors
+    /// It is not in the list.
+    pub fn find(&self, sensor: &str) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&sensor, |(name, _)| name)
+    }
+
     /// Takes over the values that replace those of the same sensor.
     fn merge(&mut self, others: Self, replaces: impl Fn(&Value, &Value) -> bool) {
         for (sensor, value) in others.0 {
@@ -174,11 +196,15 @@ impl Device {
         DEVICE_JSON + self.key.len() + place + readings
     }
 
-    /// Takes over a later change of the same partition. The fold has decided what is newest,
-    /// and event times need not increase.
-    pub fn update(&mut self, change: Device) {
-        self.take_message(&change);
-        self.readings.merge(change.readings, |_, _| true);
+    /// Takes over a later change of the same partition: what its newest message says, and the
+    /// readings that changed. The fold has decided what is newest; event times need not increase.
+    pub fn update(
+        &mut self,
+        (seq, timestamp, is_ahead): (Option<u64>, i64, bool),
+        readings: &[(Arc<str>, Value)],
+    ) {
+        (self.seq, self.timestamp, self.is_ahead) = (seq, timestamp, is_ahead);
+        self.readings.update(readings);
     }
 
     /// Takes over what is newest of the same device in another partition.
@@ -375,9 +401,12 @@ mod tests {
     #[test]
     fn a_later_change_of_the_same_partition_replaces_whatever_its_time() {
         let mut newest = ahead(9_000, 9.0);
-        newest.update(ahead(8_000, 8.0));
-        assert_eq!(newest, ahead(8_000, 8.0));
-        newest.update(device(1_000, 1.0));
+        let mut update = |change: Device| {
+            let message = (change.seq, change.timestamp, change.is_ahead);
+            newest.update(message, &change.readings);
+        };
+        update(ahead(8_000, 8.0));
+        update(device(1_000, 1.0));
         assert_eq!(newest, device(1_000, 1.0));
     }
 

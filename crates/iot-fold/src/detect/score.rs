@@ -88,7 +88,7 @@ fn consume() -> Said {
             let series = (message.device_id.to_string(), reading.sensor.to_string());
             times.entry(series).or_default().push(message.timestamp);
         }
-        for alert in fold.take_updates().alerts {
+        for (_, alert) in fold.take_updates().alerts {
             if alert.state == AlertStatus::Raised && alert.count == 1 {
                 let series = (alert.key.device.to_string(), alert.sensor.to_string());
                 let list: &mut Vec<_> = raised.entry(alert.kind.label()).or_default();

@@ -63,8 +63,10 @@ impl Fold {
             Transition::Repeated => {}
         }
         let sensor = &state.sensors[number];
-        let alerts = sensor.alerts.iter().filter(|alert| alert.kind == kind);
-        let alerts = alerts.map(|alert| state.describe_alert(sensor, alert, &self.origin));
-        self.alerts.extend(alerts);
+        let alert = sensor.alerts.iter().find(|alert| alert.kind == kind);
+        if let Some(alert) = alert {
+            let alert = state.describe_alert(sensor, alert, &self.origin);
+            self.tell(moment.offset, alert);
+        }
     }
 }

@@ -1,12 +1,11 @@
-//! What the fold gives away: changes for the store, and updates for clients.
+//! What the fold gives to a store.
 
 use std::mem::take;
 
-use super::{DeviceWindows, Fold, Tracked, write_key};
+use super::{DeviceWindows, Fold, write_key};
 use crate::layout::{TIME_KEY, device_key};
-use crate::model::{Alert, Device, DeviceKey};
+use crate::model::DeviceKey;
 use crate::sealed::Sealed;
-use crate::state::DeviceState;
 
 /// What a store has to write, in one step with the offset up to which the fold has read.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,26 +30,6 @@ impl Changes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-/// What was not pushed to clients yet.
-#[derive(Debug, Default)]
-pub struct Updates {
-    /// Devices that were removed, each with its number in this partition. A later device may
-    /// have the same number: these come before the others.
-    pub removed: Vec<(usize, DeviceKey)>,
-    /// Devices with the readings that changed, each with its number in this partition.
-    pub devices: Vec<(usize, Device)>,
-    /// Changes of alerts, in order.
-    pub alerts: Vec<Alert>,
-}
-
-impl Updates {
-    /// Whether there is nothing to push.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.devices.is_empty() && self.alerts.is_empty()
     }
 }
 
@@ -86,60 +65,6 @@ impl Fold {
             removed,
             windows,
         }
-    }
-
-    /// Whether there are readings or removed devices that were not pushed to clients yet.
-    pub fn has_unpushed(&self) -> bool {
-        !self.unpushed.is_empty() || !self.gone.is_empty()
-    }
-
-    /// The changes of alerts since the last call, without the readings.
-    pub fn take_alerts(&mut self) -> Vec<Alert> {
-        take(&mut self.alerts)
-    }
-
-    /// The changed readings, removed devices and alerts since the last call.
-    pub fn take_updates(&mut self) -> Updates {
-        let mut devices = Vec::with_capacity(self.unpushed.len());
-        for at in self.unpushed.drain(..) {
-            let Tracked {
-                state,
-                marks,
-                unpushed,
-                ..
-            } = &mut self.devices[at];
-            *unpushed = false;
-            let sensors = state.sensors.iter().zip(marks);
-            let readings = sensors.filter_map(|(sensor, mark)| {
-                take(&mut mark.unpushed).then(|| (sensor.name.clone(), sensor.describe()))
-            });
-            devices.push((at, state.describe(readings.collect())));
-        }
-        Updates {
-            removed: take(&mut self.gone),
-            devices,
-            alerts: self.take_alerts(),
-        }
-    }
-
-    /// All devices and all alerts, for a partition that was just loaded.
-    pub fn all(&self) -> Updates {
-        let full = |state: &DeviceState| {
-            let readings = state.sensors.iter().map(|s| (s.name.clone(), s.describe()));
-            state.describe(readings.collect())
-        };
-        let mut updates = Updates::default();
-        let places = self.devices.iter().enumerate();
-        for (at, Tracked { state, .. }) in places.filter(|(_, device)| !device.is_vacant) {
-            updates.devices.push((at, full(state)));
-            for sensor in &state.sensors {
-                let alerts = sensor.alerts.iter();
-                let alerts = alerts.map(|a| state.describe_alert(sensor, a, &self.origin));
-                updates.alerts.extend(alerts);
-            }
-            updates.alerts.extend(state.describe_silence(&self.origin));
-        }
-        updates
     }
 
     /// The windows of a device that are `size` ms long; `None` if the partition has no such

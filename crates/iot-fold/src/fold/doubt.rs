@@ -13,6 +13,7 @@ impl Fold {
         let stamp = Stamp::undated(event.message.timestamp);
         let mut folded = Folded::default();
         let is_new = self.devices[at].state.newest == Stamp::NONE;
+        let noted = self.note(is_new, is_new);
         if is_new {
             let state = &mut self.devices[at].state;
             state.newest = stamp;
@@ -38,12 +39,12 @@ impl Fold {
             sensor.take(reading);
             sensor.share(&mut self.names);
             device.find_by_unit(number, &self.rules);
-            device.marks[number].unpushed = true;
+            self.show(at, number);
             has_changed = true;
         }
         if has_changed {
             self.mark_unsaved(at);
-            self.mark_unpushed(at);
+            self.show_message(at, event, noted);
         }
         if is_new {
             self.reveal(&mut folded);
@@ -80,6 +81,6 @@ impl Fold {
         if sensor.quality == Quality::Good {
             sensor.quality = Quality::Uncertain;
         }
-        device.marks[number].unpushed = true;
+        self.show(at, number);
     }
 }

@@ -9,6 +9,7 @@ mod silence;
 #[cfg(test)]
 mod tests;
 mod tracked;
+mod updates;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +20,7 @@ use crate::kind::AlertKind;
 use crate::layout::{self, SEALED_BYTES, TIME_BYTES, TIME_KEY, UnpackError};
 use crate::limits::LimitRules;
 use crate::log_time::LogTime;
-use crate::model::{Alert, DeviceKey};
+use crate::model::DeviceKey;
 use crate::names::Names;
 use crate::refusal::Refusal;
 use crate::sealed::{DeviceWindows, Sealed};
@@ -27,8 +28,9 @@ use crate::stamp::Stamp;
 use crate::state::DeviceState;
 use crate::watch::Watch;
 use crate::window::{Added, WindowRules};
-pub use changes::{Changes, Updates};
+pub use changes::Changes;
 use tracked::{Tracked, excess};
+pub use updates::{Change, Contents, Update, Updates};
 
 /// Maximum number of window sizes.
 pub const MOST_SIZES: usize = 8;
@@ -127,18 +129,16 @@ pub struct Fold {
     names: Names,
     /// The key of the current event; kept to reuse its memory.
     lookup: String,
-    /// Numbers of devices with changes for the store, and of those with changes for clients.
+    /// Numbers of devices with changes for the store.
     unsaved: Vec<usize>,
-    unpushed: Vec<usize>,
     /// Whether the time of the partition has changed for the store.
     time_unsaved: bool,
-    /// Changes of alerts for clients.
-    alerts: Vec<Alert>,
+    /// Changes for clients.
+    updates: Updates,
     /// Sealed windows for the store.
     sealed: Vec<Sealed>,
-    /// Keys of removed devices for the store, and the devices with their numbers for clients.
+    /// Keys of removed devices for the store.
     removed: Vec<String>,
-    gone: Vec<(usize, DeviceKey)>,
     /// Approximate bytes of the changes for the store.
     changed_bytes: usize,
 }
@@ -156,12 +156,10 @@ impl Fold {
             names: Names::default(),
             lookup: String::new(),
             unsaved: Vec::new(),
-            unpushed: Vec::new(),
             time_unsaved: false,
-            alerts: Vec::new(),
+            updates: Updates::default(),
             sealed: Vec::new(),
             removed: Vec::new(),
-            gone: Vec::new(),
             changed_bytes: 0,
         }
     }
@@ -226,17 +224,19 @@ impl Fold {
                 ..Folded::default()
             });
         }
-        if state.newest.yields_to(stamp) {
+        let (mut described, newest) = (state.newest == Stamp::NONE, state.newest.yields_to(stamp));
+        if newest {
             state.newest = stamp;
             if let Some(location) = &message.location
                 && state.move_to(location)
             {
                 state.share(&mut self.names);
                 device.find_limits(&self.rules);
+                described = true;
             }
         }
         self.mark_unsaved(at);
-        self.mark_unpushed(at);
+        let noted = self.note(described, newest);
         let mut folded = Folded::default();
         self.advance(at, event, stamp);
         self.hear(at, event, &mut folded);
@@ -246,6 +246,7 @@ impl Fold {
         for sensor in event.unmatched {
             self.doubt(at, sensor, stamp);
         }
+        self.show_message(at, event, noted);
         self.reveal(&mut folded);
         self.retire(&mut folded);
         Ok(folded)
@@ -377,7 +378,7 @@ impl Fold {
             sensor.share(&mut self.names);
             device.find_by_unit(number, &self.rules);
         }
-        device.marks[number].unpushed = true;
+        self.show(at, number);
         if usable {
             self.detect(at, number, event, folded);
         }
@@ -407,14 +408,6 @@ impl Fold {
         if !std::mem::replace(&mut device.unsaved, true) {
             self.unsaved.push(at);
             self.changed_bytes += device.state.packed_size();
-        }
-    }
-
-    /// Marks a device as changed for clients.
-    fn mark_unpushed(&mut self, at: usize) {
-        let device = &mut self.devices[at];
-        if !std::mem::replace(&mut device.unpushed, true) {
-            self.unpushed.push(at);
         }
     }
 }

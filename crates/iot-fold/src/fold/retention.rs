@@ -29,21 +29,18 @@ impl Fold {
         let key = removed.state.key.clone();
         write_key(&mut self.lookup, &key.tenant, &key.project, &key.device);
         self.index.remove(self.lookup.as_str());
-        // Rarely: only if it changed since the last step or push.
+        // Rarely: only if it changed since the last step.
         if removed.unsaved {
             self.unsaved.retain(|changed| *changed != at);
         }
-        if removed.unpushed {
-            self.unpushed.retain(|changed| *changed != at);
-        }
         for alert in cleared(removed.state, now, &self.origin) {
             folded.cleared[alert.kind as usize] += 1;
-            self.alerts.push(alert);
+            self.tell(now.offset, alert);
         }
         folded.removed += 1;
         self.changed_bytes += REMOVED_BYTES + self.lookup.len();
         self.removed.push(device_key(&key));
-        self.gone.push((at, key));
+        self.show_removed(at, now.offset, key);
     }
 }
 

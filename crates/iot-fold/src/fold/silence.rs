@@ -32,7 +32,9 @@ impl Fold {
         if let (Some(silence), Some(last)) = (silence.filter(|s| s.is_active()), last) {
             silence.clear(now.moment(last));
             folded.cleared[AlertKind::Silence as usize] += 1;
-            self.alerts.extend(state.describe_silence(&self.origin));
+            if let Some(alert) = state.describe_silence(&self.origin) {
+                self.tell(event.offset, alert);
+            }
         }
     }
 
@@ -65,7 +67,9 @@ impl Fold {
             let silence = AlertState::new(AlertKind::Silence, finding, moment);
             state.silence = Some(Box::new(silence));
             folded.raised[AlertKind::Silence as usize] += 1;
-            self.alerts.extend(state.describe_silence(&self.origin));
+            if let Some(alert) = state.describe_silence(&self.origin) {
+                self.tell(now.offset, alert);
+            }
             self.changed_bytes += layout::ALERT_BYTES;
             self.mark_unsaved(at);
         }

@@ -18,7 +18,6 @@ pub(super) struct Tracked {
     /// One for each sensor of the state.
     pub(super) marks: Vec<Marks>,
     pub(super) unsaved: bool,
-    pub(super) unpushed: bool,
     /// Whether there is no device in this place.
     pub(super) is_vacant: bool,
 }
@@ -30,7 +29,6 @@ pub(super) struct Marks {
     pub(super) limits: Limits,
     /// The kinds of alerts that are enabled.
     pub(super) kinds: Kinds,
-    pub(super) unpushed: bool,
 }
 
 impl Marks {
@@ -38,7 +36,6 @@ impl Marks {
         Self {
             limits: limits(sensor, &device.key, device.place.as_deref(), rules),
             kinds: kinds(sensor, rules),
-            unpushed: false,
         }
     }
 }
@@ -76,7 +73,6 @@ impl Tracked {
             state,
             next_seal: i64::MAX,
             unsaved: false,
-            unpushed: false,
             is_vacant: false,
         };
         device.find_next_seal(&rules.windows);
@@ -95,7 +91,6 @@ impl Tracked {
             next_seal: i64::MAX,
             marks: Vec::new(),
             unsaved: false,
-            unpushed: false,
             is_vacant: true,
         }
     }

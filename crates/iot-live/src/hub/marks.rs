@@ -34,7 +34,11 @@ impl Marks {
     pub fn add(&self, mark: Mark) {
         let mut kept = self.lock();
         // A clock that steps back, or another log: what is known of times holds no longer.
-        if kept.marks.back().is_some_and(|last| mark.arrived < last.arrived || mark.end < last.end) {
+        if kept
+            .marks
+            .back()
+            .is_some_and(|last| mark.arrived < last.arrived || mark.end < last.end)
+        {
             kept.marks.clear();
         }
         if kept.marks.len() == KEPT {

@@ -1,35 +1,77 @@
 //! One task that knows what all partitions know now: it answers reads, and hands changes to those
 //! who subscribed to them. Partitions feed it.
 
+mod actor;
+mod channels;
+mod groups;
+mod handle;
+mod history;
+mod index;
+mod json;
 mod marks;
+mod metrics;
 mod outbox;
+mod part;
+mod pending;
+mod recover;
+mod shown;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use iot_core::partition::TopicPartition;
-use iot_fold::{Alert, Device, DeviceKey, Updates, Windows};
+use iot_fold::{Alert, Contents, Device, DeviceKey, Updates, Windows};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::channel::{Channel, Filter};
 use crate::protocol::Framing;
 pub use marks::{Mark, Marks};
+pub use metrics::HubMetrics;
 pub use outbox::{Close, Frames, Outbox, outbox};
 
-/// A partition that waits for Kafka or the store does not answer.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How the hub serves clients.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The same on all replicas that show the same log for the same group.
+    pub epoch: Arc<str>,
+    /// How often channels of newest values send their changes.
+    pub interval: Duration,
+    /// For how long changes are gathered into one publication, after the last one.
+    pub gather: Duration,
+    /// Bytes of recent changes that are kept for clients that were disconnected.
+    pub history: usize,
+    /// By how much the clocks of replicas may differ.
+    pub skew: Duration,
+    /// Bytes that may wait for a client: the limit of its [`outbox`].
+    pub queue: usize,
+    /// The most alerts that are listed. Active ones are, however many they are.
+    pub alerts: usize,
+}
+
+/// When the newest record of changes was written and when it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Kafka's time of it, in milliseconds since the epoch, if it has one.
+    pub recorded: Option<i64>,
+    /// When it arrived here.
+    pub arrived: Instant,
+}
 
 /// Messages to the hub: changes and requests.
 pub(crate) enum Message {
-    Open(Box<Opening>),
+    Open(Box<Opening>, u64),
     Update {
         partition: Arc<TopicPartition>,
         feed: u64,
         updates: Updates,
         reached: i64,
+        times: Times,
     },
     Closed {
         partition: Arc<TopicPartition>,
@@ -39,6 +81,7 @@ pub(crate) enum Message {
         partition: Arc<TopicPartition>,
         reason: Option<String>,
     },
+    Interval(Duration),
     Subscribe(Box<Subscribe>, oneshot::Sender<Result<Subscribed, Refused>>),
     Unsubscribe(ClientId, Channel),
     Leave(ClientId),
@@ -53,7 +96,7 @@ pub struct Opening {
     /// The partition.
     pub partition: Arc<TopicPartition>,
     /// All of its devices and alerts.
-    pub all: Updates,
+    pub all: Contents,
     /// The next offset that is not part of it.
     pub reached: i64,
     /// The fetches of the partition, for positions.
@@ -259,84 +302,3 @@ pub enum NoWindows {
 /// A handle to the hub.
 #[derive(Clone)]
 pub struct Hub(pub(crate) mpsc::Sender<Message>);
-
-impl Hub {
-    /// A snapshot of a channel, or what the client has missed; what is newer goes to its outbox.
-    ///
-    /// # Errors
-    /// The hub has ended. The hub may also refuse the subscription.
-    pub async fn subscribe(
-        &self,
-        subscribe: Subscribe,
-    ) -> Result<Result<Subscribed, Refused>, Gone> {
-        let subscribe = Box::new(subscribe);
-        self.ask(|answer| Message::Subscribe(subscribe, answer))
-            .await
-    }
-
-    /// Ends a subscription.
-    pub async fn unsubscribe(&self, client: ClientId, channel: Channel) {
-        self.send(Message::Unsubscribe(client, channel)).await;
-    }
-
-    /// Ends all subscriptions of a client.
-    pub async fn leave(&self, client: ClientId) {
-        self.send(Message::Leave(client)).await;
-    }
-
-    /// A part of the list of devices.
-    ///
-    /// # Errors
-    /// The hub has ended; the same for the others.
-    pub async fn devices(&self, page: Page) -> Result<DevicePage, Gone> {
-        self.ask(|answer| Message::Devices(page, answer)).await
-    }
-
-    /// A device with its windows of length `size` (ms); `None` if it is not known.
-    ///
-    /// # Errors
-    /// Its windows are not available now.
-    pub async fn device(
-        &self,
-        key: DeviceKey,
-        size: i64,
-    ) -> Result<Option<(Arc<Device>, Windows)>, NoWindows> {
-        let asked = key.clone();
-        let known = self.ask(|answer| Message::Device(asked, answer)).await?;
-        let Some((device, questions)) = known else {
-            return Ok(None);
-        };
-        let (answer, answered) = oneshot::channel();
-        let windows = async {
-            let question = Question { key, size, answer };
-            questions.send(question).await.ok()?;
-            answered.await.ok()
-        };
-        let windows = timeout(ANSWER, windows).await.ok().flatten().ok_or(Gone)?;
-        let windows = windows.map_err(NoWindows::Unavailable)?;
-        Ok(windows.map(|windows| (device, windows)))
-    }
-
-    /// A part of the list of alerts.
-    #[expect(clippy::missing_errors_doc, reason = "as `devices`")]
-    pub async fn alerts(&self, page: Page) -> Result<AlertPage, Gone> {
-        self.ask(|answer| Message::Alerts(page, answer)).await
-    }
-
-    /// The service at a glance.
-    #[expect(clippy::missing_errors_doc, reason = "as `devices`")]
-    pub async fn stats(&self) -> Result<Stats, Gone> {
-        self.ask(Message::Stats).await
-    }
-
-    /// A message to a hub that has ended is lost: its clients are gone too.
-    async fn send(&self, message: Message) {
-        let _ = self.0.send(message).await;
-    }
-
-    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Gone> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(message(answer)).await.map_err(|_| Gone)?;
-        answered.await.map_err(|_| Gone)
-    }
-}

@@ -91,6 +91,25 @@ impl Outbox {
         fits
     }
 
+    /// Puts a frame behind the others if it fits. Returns whether it did.
+    pub fn offer(&self, frame: &Bytes) -> bool {
+        let mut queue = self.0.lock();
+        let fits = queue.takes_frames() && self.0.fits(&queue, frame.len());
+        if fits {
+            queue.waiting += frame.len();
+            queue.frames.push(frame.clone());
+            drop(queue);
+            self.0.filled.notify_one();
+        }
+        fits
+    }
+
+    /// Whether no further frame reaches the client.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !self.0.lock().takes_frames()
+    }
+
     /// Whether a frame of so many bytes fits now.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {

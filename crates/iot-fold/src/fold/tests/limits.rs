@@ -9,7 +9,7 @@ fn threshold_alerts(sensor: usize, values: &[f64]) -> Vec<Vec<(f64, AlertStatus)
     let mut fold = Fold::new(rules(), "device-data", 0);
     let told = values.iter().enumerate().map(|(at, value)| {
         feed(&mut fold, at, (0, at as i64, None, sensor, *value)).unwrap();
-        let alerts = fold.take_updates().alerts.into_iter();
+        let alerts = fold.take_alerts().into_iter();
         let of_kind = alerts.filter(|alert| alert.kind == AlertKind::Threshold);
         of_kind.map(|alert| (alert.limit, alert.state)).collect()
     });
@@ -67,7 +67,7 @@ fn other_limits_hold_at_once_and_nothing_is_learnt_anew() {
     let mut restored = Fold::restore(other, "device-data", 0, &entries).unwrap();
     assert_eq!(states(&restored), states(&fold));
     feed(&mut restored, 50, (0, 151, None, 0, 13.0)).unwrap();
-    let told = restored.take_updates().alerts;
+    let told = restored.take_alerts();
     let told = told.iter().find(|alert| alert.kind == AlertKind::Threshold);
     assert_eq!(told.map(|alert| alert.limit), Some(5.0));
 }

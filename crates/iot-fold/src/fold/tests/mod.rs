@@ -7,6 +7,7 @@ mod golden;
 mod limits;
 mod retention;
 mod silence;
+mod updates;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use super::*;
 use crate::catalogue::{Catalogue, Known, Limits};
 use crate::detect::Detection;
 use crate::limits::{Limit, ThresholdRule};
-use crate::model::AlertStatus;
+use crate::model::{Alert, AlertStatus};
 
 /// None is the multiple of another.
 const SIZES: [i64; 3] = [60, 90, 250];
@@ -27,6 +28,14 @@ const NAMES: [&str; 3] = ["temperature", "humidity", "vibration"];
 
 /// One message of a test: device, time, seq, and a value for one sensor.
 type Sent = (u8, i64, Option<u64>, usize, f64);
+
+impl Fold {
+    /// The changes of alerts since the last call; those of devices are lost.
+    fn take_alerts(&mut self) -> Vec<Alert> {
+        let alerts = self.take_updates().alerts.into_iter();
+        alerts.map(|(_, alert)| alert).collect()
+    }
+}
 
 fn rules() -> FoldRules {
     let windows = WindowRules {
@@ -247,18 +256,18 @@ proptest! {
                 0 => {}
                 1 => save(&mut fold, &mut kept),
                 _ => {
-                    alerts.extend(fold.take_updates().alerts);
+                    alerts.extend(fold.take_alerts());
                     save(&mut fold, &mut kept);
                     fold = reload(&kept);
                 }
             }
         }
-        alerts.extend(fold.take_updates().alerts);
+        alerts.extend(fold.take_alerts());
         save(&mut fold, &mut kept);
         let mut whole = straight(&log);
         prop_assert_eq!(states(&fold), states(&whole));
         prop_assert_eq!(states(&reload(&kept)), states(&whole));
-        prop_assert_eq!(alerts, whole.take_updates().alerts);
+        prop_assert_eq!(alerts, whole.take_alerts());
         let mut straight = Kept::default();
         save(&mut whole, &mut straight);
         prop_assert_eq!(kept, straight);
@@ -361,12 +370,9 @@ fn active_alerts(fold: &Fold) -> usize {
 fn alerts_are_told_with_an_id_from_the_log() {
     let mut fold = Fold::new(rules(), "device-data", 3);
     feed(&mut fold, 41, (0, 100, None, 0, 55.0)).unwrap();
-    let told = fold.take_updates();
-    assert_eq!(told.alerts.len(), 1);
-    assert_eq!(
-        &*told.alerts[0].id,
-        "device-data:3:41:temperature:threshold"
-    );
+    let told = fold.take_alerts();
+    assert_eq!(told.len(), 1);
+    assert_eq!(&*told[0].id, "device-data:3:41:temperature:threshold");
     assert_eq!(active_alerts(&fold), 1);
     // Older than the newest value: neither value nor alert change.
     assert_eq!(
@@ -376,7 +382,7 @@ fn alerts_are_told_with_an_id_from_the_log() {
     assert_eq!(active_alerts(&fold), 1);
     feed(&mut fold, 43, (0, 101, None, 0, 20.0)).unwrap();
     assert_eq!(active_alerts(&fold), 0);
-    assert_eq!(fold.take_updates().alerts[0].state, AlertStatus::Cleared);
+    assert_eq!(fold.take_alerts()[0].state, AlertStatus::Cleared);
 }
 
 #[test]
@@ -386,26 +392,11 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     bad.readings[0].quality = Quality::Bad;
     fold.apply(&event(0, None, &bad)).unwrap();
     let told = fold.take_updates();
-    assert_eq!(told.devices[0].1.readings[0].1.quality, Quality::Bad);
+    let shown: Vec<_> = told.iter().flat_map(updates::readings).collect();
+    assert_eq!(shown[0].1.quality, Quality::Bad);
     assert_eq!(told.alerts, []);
-    assert_eq!(
-        fold.windows(&told.devices[0].1.key, 60).unwrap().here["temperature"],
-        []
-    );
-}
-
-#[test]
-fn only_what_changed_is_told() {
-    let mut fold = Fold::new(rules(), "device-data", 0);
-    feed(&mut fold, 0, (0, 100, None, 0, 1.0)).unwrap();
-    feed(&mut fold, 1, (0, 101, None, 1, 2.0)).unwrap();
-    assert_eq!(fold.take_updates().devices[0].1.readings.len(), 2);
-    feed(&mut fold, 2, (0, 102, None, 1, 3.0)).unwrap();
-    let (_, told) = fold.take_updates().devices.remove(0);
-    let sensors = told.readings.iter().map(|(sensor, _)| &**sensor);
-    assert_eq!(sensors.collect::<Vec<_>>(), ["humidity"]);
-    assert!(fold.take_updates().devices.is_empty());
-    assert_eq!(fold.all().devices[0].1.readings.len(), 2);
+    let key = fold.all().devices[0].1.key.clone();
+    assert_eq!(fold.windows(&key, 60).unwrap().here["temperature"], []);
 }
 
 proptest! {
@@ -429,13 +420,13 @@ proptest! {
                 *all += one;
             }
             if cuts[at] == 0 {
-                alerts.extend(fold.take_updates().alerts);
+                alerts.extend(fold.take_alerts());
                 save(&mut fold, &mut kept);
                 fold = reload(&kept);
             }
         }
-        alerts.extend(fold.take_updates().alerts);
-        expected.extend(whole.take_updates().alerts);
+        alerts.extend(fold.take_alerts());
+        expected.extend(whole.take_alerts());
         prop_assert_eq!(alerts, expected);
         prop_assert_eq!(states(&fold), states(&whole));
     }

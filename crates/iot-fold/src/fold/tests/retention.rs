@@ -38,8 +38,7 @@ fn names(fold: &Fold) -> Vec<String> {
 
 /// The devices that the store was told to delete since the last call.
 fn removed(fold: &mut Fold) -> Vec<String> {
-    let gone = fold.take_updates().removed.into_iter();
-    gone.map(|(_, key)| key.device.to_string()).collect()
+    updates::removed(&fold.take_updates())
 }
 
 /// Steps, gaps, records from the future, and records without a time; a few devices send often
@@ -119,14 +118,11 @@ proptest! {
             prop_assert_eq!(folded, feed(&mut whole, offset, *sent));
             let (updates, of_whole) = (fold.take_updates(), whole.take_updates());
             prop_assert_eq!(&updates.alerts, &of_whole.alerts);
-            let gone = |updates: &Updates| {
-                let gone = updates.removed.iter().map(|(_, key)| key.device.to_string());
-                gone.collect::<Vec<_>>()
-            };
-            prop_assert_eq!(&gone(&updates), &expected[offset]);
-            prop_assert_eq!(gone(&of_whole), gone(&updates));
+            let gone = updates::removed(&updates);
+            prop_assert_eq!(&gone, &expected[offset]);
+            prop_assert_eq!(updates::removed(&of_whole), gone);
             prop_assert_eq!(folded.removed, expected[offset].len() as u64);
-            for alert in updates.alerts {
+            for (_, alert) in updates.alerts {
                 match alert.state {
                     AlertStatus::Raised => drop(raised.insert(alert.id)),
                     AlertStatus::Cleared => drop(raised.remove(&alert.id)),
@@ -170,8 +166,9 @@ fn a_device_that_is_gone_leaves_nothing_but_cleared_alerts() {
     let next = advance(&mut fold, 1, 1_000..1_045);
     assert_eq!(names(&fold), ["d0"]);
     let updates = fold.take_updates();
-    assert_eq!(updates.removed.len(), 1);
-    let cleared = updates.alerts.iter().filter(|alert| alert.reason.is_some());
+    assert_eq!(updates::removed(&updates), ["d9"]);
+    let alerts: Vec<_> = updates.alerts.iter().map(|(_, alert)| alert).collect();
+    let cleared = alerts.iter().filter(|alert| alert.reason.is_some());
     let cleared: Vec<_> = cleared.collect();
     assert_eq!(cleared.len(), 2);
     for alert in cleared {
@@ -185,7 +182,7 @@ fn a_device_that_is_gone_leaves_nothing_but_cleared_alerts() {
             alert.message,
             "the device was removed after 0.041 s without a message"
         );
-        let raised = updates.alerts.iter().find(|other| other.id == alert.id);
+        let raised = alerts.iter().find(|other| other.id == alert.id);
         assert_eq!(raised.unwrap().state, AlertStatus::Raised);
     }
     let changes = fold.take_changes();
@@ -195,11 +192,12 @@ fn a_device_that_is_gone_leaves_nothing_but_cleared_alerts() {
     // It comes back as a new device, in the place that it had.
     feed(&mut fold, next, (9, Some(1_044)));
     let updates = fold.take_updates();
-    assert_eq!(updates.devices.len(), 1);
-    assert_eq!(
-        fold.windows(&updates.devices[0].1.key, 60).unwrap().here["temperature"][0].count,
-        1
-    );
+    let described = updates.iter().find_map(|update| match update.change {
+        Change::Described { key, .. } => Some(key),
+        _ => None,
+    });
+    let windows = fold.windows(described.unwrap(), 60).unwrap();
+    assert_eq!(windows.here["temperature"][0].count, 1);
     assert_eq!(fold.devices.len(), 2);
 }
 
@@ -255,13 +253,14 @@ fn a_device_in_a_freed_place_has_no_changes_of_the_one_before() {
     feed(&mut fold, next, (2, Some(1_050)));
     assert_eq!(names(&fold), ["d0", "d2"]);
     let updates = fold.take_updates();
-    let devices: Vec<_> = updates
-        .devices
-        .iter()
-        .map(|(at, d)| (*at, &*d.key.device))
-        .collect();
-    assert_eq!(devices, [(1, "d0"), (0, "d2")]);
-    assert_eq!(updates.removed[0].0, 0);
+    let of_place = updates.iter().filter(|update| update.place == 0);
+    let of_place: Vec<_> = of_place.map(|update| update.change).collect();
+    let names = of_place.iter().filter_map(|change| match change {
+        Change::Removed(key) | Change::Described { key, .. } => Some(&*key.device),
+        Change::Message { .. } => None,
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["d1", "d1", "d2"]);
+    assert!(matches!(of_place[2], Change::Removed(_)));
     let changes = fold.take_changes();
     assert_eq!((changes.live.len(), changes.removed.len()), (3, 1));
 }

@@ -104,8 +104,8 @@ proptest! {
         for (offset, sent) in log.iter().enumerate() {
             let folded = feed(&mut fold, offset, *sent);
             prop_assert_eq!(folded, feed(&mut whole, offset, *sent));
-            let alerts = fold.take_updates().alerts;
-            prop_assert_eq!(&alerts, &whole.take_updates().alerts);
+            let alerts = fold.take_alerts();
+            prop_assert_eq!(&alerts, &whole.take_alerts());
             for alert in silences(alerts) {
                 let raised = alert.state == AlertStatus::Raised;
                 prop_assert_eq!(raised, ids.insert(alert.id.clone()), "an id is raised once");
@@ -124,7 +124,7 @@ proptest! {
 /// The changes that a record makes.
 fn told(fold: &mut Fold, offset: usize, sent: Sent) -> Vec<Alert> {
     feed(fold, offset, sent);
-    silences(fold.take_updates().alerts)
+    silences(fold.take_alerts())
 }
 
 #[test]

@@ -1,0 +1,315 @@
+//! The hub's task.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iot_core::partition::TopicPartition;
+use iot_fold::Alert;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::channels::{ChannelId, Channels};
+use super::metrics::Outcome;
+use super::shown::Shown;
+use super::view::View;
+use super::{
+    AlertPage, Close, Counts, DevicePage, First, HubMetrics, Known, Message, Page, Refused,
+    Settings, Snapshot, Stats, Subscribe, Subscribed,
+};
+use crate::channel::Kind;
+
+const STATS_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct Actor {
+    messages: mpsc::Receiver<Message>,
+    shown: Shown,
+    /// Partitions that are not shown, or not up to date, and why.
+    partial: BTreeMap<Arc<TopicPartition>, String>,
+    counts: Box<dyn Fn() -> Counts + Send>,
+    metrics: HubMetrics,
+    /// Messages processed at the last tick, and when that was.
+    counted: (u64, Instant),
+    rate: f64,
+}
+
+impl Actor {
+    pub(super) fn new(
+        settings: Settings,
+        counts: Box<dyn Fn() -> Counts + Send>,
+        metrics: HubMetrics,
+        messages: mpsc::Receiver<Message>,
+    ) -> Self {
+        let view = View::new(settings.alerts);
+        Self {
+            messages,
+            shown: Shown::new(view, Channels::new(settings, metrics.clone())),
+            partial: BTreeMap::new(),
+            counted: (counts().messages_total, Instant::now()),
+            counts,
+            metrics,
+            rate: 0.0,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = interval(STATS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wakes_at = self.shown.channels.wakes_at();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => self.tick(),
+                () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {}
+                message = self.messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => break,
+                },
+            }
+            self.flush();
+        }
+        self.flush();
+        self.shown.channels.close(Close::Shutdown);
+    }
+
+    /// The position of this replica; unknown while partitions are not shown.
+    fn frontier(&self) -> Option<u64> {
+        let hidden = |partition: &Arc<TopicPartition>| self.shown.part_of(partition).is_none();
+        if self.partial.keys().any(hidden) {
+            return None;
+        }
+        self.shown.frontier()
+    }
+
+    fn flush(&mut self) {
+        let due = self.shown.channels.wakes_at();
+        if due.is_some_and(|at| at <= Instant::now()) {
+            let frontier = self.frontier();
+            self.shown.channels.flush(&self.shown.view, || frontier);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        // Those who asked may be gone by now: answers may fail.
+        match message {
+            Message::Open(opening, feed) => self.shown.open(*opening, feed),
+            Message::Update {
+                partition,
+                feed,
+                updates,
+                reached,
+                times,
+            } => self
+                .shown
+                .update(&partition, feed, (updates, reached), times),
+            Message::Closed { partition, feed } => self.shown.close(&partition, feed),
+            Message::Partial { partition, reason } => {
+                match reason {
+                    Some(reason) => self.partial.insert(partition, reason),
+                    None => self.partial.remove(&partition),
+                };
+            }
+            Message::Interval(every) => self.shown.channels.settings.interval = every,
+            Message::Subscribe(subscribe, answer) => self.subscribe(*subscribe, answer),
+            Message::Unsubscribe(client, channel) => {
+                let Shown {
+                    channels, groups, ..
+                } = &mut self.shown;
+                channels.unsubscribe(client, &channel.name, groups);
+            }
+            Message::Leave(client) => {
+                let Shown {
+                    channels, groups, ..
+                } = &mut self.shown;
+                channels.leave(client, groups);
+            }
+            Message::Devices(page, answer) => drop(answer.send(self.devices(&page))),
+            Message::Device(key, answer) => {
+                let known = self.shown.view.find(&key);
+                let known = known.and_then(|(device, part)| -> Option<Known> {
+                    Some((device, self.shown.parts.get(&part)?.questions.clone()))
+                });
+                drop(answer.send(known));
+            }
+            Message::Alerts(page, answer) => drop(answer.send(self.alerts(&page))),
+            Message::Stats(answer) => drop(answer.send(self.stats())),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        subscribe: Subscribe,
+        answer: oneshot::Sender<Result<Subscribed, Refused>>,
+    ) {
+        let Subscribe {
+            client,
+            channel,
+            framing,
+            outbox,
+            since,
+        } = subscribe;
+        if let Err(refused) = self.shown.channels.admits(client, &channel) {
+            drop(answer.send(Err(refused)));
+            return;
+        }
+        let frontier = self.frontier();
+        let Shown {
+            channels,
+            groups,
+            view,
+            ..
+        } = &mut self.shown;
+        let id = channels.open(&channel, framing, groups, view);
+        // What waits is older than the snapshot.
+        if !channel.is_conflated() {
+            channels.send(id, view, frontier);
+        }
+        let asked = since.as_ref().zip(frontier);
+        let missed = asked.and_then(|(since, frontier)| {
+            let missed = self.shown.missed(&channel, since, frontier)?;
+            Some((since.offset, missed))
+        });
+        let outcome = match (&missed, &since) {
+            (Some(_), _) => Outcome::Recovered,
+            (None, Some(_)) => Outcome::Expired,
+            (None, None) => Outcome::Snapshot,
+        };
+        let (offset, first) = match missed {
+            Some((since, missed)) => {
+                let newest = missed.last().map_or(since, |(offset, _)| *offset);
+                if let Some(state) = self.shown.channels.state(id) {
+                    state.resumes_at(newest);
+                }
+                (since, First::Missed(missed))
+            }
+            None => {
+                let snapshot = self.snapshot(id);
+                let now = match channel.kind {
+                    Kind::Stats => Some(jiff::Timestamp::now().as_microsecond().unsigned_abs()),
+                    _ => frontier,
+                };
+                if let Some(state) = self.shown.channels.state(id) {
+                    state.starts_at(now);
+                }
+                (now.unwrap_or(0), First::Snapshot(snapshot))
+            }
+        };
+        let subscribed = Subscribed {
+            epoch: self.shown.channels.settings.epoch.clone(),
+            offset,
+            first,
+            partial: self.partial_texts(),
+        };
+        if answer.send(Ok(subscribed)).is_ok() {
+            self.shown.channels.join(id, client, outbox);
+            self.metrics.began(outcome);
+        } else {
+            self.shown.channels.tidy(id, &mut self.shown.groups);
+        }
+    }
+
+    /// Everything that a channel has now.
+    fn snapshot(&mut self, id: ChannelId) -> Snapshot {
+        let stats = self.stats();
+        let Shown {
+            channels,
+            groups,
+            view,
+            ..
+        } = &mut self.shown;
+        let Some(state) = channels.state(id) else {
+            return Snapshot::Devices(Arc::default());
+        };
+        match (state.channel.kind, state.group) {
+            (Kind::Alerts, _) => {
+                let channel = &state.channel;
+                let alerts = state.alerts.get_or_insert_with(|| {
+                    let alerts = view.alerts(|alert| channel.selects_alert(alert));
+                    alerts.into_iter().cloned().collect()
+                });
+                Snapshot::Alerts(alerts.clone())
+            }
+            (Kind::Stats, _) | (_, None) => Snapshot::Stats(Box::new(stats)),
+            (Kind::Readings | Kind::Devices, Some(of)) => {
+                let devices = groups.snapshot(of, view);
+                let Some(sensor) = &state.channel.filter.sensor else {
+                    return Snapshot::Devices(devices);
+                };
+                let one = devices.iter().filter_map(|device| {
+                    let at = device.readings.find(sensor).ok()?;
+                    let mut one = (**device).clone();
+                    one.readings = [device.readings[at].clone()].into_iter().collect();
+                    Some(Arc::new(one))
+                });
+                Snapshot::Devices(one.collect())
+            }
+        }
+    }
+
+    fn partial_texts(&self) -> Vec<String> {
+        let texts = self.partial.iter();
+        let texts = texts.map(|(partition, reason)| format!("{partition}: {reason}"));
+        texts.collect()
+    }
+
+    fn devices(&self, page: &Page) -> DevicePage {
+        let (devices, total) = self.shown.view.page(page);
+        DevicePage {
+            devices,
+            total,
+            position: self.frontier().unwrap_or(0),
+        }
+    }
+
+    fn alerts(&self, page: &Page) -> AlertPage {
+        let filter = &page.filter;
+        let takes = |alert: &Alert| {
+            let sensor = filter.sensor.as_ref();
+            sensor.is_none_or(|sensor| *sensor == alert.sensor)
+                && filter.min_level.is_none_or(|level| alert.level >= level)
+                && filter.state.is_none_or(|state| alert.state == state)
+                && filter.selects(&alert.key, alert.location.as_deref())
+        };
+        let all = self.shown.view.alerts(takes);
+        let shown = all.iter().skip(page.offset).take(page.limit);
+        AlertPage {
+            alerts: shown.map(|alert| (*alert).clone()).collect(),
+            total: all.len(),
+            raised: View::by_level(&all),
+            position: self.frontier().unwrap_or(0),
+        }
+    }
+
+    fn tick(&mut self) {
+        let Shown {
+            channels, groups, ..
+        } = &mut self.shown;
+        channels.sweep(groups);
+        let (before, at) = self.counted;
+        let now = (self.counts)().messages_total;
+        let seconds = at.elapsed().as_secs_f64();
+        if seconds > 0.0 {
+            self.rate = now.saturating_sub(before) as f64 / seconds;
+            self.counted = (now, Instant::now());
+        }
+        self.metrics.rate.set(self.rate);
+        self.metrics.devices.set(self.shown.view.devices() as i64);
+        self.metrics.queued(self.messages.len());
+        let stats = self.stats();
+        self.shown.channels.send_stats(|| stats.clone());
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            counts: (self.counts)(),
+            messages_per_second: self.rate,
+            alerts_active: self.shown.view.active_alerts(),
+            devices: self.shown.view.devices(),
+            clients: self.shown.channels.clients(),
+            server_time: jiff::Timestamp::now().as_millisecond(),
+            partial: self.partial_texts(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Positions: what of a channel a client has seen, and what it has missed.
+
+use bytes::Bytes;
+use iot_fold::{Change, Device};
+
+use super::Position;
+use super::json::{self, Field};
+use super::pending::{Latest, Lines};
+use super::shown::Shown;
+use super::view::View;
+use crate::channel::{Channel, Kind};
+
+/// The most changes that are searched for a client; more take longer than a snapshot.
+const MOST_SEARCHED: usize = 200_000;
+
+impl Shown {
+    /// The time before which everything that was committed is in the view, in microseconds;
+    /// `None` if that is unknown.
+    pub(super) fn frontier(&self) -> Option<u64> {
+        let frontiers = self.parts.values();
+        let frontiers = frontiers.map(|part| part.marks.frontier(part.reached));
+        let least = frontiers.min()??;
+        u64::try_from(least).ok().filter(|least| *least > 0)
+    }
+
+    /// What a client has missed since a position; `None` if not all of it is known, or it is much.
+    pub(super) fn missed(
+        &self,
+        channel: &Channel,
+        since: &Position,
+        frontier: u64,
+    ) -> Option<Vec<(u64, Bytes)>> {
+        let settings = &self.channels.settings;
+        let now = jiff::Timestamp::now().as_microsecond();
+        let since_offset = i64::try_from(since.offset).ok()?;
+        let skew = i64::try_from(settings.skew.as_micros()).ok()?;
+        if *since.epoch != *settings.epoch || since.offset == 0 || since_offset > now + skew {
+            return None;
+        }
+        let time = since_offset.saturating_sub(skew);
+        if time <= self.lost_at {
+            return None;
+        }
+        let data = match channel.kind {
+            Kind::Stats => return None,
+            Kind::Alerts => self.missed_alerts(channel, time)?,
+            _ if channel.is_conflated() => self.missed_values(channel, time)?,
+            _ => self.missed_changes(channel, time)?,
+        };
+        let bytes: usize = data.iter().map(Vec::len).sum();
+        if bytes > settings.frame() {
+            return None;
+        }
+        // The last one has the position of this replica; all are newer than what the client has.
+        let newest = frontier.max(since.offset + data.len() as u64);
+        let first = newest + 1 - data.len() as u64;
+        let missed = (first..).zip(data);
+        Some(missed.map(|(offset, data)| (offset, data.into())).collect())
+    }
+
+    fn missed_values(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
+        let mut latest = Latest::default();
+        let mut searched = 0;
+        let selects = |head: &super::history::Head| {
+            let place = head.location.as_deref();
+            channel.filter.selects(&head.key, place)
+        };
+        for part in self.parts.values() {
+            let from = part.marks.offset_at(time)?;
+            for batch in part.history.devices_since(from)? {
+                searched += batch.heads.len();
+                if searched > MOST_SEARCHED {
+                    return None;
+                }
+                for (update, head, before) in batch.iter() {
+                    if update.offset < from {
+                        continue;
+                    }
+                    match update.change {
+                        Change::Removed(_) if selects(head) => latest.remove(head.id, &head.key),
+                        Change::Described { .. } => {
+                            let before = before.flatten().is_some_and(|before| selects(before));
+                            match (before, selects(head)) {
+                                (true, false) => latest.remove(head.id, &head.key),
+                                (false, true) => latest.whole(head.id),
+                                _ => {}
+                            }
+                        }
+                        Change::Message { readings, .. } if selects(head) => {
+                            match &channel.filter.sensor {
+                                None => latest.change(head.id, readings),
+                                Some(sensor) => {
+                                    let of = readings.iter().rfind(|(name, _)| name == sensor);
+                                    if let Some(reading) = of {
+                                        let one = std::slice::from_ref(reading);
+                                        latest.change(head.id, one);
+                                    }
+                                }
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if latest.is_empty() {
+            return Some(Vec::new());
+        }
+        let batch = latest.take(&self.view, channel, usize::MAX);
+        Some(if batch.is_empty() {
+            Vec::new()
+        } else {
+            vec![batch.data]
+        })
+    }
+
+    fn missed_changes(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
+        let mut lines = Lines::default();
+        let (mut searched, most) = (0, self.channels.settings.frame());
+        for part in self.parts.values() {
+            let from = part.marks.offset_at(time)?;
+            for batch in part.history.devices_since(from)? {
+                searched += batch.heads.len();
+                if searched > MOST_SEARCHED || lines.bytes() > most {
+                    return None;
+                }
+                let mut entered = false;
+                for (update, head, before) in batch.iter() {
+                    if update.offset < from {
+                        continue;
+                    }
+                    let place = head.location.as_deref();
+                    let selects = channel.filter.selects(&head.key, place);
+                    let mut item = Vec::new();
+                    match update.change {
+                        Change::Removed(_) if selects => {
+                            json::key(&mut item, &head.key);
+                            lines.add(Field::Removed, &item, usize::MAX);
+                        }
+                        Change::Described { .. } => {
+                            let was = before.flatten().is_some_and(|before| {
+                                let place = before.location.as_deref();
+                                channel.filter.selects(&before.key, place)
+                            });
+                            entered = selects && !was;
+                            if was && !selects {
+                                json::key(&mut item, &head.key);
+                                lines.add(Field::Removed, &item, usize::MAX);
+                            }
+                        }
+                        Change::Message {
+                            seq,
+                            timestamp,
+                            is_ahead,
+                            readings,
+                        } if selects => {
+                            let device = Device {
+                                location: head.location.clone(),
+                                seq,
+                                timestamp,
+                                is_ahead,
+                                ..View::empty(&head.key)
+                            };
+                            // A device that has come into the channel with it is shown whole.
+                            let shown =
+                                std::mem::take(&mut entered).then(|| self.view.shown(head.id));
+                            let shown = shown.flatten();
+                            let readings = shown.as_ref().map_or(readings, |shown| &shown.readings);
+                            let takes = |name: &str| channel.takes_sensor(name);
+                            if channel.filter.sensor.is_some()
+                                && !readings.iter().any(|(name, _)| takes(name))
+                            {
+                                continue;
+                            }
+                            let origin = Some((&*part.name, update.offset));
+                            json::device(&mut item, &device, readings, takes, origin);
+                            lines.add(Field::Devices, &item, usize::MAX);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Some(lines.take(true))
+    }
+
+    fn missed_alerts(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
+        let mut lines = Lines::default();
+        // Without what can change in an alert: those that have left the channel are gone.
+        let mut wide = channel.clone();
+        (wide.filter.state, wide.filter.building) = (None, None);
+        (wide.filter.floor, wide.filter.room) = (None, None);
+        let most = self.channels.settings.frame();
+        for part in self.parts.values() {
+            let from = part.marks.offset_at(time)?;
+            for alert in part.history.alerts_since(from)? {
+                if lines.bytes() > most {
+                    return None;
+                }
+                let mut item = Vec::new();
+                if channel.selects_alert(alert) {
+                    json::value(&mut item, alert);
+                    lines.add(Field::Alerts, &item, usize::MAX);
+                } else if wide.selects_alert(alert) {
+                    json::value(&mut item, &alert.id);
+                    lines.add(Field::Gone, &item, usize::MAX);
+                }
+            }
+        }
+        Some(lines.take(false))
+    }
+}

@@ -1,0 +1,526 @@
+//! Takes the changes of partitions into the view, and hands them to the channels that they
+//! concern.
+
+use std::collections::{BTreeMap, HashSet};
+use std::mem::take;
+use std::sync::Arc;
+
+use iot_core::partition::TopicPartition;
+use iot_fold::{Alert, Change, Contents, Device, DeviceKey, Place, Update, Updates, Value};
+
+use super::channels::{ChannelId, Channels};
+use super::groups::{Concerned, Groups};
+use super::history::Head;
+use super::json::{self, Field};
+use super::part::{Part, Shadow, split};
+use super::view::{EntryId, PartId, View};
+use super::{Opening, Times};
+
+/// Everything that is shown, and the channels that show it.
+pub(super) struct Shown {
+    pub(super) view: View,
+    pub(super) parts: BTreeMap<PartId, Part>,
+    pub(super) groups: Groups,
+    pub(super) channels: Channels,
+    next: PartId,
+    /// When something was last shown or hidden that is in no history, in microseconds since the
+    /// epoch: a client that left before needs a snapshot.
+    pub(super) lost_at: i64,
+    /// Kept to reuse its memory.
+    concerned: Concerned,
+}
+
+type Reading = (Arc<str>, Value);
+
+/// A change of a device that the view has already.
+struct Changed<'c> {
+    id: EntryId,
+    /// What the partition knows now.
+    device: &'c Device,
+    readings: &'c [Reading],
+    /// The place of the device as it was shown before if it is new or has moved; `None` inside if
+    /// it was not known.
+    before: Option<Option<Option<Arc<Place>>>>,
+    /// Partition and offset of the message.
+    origin: Option<(&'c str, i64)>,
+    times: Option<Times>,
+}
+
+impl Shown {
+    pub(super) fn new(view: View, channels: Channels) -> Self {
+        Self {
+            view,
+            parts: BTreeMap::new(),
+            groups: Groups::default(),
+            channels,
+            next: 0,
+            lost_at: 0,
+            concerned: Concerned::default(),
+        }
+    }
+
+    /// Finds a partition.
+    pub(super) fn part_of(&self, partition: &TopicPartition) -> Option<PartId> {
+        let mut parts = self.parts.iter();
+        let part = parts.find(|(_, part)| *part.partition == *partition);
+        part.map(|(id, _)| *id)
+    }
+
+    /// A feed begins. It replaces what another one of the same partition has shown by difference,
+    /// as soon as it has reached what is shown.
+    pub(super) fn open(&mut self, opening: Opening, feed: u64) {
+        let Some(id) = self.part_of(&opening.partition) else {
+            self.next += 1;
+            let shadow = Shadow::new(opening, feed);
+            let (part, contents) = Part::new(shadow);
+            self.parts.insert(self.next, part);
+            self.replace(self.next, contents);
+            self.channels.resync_large(&mut self.groups);
+            return;
+        };
+        let Some(part) = self.parts.get_mut(&id) else {
+            return;
+        };
+        let shadow = Shadow::new(opening, feed);
+        if shadow.reached < part.reached {
+            part.next = Some(shadow);
+        } else {
+            self.swap(id, shadow);
+        }
+    }
+
+    /// Shows what another feed of a partition knows. It is at least as new as what is shown.
+    fn swap(&mut self, id: PartId, shadow: Shadow) {
+        let Some(part) = self.parts.get_mut(&id) else {
+            return;
+        };
+        let is_gap = shadow.reached > part.reached;
+        let contents = part.follow(shadow);
+        let has_changed = self.replace(id, contents);
+        if has_changed {
+            self.lost_at = jiff::Timestamp::now().as_microsecond();
+        }
+        // The messages between the two feeds are not known one by one.
+        if is_gap && has_changed {
+            for channel in self.channels.of_all_changes() {
+                self.channels.resync(channel, &mut self.groups);
+            }
+        }
+        self.channels.resync_large(&mut self.groups);
+    }
+
+    /// A feed has ended. What only it showed goes, unless another one has begun.
+    pub(super) fn close(&mut self, partition: &TopicPartition, feed: u64) {
+        let Some(id) = self.part_of(partition) else {
+            return;
+        };
+        let Some(part) = self.parts.get_mut(&id) else {
+            return;
+        };
+        if part.next.as_ref().is_some_and(|next| next.feed == feed) {
+            part.next = None;
+            if !part.is_over {
+                return;
+            }
+        } else if part.feed != feed {
+            return;
+        } else if part.next.is_some() {
+            part.is_over = true;
+            return;
+        }
+        self.lost_at = jiff::Timestamp::now().as_microsecond();
+        self.replace(id, Contents::default());
+        for alert in self.view.forget_alerts(id, |_| true) {
+            self.gone(&alert);
+        }
+        self.parts.remove(&id);
+        self.channels.resync_large(&mut self.groups);
+    }
+
+    /// A feed tells what changed.
+    pub(super) fn update(
+        &mut self,
+        partition: &TopicPartition,
+        feed: u64,
+        (updates, reached): (Updates, i64),
+        times: Times,
+    ) {
+        let Some(id) = self.part_of(partition) else {
+            return;
+        };
+        let Some(part) = self.parts.get_mut(&id) else {
+            return;
+        };
+        if part.feed == feed {
+            self.apply(id, (updates, reached), times);
+            return;
+        }
+        let shown = part.reached;
+        let Some(mut shadow) = part.next.take_if(|next| next.feed == feed) else {
+            return;
+        };
+        if reached < shown {
+            shadow.apply(&updates, reached);
+            part.next = Some(shadow);
+            return;
+        }
+        let (before, after) = split(&updates, shown);
+        shadow.apply(&before, shown);
+        self.swap(id, shadow);
+        self.apply(id, (after, reached), times);
+    }
+
+    /// Replaces everything that a partition shows. Returns whether anything of it changed.
+    fn replace(&mut self, id: PartId, contents: Contents) -> bool {
+        let Some(part) = self.parts.get_mut(&id) else {
+            return false;
+        };
+        let mut before: HashSet<_> = take(&mut part.places).into_iter().flatten().collect();
+        let mut has_changed = false;
+        let last = contents.devices.iter().map(|(place, _)| place + 1).max();
+        let mut places = vec![None; last.unwrap_or(0)];
+        for (place, device) in contents.devices {
+            let known = self.view.id(&device.key);
+            let old = known.and_then(|known| self.view.known(known, id));
+            let old = old.map(|known| known.device.clone());
+            if let (Some(known), Some(old)) = (known, &old)
+                && **old == device
+            {
+                before.remove(&known);
+                places[place] = Some(known);
+                continue;
+            }
+            has_changed = true;
+            let shown = known.map(|known| self.place(known));
+            let device = Arc::new(device);
+            let (entry, _) = self.view.put(id, device.clone());
+            before.remove(&entry);
+            places[place] = Some(entry);
+            let differs = |reading: &&Reading| {
+                let old = old.as_ref();
+                old.is_none_or(|old| !old.readings.contains(reading))
+            };
+            let readings: Vec<_> = device.readings.iter().filter(differs).cloned().collect();
+            self.changed(&Changed {
+                id: entry,
+                device: &device,
+                readings: &readings,
+                before: Some(shown),
+                origin: None,
+                times: None,
+            });
+        }
+        for entry in before {
+            has_changed = true;
+            self.forget(entry, id);
+        }
+        if let Some(part) = self.parts.get_mut(&id) {
+            part.places = places;
+        }
+        let known: HashSet<_> = contents
+            .alerts
+            .iter()
+            .map(|alert| alert.id.clone())
+            .collect();
+        for alert in contents.alerts {
+            if self.view.alert(&alert.id) != Some(&alert) {
+                has_changed = true;
+                self.alert(id, alert, None);
+            }
+        }
+        // Nothing would clear them; those that are over stay listed.
+        let goes = |alert: &Alert| alert.is_active() && !known.contains(&alert.id);
+        for alert in self.view.forget_alerts(id, goes) {
+            has_changed = true;
+            self.gone(&alert);
+        }
+        has_changed
+    }
+
+    /// Where a device is shown.
+    fn place(&self, id: EntryId) -> Option<Arc<Place>> {
+        self.view
+            .shown(id)
+            .and_then(|device| device.location.clone())
+    }
+
+    fn apply(&mut self, id: PartId, (mut updates, reached): (Updates, i64), times: Times) {
+        let Some(part) = self.parts.get_mut(&id) else {
+            return;
+        };
+        part.reached = part.reached.max(reached);
+        let (mut places, name) = (take(&mut part.places), part.name.clone());
+        let mut heads = Vec::with_capacity(updates.len());
+        let mut renamed = Vec::new();
+        let mut described = None;
+        for (number, update) in updates.iter().enumerate() {
+            let Update {
+                offset,
+                place,
+                change,
+            } = update;
+            if places.len() <= place {
+                places.resize(place + 1, None);
+            }
+            match change {
+                Change::Removed(key) => {
+                    let known = places[place].take();
+                    let head = known.and_then(|known| self.forget(known, id));
+                    heads.push(head.unwrap_or_else(|| unknown(key)));
+                }
+                Change::Described { key, location } => {
+                    let shown = self.view.id(key).map(|known| self.place(known));
+                    let known = places[place].and_then(|known| self.view.known(known, id));
+                    let device = known.map(|known| (*known.device).clone());
+                    let mut device = device.unwrap_or_else(|| View::empty(key));
+                    device.location = location.cloned();
+                    let (entry, before) = self.view.put(id, Arc::new(device));
+                    places[place] = Some(entry);
+                    renamed.push((number, before));
+                    described = Some(shown);
+                    let head = self.view.known(entry, id).map(|known| known.head.clone());
+                    heads.push(head.unwrap_or_else(|| unknown(key)));
+                }
+                Change::Message {
+                    seq,
+                    timestamp,
+                    is_ahead,
+                    readings,
+                } => {
+                    let before = described.take();
+                    let entry = places[place];
+                    let known = entry.and_then(|entry| Some((entry, self.view.known(entry, id)?)));
+                    let Some((entry, known)) = known else {
+                        // No partition says this before it has described the device.
+                        heads.push(unknown(&View::nobody()));
+                        continue;
+                    };
+                    let device = Arc::make_mut(&mut known.device);
+                    device.update((seq, timestamp, is_ahead), readings);
+                    heads.push(known.head.clone());
+                    let device = known.device.clone();
+                    self.changed(&Changed {
+                        id: entry,
+                        device: &device,
+                        readings,
+                        before,
+                        origin: Some((&name, offset)),
+                        times: Some(times),
+                    });
+                }
+            }
+        }
+        let alerts = take(&mut updates.alerts);
+        for (_, alert) in &alerts {
+            self.alert(id, alert.clone(), Some(times));
+        }
+        if let Some(part) = self.parts.get_mut(&id) {
+            part.places = places;
+            part.history.add(updates, heads, renamed);
+            for (offset, alert) in alerts {
+                part.history.add_alert(offset, alert);
+            }
+        }
+        self.bound_history();
+    }
+
+    /// Drops the oldest changes where there are most, while there are too many.
+    fn bound_history(&mut self) {
+        let limit = self.channels.settings.history;
+        let total = |parts: &BTreeMap<PartId, Part>, of: fn(&Part) -> usize| {
+            parts.values().map(of).sum::<usize>()
+        };
+        let of_devices = |part: &Part| part.history.device_bytes;
+        while total(&self.parts, of_devices) > limit / 4 * 3 {
+            let most = self.parts.values_mut().max_by_key(|part| of_devices(part));
+            if !most.is_some_and(|part| part.history.drop_devices()) {
+                break;
+            }
+        }
+        let of_alerts = |part: &Part| part.history.alert_bytes;
+        while total(&self.parts, of_alerts) > limit / 4 {
+            let most = self.parts.values_mut().max_by_key(|part| of_alerts(part));
+            if !most.is_some_and(|part| part.history.drop_alert()) {
+                break;
+            }
+        }
+    }
+
+    /// Forgets what a partition knows of a device, and tells so.
+    fn forget(&mut self, id: EntryId, part: PartId) -> Option<Arc<Head>> {
+        let shown = self.place(id);
+        let (head, stays) = self.view.forget(id, part)?;
+        let rest = if stays { self.view.shown(id) } else { None };
+        if let Some(device) = rest {
+            // What the other partitions know of it.
+            self.changed(&Changed {
+                id,
+                device: &device,
+                readings: &device.readings,
+                before: Some(Some(shown)),
+                origin: None,
+                times: None,
+            });
+            return Some(head);
+        }
+        let places = (Some(shown.as_deref()), None);
+        let (_, leaves) = self.groups.moved(&head.key, id, places, |_| false);
+        self.left(id, &head.key, &leaves, None);
+        Some(head)
+    }
+
+    /// Tells channels that a device is not theirs any more.
+    fn left(&mut self, id: EntryId, key: &DeviceKey, leaves: &Concerned, times: Option<Times>) {
+        let limit = self.channels.settings.frame();
+        for channel in leaves.readings.iter().chain(&leaves.whole) {
+            if let Some(state) = self.channels.state(*channel) {
+                state.removed(id, key, limit);
+            }
+            self.channels.touch(*channel, times);
+        }
+    }
+
+    /// Hands a change of a device to channels.
+    fn changed(&mut self, changed: &Changed<'_>) {
+        let Changed { id, device, .. } = *changed;
+        let key = &device.key;
+        let shared = self
+            .view
+            .is_shared(id)
+            .then(|| self.view.shown(id))
+            .flatten();
+        let shown = shared.as_deref().unwrap_or(device);
+        let place = shown.location.as_deref();
+        let mut entered = Concerned::default();
+        if let Some(before) = &changed.before {
+            let before = before.as_ref().map(|place| place.as_deref());
+            let has = |sensor: &str| shown.readings.find(sensor).is_ok();
+            let moved = self.groups.moved(key, id, (before, Some(place)), has);
+            entered = moved.0;
+            self.left(id, key, &moved.1, changed.times);
+        }
+        let mut concerned = take(&mut self.concerned);
+        concerned.clear();
+        let is_changed = |sensor: &str| changed.readings.iter().any(|(name, _)| **name == *sensor);
+        self.groups
+            .changed((key, place), is_changed, &mut concerned);
+        let mut written = None;
+        for channel in &concerned.readings {
+            if !entered.readings.contains(channel) {
+                self.give(*channel, changed, shown, false, &mut written);
+            }
+        }
+        for channel in &entered.readings {
+            self.give(*channel, changed, shown, true, &mut None);
+        }
+        for channel in concerned.whole.iter().chain(&entered.whole) {
+            self.give(*channel, changed, shown, false, &mut None);
+        }
+        self.concerned = concerned;
+    }
+
+    /// Gives a change to a channel; `written` has its JSON once one needs it.
+    fn give(
+        &mut self,
+        channel: ChannelId,
+        changed: &Changed<'_>,
+        shown: &Device,
+        is_whole: bool,
+        written: &mut Option<Vec<u8>>,
+    ) {
+        let limit = self.channels.settings.frame();
+        let Some(state) = self.channels.state(channel) else {
+            return;
+        };
+        if state.channel.is_conflated() {
+            if is_whole {
+                state.whole(changed.id);
+            } else {
+                state.change(changed.id, changed.readings);
+            }
+        } else if is_whole || state.channel.filter.sensor.is_some() {
+            let readings = if is_whole {
+                &shown.readings
+            } else {
+                changed.readings
+            };
+            let mut item = Vec::new();
+            let takes = |name: &str| state.channel.takes_sensor(name);
+            json::device(&mut item, changed.device, readings, takes, changed.origin);
+            state.line(Field::Devices, &item, limit);
+        } else {
+            let item = written.get_or_insert_with(|| {
+                let mut item = Vec::new();
+                let (device, readings) = (changed.device, changed.readings);
+                json::device(&mut item, device, readings, |_| true, changed.origin);
+                item
+            });
+            state.line(Field::Devices, item, limit);
+        }
+        self.channels.touch(channel, changed.times);
+    }
+
+    /// Lists an alert as it is now, and hands it to channels.
+    fn alert(&mut self, part: PartId, alert: Alert, times: Option<Times>) {
+        let mut channels = Vec::new();
+        let place = alert.location.as_deref();
+        self.groups.alerts(&alert.key, place, &mut channels);
+        let (before, evicted) = self.view.list(part, alert.clone());
+        let limit = self.channels.settings.frame();
+        let mut item = None;
+        for channel in channels {
+            if let Some(state) = self.channels.state(channel)
+                && state.channel.selects_alert(&alert)
+            {
+                let item = item.get_or_insert_with(|| {
+                    let mut item = Vec::new();
+                    json::value(&mut item, &alert);
+                    item
+                });
+                state.alerts = None;
+                state.line(Field::Alerts, item, limit);
+                self.channels.touch(channel, times);
+            }
+        }
+        if let Some(before) = before {
+            self.gone_unless(&before, Some(&alert), times);
+        }
+        if let Some(evicted) = evicted {
+            self.gone(&evicted);
+        }
+    }
+
+    /// Tells channels that an alert is not known any more.
+    fn gone(&mut self, alert: &Alert) {
+        self.gone_unless(alert, None, None);
+    }
+
+    /// Tells channels of an alert that it is not theirs any more, as it is now.
+    fn gone_unless(&mut self, before: &Alert, now: Option<&Alert>, times: Option<Times>) {
+        let mut channels = Vec::new();
+        let place = before.location.as_deref();
+        self.groups.alerts(&before.key, place, &mut channels);
+        let limit = self.channels.settings.frame();
+        for channel in channels {
+            if let Some(state) = self.channels.state(channel)
+                && state.channel.selects_alert(before)
+                && !now.is_some_and(|now| state.channel.selects_alert(now))
+            {
+                let mut item = Vec::new();
+                json::value(&mut item, &before.id);
+                state.alerts = None;
+                state.line(Field::Gone, &item, limit);
+                self.channels.touch(channel, times);
+            }
+        }
+    }
+}
+
+/// The name of a device of which nothing is known.
+fn unknown(key: &DeviceKey) -> Arc<Head> {
+    Arc::new(Head {
+        id: 0,
+        key: key.clone(),
+        location: None,
+    })
+}

@@ -1,0 +1,131 @@
+//! Partitions that come, go and change hands.
+
+use super::*;
+
+fn readings(name: &str) -> Channel {
+    channel(name, Kind::Readings, Filter::default())
+}
+
+fn log() -> Vec<Sent> {
+    (0..40).map(|n| sent(n % 4, f64::from(60 - n))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_ends_takes_its_devices_and_alerts() {
+    let mut replica = Replica::new(settings()).await;
+    replica.read(&log(), 40).await;
+    let mut clients = [
+        Client::new(readings("readings")),
+        Client::new(readings("readings?mode=all")),
+        Client::new(channel("devices", Kind::Devices, Filter::default())),
+        Client::new(channel("alerts", Kind::Alerts, Filter::default())),
+    ];
+    for client in &mut clients {
+        client.connect(&replica.hub).await;
+    }
+    assert_eq!(clients[0].devices.len(), 4);
+    assert_eq!(clients[3].alerts.len(), 4);
+    replica.feeds[0] = None;
+    settle().await;
+    for client in &mut clients {
+        client.take(&replica.hub).await;
+        let ids: Vec<_> = client.devices.keys().map(String::as_str).collect();
+        if client.channel.kind != Kind::Alerts {
+            assert_eq!(ids, ["d1", "d3"], "{}", client.channel.name);
+        }
+    }
+    assert_eq!(clients[3].alerts.len(), 2);
+    // It comes back.
+    replica.feeds[0] = Some(replica.open(0).await);
+    settle().await;
+    for client in &mut clients {
+        client.take(&replica.hub).await;
+    }
+    assert!(clients[..3].iter().all(|client| client.devices.len() == 4));
+    assert_eq!(clients[3].alerts.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_feed_replaces_the_first_without_a_trace() {
+    let (log, mut replica) = (log(), Replica::new(settings()).await);
+    replica.read(&log, 20).await;
+    let mut client = Client::new(readings("readings?mode=all"));
+    client.connect(&replica.hub).await;
+    // The new owner begins at the stored offset, which is behind.
+    let mut owner = Replica::new(settings()).await;
+    owner.read(&log, 8).await;
+    owner.hub = replica.hub.clone();
+    owner.marks = replica.marks.clone();
+    let feed = owner.open(0).await;
+    replica.read(&log, 24).await;
+    settle().await;
+    client.take(&replica.hub).await;
+    let (before, seen) = (client.devices.clone(), client.seen.len());
+    // The follower ends first, and the owner has not caught up.
+    let first = replica.feeds[0].replace(feed);
+    drop(first);
+    settle().await;
+    client.take(&replica.hub).await;
+    assert_eq!((&client.devices, client.seen.len()), (&before, seen));
+    // The owner goes on, also over what is shown, in one batch.
+    owner.feeds = vec![replica.feeds[0].take(), None];
+    for to in [12, 30, 40] {
+        owner.read(&log, to).await;
+    }
+    settle().await;
+    client.take(&replica.hub).await;
+    let offsets = client
+        .seen
+        .iter()
+        .filter(|(partition, _)| partition == "log:0");
+    let offsets: Vec<_> = offsets.map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, (10..20).collect::<Vec<_>>());
+    assert_eq!((client.resyncs, client.devices.len()), (0, 4));
+    let expected = client.expected(&replica.hub).await;
+    assert_eq!(client.devices, expected.devices);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_between_feeds_makes_clients_of_all_changes_subscribe_again() {
+    let (log, mut replica) = (log(), Replica::new(settings()).await);
+    replica.read(&log, 20).await;
+    let mut all = Client::new(readings("readings?mode=all"));
+    let mut latest = Client::new(readings("readings"));
+    all.connect(&replica.hub).await;
+    latest.connect(&replica.hub).await;
+    let mut owner = Replica::new(settings()).await;
+    owner.read(&log, 30).await;
+    owner.hub = replica.hub.clone();
+    let feed = owner.open(0).await;
+    drop(replica.feeds[0].replace(feed));
+    settle().await;
+    for client in [&mut all, &mut latest] {
+        client.take(&replica.hub).await;
+        let expected = client.expected(&replica.hub).await;
+        assert_eq!(client.devices, expected.devices);
+    }
+    assert_eq!((all.resyncs, latest.resyncs), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_recovered_while_a_partition_is_not_shown() {
+    let mut replica = Replica::new(settings()).await;
+    replica.read(&log(), 40).await;
+    let mut client = Client::new(readings("readings"));
+    client.connect(&replica.hub).await;
+    assert_ne!(client.position.as_ref().unwrap().offset, 0);
+    let other = Arc::new(TopicPartition::new("other", 0));
+    let reason = Some("it is being loaded".to_owned());
+    replica.hub.partial(other.clone(), reason).await;
+    let stats = replica.hub.stats().await.unwrap();
+    assert_eq!(stats.partial, ["other-0: it is being loaded"]);
+    client.connect(&replica.hub).await;
+    assert_eq!(
+        (client.was_recovered, client.position.unwrap().offset),
+        (false, 0)
+    );
+    replica.hub.partial(other, None).await;
+    client.position = None;
+    client.connect(&replica.hub).await;
+    assert_ne!(client.position.unwrap().offset, 0);
+}

@@ -1,0 +1,267 @@
+//! What all partitions that are shown know together.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use iot_fold::{Alert, Device, DeviceKey, Level, Readings};
+
+use super::history::Head;
+use super::{ByLevel, Page};
+
+/// Names a device for as long as it is known; never used again.
+pub(super) type EntryId = u64;
+/// Names a partition for as long as it is shown; never used again.
+pub(super) type PartId = u32;
+
+/// Newest values and alerts of all partitions.
+#[derive(Debug)]
+pub(super) struct View {
+    entries: HashMap<EntryId, Entry>,
+    index: BTreeMap<DeviceKey, EntryId>,
+    next: EntryId,
+    /// By id.
+    alerts: HashMap<Arc<str>, Listed>,
+    /// Those of them that are over; the first are the first to go.
+    cleared: BTreeSet<Evictable>,
+    most_alerts: usize,
+}
+
+/// A device in the partitions that know it: one, unless a producer's key changed or the topic got
+/// more partitions.
+#[derive(Debug)]
+struct Entry {
+    known: Vec<Known>,
+}
+
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) part: PartId,
+    /// Shared with snapshots that are being sent.
+    pub(super) device: Arc<Device>,
+    pub(super) head: Arc<Head>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    alert: Alert,
+    part: PartId,
+}
+
+/// A cleared alert: warnings go before critical ones, and of these the oldest first.
+type Evictable = (Level, i64, Arc<str>);
+
+impl View {
+    pub(super) fn new(most_alerts: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            index: BTreeMap::new(),
+            next: 0,
+            alerts: HashMap::new(),
+            cleared: BTreeSet::new(),
+            most_alerts,
+        }
+    }
+
+    pub(super) fn devices(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Adds a device that a partition knows, or replaces what it knew. Returns the device's name
+    /// before, if this partition knew it.
+    pub(super) fn put(
+        &mut self,
+        part: PartId,
+        device: Arc<Device>,
+    ) -> (EntryId, Option<Arc<Head>>) {
+        let id = *self.index.entry(device.key.clone()).or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        let head = Arc::new(Head {
+            id,
+            key: device.key.clone(),
+            location: device.location.clone(),
+        });
+        let entry = self
+            .entries
+            .entry(id)
+            .or_insert(Entry { known: Vec::new() });
+        match entry.known.iter_mut().find(|known| known.part == part) {
+            Some(known) => {
+                known.device = device;
+                (id, Some(std::mem::replace(&mut known.head, head)))
+            }
+            None => {
+                // Nearly always the only one; by itself the list would keep room for four.
+                entry.known.reserve_exact(1);
+                entry.known.push(Known { part, device, head });
+                (id, None)
+            }
+        }
+    }
+
+    /// A new device without values.
+    pub(super) fn empty(key: &DeviceKey) -> Device {
+        Device {
+            key: key.clone(),
+            location: None,
+            seq: None,
+            timestamp: 0,
+            is_ahead: false,
+            readings: Readings::default(),
+        }
+    }
+
+    /// The name of no device.
+    pub(super) fn nobody() -> DeviceKey {
+        let nobody = || Arc::from("");
+        DeviceKey {
+            tenant: nobody(),
+            project: nobody(),
+            device: nobody(),
+        }
+    }
+
+    /// How a device is named here, if it is known.
+    pub(super) fn id(&self, key: &DeviceKey) -> Option<EntryId> {
+        self.index.get(key).copied()
+    }
+
+    /// What a partition knows of a device.
+    pub(super) fn known(&mut self, id: EntryId, part: PartId) -> Option<&mut Known> {
+        let known = &mut self.entries.get_mut(&id)?.known;
+        known.iter_mut().find(|known| known.part == part)
+    }
+
+    /// Forgets what a partition knows of a device. Returns its name, and whether another
+    /// partition still knows it.
+    pub(super) fn forget(&mut self, id: EntryId, part: PartId) -> Option<(Arc<Head>, bool)> {
+        let entry = self.entries.get_mut(&id)?;
+        let at = entry.known.iter().position(|known| known.part == part)?;
+        let known = entry.known.swap_remove(at);
+        let stays = !entry.known.is_empty();
+        if !stays {
+            self.entries.remove(&id);
+            self.index.remove(&known.head.key);
+        }
+        Some((known.head, stays))
+    }
+
+    /// Whether several partitions know it.
+    pub(super) fn is_shared(&self, id: EntryId) -> bool {
+        self.entries
+            .get(&id)
+            .is_some_and(|entry| entry.known.len() > 1)
+    }
+
+    /// A device as clients see it: the newest of what all partitions know.
+    pub(super) fn shown(&self, id: EntryId) -> Option<Arc<Device>> {
+        let mut known = self.entries.get(&id)?.known.iter();
+        let mut device = known.next()?.device.clone();
+        for other in known {
+            Arc::make_mut(&mut device).merge((*other.device).clone());
+        }
+        Some(device)
+    }
+
+    /// A device, and the partition that knows its newest message.
+    pub(super) fn find(&self, key: &DeviceKey) -> Option<(Arc<Device>, PartId)> {
+        let id = *self.index.get(key)?;
+        let known = self.entries.get(&id)?.known.iter();
+        let newest = known.max_by_key(|known| (known.device.timestamp, known.device.seq))?;
+        Some((self.shown(id)?, newest.part))
+    }
+
+    /// All devices by tenant, project and id.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&DeviceKey, EntryId)> {
+        self.index.iter().map(|(key, id)| (key, *id))
+    }
+
+    /// A part of the list of devices, and how many match in all.
+    pub(super) fn page(&self, page: &Page) -> (Vec<Arc<Device>>, usize) {
+        let (mut devices, mut total) = (Vec::new(), 0);
+        for (_, id) in self.all() {
+            let Some(device) = self.shown(id) else {
+                continue;
+            };
+            if !page.filter.selects(&device.key, device.location.as_deref()) {
+                continue;
+            }
+            if total >= page.offset && devices.len() < page.limit {
+                devices.push(device);
+            }
+            total += 1;
+        }
+        (devices, total)
+    }
+
+    /// Lists an alert as it is now. Returns how it was before, and the one that has to go for it.
+    pub(super) fn list(&mut self, part: PartId, alert: Alert) -> (Option<Alert>, Option<Alert>) {
+        let evictable = evictable(&alert);
+        let (id, is_active) = (alert.id.clone(), alert.is_active());
+        let before = self.alerts.insert(id, Listed { alert, part });
+        let before = before.map(|listed| listed.alert);
+        if let Some(before) = &before {
+            self.cleared.remove(&self::evictable(before));
+        }
+        if !is_active {
+            self.cleared.insert(evictable);
+        }
+        let mut gone = None;
+        if self.alerts.len() > self.most_alerts.max(self.active_alerts())
+            && let Some((.., id)) = self.cleared.pop_first()
+        {
+            gone = self.alerts.remove(&id).map(|listed| listed.alert);
+        }
+        (before, gone)
+    }
+
+    /// Forgets alerts of a partition; `goes` selects them.
+    pub(super) fn forget_alerts(
+        &mut self,
+        part: PartId,
+        goes: impl Fn(&Alert) -> bool,
+    ) -> Vec<Alert> {
+        let gone = |_: &Arc<str>, listed: &mut Listed| listed.part == part && goes(&listed.alert);
+        let gone: Vec<_> = self.alerts.extract_if(gone).collect();
+        let gone = gone.into_iter().map(|(_, listed)| listed.alert);
+        let gone: Vec<_> = gone.collect();
+        for alert in &gone {
+            self.cleared.remove(&evictable(alert));
+        }
+        gone
+    }
+
+    pub(super) fn alert(&self, id: &str) -> Option<&Alert> {
+        self.alerts.get(id).map(|listed| &listed.alert)
+    }
+
+    /// Alerts that hold now.
+    pub(super) fn active_alerts(&self) -> usize {
+        self.alerts.len() - self.cleared.len()
+    }
+
+    /// The alerts that `takes` selects, in the order in which they are listed.
+    pub(super) fn alerts(&self, takes: impl Fn(&Alert) -> bool) -> Vec<&Alert> {
+        let alerts = self.alerts.values().map(|listed| &listed.alert);
+        let mut alerts: Vec<_> = alerts.filter(|alert| takes(alert)).collect();
+        alerts.sort_unstable_by(|a, b| a.listed_before(b));
+        alerts
+    }
+
+    /// Active alerts by their levels.
+    pub(super) fn by_level(alerts: &[&Alert]) -> ByLevel {
+        let mut raised = ByLevel::default();
+        for alert in alerts.iter().filter(|alert| alert.is_active()) {
+            match alert.level {
+                Level::Critical => raised.critical += 1,
+                Level::Warning => raised.warning += 1,
+            }
+        }
+        raised
+    }
+}
+
+fn evictable(alert: &Alert) -> Evictable {
+    (alert.level, alert.timestamp, alert.id.clone())
+}
