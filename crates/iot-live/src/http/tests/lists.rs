@@ -167,3 +167,30 @@ async fn a_device_comes_with_its_windows() {
     assert_eq!(answer.await.unwrap().unwrap().status(), 404);
     fixture.end().await;
 }
+
+#[tokio::test]
+async fn an_event_stream_has_no_position_before_the_last_page() {
+    let mut fixture = Fixture::start().await;
+    let request = reqwest::Client::new().get(fixture.url("/api/v1/devices"));
+    let answer = tokio::spawn(request.header("accept", "text/event-stream").send());
+    let devices: Arc<[_]> = (0..1_000)
+        .map(|n| Arc::new(device(&n.to_string())))
+        .collect();
+    fixture
+        .subscribed(41, First::Snapshot(Snapshot::Devices(devices)))
+        .await;
+    let mut response = in_time("an answer", answer).await.unwrap().unwrap();
+    let mut text = Vec::new();
+    let mut ids = Vec::new();
+    while ids.last() != Some(&"id: k3:41".to_owned()) {
+        text.extend(in_time("a page", response.chunk()).await.unwrap().unwrap());
+        let lines = std::str::from_utf8(&text).unwrap_or_default().lines();
+        ids = lines
+            .filter(|line| line.starts_with("id:"))
+            .map(str::to_owned)
+            .collect();
+    }
+    assert_eq!(ids, ["id: ", "id: ", "id: k3:41"]);
+    drop(response);
+    fixture.end().await;
+}
