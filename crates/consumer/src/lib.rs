@@ -11,11 +11,10 @@ mod config;
 mod dead_letter;
 #[cfg(fuzzing)]
 pub mod fuzz;
-mod http;
-mod hub;
 mod identify;
 mod kafka;
 mod laps;
+mod live;
 mod mapping;
 mod metrics;
 mod outputs;
@@ -37,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use iot_live::{Hub, http};
 use iot_service::config::Live;
 use iot_service::health::Health;
 use iot_service::shutdown::Steps;
@@ -52,7 +52,6 @@ pub use config::{
     ThresholdRuleConfig, ValidateConfig, WebhookConfig, WindowsConfig,
 };
 use dead_letter::DeadLetters;
-use hub::Hub;
 use kafka::ends::Ends;
 use kafka::group::{self, Member};
 use kafka::lookups::Lookups;
@@ -95,15 +94,28 @@ pub async fn run(
     let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
 
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
-    let (hub, hub_task) = Hub::start(live.clone(), metrics.clone(), stop_hub.clone());
+    let lookups = Lookups::new(&config.kafka)?;
+    let (kept, stop) = (lookups.clone(), stop_http.clone());
+    tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
+    let epoch = live::epoch(lookups.clone(), &config.kafka.group).await;
+    let (hub, hub_task) = Hub::start(
+        live::settings(&config, epoch.clone()),
+        live::counts(&metrics),
+        metrics.hub.clone(),
+        stop_hub.clone(),
+    );
+    let (keeping, stop) = (
+        live::keep_interval(live.clone(), hub.clone()),
+        stop_hub.clone(),
+    );
+    tokio::spawn(async move { stop.run_until_cancelled(keeping).await });
     let store = health.component("store");
     let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = http::serve(
         http_listener,
         hub.clone(),
-        store.clone(),
         metrics.http.clone(),
-        Arc::new(config.windows.clone()),
+        live::http_settings(&live, &config.windows, epoch),
         stop_http.clone(),
     );
     let dead_letters = DeadLetters::new(
@@ -129,9 +141,6 @@ pub async fn run(
 
     let (letters, stop) = (dead_letters.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(letters.keep()).await });
-    let lookups = Lookups::new(&config.kafka)?;
-    let (kept, stop) = (lookups.clone(), stop_http.clone());
-    tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
     let ends = Ends::start(lookups);
     let record_times = health.component("record_times");
     let record_times = RecordTimes::start(config.kafka.clone(), record_times);

@@ -1,11 +1,11 @@
 //! The metrics of all modules.
 
+use iot_live::http::HttpMetrics;
+use iot_live::hub::HubMetrics;
 use iot_service::metrics::Registrar;
 use prometheus::Registry;
 
 use crate::dead_letter::DeadLetterMetrics;
-use crate::http::HttpMetrics;
-use crate::hub::HubMetrics;
 use crate::kafka::KafkaMetrics;
 use crate::outputs::OutputsMetrics;
 use crate::owner::OwnerMetrics;
@@ -19,8 +19,6 @@ enum Queue {
     Partitions,
     /// What owners tell the hub, in messages.
     Hub,
-    /// Frames that wait for WebSocket clients.
-    Clients,
     /// Alerts on their way to the webhook, not yet grouped.
     Webhook,
 }
@@ -30,7 +28,6 @@ impl Queue {
         match self {
             Self::Partitions => "partitions",
             Self::Hub => "hub",
-            Self::Clients => "clients",
             Self::Webhook => "webhook",
         }
     }
@@ -66,7 +63,7 @@ impl Metrics {
             webhook: WebhookMetrics::new(&registrar, queue(Queue::Webhook))?,
             kafka: KafkaMetrics::new(&registrar, queue(Queue::Partitions))?,
             dead_letter: DeadLetterMetrics::new(&registrar)?,
-            hub: HubMetrics::new(&registrar, queue(Queue::Hub), queue(Queue::Clients))?,
+            hub: HubMetrics::new(&registrar, queue(Queue::Hub))?,
             http: HttpMetrics::new(&registrar)?,
         })
     }
@@ -89,7 +86,7 @@ mod tests {
             "kafka_consumer_processing_errors_total{reason=\"not_json\"} 0",
             "kafka_consumer_processing_errors_total{reason=\"impossible_value\"} 0",
             "kafka_consumer_processing_duration_seconds_bucket{le=\"0.001\"} 0",
-            "iot_websocket_closed_total{reason=\"slow\"} 0",
+            "iot_websocket_closed_total{connection=\"websocket\",reason=\"slow\"} 0",
             "iot_store_errors_total{kind=\"full\"} 0",
             "kafka_consumer_alerts_raised_total{kind=\"drift\"} 0",
         ] {

@@ -6,9 +6,8 @@
 //! 3. identify tenant and project
 //! 4. validate it; of its readings only the refused ones are left out
 //! 5. fold it into newest values, windows and alerts
-//! 6. push changes: alerts to WebSocket clients, Kafka and the webhook; readings to the hub of
-//!    the WebSocket clients, immediately or, if many devices change, conflated every 100 ms
-//!    (every second if no client is connected)
+//! 6. push what changed: all of it to the live view, after each batch; alerts also to Kafka and
+//!    the webhook
 //! 7. wait until Kafka has confirmed the dead letters and the events for other programs
 //! 8. store changes and offset in one atomic step
 //!
@@ -19,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Catalogue, Fold, Folded, Updates};
+use iot_fold::{Catalogue, Fold, Folded};
+use iot_live::Feed;
 use kafka_fetch::{Batch, Record};
 use prometheus::IntCounter;
 use tokio::task::JoinSet;
@@ -31,6 +31,7 @@ use crate::identify::{identify, topic_identity};
 use crate::kafka::group::Commit;
 use crate::kafka::progress::Progress;
 use crate::laps::Laps;
+use crate::live;
 use crate::mapping::{Beside, Mappings};
 use crate::outputs::{OutputEvent, Waiting};
 use crate::owner::Shared;
@@ -53,12 +54,6 @@ const MANY_DEVICES: usize = 3_000;
 const STEP_BYTES: usize = 8 << 20;
 /// Longest time between two steps.
 const STEP_EVERY: Duration = Duration::from_secs(1);
-/// In each interval up to about this many devices are pushed immediately; the others are
-/// conflated until its end.
-const PUSH_AT_ONCE: usize = 50;
-const PUSH_EVERY: Duration = Duration::from_millis(100);
-/// The interval while no client is connected and only the API shows readings.
-const PUSH_UNWATCHED: Duration = Duration::from_secs(1);
 /// A step also ends with this many dead letters, each of which is a task, or with any if memory is
 /// short.
 const MAX_DEAD_LETTERS: usize = 64;
@@ -129,10 +124,8 @@ pub(crate) struct Pipeline {
     stop: CancellationToken,
     /// When the step ends at the latest.
     step_at: Instant,
-    /// End of the push interval.
-    push_at: Instant,
-    /// Number of devices that were pushed in the interval.
-    pushed: usize,
+    /// Shows the partition to clients; `None` before it is shown.
+    feed: Option<Feed>,
 }
 
 impl Pipeline {
@@ -170,8 +163,7 @@ impl Pipeline {
             unconfirmed_bytes: 0,
             stop,
             step_at: Instant::now() + STEP_EVERY,
-            push_at: Instant::now(),
-            pushed: 0,
+            feed: None,
         }
     }
 
@@ -189,21 +181,31 @@ impl Pipeline {
         self.next == self.stored_offset && !self.has_unstored
     }
 
-    /// When [`wake`](Self::wake) is due if no batch arrives.
-    pub(crate) fn wakes_at(&self) -> Instant {
-        if self.fold.has_unpushed() {
-            self.step_at.min(self.push_at)
-        } else {
-            self.step_at
-        }
+    /// Shows the partition: `feed` was opened with what the fold has now.
+    pub(crate) fn show(&mut self, feed: Feed) {
+        self.feed = Some(feed);
     }
 
-    /// Pushes and stores what is due.
+    /// Goes on without showing the partition; what was shown stays while the feed is kept.
+    pub(crate) fn hide(&mut self) -> Option<Feed> {
+        self.feed.take()
+    }
+
+    /// Next offset to process.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// When [`wake`](Self::wake) is due if no batch arrives.
+    pub(crate) fn wakes_at(&self) -> Instant {
+        self.step_at
+    }
+
+    /// Stores what is due.
     ///
     /// # Errors
     /// The state must be loaded again.
     pub(crate) async fn wake(&mut self) -> Result<(), ReloadReason> {
-        self.push().await;
         if Instant::now() >= self.step_at {
             self.store_step().await?;
         }
@@ -239,8 +241,7 @@ impl Pipeline {
                 self.laps.pause(Instant::now());
                 self.count(messages, &folded);
                 (messages, folded) = (0, Folded::default());
-                // Push everything now, because storing may take long.
-                self.push_at = Instant::now();
+                // Now, because storing may take long.
                 self.push().await;
                 self.store_step().await?;
                 self.laps.go(Instant::now());
@@ -336,40 +337,20 @@ impl Pipeline {
         });
     }
 
-    /// Pushes changes of alerts to WebSocket clients, Kafka and the webhook, and readings to
-    /// WebSocket clients when the push interval allows it.
+    /// Pushes what changed: alerts to Kafka and the webhook, and everything to the live view,
+    /// which conflates it where clients want that.
     async fn push(&mut self) {
-        let updates = if self.may_push_readings() {
-            self.fold.take_updates()
-        } else {
-            let (devices, alerts) = (Vec::new(), self.fold.take_alerts());
-            Updates {
-                removed: Vec::new(),
-                devices,
-                alerts,
-            }
-        };
-        self.pushed += updates.devices.len();
-        for alert in &updates.alerts {
+        let updates = self.fold.take_updates();
+        for (_, alert) in &updates.alerts {
             let event = self.shared.outputs.alert(&self.partition, alert);
             self.produce(event);
             self.shared.webhook.send(alert, self.recorded, self.begun);
         }
-        if !updates.is_empty() {
-            self.shared.hub.update(&self.partition, updates).await;
+        if let Some(feed) = &self.feed {
+            // Also without changes: how far the partition has come gives clients their positions.
+            let times = live::times(self.recorded);
+            feed.update(updates, self.next, times).await;
         }
-    }
-
-    fn may_push_readings(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.push_at {
-            let every = match self.shared.metrics.hub.clients.get() {
-                0 => PUSH_UNWATCHED,
-                _ => PUSH_EVERY,
-            };
-            (self.push_at, self.pushed) = (now + every, 0);
-        }
-        self.pushed < PUSH_AT_ONCE
     }
 
     fn produce(&mut self, event: Option<OutputEvent>) {

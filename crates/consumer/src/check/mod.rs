@@ -79,14 +79,21 @@ impl Settings for ConsumerConfig {
         for (path, value) in [
             ("limits.devices", self.limits.devices),
             ("limits.sensors", self.limits.sensors),
-            ("push.queue", self.push.queue),
         ] {
             if value == 0 {
                 problems.add(path, "must be at least 1");
             }
         }
-        if self.push.interval.is_zero() {
-            problems.add("push.interval", "must be longer than 0");
+        for (path, value) in [
+            ("push.interval", self.push.interval),
+            ("push.gather", self.push.gather),
+        ] {
+            if value.is_zero() {
+                problems.add(path, "must be longer than 0");
+            }
+        }
+        if self.push.queue < ByteSize::kib(4) {
+            problems.add("push.queue", "must be at least 4 KiB");
         }
         mappings::check(&self.mappings, problems);
         sensors::check(&self.sensors, &self.thresholds, problems);

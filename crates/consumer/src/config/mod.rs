@@ -282,20 +282,30 @@ impl Default for DeadLetterConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
-    /// Shortest time between two frames of readings.
+    /// How often a subscription to newest values gets what changed.
     pub interval: HumanDuration,
-    /// Alerts that wait for one client; a client without room for another is disconnected.
-    pub queue: usize,
-    /// WebSocket clients at the same time.
+    /// How long other changes are gathered into one frame; the first one is sent at once.
+    pub gather: HumanDuration,
+    /// Recent changes kept for clients that were disconnected, of all partitions.
+    pub history: ByteSize,
+    /// By how much the clocks of replicas may differ.
+    pub skew: HumanDuration,
+    /// Clients at the same time.
     pub clients: usize,
+    /// Frames that wait for one client. One without room for an alert, or for a reading of
+    /// `mode=all`, is disconnected.
+    pub queue: ByteSize,
 }
 
 impl Default for PushConfig {
     fn default() -> Self {
         Self {
             interval: HumanDuration::from_millis(200),
-            queue: 16_384,
-            clients: 1_000,
+            gather: HumanDuration::from_millis(10),
+            history: ByteSize::mib(64),
+            skew: HumanDuration::from_secs(1),
+            clients: 10_000,
+            queue: ByteSize::kib(64),
         }
     }
 }

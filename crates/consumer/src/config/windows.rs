@@ -75,49 +75,9 @@ impl WindowsConfig {
         let longest = self.sizes.iter().map(|size| **size).max();
         longest.unwrap_or_default().saturating_mul(self.keep)
     }
-
-    /// The window size `asked` for, or the smallest one, in milliseconds.
-    ///
-    /// # Errors
-    /// `asked` is not a duration, or not one of `sizes`, which the text then lists.
-    pub(crate) fn find(&self, asked: Option<&str>) -> Result<i64, String> {
-        let found = match asked {
-            None => self.sizes.iter().min().copied(),
-            Some(text) => {
-                let asked: HumanDuration = text.parse()?;
-                self.sizes.iter().copied().find(|size| *size == asked)
-            }
-        };
-        let sizes = || self.sizes.iter().map(ToString::to_string);
-        let none = || {
-            format!(
-                "size must be one of {}",
-                sizes().collect::<Vec<_>>().join(", ")
-            )
-        };
-        found.map(|size| millis(*size)).ok_or_else(none)
-    }
 }
 
 /// A duration in milliseconds; `i64::MAX` if it is longer.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_found_by_name() {
-        let windows = WindowsConfig::default();
-        assert_eq!(windows.find(None), Ok(60_000));
-        assert_eq!(windows.find(Some("5m")), Ok(300_000));
-        assert_eq!(windows.find(Some("60m")), Ok(3_600_000));
-        assert_eq!(
-            windows.find(Some("2m")),
-            Err("size must be one of 1m, 5m, 1h".into())
-        );
-        assert!(windows.find(Some("long")).is_err());
-    }
 }

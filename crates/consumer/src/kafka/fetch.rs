@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_kafka::security::{KafkaSecurity, SaslMechanism};
+use iot_live::hub::{Mark, Marks};
 use kafka_fetch::{
     BoxError, Budget, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource, Settings,
 };
@@ -70,11 +71,23 @@ fn security(kafka: &KafkaSecurity) -> Result<Security, BoxError> {
 pub(crate) struct Observed {
     pub(crate) progress: Arc<Progress>,
     pub(crate) errors: IntCounter,
+    pub(crate) marks: Arc<Marks>,
+}
+
+impl Observed {
+    /// Remembers when the log ended where. Only the arrival is known: the frontier is too late by
+    /// the time of a fetch.
+    fn mark(&self, end: LogEnd) {
+        let now = jiff::Timestamp::now().as_microsecond();
+        let (sent, arrived, end) = (now, now, end.last_stable_offset);
+        self.marks.add(Mark { sent, arrived, end });
+    }
 }
 
 impl Observer for Observed {
     fn end(&self, end: LogEnd) {
         self.progress.ends_at(end);
+        self.mark(end);
     }
 
     fn succeeded(&self) {

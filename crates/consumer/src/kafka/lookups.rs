@@ -62,6 +62,11 @@ impl Lookups {
         lookup::watermarks(&self.0, of, deadline)
     }
 
+    /// The id of the cluster. Blocks for up to `deadline`; `None` if Kafka does not answer.
+    pub(crate) fn cluster_id(&self, deadline: Duration) -> Option<String> {
+        self.0.client().fetch_cluster_id(deadline)
+    }
+
     /// Whether a topic has partitions that this user may know of. Blocks for up to `deadline`.
     pub(crate) fn is_readable(&self, topic: &str, deadline: Duration) -> bool {
         let found = self.0.client().fetch_metadata(Some(topic), deadline);

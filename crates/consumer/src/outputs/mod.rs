@@ -350,9 +350,9 @@ mod tests {
             };
             fold.apply(&event).unwrap();
         }
-        let alerts = fold.take_alerts();
-        let alerts = alerts.iter();
-        let alerts = alerts.filter_map(|alert| outputs.alert(&partition, alert));
+        let updates = fold.take_updates();
+        let alerts = updates.alerts.iter();
+        let alerts = alerts.filter_map(|(_, alert)| outputs.alert(&partition, alert));
         let changes = fold.take_changes();
         let windows = changes.windows.iter();
         let windows = windows.filter_map(|sealed| outputs.windows(&partition, sealed));

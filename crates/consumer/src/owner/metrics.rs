@@ -1,6 +1,7 @@
 //! Metrics of processing: what owners and their pipelines do with messages.
 
 use iot_core::message::ParseError;
+use iot_core::partition::TopicPartition;
 use iot_fold::{AlertKind, Folded};
 use iot_service::config::HumanDuration;
 use iot_service::metrics::Registrar;
@@ -18,6 +19,7 @@ pub(crate) struct OwnerMetrics {
     pub(crate) lost_records: IntCounter,
     pub(crate) rebuilds: IntCounter,
     pub(crate) replaced_logs: IntCounter,
+    unreadable_windows: IntCounter,
     stale: IntCounter,
     duplicates: IntCounter,
     removed: IntCounter,
@@ -56,6 +58,10 @@ impl OwnerMetrics {
             replaced_logs: registrar.counter(
                 "iot_store_logs_replaced_total",
                 "Partitions begun again because their topic was deleted and created again",
+            )?,
+            unreadable_windows: registrar.counter(
+                "iot_store_unreadable_windows_total",
+                "Stored windows left out of an answer because they can't be read",
             )?,
             stale: registrar.counter(
                 "iot_readings_stale_total",
@@ -107,6 +113,19 @@ impl OwnerMetrics {
             metrics.alerts_cleared.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
+    }
+
+    pub(crate) fn unreadable_window(&self, at: &TopicPartition, error: &impl std::fmt::Display) {
+        if self.unreadable_windows.get() == 0 {
+            let (topic, partition) = at.parts();
+            tracing::warn!(
+                topic,
+                partition,
+                %error,
+                "a stored window can't be read and is left out; others are only counted"
+            );
+        }
+        self.unreadable_windows.inc();
     }
 
     /// Counts a reading that is refused while others of its message are accepted.

@@ -7,19 +7,18 @@ mod metrics;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_core::partition::TopicPartition;
-use iot_fold::{DeviceKey, DeviceWindows};
+use iot_live::hub::{Hub, Marks, Question};
 use kafka_fetch::{Budget, Fetcher, Start, SubscriptionError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::ConsumerConfig;
 use crate::dead_letter::DeadLetters;
-use crate::hub::Hub;
 use crate::kafka::fetch::Observed;
 use crate::kafka::group::{Commit, Inbox};
 use crate::kafka::metrics::RebalanceKind;
 use crate::kafka::record_times::RecordTimes;
+use crate::live;
 use crate::metrics::Metrics;
 use crate::outputs::Outputs;
 use crate::pipeline::{Pipeline, ReloadReason};
@@ -31,8 +30,6 @@ pub(crate) use metrics::OwnerMetrics;
 /// Deadline for the last step after the partition was revoked; shorter than the thread of
 /// the group waits for it.
 const FINISH: Duration = Duration::from_secs(8);
-/// The most questions that wait for an owner.
-const QUESTIONS: usize = 64;
 
 /// What all owners share.
 pub(crate) struct Shared {
@@ -49,22 +46,6 @@ pub(crate) struct Shared {
     pub(crate) commits: mpsc::Sender<Commit>,
     /// Of the stored state.
     pub(crate) state: SharedReadiness,
-}
-
-/// Asks an owner for the windows of a device.
-#[derive(Debug)]
-pub(crate) struct Question {
-    pub(crate) key: DeviceKey,
-    /// Length of the windows, in milliseconds.
-    pub(crate) size: i64,
-    pub(crate) answer: oneshot::Sender<Option<OwnedWindows>>,
-}
-
-/// The windows of a device, and the partition whose state they are.
-#[derive(Debug)]
-pub(crate) struct OwnedWindows {
-    pub(crate) partition: TopicPartition,
-    pub(crate) windows: DeviceWindows,
 }
 
 /// Why an owner stopped reading.
@@ -93,7 +74,10 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
         applied: None,
         truncated_at: None,
         is_reset: false,
+        marks: Arc::default(),
     };
+    // Shows the partition while its state is loaded again.
+    let mut shown = None;
     while let Ok((mut pipeline, start)) = owner.load().await {
         // The owner before may not have committed its last step, and there may be none for long.
         let commit = Commit {
@@ -101,17 +85,20 @@ pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
             offset: pipeline.stored_offset(),
         };
         let _ = owner.shared.commits.send(commit).await;
-        let (questions, asked) = mpsc::channel(QUESTIONS);
-        let hub = &owner.shared.hub;
+        let (questions, asked) = mpsc::channel(live::QUESTIONS);
         if std::mem::take(&mut owner.is_reset) {
-            hub.reset(&owner.inbox.partition).await;
+            // Nothing that was shown holds any more.
+            shown = None;
         }
-        let held = hub.held(&owner.inbox.partition, questions.clone());
-        hub.owned(&owner.inbox.partition, pipeline.fold().all(), questions)
-            .await;
+        let (partition, marks) = (&owner.inbox.partition, owner.marks.clone());
+        let known = (pipeline.fold(), pipeline.next());
+        let feed = live::open(&owner.shared.hub, partition, known, marks, questions).await;
+        pipeline.show(feed);
+        // The feed before goes when the next is there.
+        drop(shown.take());
         let end = owner.work(&mut pipeline, start, asked).await;
         owner.applied = Some(pipeline.stored_offset());
-        drop(held);
+        shown = pipeline.hide();
         match end {
             End::Stopped => return,
             End::Reload => owner.inbox.progress.load(),
@@ -128,6 +115,8 @@ struct Owner {
     truncated_at: Option<i64>,
     /// Whether the state was begun again, which clients do not know yet.
     is_reset: bool,
+    /// When the partition was fetched, for positions of clients.
+    marks: Arc<Marks>,
 }
 
 impl Owner {
@@ -142,6 +131,7 @@ impl Owner {
         let observed = Arc::new(Observed {
             progress: progress.clone(),
             errors: self.shared.metrics.kafka.fetch_errors.clone(),
+            marks: self.marks.clone(),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), start, observed);
@@ -161,15 +151,8 @@ impl Owner {
             let done = tokio::select! {
                 () = self.inbox.stop.cancelled() => Ok(()),
                 Some(question) = asked.recv() => {
-                    if question.answer.is_closed() {
-                        continue;
-                    }
-                    // The client may leave in between.
-                    let windows = pipeline.fold().windows(&question.key, question.size);
-                    let partition = self.inbox.partition.clone();
-                    let _ = question.answer.send(
-                        windows.map(|windows| OwnedWindows { partition, windows }),
-                    );
+                    let by = (&self.shared.store, &self.shared.metrics.owner);
+                    live::answer(question, pipeline.fold(), partition, by);
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,

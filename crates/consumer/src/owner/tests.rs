@@ -1,5 +1,6 @@
 //! An owner with a mock cluster, and a store in memory.
 
+use iot_core::partition::TopicPartition;
 use iot_fold::Changes;
 use iot_service::config::Live;
 use iot_service::health::Health;
@@ -87,7 +88,11 @@ fn bench_with(
     let shared = Arc::new(Shared {
         webhook,
         store,
-        hub: Hub::start(Live::fixed(config.clone()), metrics.clone(), stop).0,
+        hub: {
+            let settings = live::settings(&config, "tests".into());
+            let counts = live::counts(&metrics);
+            Hub::start(settings, counts, metrics.hub.clone(), stop).0
+        },
         outputs: Outputs::new(
             &config.outputs,
             dead_letters.producer(),
@@ -393,6 +398,7 @@ async fn state_of_records_that_the_log_no_longer_has_is_rebuilt() {
             applied: None,
             truncated_at: Some(truncated_at),
             is_reset: false,
+            marks: Arc::default(),
         };
         let Ok((_, start)) = owner.load().await else {
             panic!("not loaded")

@@ -174,7 +174,7 @@ mod tests {
     use iot_service::config::HumanDuration;
 
     use super::*;
-    use crate::hub::view::tests::alert;
+    use crate::webhook::sample::alert;
 
     const WAIT: Duration = Duration::from_secs(10);
     const INTERVAL: Duration = Duration::from_secs(60);

@@ -268,6 +268,36 @@ fn count(metrics: &WebhookMetrics, all: &Notification, result: Notified) {
     }
 }
 
+/// An alert of tests.
+#[cfg(test)]
+pub(crate) mod sample {
+    use iot_fold::{Alert, AlertKind, AlertStatus, DeviceKey, Level};
+
+    /// Of device `t/p/d`.
+    pub(crate) fn alert(id: &str, raised_at: i64, state: AlertStatus) -> Alert {
+        Alert {
+            id: id.into(),
+            key: DeviceKey {
+                tenant: "t".into(),
+                project: "p".into(),
+                device: "d".into(),
+            },
+            location: None,
+            sensor: "temperature".into(),
+            kind: AlertKind::Threshold,
+            level: Level::Warning,
+            state,
+            value: 51.0,
+            limit: 50.0,
+            message: String::new(),
+            reason: None,
+            timestamp: raised_at,
+            raised_at,
+            count: 1,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use iot_service::config::HumanDuration;
@@ -275,7 +305,7 @@ mod tests {
     use prometheus::{IntGauge, Registry, TextEncoder};
 
     use super::*;
-    use crate::hub::view::tests::alert;
+    use crate::webhook::sample::alert;
 
     #[test]
     fn what_is_old_or_does_not_fit_is_counted_and_repeats_are_nothing_new() {

@@ -285,6 +285,8 @@ async fn a_client_that_reads_survives_a_backlog_of_alerts() {
     let mut settings = kafka.config(&[&topic]);
     // Two values in turn are another alert, which has repeats of its own.
     settings.detect.toggling.enabled = false;
+    // All of it comes at once.
+    settings.push.queue = iot_service::config::ByteSize::mib(64);
     let service = Service::start(settings).await;
     let mut client = service.connect().await;
     let mut before = None;

@@ -1,5 +1,6 @@
 //! What every test needs: a Kafka, a consumer, and clients of both.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -228,8 +229,16 @@ impl Endpoints {
     }
 }
 
-/// A WebSocket client.
-pub(crate) struct Client(WebSocketStream<TcpStream>);
+/// The channels of a client, in the order of its requests.
+const CHANNELS: [&str; 3] = ["readings", "alerts", "stats"];
+
+/// A WebSocket client of all channels. It sees a snapshot of devices and alerts, and then each
+/// change as an object with a `type`.
+pub(crate) struct Client {
+    socket: WebSocketStream<TcpStream>,
+    seen: VecDeque<Value>,
+    passed: Vec<Value>,
+}
 
 /// What a client sees.
 #[derive(Debug, PartialEq)]
@@ -243,15 +252,36 @@ impl Client {
         let mut request = format!("ws://{address}/ws").into_client_request().unwrap();
         let origin = format!("http://{address}").parse().unwrap();
         request.headers_mut().insert("origin", origin);
-        Self(client_async(request, stream).await.unwrap().0)
+        let mut client = Self {
+            socket: client_async(request, stream).await.unwrap().0,
+            seen: VecDeque::new(),
+            passed: Vec::new(),
+        };
+        client.send(json!({"id": 1, "connect": {}})).await;
+        for (id, channel) in (2..).zip(CHANNELS) {
+            let request = json!({"id": id, "subscribe": {"channel": channel}});
+            client.send(request).await;
+        }
+        client
+    }
+
+    async fn send(&mut self, request: Value) {
+        let text = Message::text(request.to_string());
+        // It may be closed already.
+        let _ = self.socket.send(text).await;
     }
 
     pub(crate) async fn next(&mut self) -> Seen {
         let next = async {
             loop {
-                match self.0.next().await {
+                if let Some(seen) = self.seen.pop_front() {
+                    return Seen::Frame(seen);
+                }
+                match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
-                        return Seen::Frame(serde_json::from_str(&text).unwrap());
+                        for line in text.lines() {
+                            self.take(&serde_json::from_str(line).unwrap()).await;
+                        }
                     }
                     Some(Ok(Message::Close(frame))) => {
                         return Seen::Closed(frame.map(|frame| frame.code.into()));
@@ -264,12 +294,46 @@ impl Client {
         in_time("a frame", next).await
     }
 
-    /// The next frame that `wanted` takes.
+    async fn take(&mut self, frame: &Value) {
+        if *frame == json!({}) {
+            return self.send(json!({})).await;
+        }
+        assert_eq!(frame["error"], Value::Null, "{frame}");
+        let mut data = frame["push"]["pub"]["data"].clone();
+        if let Some(first) = frame["subscribe"].get("data") {
+            data = first.clone();
+            let of = frame["id"].as_u64().unwrap() as usize - 2;
+            if CHANNELS[of] != "stats" {
+                data["type"] = "snapshot".into();
+                return self.seen.push_back(data);
+            }
+        }
+        if data["removed"].is_array() {
+            let removed = json!({"type": "removed", "devices": data["removed"]});
+            self.seen.push_back(removed);
+        }
+        for alert in data["alerts"].as_array().into_iter().flatten() {
+            self.seen
+                .push_back(json!({"type": "alert", "alert": alert}));
+        }
+        for (list, kind) in [("devices", "readings"), ("stats", "stats")] {
+            if data[list].is_object() || data[list].as_array().is_some_and(|list| !list.is_empty())
+            {
+                self.seen.push_back(json!({"type": kind, list: data[list]}));
+            }
+        }
+    }
+
+    /// The next frame that `wanted` takes. Channels are not in order with each other: what comes
+    /// before it is found later.
     pub(crate) async fn find(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.passed.iter().position(&wanted) {
+            return self.passed.remove(at);
+        }
         loop {
             match self.next().await {
                 Seen::Frame(frame) if wanted(&frame) => return frame,
-                Seen::Frame(_) => {}
+                Seen::Frame(frame) => self.passed.push(frame),
                 closed => panic!("{closed:?} before {what}"),
             }
         }
@@ -280,7 +344,7 @@ impl Client {
     }
 
     pub(crate) async fn close(mut self) {
-        self.0.close(None).await.unwrap();
-        self.0.flush().await.unwrap_or_default();
+        self.socket.close(None).await.unwrap();
+        self.socket.flush().await.unwrap_or_default();
     }
 }

@@ -22,6 +22,8 @@ pub(super) type ChannelId = u32;
 
 /// The most channels of a client.
 const MOST_CHANNELS: usize = 128;
+/// About the largest publication, in bytes.
+const MOST_FRAME: usize = 256 << 10;
 /// Ends a subscription; the client subscribes again.
 const RESYNC: u32 = 2500;
 
@@ -516,8 +518,9 @@ impl Settings {
         state.framing.publication(name, &self.epoch, offset, data)
     }
 
-    /// About how many bytes a publication has: two fit in a client's queue.
+    /// About how many bytes a publication has: two fit in a client's queue, and no frame comes
+    /// near 1 MiB, which some clients refuse.
     pub(super) fn frame(&self) -> usize {
-        (self.queue / 2).max(1)
+        (self.queue / 2).clamp(1, MOST_FRAME)
     }
 }
