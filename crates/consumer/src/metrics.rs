@@ -86,7 +86,7 @@ mod tests {
             "kafka_consumer_processing_errors_total{reason=\"not_json\"} 0",
             "kafka_consumer_processing_errors_total{reason=\"impossible_value\"} 0",
             "kafka_consumer_processing_duration_seconds_bucket{le=\"0.001\"} 0",
-            "iot_websocket_closed_total{reason=\"slow\"} 0",
+            "iot_websocket_closed_total{connection=\"websocket\",reason=\"slow\"} 0",
             "iot_store_errors_total{kind=\"full\"} 0",
             "kafka_consumer_alerts_raised_total{kind=\"drift\"} 0",
         ] {

@@ -237,6 +237,7 @@ const CHANNELS: [&str; 3] = ["readings", "alerts", "stats"];
 pub(crate) struct Client {
     socket: WebSocketStream<TcpStream>,
     seen: VecDeque<Value>,
+    passed: Vec<Value>,
 }
 
 /// What a client sees.
@@ -254,6 +255,7 @@ impl Client {
         let mut client = Self {
             socket: client_async(request, stream).await.unwrap().0,
             seen: VecDeque::new(),
+            passed: Vec::new(),
         };
         client.send(json!({"id": 1, "connect": {}})).await;
         for (id, channel) in (2..).zip(CHANNELS) {
@@ -322,12 +324,16 @@ impl Client {
         }
     }
 
-    /// The next frame that `wanted` takes.
+    /// The next frame that `wanted` takes. Channels are not in order with each other: what comes
+    /// before it is found later.
     pub(crate) async fn find(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.passed.iter().position(&wanted) {
+            return self.passed.remove(at);
+        }
         loop {
             match self.next().await {
                 Seen::Frame(frame) if wanted(&frame) => return frame,
-                Seen::Frame(_) => {}
+                Seen::Frame(frame) => self.passed.push(frame),
                 closed => panic!("{closed:?} before {what}"),
             }
         }

@@ -382,9 +382,10 @@ impl Channels {
                 continue;
             }
             self.metrics.skipped(batch.skipped, state.members.len());
-            let offset = match state.latest.is_empty() {
-                true => state.advance(frontier),
-                false => None,
+            let offset = if state.latest.is_empty() {
+                state.advance(frontier)
+            } else {
+                None
             };
             let frame = self.settings.frame_of(state, offset, &batch.data);
             let mut sent = 0;
@@ -405,9 +406,10 @@ impl Channels {
         let all = state.lines.take(state.channel.kind == Kind::Readings);
         let last = all.len() - 1;
         for (number, data) in all.into_iter().enumerate() {
-            let offset = match number == last {
-                true => state.advance(frontier),
-                false => None,
+            let offset = if number == last {
+                state.advance(frontier)
+            } else {
+                None
             };
             let frame = self.settings.frame_of(state, offset, &data);
             let members = state.members.values();
