@@ -4,6 +4,7 @@ use iot_service::metrics::Registrar;
 use prometheus::Registry;
 
 use crate::dead_letter::DeadLetterMetrics;
+use crate::follower::FollowerMetrics;
 use crate::http::HttpMetrics;
 use crate::hub::HubMetrics;
 use crate::kafka::KafkaMetrics;
@@ -40,6 +41,7 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) owner: OwnerMetrics,
+    pub(crate) followers: FollowerMetrics,
     pub(crate) outputs: OutputsMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) webhook: WebhookMetrics,
@@ -61,6 +63,7 @@ impl Metrics {
         let queue = |queue: Queue| queues.with_label_values(&[queue.label()]);
         Ok(Self {
             owner: OwnerMetrics::new(&registrar)?,
+            followers: FollowerMetrics::new(&registrar)?,
             outputs: OutputsMetrics::new(&registrar)?,
             store: StoreMetrics::new(&registrar)?,
             webhook: WebhookMetrics::new(&registrar, queue(Queue::Webhook))?,
@@ -105,6 +108,7 @@ mod tests {
         metrics
             .kafka
             .open_transaction("<Kafka topic>", "<its number>");
+        metrics.followers.lag_of("<Kafka topic>", "<its number>");
         metrics.owner.late_of("<length, such as 1m>");
         for kind in [
             Published::AlertCreated,

@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::State;
-use crate::hub::Gone;
 use crate::hub::view::{AlertFilter, DeviceFilter, MOST};
-use crate::owner::OwnedWindows;
+use crate::hub::{Gone, OwnedWindows};
 
 /// An answer other than the one asked for.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Device, DeviceKey, Updates};
+use iot_fold::{Device, DeviceKey, DeviceWindows, Updates};
 use iot_service::config::Live;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ConsumerConfig;
 use crate::metrics::Metrics;
-use crate::owner::{OwnedWindows, Question};
 use clients::{ClientId, Subscription};
 pub(crate) use metrics::HubMetrics;
 use stats::Stats;
@@ -32,8 +31,26 @@ use view::{AlertFilter, AlertPage, DeviceFilter};
 
 /// Messages that wait for the hub; owners wait when it is full.
 const QUEUE: usize = 256;
+/// The most questions that wait for a partition.
+pub(crate) const QUESTIONS: usize = 64;
 /// An owner that waits for Kafka or the store doesn't answer.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// Asks a partition for the windows of a device.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) key: DeviceKey,
+    /// Length of the windows, in milliseconds.
+    pub(crate) size: i64,
+    pub(crate) answer: oneshot::Sender<Option<OwnedWindows>>,
+}
+
+/// The windows of a device, and the partition whose state they are.
+#[derive(Debug)]
+pub(crate) struct OwnedWindows {
+    pub(crate) partition: TopicPartition,
+    pub(crate) windows: DeviceWindows,
+}
 
 /// Messages to the hub: changes and requests.
 pub(crate) enum Message {

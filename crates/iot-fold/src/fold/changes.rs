@@ -88,6 +88,18 @@ impl Fold {
         }
     }
 
+    /// The windows that were sealed since the last call. What else changed for a store is forgotten
+    /// without being encoded: for a reader of the log that stores nothing.
+    pub fn take_sealed(&mut self) -> Vec<Sealed> {
+        for at in self.unsaved.drain(..) {
+            self.devices[at].unsaved = false;
+        }
+        self.time_unsaved = false;
+        self.removed.clear();
+        self.changed_bytes = 0;
+        take(&mut self.sealed)
+    }
+
     /// Whether there are readings or removed devices that were not pushed to clients yet.
     pub fn has_unpushed(&self) -> bool {
         !self.unpushed.is_empty() || !self.gone.is_empty()

@@ -11,7 +11,7 @@ use iot_fold::{Alert, Device, DeviceKey, Level, Updates};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::owner::Question;
+use crate::hub::Question;
 
 /// Devices returned when a request names no limit.
 const DEVICES: usize = 500;
