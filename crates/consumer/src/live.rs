@@ -20,7 +20,24 @@ use crate::store::Keeper;
 /// Deadline for Kafka's answer to the question for its cluster.
 const ANSWER: Duration = Duration::from_secs(5);
 /// The most questions that wait for a partition.
-pub(crate) const QUESTIONS: usize = 64;
+const QUESTIONS: usize = 64;
+
+/// Where the hub finds more about a partition that it shows.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// When its records were fetched.
+    pub(crate) marks: Arc<Marks>,
+    questions: mpsc::Sender<Question>,
+}
+
+impl Source {
+    /// The second value takes the questions.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let marks = Arc::default();
+        (Self { marks, questions }, asked)
+    }
+}
 
 /// The text that positions of clients belong to: the same on all replicas of a group. If Kafka
 /// does not name its cluster, positions are valid in this process only.
@@ -72,9 +89,9 @@ pub(crate) fn http_settings(
 pub(crate) fn counts(metrics: &Arc<Metrics>) -> impl Fn() -> Counts + Send + 'static {
     let metrics = metrics.clone();
     move || Counts {
-        messages_total: metrics.owner.consumed.get(),
-        readings_total: metrics.owner.readings.get(),
-        dead_letters_total: metrics.dead_letter.written.get(),
+        messages_total: metrics.owner.consumed.get() + metrics.followers.messages.get(),
+        readings_total: metrics.owner.readings.get() + metrics.followers.readings.get(),
+        dead_letters_total: metrics.dead_letter.written.get() + metrics.followers.refused.get(),
         partitions: metrics.kafka.active_partitions.get(),
         lag: metrics.kafka.lag_total.get(),
     }
@@ -94,15 +111,14 @@ pub(crate) async fn open(
     hub: &Hub,
     partition: &TopicPartition,
     (fold, reached): (&Fold, i64),
-    marks: Arc<Marks>,
-    questions: mpsc::Sender<Question>,
+    source: &Source,
 ) -> Feed {
     let opening = Opening {
         partition: Arc::new(partition.clone()),
         all: fold.all(),
         reached,
-        marks,
-        questions,
+        marks: source.marks.clone(),
+        questions: source.questions.clone(),
     };
     hub.open(opening).await
 }
@@ -115,19 +131,16 @@ pub(crate) fn times(recorded: Option<i64>) -> Times {
     }
 }
 
-/// Answers a question for the windows of a device. Sealed ones are read from the store by a task
+/// Answers a question with the windows of a device, if it is known. Sealed ones are read from the store by a task
 /// of their own, so that the partition does not wait.
 pub(crate) fn answer(
     question: Question,
-    fold: &Fold,
+    windows: Option<DeviceWindows>,
     partition: &TopicPartition,
     (store, metrics): (&Arc<Keeper>, &OwnerMetrics),
 ) {
     // The client may leave in between: answers may fail.
-    if question.answer.is_closed() {
-        return;
-    }
-    let Some(windows) = fold.windows(&question.key, question.size) else {
+    let Some(windows) = windows else {
         let _ = question.answer.send(Ok(None));
         return;
     };

@@ -6,6 +6,7 @@ use iot_service::metrics::Registrar;
 use prometheus::Registry;
 
 use crate::dead_letter::DeadLetterMetrics;
+use crate::follower::FollowerMetrics;
 use crate::kafka::KafkaMetrics;
 use crate::outputs::OutputsMetrics;
 use crate::owner::OwnerMetrics;
@@ -37,6 +38,7 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) owner: OwnerMetrics,
+    pub(crate) followers: FollowerMetrics,
     pub(crate) outputs: OutputsMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) webhook: WebhookMetrics,
@@ -58,6 +60,7 @@ impl Metrics {
         let queue = |queue: Queue| queues.with_label_values(&[queue.label()]);
         Ok(Self {
             owner: OwnerMetrics::new(&registrar)?,
+            followers: FollowerMetrics::new(&registrar)?,
             outputs: OutputsMetrics::new(&registrar)?,
             store: StoreMetrics::new(&registrar)?,
             webhook: WebhookMetrics::new(&registrar, queue(Queue::Webhook))?,
@@ -102,6 +105,7 @@ mod tests {
         metrics
             .kafka
             .open_transaction("<Kafka topic>", "<its number>");
+        metrics.followers.lag_of("<Kafka topic>", "<its number>");
         metrics.owner.late_of("<length, such as 1m>");
         for kind in [
             Published::AlertCreated,

@@ -51,11 +51,17 @@ pub(crate) struct Addresses {
 
 impl Slot {
     fn addresses(&self) -> Option<Addresses> {
-        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, addresses: Option<Addresses>) {
-        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        *self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     fn connections(&self) -> usize {

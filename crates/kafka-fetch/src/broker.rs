@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use crate::clock::{Clock, Stamp};
 use crate::connection::{Connection, ConnectionError};
 use crate::error::FetchError;
 use crate::protocol::ErrorCode;
@@ -37,6 +38,7 @@ pub(crate) struct BrokerTask {
     number: i32,
     address: String,
     settings: Arc<Settings>,
+    clock: Arc<Clock>,
     inbox: mpsc::UnboundedReceiver<Cursor>,
     /// Inbox of `leaders`.
     back: mpsc::UnboundedSender<Cursor>,
@@ -50,7 +52,7 @@ impl BrokerTask {
     pub(crate) fn new(
         number: i32,
         address: &str,
-        settings: Arc<Settings>,
+        (settings, clock): (Arc<Settings>, Arc<Clock>),
         inbox: mpsc::UnboundedReceiver<Cursor>,
         back: mpsc::UnboundedSender<Cursor>,
     ) -> Self {
@@ -58,6 +60,7 @@ impl BrokerTask {
             number,
             address: address.to_owned(),
             settings,
+            clock,
             inbox,
             back,
             cursors: Vec::new(),
@@ -174,7 +177,9 @@ impl BrokerTask {
             rack: &settings.rack,
             positions: &positions,
         };
+        let sent = self.clock.now();
         let response = connection.request(&request, wait).await?;
+        let times = (sent, self.clock.now());
         if let Some(error) = response.error {
             return Err(ConnectionError::Broker(error));
         }
@@ -184,10 +189,10 @@ impl BrokerTask {
         };
         for partition in response.partitions {
             match partition.topic {
-                TopicRef::Name(name) => self.deliver(name, &partition),
+                TopicRef::Name(name) => self.deliver(name, &partition, times),
                 TopicRef::Id(id) => {
                     if let Some(name) = id.and_then(|id| names.get(&id)) {
-                        self.deliver(name, &partition);
+                        self.deliver(name, &partition, times);
                     }
                 }
             }
@@ -247,12 +252,12 @@ impl BrokerTask {
     }
 
     /// Delivers the records of a partition to the cursors that they were fetched for.
-    fn deliver(&mut self, topic: &str, fetched: &FetchedPartition<'_>) {
+    fn deliver(&mut self, topic: &str, fetched: &FetchedPartition<'_>, times: (Stamp, Stamp)) {
         // Backwards, because cursors may be removed.
         for index in self.range((topic, fetched.partition)).rev() {
             // Nothing is delivered to a subscriber that is gone.
             if self.cursors[index].in_flight && !self.cursors[index].is_over() {
-                self.deliver_to(index, fetched);
+                self.deliver_to(index, fetched, times);
             }
         }
     }
@@ -264,14 +269,14 @@ impl BrokerTask {
         start..end
     }
 
-    fn deliver_to(&mut self, index: usize, fetched: &FetchedPartition<'_>) {
+    fn deliver_to(&mut self, index: usize, fetched: &FetchedPartition<'_>, times: (Stamp, Stamp)) {
         let cursor = &mut self.cursors[index];
         cursor.in_flight = false;
         let preferred = fetched.preferred_read_replica;
         let elsewhere = preferred.filter(|other| *other != self.number);
         match (fetched.error, elsewhere) {
             (None, None) => match fetched.diverging {
-                None => cursor.receive(fetched),
+                None => cursor.receive(fetched, times),
                 // The same as below: only the leader's answer counts.
                 Some(_) if cursor.preferred.is_some() => {
                     cursor.preferred = None;

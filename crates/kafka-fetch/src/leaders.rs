@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerTask;
+use crate::clock::Clock;
 use crate::directory::{Directory, Source};
 use crate::protocol::metadata::Broker;
 use crate::settings::Settings;
@@ -23,6 +24,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 /// Passes cursors to brokers, and takes back those that brokers can't serve.
 pub(crate) struct Leaders {
     directory: Directory,
+    /// One for all, so that times of several brokers can be compared.
+    clock: Arc<Clock>,
     /// Where brokers give cursors back.
     back: mpsc::UnboundedSender<Cursor>,
     stop: CancellationToken,
@@ -41,6 +44,7 @@ impl Leaders {
     ) -> Self {
         Self {
             directory: Directory::new(settings),
+            clock: Arc::default(),
             back,
             stop,
             brokers: HashMap::new(),
@@ -135,7 +139,8 @@ impl Leaders {
     fn start(&self, number: i32, address: &str) -> mpsc::UnboundedSender<Cursor> {
         let (sender, inbox) = mpsc::unbounded_channel();
         let settings = self.directory.settings.clone();
-        let broker = BrokerTask::new(number, address, settings, inbox, self.back.clone());
+        let shared = (settings, self.clock.clone());
+        let broker = BrokerTask::new(number, address, shared, inbox, self.back.clone());
         let stop = self.stop.clone();
         tokio::spawn(async move { stop.run_until_cancelled(broker.run()).await });
         sender

@@ -55,6 +55,8 @@
 //!   again, or the log truncated, as far as brokers tell ([`Subscription::topic_id`],
 //!   [`SubscriptionError::Truncated`]). Each batch has the id of its topic and the epoch of the
 //!   leader that appended it.
+//! - Each answer to a fetch is reported with the times of sending and arrival, also without records
+//!   ([`Observer::answered`]).
 //! - A leader is left that is older than another one that is known by its epoch (KIP-320).
 //! - Several subscriptions of one partition are independent. A Fetch request can have a
 //!   partition only once, so those at different offsets take turns, and those at the same
@@ -81,6 +83,7 @@
 
 mod broker;
 mod budget;
+mod clock;
 mod connection;
 mod directory;
 mod error;
@@ -97,11 +100,12 @@ mod start;
 mod subscription;
 
 pub use budget::{Budget, Held};
+pub use clock::Stamp;
 pub use connection::ConnectionError;
 pub use error::{FetchError, SubscriptionError};
 pub use fetcher::Fetcher;
 pub use logs::LogState;
-pub use observer::{LogEnd, Observer};
+pub use observer::{Answer, LogEnd, Observer, Replica};
 pub use protocol::ApiKey;
 pub use protocol::error::ErrorCode;
 pub use protocol::metadata::{InvalidTopicId, TopicId};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::clock::Stamp;
 use crate::error::FetchError;
 
 /// Where a log ends, as of one fetch.
@@ -14,6 +15,30 @@ pub struct LogEnd {
     pub last_stable_offset: i64,
 }
 
+/// Which replica of a partition answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replica {
+    /// The leader.
+    Leader,
+    /// Another one, which the leader prefers for this client (`client.rack`). It may lag.
+    Follower,
+}
+
+/// An answer to a fetch, with or without records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// When the request was sent.
+    pub sent: Stamp,
+    /// When the answer had arrived.
+    pub arrived: Stamp,
+    /// Where the log ended in between.
+    pub end: LogEnd,
+    /// Who answered.
+    pub replica: Replica,
+    /// Epoch of the leader that was asked, or whose replica was; `None` if it is not known.
+    pub leader_epoch: Option<i32>,
+}
+
 /// Watches the fetching of one subscription, for lag, metrics and readiness.
 ///
 /// Calls come from the tasks of the fetcher and from
@@ -23,6 +48,10 @@ pub struct LogEnd {
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A fetch answered: the log ends there now.
     fn end(&self, _end: LogEnd) {}
+
+    /// A fetch answered: this is called after [`end`](Self::end), and before its records can be
+    /// read.
+    fn answered(&self, _answer: &Answer) {}
 
     /// A batch is handed out, or there was nothing to fetch: earlier failures are over.
     fn succeeded(&self) {}

@@ -8,8 +8,9 @@ use iot_core::partition::TopicPartition;
 use tokio::sync::mpsc;
 
 use crate::budget::{Budget, Held};
+use crate::clock::Stamp;
 use crate::error::{FetchError, SubscriptionError};
-use crate::observer::Observer;
+use crate::observer::{Answer, Observer, Replica};
 use crate::protocol::fetch::{Diverging, FetchedPartition, Position};
 use crate::protocol::metadata::TopicId;
 use crate::records::{Batch, Fetched};
@@ -312,10 +313,24 @@ impl Cursor {
         }
     }
 
-    /// Takes what a fetch brought.
-    pub(crate) fn receive(&mut self, response: &FetchedPartition<'_>) {
+    /// Takes what a fetch brought, which was sent and has arrived at these times.
+    pub(crate) fn receive(
+        &mut self,
+        response: &FetchedPartition<'_>,
+        (sent, arrived): (Stamp, Stamp),
+    ) {
         let observer = &self.shared.observer;
         observer.end(response.end);
+        observer.answered(&Answer {
+            sent,
+            arrived,
+            end: response.end,
+            replica: match self.preferred {
+                None => Replica::Leader,
+                Some(_) => Replica::Follower,
+            },
+            leader_epoch: (self.leader_epoch >= 0).then_some(self.leader_epoch),
+        });
         // While something waits, it may be corrupt: then nothing is being read.
         if response.records.is_empty() && self.shared.buffered.load(Ordering::Relaxed) == 0 {
             observer.succeeded();

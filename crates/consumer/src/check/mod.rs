@@ -3,6 +3,7 @@
 
 mod mappings;
 mod properties;
+mod replica;
 mod sensors;
 
 use std::ops::RangeInclusive;
@@ -62,6 +63,7 @@ impl Settings for ConsumerConfig {
 
     fn validate(&self, problems: &mut Problems) {
         check_kafka(&self.kafka, problems);
+        replica::check(self, problems);
         self.store.validate(problems);
         self.windows.validate(problems);
         check_max_future(&self.validate, &self.windows, problems);
@@ -111,7 +113,7 @@ impl Settings for ConsumerConfig {
     }
 
     fn http(&self) -> Option<&HttpConfig> {
-        Some(&self.http)
+        self.role.serves().then_some(&self.http)
     }
 }
 

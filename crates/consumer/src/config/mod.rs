@@ -4,7 +4,9 @@
 pub(crate) mod aliases;
 mod detect;
 pub(crate) mod mappings;
+mod replica;
 mod retention;
+mod rules;
 mod sensors;
 mod store;
 mod webhook;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use aliases::ALIASES;
 pub use detect::{DetectConfig, SilenceConfig};
 pub(crate) use mappings::{MappingConfig, MappingsConfig, Ready};
+pub use replica::{Follow, Role};
 pub use retention::RetentionConfig;
 pub use sensors::{SensorConfig, ThresholdRuleConfig};
 pub use store::{Missing, StoreConfig, StoreUrl};
@@ -32,6 +35,12 @@ pub(crate) use windows::millis;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsumerConfig {
+    /// What this replica does.
+    pub role: Role,
+    /// Which partitions it follows, of those that others own.
+    pub follow: Follow,
+    /// The topics to follow with `follow: topics`: names, and patterns that begin with `^`.
+    pub follow_topics: Vec<String>,
     /// Log level and format.
     pub log: LogConfig,
     /// Metrics and health.
@@ -72,6 +81,9 @@ impl Default for ConsumerConfig {
     fn default() -> Self {
         let listen = |address: &str| address.to_owned();
         Self {
+            role: Role::All,
+            follow: Follow::All,
+            follow_topics: Vec::new(),
             log: LogConfig::default(),
             ops: OpsConfig {
                 listen: listen("127.0.0.1:9090"),

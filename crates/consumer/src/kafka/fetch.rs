@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iot_kafka::security::{KafkaSecurity, SaslMechanism};
-use iot_live::hub::{Mark, Marks};
 use kafka_fetch::{
-    BoxError, Budget, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource, Settings,
+    Answer, BoxError, Budget, FetchError, LogEnd, Observer, Sasl, Security, SecuritySource,
+    Settings, SubscriptionError,
 };
 use prometheus::{IntCounter, IntGauge};
 
+use super::marks::MarkKeeper;
 use super::progress::Progress;
 use crate::config::{KafkaConfig, LimitsConfig};
 
@@ -66,28 +67,32 @@ fn security(kafka: &KafkaSecurity) -> Result<Security, BoxError> {
     Ok(Security { tls, sasl })
 }
 
+/// How long to wait before a partition that cannot be read is tried again. Another log is
+/// recognised by loading the state again; a corrupt batch takes somebody to repair it.
+pub(crate) fn retry_after(error: &SubscriptionError) -> Duration {
+    Duration::from_secs(match error {
+        SubscriptionError::OffsetOutOfRange(_)
+        | SubscriptionError::Truncated { .. }
+        | SubscriptionError::AnotherLog { .. } => 1,
+        SubscriptionError::Corrupt(_) | SubscriptionError::Stopped => 10,
+    })
+}
+
 /// Keeps what the fetcher reports of a partition, for lag, readiness and metrics.
 #[derive(Debug)]
 pub(crate) struct Observed {
     pub(crate) progress: Arc<Progress>,
     pub(crate) errors: IntCounter,
-    pub(crate) marks: Arc<Marks>,
-}
-
-impl Observed {
-    /// Remembers when the log ended where. Only the arrival is known: the frontier is too late by
-    /// the time of a fetch.
-    fn mark(&self, end: LogEnd) {
-        let now = jiff::Timestamp::now().as_microsecond();
-        let (sent, arrived, end) = (now, now, end.last_stable_offset);
-        self.marks.add(Mark { sent, arrived, end });
-    }
+    pub(crate) marks: MarkKeeper,
 }
 
 impl Observer for Observed {
     fn end(&self, end: LogEnd) {
         self.progress.ends_at(end);
-        self.mark(end);
+    }
+
+    fn answered(&self, answer: &Answer) {
+        self.marks.answered(answer);
     }
 
     fn succeeded(&self) {

@@ -67,6 +67,14 @@ impl Lookups {
         self.0.client().fetch_cluster_id(deadline)
     }
 
+    /// Brokers and topics. Blocks for up to `deadline`.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(crate) fn cluster(&self, deadline: Duration) -> KafkaResult<lookup::Cluster> {
+        lookup::cluster(self.0.client(), deadline)
+    }
+
     /// Whether a topic has partitions that this user may know of. Blocks for up to `deadline`.
     pub(crate) fn is_readable(&self, topic: &str, deadline: Duration) -> bool {
         let found = self.0.client().fetch_metadata(Some(topic), deadline);

@@ -153,9 +153,17 @@ impl Progress {
         known(&self.position)
     }
 
+    /// Whether everything that could be read at the last fetch is processed.
+    pub(crate) fn is_at_end(&self) -> bool {
+        let (Some(position), Some(end)) = (self.position(), self.end()) else {
+            return false;
+        };
+        position >= self.held().map_or(end, |held| held.offset)
+    }
+
     /// The high watermark: the lag counts to it, because records of an open transaction are
     /// in the log and not processed.
-    pub(super) fn end(&self) -> Option<i64> {
+    pub(crate) fn end(&self) -> Option<i64> {
         known(&self.end)
     }
 
@@ -269,6 +277,21 @@ mod tests {
             high_watermark,
             last_stable_offset,
         }
+    }
+
+    #[test]
+    fn the_end_is_that_of_what_can_be_read() {
+        let progress = Progress::default();
+        progress.reach(90);
+        assert!(!progress.is_at_end(), "the end is not known");
+        progress.ends_at(end(91, 91));
+        assert!(!progress.is_at_end());
+        progress.ends_at(end(100, 90));
+        assert!(progress.is_at_end(), "the others wait for a transaction");
+        progress.ends_at(end(90, 90));
+        assert!(progress.is_at_end());
+        progress.load();
+        assert!(!progress.is_at_end());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::config::{From, Missing};
 use crate::kafka;
 use crate::pipeline::{Pipeline, Place};
 use crate::store::{LogId, Replaced, Step, Stored, Unloaded, Unstored};
+use crate::writer::Writer;
 
 /// Deadline for a question to Kafka.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ enum NoState {
 
 /// Where to start reading.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Begin {
+pub(crate) enum Begin {
     /// At this offset; so many earlier records were deleted before they were read.
     At { offset: i64, lost: i64 },
     /// The topic was deleted and created again.
@@ -41,7 +42,7 @@ pub(super) enum Begin {
 }
 
 /// The offset to start at when nothing is stored.
-pub(super) fn first(log: &LogState, from: From) -> i64 {
+pub(crate) fn first(log: &LogState, from: From) -> i64 {
     match from {
         From::Earliest => log.start,
         From::Latest => log.end,
@@ -50,7 +51,7 @@ pub(super) fn first(log: &LogState, from: From) -> i64 {
 
 /// Compares the stored offset and its log with the log that Kafka has. An unknown id is no other
 /// one.
-pub(super) fn begin(stored: i64, of: LogId, log: &LogState) -> Begin {
+pub(crate) fn begin(stored: i64, of: LogId, log: &LogState) -> Begin {
     if let (Some(expected), Some(found)) = (of.topic_id, log.topic_id)
         && expected != found
     {
@@ -68,7 +69,7 @@ pub(super) fn begin(stored: i64, of: LogId, log: &LogState) -> Begin {
 impl Owner {
     /// Loads offset and state, which belong to the same step; retries until the partition is
     /// revoked. Also returns where to read on, and in which log.
-    pub(super) async fn load(&mut self) -> Result<(Pipeline, Start), Stopped> {
+    pub(super) async fn load(&mut self) -> Result<(Pipeline<Writer>, Start), Stopped> {
         // Not ready from the first refusal until the state is loaded.
         let mut waiting = None;
         loop {
@@ -87,7 +88,7 @@ impl Owner {
         }
     }
 
-    async fn try_load(&mut self) -> Result<(Pipeline, Start), NoState> {
+    async fn try_load(&mut self) -> Result<(Pipeline<Writer>, Start), NoState> {
         let (stored, at, log) = self.stored().await?;
         let (topic, partition) = self.inbox.partition.parts();
         let rules = self.shared.config.fold_rules();
@@ -123,17 +124,17 @@ impl Owner {
             leader_epoch: log.leader_epoch,
         };
         let place = Place {
-            stored: at,
             next: offset,
             log: stored.log,
         };
+        let (outlets, right) = (self.outlets.clone(), self.inbox.right.clone());
         let pipeline = Pipeline::new(
             self.shared.clone(),
             self.inbox.partition.clone(),
             fold,
             place,
             self.inbox.progress.clone(),
-            self.inbox.stop.clone(),
+            Writer::new(self.shared.clone(), outlets, right, at),
         );
         Ok((pipeline, start))
     }
@@ -170,7 +171,7 @@ impl Owner {
                         log: stored.log,
                         changes: &Changes::default(),
                     };
-                    match self.shared.store.apply(&step, &self.inbox.stop).await {
+                    match self.shared.store.apply(&step, &self.inbox.right).await {
                         Ok(()) => return Ok((stored, at, log)),
                         Err(Unstored::Conflict(_)) => {}
                         Err(Unstored::Stopped) => return Err(NoState::Stopped),
@@ -241,7 +242,7 @@ impl Owner {
             to: log.start,
             log: of(log),
         };
-        let set_aside = self.shared.store.set_aside(&replaced, &self.inbox.stop);
+        let set_aside = self.shared.store.set_aside(&replaced, &self.inbox.right);
         match set_aside.await {
             Ok(()) => {
                 (self.is_reset, self.truncated_at) = (true, None);
@@ -287,7 +288,7 @@ impl Owner {
             log: of(log),
             changes: &Changes::default(),
         };
-        match self.shared.store.apply(&step, &self.inbox.stop).await {
+        match self.shared.store.apply(&step, &self.inbox.right).await {
             Ok(()) => Ok(()),
             Err(Unstored::Conflict(conflict)) => {
                 tracing::info!(topic, partition, %conflict, "another consumer has started this partition");

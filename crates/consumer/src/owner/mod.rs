@@ -1,52 +1,31 @@
 //! The owner of one assigned partition. It loads the state, reads the log from the stored
 //! offset, and runs the pipeline until the partition is revoked.
 
-mod load;
+pub(crate) mod load;
 mod metrics;
+mod takeover;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use iot_live::hub::{Hub, Marks, Question};
-use kafka_fetch::{Budget, Fetcher, Start, SubscriptionError};
-use tokio::sync::mpsc;
+use kafka_fetch::{Start, SubscriptionError};
 use tokio::time::Instant;
 
-use crate::config::ConsumerConfig;
-use crate::dead_letter::DeadLetters;
-use crate::kafka::fetch::Observed;
+use crate::follower::{Continued, Followers, Left};
+use crate::kafka::fetch::{Observed, retry_after};
 use crate::kafka::group::{Commit, Inbox};
+use crate::kafka::marks::MarkKeeper;
 use crate::kafka::metrics::RebalanceKind;
-use crate::kafka::record_times::RecordTimes;
-use crate::live;
-use crate::metrics::Metrics;
-use crate::outputs::Outputs;
+use crate::live::Source;
 use crate::pipeline::{Pipeline, ReloadReason};
-use crate::readiness::SharedReadiness;
-use crate::store::Keeper;
-use crate::webhook::Webhook;
+use crate::shared::Shared;
+use crate::writer::{Outlets, Writer};
 pub(crate) use metrics::OwnerMetrics;
+use takeover::Takeover;
 
 /// Deadline for the last step after the partition was revoked; shorter than the thread of
 /// the group waits for it.
 const FINISH: Duration = Duration::from_secs(8);
-
-/// What all owners share.
-pub(crate) struct Shared {
-    pub(crate) config: ConsumerConfig,
-    pub(crate) store: Arc<Keeper>,
-    pub(crate) hub: Hub,
-    pub(crate) dead_letters: DeadLetters,
-    pub(crate) record_times: RecordTimes,
-    pub(crate) outputs: Outputs,
-    pub(crate) webhook: Webhook,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) budget: Budget,
-    pub(crate) commits: mpsc::Sender<Commit>,
-    /// Of the stored state.
-    pub(crate) state: SharedReadiness,
-}
 
 /// Why an owner stopped reading.
 enum End {
@@ -54,60 +33,30 @@ enum End {
     Reload,
 }
 
-/// How long to wait before a partition that cannot be read is tried again. Another log is
-/// recognised by loading the state again; a corrupt batch takes somebody to repair it.
-fn retry_after(error: &SubscriptionError) -> Duration {
-    Duration::from_secs(match error {
-        SubscriptionError::OffsetOutOfRange(_)
-        | SubscriptionError::Truncated { .. }
-        | SubscriptionError::AnotherLog { .. } => 1,
-        SubscriptionError::Corrupt(_) | SubscriptionError::Stopped => 10,
-    })
-}
-
 /// Owns a partition until it is revoked.
-pub(crate) async fn run(shared: Arc<Shared>, inbox: Inbox) {
-    shared.record_times.check(&inbox.partition.topic);
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    outlets: Arc<Outlets>,
+    followers: Followers,
+    inbox: Inbox,
+) {
+    outlets.record_times.check(&inbox.partition.topic);
+    let (tenure, follower) = followers.take(&inbox.partition).await;
+    let takeover = Takeover::new(follower, !shared.config.role.serves());
     let mut owner = Owner {
         shared,
+        outlets,
         inbox,
         applied: None,
         truncated_at: None,
         is_reset: false,
-        marks: Arc::default(),
     };
-    // Shows the partition while its state is loaded again.
-    let mut shown = None;
-    while let Ok((mut pipeline, start)) = owner.load().await {
-        // The owner before may not have committed its last step, and there may be none for long.
-        let commit = Commit {
-            partition: owner.inbox.partition.clone(),
-            offset: pipeline.stored_offset(),
-        };
-        let _ = owner.shared.commits.send(commit).await;
-        let (questions, asked) = mpsc::channel(live::QUESTIONS);
-        if std::mem::take(&mut owner.is_reset) {
-            // Nothing that was shown holds any more.
-            shown = None;
-        }
-        let (partition, marks) = (&owner.inbox.partition, owner.marks.clone());
-        let known = (pipeline.fold(), pipeline.next());
-        let feed = live::open(&owner.shared.hub, partition, known, marks, questions).await;
-        pipeline.show(feed);
-        // The feed before goes when the next is there.
-        drop(shown.take());
-        let end = owner.work(&mut pipeline, start, asked).await;
-        owner.applied = Some(pipeline.stored_offset());
-        shown = pipeline.hide();
-        match end {
-            End::Stopped => return,
-            End::Reload => owner.inbox.progress.load(),
-        }
-    }
+    tenure.release(owner.run(takeover).await);
 }
 
 struct Owner {
     shared: Arc<Shared>,
+    outlets: Arc<Outlets>,
     inbox: Inbox,
     /// The last offset that this owner has stored, or found in the store.
     applied: Option<i64>,
@@ -115,23 +64,50 @@ struct Owner {
     truncated_at: Option<i64>,
     /// Whether the state was begun again, which clients do not know yet.
     is_reset: bool,
-    /// When the partition was fetched, for positions of clients.
-    marks: Arc<Marks>,
 }
 
 impl Owner {
+    /// Returns what stays when the partition is revoked.
+    async fn run(&mut self, mut takeover: Takeover) -> Left {
+        while let Ok((mut pipeline, start)) = self.load().await {
+            // The owner before may not have committed its last step, and there may be none for
+            // long.
+            let commit = Commit {
+                partition: self.inbox.partition.clone(),
+                offset: pipeline.stored_offset(),
+            };
+            let _ = self.outlets.commits.send(commit).await;
+            if std::mem::take(&mut self.is_reset) {
+                takeover.forget().await;
+            }
+            let end = self.work(&mut pipeline, start, &mut takeover).await;
+            self.applied = Some(pipeline.stored_offset());
+            takeover.ended(&mut pipeline);
+            match end {
+                End::Stopped => {
+                    let is_stored = pipeline.is_stored();
+                    let (fold, place) = pipeline.into_parts();
+                    return takeover.end(is_stored.then_some(Continued { fold, place }));
+                }
+                End::Reload => self.inbox.progress.load(),
+            }
+        }
+        takeover.end(None)
+    }
+
     /// Reads the partition from the stored offset.
     async fn work(
         &mut self,
-        pipeline: &mut Pipeline,
+        pipeline: &mut Pipeline<Writer>,
         start: Start,
-        mut asked: mpsc::Receiver<Question>,
+        takeover: &mut Takeover,
     ) -> End {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
+        let (source, mut asked) = Source::new();
         let observed = Arc::new(Observed {
             progress: progress.clone(),
             errors: self.shared.metrics.kafka.fetch_errors.clone(),
-            marks: self.marks.clone(),
+            marks: MarkKeeper::new(source.marks.clone()),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), start, observed);
@@ -143,6 +119,8 @@ impl Owner {
         // When to load the state again, which also asks for the ends of the log.
         let mut reload_at = None;
         loop {
+            let is_at_end = progress.is_at_end();
+            takeover.turn_to(pipeline, &source, is_at_end).await;
             if self.inbox.stop.is_cancelled() {
                 self.finish(pipeline).await;
                 return End::Stopped;
@@ -151,8 +129,7 @@ impl Owner {
             let done = tokio::select! {
                 () = self.inbox.stop.cancelled() => Ok(()),
                 Some(question) = asked.recv() => {
-                    let by = (&self.shared.store, &self.shared.metrics.owner);
-                    live::answer(question, pipeline.fold(), partition, by);
+                    pipeline.answer(question);
                     Ok(())
                 }
                 () = tokio::time::sleep_until(pipeline.wakes_at()) => pipeline.wake().await,
@@ -196,8 +173,8 @@ impl Owner {
 
     /// Stores the last step. The next owner reads again what is not processed, and what
     /// cannot be stored in time.
-    async fn finish(&self, pipeline: &mut Pipeline) {
-        match tokio::time::timeout(FINISH, pipeline.store_step()).await {
+    async fn finish(&self, pipeline: &mut Pipeline<Writer>) {
+        match tokio::time::timeout(FINISH, pipeline.settle()).await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => self.report(&reason),
             Err(_) => {
@@ -238,4 +215,4 @@ impl Owner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,38 +2,50 @@
 
 use iot_core::partition::TopicPartition;
 use iot_fold::Changes;
+use iot_live::Hub;
 use iot_service::config::Live;
 use iot_service::health::Health;
-use kafka_fetch::{LogState, TopicId};
+use kafka_fetch::{Fetcher, LogState, TopicId};
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{Begin, begin, first};
 use super::*;
-use crate::config::{From, Missing};
+use crate::config::{ConsumerConfig, From, Missing};
+use crate::dead_letter::DeadLetters;
 use crate::kafka;
+use crate::kafka::group::WriteRight;
 use crate::kafka::progress::Progress;
-use crate::store::{LogId, Step, Stored};
+use crate::kafka::record_times::RecordTimes;
+use crate::live;
+use crate::metrics::Metrics;
+use crate::outputs::Outputs;
+use crate::readiness::SharedReadiness;
+use crate::store::{Keeper, LogId, Step, Stored};
+use crate::webhook::Webhook;
 
 const TOPIC: &str = "device-data";
 
-struct Bench {
-    shared: Arc<Shared>,
+pub(crate) struct Bench {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) followers: Followers,
+    outlets: Arc<Outlets>,
     commits: mpsc::Receiver<Commit>,
     health: Health,
 }
 
 /// An owner that runs.
-struct Running {
-    progress: Arc<Progress>,
+pub(crate) struct Running {
+    pub(crate) progress: Arc<Progress>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 /// Ten more records, a second apart.
-async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: i64) {
+pub(crate) async fn fill(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, from: i64) {
     let mut client = rdkafka::ClientConfig::new();
     client.set("bootstrap.servers", cluster.bootstrap_servers());
     let producer: FutureProducer = client.create().unwrap();
@@ -58,6 +70,16 @@ fn bench_with(
     from: From,
     change: impl FnOnce(&mut ConsumerConfig),
 ) -> Bench {
+    bench_of(cluster, from, change, |_| Followers::none())
+}
+
+/// The same with followers.
+pub(crate) fn bench_of(
+    cluster: &MockCluster<'_, impl rdkafka::ClientContext>,
+    from: From,
+    change: impl FnOnce(&mut ConsumerConfig),
+    followers: impl FnOnce(&ConsumerConfig) -> Followers,
+) -> Bench {
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![cluster.bootstrap_servers()];
@@ -66,6 +88,7 @@ fn bench_with(
     let properties = &mut config.kafka.properties;
     properties.insert("fetch.wait.max.ms".into(), "10".into());
     change(&mut config);
+    let followers = followers(&config);
     let metrics = Arc::new(Metrics::new(&Registry::new()).unwrap());
     let (health, stop) = (Health::default(), CancellationToken::new());
     let letters = health.component("dead_letter");
@@ -85,31 +108,36 @@ fn bench_with(
     .unwrap();
     let budget = kafka::fetch::budget(&config.limits, metrics.kafka.buffered_bytes.clone());
     let settings = kafka::fetch::settings(&config.kafka, budget.clone()).unwrap();
-    let shared = Arc::new(Shared {
+    let outputs = Outputs::new(
+        &config.outputs,
+        dead_letters.producer(),
+        metrics.outputs.clone(),
+        health.component("outputs"),
+    );
+    let outlets = Arc::new(Outlets {
         webhook,
+        outputs,
+        dead_letters,
+        record_times: RecordTimes::start(config.kafka.clone(), health.component("record_times")),
+        commits: sender,
+    });
+    let shared = Arc::new(Shared {
         store,
         hub: {
             let settings = live::settings(&config, "tests".into());
             let counts = live::counts(&metrics);
             Hub::start(settings, counts, metrics.hub.clone(), stop).0
         },
-        outputs: Outputs::new(
-            &config.outputs,
-            dead_letters.producer(),
-            metrics.outputs.clone(),
-            health.component("outputs"),
-        ),
-        dead_letters,
-        record_times: RecordTimes::start(config.kafka.clone(), health.component("record_times")),
         fetcher: Fetcher::start(settings),
         budget,
         metrics,
-        commits: sender,
         state: SharedReadiness::new(health.component("state")),
         config,
     });
     Bench {
+        followers,
         shared,
+        outlets,
         commits,
         health,
     }
@@ -124,19 +152,26 @@ impl Bench {
     }
 
     fn inbox(&self) -> Inbox {
+        let stop = CancellationToken::new();
         Inbox {
             partition: TopicPartition::new(TOPIC, 0),
-            stop: CancellationToken::new(),
+            right: Arc::new(WriteRight::of_test(stop.clone())),
+            stop,
             progress: Arc::default(),
             assigned_at: std::time::Instant::now(),
         }
     }
 
     /// Starts an owner.
-    fn spawn(&self) -> Running {
+    pub(crate) fn spawn(&self) -> Running {
         let inbox = self.inbox();
         let (progress, stop) = (inbox.progress.clone(), inbox.stop.clone());
-        let task = tokio::spawn(run(self.shared.clone(), inbox));
+        let task = tokio::spawn(run(
+            self.shared.clone(),
+            self.outlets.clone(),
+            self.followers.clone(),
+            inbox,
+        ));
         Running {
             progress,
             stop,
@@ -150,7 +185,7 @@ impl Bench {
         next.await.expect("a commit").expect("an owner").offset
     }
 
-    async fn stored(&self) -> Option<i64> {
+    pub(crate) async fn stored(&self) -> Option<i64> {
         self.state().await.offset
     }
 
@@ -172,8 +207,8 @@ impl Bench {
                 ..Changes::default()
             },
         };
-        let stop = CancellationToken::new();
-        self.shared.store.apply(&step, &stop).await.unwrap();
+        let right = WriteRight::of_test(CancellationToken::new());
+        self.shared.store.apply(&step, &right).await.unwrap();
     }
 
     /// Whether that is reported, and `/livez` does not fail.
@@ -185,13 +220,13 @@ impl Bench {
 }
 
 impl Running {
-    async fn reaches(&self, offset: i64) {
+    pub(crate) async fn reaches(&self, offset: i64) {
         while self.progress.position() < Some(offset) {
             tokio::task::yield_now().await;
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }
@@ -210,7 +245,8 @@ async fn after_a_conflict_the_state_is_loaded_again() {
         log: LogId::default(),
         changes: &Changes::default(),
     };
-    let stored = bench.shared.store.apply(&step, &owner.stop).await;
+    let right = WriteRight::of_test(owner.stop.clone());
+    let stored = bench.shared.store.apply(&step, &right).await;
     stored.unwrap();
     fill(&cluster, 0).await;
     while bench.committed().await < 10 {}
@@ -394,11 +430,11 @@ async fn state_of_records_that_the_log_no_longer_has_is_rebuilt() {
         bench.store(10, log).await;
         let mut owner = Owner {
             shared: bench.shared.clone(),
+            outlets: bench.outlets.clone(),
             inbox: bench.inbox(),
             applied: None,
             truncated_at: Some(truncated_at),
             is_reset: false,
-            marks: Arc::default(),
         };
         let Ok((_, start)) = owner.load().await else {
             panic!("not loaded")

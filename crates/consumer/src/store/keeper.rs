@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use iot_core::partition::TopicPartition;
+use iot_fold::Sealed;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use super::{
     ApplyError, Conflict, LoadError, Replaced, Step, Store, StoreMetrics, Stored, Unavailable,
 };
 use crate::config::ConsumerConfig;
+use crate::kafka::group::WriteRight;
 use crate::readiness::{SharedReadiness, WaitingOperation};
 
 /// The backoff between two attempts.
@@ -55,7 +57,8 @@ impl Keeper {
         health: Component,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            store: Store::open(&config.store, config.windows.longest_retention())?,
+            store: Store::open(&config.store, config.windows.longest_retention())?
+                .with_rules(config.rules_hash()),
             readiness: SharedReadiness::new(health),
             metrics,
         })
@@ -100,17 +103,42 @@ impl Keeper {
         }
     }
 
+    /// Loads live state and offset of a partition, without retries.
+    ///
+    /// # Errors
+    /// The store is unavailable, or the state cannot be used.
+    pub(crate) async fn load_once(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
+        let stored = self.store.load(partition).await;
+        stored.inspect_err(|error| self.count(error))
+    }
+
+    /// The offset of a partition and what belongs to it, without its values and without retries.
+    ///
+    /// # Errors
+    /// The store is unavailable, or the state cannot be used.
+    pub(crate) async fn head(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
+        let head = self.store.head(partition).await;
+        head.inspect_err(|error| self.count(error))
+    }
+
+    fn count(&self, error: &LoadError) {
+        if let LoadError::Unavailable(error) = error {
+            self.metrics.errors(error.trouble).inc();
+        }
+    }
+
+    /// See [`Store::keep_windows`].
+    pub(crate) fn keep_windows(&self, partition: &TopicPartition, windows: &[Sealed]) {
+        self.store.keep_windows(partition, windows);
+    }
+
     /// Applies a step as a whole or not at all. While the store is unavailable it retries the
-    /// same step until `stop`, with at least one attempt. A step that was applied although the
+    /// same step until the right is revoked, with at least one attempt. A step that was applied although the
     /// answer got lost succeeds at the next attempt.
     ///
     /// # Errors
-    /// It was not applied. After `stop` it may have been.
-    pub(crate) async fn apply(
-        &self,
-        step: &Step<'_>,
-        stop: &CancellationToken,
-    ) -> Result<(), Unstored> {
+    /// It was not applied. Once the right is revoked it may have been.
+    pub(crate) async fn apply(&self, step: &Step<'_>, right: &WriteRight) -> Result<(), Unstored> {
         let mut waiting = Waiting::new(self);
         loop {
             let begun = Instant::now();
@@ -126,22 +154,23 @@ impl Keeper {
                     return Err(Unstored::Conflict(conflict));
                 }
                 Err(ApplyError::Unavailable(error)) => {
-                    let again = waiting.again(&error, stop).await;
+                    let again = waiting.again(&error, right.revoked()).await;
                     again.map_err(|Stopped| Unstored::Stopped)?;
                 }
             }
         }
     }
 
-    /// Sets the state of a partition aside, see [`Store::set_aside`]. Retries until `stop`.
+    /// Sets the state of a partition aside, see [`Store::set_aside`]. Retries until the right is
+    /// revoked.
     ///
     /// # Errors
     /// Another offset is stored, maybe because an earlier attempt succeeded; or the store was
-    /// unavailable until `stop`.
+    /// unavailable until then.
     pub(crate) async fn set_aside(
         &self,
         replaced: &Replaced<'_>,
-        stop: &CancellationToken,
+        right: &WriteRight,
     ) -> Result<(), Unstored> {
         let mut waiting = Waiting::new(self);
         loop {
@@ -149,7 +178,7 @@ impl Keeper {
                 Ok(()) => return Ok(()),
                 Err(ApplyError::Conflict(conflict)) => return Err(Unstored::Conflict(conflict)),
                 Err(ApplyError::Unavailable(error)) => {
-                    let again = waiting.again(&error, stop).await;
+                    let again = waiting.again(&error, right.revoked()).await;
                     again.map_err(|Stopped| Unstored::Stopped)?;
                 }
             }
@@ -254,7 +283,8 @@ mod tests {
             assert!(said.contains("retrying, processing is paused"), "{said}");
             stop.cancel();
         };
-        let (applied, ()) = tokio::join!(keeper.apply(&step, &stop), stopping);
+        let right = WriteRight::of_test(stop.clone());
+        let (applied, ()) = tokio::join!(keeper.apply(&step, &right), stopping);
         assert!(matches!(applied, Err(Unstored::Stopped)), "{applied:?}");
         // After `stop` each operation has one attempt.
         let loaded = keeper.load(step.partition, &stop).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iot_core::partition::TopicPartition;
 
-use super::{Conflict, LogId, Replaced, Step, Stored};
+use super::{Conflict, LogId, Replaced, Sealed, Step, Stored};
 
 type Partitions = HashMap<TopicPartition, Kept>;
 
@@ -44,15 +44,28 @@ impl Memory {
         match self.lock().get(partition) {
             None => Stored::default(),
             Some(kept) => Stored {
-                offset: kept.offset,
-                log: kept.log,
                 entries: kept
                     .live
                     .iter()
                     .map(|(k, v)| (k.clone(), v.clone()))
                     .collect(),
+                ..kept.head()
             },
         }
+    }
+
+    pub(super) fn head(&self, partition: &TopicPartition) -> Stored {
+        let partitions = self.lock();
+        partitions
+            .get(partition)
+            .map(Kept::head)
+            .unwrap_or_default()
+    }
+
+    pub(super) fn keep(&self, partition: &TopicPartition, windows: &[Sealed], now: i64) {
+        let mut partitions = self.lock();
+        let kept = partitions.entry(partition.clone()).or_default();
+        kept.seal_all(windows, now, self.longest);
     }
 
     pub(super) fn apply(&self, step: &Step<'_>, now: i64) -> Result<(), Conflict> {
@@ -72,11 +85,7 @@ impl Memory {
             kept.live.remove(key);
         }
         kept.live.extend(step.changes.live.iter().cloned());
-        for sealed in &step.changes.windows {
-            let expires = sealed.expires.min(now.saturating_add(self.longest));
-            kept.seal(sealed.store_key().into(), sealed.encode(), expires);
-        }
-        kept.expire(now);
+        kept.seal_all(&step.changes.windows, now, self.longest);
         (kept.offset, kept.log) = (Some(step.to), step.log);
         Ok(())
     }
@@ -125,6 +134,23 @@ impl Memory {
 }
 
 impl Kept {
+    fn head(&self) -> Stored {
+        Stored {
+            offset: self.offset,
+            log: self.log,
+            ..Stored::default()
+        }
+    }
+
+    /// Keeps windows for their time, and for `longest` at most.
+    fn seal_all(&mut self, windows: &[Sealed], now: i64, longest: i64) {
+        for sealed in windows {
+            let expires = sealed.expires.min(now.saturating_add(longest));
+            self.seal(sealed.store_key().into(), sealed.encode(), expires);
+        }
+        self.expire(now);
+    }
+
     fn seal(&mut self, key: Arc<str>, value: Vec<u8>, expires: i64) {
         let window = Window { value, expires };
         if let Some(before) = self.windows.insert(key.clone(), window) {

@@ -13,7 +13,7 @@ mod url;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Changes, TIME_KEY};
+use iot_fold::{Changes, Sealed, TIME_KEY};
 
 use crate::config::StoreConfig;
 use crate::config::millis;
@@ -59,6 +59,10 @@ pub(crate) struct Stored {
     pub(crate) offset: Option<i64>,
     /// The log that has the offset.
     pub(crate) log: LogId,
+    /// Another one if the state was begun again; `None` if it is not known.
+    pub(crate) begun: Option<String>,
+    /// Names the rules of the fold; `None` if they are not known.
+    pub(crate) rules: Option<String>,
     /// All live values, in no particular order.
     pub(crate) entries: Vec<(String, Vec<u8>)>,
 }
@@ -179,6 +183,16 @@ impl Store {
         })
     }
 
+    /// Stores these rules of the fold with each step.
+    pub(crate) fn with_rules(mut self, rules: String) -> Self {
+        match &mut self {
+            // Nobody else reads them there.
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.set_rules(rules),
+        }
+        self
+    }
+
     /// Size of a step as it is sent to the store, in bytes; 0 for memory. For benchmarks.
     pub(crate) fn encoded_len(&self, step: &Step<'_>) -> usize {
         match self {
@@ -214,6 +228,26 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(memory.load(partition)),
             Self::Redis(redis) => redis.load(partition).await,
+        }
+    }
+
+    /// The same without the values, which costs little.
+    ///
+    /// # Errors
+    /// The store is unavailable, or this version cannot read the state.
+    pub(crate) async fn head(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.head(partition)),
+            Self::Redis(redis) => redis.head(partition).await,
+        }
+    }
+
+    /// Keeps sealed windows for this process, without an offset, if nothing else keeps them: a
+    /// follower can't expect that anybody else stores them here.
+    pub(crate) fn keep_windows(&self, partition: &TopicPartition, windows: &[Sealed]) {
+        match self {
+            Self::Memory(memory) => memory.keep(partition, windows, now()),
+            Self::Redis(_) => {}
         }
     }
 
@@ -285,7 +319,9 @@ fn now() -> i64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use iot_fold::{DeviceKey, Sealed};
+    use iot_fold::DeviceKey;
+
+    use super::Sealed;
 
     /// Sealed windows without any sensor. Their start tells devices apart, so that each has
     /// a value of its own.

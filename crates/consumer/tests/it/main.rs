@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
+mod followers;
 mod group;
 mod input;
 mod lag;
@@ -21,4 +22,5 @@ mod secure;
 mod service;
 mod state;
 mod store;
+mod store_followers;
 mod webhook;

@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::real::Real;
 use crate::service::{Endpoints, Service, message};
 
-const MESSAGES: i64 = 20_000;
+pub(crate) const MESSAGES: i64 = 20_000;
 const DEVICES: i64 = 20;
 /// Between two messages, by event time (ms): six minutes and a half in all, so that
 /// windows are sealed.
@@ -25,7 +25,7 @@ const CONFLICTS: &str = "iot_store_conflicts_total";
 const CONSUMED: &str = "kafka_consumer_messages_consumed_total";
 
 /// A topic of two partitions that fills for about four seconds.
-async fn fill(kafka: &Real) -> JoinHandle<()> {
+pub(crate) async fn fill(kafka: &Real) -> JoinHandle<()> {
     let (topic, producer) = (kafka.run.clone(), kafka.producer.clone());
     kafka.create(&topic, 2).await;
     let begun = begun(kafka);
@@ -68,7 +68,7 @@ async fn state(of: &Endpoints) -> Option<BTreeMap<i64, Value>> {
 }
 
 /// Waits until a consumer knows what one knows that reads the topic into memory.
-async fn wait_exact(of: &Endpoints, kafka: &Real) {
+pub(crate) async fn wait_exact(of: &Endpoints, kafka: &Real) {
     let mut config = kafka.config(&[&kafka.run]);
     config.kafka.group = format!("{}-reference", kafka.run);
     let reference = Service::start(config).await;
@@ -109,7 +109,7 @@ async fn wait_past(of: &Endpoints, count: i64) {
 }
 
 /// Waits until each partition is stored up to that offset.
-async fn wait_stored(redis: &RedisServer, kafka: &Real, offset: i64) {
+pub(crate) async fn wait_stored(redis: &RedisServer, kafka: &Real, offset: i64) {
     wait_for(&format!("offset {offset} in Redis"), async || {
         let stored = |partition: i32| {
             let key = format!("iot:{{{}:{partition}}}:state", kafka.run);
@@ -227,7 +227,7 @@ async fn state_is_exact_after_a_failover_to_a_replica() {
     service.stop().await;
 }
 
-fn settings<'s>(kafka: &'s Real, redis: &'s str) -> Vec<(&'s str, &'s str)> {
+pub(crate) fn settings<'s>(kafka: &'s Real, redis: &'s str) -> Vec<(&'s str, &'s str)> {
     vec![
         ("kafka.brokers", &kafka.brokers),
         ("kafka.topics", &kafka.run),

@@ -67,6 +67,18 @@ impl Fold {
         }
     }
 
+    /// The windows that were sealed since the last call. What else changed for a store is forgotten
+    /// without being encoded: for a reader of the log that stores nothing.
+    pub fn take_sealed(&mut self) -> Vec<Sealed> {
+        for at in self.unsaved.drain(..) {
+            self.devices[at].unsaved = false;
+        }
+        self.time_unsaved = false;
+        self.removed.clear();
+        self.changed_bytes = 0;
+        take(&mut self.sealed)
+    }
+
     /// The windows of a device that are `size` ms long; `None` if the partition has no such
     /// device.
     pub fn windows(&self, key: &DeviceKey, size: i64) -> Option<DeviceWindows> {

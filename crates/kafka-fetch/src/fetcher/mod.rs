@@ -101,6 +101,8 @@ impl Fetcher {
 }
 
 #[cfg(test)]
+mod answer_tests;
+#[cfg(test)]
 mod log_tests;
 #[cfg(test)]
 mod tests;

@@ -154,7 +154,10 @@ impl Worker {
     /// Takes the messages that are held back, each with the position of its device, so that
     /// [`hold_again`] gives them to the workers that have the devices next.
     pub(super) fn take_held(&mut self) -> Vec<(u32, Held)> {
-        let held = self.handles.iter_mut().map(|handle| &mut handle.throttle.held);
+        let held = self
+            .handles
+            .iter_mut()
+            .map(|handle| &mut handle.throttle.held);
         let held = held.flat_map(std::mem::take);
         held.map(|message| (self.members[message.member].position, message))
             .collect()

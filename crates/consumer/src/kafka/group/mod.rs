@@ -2,10 +2,11 @@
 //! partitions on rebalances, commits stored offsets, and reports. Records do not pass
 //! through it: owners have them fetched.
 
+mod right;
 mod slots;
 mod standing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -15,7 +16,7 @@ use iot_service::health::Component;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer_config;
@@ -25,6 +26,7 @@ use super::metrics::{KafkaMetrics, RebalanceKind};
 use super::refused::{self, Refused};
 use super::statistics::{Membership, Statistics};
 use crate::config::KafkaConfig;
+pub(crate) use right::WriteRight;
 pub(crate) use slots::Inbox;
 use slots::Slots;
 use standing::{Standing, standing};
@@ -54,6 +56,14 @@ pub(crate) struct Commit {
     pub(crate) offset: i64,
 }
 
+/// What is assigned to this member.
+#[derive(Debug, Default)]
+pub(crate) struct Assigned {
+    /// Whether a rebalance has made it a member.
+    pub(crate) joined: bool,
+    pub(crate) partitions: HashSet<TopicPartition>,
+}
+
 /// Starts the owner of a partition as a task.
 pub(crate) type StartOwner = Box<dyn Fn(Inbox) -> tokio::task::JoinHandle<()> + Send>;
 
@@ -63,6 +73,8 @@ pub(crate) struct Member {
     pub(crate) commits: mpsc::Receiver<Commit>,
     pub(crate) start_owner: StartOwner,
     pub(crate) ends: Ends,
+    /// Changes before owners start, and before they are stopped.
+    pub(crate) assigned: watch::Sender<Assigned>,
     pub(crate) metrics: KafkaMetrics,
     pub(crate) health: Component,
     pub(crate) stop: CancellationToken,
@@ -237,6 +249,10 @@ impl Group {
         self.member.metrics.rebalanced(RebalanceKind::Assigned);
         tracing::info!(?partitions, "partitions assigned");
         self.joined = true;
+        self.member.assigned.send_modify(|assigned| {
+            assigned.joined = true;
+            assigned.partitions.extend(partitions.iter().cloned());
+        });
         self.consumer.context().joined();
         self.answer(true);
         for partition in partitions {
@@ -249,6 +265,9 @@ impl Group {
         for TopicPartition { topic, partition } in &partitions {
             self.member.metrics.forget_lag(topic, *partition);
         }
+        self.member.assigned.send_modify(|assigned| {
+            assigned.partitions.retain(|one| !partitions.contains(one));
+        });
         let since = Instant::now();
         let owners = self.stop_owners(&partitions);
         self.leaving.push(Leaving {
@@ -380,6 +399,8 @@ impl Group {
         self.membership = membership;
         let context = self.consumer.context();
         if membership == Membership::Steady {
+            let is_new = |assigned: &mut Assigned| !std::mem::replace(&mut assigned.joined, true);
+            self.member.assigned.send_if_modified(is_new);
             context.joined();
         }
         let (refused, trouble) = (context.refused(), context.trouble());

@@ -9,7 +9,7 @@ use iot_service::health::Component;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::StartOwner;
+use super::{StartOwner, WriteRight};
 use crate::kafka::ends::LogEnds;
 use crate::kafka::progress::{Gauge, Held, Lag, Progress};
 
@@ -19,6 +19,7 @@ pub(crate) struct Inbox {
     pub(crate) partition: TopicPartition,
     /// Cancelled when the owner has to store its state and end.
     pub(crate) stop: CancellationToken,
+    pub(crate) right: Arc<WriteRight>,
     /// The owner's progress, for the lag.
     pub(crate) progress: Arc<Progress>,
     pub(crate) assigned_at: Instant,
@@ -82,6 +83,7 @@ impl Slots {
         let inbox = Inbox {
             partition: partition.clone(),
             stop: stop.clone(),
+            right: Arc::new(WriteRight::new(stop.clone())),
             progress: progress.clone(),
             assigned_at: Instant::now(),
         };

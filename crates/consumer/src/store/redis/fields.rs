@@ -14,6 +14,14 @@ pub(super) const SCHEMA_FIELD: &str = "schema";
 const TOPIC_ID: &str = "topic_id";
 /// Empty for unknown.
 const LEADER_EPOCH: &str = "leader_epoch";
+/// When the state was begun: by a first step, by a reset, or in another log (milliseconds since the
+/// epoch). State of earlier versions has none. It tells readers that what they know is gone.
+pub(super) const BEGUN: &str = "begun";
+/// Names the rules of the fold, with the offset up to which they were applied: `rules@offset`. The
+/// version before leaves it alone, so it says nothing if it is of another offset.
+const RULES: &str = "rules";
+/// All fields but values.
+pub(super) const HEAD: [&str; 6] = [SCHEMA_FIELD, OFFSET, TOPIC_ID, LEADER_EPOCH, BEGUN, RULES];
 /// What the names of values contain, and no other name does.
 const NUL: u8 = 0;
 
@@ -27,6 +35,11 @@ pub(super) fn log_fields(log: LogId) -> [(&'static str, String); 2] {
             text(log.leader_epoch.map(|epoch| epoch.to_string())),
         ),
     ]
+}
+
+/// The field about the rules, and its value, of a step to this offset.
+pub(super) fn rules_field(rules: &str, to: i64) -> (&'static str, String) {
+    (RULES, format!("{rules}@{to}"))
 }
 
 /// Reads all fields of a hash.
@@ -54,6 +67,11 @@ pub(super) fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, Lo
         topic_id: known(TOPIC_ID, take(TOPIC_ID))?,
         leader_epoch: known(LEADER_EPOCH, take(LEADER_EPOCH))?,
     };
+    let rules = take(RULES).and_then(|value| {
+        let (rules, at) = value.rsplit_once('@')?;
+        (at.parse() == Ok(offset)).then(|| rules.to_owned())
+    });
+    let begun = take(BEGUN);
     let mut entries = Vec::with_capacity(fields.len());
     for (field, value) in fields {
         // What a step has removed is empty until it is deleted.
@@ -68,6 +86,8 @@ pub(super) fn stored(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Stored, Lo
     Ok(Stored {
         offset: Some(offset),
         log,
+        begun,
+        rules,
         entries,
     })
 }

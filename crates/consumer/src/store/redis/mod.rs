@@ -2,6 +2,7 @@
 //! it, and one key for the windows of a device that were sealed together, which
 //! Redis removes when their time is over. docs/state.md lists the keys.
 
+mod copy;
 mod fields;
 mod link;
 mod pool;
@@ -16,10 +17,11 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
 
 use super::url::Servers;
 use super::{
-    ApplyError, Conflict, KEPT_ASIDE, LoadError, Replaced, Step, Stored, Trouble, Unavailable,
+    ApplyError, Conflict, KEPT_ASIDE, LoadError, Replaced, Step, Stored, Trouble, Unavailable, now,
 };
 use crate::config::{StoreConfig, millis};
-use fields::{OFFSET, SCHEMA_FIELD, log_fields, stored};
+use copy::Copies;
+use fields::{BEGUN, HEAD, OFFSET, SCHEMA_FIELD, log_fields, rules_field, stored};
 use link::Connector;
 use pool::{Pool, is_replica};
 
@@ -29,12 +31,14 @@ const SCAN: usize = 1_000;
 const READ: usize = 500;
 /// A partition that is written to while it is read is read again this often.
 const READS: usize = 5;
+/// After so many attempts it is read from a copy: a small partition seldom needs one.
+const READS_BEFORE_COPY: usize = 2;
 /// Most values in one step, below the end of Lua's `unpack` at about 8,000
 /// arguments. The pipeline ends a step at 3,000 and one message more.
 pub(super) const MOST_LIVE: usize = 3_500;
 /// What comes before the changes of a step, and their bytes; bytes of a number.
-const HEAD_ARGS: usize = 14;
-const HEAD_BYTES: usize = 400;
+const HEAD_ARGS: usize = 18;
+const HEAD_BYTES: usize = 520;
 const NUMBER_BYTES: usize = 20;
 
 /// Name and value.
@@ -48,6 +52,9 @@ pub(crate) struct Redis {
     /// Longest time that a window is kept, in milliseconds.
     longest: i64,
     script: Script,
+    copies: Copies,
+    /// Names the rules of the fold, stored with each step.
+    rules: String,
 }
 
 impl Redis {
@@ -58,7 +65,13 @@ impl Redis {
             longest,
             pool: Pool::new(Connector::new(servers, config.clone()), config.connections),
             script: Script::new(include_str!("apply.lua")),
+            copies: Copies::default(),
+            rules: String::new(),
         }
+    }
+
+    pub(super) fn set_rules(&mut self, rules: String) {
+        self.rules = rules;
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
@@ -83,11 +96,20 @@ impl Redis {
     /// Reads in portions, so that Redis serves others in between. What was read is
     /// as of one moment if the offset is the same before and after, because each
     /// step that changes values moves it, and if there are as many fields as Redis counts: a cursor
-    /// that another server continues after a fail-over may leave some out.
+    /// that another server continues after a fail-over may leave some out. What is written to all the
+    /// time is read from a copy.
     pub(super) async fn load(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
-        for _ in 0..READS {
-            if let Some(fields) = self.read(partition).await.map_err(Unavailable::from)? {
+        let key = self.state_key(partition);
+        for attempt in 0..READS {
+            let read = self.read(partition, &key).await;
+            if let Some(fields) = read.map_err(Unavailable::from)? {
                 return stored(fields);
+            }
+            if attempt + 1 >= READS_BEFORE_COPY {
+                let read = self.read_copy(partition).await;
+                if let Some(fields) = read.map_err(Unavailable::from)? {
+                    return stored(fields);
+                }
             }
         }
         Err(LoadError::Unavailable(Unavailable {
@@ -96,17 +118,28 @@ impl Redis {
         }))
     }
 
-    /// All fields of the state, or nothing if it changed meanwhile.
+    /// All but the values: offset and log.
+    pub(super) async fn head(&self, partition: &TopicPartition) -> Result<Stored, LoadError> {
+        let mut get = cmd("HMGET");
+        get.arg(self.state_key(partition)).arg(&HEAD);
+        let values = self.ask::<Vec<Option<Vec<u8>>>>(partition, &get).await;
+        let values = values.map_err(Unavailable::from)?;
+        let fields = HEAD.iter().zip(values);
+        let fields = fields.filter_map(|(name, value)| Some((name.as_bytes().to_vec(), value?)));
+        stored(fields.collect())
+    }
+
+    /// All fields of a state, or nothing if it changed meanwhile.
     async fn read(
         &self,
         partition: &TopicPartition,
+        key: &str,
     ) -> Result<Option<HashMap<Vec<u8>, Vec<u8>>>, RedisError> {
-        let key = self.state_key(partition);
         let (mut fields, mut cursor) = (HashMap::new(), 0_u64);
-        let before: Option<Vec<u8>> = self.offset(partition, &key).await?;
+        let before: Option<Vec<u8>> = self.offset(partition, key).await?;
         loop {
             let mut scan = cmd("HSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN);
+            scan.arg(key).arg(cursor).arg("COUNT").arg(SCAN);
             let found: (u64, Vec<Field>) = self.ask(partition, &scan).await?;
             fields.extend(found.1);
             cursor = found.0;
@@ -115,9 +148,9 @@ impl Redis {
             }
         }
         let mut count = cmd("HLEN");
-        count.arg(&key);
+        count.arg(key);
         let count: usize = self.ask(partition, &count).await?;
-        let after = self.offset(partition, &key).await?;
+        let after = self.offset(partition, key).await?;
         let same = before == after && fields.get(OFFSET.as_bytes()) == after.as_ref();
         Ok((same && fields.len() == count).then_some(fields))
     }
@@ -148,7 +181,7 @@ impl Redis {
             call.arg(value);
         }
         call.arg(SCHEMA_FIELD).arg(SCHEMA);
-        call.arg(OFFSET).arg(replaced.to);
+        call.arg(OFFSET).arg(replaced.to).arg(BEGUN).arg(now());
         for (name, value) in log_fields(replaced.log) {
             call.arg(name).arg(value);
         }
@@ -221,6 +254,13 @@ impl Redis {
         for (name, value) in log_fields(step.log) {
             call.arg(name).arg(value);
         }
+        if !self.rules.is_empty() {
+            let (name, value) = rules_field(&self.rules, step.to);
+            call.arg(name).arg(value);
+        }
+        if step.from.is_none() {
+            call.arg(BEGUN).arg(now);
+        }
         for (key, value) in devices {
             call.arg(key).arg(value.as_slice());
         }
@@ -235,10 +275,11 @@ impl Redis {
         // Both or none: Redis does nothing else in between, and neither can fail once
         // the other has been done.
         let script = "redis.call('DEL', KEYS[1]) \
-                      return redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'offset', ARGV[2])";
+                      return redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'offset', ARGV[2], \
+                      'begun', ARGV[3])";
         let mut reset = cmd("EVAL");
         reset.arg(script).arg(1).arg(self.state_key(partition));
-        reset.arg(SCHEMA).arg(offset);
+        reset.arg(SCHEMA).arg(offset).arg(now());
         self.ask::<Value>(partition, &reset).await?;
         Ok(())
     }

@@ -29,10 +29,13 @@ async fn a_login_is_used_and_its_absence_said() {
 #[ignore = "needs the stack"]
 async fn the_documented_rights_of_a_user_are_enough() {
     let docs = include_str!("../../../../../../docs/state.md");
-    let rule = docs.lines().find(|line| line.starts_with("ACL SETUSER"));
+    let mut rules = docs.lines().filter(|line| line.starts_with("ACL SETUSER"));
+    let (rule, viewers) = (rules.next(), rules.next());
     let server = RedisServer::start(&[]).await;
     let rule: Vec<&str> = rule.expect("a rule").split(' ').collect();
     assert_eq!(server.cli(&rule).trim(), "OK");
+    let viewers: Vec<&str> = viewers.expect("another rule").split(' ').collect();
+    assert_eq!(server.cli(&viewers).trim(), "OK");
     let limited = StoreConfig {
         username: "iot".into(),
         password: "PASSWORD".into(),
@@ -50,6 +53,28 @@ async fn the_documented_rights_of_a_user_are_enough() {
     let keys = [window_key("a")];
     let windows = bench.store.windows(&bench.here(), &keys).await.unwrap();
     assert_eq!(windows.len(), 1);
+    let viewer = StoreConfig {
+        username: "iot-serve".into(),
+        ..limited.clone()
+    };
+    for user in [&limited, &viewer] {
+        let store = open(user);
+        store.ping().await.unwrap();
+        let Store::Redis(redis) = &store else {
+            panic!("{store:?}")
+        };
+        let copied = redis.read_copy(&bench.here()).await.unwrap();
+        assert!(copied.is_some(), "{}", user.username);
+        assert_eq!(store.head(&bench.here()).await.unwrap().offset, Some(1));
+        assert_eq!(store.load(&bench.here()).await.unwrap().offset, Some(1));
+        let windows = store.windows(&bench.here(), &keys).await.unwrap();
+        assert_eq!(windows.len(), 1);
+    }
+    assert_eq!(
+        server.cli(&["KEYS", "*copy*"]).trim(),
+        "",
+        "they are deleted"
+    );
     let replaced = Replaced {
         partition: &bench.here(),
         from: 1,

@@ -1,0 +1,162 @@
+//! Followers with a mock cluster, and a store in memory.
+
+use iot_service::health::Health;
+use rdkafka::mocking::MockCluster;
+use testkit::wait_for;
+use tokio::sync::watch;
+
+use super::*;
+use crate::config::From;
+use crate::hub::view::DeviceFilter;
+use crate::kafka::group::Assigned;
+use crate::kafka::lookups::Lookups;
+use crate::owner::tests::{Bench, bench_of, fill};
+
+/// A supervisor of followers, and what owners need.
+struct Fleet {
+    bench: Bench,
+    assigned: watch::Sender<Assigned>,
+    health: Health,
+    _stop: DropGuard,
+}
+
+impl Fleet {
+    fn new(cluster: &MockCluster<'_, impl rdkafka::ClientContext>) -> Self {
+        let (assigned, assignment) = watch::channel(Assigned::default());
+        let (health, mut made) = (Health::default(), None);
+        let bench = bench_of(
+            cluster,
+            From::Earliest,
+            |_| (),
+            |config| {
+                let component = || health.component("followers");
+                let (followers, supervisor) =
+                    Supervisor::new(config, assignment, component).unwrap();
+                made = supervisor;
+                followers
+            },
+        );
+        let stop = CancellationToken::new();
+        let lookups = Lookups::new(&bench.shared.config.kafka).unwrap();
+        let supervisor = made.unwrap();
+        tokio::spawn(supervisor.run(bench.shared.clone(), lookups, stop.clone()));
+        Self {
+            bench,
+            assigned,
+            health,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// A rebalance that assigns nothing.
+    fn join(&self) {
+        self.assigned.send_modify(|assigned| assigned.joined = true);
+    }
+
+    /// The time of the one device, if it is shown, in seconds after that of the first record.
+    async fn shown(&self) -> Option<i64> {
+        let filter = DeviceFilter::default();
+        let (devices, _) = self.bench.shared.hub.devices(filter).await.unwrap();
+        let device = devices.first()?;
+        Some(device.timestamp / 1_000 - 1_767_225_600)
+    }
+
+    async fn wait_shown(&self, time: i64) {
+        wait_for("the device", async || {
+            (self.shown().await == Some(time)).then_some(())
+        })
+        .await;
+    }
+
+    fn followed(&self) -> i64 {
+        self.bench.shared.metrics.followers.partitions.get()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_shows_the_log_and_writes_nothing() {
+    let cluster = MockCluster::new(1).unwrap();
+    let fleet = Fleet::new(&cluster);
+    fill(&cluster, 0).await;
+    wait_for("the reason to wait", async || {
+        let health = format!("{:?}", fleet.health);
+        health.contains("waiting for the group").then_some(())
+    })
+    .await;
+    assert_eq!(fleet.shown().await, None);
+    fleet.join();
+    fleet.wait_shown(9).await;
+    fill(&cluster, 10).await;
+    fleet.wait_shown(19).await;
+    wait_for("readiness", async || {
+        let health = format!("{:?}", fleet.health);
+        (fleet.followed() == 1 && !health.contains("NotReady")).then_some(())
+    })
+    .await;
+    let metrics = &fleet.bench.shared.metrics;
+    assert_eq!(metrics.followers.messages.get(), 20);
+    assert_eq!(
+        (metrics.owner.consumed.get(), metrics.store.values.get()),
+        (0, 0)
+    );
+    assert_eq!(fleet.bench.stored().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_see_a_partition_without_a_gap_while_it_comes_and_goes() {
+    let cluster = MockCluster::new(1).unwrap();
+    let fleet = Fleet::new(&cluster);
+    fill(&cluster, 0).await;
+    fleet.join();
+    fleet.wait_shown(9).await;
+    let mut seen = 9;
+    let mut from = 10;
+    for _ in 0..3 {
+        let owner = fleet.bench.spawn();
+        fill(&cluster, from).await;
+        from += 10;
+        wait_for("the owner to be shown", async || {
+            let shown = fleet.shown().await.expect("never blank");
+            assert!(shown >= seen, "{shown} after {seen}");
+            seen = shown;
+            let is_read = owner.progress.position() == Some(from);
+            (is_read && fleet.followed() == 0 && shown == from - 1).then_some(())
+        })
+        .await;
+        owner.end().await;
+        assert_eq!(fleet.bench.stored().await, Some(from));
+        assert_eq!(fleet.shown().await, Some(from - 1));
+        fill(&cluster, from).await;
+        from += 10;
+        wait_for("the follower to go on", async || {
+            let shown = fleet.shown().await.expect("never blank");
+            assert!(shown >= seen, "{shown} after {seen}");
+            seen = shown;
+            (fleet.followed() == 1 && shown == from - 1).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_follower_shows_goes_with_it() {
+    let cluster = MockCluster::new(1).unwrap();
+    let fleet = Fleet::new(&cluster);
+    fill(&cluster, 0).await;
+    fleet.join();
+    fleet.wait_shown(9).await;
+    let partition = TopicPartition::new("device-data", 0);
+    let (tenure, follower) = fleet.bench.followers.take(&partition).await;
+    let follower = follower.expect("a follower");
+    assert_eq!(follower.shown(), Some(10));
+    let showing = follower.stop().await;
+    assert_eq!(fleet.shown().await, Some(9), "until the owner is there");
+    drop(showing);
+    wait_for("it to go", async || {
+        fleet.shown().await.is_none().then_some(())
+    })
+    .await;
+    // An owner that died leaves nothing, and the partition is followed again.
+    drop(tenure);
+    fleet.wait_shown(9).await;
+}

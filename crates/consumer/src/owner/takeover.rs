@@ -1,0 +1,75 @@
+//! What clients see of a partition that is taken over: its follower, until the owner has come as
+//! far.
+
+use crate::follower::{Continued, Following, Left};
+use crate::live::Source;
+use crate::pipeline::{Effects, Pipeline};
+use crate::showing::Showing;
+
+/// A follower that is no further ahead than this many offsets ends; what it showed stays until
+/// the owner is there.
+const NEAR: i64 = 1_000;
+
+/// What clients see.
+pub(super) struct Takeover {
+    follower: Option<Following>,
+    showing: Showing,
+    /// Nobody: this replica serves no clients.
+    is_hidden: bool,
+}
+
+impl Takeover {
+    pub(super) fn new(follower: Option<Following>, is_hidden: bool) -> Self {
+        Self {
+            follower,
+            showing: Showing::default(),
+            is_hidden,
+        }
+    }
+
+    /// What was shown is not of this log.
+    pub(super) async fn forget(&mut self) {
+        if let Some(follower) = self.follower.take() {
+            follower.stop().await;
+        }
+        self.showing = Showing::default();
+    }
+
+    /// Shows the owner's pipeline once it has come as far as its follower.
+    pub(super) async fn turn_to<E: Effects>(
+        &mut self,
+        pipeline: &mut Pipeline<E>,
+        source: &Source,
+        is_at_end: bool,
+    ) {
+        if self.is_hidden {
+            return;
+        }
+        if let Some(follower) = &self.follower {
+            let ahead = follower.shown().map_or(0, |shown| shown - pipeline.next());
+            if ahead > NEAR && !is_at_end {
+                return;
+            }
+        }
+        if let Some(follower) = self.follower.take() {
+            self.showing = follower.stop().await;
+        }
+        self.showing.turn_to(pipeline, source, is_at_end).await;
+    }
+
+    /// The pipeline has ended.
+    pub(super) fn ended<E: Effects>(&mut self, pipeline: &mut Pipeline<E>) {
+        self.showing.ended(pipeline);
+    }
+
+    /// What stays after the owner; `from` is its state, if a follower can continue with it.
+    pub(super) fn end(self, from: Option<Continued>) -> Left {
+        match self.follower {
+            Some(follower) => Left::Following(follower),
+            None => Left::Shown {
+                showing: self.showing,
+                from: from.map(Box::new),
+            },
+        }
+    }
+}
