@@ -1,5 +1,6 @@
 //! Followers with a mock cluster, and a store in memory.
 
+use iot_live::hub::Page;
 use iot_service::health::Health;
 use rdkafka::mocking::MockCluster;
 use testkit::wait_for;
@@ -7,7 +8,6 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::config::From;
-use crate::hub::view::DeviceFilter;
 use crate::kafka::group::Assigned;
 use crate::kafka::lookups::Lookups;
 use crate::owner::tests::{Bench, bench_of, fill};
@@ -55,9 +55,12 @@ impl Fleet {
 
     /// The time of the one device, if it is shown, in seconds after that of the first record.
     async fn shown(&self) -> Option<i64> {
-        let filter = DeviceFilter::default();
-        let (devices, _) = self.bench.shared.hub.devices(filter).await.unwrap();
-        let device = devices.first()?;
+        let page = Page {
+            limit: 1,
+            ..Page::default()
+        };
+        let page = self.bench.shared.hub.devices(page).await.unwrap();
+        let device = page.devices.first()?;
         Some(device.timestamp / 1_000 - 1_767_225_600)
     }
 
