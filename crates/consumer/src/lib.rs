@@ -106,9 +106,10 @@ pub async fn run(
     ] = &tokens;
     let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
 
+    // Before anyone can ask: without any component a service is ready.
+    let store = health.component("store");
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let (hub, hub_task) = Hub::start(live.clone(), metrics.clone(), stop_hub.clone());
-    let store = health.component("store");
     let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = if role.serves() {
         let listener = listeners.http;
