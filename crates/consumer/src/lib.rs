@@ -105,6 +105,8 @@ pub async fn run(
     ] = &tokens;
     let _stop_all = tokens.clone().map(CancellationToken::drop_guard);
 
+    // Before anyone can ask: without any component a service is ready.
+    let store = health.component("store");
     let ops = ops::serve(listeners.ops, registry, health.clone(), stop_ops.clone());
     let lookups = Lookups::new(&config.kafka)?;
     let (kept, stop) = (lookups.clone(), stop_http.clone());
@@ -121,7 +123,6 @@ pub async fn run(
         stop_hub.clone(),
     );
     tokio::spawn(async move { stop.run_until_cancelled(keeping).await });
-    let store = health.component("store");
     let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = if role.serves() {
         let listener = listeners.http;

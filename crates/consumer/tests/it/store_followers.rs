@@ -29,7 +29,12 @@ async fn reason(of: &Endpoints) -> Option<String> {
 
 async fn wait_reason(of: &Endpoints, part: &str) {
     wait_for(part, async || {
-        reason(of).await.filter(|reason| reason.contains(part))
+        let found = reason(of).await;
+        let found = found.filter(|reason| reason.contains(part));
+        match found {
+            Some(_) => Ok(()),
+            None => Err(of.readyz().await.1.to_string()),
+        }
     })
     .await;
 }
