@@ -245,7 +245,7 @@ pub struct WindowSummary {
 pub type Windows = BTreeMap<Arc<str>, Vec<WindowSummary>>;
 
 /// How severe an alert is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Beyond what is normal.
@@ -265,7 +265,7 @@ impl Level {
 }
 
 /// Whether an alert is active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertStatus {
     /// It is active.

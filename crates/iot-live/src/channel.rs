@@ -5,7 +5,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use iot_fold::{AlertStatus, Level};
+use iot_fold::{Alert, AlertStatus, Device, Level, Place};
+
+use crate::parameters::{BadParameter, Parameters};
+
+/// The longest name of a channel, in bytes.
+pub const MAX_NAME: usize = 255;
 
 /// A channel, as its name says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,4 +71,309 @@ pub struct Filter {
     pub min_level: Option<Level>,
     /// Only alerts: in this state.
     pub state: Option<AlertStatus>,
+}
+
+/// Why a name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadChannel {
+    /// There is no such path.
+    #[error("unknown channel: it must begin with readings, devices, alerts or stats")]
+    Unknown,
+    /// It is longer than [`MAX_NAME`].
+    #[error("the name of the channel has {0} bytes; at most {MAX_NAME} are allowed")]
+    TooLong(usize),
+    /// A parameter is wrong.
+    #[error(transparent)]
+    Parameter(#[from] BadParameter),
+}
+
+impl Channel {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// There is no such channel, or a parameter is not one of it.
+    pub fn parse(name: &str) -> Result<Self, BadChannel> {
+        if name.len() > MAX_NAME {
+            return Err(BadChannel::TooLong(name.len()));
+        }
+        let (path, query) = name.split_once('?').unwrap_or((name, ""));
+        let kind = Kind::parse(path).ok_or(BadChannel::Unknown)?;
+        let mut parameters = Parameters::read(query)?;
+        let filter = Filter::read(kind, &mut parameters)?;
+        let modes = [("latest", Mode::Latest), ("all", Mode::All)];
+        let mode = match kind {
+            Kind::Readings => parameters.one_of("mode", &modes)?,
+            _ => None,
+        };
+        let mode = mode.unwrap_or_default();
+        let max_rate = match kind {
+            Kind::Readings | Kind::Devices => parameters.number("max_rate", NonZeroU32::MAX)?,
+            Kind::Alerts | Kind::Stats => None,
+        };
+        if mode == Mode::All && max_rate.is_some() {
+            let reason = "max_rate has no meaning with mode=all, which sends every change";
+            return Err(BadParameter(reason.to_owned()).into());
+        }
+        parameters.finish()?;
+        Ok(Self {
+            name: name.into(),
+            kind,
+            filter,
+            mode,
+            max_rate,
+        })
+    }
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Readings, Self::Devices, Self::Alerts, Self::Stats];
+
+    /// The path of their channels.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Readings => "readings",
+            Self::Devices => "devices",
+            Self::Alerts => "alerts",
+            Self::Stats => "stats",
+        }
+    }
+
+    fn parse(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.path() == path)
+    }
+}
+
+impl Filter {
+    /// Takes the parameters that channels of this kind have.
+    ///
+    /// # Errors
+    /// One of them has no such value.
+    pub(crate) fn read(kind: Kind, parameters: &mut Parameters<'_>) -> Result<Self, BadParameter> {
+        if kind == Kind::Stats {
+            return Ok(Self::default());
+        }
+        let mut filter = Self {
+            tenant: parameters.text("tenant"),
+            project: parameters.text("project"),
+            building: parameters.text("building"),
+            floor: parameters.text("floor"),
+            room: parameters.text("room"),
+            device: parameters.text("device"),
+            ..Self::default()
+        };
+        if matches!(kind, Kind::Readings | Kind::Alerts) {
+            filter.sensor = parameters.text("sensor");
+        }
+        if kind == Kind::Alerts {
+            let levels = [("warning", Level::Warning), ("critical", Level::Critical)];
+            filter.min_level = parameters.one_of("min_level", &levels)?;
+            let states = [
+                ("raised", AlertStatus::Raised),
+                ("cleared", AlertStatus::Cleared),
+            ];
+            filter.state = parameters.one_of("state", &states)?;
+        }
+        Ok(filter)
+    }
+
+    /// Whether the device is asked for, and at least one of the values that `device` has.
+    #[must_use]
+    pub fn takes(&self, device: &Device) -> bool {
+        let key = &device.key;
+        is(&self.tenant, &key.tenant)
+            && is(&self.project, &key.project)
+            && is(&self.device, &key.device)
+            && self.takes_place(device.location.as_deref())
+            && match &self.sensor {
+                None => true,
+                Some(sensor) => device.readings.iter().any(|(name, _)| name == sensor),
+            }
+    }
+
+    /// Whether the alert is asked for.
+    #[must_use]
+    pub fn takes_alert(&self, alert: &Alert) -> bool {
+        let key = &alert.key;
+        is(&self.tenant, &key.tenant)
+            && is(&self.project, &key.project)
+            && is(&self.device, &key.device)
+            && self.takes_place(alert.location.as_deref())
+            && is(&self.sensor, &alert.sensor)
+            && self.min_level.is_none_or(|level| alert.level >= level)
+            && self.state.is_none_or(|state| alert.state == state)
+    }
+
+    fn takes_place(&self, place: Option<&Place>) -> bool {
+        match place {
+            Some(place) => {
+                is(&self.building, &place.building)
+                    && is(&self.floor, &place.floor)
+                    && is(&self.room, &place.room)
+            }
+            None => self.building.is_none() && self.floor.is_none() && self.room.is_none(),
+        }
+    }
+}
+
+fn is(wanted: &Option<Arc<str>>, found: &str) -> bool {
+    wanted.as_deref().is_none_or(|wanted| wanted == found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{alert, device};
+
+    fn refused(name: &str) -> String {
+        Channel::parse(name).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_name_says_what_is_asked_for() {
+        let name = "readings?tenant=acme&building=b%201&sensor=temperature&max_rate=2";
+        let channel = Channel::parse(name).unwrap();
+        let filter = Filter {
+            tenant: Some("acme".into()),
+            building: Some("b 1".into()),
+            sensor: Some("temperature".into()),
+            ..Filter::default()
+        };
+        let expected = Channel {
+            name: name.into(),
+            kind: Kind::Readings,
+            filter,
+            mode: Mode::Latest,
+            max_rate: NonZeroU32::new(2),
+        };
+        assert_eq!(channel, expected);
+        assert_eq!(Channel::parse("readings?mode=all").unwrap().mode, Mode::All);
+        let alerts = Channel::parse("alerts?min_level=critical&state=raised")
+            .unwrap()
+            .filter;
+        let (level, state) = (Some(Level::Critical), Some(AlertStatus::Raised));
+        assert_eq!((alerts.min_level, alerts.state), (level, state));
+        for kind in Kind::ALL {
+            assert_eq!(Channel::parse(kind.path()).unwrap().kind, kind);
+        }
+    }
+
+    #[test]
+    fn wrong_names_are_refused_with_the_reason() {
+        for unknown in [
+            "",
+            "reading",
+            "Readings",
+            "/readings",
+            "readings/",
+            "?tenant=a",
+        ] {
+            assert_eq!(
+                Channel::parse(unknown),
+                Err(BadChannel::Unknown),
+                "{unknown}"
+            );
+        }
+        for (name, parameter) in [
+            ("stats?tenant=a", "tenant"),
+            ("devices?sensor=a", "sensor"),
+            ("devices?mode=all", "mode"),
+            ("alerts?max_rate=1", "max_rate"),
+            ("readings?min_level=warning", "min_level"),
+            ("devices?limit=1", "limit"),
+        ] {
+            assert_eq!(
+                refused(name),
+                format!("unknown parameter {parameter:?}"),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            refused("alerts?state=on"),
+            "state must be raised or cleared, not \"on\""
+        );
+        assert_eq!(
+            refused("devices?room=1&room=1"),
+            "parameter \"room\" is given twice"
+        );
+        assert!(refused("readings?max_rate=0").starts_with("max_rate must be a whole number"));
+        assert!(refused("readings?mode=all&max_rate=1").starts_with("max_rate has no meaning"));
+        let long = format!("readings?room={}", "x".repeat(242));
+        assert_eq!(Channel::parse(&long), Err(BadChannel::TooLong(256)));
+        assert!(Channel::parse(&long[..255]).is_ok());
+    }
+
+    #[test]
+    fn a_filter_takes_devices_by_all_that_it_names() {
+        // Of tenant acme, project office, building b1, floor 2, room Küche, with a temperature.
+        let device = device("d1");
+        let takes = |query: &str| {
+            Channel::parse(&format!("readings?{query}"))
+                .unwrap()
+                .filter
+                .takes(&device)
+        };
+        for query in [
+            "",
+            "tenant=acme&project=office&device=d1",
+            "building=b1&floor=2&room=K%C3%BCche",
+            "sensor=temperature",
+        ] {
+            assert!(takes(query), "{query}");
+        }
+        for query in [
+            "tenant=acm",
+            "tenant=",
+            "project=other",
+            "device=d2",
+            "building=b1&floor=3",
+            "room=kitchen",
+            "sensor=co2",
+        ] {
+            assert!(!takes(query), "{query}");
+        }
+        let nowhere = Device {
+            location: None,
+            ..device.clone()
+        };
+        let filter = Channel::parse("devices?building=b1").unwrap().filter;
+        assert!(filter.takes(&device) && !filter.takes(&nowhere));
+        assert!(Filter::default().takes(&nowhere));
+    }
+
+    #[test]
+    fn a_filter_takes_alerts_by_all_that_it_names() {
+        // A critical one of the device above.
+        let alert = alert("a1", "d1", Level::Critical, AlertStatus::Raised);
+        let takes = |query: &str, alert: &Alert| {
+            Channel::parse(&format!("alerts?{query}"))
+                .unwrap()
+                .filter
+                .takes_alert(alert)
+        };
+        for query in [
+            "",
+            "min_level=warning",
+            "min_level=critical",
+            "state=raised",
+            "floor=2",
+        ] {
+            assert!(takes(query, &alert), "{query}");
+        }
+        for query in [
+            "state=cleared",
+            "sensor=co2",
+            "floor=1",
+            "tenant=other",
+            "device=d2",
+        ] {
+            assert!(!takes(query, &alert), "{query}");
+        }
+        let warning = Alert {
+            level: Level::Warning,
+            ..alert
+        };
+        assert!(takes("min_level=warning", &warning) && !takes("min_level=critical", &warning));
+    }
 }

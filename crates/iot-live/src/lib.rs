@@ -5,8 +5,14 @@
 //! a client does reaches a partition.
 
 pub mod channel;
+pub mod http;
 pub mod hub;
+mod parameters;
 pub mod protocol;
+mod session;
+mod sse;
+#[cfg(test)]
+mod testing;
 
 pub use channel::{Channel, Filter, Kind, Mode};
 pub use hub::{Feed, Hub, Marks};

@@ -12,11 +12,11 @@ use super::api;
 /// Files that are served under `/static/`, by name.
 macro_rules! assets {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../../page/", $name)))),*]
+        &[$(($name, include_bytes!(concat!("../../../iot-live/page/", $name)))),*]
     };
 }
 
-const INDEX: &[u8] = include_bytes!("../../page/index.html");
+const INDEX: &[u8] = include_bytes!("../../../iot-live/page/index.html");
 
 const ASSETS: &[(&str, &[u8])] = assets![
     "alerts.js",
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_page_is_served() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/page");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../iot-live/page");
         let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
         let files = files.filter(|entry| entry.file_type().unwrap().is_file());
         let mut files: Vec<_> = files

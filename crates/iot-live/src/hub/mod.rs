@@ -5,24 +5,40 @@ mod marks;
 mod outbox;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, Device, DeviceKey, Updates, Windows};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::channel::{Channel, Filter};
 use crate::protocol::Framing;
 pub use marks::{Mark, Marks};
 pub use outbox::{Close, Frames, Outbox, outbox};
 
+/// A partition that waits for Kafka or the store does not answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// Messages to the hub: changes and requests.
 pub(crate) enum Message {
     Open(Box<Opening>),
-    Update { partition: Arc<TopicPartition>, feed: u64, updates: Updates, reached: i64 },
-    Closed { partition: Arc<TopicPartition>, feed: u64 },
-    Partial { partition: Arc<TopicPartition>, reason: Option<String> },
+    Update {
+        partition: Arc<TopicPartition>,
+        feed: u64,
+        updates: Updates,
+        reached: i64,
+    },
+    Closed {
+        partition: Arc<TopicPartition>,
+        feed: u64,
+    },
+    Partial {
+        partition: Arc<TopicPartition>,
+        reason: Option<String>,
+    },
     Subscribe(Box<Subscribe>, oneshot::Sender<Result<Subscribed, Refused>>),
     Unsubscribe(ClientId, Channel),
     Leave(ClientId),
@@ -102,10 +118,12 @@ pub struct Position {
 pub struct Subscribed {
     /// The same on all replicas.
     pub epoch: Arc<str>,
-    /// The position of the snapshot, or of the last publication that is sent again.
+    /// The position of the snapshot, 0 if it has none; or the position that the client asked for.
     pub offset: u64,
     /// What the client gets first.
     pub first: First,
+    /// Partitions that are not shown, or not up to date, and why.
+    pub partial: Vec<String>,
 }
 
 /// What a new subscriber gets first.
@@ -121,9 +139,9 @@ pub enum First {
 #[derive(Debug)]
 pub enum Snapshot {
     /// Of `readings` and `devices`.
-    Devices(Vec<Arc<Device>>),
+    Devices(Arc<[Arc<Device>]>),
     /// Of `alerts`, in the order in which they are listed.
-    Alerts(Vec<Alert>),
+    Alerts(Arc<[Alert]>),
     /// Of `stats`.
     Stats(Box<Stats>),
 }
@@ -221,9 +239,104 @@ pub struct Stats {
 
 /// Nobody answers: the hub has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not available now: the service is stopping")]
+#[error(
+    "not available now: partitions are changing hands or wait for the store, \
+     or the service is stopping"
+)]
 pub struct Gone;
+
+/// Why the windows of a device are not available.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoWindows {
+    /// Nobody answers.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The partition cannot answer.
+    #[error("{0}")]
+    Unavailable(String),
+}
 
 /// A handle to the hub.
 #[derive(Clone)]
-pub struct Hub(mpsc::Sender<Message>);
+pub struct Hub(pub(crate) mpsc::Sender<Message>);
+
+impl Hub {
+    /// A snapshot of a channel, or what the client has missed; what is newer goes to its outbox.
+    ///
+    /// # Errors
+    /// The hub has ended. The hub may also refuse the subscription.
+    pub async fn subscribe(
+        &self,
+        subscribe: Subscribe,
+    ) -> Result<Result<Subscribed, Refused>, Gone> {
+        let subscribe = Box::new(subscribe);
+        self.ask(|answer| Message::Subscribe(subscribe, answer))
+            .await
+    }
+
+    /// Ends a subscription.
+    pub async fn unsubscribe(&self, client: ClientId, channel: Channel) {
+        self.send(Message::Unsubscribe(client, channel)).await;
+    }
+
+    /// Ends all subscriptions of a client.
+    pub async fn leave(&self, client: ClientId) {
+        self.send(Message::Leave(client)).await;
+    }
+
+    /// A part of the list of devices.
+    ///
+    /// # Errors
+    /// The hub has ended; the same for the others.
+    pub async fn devices(&self, page: Page) -> Result<DevicePage, Gone> {
+        self.ask(|answer| Message::Devices(page, answer)).await
+    }
+
+    /// A device with its windows of length `size` (ms); `None` if it is not known.
+    ///
+    /// # Errors
+    /// Its windows are not available now.
+    pub async fn device(
+        &self,
+        key: DeviceKey,
+        size: i64,
+    ) -> Result<Option<(Arc<Device>, Windows)>, NoWindows> {
+        let asked = key.clone();
+        let known = self.ask(|answer| Message::Device(asked, answer)).await?;
+        let Some((device, questions)) = known else {
+            return Ok(None);
+        };
+        let (answer, answered) = oneshot::channel();
+        let windows = async {
+            let question = Question { key, size, answer };
+            questions.send(question).await.ok()?;
+            answered.await.ok()
+        };
+        let windows = timeout(ANSWER, windows).await.ok().flatten().ok_or(Gone)?;
+        let windows = windows.map_err(NoWindows::Unavailable)?;
+        Ok(windows.map(|windows| (device, windows)))
+    }
+
+    /// A part of the list of alerts.
+    #[expect(clippy::missing_errors_doc, reason = "as `devices`")]
+    pub async fn alerts(&self, page: Page) -> Result<AlertPage, Gone> {
+        self.ask(|answer| Message::Alerts(page, answer)).await
+    }
+
+    /// The service at a glance.
+    #[expect(clippy::missing_errors_doc, reason = "as `devices`")]
+    pub async fn stats(&self) -> Result<Stats, Gone> {
+        self.ask(Message::Stats).await
+    }
+
+    /// A message to a hub that has ended is lost: its clients are gone too.
+    async fn send(&self, message: Message) {
+        let _ = self.0.send(message).await;
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Gone> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(message(answer)).await.map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+}

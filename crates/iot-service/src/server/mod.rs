@@ -4,7 +4,8 @@
 //! - A listener has at most as many connections as [`Limits`] allows, well below the limit of
 //!   open files. A new connection beyond that takes the place of the one that has been idle for
 //!   longest; if none is idle, it is answered with 503.
-//! - A connection without a complete request is closed after [`REQUEST_DEADLINE`].
+//! - A connection without a complete request is closed after [`REQUEST_DEADLINE`], and so is one
+//!   whose client takes nothing of its answer for that long.
 //! - On shutdown, connections without a request are closed, and others are given time to get
 //!   their answer.
 //!
@@ -160,6 +161,8 @@ struct Activity {
     requests: AtomicUsize,
     /// Whether the client takes nothing of what is to be written.
     blocked: AtomicBool,
+    /// Writes that were complete: what tells a client that takes nothing from a slow one.
+    written: AtomicUsize,
     /// Since when it has been idle, if it is.
     since: Mutex<Instant>,
     /// Cancelled to make room for another connection.
@@ -171,6 +174,7 @@ impl Connections {
         let activity = Arc::new(Activity {
             requests: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
             since: Mutex::new(Instant::now()),
             evicted: CancellationToken::new(),
         });
@@ -206,6 +210,20 @@ impl Activity {
         self.requests.load(Ordering::Relaxed) == 0
             && !self.blocked.load(Ordering::Relaxed)
             && !self.evicted.is_cancelled()
+    }
+
+    /// Waits until the client has taken nothing for [`REQUEST_DEADLINE`], to twice of it.
+    async fn stalled(&self) {
+        let mut before = None;
+        loop {
+            sleep(REQUEST_DEADLINE).await;
+            let blocked = self.blocked.load(Ordering::Relaxed);
+            let now = blocked.then(|| self.written.load(Ordering::Relaxed));
+            if now.is_some() && now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     fn idle_since(&self) -> Instant {
@@ -267,6 +285,9 @@ impl Observed {
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         let blocked = written.is_pending();
         self.activity.blocked.store(blocked, Ordering::Relaxed);
+        if !blocked {
+            self.activity.written.fetch_add(1, Ordering::Relaxed);
+        }
         written
     }
 }
@@ -367,6 +388,7 @@ impl Connection {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = self.activity.evicted.cancelled() => return,
+            () = self.activity.stalled() => return,
             () = stop.cancelled() => {
                 // Without a complete head there is no request to wait for, only the rest of an earlier
                 // answer.

@@ -176,6 +176,25 @@ async fn a_large_answer_is_completed_before_the_end() {
     server.ended().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_client_does_not_take_is_given_up() {
+    const SIZE: usize = 32 << 20;
+    let routes = Router::new().route("/", get(async || vec![b'x'; SIZE]));
+    let server = Fixture::start(routes, 2).await;
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = vec![0; 1024];
+    stream.read_exact(&mut answer).await.unwrap();
+    sleep(REQUEST_DEADLINE * 5).await;
+    // The end, or an error: it is closed in the middle.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.len() < SIZE, "{}", answer.len());
+    server.ended().await;
+}
+
 #[tokio::test]
 async fn an_answer_under_way_is_completed_before_the_end() {
     let (routes, mut requests, answer) = late();

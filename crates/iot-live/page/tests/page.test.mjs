@@ -1,4 +1,4 @@
-// Tests of the pure modules: `node --test crates/consumer/page/tests/`.
+// Tests of the pure modules: `node --test crates/iot-live/page/tests/`.
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';

@@ -1,0 +1,283 @@
+//! The REST API, version 1. Lists and channels have the same paths and filters; with
+//! `Accept: text/event-stream` a list is an event stream.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use iot_fold::{Device, DeviceKey, Windows};
+use iot_service::config::HumanDuration;
+use serde::Serialize;
+use serde_json::json;
+
+use super::State;
+use crate::channel::{BadChannel, Filter, Kind};
+use crate::hub::{AlertPage, Gone, NoWindows, Page};
+use crate::parameters::{BadParameter, Parameters};
+use crate::session::with_sensor;
+use crate::sse;
+
+/// Devices returned when a request names no limit.
+const DEVICES: usize = 500;
+/// Alerts returned when a request names no limit.
+const ALERTS: usize = 100;
+/// The most of either in one answer.
+const MOST: usize = 10_000;
+
+/// An answer other than the one asked for.
+#[derive(Debug)]
+pub(crate) struct Error(pub(crate) StatusCode, pub(crate) String);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<Gone> for Error {
+    fn from(gone: Gone) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, gone.to_string())
+    }
+}
+
+impl From<NoWindows> for Error {
+    fn from(none: NoWindows) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, none.to_string())
+    }
+}
+
+impl From<BadParameter> for Error {
+    fn from(bad: BadParameter) -> Self {
+        Self(StatusCode::BAD_REQUEST, bad.to_string())
+    }
+}
+
+impl From<BadChannel> for Error {
+    fn from(bad: BadChannel) -> Self {
+        Self(StatusCode::BAD_REQUEST, bad.to_string())
+    }
+}
+
+impl From<PathRejection> for Error {
+    fn from(rejection: PathRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+/// Which part of a list a query asks for.
+fn page(kind: Kind, query: &str, default: usize) -> Result<Page, BadParameter> {
+    let mut parameters = Parameters::read(query)?;
+    let filter = Filter::read(kind, &mut parameters)?;
+    let limit = parameters.number("limit", MOST)?.unwrap_or(default);
+    let offset = parameters.number("offset", usize::MAX)?.unwrap_or(0);
+    parameters.finish()?;
+    Ok(Page {
+        filter,
+        limit,
+        offset,
+    })
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    accepted
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| range.split(';').next().unwrap_or_default().trim() == "text/event-stream")
+}
+
+pub(super) async fn readings(
+    state: Extract<State>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    list(Kind::Readings, state, query, headers).await
+}
+
+pub(super) async fn devices(
+    state: Extract<State>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    list(Kind::Devices, state, query, headers).await
+}
+
+pub(super) async fn alerts(
+    state: Extract<State>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    list(Kind::Alerts, state, query, headers).await
+}
+
+pub(super) async fn stats(
+    state: Extract<State>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    list(Kind::Stats, state, query, headers).await
+}
+
+/// The position of a list: a client that has read it can subscribe from there on.
+#[derive(Serialize)]
+struct Position {
+    epoch: Arc<str>,
+    offset: u64,
+}
+
+/// A list of devices, up to one position.
+#[derive(Serialize)]
+struct DeviceList<'d> {
+    devices: Vec<Cow<'d, Device>>,
+    total: usize,
+    position: Position,
+}
+
+/// A list of alerts, up to one position.
+#[derive(Serialize)]
+struct AlertList {
+    #[serde(flatten)]
+    page: AlertPage,
+    position: Position,
+}
+
+async fn list(
+    kind: Kind,
+    Extract(state): Extract<State>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let query = query.unwrap_or_default();
+    if wants_events(&headers) {
+        return sse::stream(state, kind, &query, &headers).await;
+    }
+    let position = |offset| Position {
+        epoch: state.settings.epoch.clone(),
+        offset,
+    };
+    match kind {
+        Kind::Readings | Kind::Devices => {
+            let page = page(kind, &query, DEVICES)?;
+            let sensor = page.filter.sensor.clone();
+            let found = state.hub.devices(page).await?;
+            let devices = found.devices.iter();
+            let devices = devices
+                .map(|device| with_sensor(device, sensor.as_deref()))
+                .collect();
+            let position = position(found.position);
+            let list = DeviceList {
+                devices,
+                total: found.total,
+                position,
+            };
+            Ok(Json(list).into_response())
+        }
+        Kind::Alerts => {
+            let page = state.hub.alerts(page(kind, &query, ALERTS)?).await?;
+            let position = position(page.position);
+            Ok(Json(AlertList { page, position }).into_response())
+        }
+        Kind::Stats => {
+            Parameters::read(&query)?.finish()?;
+            Ok(Json(state.hub.stats().await?).into_response())
+        }
+    }
+}
+
+/// A device with what only its partition knows.
+#[derive(Serialize)]
+struct Detail<'d> {
+    #[serde(flatten)]
+    device: &'d Device,
+    windows: Windows,
+}
+
+pub(super) async fn device(
+    Extract(state): Extract<State>,
+    names: Result<Path<[Arc<str>; 3]>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Error> {
+    let Path([tenant, project, device]) = names?;
+    let query = query.unwrap_or_default();
+    let parameters = Parameters::read(&query)?;
+    detail(
+        &state,
+        DeviceKey {
+            tenant,
+            project,
+            device,
+        },
+        parameters,
+    )
+    .await
+}
+
+/// A device named in the query. Unlike a path, a query can name any device: clients remove `.`
+/// and `..` from paths, also as `%2E`, and some proxies decode `%2F`.
+pub(super) async fn device_by_query(
+    Extract(state): Extract<State>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Error> {
+    let query = query.unwrap_or_default();
+    let mut parameters = Parameters::read(&query)?;
+    let key = DeviceKey {
+        tenant: parameters.required("tenant")?,
+        project: parameters.required("project")?,
+        device: parameters.required("device")?,
+    };
+    detail(&state, key, parameters).await
+}
+
+async fn detail(
+    state: &State,
+    key: DeviceKey,
+    mut parameters: Parameters<'_>,
+) -> Result<Response, Error> {
+    let size = parameters.text("size");
+    parameters.finish()?;
+    let size = window_size(&state.settings.window_sizes, size.as_deref())
+        .map_err(|reason| Error(StatusCode::BAD_REQUEST, reason))?;
+    let DeviceKey {
+        tenant,
+        project,
+        device,
+    } = &key;
+    let unknown = format!("no device {tenant}/{project}/{device} is known here");
+    let unknown = || Error(StatusCode::NOT_FOUND, unknown);
+    let Some((device, windows)) = state.hub.device(key.clone(), size).await? else {
+        return Err(unknown());
+    };
+    Ok(Json(Detail {
+        device: &device,
+        windows,
+    })
+    .into_response())
+}
+
+/// The window size `asked` for, or the smallest one, in milliseconds.
+///
+/// # Errors
+/// `asked` is not a duration, or not one of `sizes`, which the text then lists.
+fn window_size(sizes: &[HumanDuration], asked: Option<&str>) -> Result<i64, String> {
+    let found = match asked {
+        None => sizes.iter().min(),
+        Some(text) => {
+            let asked: HumanDuration = text.parse()?;
+            sizes.iter().find(|size| **size == asked)
+        }
+    };
+    let none = || {
+        let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+        format!("size must be one of {}", sizes.join(", "))
+    };
+    let found = found.ok_or_else(none)?;
+    Ok(i64::try_from(found.as_millis()).unwrap_or(i64::MAX))
+}
+
+pub(super) async fn unknown() -> Response {
+    Error(StatusCode::NOT_FOUND, "there is nothing here".to_owned()).into_response()
+}

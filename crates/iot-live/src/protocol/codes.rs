@@ -1,0 +1,39 @@
+//! Numbers that tell a client what to do next.
+//!
+//! Closing: from 3500 to 3999 and from 4500 on a client does not come back, otherwise it connects
+//! again. Unsubscribing: from 2500 on a client subscribes again. Errors: only temporary ones are
+//! tried again.
+
+/// The server fails at it now; temporary.
+pub const INTERNAL: u32 = 100;
+/// There is no such channel.
+pub const UNKNOWN_CHANNEL: u32 = 102;
+/// The client has subscribed to it already.
+pub const ALREADY_SUBSCRIBED: u32 = 105;
+/// The client has too many subscriptions.
+pub const LIMIT: u32 = 106;
+/// The request is wrong; the message says why.
+pub const BAD_REQUEST: u32 = 107;
+/// There is no such request or method.
+pub const NOT_FOUND: u32 = 104;
+
+/// The service stops.
+pub const SHUTDOWN: u16 = 3001;
+/// The client reads too slowly.
+pub const SLOW: u16 = 3008;
+/// The client does not answer pings.
+pub const NO_PONG: u16 = 3012;
+/// A frame is not of the protocol.
+pub const BAD_FRAME: u16 = 3501;
+/// The client does not begin with a connect request.
+pub const NO_CONNECT: u16 = 3502;
+
+/// All codes of errors.
+pub(crate) const ERRORS: [u32; 6] = [
+    INTERNAL,
+    UNKNOWN_CHANNEL,
+    NOT_FOUND,
+    ALREADY_SUBSCRIBED,
+    LIMIT,
+    BAD_REQUEST,
+];

@@ -1,0 +1,316 @@
+//! One client of the push protocol, without I/O: commands come in; replies, requests to the hub
+//! and the end of the connection come out. docs/push.md describes what clients see.
+
+mod start;
+#[cfg(test)]
+mod tests;
+pub(crate) mod ws;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::channel::{BadChannel, Channel, Kind};
+use crate::hub::{Close, Gone, Position, Refused, Subscribed};
+use crate::protocol::messages::{
+    Command, ConnectResult, Empty, Error, RefreshResult, Reply, SubscribeRequest,
+};
+use crate::protocol::{Framing, Malformed, codes};
+use start::Start;
+pub(crate) use start::{Pages, with_sensor};
+
+/// Between two pings. A client that has sent nothing since the one before is gone; one that gets
+/// none for 10 s longer connects again.
+pub(crate) const PING: Duration = Duration::from_secs(25);
+/// How long a client may take until its connect request.
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+/// The longest reason for closing, in bytes (RFC 6455, 5.5: 125 with the code).
+const MAX_REASON: usize = 123;
+
+/// A client of a WebSocket.
+#[derive(Debug)]
+pub(crate) struct Session {
+    framing: Framing,
+    /// The name of the session.
+    name: String,
+    is_open: bool,
+    /// Whether the client has sent anything since the last ping.
+    was_heard: bool,
+}
+
+/// What a command leads to.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Step {
+    /// Nothing.
+    Nothing,
+    /// A reply.
+    Reply(Reply),
+    /// A request to be let in, with its number: [`Session::admit`] has the answer.
+    Connect(u32),
+    /// A request to the hub: [`Session::start`] or [`refused`] has the answer.
+    Subscribe(Box<Wanted>),
+    /// The end of a subscription, and the reply once the hub knows of it.
+    Unsubscribe(Box<Channel>, Reply),
+    /// The end of the connection.
+    Close(Farewell),
+}
+
+/// A subscription that a client asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Wanted {
+    /// Number of the request.
+    pub(crate) id: u32,
+    /// Of what.
+    pub(crate) channel: Channel,
+    /// Whether it had one before.
+    pub(crate) is_recovering: bool,
+    /// What it has seen.
+    pub(crate) since: Option<Position>,
+}
+
+/// Why the server ends a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// One of [`codes`].
+    pub(crate) code: u16,
+    /// For people: never JSON, and short enough for a close frame.
+    pub(crate) reason: String,
+}
+
+impl Farewell {
+    pub(crate) fn new(code: u16, reason: impl Into<String>) -> Self {
+        let mut reason: String = reason.into();
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        Self { code, reason }
+    }
+}
+
+impl From<Close> for Farewell {
+    fn from(close: Close) -> Self {
+        match close {
+            Close::Slow => Self::new(
+                codes::SLOW,
+                "too slow: the client reads less than it asked for",
+            ),
+            Close::Shutdown => Self::new(codes::SHUTDOWN, "shutdown"),
+        }
+    }
+}
+
+impl From<Malformed> for Farewell {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(codes::BAD_FRAME, malformed.to_string())
+    }
+}
+
+impl Session {
+    pub(crate) fn new(framing: Framing, name: String) -> Self {
+        Self {
+            framing,
+            name,
+            is_open: false,
+            was_heard: true,
+        }
+    }
+
+    /// The commands in a frame of the client. Any frame is a sign of life.
+    ///
+    /// # Errors
+    /// It is none of the protocol.
+    pub(crate) fn read(&mut self, frame: &[u8]) -> Result<Vec<Command>, Farewell> {
+        self.was_heard = true;
+        Ok(self.framing.commands(frame)?)
+    }
+
+    /// What to do about a command.
+    pub(crate) fn take(&mut self, command: Command) -> Step {
+        let id = command.id;
+        if command == Command::default() {
+            return Step::Nothing;
+        }
+        if command.connect.is_some() == self.is_open {
+            return Step::Close(if self.is_open {
+                Farewell::new(codes::BAD_FRAME, "connected already")
+            } else {
+                Farewell::new(codes::NO_CONNECT, "the first command has to be connect")
+            });
+        }
+        if command.send.is_some() {
+            // Nothing takes messages yet, and a sender expects no answer.
+            return Step::Nothing;
+        }
+        if id == 0 {
+            return Step::Close(Farewell::new(
+                codes::BAD_FRAME,
+                "a request needs an id above 0",
+            ));
+        }
+        if command.connect.is_some() {
+            Step::Connect(id)
+        } else if let Some(subscribe) = command.subscribe {
+            wanted(id, subscribe)
+        } else if let Some(unsubscribe) = command.unsubscribe {
+            match Channel::parse(&unsubscribe.channel) {
+                Ok(channel) => {
+                    let reply = Reply {
+                        unsubscribe: Some(Empty {}),
+                        ..answer(id)
+                    };
+                    Step::Unsubscribe(Box::new(channel), reply)
+                }
+                Err(bad) => Step::Reply(bad_channel(id, &bad)),
+            }
+        } else if command.ping.is_some() {
+            Step::Reply(Reply {
+                ping: Some(Empty {}),
+                ..answer(id)
+            })
+        } else if command.refresh.is_some() {
+            let result = RefreshResult {
+                client: self.name.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            Step::Reply(Reply {
+                refresh: Some(result),
+                ..answer(id)
+            })
+        } else if let Some(rpc) = command.rpc {
+            let reason = format!("unknown method {:?}", rpc.method);
+            Step::Reply(error(id, codes::NOT_FOUND, reason))
+        } else {
+            let reason =
+                "known requests are connect, subscribe, unsubscribe, refresh, rpc, send and ping";
+            Step::Reply(error(id, codes::NOT_FOUND, reason.to_owned()))
+        }
+    }
+
+    /// Answers a connect request. A client that is refused can ask again in another frame; what
+    /// follows in this one is to be ignored.
+    pub(crate) fn admit(&mut self, id: u32, has_place: bool, now: Timestamp) -> Reply {
+        if !has_place {
+            let refusal = Error {
+                code: codes::INTERNAL,
+                message: "too many clients; retry later".to_owned(),
+                temporary: true,
+            };
+            return Reply {
+                error: Some(refusal),
+                ..answer(id)
+            };
+        }
+        self.is_open = true;
+        let version = env!("CARGO_PKG_VERSION");
+        let facts = serde_json::json!({ "server_time": now.as_millisecond(), "version": version });
+        let result = ConnectResult {
+            client: self.name.clone(),
+            version: version.to_owned(),
+            data: facts.to_string().into(),
+            ping: u32::try_from(PING.as_secs()).unwrap_or(u32::MAX),
+            pong: true,
+        };
+        Reply {
+            connect: Some(result),
+            ..answer(id)
+        }
+    }
+
+    /// The parts that a subscription begins with, in the client's framing.
+    pub(crate) fn start(
+        &self,
+        wanted: &Wanted,
+        subscribed: Subscribed,
+    ) -> impl Iterator<Item = Bytes> + Send + use<> {
+        Start::new(self.framing, wanted, subscribed)
+    }
+
+    /// Time has passed: until the connect request, or since the last ping.
+    ///
+    /// # Errors
+    /// The client has not sent anything meanwhile.
+    pub(crate) fn tick(&mut self) -> Result<Reply, Farewell> {
+        if !self.is_open {
+            return Err(Farewell::new(
+                codes::NO_CONNECT,
+                "no connect request in time",
+            ));
+        }
+        if !std::mem::take(&mut self.was_heard) {
+            return Err(Farewell::new(codes::NO_PONG, "no answer to a ping"));
+        }
+        Ok(Reply::default())
+    }
+}
+
+fn wanted(id: u32, request: SubscribeRequest) -> Step {
+    if request.tf.is_some() {
+        let reason = "tf is not supported: filters are parameters of the channel's name";
+        return Step::Reply(error(id, codes::BAD_REQUEST, reason.to_owned()));
+    }
+    let channel = match Channel::parse(&request.channel) {
+        Ok(channel) => channel,
+        Err(bad) => return Step::Reply(bad_channel(id, &bad)),
+    };
+    let is_recovering = request.recover;
+    // Offset 0 is that of a snapshot of which pages are missing.
+    let has_position = is_recovering && request.offset > 0 && channel.kind != Kind::Stats;
+    let since = has_position.then_some(Position {
+        epoch: request.epoch,
+        offset: request.offset,
+    });
+    Step::Subscribe(Box::new(Wanted {
+        id,
+        channel,
+        is_recovering,
+        since,
+    }))
+}
+
+/// The hub's refusal of a subscription.
+pub(crate) fn refused(id: u32, refused: Refused) -> Reply {
+    let code = match refused {
+        Refused::Already => codes::ALREADY_SUBSCRIBED,
+        Refused::TooMany => codes::LIMIT,
+    };
+    error(id, code, refused.to_string())
+}
+
+/// The hub has not answered.
+pub(crate) fn unavailable(id: u32) -> Reply {
+    let refusal = Error {
+        code: codes::INTERNAL,
+        message: Gone.to_string(),
+        temporary: true,
+    };
+    Reply {
+        error: Some(refusal),
+        ..answer(id)
+    }
+}
+
+fn bad_channel(id: u32, bad: &BadChannel) -> Reply {
+    let code = match bad {
+        BadChannel::Unknown => codes::UNKNOWN_CHANNEL,
+        BadChannel::TooLong(_) | BadChannel::Parameter(_) => codes::BAD_REQUEST,
+    };
+    error(id, code, bad.to_string())
+}
+
+fn error(id: u32, code: u32, message: String) -> Reply {
+    let refusal = Error {
+        code,
+        message,
+        temporary: false,
+    };
+    Reply {
+        error: Some(refusal),
+        ..answer(id)
+    }
+}
+
+fn answer(id: u32) -> Reply {
+    Reply {
+        id,
+        ..Reply::default()
+    }
+}
