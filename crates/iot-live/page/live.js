@@ -8,6 +8,8 @@ const FIRST_DELAY = 1000;
 const MAX_DELAY = 30_000;
 // For the answer to each command, and added to the interval of the server's pings.
 const ANSWER_WITHIN = 10_000;
+// A connection that breaks sooner failed again.
+const STABLE = 10_000;
 const TOO_SLOW = 3008;
 
 /** Delay in ms before attempt `attempt` (from 0): anything up to a limit that doubles and is capped. */
@@ -164,7 +166,7 @@ export class Live {
     const now = Date.now();
     const since = this.liveSince === null ? this.state.since : now;
     if (isFinal(code)) return this.#set({ phase: 'ended', since, reason: String(reason || `close code ${code}`) });
-    this.attempt = failedAgain(this.attempt, this.liveSince);
+    this.attempt = failedAgain(this.attempt, this.liveSince, STABLE);
     // A client that was too slow lets its network drain first.
     const delay = backoff(this.attempt) + (code === TOO_SLOW ? FIRST_DELAY : 0);
     this.attempt += 1;

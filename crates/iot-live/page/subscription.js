@@ -1,16 +1,16 @@
 // One subscription of the push protocol: its position, and whether a snapshot is being received.
 
-// What breaks sooner than this counts as another failed attempt.
-const STABLE = 10_000;
+// A subscription that ends sooner failed again. Partitions may move every few seconds.
+const STABLE = 2000;
 
 /** Whether something from outside has fields. */
 export function isObject(value) {
   return value !== null && typeof value === 'object' && !Array.isArray(value);
 }
 
-/** Failed attempts in a row, when something that was up since `since` (null: never) breaks. */
-export function failedAgain(attempts, since) {
-  return since !== null && Date.now() - since >= STABLE ? 0 : attempts;
+/** Failed attempts in a row, when something that was up since `since` (null: never) breaks: none if that was `stable` ms. */
+export function failedAgain(attempts, since, stable) {
+  return since !== null && Date.now() - since >= stable ? 0 : attempts;
 }
 
 // JSON numbers above are rounded, and 0 is no position.
@@ -65,7 +65,7 @@ export class Subscription {
   /** Ends, until the next command; a position outlives it. */
   cut() {
     clearTimeout(this.timer);
-    if (this.phase === 'on') this.attempt = failedAgain(this.attempt, this.since);
+    if (this.phase === 'on') this.attempt = failedAgain(this.attempt, this.since, STABLE);
     if (this.phase !== 'ended') this.phase = 'off';
     this.isPaging = false;
     this.handlers.onCut(this.channel);

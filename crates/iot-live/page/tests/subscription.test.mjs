@@ -124,6 +124,11 @@ describe('subscriptions', () => {
       answer('readings', { epoch: 'e', offset: 40, data: { n: 0 } });
     }
     assert.deepEqual(waits, [500, 1000, 2000, 4000]);
+    browser.pass(3000);
+    const { length } = browser.socket.sent;
+    send({ push: { channel: 'readings', unsubscribe: { code: 2500, reason: 'resync' } } });
+    browser.pass(500);
+    assert.equal(browser.socket.sent.length, length + 1, 'it had lasted');
   });
 
   it('that the server ends with 2000 to 2499 stay ended, and the others go on', () => {
