@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use crate::{consume, kafka, publish, score, subscribe, verify_state};
+use crate::{consume, kafka, publish, score, subscribe, verify_push, verify_state};
 
 /// Send numbered messages through the system and verify what happened to each.
 ///
-/// Exit codes: 0 success; 1 a message was not acknowledged, is lost or corrupt, state
-/// differs from the log, or a server cannot be reached; 2 invalid arguments.
+/// Exit codes: 0 success; 1 a message was not acknowledged, is lost or corrupt, state or
+/// what is pushed differs from the log, or a server cannot be reached; 2 invalid arguments.
 #[derive(Debug, clap::Parser)]
 #[command(name = "iot-ledger", version)]
 pub(crate) enum Command {
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     VerifyKafka(kafka::Args),
     /// Fold the log and compare a consumer's state in Redis with the result, bit by bit.
     VerifyState(verify_state::Args),
+    /// Subscribe at several replicas and compare what they push with the log.
+    VerifyPush(verify_push::Args),
     /// Compare alerts with the simulator's labelled anomalies.
     Score(score::Args),
 }
@@ -34,6 +36,7 @@ impl Command {
             Self::Consume(args) => consume::run(args).await,
             Self::VerifyKafka(args) => kafka::run(args).await,
             Self::VerifyState(args) => verify_state::run(args).await,
+            Self::VerifyPush(args) => verify_push::run(args).await,
             Self::Score(args) => score::run(args).await,
         }
     }

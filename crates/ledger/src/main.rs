@@ -14,6 +14,7 @@ mod score;
 mod security;
 mod subscribe;
 mod verify;
+mod verify_push;
 mod verify_state;
 
 use std::process::ExitCode;

@@ -8,9 +8,9 @@
 //! It shares no code with the consumer, because a fault there would go unnoticed here.
 
 mod compare;
-mod fold;
+pub(crate) mod fold;
 mod layout;
-mod model;
+pub(crate) mod model;
 mod partition;
 mod report;
 mod store;
@@ -175,7 +175,7 @@ fn window_size(text: &str) -> Result<HumanDuration, String> {
     }
 }
 
-fn sensor_unit(text: &str) -> Result<(String, String), String> {
+pub(crate) fn sensor_unit(text: &str) -> Result<(String, String), String> {
     // Split at the first sign: a unit may contain one.
     match text.split_once('=') {
         Some((name, unit)) if !name.is_empty() && !unit.is_empty() => {
@@ -186,7 +186,7 @@ fn sensor_unit(text: &str) -> Result<(String, String), String> {
 }
 
 /// Parses `NAME:above=N,below=N,for=DURATION`; the band is that of all sensors.
-fn threshold(text: &str) -> Result<(String, Threshold), String> {
+pub(crate) fn threshold(text: &str) -> Result<(String, Threshold), String> {
     const FORM: &str = "must be NAME:above=N,below=N,for=DURATION";
     // Split at the last sign: a name may contain one.
     let (name, settings) = text.rsplit_once(':').ok_or(FORM)?;
@@ -212,7 +212,7 @@ fn threshold(text: &str) -> Result<(String, Threshold), String> {
     Ok((name.to_owned(), threshold))
 }
 
-fn band(text: &str) -> Result<f64, String> {
+pub(crate) fn band(text: &str) -> Result<f64, String> {
     let band = finite(text).filter(|band| *band >= 0.0);
     band.ok_or_else(|| "must be a number of at least 0".into())
 }
@@ -221,7 +221,7 @@ fn finite(text: &str) -> Option<f64> {
     text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-fn millis(duration: HumanDuration) -> i64 {
+pub(crate) fn millis(duration: HumanDuration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -6,15 +6,15 @@ use std::fmt;
 /// Event time and sequence number of a message; newer is greater. With equal event times,
 /// a message without a sequence number is older than one with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     /// Event time, in milliseconds since the Unix epoch.
-    pub(super) timestamp: i64,
+    pub(crate) timestamp: i64,
     /// Sequence number.
-    pub(super) seq: Option<u64>,
+    pub(crate) seq: Option<u64>,
 }
 
 /// Building, floor, room.
-pub(super) type Place = [String; 3];
+pub(crate) type Place = [String; 3];
 
 /// A window: size in milliseconds, and start in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,19 +63,19 @@ pub(super) struct Summary {
 
 /// The last alert of a sensor's thresholds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct ThresholdAlert {
-    pub(super) raised: bool,
-    pub(super) critical: bool,
+pub(crate) struct ThresholdAlert {
+    pub(crate) raised: bool,
+    pub(crate) critical: bool,
     /// Whether it is about a value above the threshold.
-    pub(super) above: bool,
+    pub(crate) above: bool,
     /// Offset of the record that raised it.
-    pub(super) offset: i64,
-    pub(super) value: f64,
-    pub(super) limit: f64,
+    pub(crate) offset: i64,
+    pub(crate) value: f64,
+    pub(crate) limit: f64,
     /// Event time of the last change.
-    pub(super) timestamp: i64,
-    pub(super) raised_at: i64,
-    pub(super) count: u64,
+    pub(crate) timestamp: i64,
+    pub(crate) raised_at: i64,
+    pub(crate) count: u64,
 }
 
 /// A value beyond a threshold that has not raised an alert yet.

@@ -14,74 +14,77 @@ use super::layout::device_name;
 use super::model::{Moment, Place, Span, Summary, Values, Window};
 use gone::Last;
 use threshold::Sample;
-pub(super) use threshold::{Crossing, Threshold};
-pub(super) use time::{PartitionTime, Timing};
+pub(crate) use threshold::{Crossing, Threshold};
+pub(super) use time::PartitionTime;
+pub(crate) use time::Timing;
 
 /// Milliseconds in an hour, for slopes per hour.
 const HOUR: f64 = 3_600_000.0;
 
 /// The rules of windows and devices, in milliseconds, and of thresholds.
 #[derive(Debug, Clone)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Lengths of the windows.
-    pub(super) sizes: Vec<i64>,
+    pub(crate) sizes: Vec<i64>,
     /// Allowed lateness: how long after its end, by the device's watermark, a window
     /// accepts values.
-    pub(super) lateness: i64,
+    pub(crate) lateness: i64,
     /// How long a device is kept after its last message.
-    pub(super) retention: Option<i64>,
+    pub(crate) retention: Option<i64>,
     /// Thresholds by sensor, for those of which alerts are compared.
-    pub(super) thresholds: BTreeMap<String, Threshold>,
+    pub(crate) thresholds: BTreeMap<String, Threshold>,
 }
 
 /// A valid message of the log.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'m> {
-    pub(super) offset: i64,
+pub(crate) struct Entry<'m> {
+    pub(crate) offset: i64,
     /// Record time, milliseconds since the Unix epoch; negative if the record has none.
-    pub(super) recorded: i64,
-    pub(super) tenant: &'m str,
-    pub(super) project: &'m str,
-    pub(super) message: &'m DeviceMessage<'m>,
+    pub(crate) recorded: i64,
+    pub(crate) tenant: &'m str,
+    pub(crate) project: &'m str,
+    pub(crate) message: &'m DeviceMessage<'m>,
 }
 
 /// The state of a partition, by device name.
 #[derive(Debug)]
-pub(super) struct Fold {
+pub(crate) struct Fold {
     rules: Rules,
-    pub(super) devices: BTreeMap<String, Device>,
+    pub(crate) devices: BTreeMap<String, Device>,
     pub(super) sealed: BTreeMap<(String, Span), Sealed>,
     pub(super) time: PartitionTime,
     last: Last,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Device {
-    pub(super) newest: Option<Timing>,
+pub(crate) struct Device {
+    pub(crate) newest: Option<Timing>,
     pub(super) watermark: Option<i64>,
-    pub(super) place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// Whether the newest message itself has the place.
     pub(super) place_is_newest: bool,
-    pub(super) sensors: BTreeMap<String, Sensor>,
+    pub(crate) sensors: BTreeMap<String, Sensor>,
     /// Offset of its last message, if the partition had a time then.
     pub(super) heard: Option<i64>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Sensor {
-    pub(super) newest: Option<Newest>,
+pub(crate) struct Sensor {
+    pub(crate) newest: Option<Newest>,
     pub(super) open: BTreeMap<Span, Window>,
     /// If thresholds are given for it.
-    pub(super) crossing: Option<Crossing>,
+    pub(crate) crossing: Option<Crossing>,
 }
 
 /// The newest reading of a sensor.
 #[derive(Debug, Clone)]
-pub(super) struct Newest {
-    pub(super) timing: Timing,
-    pub(super) value: f64,
-    pub(super) unit: Option<String>,
-    pub(super) quality: Quality,
+pub(crate) struct Newest {
+    /// Offset of its record.
+    pub(crate) offset: i64,
+    pub(crate) timing: Timing,
+    pub(crate) value: f64,
+    pub(crate) unit: Option<String>,
+    pub(crate) quality: Quality,
 }
 
 /// Windows of a device that were sealed together, by sensor.
@@ -100,7 +103,7 @@ impl Fold {
         self.rules.retention.is_some()
     }
 
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             rules,
             devices: BTreeMap::new(),
@@ -111,7 +114,7 @@ impl Fold {
     }
 
     /// Applies the next message of the log, with values in the units of known sensors.
-    pub(super) fn take(&mut self, entry: &Entry<'_>) {
+    pub(crate) fn take(&mut self, entry: &Entry<'_>) {
         let message = entry.message;
         let moment = Moment {
             timestamp: message.timestamp,
@@ -218,6 +221,7 @@ impl Sensor {
                 crossing.take(thresholds, sample);
             }
             self.newest = Some(Newest {
+                offset: entry.offset,
                 timing,
                 value: reading.value,
                 unit: reading.unit.as_deref().map(str::to_owned),

@@ -7,13 +7,13 @@ const CRITICAL: f64 = 0.2;
 
 /// The thresholds of a sensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in super::super) struct Threshold {
-    pub(in super::super) above: Option<f64>,
-    pub(in super::super) below: Option<f64>,
+pub(crate) struct Threshold {
+    pub(crate) above: Option<f64>,
+    pub(crate) below: Option<f64>,
     /// How far inside its threshold a value clears an alert, as a share of the threshold.
-    pub(in super::super) band: f64,
+    pub(crate) band: f64,
     /// How long a value must stay beyond a threshold to raise an alert, in milliseconds.
-    pub(in super::super) lasting: i64,
+    pub(crate) lasting: i64,
 }
 
 /// A value that is the newest of its sensor.
@@ -29,8 +29,8 @@ pub(super) struct Sample {
 
 /// The last alert of a sensor's thresholds, and a value that may raise the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in super::super) struct Crossing {
-    pub(in super::super) alert: Option<ThresholdAlert>,
+pub(crate) struct Crossing {
+    pub(crate) alert: Option<ThresholdAlert>,
     pub(in super::super) waiting: Option<Waiting>,
 }
 

@@ -14,9 +14,9 @@ const FOURTH: usize = 4;
 
 /// Time and number of a message, and whether its clock was ahead of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Timing {
-    pub(in super::super) moment: Moment,
-    pub(in super::super) ahead: bool,
+pub(crate) struct Timing {
+    pub(crate) moment: Moment,
+    pub(crate) ahead: bool,
 }
 
 impl Timing {
