@@ -17,7 +17,6 @@
 //! 3,000 devices; at 8 MiB; at many dead letters or events; and at the latest after a second.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, Catalogue, DeviceWindows, Fold, Folded};
