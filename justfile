@@ -46,6 +46,15 @@ soak-cluster *args:
 verify-state *args:
     eval "$(scripts/stack env)"; cargo run --release -p iot-ledger -- verify-state {{ args }}
 
+# Whether what replicas push is what the log says, on the stack
+verify-push *args:
+    eval "$(scripts/stack env)"; cargo run --release -p iot-ledger -- verify-push {{ args }}
+
+# The SDKs of the push protocol against two consumers
+sdks:
+    cargo build --workspace --bins
+    scripts/sdks
+
 # Everything that CI checks, or some of its steps (.ci/run --list)
 ci *steps:
     .ci/run {{ steps }}

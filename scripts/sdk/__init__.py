@@ -1,0 +1,1 @@
+"""The SDKs of the push protocol, and what they have to show."""
