@@ -1,6 +1,7 @@
 //! The replicas of the consumer behind the one address of the page. They are processes of their
 //! own, so that a kill is what it is anywhere else: nothing is stored, sent or said any more.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use iot_service::Listeners;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, copy_bidirectional};
+use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Notify;
@@ -100,11 +101,18 @@ impl Replicas {
     }
 
     /// Waits until all are ready.
-    pub(crate) async fn ready(&self) {
-        for slot in &*self.slots {
-            if let Some(addresses) = slot.addresses() {
+    ///
+    /// # Errors
+    /// One has ended.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        let ready = async {
+            for addresses in self.slots.iter().filter_map(Slot::addresses) {
                 until_ready(addresses.ops).await;
             }
+        };
+        tokio::select! {
+            () = ready => Ok(()),
+            error = ended(&mut self.tasks) => Err(error),
         }
     }
 
@@ -124,11 +132,7 @@ impl Replicas {
 
     /// Waits until one ends with an error.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
-        match self.tasks.join_next().await {
-            Some(Ok(Err(error))) => error.context("a replica of the consumer"),
-            Some(Err(panic)) => anyhow!("a replica of the consumer: {panic}"),
-            Some(Ok(Ok(()))) | None => anyhow!("a replica of the consumer ended unexpectedly"),
-        }
+        ended(&mut self.tasks).await
     }
 
     /// Stops all of them, and waits for their last steps.
@@ -139,6 +143,14 @@ impl Replicas {
             result = result.and(ended.map_err(anyhow::Error::from).flatten());
         }
         result
+    }
+}
+
+async fn ended(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
+    match tasks.join_next().await {
+        Some(Ok(Err(error))) => error.context("a replica of the consumer"),
+        Some(Err(panic)) => anyhow!("a replica of the consumer: {panic}"),
+        Some(Ok(Ok(()))) | None => anyhow!("a replica of the consumer ended unexpectedly"),
     }
 }
 
@@ -271,9 +283,10 @@ pub(crate) async fn run(kafka: &str) -> Result<()> {
     say(&format!("{} {}", http.local_addr()?, ops.local_addr()?));
     let stop = CancellationToken::new();
     let ends = stop.clone();
-    tokio::spawn(async move {
-        let (mut input, mut nothing) = (tokio::io::stdin(), [0; 64]);
-        while matches!(input.read(&mut nothing).await, Ok(1..)) {}
+    // A thread, because reading standard input can't be cancelled.
+    std::thread::spawn(move || {
+        let (mut input, mut nothing) = (std::io::stdin(), [0; 64]);
+        while matches!(input.read(&mut nothing), Ok(1..)) {}
         ends.cancel();
     });
     let listeners = Listeners {

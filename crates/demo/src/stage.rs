@@ -75,8 +75,7 @@ impl Stage {
         });
         let (mut consumers, bridge) = (consumers.await?, bridge.await?);
         tokio::select! {
-            ((), ()) = async { tokio::join!(consumers.ready(), bridge.ready()) } => {}
-            error = consumers.ended() => return Err(error),
+            (ready, ()) = async { tokio::join!(consumers.ready(), bridge.ready()) } => ready?,
             () = shutdown.cancelled() => {}
         }
         let half = args.devices / 2;
