@@ -1,6 +1,8 @@
 //! One client of the push protocol, without I/O: commands come in; replies, requests to the hub
 //! and the end of the connection come out. docs/push.md describes what clients see.
 
+mod end;
+mod gather;
 mod start;
 #[cfg(test)]
 mod tests;

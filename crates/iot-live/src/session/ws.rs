@@ -12,17 +12,16 @@ use tokio::time::{
     Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout,
 };
 
+use super::end::{End, sent, unreadable};
+use super::gather::{GATHER, messages, size};
 use super::{CONNECT, Farewell, PING, Session, Start, Step, Wanted, refused, unavailable};
 use crate::channel::Channel;
 use crate::http::clients::{Client, Place};
 use crate::http::metrics::{Leave, SessionMetrics};
-use crate::hub::{Close, Gone, Hub, Subscribe};
+use crate::hub::{Gone, Hub, Subscribe};
 use crate::protocol::messages::Reply;
-use crate::protocol::{Framing, MAX_FRAME, codes};
+use crate::protocol::{Framing, codes};
 
-/// Waiting frames are gathered into messages of about this many bytes. A client must be able to
-/// take a ping between two of them, and the library keeps a buffer as long as the longest.
-const GATHER: usize = 16 << 10;
 /// Replies wait no longer for others to the same frame: clients wait 5 s for each.
 const REPLY: Duration = Duration::from_millis(100);
 /// One message takes no longer, or the client is too slow. With the time between two pings it
@@ -35,29 +34,6 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// What channels publish while a frame of the client is being answered is held back, at most this
 /// many bytes of it besides what waits in the outbox.
 const HELD: usize = 1 << 20;
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// The client has closed it, or it broke.
-    Client,
-    /// The server ends it.
-    Server(Farewell),
-    /// The server ends it, and can read nothing more.
-    Unreadable(Farewell),
-}
-
-impl From<Farewell> for End {
-    fn from(farewell: Farewell) -> Self {
-        Self::Server(farewell)
-    }
-}
-
-impl From<Close> for End {
-    fn from(close: Close) -> Self {
-        Self::Server(close.into())
-    }
-}
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
@@ -406,51 +382,5 @@ where
                 Err(_) => Err(End::Client),
             },
         }
-    }
-}
-
-/// Why nothing more can be read. The library's type is not public: what a client can be told is
-/// recognised by its text.
-fn unreadable(error: &axum::Error) -> End {
-    let text = error.to_string();
-    if text.starts_with("Space limit exceeded") {
-        let reason = format!("a frame is too long; at most {MAX_FRAME} bytes are allowed");
-        End::Unreadable(Farewell::new(codes::BAD_FRAME, reason))
-    } else if text.starts_with("UTF-8 encoding error") {
-        let reason = "a text frame is not UTF-8";
-        End::Unreadable(Farewell::new(codes::BAD_FRAME, reason))
-    } else {
-        End::Client
-    }
-}
-
-fn size(frames: &[Bytes]) -> usize {
-    frames.iter().map(Bytes::len).sum()
-}
-
-/// Frames as messages of at most [`GATHER`] bytes, unless a single one is longer.
-fn messages(framing: Framing, frames: Vec<Bytes>) -> impl Iterator<Item = Bytes> + Send {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = &frames[at..];
-        if rest.is_empty() {
-            return None;
-        }
-        let mut bytes = 0;
-        let fits = |frame: &&Bytes| {
-            bytes += frame.len();
-            bytes <= GATHER
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        at += count;
-        Some(framing.join(&rest[..count]))
-    })
-}
-
-fn sent(result: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>) -> Result<(), End> {
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(End::Client),
-        Err(_) => Err(Close::Slow.into()),
     }
 }

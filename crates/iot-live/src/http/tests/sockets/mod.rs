@@ -1,5 +1,7 @@
 //! WebSockets.
 
+mod snapshots;
+
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use iot_fold::{AlertStatus, Level};
@@ -175,68 +177,6 @@ async fn protobuf_is_selected_by_subprotocol() {
 
 fn prost_reply(bytes: &mut &[u8]) -> crate::protocol::messages::Reply {
     prost::Message::decode_length_delimited(bytes).unwrap()
-}
-
-#[tokio::test]
-async fn what_is_published_during_a_snapshot_follows_its_last_page() {
-    let mut fixture = Fixture::start().await;
-    let mut client = fixture.client().await;
-    client
-        .say(r#"{"id":2,"subscribe":{"channel":"devices"}}"#)
-        .await;
-    let devices: Arc<[_]> = (0..3_000)
-        .map(|n| Arc::new(device(&n.to_string())))
-        .collect();
-    let Message::Subscribe(asked, answer) = fixture.message().await else {
-        panic!("no subscription")
-    };
-    // Changes come before the client has read anything.
-    assert!(publish(&asked.outbox, Framing::Json, 57));
-    let first = First::Snapshot(Snapshot::Devices(devices));
-    let subscribed = Subscribed {
-        epoch: "k3".into(),
-        offset: 41,
-        first,
-        partial: Vec::new(),
-    };
-    answer.send(Ok(subscribed)).unwrap();
-    let (mut seen, mut offsets) = (0, Vec::new());
-    while offsets.last() != Some(&57) {
-        let frame = client.frame().await.into_text().unwrap();
-        assert!(
-            frame.len() < 17 << 10,
-            "buffers grow to the longest message"
-        );
-        for line in frame.lines() {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let part = line.get("subscribe").unwrap_or(&line["push"]["pub"]);
-            seen += part["data"]["devices"].as_array().unwrap().len();
-            offsets.extend(part.get("offset").and_then(Value::as_u64));
-        }
-    }
-    assert_eq!((seen, offsets), (3_000, vec![41, 57]));
-    fixture.end().await;
-}
-
-#[tokio::test]
-async fn all_replies_precede_the_further_pages() {
-    let mut fixture = Fixture::start().await;
-    let mut client = fixture.client().await;
-    client
-        .say(
-            "{\"id\":2,\"subscribe\":{\"channel\":\"devices\"}}\n\
-             {\"id\":3,\"subscribe\":{\"channel\":\"readings\"}}",
-        )
-        .await;
-    let devices: Arc<[_]> = (0..300).map(|n| Arc::new(device(&n.to_string()))).collect();
-    for _ in 0..2 {
-        let first = First::Snapshot(Snapshot::Devices(devices.clone()));
-        fixture.subscribed(41, first).await;
-    }
-    let lines = client.next_lines(4).await;
-    assert_eq!((&lines[0]["id"], &lines[1]["id"]), (&2.into(), &3.into()));
-    assert_eq!(lines[2]["push"]["channel"], "devices");
-    fixture.end().await;
 }
 
 #[tokio::test]
