@@ -241,11 +241,6 @@ impl Session {
             Err(Farewell::new(codes::NO_CONNECT, reason))
         }
     }
-
-    /// The client has not been read for a while: this counts as a sign of life.
-    pub(crate) fn excuse(&mut self) {
-        self.was_heard = true;
-    }
 }
 
 fn wanted(id: u32, request: SubscribeRequest) -> Step {

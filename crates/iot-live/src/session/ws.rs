@@ -176,10 +176,7 @@ where
                 self.flush().await?;
             }
         }
-        self.catch_up().await?;
-        // Nothing was read meanwhile, so that the client's silence means nothing.
-        self.session.excuse();
-        Ok(())
+        self.catch_up().await
     }
 
     fn reply(&mut self, reply: &Reply) {
