@@ -12,6 +12,9 @@ use crate::parameters::{BadParameter, Parameters};
 /// The longest name of a channel, in bytes.
 pub const MAX_NAME: usize = 255;
 
+/// The highest `max_rate`: more changes are gathered anyway.
+const MAX_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+
 /// A channel, as its name says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Channel {
@@ -107,7 +110,7 @@ impl Channel {
         };
         let mode = mode.unwrap_or_default();
         let max_rate = match kind {
-            Kind::Readings | Kind::Devices => parameters.number("max_rate", NonZeroU32::MAX)?,
+            Kind::Readings | Kind::Devices => parameters.number("max_rate", MAX_RATE)?,
             Kind::Alerts | Kind::Stats => None,
         };
         if mode == Mode::All && max_rate.is_some() {
@@ -297,7 +300,13 @@ mod tests {
             refused("devices?room=1&room=1"),
             "parameter \"room\" is given twice"
         );
-        assert!(refused("readings?max_rate=0").starts_with("max_rate must be a whole number"));
+        for rate in ["0", "101"] {
+            assert_eq!(
+                refused(&format!("readings?max_rate={rate}")),
+                format!("max_rate must be a whole number of at most 100, not {rate:?}")
+            );
+        }
+        assert!(Channel::parse("readings?max_rate=100").is_ok());
         assert!(refused("readings?mode=all&max_rate=1").starts_with("max_rate has no meaning"));
         let long = format!("readings?room={}", "x".repeat(242));
         assert_eq!(Channel::parse(&long), Err(BadChannel::TooLong(256)));

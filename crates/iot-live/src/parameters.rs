@@ -6,6 +6,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// The most parameters in a query: several times what any channel has.
+const MOST: usize = 32;
+
 /// Why a query is refused: a text that names the parameter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -19,10 +22,14 @@ impl<'q> Parameters<'q> {
     /// Reads a query such as `floor=2&room=a+b`.
     ///
     /// # Errors
-    /// A parameter is given twice, or is not UTF-8.
+    /// A parameter is given twice, or is not UTF-8; or there are more than 32.
     pub(crate) fn read(query: &'q str) -> Result<Self, BadParameter> {
         let mut all: Vec<(Cow<'q, str>, Cow<'q, str>)> = Vec::new();
         for part in query.split('&').filter(|part| !part.is_empty()) {
+            if all.len() == MOST {
+                let reason = format!("a query has more than {MOST} parameters");
+                return Err(BadParameter(reason));
+            }
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let broken = || BadParameter(format!("parameter {part:?} is not UTF-8"));
             let name = decode(name).ok_or_else(broken)?;
@@ -168,11 +175,14 @@ mod tests {
 
     #[test]
     fn refusals_name_the_parameter() {
-        let refused = |query| Parameters::read(query).unwrap_err().to_string();
+        let refused = |query: &str| Parameters::read(query).unwrap_err().to_string();
         assert_eq!(
             refused("room=1&floor=2&ro%6Fm=1"),
             "parameter \"room\" is given twice"
         );
+        let many = |count: u32| (0..count).map(|n| format!("p{n}&")).collect::<String>();
+        assert!(Parameters::read(&many(32)).is_ok());
+        assert_eq!(refused(&many(33)), "a query has more than 32 parameters");
         assert_eq!(refused("room=%FF"), "parameter \"room=%FF\" is not UTF-8");
         let read = |query| Parameters::read(query).unwrap();
         let unknown = read("colour=red").finish().unwrap_err().to_string();

@@ -9,7 +9,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream;
+use futures::{FutureExt, stream};
+use iot_service::Backoff;
 use tokio::time::timeout;
 
 use crate::channel::{Channel, Kind};
@@ -17,15 +18,20 @@ use crate::http::State;
 use crate::http::api::Error;
 use crate::http::clients::{Client, Place};
 use crate::http::metrics::{Leave, SessionMetrics};
-use crate::hub::{Close, First, Hub, Position, Subscribe};
+use crate::hub::{Close, First, Gone, Hub, Position, Subscribe};
 use crate::protocol::messages::Unsubscribe;
 use crate::protocol::{Framing, codes, end_event, event, event_id, is_end_event};
-use crate::session::Pages;
+use crate::session::{Pages, positioned};
 
 /// Between two comments when nothing else is sent: proxies close quiet connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long the hub may take for the beginning.
 const ANSWER: Duration = Duration::from_secs(4);
+/// Browsers come back after half of this to all of it, so that not all do at the same time.
+const RETRY: Duration = Duration::from_secs(5);
+/// What the channel publishes while a snapshot is being sent is held back, at most this many
+/// bytes of it besides what waits in the outbox.
+const HELD: usize = 1 << 20;
 
 /// An event stream of the channel, from the position in `Last-Event-ID` on if there is one.
 pub(crate) async fn stream(
@@ -41,13 +47,9 @@ pub(crate) async fn stream(
     };
     let channel = Channel::parse(&name)?;
     let client = state.clients.add();
-    let busy = || {
-        Error(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many clients".to_owned(),
-        )
+    let Some(place) = client.place() else {
+        return Ok(not_now("too many clients; retry later"));
     };
-    let place = client.place().ok_or_else(busy)?;
     let subscribe = Subscribe {
         client: client.id,
         channel: channel.clone(),
@@ -56,35 +58,35 @@ pub(crate) async fn stream(
         since: last_position(kind, headers),
     };
     let hub = state.hub.clone();
-    let slow = |_| {
-        Error(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no answer within 4 s; retry".to_owned(),
-        )
+    let Ok(Ok(subscribed)) = timeout(ANSWER, hub.subscribe(subscribe)).await else {
+        return Ok(not_now(&Gone.to_string()));
     };
-    let subscribed = timeout(ANSWER, hub.subscribe(subscribe))
-        .await
-        .map_err(slow)??;
     // Neither reason applies to the only subscription of a client.
     let subscribed = subscribed
         .map_err(|refused| Error(StatusCode::INTERNAL_SERVER_ERROR, refused.to_string()))?;
     let has_position = kind != Kind::Stats && subscribed.offset > 0;
-    let last_id = event_id(&subscribed.epoch, subscribed.offset);
+    let last_id = if has_position {
+        event_id(&subscribed.epoch, subscribed.offset)
+    } else {
+        String::new()
+    };
     let mut ready = VecDeque::new();
     let mut pages = None;
     match subscribed.first {
         First::Snapshot(snapshot) => {
             pages = Some(Pages::new(&channel, snapshot, subscribed.partial));
         }
-        First::Missed(missed) => ready.extend(missed.into_iter().map(|(offset, data)| {
+        First::Missed(missed) => ready.extend(positioned(missed).into_iter().map(|missed| {
+            let (offset, data) = missed;
             let (channel, epoch) = (&channel.name, &subscribed.epoch);
-            Framing::EventStream.publication(channel, epoch, Some(offset), &data)
+            Framing::EventStream.publication(channel, epoch, offset, &data)
         })),
     }
     let events = Events {
+        greeting: Some(retry()),
         ready,
         pages,
-        last_id: has_position.then_some(last_id),
+        last_id,
         is_over: false,
         leave: Leave::Client,
         metrics: state.metrics.event_streams.clone(),
@@ -96,15 +98,31 @@ pub(crate) async fn stream(
         let event = events.next().await?;
         Some((Ok::<_, Infallible>(event), events))
     });
+    Ok(answer(Body::from_stream(body)))
+}
+
+fn answer(body: Body) -> Response {
     let content_type = HeaderValue::from_static("text/event-stream");
     // Some proxies gather an answer otherwise.
     let unbuffered = ("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok((
-        [(header::CONTENT_TYPE, content_type)],
-        [unbuffered],
-        Body::from_stream(body),
-    )
-        .into_response())
+    let content_type = (header::CONTENT_TYPE, content_type);
+    ([content_type], [unbuffered], body).into_response()
+}
+
+/// A stream that ends at once. Browsers come back to it, but not after an error of HTTP.
+fn not_now(reason: &str) -> Response {
+    let why = Unsubscribe {
+        code: codes::INTERNAL,
+        reason: reason.to_owned(),
+    };
+    let body = [retry(), end_event("disconnect", &why)].concat();
+    answer(Body::from(body))
+}
+
+/// When a browser is to come back after the end.
+fn retry() -> Bytes {
+    let delay = Backoff::new(RETRY, RETRY).next_delay();
+    format!("retry: {}\n\n", delay.as_millis()).into()
 }
 
 /// The position in `Last-Event-ID`. One that is not ours means the same as none: the stream then
@@ -121,12 +139,15 @@ fn last_position(kind: Kind, headers: &HeaderMap) -> Option<Position> {
 
 /// What is sent to one client.
 struct Events {
+    /// What the stream begins with.
+    greeting: Option<Bytes>,
     /// Frames that are next.
     ready: VecDeque<Bytes>,
     /// The rest of a snapshot.
     pages: Option<Pages>,
-    /// The position of the snapshot.
-    last_id: Option<String>,
+    /// The position of the snapshot as the id of its last page; empty if it has none, so that
+    /// the client forgets the one of before.
+    last_id: String,
     is_over: bool,
     /// Why it ends, when the stream is dropped.
     leave: Leave,
@@ -147,15 +168,15 @@ impl Events {
         if self.is_over {
             return None;
         }
+        if let Some(greeting) = self.greeting.take() {
+            return Some(greeting);
+        }
         if let Some((data, is_last)) = self.pages.as_mut().and_then(Iterator::next) {
+            self.hold();
             // Until the last page the client must have no position, also none of before: it would
             // continue from there without the pages that it lacks.
-            let id = if is_last {
-                self.last_id.as_deref()
-            } else {
-                Some("")
-            };
-            return Some(event(Some("snapshot"), id, &data));
+            let id = if is_last { &*self.last_id } else { "" };
+            return Some(event(Some("snapshot"), Some(id), &data));
         }
         self.pages = None;
         if self.ready.is_empty() {
@@ -170,6 +191,16 @@ impl Events {
             (self.is_over, self.leave) = (true, Leave::Resync);
         }
         Some(event)
+    }
+
+    /// Takes what waits, behind the snapshot: the time that it takes must not count against the
+    /// client.
+    fn hold(&mut self) {
+        if self.ready.iter().map(Bytes::len).sum::<usize>() < HELD
+            && let Some(Ok(frames)) = self.client.frames.take().now_or_never()
+        {
+            self.ready.extend(frames);
+        }
     }
 
     /// The last event: the client comes back, which is what event streams do by themselves.
@@ -194,7 +225,7 @@ impl Drop for Events {
         // is no hub either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (hub, id) = (self.hub.clone(), self.client.id);
-            runtime.spawn(async move { hub.leave(id).await });
+            runtime.spawn(async move { timeout(ANSWER, hub.leave(id)).await });
         }
     }
 }

@@ -82,12 +82,29 @@ fn page(kind: Kind, query: &str, default: usize) -> Result<Page, BadParameter> {
     })
 }
 
+/// Whether a client names event streams and likes nothing better (RFC 9110, 12.5.1); JSON if it
+/// likes both the same.
 fn wants_events(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter();
-    accepted
+    let ranges = accepted
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|range| range.split(';').next().unwrap_or_default().trim() == "text/event-stream")
+        .flat_map(|value| value.split(','));
+    let (mut events, mut json, mut any) = (0.0, 0.0, 0.0);
+    for range in ranges {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let weight = weight.map_or(Some(1.0_f32), |weight| weight.parse().ok());
+        let weight = weight.filter(|weight| (0.0..=1.0).contains(weight));
+        let place = match &*name {
+            "text/event-stream" => &mut events,
+            "application/json" => &mut json,
+            "application/*" | "*/*" => &mut any,
+            _ => continue,
+        };
+        *place = weight.unwrap_or(0.0).max(*place);
+    }
+    events > json && events >= any
 }
 
 pub(super) async fn readings(
@@ -280,4 +297,39 @@ fn window_size(sizes: &[HumanDuration], asked: Option<&str>) -> Result<i64, Stri
 
 pub(super) async fn unknown() -> Response {
     Error(StatusCode::NOT_FOUND, "there is nothing here".to_owned()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_chooses_between_events_and_json() {
+        let wants = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            wants_events(&headers)
+        };
+        for events in [
+            "text/event-stream",
+            "Text/Event-Stream; charset=utf-8",
+            "application/json;q=0.5, text/event-stream;q=0.8",
+            "*/*;q=0.1, text/event-stream",
+            "text/event-stream, */*",
+        ] {
+            assert!(wants(events), "{events}");
+        }
+        for json in [
+            "",
+            "*/*",
+            "text/*",
+            "text/event-stream;q=0",
+            "text/event-stream;q=nan",
+            "text/event-stream, application/json",
+            "text/event-stream;Q=0.5, application/json;q=0.8",
+            "text/event-stream;q=0.5, */*",
+        ] {
+            assert!(!wants(json), "{json}");
+        }
+    }
 }

@@ -62,7 +62,7 @@ impl Leave {
 
 /// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Transport {
     /// By WebSocket.
     WebSocket,
     /// By Server-Sent Events.
@@ -109,10 +109,12 @@ impl HttpMetrics {
         for code in codes::ERRORS {
             commands_refused.with_label_values(&[code.to_string()]);
         }
-        let of = |door| SessionMetrics::new(door, &closed, &messages, &bytes, &commands_refused);
+        let of = |transport| {
+            SessionMetrics::new(transport, &closed, &messages, &bytes, &commands_refused)
+        };
         Ok(Self {
-            web_sockets: of(Door::WebSocket),
-            event_streams: of(Door::EventStream),
+            web_sockets: of(Transport::WebSocket),
+            event_streams: of(Transport::EventStream),
             clients: registrar.int_gauge(
                 "iot_websocket_clients",
                 "Connected clients (WebSocket and Server-Sent Events)",
@@ -125,7 +127,7 @@ impl HttpMetrics {
 /// What clients of one kind of connection count.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionMetrics {
-    door: &'static str,
+    transport: &'static str,
     closed: IntCounterVec,
     messages: IntCounter,
     bytes: IntCounter,
@@ -134,31 +136,31 @@ pub(crate) struct SessionMetrics {
 
 impl SessionMetrics {
     fn new(
-        door: Door,
+        transport: Transport,
         closed: &IntCounterVec,
         messages: &IntCounterVec,
         bytes: &IntCounterVec,
         refused: &IntCounterVec,
     ) -> Self {
-        let door = match door {
-            Door::WebSocket => "websocket",
-            Door::EventStream => "sse",
+        let transport = match transport {
+            Transport::WebSocket => "websocket",
+            Transport::EventStream => "sse",
         };
         for leave in Leave::ALL {
-            closed.with_label_values(&[leave.label(), door]);
+            closed.with_label_values(&[leave.label(), transport]);
         }
         Self {
-            door,
+            transport,
             closed: closed.clone(),
-            messages: messages.with_label_values(&[door]),
-            bytes: bytes.with_label_values(&[door]),
+            messages: messages.with_label_values(&[transport]),
+            bytes: bytes.with_label_values(&[transport]),
             refused: refused.clone(),
         }
     }
 
     pub(crate) fn left(&self, leave: Leave) {
         self.closed
-            .with_label_values(&[leave.label(), self.door])
+            .with_label_values(&[leave.label(), self.transport])
             .inc();
     }
 

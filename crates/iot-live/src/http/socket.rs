@@ -1,4 +1,4 @@
-//! The door of WebSockets.
+//! The WebSocket endpoint.
 
 use axum::Extension;
 use axum::extract::State as Extract;
@@ -76,7 +76,17 @@ fn same_origin(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
+    let (Some((scheme, origin)), Some(host)) = (origin, host) else {
+        return false;
+    };
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    // Browsers leave the default port out, some proxies add it.
+    let [origin, host] = [origin, host].map(|name| name.strip_suffix(port).unwrap_or(name));
+    origin.eq_ignore_ascii_case(host)
 }
 
 #[cfg(test)]
@@ -103,6 +113,19 @@ mod tests {
             Some("https://IoT.example"),
             "iot.example"
         )));
+        for (origin, host) in [
+            ("https://iot.example", "iot.example:443"),
+            ("http://[::1]:80", "[::1]"),
+        ] {
+            assert!(same_origin(&headers(Some(origin), host)), "{origin}");
+        }
+        for (origin, host) in [
+            ("http://iot.example", "iot.example:443"),
+            ("file://", ""),
+            ("ftp://iot.example", "iot.example"),
+        ] {
+            assert!(!same_origin(&headers(Some(origin), host)), "{origin}");
+        }
         for other in ["http://evil.example", "http://localhost", "null", "file://"] {
             assert!(
                 !same_origin(&headers(Some(other), "localhost:8080")),

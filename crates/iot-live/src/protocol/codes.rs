@@ -4,7 +4,7 @@
 //! again. Unsubscribing: from 2500 on a client subscribes again. Errors: only temporary ones are
 //! tried again.
 
-/// The server fails at it now; temporary.
+/// Temporary failure of the server.
 pub const INTERNAL: u32 = 100;
 /// There is no such channel.
 pub const UNKNOWN_CHANNEL: u32 = 102;
@@ -17,7 +17,7 @@ pub const BAD_REQUEST: u32 = 107;
 /// There is no such request or method.
 pub const NOT_FOUND: u32 = 104;
 
-/// The service stops.
+/// The service stops, or cannot answer.
 pub const SHUTDOWN: u16 = 3001;
 /// The client reads too slowly.
 pub const SLOW: u16 = 3008;

@@ -8,6 +8,8 @@ use super::messages::Command;
 
 /// The most bytes in a frame of a client.
 pub const MAX_FRAME: usize = 64 << 10;
+/// The most commands in one. An empty one has a single byte in a frame and hundreds in memory.
+pub(super) const MAX_COMMANDS: usize = 1_024;
 
 /// Why a frame is refused.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,9 @@ pub enum Malformed {
     /// It is longer than [`MAX_FRAME`].
     #[error("a frame has {0} bytes; at most {MAX_FRAME} are allowed")]
     TooLong(usize),
+    /// It has more than 1,024.
+    #[error("a frame has more than {MAX_COMMANDS} commands")]
+    TooMany,
     /// A line is not a command.
     #[error("command {number} of the frame: {reason}")]
     Json {
@@ -40,10 +45,11 @@ pub enum Malformed {
 }
 
 impl Framing {
-    /// The commands in a frame, in order. Nothing is sent in an event stream.
+    /// The commands in a frame, in order, without empty ones, which answer pings. Nothing is sent
+    /// in an event stream.
     ///
     /// # Errors
-    /// The frame is too long, or one of them is not a command.
+    /// The frame is too long, has too many commands, or one of them is not a command.
     pub fn commands(self, frame: &[u8]) -> Result<Vec<Command>, Malformed> {
         if frame.len() > MAX_FRAME {
             return Err(Malformed::TooLong(frame.len()));
@@ -59,23 +65,38 @@ impl Framing {
 fn lines(frame: &[u8]) -> Result<Vec<Command>, Malformed> {
     let lines = frame.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty()).zip(1..);
-    lines
-        .map(|(line, number)| {
-            serde_json::from_slice(line).map_err(|reason| Malformed::Json { number, reason })
-        })
-        .collect()
+    let mut commands = Vec::new();
+    for (line, number) in lines {
+        let command = serde_json::from_slice(line);
+        let command = command.map_err(|reason| Malformed::Json { number, reason })?;
+        add(&mut commands, command)?;
+    }
+    Ok(commands)
 }
 
 fn messages(mut frame: &[u8]) -> Result<Vec<Command>, Malformed> {
     let mut commands = Vec::new();
+    let mut number = 0;
     while !frame.is_empty() {
-        let number = commands.len() + 1;
+        number += 1;
         let length = decode_varint(&mut frame).ok();
         let length = length.and_then(|length| usize::try_from(length).ok());
         let message = length.and_then(|length| frame.split_off(..length));
         let message = message.ok_or(Malformed::Length { number })?;
         let command = Command::decode(message);
-        commands.push(command.map_err(|reason| Malformed::Protobuf { number, reason })?);
+        let command = command.map_err(|reason| Malformed::Protobuf { number, reason })?;
+        add(&mut commands, command)?;
     }
     Ok(commands)
+}
+
+fn add(commands: &mut Vec<Command>, command: Command) -> Result<(), Malformed> {
+    if command == Command::default() {
+        return Ok(());
+    }
+    if commands.len() == MAX_COMMANDS {
+        return Err(Malformed::TooMany);
+    }
+    commands.push(command);
+    Ok(())
 }

@@ -174,7 +174,7 @@ pub struct Reply {
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
-    /// Something that was not asked for now.
+    /// A push.
     #[prost(message, optional, tag = "4")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub push: Option<Push>,
@@ -194,7 +194,7 @@ pub struct Reply {
     #[prost(message, optional, tag = "12")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Empty>,
-    /// The token is taken.
+    /// The token is accepted.
     #[prost(message, optional, tag = "14")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshResult>,
@@ -216,7 +216,7 @@ pub struct Error {
     pub temporary: bool,
 }
 
-/// Something that was not asked for now.
+/// A push.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Push {
@@ -323,7 +323,7 @@ pub struct SubscribeResult {
     pub data: Bytes,
 }
 
-/// The token is taken.
+/// The token is accepted.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RefreshResult {

@@ -1,6 +1,8 @@
 //! One client of the push protocol, without I/O: commands come in; replies, requests to the hub
 //! and the end of the connection come out. docs/push.md describes what clients see.
 
+mod end;
+mod gather;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -8,7 +10,6 @@ pub(crate) mod ws;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::channel::{BadChannel, Channel, Kind};
@@ -17,8 +18,7 @@ use crate::protocol::messages::{
     Command, ConnectResult, Empty, Error, RefreshResult, Reply, SubscribeRequest,
 };
 use crate::protocol::{Framing, Malformed, codes};
-use start::Start;
-pub(crate) use start::{Pages, with_sensor};
+pub(crate) use start::{Pages, Start, positioned, with_sensor};
 
 /// Between two pings. A client that has sent nothing since the one before is gone; one that gets
 /// none for 10 s longer connects again.
@@ -117,7 +117,7 @@ impl Session {
     /// The commands in a frame of the client. Any frame is a sign of life.
     ///
     /// # Errors
-    /// It is none of the protocol.
+    /// The frame is malformed.
     pub(crate) fn read(&mut self, frame: &[u8]) -> Result<Vec<Command>, Farewell> {
         self.was_heard = true;
         Ok(self.framing.commands(frame)?)
@@ -126,9 +126,6 @@ impl Session {
     /// What to do about a command.
     pub(crate) fn take(&mut self, command: Command) -> Step {
         let id = command.id;
-        if command == Command::default() {
-            return Step::Nothing;
-        }
         if command.connect.is_some() == self.is_open {
             return Step::Close(if self.is_open {
                 Farewell::new(codes::BAD_FRAME, "connected already")
@@ -216,11 +213,7 @@ impl Session {
     }
 
     /// The parts that a subscription begins with, in the client's framing.
-    pub(crate) fn start(
-        &self,
-        wanted: &Wanted,
-        subscribed: Subscribed,
-    ) -> impl Iterator<Item = Bytes> + Send + use<> {
+    pub(crate) fn start(&self, wanted: &Wanted, subscribed: Subscribed) -> Start {
         Start::new(self.framing, wanted, subscribed)
     }
 
@@ -229,16 +222,24 @@ impl Session {
     /// # Errors
     /// The client has not sent anything meanwhile.
     pub(crate) fn tick(&mut self) -> Result<Reply, Farewell> {
-        if !self.is_open {
-            return Err(Farewell::new(
-                codes::NO_CONNECT,
-                "no connect request in time",
-            ));
-        }
+        let ping = self.ping()?;
         if !std::mem::take(&mut self.was_heard) {
             return Err(Farewell::new(codes::NO_PONG, "no answer to a ping"));
         }
-        Ok(Reply::default())
+        Ok(ping)
+    }
+
+    /// A ping while the client is not read, so that its silence means nothing.
+    ///
+    /// # Errors
+    /// The client has not connected in time.
+    pub(crate) fn ping(&self) -> Result<Reply, Farewell> {
+        if self.is_open {
+            Ok(Reply::default())
+        } else {
+            let reason = "no connect request in time";
+            Err(Farewell::new(codes::NO_CONNECT, reason))
+        }
     }
 }
 

@@ -14,25 +14,25 @@ use crate::protocol::Framing;
 use crate::protocol::messages::{Publication, Reply, SubscribeResult};
 
 /// A reply and a page have at most this many bytes of data, unless a single device is longer: a
-/// client has 5 s to receive the reply.
-pub(crate) const PAGE: usize = 128 << 10;
+/// client has 5 s to receive the reply, and its connection keeps a buffer as long as the longest.
+pub(crate) const PAGE: usize = 16 << 10;
 
 /// The parts that a subscription begins with, made one at a time: the reply, and then
 /// publications. What the channel publishes later comes after them.
-pub(super) struct Start {
+pub(crate) struct Start {
     framing: Framing,
     channel: Arc<str>,
     epoch: Arc<str>,
     /// The position of the whole.
     offset: u64,
-    /// Made until the reply is.
+    /// The reply, until it is written.
     reply: Option<Reply>,
     rest: Rest,
 }
 
 enum Rest {
     Pages(Pages),
-    Missed(std::iter::Peekable<std::vec::IntoIter<(u64, Bytes)>>),
+    Missed(std::iter::Peekable<std::vec::IntoIter<(Option<u64>, Bytes)>>),
 }
 
 impl Start {
@@ -61,7 +61,7 @@ impl Start {
             First::Snapshot(snapshot) => {
                 Rest::Pages(Pages::new(&wanted.channel, snapshot, partial))
             }
-            First::Missed(missed) => Rest::Missed(missed.into_iter().peekable()),
+            First::Missed(missed) => Rest::Missed(positioned(missed).into_iter().peekable()),
         };
         Self {
             framing,
@@ -71,6 +71,15 @@ impl Start {
             reply: Some(reply),
             rest,
         }
+    }
+
+    /// Whether no part is left.
+    pub(crate) fn is_over(&mut self) -> bool {
+        let is_rest_over = match &mut self.rest {
+            Rest::Pages(pages) => pages.is_done,
+            Rest::Missed(missed) => missed.peek().is_none(),
+        };
+        self.reply.is_none() && is_rest_over
     }
 
     /// The reply with as much as fits.
@@ -92,6 +101,7 @@ impl Start {
                         bytes += data.len();
                         bytes <= PAGE
                     }) {
+                        let offset = offset.unwrap_or(0);
                         result.publications.push(Publication { offset, data });
                     }
                 }
@@ -113,16 +123,24 @@ impl Iterator for Start {
                 let (data, is_last) = pages.next()?;
                 (is_last.then_some(self.offset), data)
             }
-            Rest::Missed(missed) => {
-                let (offset, data) = missed.next()?;
-                (Some(offset), data)
-            }
+            Rest::Missed(missed) => missed.next()?,
         };
         Some(
             self.framing
                 .publication(&self.channel, &self.epoch, offset, &data),
         )
     }
+}
+
+/// What a client has missed, with the position of the last. The others have none: they are in the
+/// order of partitions, and a client that has lost its connection after one of them must begin
+/// where it did before.
+pub(crate) fn positioned(missed: Vec<(u64, Bytes)>) -> Vec<(Option<u64>, Bytes)> {
+    let last = missed.len().saturating_sub(1);
+    let missed = missed.into_iter().enumerate();
+    missed
+        .map(|(at, (offset, data))| ((at == last).then_some(offset), data))
+        .collect()
 }
 
 /// A snapshot as JSON, one page at a time; all but the last have `"more":true`. Each comes with

@@ -1,23 +1,29 @@
 //! A client's WebSocket: one task, which alone reads and writes it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use bytes::Bytes;
+use futures::future::{Either, select};
 use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use jiff::Timestamp;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{
+    Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout,
+};
 
-use super::{CONNECT, Farewell, PING, Session, Step, Wanted, refused, unavailable};
+use super::end::{End, sent, unreadable};
+use super::gather::{GATHER, messages, size};
+use super::{CONNECT, Farewell, PING, Session, Start, Step, Wanted, refused, unavailable};
+use crate::channel::Channel;
 use crate::http::clients::{Client, Place};
 use crate::http::metrics::{Leave, SessionMetrics};
-use crate::hub::{Close, Hub, Subscribe};
-use crate::protocol::Framing;
+use crate::hub::{Gone, Hub, Subscribe};
 use crate::protocol::messages::Reply;
+use crate::protocol::{Framing, codes};
 
-/// Waiting frames are gathered into messages of about this many bytes. A client must be able to
-/// take a ping between two of them.
-const GATHER: usize = 128 << 10;
+/// Replies wait no longer for others to the same frame: clients wait 5 s for each.
+const REPLY: Duration = Duration::from_millis(100);
 /// One message takes no longer, or the client is too slow. With the time between two pings it
 /// stays within what clients wait for a ping.
 const SEND: Duration = Duration::from_secs(10);
@@ -25,30 +31,9 @@ const SEND: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(4);
 /// For the last frame to a client that may read nothing, and its answer.
 const CLOSE: Duration = Duration::from_secs(2);
-/// What channels publish while a snapshot is being sent is held back, at most this many bytes of
-/// it besides what waits in the outbox.
+/// What channels publish while a frame of the client is being answered is held back, at most this
+/// many bytes of it besides what waits in the outbox.
 const HELD: usize = 1 << 20;
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// The client has closed it, or it broke.
-    Client,
-    /// The server ends it.
-    Server(Farewell),
-}
-
-impl From<Farewell> for End {
-    fn from(farewell: Farewell) -> Self {
-        Self::Server(farewell)
-    }
-}
-
-impl From<Close> for End {
-    fn from(close: Close) -> Self {
-        Self::Server(close.into())
-    }
-}
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
@@ -60,7 +45,13 @@ pub(crate) struct Connection<S> {
     /// The client counts as long as it has one.
     place: Option<Place>,
     ticks: Interval,
-    /// Frames that were taken from the outbox while a snapshot was being sent.
+    /// Replies to commands of one frame.
+    replies: Vec<Bytes>,
+    /// When they have to be sent, if there are any.
+    reply_by: Instant,
+    /// What follows them: the rest of snapshots.
+    starts: Vec<Start>,
+    /// Frames that were taken from the outbox meanwhile.
     held: Vec<Bytes>,
     metrics: SessionMetrics,
 }
@@ -86,6 +77,9 @@ where
             client,
             place: None,
             ticks,
+            replies: Vec::new(),
+            reply_by: Instant::now(),
+            starts: Vec::new(),
             held: Vec::new(),
             metrics,
         }
@@ -94,48 +88,60 @@ where
     /// Serves the client until one side ends the connection.
     pub(crate) async fn serve(mut self) {
         let Err(end) = self.run().await;
-        let leave = match &end {
-            End::Client => Leave::Client,
-            End::Server(farewell) => Leave::by_code(farewell.code),
+        let (leave, farewell, is_readable) = match end {
+            End::Client => (Leave::Client, None, false),
+            End::Server(farewell) => (Leave::by_code(farewell.code), Some(farewell), true),
+            End::Unreadable(farewell) => (Leave::by_code(farewell.code), Some(farewell), false),
         };
         self.metrics.left(leave);
-        self.hub.leave(self.client.id).await;
-        if let End::Server(Farewell { code, reason }) = end {
-            let frame = CloseFrame {
-                code,
-                reason: reason.into(),
-            };
-            let socket = &mut self.socket;
-            // With something unread, closing would reset the connection, and the client might not
-            // see the code.
-            let farewell = async {
-                socket.send(Message::Close(Some(frame))).await?;
-                while socket.next().await.transpose()?.is_some() {}
-                Ok::<_, axum::Error>(())
-            };
-            // The client may be gone already, or read nothing: the connection ends either way.
-            let _ = timeout(CLOSE, farewell).await;
-        }
+        // A hub that takes nothing now notices by itself that nobody takes frames.
+        let _ = timeout(CLOSE, self.hub.leave(self.client.id)).await;
+        let Some(Farewell { code, reason }) = farewell else {
+            return;
+        };
+        let frame = CloseFrame {
+            code,
+            reason: reason.into(),
+        };
+        let socket = &mut self.socket;
+        // With something unread, closing would reset the connection, and the client might not
+        // see the code.
+        let farewell = async {
+            socket.send(Message::Close(Some(frame))).await?;
+            if !is_readable {
+                sleep(CLOSE).await;
+            }
+            while socket.next().await.transpose()?.is_some() {}
+            Ok::<_, axum::Error>(())
+        };
+        // The client may be gone already, or read nothing: the connection ends either way.
+        let _ = timeout(CLOSE, farewell).await;
     }
 
     async fn run(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
             tokio::select! {
                 biased;
-                _ = self.ticks.tick() => self.tick().await?,
-                message = self.socket.next() => match message {
-                    Some(Ok(message)) => self.heard(message).await?,
-                    Some(Err(_)) | None => return Err(End::Client),
-                },
+                _ = self.ticks.tick() => {
+                    // What came while something was written is a sign of life too.
+                    if let Some(message) = self.socket.next().now_or_never() {
+                        self.received(message).await?;
+                    }
+                    let ping = self.session.tick()?;
+                    self.write(self.framing.reply(&ping)).await?;
+                }
+                message = self.socket.next() => self.received(message).await?,
                 frames = self.client.frames.take() => self.send(frames?).await?,
             }
         }
     }
 
-    /// A ping goes ahead of all that waits: some clients count nothing else as a sign of life.
-    async fn tick(&mut self) -> Result<(), End> {
-        let ping = self.session.tick()?;
-        self.write(self.framing.reply(&ping)).await
+    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        match message {
+            Some(Ok(message)) => self.heard(message).await,
+            Some(Err(error)) => Err(unreadable(&error)),
+            None => Err(End::Client),
+        }
     }
 
     async fn heard(&mut self, message: Message) -> Result<(), End> {
@@ -145,55 +151,52 @@ where
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
             Message::Close(_) => return Err(End::Client),
         };
-        let mut replies = Vec::new();
         for command in self.session.read(&frame)? {
             match self.session.take(command) {
                 Step::Nothing => {}
-                Step::Reply(reply) => self.reply(&mut replies, &reply),
+                Step::Reply(reply) => self.reply(&reply),
                 Step::Connect(id) => {
                     self.place = self.client.place();
-                    let reply = self
-                        .session
-                        .admit(id, self.place.is_some(), Timestamp::now());
-                    self.reply(&mut replies, &reply);
-                    if self.place.is_none() {
+                    let has_place = self.place.is_some();
+                    let reply = self.session.admit(id, has_place, Timestamp::now());
+                    self.reply(&reply);
+                    if !has_place {
                         break;
                     }
                     self.ticks.reset();
                 }
-                Step::Subscribe(wanted) => self.subscribe(*wanted, &mut replies).await?,
-                Step::Unsubscribe(channel, reply) => {
-                    self.hub.unsubscribe(self.client.id, *channel).await;
-                    // When this is answered, nothing of the channel comes any more; and what has
-                    // come must not be sent after the beginning of another subscription.
-                    let _ = timeout(ANSWER, self.hub.stats()).await;
-                    if let Some(frames) = self.client.frames.take().now_or_never() {
-                        replies.extend(frames?);
-                    }
-                    self.reply(&mut replies, &reply);
-                }
+                Step::Subscribe(wanted) => self.subscribe(*wanted).await?,
+                Step::Unsubscribe(channel, reply) => self.unsubscribe(*channel, reply).await?,
                 Step::Close(farewell) => {
-                    self.send(replies).await?;
+                    self.flush().await?;
                     return Err(farewell.into());
                 }
             }
-            if replies.iter().map(Bytes::len).sum::<usize>() >= GATHER {
-                self.send(std::mem::take(&mut replies)).await?;
+            if size(&self.replies) >= GATHER || self.reply_by <= Instant::now() {
+                self.flush().await?;
             }
         }
-        self.send(replies).await
+        self.catch_up().await
     }
 
-    fn reply(&self, replies: &mut Vec<Bytes>, reply: &Reply) {
+    fn reply(&mut self, reply: &Reply) {
         if let Some(error) = &reply.error {
             self.metrics.refused(error.code);
         }
-        replies.push(self.framing.reply(reply));
+        let reply = self.framing.reply(reply);
+        self.add_reply(reply);
     }
 
-    /// Begins a subscription. Its first part is added to `replies`; if there are more, all are
-    /// sent, and then what was published meanwhile.
-    async fn subscribe(&mut self, wanted: Wanted, replies: &mut Vec<Bytes>) -> Result<(), End> {
+    fn add_reply(&mut self, reply: Bytes) {
+        if self.replies.is_empty() {
+            self.reply_by = Instant::now() + REPLY;
+        }
+        self.replies.push(reply);
+    }
+
+    /// Begins a subscription. Its first part is a reply; the others follow when all commands of
+    /// the frame have theirs.
+    async fn subscribe(&mut self, wanted: Wanted) -> Result<(), End> {
         let subscribe = Subscribe {
             client: self.client.id,
             channel: wanted.channel.clone(),
@@ -201,52 +204,121 @@ where
             outbox: self.client.outbox.clone(),
             since: wanted.since.clone(),
         };
-        let subscribed = match timeout(ANSWER, self.hub.subscribe(subscribe)).await {
-            Ok(Ok(Ok(subscribed))) => subscribed,
-            Ok(Ok(Err(reason))) => {
-                self.reply(replies, &refused(wanted.id, reason));
-                return Ok(());
+        let (hub, id) = (self.hub.clone(), self.client.id);
+        let question = async move { hub.subscribe(subscribe).await };
+        match self.ask(question).await? {
+            Some(Ok(Ok(subscribed))) => {
+                let mut start = self.session.start(&wanted, subscribed);
+                if let Some(reply) = start.next() {
+                    self.add_reply(reply);
+                }
+                if !start.is_over() {
+                    self.starts.push(start);
+                }
             }
-            Ok(Err(_)) | Err(_) => {
+            Some(Ok(Err(reason))) => self.reply(&refused(wanted.id, reason)),
+            Some(Err(_)) | None => {
+                self.reply(&unavailable(wanted.id));
                 // The hub may still come to it.
-                self.hub.unsubscribe(self.client.id, wanted.channel).await;
-                self.reply(replies, &unavailable(wanted.id));
-                return Ok(());
+                let hub = self.hub.clone();
+                let undo = async move { hub.unsubscribe(id, wanted.channel).await };
+                if self.ask(undo).await?.is_none() {
+                    return Err(Farewell::new(codes::SHUTDOWN, Gone.to_string()).into());
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Ends a subscription. When this is answered, nothing of the channel comes any more; and
+    /// what has come must not be sent after the beginning of another subscription.
+    async fn unsubscribe(&mut self, channel: Channel, reply: Reply) -> Result<(), End> {
+        if !self.starts.is_empty() {
+            self.catch_up().await?;
+        }
+        let (hub, id) = (self.hub.clone(), self.client.id);
+        let question = async move {
+            hub.unsubscribe(id, channel).await;
+            hub.stats().await
         };
-        let mut parts = self.session.start(&wanted, subscribed);
-        replies.extend(parts.next());
-        let Some(mut part) = parts.next() else {
-            return Ok(());
-        };
-        self.send(std::mem::take(replies)).await?;
+        let answered = self.ask(question).await?;
+        if let Some(frames) = self.client.frames.take().now_or_never() {
+            self.held.extend(frames?);
+        }
+        for frame in std::mem::take(&mut self.held) {
+            self.add_reply(frame);
+        }
+        match answered {
+            Some(Ok(_)) => self.reply(&reply),
+            Some(Err(_)) | None => self.reply(&unavailable(reply.id)),
+        }
+        Ok(())
+    }
+
+    /// Waits for the hub, at most [`ANSWER`]. Replies and pings that are due are sent meanwhile.
+    async fn ask<T>(&mut self, question: impl Future<Output = T> + Send) -> Result<Option<T>, End> {
+        let mut question = pin!(timeout(ANSWER, question));
         loop {
-            self.write_holding(part).await?;
-            match parts.next() {
-                Some(next) => part = next,
-                None => break,
+            let has_replies = !self.replies.is_empty();
+            let is_ping = tokio::select! {
+                biased;
+                answer = &mut question => return Ok(answer.ok()),
+                _ = self.ticks.tick() => true,
+                () = sleep_until(self.reply_by), if has_replies => false,
+                frames = self.client.frames.take(), if size(&self.held) < HELD => {
+                    self.held.extend(frames?);
+                    continue;
+                }
+            };
+            let sending = pin!(async {
+                if is_ping {
+                    self.ping().await?;
+                }
+                self.flush().await
+            });
+            // A question that is not polled could keep others from the hub.
+            match select(question.as_mut(), sending).await {
+                Either::Left((answer, sending)) => {
+                    sending.await?;
+                    return Ok(answer.ok());
+                }
+                Either::Right((sent, _)) => sent?,
+            }
+        }
+    }
+
+    /// Sends the replies, then the rest of snapshots, then what was published meanwhile.
+    async fn catch_up(&mut self) -> Result<(), End> {
+        self.flush().await?;
+        for start in std::mem::take(&mut self.starts) {
+            for part in start {
+                self.write_holding(part).await?;
+            }
+        }
+        while size(&self.held) > GATHER {
+            for message in messages(self.framing, std::mem::take(&mut self.held)) {
+                self.write_holding(message).await?;
             }
         }
         let held = std::mem::take(&mut self.held);
         self.send(held).await
     }
 
-    /// Sends parts, gathered into few messages.
-    async fn send(&mut self, parts: Vec<Bytes>) -> Result<(), End> {
-        let mut rest = &parts[..];
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |part: &&Bytes| {
-                bytes += part.len();
-                bytes <= GATHER
-            };
-            let count = rest.iter().take_while(fits).count().max(1);
-            let (message, others) = rest.split_at(count);
-            rest = others;
-            if self.ticks.tick().now_or_never().is_some() {
-                self.tick().await?;
+    async fn flush(&mut self) -> Result<(), End> {
+        for message in messages(self.framing, std::mem::take(&mut self.replies)) {
+            self.write_holding(message).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends frames, gathered into few messages.
+    async fn send(&mut self, frames: Vec<Bytes>) -> Result<(), End> {
+        let mut is_first = true;
+        for message in messages(self.framing, frames) {
+            if !std::mem::take(&mut is_first) {
+                self.between_messages().await?;
             }
-            self.write(self.framing.join(message)).await?;
+            self.write(message).await?;
         }
         Ok(())
     }
@@ -256,14 +328,12 @@ where
         sent(timeout(SEND, self.socket.send(message)).await)
     }
 
-    /// Writes a page of a snapshot, and takes from the outbox meanwhile: the time that a large
-    /// snapshot takes must not count against the client.
+    /// Writes a message, and takes from the outbox meanwhile: the time that a large snapshot
+    /// takes must not count against the client.
     async fn write_holding(&mut self, bytes: Bytes) -> Result<(), End> {
-        if self.ticks.tick().now_or_never().is_some() {
-            self.tick().await?;
-        }
+        self.between_messages().await?;
         let message = self.message(bytes)?;
-        let mut room = HELD.saturating_sub(self.held.iter().map(Bytes::len).sum());
+        let mut room = HELD.saturating_sub(size(&self.held));
         let sending = timeout(SEND, self.socket.send(message));
         tokio::pin!(sending);
         loop {
@@ -272,11 +342,31 @@ where
                 result = &mut sending => return sent(result),
                 frames = self.client.frames.take(), if room > 0 => {
                     let frames = frames?;
-                    room = room.saturating_sub(frames.iter().map(Bytes::len).sum());
+                    room = room.saturating_sub(size(&frames));
                     self.held.extend(frames);
                 }
             }
         }
+    }
+
+    /// Sends a ping if one is due: it goes ahead of all that waits, because some clients count
+    /// nothing else as a sign of life.
+    ///
+    /// # Errors
+    /// The connection is to end: what has not been sent is of no use.
+    async fn between_messages(&mut self) -> Result<(), End> {
+        while self.client.outbox.is_over() {
+            self.client.frames.take().await?;
+        }
+        if self.ticks.tick().now_or_never().is_some() {
+            self.ping().await?;
+        }
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        let ping = self.session.ping()?;
+        self.write(self.framing.reply(&ping)).await
     }
 
     fn message(&self, bytes: Bytes) -> Result<Message, End> {
@@ -289,13 +379,5 @@ where
                 Err(_) => Err(End::Client),
             },
         }
-    }
-}
-
-fn sent(result: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>) -> Result<(), End> {
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(End::Client),
-        Err(_) => Err(Close::Slow.into()),
     }
 }

@@ -114,6 +114,9 @@ pub async fn serve(
                 continue;
             }
         };
+        // What is written is gathered already, and must not wait for an acknowledgement. A socket
+        // that refuses it is closed already, which its task notices.
+        let _ = stream.set_nodelay(true);
         match connections.make_room(&room).await {
             Some(permit) => {
                 let connection = connections.add();
@@ -161,7 +164,7 @@ struct Activity {
     requests: AtomicUsize,
     /// Whether the client takes nothing of what is to be written.
     blocked: AtomicBool,
-    /// Writes that were complete: what tells a client that takes nothing from a slow one.
+    /// Writes that were complete: what distinguishes a stalled client from a slow one.
     written: AtomicUsize,
     /// Since when it has been idle, if it is.
     since: Mutex<Instant>,
@@ -212,7 +215,7 @@ impl Activity {
             && !self.evicted.is_cancelled()
     }
 
-    /// Waits until the client has taken nothing for [`REQUEST_DEADLINE`], to twice of it.
+    /// Waits until the client has taken nothing for [`REQUEST_DEADLINE`], at most twice that.
     async fn stalled(&self) {
         let mut before = None;
         loop {

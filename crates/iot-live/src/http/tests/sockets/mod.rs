@@ -1,5 +1,7 @@
 //! WebSockets.
 
+mod snapshots;
+
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use iot_fold::{AlertStatus, Level};
@@ -7,6 +9,8 @@ use serde_json::json;
 use testkit::wait_for;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as RawFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -67,6 +71,15 @@ impl Client {
         lines.remove(0)
     }
 
+    /// The next lines of which there are so many, in one frame or in several.
+    async fn next_lines(&mut self, count: usize) -> Vec<Value> {
+        let mut lines = Vec::new();
+        while lines.len() < count {
+            lines.extend(self.lines().await);
+        }
+        lines
+    }
+
     async fn closed(&mut self) -> (u16, String) {
         loop {
             if let Frame::Close(close) = self.frame().await {
@@ -99,7 +112,7 @@ async fn commands_of_one_frame_are_answered_in_order() {
     let asked = fixture.subscribed(41, no_devices()).await;
     assert_eq!(&*asked.channel.name, "devices?room=a+b");
     assert_eq!(asked.framing, Framing::Json);
-    let lines = client.lines().await;
+    let lines = client.next_lines(3).await;
     assert_eq!(lines[0]["connect"]["ping"], 25);
     assert_eq!(lines[1]["subscribe"]["offset"], 41);
     assert_eq!(lines[2]["error"]["code"], 102);
@@ -142,9 +155,13 @@ async fn protobuf_is_selected_by_subprotocol() {
         .subscribed(41, First::Snapshot(Snapshot::Alerts(alerts)))
         .await;
     assert_eq!(asked.framing, Framing::Protobuf);
-    let Frame::Binary(bytes) = client.frame().await else {
-        panic!("no binary frame")
-    };
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"]}") {
+        let Frame::Binary(frame) = client.frame().await else {
+            panic!("no binary frame")
+        };
+        bytes.extend(frame);
+    }
     let mut rest = &bytes[..];
     let connected = prost_reply(&mut rest);
     assert!(connected.connect.is_some_and(|connect| connect.pong));
@@ -163,37 +180,53 @@ fn prost_reply(bytes: &mut &[u8]) -> crate::protocol::messages::Reply {
 }
 
 #[tokio::test]
-async fn what_is_published_during_a_snapshot_follows_its_last_page() {
+async fn replies_do_not_wait_for_the_hub() {
     let mut fixture = Fixture::start().await;
+    let mut client = fixture.web_socket(None).await.unwrap();
+    let both = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"devices\"}}";
+    client.say(both).await;
+    // The hub has not answered.
+    assert_eq!(client.line().await["id"], 1);
+    fixture.subscribed(41, no_devices()).await;
+    assert_eq!(client.line().await["id"], 2);
+    fixture.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_read_is_not_silent() {
+    let fixture = Fixture::start().await;
     let mut client = fixture.client().await;
-    client
-        .say(r#"{"id":2,"subscribe":{"channel":"devices"}}"#)
-        .await;
-    let devices: Arc<[_]> = (0..3_000)
-        .map(|n| Arc::new(device(&n.to_string())))
+    let requests: Vec<_> = (2..30)
+        .map(|id| json!({"id": id, "subscribe": {"channel": "devices"}}).to_string())
         .collect();
-    let Message::Subscribe(asked, answer) = fixture.message().await else {
-        panic!("no subscription")
-    };
-    // Changes come before the client has read anything.
-    assert!(publish(&asked.outbox, Framing::Json, 57));
-    let first = First::Snapshot(Snapshot::Devices(devices));
-    let subscribed = Subscribed {
-        epoch: "k3".into(),
-        offset: 41,
-        first,
-        partial: Vec::new(),
-    };
-    answer.send(Ok(subscribed)).unwrap();
-    let (mut seen, mut offsets) = (0, Vec::new());
-    while offsets.last() != Some(&57) {
-        for line in client.lines().await {
-            let part = line.get("subscribe").unwrap_or(&line["push"]["pub"]);
-            seen += part["data"]["devices"].as_array().unwrap().len();
-            offsets.extend(part.get("offset").and_then(Value::as_u64));
+    // The hub answers none: with 4 s each this takes longer than two pings.
+    client.say(&requests.join("\n")).await;
+    let (mut refused, mut pings) = (0, 0);
+    while refused < requests.len() {
+        let text = client.0.next().await.unwrap().unwrap();
+        for line in text.to_text().unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            refused += usize::from(line["error"]["temporary"] == true);
+            pings += usize::from(line == json!({}));
         }
     }
-    assert_eq!((seen, offsets), (3_000, vec![41, 57]));
+    assert!(pings > 2);
+    fixture.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_subscription_is_not_confirmed_without_the_hub() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client
+        .say(r#"{"id":3,"unsubscribe":{"channel":"devices"}}"#)
+        .await;
+    let frame = client.0.next().await.unwrap().unwrap();
+    let reply: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+    assert_eq!(
+        (&reply["error"]["code"], &reply["error"]["temporary"]),
+        (&100.into(), &true.into())
+    );
     fixture.end().await;
 }
 
@@ -215,7 +248,7 @@ async fn what_was_published_before_the_end_of_a_subscription_precedes_the_reply(
     };
     assert!(publish(&asked.outbox, Framing::Json, 57));
     answer.send(Stats::default()).unwrap();
-    let lines = client.lines().await;
+    let lines = client.next_lines(2).await;
     assert_eq!(lines[0]["push"]["pub"]["offset"], 57);
     assert_eq!(lines[1], json!({"id": 3, "unsubscribe": {}}));
     fixture.end().await;
@@ -241,14 +274,22 @@ async fn refusals_of_the_hub_are_errors() {
 #[tokio::test]
 async fn clients_that_break_the_protocol_are_closed_with_a_reason() {
     let mut fixture = Fixture::start().await;
-    let long = " ".repeat(70_000);
+    let (long, longer) = (" ".repeat(70_000), " ".repeat(200_000));
     for (frame, code, reason) in [
         (r#"{"id":1,"subscribe":{}}"#, 3502, "the first command"),
         ("GET / HTTP/1.1", 3501, "command 1 of the frame"),
         (&long, 3501, "a frame has 70000 bytes"),
+        (&longer, 3501, "a frame is too long; at most 65536 bytes"),
+        ("\u{fffd}", 3501, "a text frame is not UTF-8"),
     ] {
         let mut client = fixture.web_socket(None).await.unwrap();
-        client.say(frame).await;
+        if frame == "\u{fffd}" {
+            let text = OpCode::Data(Data::Text);
+            let raw = RawFrame::message(&b"\xff"[..], text, true);
+            client.0.send(Frame::Frame(raw)).await.unwrap();
+        } else {
+            client.say(frame).await;
+        }
         let (found, text) = client.closed().await;
         assert!(found == code && text.starts_with(reason), "{found} {text}");
         assert!(matches!(fixture.message().await, Message::Leave(_)));
@@ -257,7 +298,7 @@ async fn clients_that_break_the_protocol_are_closed_with_a_reason() {
         let labels = [("reason", reason), ("connection", "websocket")];
         fixture.count("iot_websocket_closed_total", &labels)
     };
-    assert_eq!((closed("malformed"), closed("no_connect")), (2, 1));
+    assert_eq!((closed("malformed"), closed("no_connect")), (4, 1));
     fixture.end().await;
 }
 
