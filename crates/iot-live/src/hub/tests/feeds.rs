@@ -129,3 +129,44 @@ async fn nothing_is_recovered_while_a_partition_is_not_shown() {
     client.connect(&replica.hub).await;
     assert_ne!(client.position.unwrap().offset, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn old_alerts_that_are_too_many_are_not_sent_at_each_change_of_hands() {
+    let mut few = settings();
+    few.alerts = 2;
+    let mut replica = Replica::new(few).await;
+    let hot = [0, 2, 4, 6].map(|device| sent(device, 99.0));
+    let cool = [0, 2, 4, 6].map(|device| sent(device, 19.0));
+    let log: Vec<_> = hot.into_iter().chain(cool).collect();
+    replica.read(&log, log.len()).await;
+    let mut client = Client::new(channel("alerts", Kind::Alerts, Filter::default()));
+    client.connect(&replica.hub).await;
+    assert_eq!(client.alerts.len(), 2);
+    let next = replica.open(0).await;
+    replica.feeds[0] = Some(next);
+    settle().await;
+    client.take(&replica.hub).await;
+    assert_eq!(client.publications, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_from_a_replica_that_was_ahead_takes_no_position_from_others() {
+    let (log, mut replica) = (log(), Replica::new(settings()).await);
+    replica.read(&log, 20).await;
+    let mut other = Client::new(readings("readings"));
+    let mut client = Client::new(readings("readings"));
+    other.connect(&replica.hub).await;
+    client.connect(&replica.hub).await;
+    // The other replica was a millisecond ahead.
+    let (before, ahead) = (other.position.clone().unwrap().offset, 1_000);
+    client.position.as_mut().unwrap().offset = before + ahead;
+    client.connect(&replica.hub).await;
+    assert!(client.was_recovered);
+    replica.read(&log, 21).await;
+    settle().await;
+    // It asserts that its position rises.
+    client.take(&replica.hub).await;
+    other.take(&replica.hub).await;
+    assert!(other.position.unwrap().offset > before);
+    assert_eq!(client.devices, client.expected(&replica.hub).await.devices);
+}
