@@ -358,12 +358,14 @@ impl Actor {
     }
 
     fn stats(&self) -> Stats {
+        let counts = (self.counts)();
         Stats {
-            counts: (self.counts)(),
+            counts,
             messages_per_second: self.rate,
             alerts_active: self.shown.view.active_alerts(),
             devices: self.shown.view.devices(),
-            clients: self.shown.channels.clients(),
+            // Those with a subscription are connected, too.
+            clients: counts.clients.max(self.shown.channels.clients()),
             server_time: jiff::Timestamp::now().as_millisecond(),
             partial: self.partial_texts(),
         }

@@ -101,8 +101,8 @@ impl Backlog {
         reader.next < self.end()
     }
 
-    /// Forgets what all have got, and the oldest ones if too much waits: whoever is as far behind
-    /// goes.
+    /// Forgets what all have got, and the oldest ones if too much waits: a member that is as far
+    /// behind goes.
     pub(super) fn trim<'r>(&mut self, readers: impl Iterator<Item = &'r Reader>) {
         let least = readers.map(|reader| reader.next).min();
         let least = least.unwrap_or(self.end());

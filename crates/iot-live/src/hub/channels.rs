@@ -30,7 +30,7 @@ const MOST_FRAME: usize = 256 << 10;
 const MOST_BEHIND: usize = 10_000;
 /// The most frames that are encoded for clients of their own before others get their turn.
 const CATCH_UP: usize = 32;
-/// The most clients that are looked at before others get their turn.
+/// The most clients that are checked before others get their turn.
 const LOOK_AT: usize = 4_096;
 /// Ends a subscription; the client subscribes again.
 const RESYNC: u32 = 2500;

@@ -260,6 +260,9 @@ pub struct Counts {
     pub partitions: i64,
     /// Messages that are not processed yet.
     pub lag: i64,
+    /// Connected clients.
+    #[serde(skip)]
+    pub clients: usize,
 }
 
 /// The service at a glance.
