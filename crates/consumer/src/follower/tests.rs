@@ -71,9 +71,9 @@ impl Fleet {
         .await;
     }
 
-    /// Waits until clients are told this about partitions.
+    /// Waits until this is reported of partitions.
     async fn wait_partial(&self, expected: &[&str]) {
-        wait_for("what clients are told", async || {
+        wait_for("the report", async || {
             let stats = self.bench.shared.hub.stats().await.unwrap();
             (stats.partial == expected).then_some(())
         })
