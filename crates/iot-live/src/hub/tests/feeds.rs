@@ -170,3 +170,42 @@ async fn a_client_from_a_replica_that_was_ahead_takes_no_position_from_others() 
     assert!(other.position.unwrap().offset > before);
     assert_eq!(client.devices, client.expected(&replica.hub).await.devices);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_another_partition_knows_stays_after_recovery() {
+    for name in ["readings", "readings?mode=all"] {
+        let mut replica = Replica::new(settings()).await;
+        let mut log = vec![sent(0, 20.0), sent(2, 20.0)];
+        log.extend((0..80).map(|n| Sent {
+            after: 10,
+            ..sent(2, f64::from(n % 9))
+        }));
+        replica.read(&log, 2).await;
+        let marks = Arc::new(Marks::default());
+        marks.add(Mark {
+            sent: 2_000_000,
+            arrived: 900_000,
+            end: replica.next[0],
+        });
+        // The topic has got more partitions, or the key of a producer has changed.
+        let other = Opening {
+            partition: Arc::new(TopicPartition::new("other", 0)),
+            all: replica.folds[0].all(),
+            reached: replica.next[0],
+            marks,
+            questions: mpsc::channel(1).0,
+        };
+        let _other = replica.hub.open(other).await;
+        let mut client = Client::new(readings(name));
+        client.connect(&replica.hub).await;
+        assert_eq!(client.devices.len(), 2);
+        replica.read(&log, log.len()).await;
+        // One partition has removed it.
+        assert_eq!(replica.folds[0].all().devices.len(), 1);
+        client.connect(&replica.hub).await;
+        assert!(client.was_recovered);
+        let expected = client.expected(&replica.hub).await;
+        assert_eq!(client.devices, expected.devices);
+        assert_eq!(client.devices.len(), 2);
+    }
+}
