@@ -111,7 +111,7 @@ pub async fn run(
     let lookups = Lookups::new(&config.kafka)?;
     let (kept, stop) = (lookups.clone(), stop_http.clone());
     tokio::spawn(async move { stop.run_until_cancelled(kept.keep()).await });
-    let epoch = live::epoch(lookups.clone(), &config.kafka.group).await;
+    let epoch = live::epoch(lookups.clone(), &config).await;
     let (hub, hub_task) = Hub::start(
         live::settings(&config, epoch.clone()),
         live::counts(&metrics),
@@ -141,6 +141,9 @@ pub async fn run(
     let (followers, supervisor) =
         Supervisor::new(&config, assignment, || health.component("followers"))
             .map_err(anyhow::Error::msg)?;
+    let followers = followers.holding(stop_group.clone());
+    // Clients see what owners have left until they are disconnected.
+    let held = followers.clone();
     let state = health.component("state");
     let budget = kafka::fetch::budget(&config.limits, metrics.kafka.buffered_bytes.clone());
     let shared = Arc::new(Shared {
@@ -205,6 +208,7 @@ pub async fn run(
     stop_hub.cancel();
     steps.step("disconnect clients", OTHER, hub_task).await;
     // Until then they show what owners have left.
+    drop(held);
     stop_followers.cancel();
     if let Some(task) = following {
         steps.step("end followers", OTHER, task).await;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use iot_core::partition::TopicPartition;
 use iot_fold::{Alert, Catalogue, DeviceWindows, Fold, Folded};
 use iot_live::Feed;
-use iot_live::hub::Question;
+use iot_live::hub::{Question, Times};
 use kafka_fetch::{Batch, Record};
 use prometheus::Histogram;
 use tokio::time::Instant;
@@ -133,6 +133,8 @@ pub(crate) struct Pipeline<E> {
     progress: Arc<Progress>,
     /// Time of the newest record, if it has one.
     recorded: Option<i64>,
+    /// When the last batch arrived, or something else happened.
+    arrived: Instant,
     /// Whether anything was processed since the last step.
     is_changed: bool,
     laps: Laps,
@@ -167,6 +169,7 @@ impl<E: Effects> Pipeline<E> {
             log: place.log,
             progress,
             recorded: None,
+            arrived: Instant::now(),
             is_changed: false,
             feed: None,
         }
@@ -254,6 +257,7 @@ impl<E: Effects> Pipeline<E> {
     /// # Errors
     /// The state must be loaded again.
     pub(crate) async fn process(&mut self, batch: &Batch) -> Result<(), ReloadReason> {
+        self.arrived = Instant::now();
         let first = batch.records().next();
         self.progress
             .begin(first.and_then(|record| record.timestamp()));
@@ -329,7 +333,10 @@ impl<E: Effects> Pipeline<E> {
         // Otherwise they are in what is shown first.
         if let Some(feed) = &self.feed {
             // Also without changes: how far the partition has come gives clients their positions.
-            let times = live::times(self.recorded);
+            let times = Times {
+                recorded: self.recorded,
+                arrived: self.arrived,
+            };
             feed.update(updates, self.next, times).await;
         }
     }

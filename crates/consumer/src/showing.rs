@@ -1,8 +1,11 @@
 //! What clients see of a partition while it passes from one pipeline to the next: the one before,
 //! as it was, until the next has come as far. The view neither goes back nor blank.
 
+use std::sync::Arc;
+
 use iot_live::Feed;
 
+use crate::kafka::marks::MarkKeeper;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
 
@@ -13,6 +16,8 @@ pub(crate) struct Showing {
     feed: Option<Feed>,
     /// What is shown comes from the records before this offset.
     reached: i64,
+    /// When the records of the pipeline that is shown, or was, were fetched.
+    marks: Option<Arc<MarkKeeper>>,
 }
 
 impl Showing {
@@ -26,9 +31,20 @@ impl Showing {
         let is_behind = pipeline.next() < self.reached && !is_at_end;
         if !pipeline.is_shown() && (self.feed.is_none() || !is_behind) {
             pipeline.show(source).await;
+            self.marks = Some(source.marks.clone());
             // The one before goes when the next is there.
             self.feed = None;
         }
+    }
+
+    /// Whether clients see something of a pipeline that has ended.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.feed.is_some()
+    }
+
+    /// What the next pipeline goes on with.
+    pub(crate) fn marks(&self) -> Option<Arc<MarkKeeper>> {
+        self.marks.clone()
     }
 
     /// The pipeline has ended; what it showed stays.

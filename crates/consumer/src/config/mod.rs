@@ -304,8 +304,8 @@ pub struct PushConfig {
     pub skew: HumanDuration,
     /// Clients at the same time.
     pub clients: usize,
-    /// Frames that wait for one client. One without room for an alert, or for a reading of
-    /// `mode=all`, is disconnected.
+    /// Frames that wait for one client, beside alerts and readings of `mode=all` that wait for all
+    /// clients of a channel.
     pub queue: ByteSize,
 }
 

@@ -31,10 +31,12 @@ impl Follower {
                     tracing::warn!(
                         topic,
                         partition,
-                        reason,
+                        reason = reason.as_str(),
                         "cannot follow the partition yet; retrying"
                     );
                 }
+                let told = format!("it can't be followed yet: {reason}");
+                self.partial.tell(Some(told.into())).await;
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         };

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kafka::fetch::{Observed, retry_after};
 use crate::kafka::marks::MarkKeeper;
-use crate::live::Source;
+use crate::live::{Partial, Reason, Source};
 use crate::pipeline::{Pipeline, Place};
 use crate::shared::Shared;
 use crate::showing::Showing;
@@ -57,10 +57,11 @@ impl Following {
         let (status, stop) = (Arc::<Status>::default(), CancellationToken::new());
         let follower = Follower {
             shared: shared.clone(),
-            partition,
             status: status.clone(),
             stop: stop.clone(),
             showing,
+            partial: Partial::new(&shared.hub, &partition),
+            partition,
             is_reset: false,
         };
         Self {
@@ -73,6 +74,11 @@ impl Following {
     /// It shows what comes from the records before this offset; `None` while it shows nothing.
     pub(crate) fn shown(&self) -> Option<i64> {
         self.status.shown()
+    }
+
+    /// When its records were fetched.
+    pub(crate) fn marks(&self) -> Option<Arc<MarkKeeper>> {
+        self.status.marks()
     }
 
     /// Ends it, and returns what clients see.
@@ -95,19 +101,30 @@ struct Follower {
     status: Arc<Status>,
     stop: CancellationToken,
     showing: Showing,
+    partial: Partial,
     /// Whether what is shown is not of the state that is loaded next.
     is_reset: bool,
 }
 
 impl Follower {
-    async fn run(mut self, mut from: Option<Continued>) -> Showing {
+    /// Returns what clients see at its end; what shows the partition next tells them more.
+    async fn run(mut self, from: Option<Continued>) -> Showing {
+        self.follow(from).await;
+        self.partial.tell(None).await;
+        self.showing
+    }
+
+    async fn follow(&mut self, mut from: Option<Continued>) {
         loop {
+            if !self.showing.is_shown() {
+                self.partial.tell(Some(Partial::LOADING)).await;
+            }
             let loaded = match from.take() {
                 Some(continued) => Some(self.take_over(continued)),
                 None => self.load().await,
             };
             let Some((mut pipeline, start, watcher)) = loaded else {
-                return self.showing;
+                return;
             };
             if std::mem::take(&mut self.is_reset) {
                 self.showing = Showing::default();
@@ -115,8 +132,11 @@ impl Follower {
             let end = self.work(&mut pipeline, start, watcher).await;
             self.showing.ended(&mut pipeline);
             match end {
-                End::Stopped => return self.showing,
-                End::Reload(reason) => self.reload(reason),
+                End::Stopped => return,
+                End::Reload(reason) => {
+                    self.reload(reason);
+                    self.partial.tell(Some(Partial::LOADING)).await;
+                }
             }
         }
     }
@@ -165,6 +185,15 @@ impl Follower {
         Watcher::start(shared.store.clone(), partition, rules, loaded)
     }
 
+    /// Why what is shown is not what the owner shows now, if it is not.
+    fn reason(&self, is_shown: bool) -> Option<Reason> {
+        let is_shown = is_shown || self.showing.is_shown();
+        let is_behind = !self.status.has_caught_up();
+        let reason = Partial::reason(&self.status.progress, is_shown, is_behind);
+        let other = self.status.has_other_rules();
+        reason.or_else(|| other.then(|| "its owner has other rules".into()))
+    }
+
     async fn work(
         &mut self,
         pipeline: &mut Pipeline<Unwritten>,
@@ -172,11 +201,12 @@ impl Follower {
         mut watcher: Watcher,
     ) -> End {
         let (status, stop) = (self.status.clone(), self.stop.clone());
-        let (source, mut asked) = Source::new();
+        let (source, mut asked) = Source::new(self.showing.marks().as_deref());
+        status.fetches(source.marks.clone());
         let observed = Arc::new(Observed {
             progress: status.progress.clone(),
             errors: self.shared.metrics.kafka.fetch_errors.clone(),
-            marks: MarkKeeper::new(source.marks.clone()),
+            marks: source.marks.clone(),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(self.partition.clone(), start, observed);
@@ -185,6 +215,7 @@ impl Follower {
             let is_at_end = status.progress.is_at_end();
             self.showing.turn_to(pipeline, &source, is_at_end).await;
             status.went_on(pipeline.is_shown());
+            self.partial.tell(self.reason(pipeline.is_shown())).await;
             let done = tokio::select! {
                 () = stop.cancelled() => return End::Stopped,
                 Some(question) = asked.recv() => {

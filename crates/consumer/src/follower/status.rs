@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::kafka::marks::MarkKeeper;
 use crate::kafka::progress::Progress;
 
 /// Written by a follower, read by the supervisor and by an owner that takes over.
@@ -14,6 +15,8 @@ pub(super) struct Status {
     has_other_rules: AtomicBool,
     /// Why the store does not tell anything.
     store: Mutex<Option<String>>,
+    /// When its records were fetched.
+    marks: Mutex<Option<Arc<MarkKeeper>>>,
 }
 
 impl Status {
@@ -53,6 +56,18 @@ impl Status {
     /// Why the store does not tell anything.
     pub(super) fn store(&self) -> Option<String> {
         self.lock().clone()
+    }
+
+    /// Its records are fetched.
+    pub(super) fn fetches(&self, marks: Arc<MarkKeeper>) {
+        let mut kept = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(marks);
+    }
+
+    /// When they were.
+    pub(super) fn marks(&self) -> Option<Arc<MarkKeeper>> {
+        let kept = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {

@@ -2,7 +2,7 @@
 //! followed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
@@ -53,7 +53,17 @@ enum Event {
 
 /// A handle to the supervisor of followers; of a replica without followers, to none.
 #[derive(Clone)]
-pub(crate) struct Followers(Option<mpsc::UnboundedSender<Event>>);
+pub(crate) struct Followers {
+    events: Option<mpsc::UnboundedSender<Event>>,
+    held: Arc<Held>,
+}
+
+/// What owners leave while the service stops: clients see it until they are disconnected.
+#[derive(Default)]
+struct Held {
+    stop: CancellationToken,
+    left: Mutex<Vec<Left>>,
+}
 
 /// A partition that an owner has. It is followed again when this is dropped.
 pub(crate) struct Tenure {
@@ -71,9 +81,13 @@ impl Tenure {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
-        if let Some(events) = &self.followers.0 {
+        let held = &self.followers.held;
+        if held.stop.is_cancelled() {
+            let mut all = held.left.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push(std::mem::take(&mut self.left));
+        } else if let Some(events) = &self.followers.events {
             let left = std::mem::take(&mut self.left);
-            // While the service stops nobody takes it.
+            // Without the supervisor nobody takes it.
             let _ = events.send(Event::Released(self.partition.clone(), left));
         }
     }
@@ -82,7 +96,21 @@ impl Drop for Tenure {
 impl Followers {
     /// Of a replica that follows nothing.
     pub(crate) fn none() -> Self {
-        Self(None)
+        Self::new(None)
+    }
+
+    fn new(events: Option<mpsc::UnboundedSender<Event>>) -> Self {
+        let held = Arc::default();
+        Self { events, held }
+    }
+
+    /// Keeps what owners leave after `stop` until all clones of this are dropped.
+    pub(crate) fn holding(self, stop: CancellationToken) -> Self {
+        let left = Mutex::default();
+        Self {
+            held: Arc::new(Held { stop, left }),
+            ..self
+        }
     }
 
     /// An owner begins: the partition is not followed any more. Returns the follower that there
@@ -93,7 +121,7 @@ impl Followers {
             partition: partition.clone(),
             left: Left::Nothing,
         };
-        let Some(events) = &self.0 else {
+        let Some(events) = &self.events else {
             return (tenure, None);
         };
         let (answer, answered) = oneshot::channel();
@@ -147,7 +175,7 @@ impl Supervisor {
             begun: Instant::now(),
             report: Report::new(health()),
         };
-        Ok((Followers(Some(sender)), Some(supervisor)))
+        Ok((Followers::new(Some(sender)), Some(supervisor)))
     }
 
     /// Runs until `stop`; then all followers end.
@@ -169,6 +197,11 @@ impl Supervisor {
                 changed = self.assigned.changed(), if group => group = changed.is_ok(),
                 Ok(()) = topics.changed() => {
                     self.count_missing(&topics.borrow(), &shared.metrics.followers);
+                    let waiting = self.waiting(&shared, &topics.borrow());
+                    for partition in waiting {
+                        let reason = "waiting for the group to assign partitions".to_owned();
+                        shared.hub.partial(Arc::new(partition), Some(reason)).await;
+                    }
                 }
                 () = tokio::time::sleep_until(report_at) => {
                     self.report(&shared, &topics.borrow());
@@ -251,6 +284,19 @@ impl Supervisor {
         !shared.config.role.is_member()
             || self.assigned.borrow().joined
             || self.begun.elapsed() >= ALONE
+    }
+
+    /// Partitions that nobody shows before the group has assigned its own to this replica.
+    fn waiting(&self, shared: &Shared, known: &Known) -> Vec<TopicPartition> {
+        let Some(Ok(known)) = known else {
+            return Vec::new();
+        };
+        if self.may_start(shared) {
+            return Vec::new();
+        }
+        let waiting = known.iter();
+        let waiting = waiting.filter(|one| !self.owners.contains_key(*one));
+        waiting.cloned().collect()
     }
 
     fn start_missing(&mut self, shared: &Arc<Shared>, known: &Known) {

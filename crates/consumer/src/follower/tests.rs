@@ -71,6 +71,15 @@ impl Fleet {
         .await;
     }
 
+    /// Waits until this is reported of partitions.
+    async fn wait_partial(&self, expected: &[&str]) {
+        wait_for("the report", async || {
+            let stats = self.bench.shared.hub.stats().await.unwrap();
+            (stats.partial == expected).then_some(())
+        })
+        .await;
+    }
+
     fn followed(&self) -> i64 {
         self.bench.shared.metrics.followers.partitions.get()
     }
@@ -87,8 +96,11 @@ async fn a_follower_shows_the_log_and_writes_nothing() {
     })
     .await;
     assert_eq!(fleet.shown().await, None);
+    let waiting = "device-data-0: waiting for the group to assign partitions";
+    fleet.wait_partial(&[waiting]).await;
     fleet.join();
     fleet.wait_shown(9).await;
+    fleet.wait_partial(&[]).await;
     fill(&cluster, 10).await;
     fleet.wait_shown(19).await;
     wait_for("readiness", async || {
@@ -126,6 +138,7 @@ async fn clients_see_a_partition_without_a_gap_while_it_comes_and_goes() {
             (is_read && fleet.followed() == 0 && shown == from - 1).then_some(())
         })
         .await;
+        fleet.wait_partial(&[]).await;
         owner.end().await;
         assert_eq!(fleet.bench.stored().await, Some(from));
         assert_eq!(fleet.shown().await, Some(from - 1));
@@ -162,4 +175,24 @@ async fn what_a_follower_shows_goes_with_it() {
     // An owner that died leaves nothing, and the partition is followed again.
     drop(tenure);
     fleet.wait_shown(9).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_owners_leave_is_shown_until_the_service_has_disconnected_clients() {
+    let stop = CancellationToken::new();
+    for is_stopping in [false, true] {
+        let cluster = MockCluster::new(1).unwrap();
+        let followers = |_: &_| Followers::none().holding(stop.clone());
+        let bench = bench_of(&cluster, From::Earliest, |_| (), followers);
+        fill(&cluster, 0).await;
+        let hub = bench.shared.hub.clone();
+        let devices = async || hub.devices(Page::default()).await.unwrap().total;
+        let owner = bench.spawn();
+        wait_for("the device", async || (devices().await == 1).then_some(())).await;
+        if is_stopping {
+            stop.cancel();
+        }
+        owner.end().await;
+        assert_eq!(devices().await, usize::from(is_stopping));
+    }
 }

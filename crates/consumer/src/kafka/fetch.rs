@@ -83,7 +83,7 @@ pub(crate) fn retry_after(error: &SubscriptionError) -> Duration {
 pub(crate) struct Observed {
     pub(crate) progress: Arc<Progress>,
     pub(crate) errors: IntCounter,
-    pub(crate) marks: MarkKeeper,
+    pub(crate) marks: Arc<MarkKeeper>,
 }
 
 impl Observer for Observed {

@@ -21,6 +21,23 @@ impl MarkKeeper {
         }
     }
 
+    /// Goes on after another one of the same log, from a copy: both may get answers for a while.
+    pub(crate) fn after(before: Option<&Self>) -> Self {
+        let Some(before) = before else {
+            return Self::new(Arc::default());
+        };
+        let last = before.last.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            marks: Arc::new(before.marks.copied()),
+            last: Mutex::new(*last),
+        }
+    }
+
+    /// What it has kept.
+    pub(crate) fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
     pub(crate) fn answered(&self, answer: &Answer) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // A follower replica lags by an unknown time.
@@ -59,6 +76,23 @@ mod tests {
             replica: Replica::Leader,
             leader_epoch: Some(3),
         }
+    }
+
+    #[test]
+    fn marks_go_on_after_a_partition_has_changed_hands() {
+        let before = MarkKeeper::after(None);
+        before.answered(&answer(100, 7));
+        let after = MarkKeeper::after(Some(&before));
+        after.answered(&answer(200, 9));
+        assert_eq!(after.marks().offset_at(110), Some(7));
+        assert_eq!(after.marks().frontier(9), Some(200));
+        // They are two.
+        assert_eq!(before.marks().frontier(9), Some(100));
+        let mut other = answer(300, 11);
+        other.leader_epoch = Some(4);
+        let after = MarkKeeper::after(Some(&after));
+        after.answered(&other);
+        assert_eq!(after.marks().offset_at(110), None);
     }
 
     #[test]

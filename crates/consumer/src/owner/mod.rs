@@ -14,9 +14,8 @@ use tokio::time::Instant;
 use crate::follower::{Continued, Followers, Left};
 use crate::kafka::fetch::{Observed, retry_after};
 use crate::kafka::group::{Commit, Inbox};
-use crate::kafka::marks::MarkKeeper;
 use crate::kafka::metrics::RebalanceKind;
-use crate::live::Source;
+use crate::live::{Partial, Source};
 use crate::pipeline::{Pipeline, ReloadReason};
 use crate::shared::Shared;
 use crate::writer::{Outlets, Writer};
@@ -44,6 +43,7 @@ pub(crate) async fn run(
     let (tenure, follower) = followers.take(&inbox.partition).await;
     let takeover = Takeover::new(follower, !shared.config.role.serves());
     let mut owner = Owner {
+        partial: Partial::new(&shared.hub, &inbox.partition),
         shared,
         outlets,
         inbox,
@@ -51,13 +51,17 @@ pub(crate) async fn run(
         truncated_at: None,
         is_reset: false,
     };
-    tenure.release(owner.run(takeover).await);
+    let left = owner.run(takeover).await;
+    // What shows the partition next tells more.
+    owner.partial.tell(None).await;
+    tenure.release(left);
 }
 
 struct Owner {
     shared: Arc<Shared>,
     outlets: Arc<Outlets>,
     inbox: Inbox,
+    partial: Partial,
     /// The last offset that this owner has stored, or found in the store.
     applied: Option<i64>,
     /// A stored offset up to which the log no longer has the records.
@@ -69,7 +73,13 @@ struct Owner {
 impl Owner {
     /// Returns what stays when the partition is revoked.
     async fn run(&mut self, mut takeover: Takeover) -> Left {
-        while let Ok((mut pipeline, start)) = self.load().await {
+        loop {
+            if !takeover.is_followed() && !takeover.is_shown() {
+                self.partial.tell(Some(Partial::LOADING)).await;
+            }
+            let Ok((mut pipeline, start)) = self.load().await else {
+                return takeover.end(None);
+            };
             // The owner before may not have committed its last step, and there may be none for
             // long.
             let commit = Commit {
@@ -89,10 +99,14 @@ impl Owner {
                     let (fold, place) = pipeline.into_parts();
                     return takeover.end(is_stored.then_some(Continued { fold, place }));
                 }
-                End::Reload => self.inbox.progress.load(),
+                End::Reload => {
+                    self.inbox.progress.load();
+                    if !takeover.is_followed() {
+                        self.partial.tell(Some(Partial::LOADING)).await;
+                    }
+                }
             }
         }
-        takeover.end(None)
     }
 
     /// Reads the partition from the stored offset.
@@ -103,11 +117,11 @@ impl Owner {
         takeover: &mut Takeover,
     ) -> End {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
-        let (source, mut asked) = Source::new();
+        let (source, mut asked) = Source::new(takeover.marks().as_deref());
         let observed = Arc::new(Observed {
             progress: progress.clone(),
             errors: self.shared.metrics.kafka.fetch_errors.clone(),
-            marks: MarkKeeper::new(source.marks.clone()),
+            marks: source.marks.clone(),
         });
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), start, observed);
@@ -118,9 +132,16 @@ impl Owner {
         }
         // When to load the state again, which also asks for the ends of the log.
         let mut reload_at = None;
+        let mut is_behind = true;
         loop {
             let is_at_end = progress.is_at_end();
             takeover.turn_to(pipeline, &source, is_at_end).await;
+            is_behind &= !is_at_end;
+            if !takeover.is_followed() {
+                let is_shown = pipeline.is_shown() || takeover.is_shown();
+                let reason = Partial::reason(progress, is_shown, is_behind);
+                self.partial.tell(reason).await;
+            }
             if self.inbox.stop.is_cancelled() {
                 self.finish(pipeline).await;
                 return End::Stopped;
@@ -145,6 +166,8 @@ impl Owner {
                             if pipeline.is_stored() {
                                 self.truncated_at = Some(pipeline.stored_offset());
                             }
+                            // What is shown may be of records that are gone.
+                            self.is_reset = true;
                             return End::Reload;
                         }
                         reload_at = Some(Instant::now() + retry_after(&unreadable));

@@ -1,7 +1,10 @@
 //! What clients see of a partition that is taken over: its follower, until the owner has come as
 //! far.
 
+use std::sync::Arc;
+
 use crate::follower::{Continued, Following, Left};
+use crate::kafka::marks::MarkKeeper;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
 use crate::showing::Showing;
@@ -25,6 +28,24 @@ impl Takeover {
             showing: Showing::default(),
             is_hidden,
         }
+    }
+
+    /// What the owner's pipeline goes on with.
+    pub(super) fn marks(&self) -> Option<Arc<MarkKeeper>> {
+        match &self.follower {
+            Some(follower) => follower.marks(),
+            None => self.showing.marks(),
+        }
+    }
+
+    /// Whether a follower shows the partition, and tells what clients should know about it.
+    pub(super) fn is_followed(&self) -> bool {
+        self.follower.is_some()
+    }
+
+    /// Whether clients see something of a pipeline that has ended.
+    pub(super) fn is_shown(&self) -> bool {
+        self.showing.is_shown()
     }
 
     /// What was shown is not of this log.

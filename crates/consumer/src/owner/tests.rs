@@ -428,10 +428,12 @@ async fn state_of_records_that_the_log_no_longer_has_is_rebuilt() {
             leader_epoch: Some(0),
         };
         bench.store(10, log).await;
+        let inbox = bench.inbox();
         let mut owner = Owner {
+            partial: Partial::new(&bench.shared.hub, &inbox.partition),
             shared: bench.shared.clone(),
             outlets: bench.outlets.clone(),
-            inbox: bench.inbox(),
+            inbox,
             applied: None,
             truncated_at: Some(truncated_at),
             is_reset: false,

@@ -1,9 +1,10 @@
 //! The hub's task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use iot_core::partition::TopicPartition;
 use iot_fold::Alert;
 use tokio::sync::{mpsc, oneshot};
@@ -20,10 +21,13 @@ use super::{
 };
 use crate::channel::Kind;
 
+/// The most answers that are kept for others who ask the same.
+const MOST_MISSED: usize = 256;
 const STATS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Actor {
-    messages: mpsc::Receiver<Message>,
+    updates: mpsc::Receiver<Message>,
+    requests: mpsc::Receiver<Message>,
     shown: Shown,
     /// Partitions that are not shown, or not up to date, and why.
     partial: BTreeMap<Arc<TopicPartition>, String>,
@@ -32,24 +36,32 @@ pub(super) struct Actor {
     /// Messages processed at the last tick, and when that was.
     counted: (u64, Instant),
     rate: f64,
+    /// What clients have missed, by channel and position: when a replica ends many come at once
+    /// with the same. Forgotten at the next change.
+    missed: HashMap<(Arc<str>, u64), Option<Missed>>,
 }
+
+/// The data of publications, of which the last one has a position.
+type Missed = Vec<(u64, Bytes)>;
 
 impl Actor {
     pub(super) fn new(
         settings: Settings,
         counts: Box<dyn Fn() -> Counts + Send>,
         metrics: HubMetrics,
-        messages: mpsc::Receiver<Message>,
+        (updates, requests): (mpsc::Receiver<Message>, mpsc::Receiver<Message>),
     ) -> Self {
         let view = View::new(settings.alerts);
         Self {
-            messages,
+            updates,
+            requests,
             shown: Shown::new(view, Channels::new(settings, metrics.clone())),
             partial: BTreeMap::new(),
             counted: (counts().messages_total, Instant::now()),
             counts,
             metrics,
             rate: 0.0,
+            missed: HashMap::new(),
         }
     }
 
@@ -58,20 +70,43 @@ impl Actor {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wakes_at = self.shown.channels.wakes_at();
+            let mut request = None;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => self.tick(),
                 () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {}
-                message = self.messages.recv() => match message {
-                    Some(message) => self.take(message),
+                update = self.updates.recv() => match update {
+                    Some(update) => self.take(update),
+                    None => break,
+                },
+                asked = self.requests.recv() => match asked {
+                    Some(asked) => request = Some(asked),
                     None => break,
                 },
             }
+            self.round(request);
             self.flush();
         }
         self.flush();
         self.shown.channels.close(Close::Shutdown);
+    }
+
+    /// Takes the updates that wait, and then one request: partitions never wait for many clients,
+    /// and a client sees what was sent before its request. Whatever woke the task, so that what
+    /// is due all the time does not keep these waiting.
+    fn round(&mut self, mut request: Option<Message>) {
+        for _ in 0..self.updates.len() {
+            match self.updates.try_recv() {
+                Ok(update) => self.take(update),
+                Err(_) => break,
+            }
+        }
+        while let Some(next) = request.take().or_else(|| self.requests.try_recv().ok()) {
+            if !next.is_abandoned() {
+                return self.take(next);
+            }
+        }
     }
 
     /// The position of this replica; unknown while partitions are not shown.
@@ -87,11 +122,20 @@ impl Actor {
         let due = self.shown.channels.wakes_at();
         if due.is_some_and(|at| at <= Instant::now()) {
             let frontier = self.frontier();
-            self.shown.channels.flush(&self.shown.view, || frontier);
+            let Shown {
+                channels,
+                groups,
+                view,
+                ..
+            } = &mut self.shown;
+            channels.flush(view, groups, || frontier);
         }
     }
 
     fn take(&mut self, message: Message) {
+        if message.is_update() {
+            self.missed.clear();
+        }
         // Those who asked may be gone by now: answers may fail.
         match message {
             Message::Open(opening, feed) => self.shown.open(*opening, feed),
@@ -168,7 +212,18 @@ impl Actor {
         }
         let asked = since.as_ref().zip(frontier);
         let missed = asked.and_then(|(since, frontier)| {
-            let missed = self.shown.missed(&channel, since, frontier)?;
+            let key = (channel.name.clone(), since.offset);
+            let is_this_log = *since.epoch == *self.shown.channels.settings.epoch;
+            let missed = match self.missed.get(&key) {
+                Some(missed) if is_this_log => missed.clone()?,
+                _ => {
+                    let missed = self.shown.missed(&channel, since, frontier);
+                    if is_this_log && self.missed.len() < MOST_MISSED {
+                        self.missed.insert(key, missed.clone());
+                    }
+                    missed?
+                }
+            };
             Some((since.offset, missed))
         });
         let outcome = match (&missed, &since) {
@@ -176,24 +231,25 @@ impl Actor {
             (None, Some(_)) => Outcome::Expired,
             (None, None) => Outcome::Snapshot,
         };
-        let (offset, first) = match missed {
+        let (offset, held, first) = match missed {
+            // Nothing: the client is as far as this replica, or was further at another one.
+            Some((since, missed)) if missed.is_empty() => {
+                let now = since.max(frontier.unwrap_or(0));
+                (now, now, First::Missed(missed))
+            }
             Some((since, missed)) => {
                 let newest = missed.last().map_or(since, |(offset, _)| *offset);
-                if let Some(state) = self.shown.channels.state(id) {
-                    state.resumes_at(newest);
-                }
-                (since, First::Missed(missed))
+                (since, newest, First::Missed(missed))
             }
             None => {
                 let snapshot = self.snapshot(id);
-                let now = match channel.kind {
-                    Kind::Stats => Some(jiff::Timestamp::now().as_microsecond().unsigned_abs()),
-                    _ => frontier,
-                };
+                // Of statistics there is nothing to recover.
+                let now = frontier.filter(|_| channel.kind != Kind::Stats);
                 if let Some(state) = self.shown.channels.state(id) {
                     state.starts_at(now);
                 }
-                (now.unwrap_or(0), First::Snapshot(snapshot))
+                let now = now.unwrap_or(0);
+                (now, now, First::Snapshot(snapshot))
             }
         };
         let subscribed = Subscribed {
@@ -203,7 +259,7 @@ impl Actor {
             partial: self.partial_texts(),
         };
         if answer.send(Ok(subscribed)).is_ok() {
-            self.shown.channels.join(id, client, outbox);
+            self.shown.channels.join(id, (client, held), outbox);
             self.metrics.began(outcome);
         } else {
             self.shown.channels.tidy(id, &mut self.shown.groups);
@@ -237,13 +293,10 @@ impl Actor {
                 let Some(sensor) = &state.channel.filter.sensor else {
                     return Snapshot::Devices(devices);
                 };
-                let one = devices.iter().filter_map(|device| {
-                    let at = device.readings.find(sensor).ok()?;
-                    let mut one = (**device).clone();
-                    one.readings = [device.readings[at].clone()].into_iter().collect();
-                    Some(Arc::new(one))
-                });
-                Snapshot::Devices(one.collect())
+                // Shared as they are: the session writes only this sensor of them.
+                let has_it = devices.iter();
+                let has_it = has_it.filter(|device| device.readings.find(sensor).is_ok());
+                Snapshot::Devices(has_it.cloned().collect())
             }
         }
     }
@@ -287,6 +340,8 @@ impl Actor {
             channels, groups, ..
         } = &mut self.shown;
         channels.sweep(groups);
+        // Positions go on without changes, too.
+        self.missed.clear();
         let (before, at) = self.counted;
         let now = (self.counts)().messages_total;
         let seconds = at.elapsed().as_secs_f64();
@@ -296,18 +351,21 @@ impl Actor {
         }
         self.metrics.rate.set(self.rate);
         self.metrics.devices.set(self.shown.view.devices() as i64);
-        self.metrics.queued(self.messages.len());
+        self.metrics
+            .queued(self.updates.len() + self.requests.len());
         let stats = self.stats();
         self.shown.channels.send_stats(|| stats.clone());
     }
 
     fn stats(&self) -> Stats {
+        let counts = (self.counts)();
         Stats {
-            counts: (self.counts)(),
+            counts,
             messages_per_second: self.rate,
             alerts_active: self.shown.view.active_alerts(),
             devices: self.shown.view.devices(),
-            clients: self.shown.channels.clients(),
+            // Those with a subscription are connected, too.
+            clients: counts.clients.max(self.shown.channels.clients()),
             server_time: jiff::Timestamp::now().as_millisecond(),
             partial: self.partial_texts(),
         }

@@ -2,12 +2,14 @@
 //! its state: a change is kept once, encoded once, and handed to all of them as the same bytes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iot_fold::{Alert, DeviceKey, Value};
 use tokio::time::Instant;
 
+use super::backlog::{Backlog, Framed, Reader};
 use super::groups::Groups;
 use super::index::GroupId;
 use super::json::{Field, key};
@@ -24,6 +26,12 @@ pub(super) type ChannelId = u32;
 const MOST_CHANNELS: usize = 128;
 /// About the largest publication, in bytes.
 const MOST_FRAME: usize = 256 << 10;
+/// The most conflated changes that wait for one client: with more of them a snapshot is better.
+const MOST_BEHIND: usize = 10_000;
+/// The most frames that are encoded for clients of their own before others get their turn.
+const CATCH_UP: usize = 32;
+/// The most clients that are checked before others get their turn.
+const LOOK_AT: usize = 4_096;
 /// Ends a subscription; the client subscribes again.
 const RESYNC: u32 = 2500;
 
@@ -36,9 +44,13 @@ pub(super) struct Channels {
     clients: HashMap<ClientId, Vec<ChannelId>>,
     /// Channels with changes, by the time at which they are sent.
     due: BTreeSet<(Instant, ChannelId)>,
-    /// Clients that wait for conflated changes of their own.
+    /// Clients that wait for room in their queues.
     behind: BTreeSet<(ChannelId, ClientId)>,
+    /// The last of them that had its turn.
+    turn: (ChannelId, ClientId),
     retry_at: Instant,
+    /// Clients that are so far behind that they subscribe again.
+    lost: Vec<(ChannelId, ClientId)>,
 }
 
 /// A channel in one framing.
@@ -49,11 +61,9 @@ pub(super) struct State {
     members: HashMap<ClientId, Member>,
     latest: Latest,
     lines: Lines,
+    backlog: Backlog,
     /// The last position of a publication or snapshot.
     offset: u64,
-    /// No publication has a position before this replica has reached this one, at which another
-    /// replica has left a client.
-    held: u64,
     flushed_at: Option<Instant>,
     due_at: Option<Instant>,
     /// Of the oldest change that waits.
@@ -65,6 +75,10 @@ pub(super) struct State {
 struct Member {
     outbox: Outbox,
     behind: Latest,
+    reader: Reader,
+    /// The position at which it began. Another replica may have left it there before this one has
+    /// reached it: till then it gets publications without positions.
+    held: u64,
 }
 
 impl State {
@@ -82,19 +96,20 @@ impl State {
 
     /// The position of a publication with everything that has changed.
     fn advance(&mut self, frontier: Option<u64>) -> Option<u64> {
-        let frontier = frontier.filter(|frontier| *frontier >= self.held)?;
-        self.offset = frontier.max(self.offset + 1).max(self.held + 1);
+        self.offset = frontier?.max(self.offset + 1);
         Some(self.offset)
+    }
+
+    /// Forgets what all members have got.
+    fn trim(&mut self) {
+        let members = self.members.values();
+        let reading = members.filter(|member| !member.outbox.is_over());
+        self.backlog.trim(reading.map(|member| &member.reader));
     }
 
     /// Makes later publications newer than a snapshot.
     pub(super) fn starts_at(&mut self, frontier: Option<u64>) {
         self.offset = self.offset.max(frontier.unwrap_or(0));
-    }
-
-    /// Makes later publications newer than a position that a client already has.
-    pub(super) fn resumes_at(&mut self, offset: u64) {
-        self.held = self.held.max(offset);
     }
 
     /// Adds values of a device that changed.
@@ -159,7 +174,9 @@ impl Channels {
             clients: HashMap::new(),
             due: BTreeSet::new(),
             behind: BTreeSet::new(),
+            turn: (0, ClientId(0)),
             retry_at: Instant::now(),
+            lost: Vec::new(),
         }
     }
 
@@ -212,8 +229,8 @@ impl Channels {
             members: HashMap::new(),
             latest: Latest::default(),
             lines: Lines::default(),
+            backlog: Backlog::default(),
             offset: 0,
-            held: 0,
             flushed_at: None,
             due_at: None,
             times: None,
@@ -224,12 +241,18 @@ impl Channels {
         id
     }
 
-    pub(super) fn join(&mut self, id: ChannelId, client: ClientId, outbox: Outbox) {
+    /// Adds a client that begins at position `held`.
+    pub(super) fn join(&mut self, id: ChannelId, (client, held): (ClientId, u64), outbox: Outbox) {
         let Some(state) = self.states.get_mut(&id) else {
             return;
         };
-        let behind = Latest::default();
-        state.members.insert(client, Member { outbox, behind });
+        let member = Member {
+            outbox,
+            behind: Latest::default(),
+            reader: state.backlog.reader(),
+            held,
+        };
+        state.members.insert(client, member);
         self.metrics.subscribed(state.channel.kind, 1);
         self.clients.entry(client).or_default().push(id);
     }
@@ -345,7 +368,12 @@ impl Channels {
     }
 
     /// Sends what is due. `frontier` is the position of this replica.
-    pub(super) fn flush(&mut self, view: &View, frontier: impl FnOnce() -> Option<u64>) {
+    pub(super) fn flush(
+        &mut self,
+        view: &View,
+        groups: &mut Groups,
+        frontier: impl FnOnce() -> Option<u64>,
+    ) {
         let now = Instant::now();
         if self.wakes_at().is_none_or(|at| at > now) {
             return;
@@ -357,8 +385,24 @@ impl Channels {
             self.send(id, view, frontier);
         }
         if self.retry_at <= now {
-            self.retry_at = now + self.settings.gather;
-            self.catch_up(view, frontier);
+            let is_all = self.catch_up(view, frontier);
+            // After the work: there is time for messages, however much of it there was.
+            let pause = if is_all {
+                self.settings.gather
+            } else {
+                Duration::ZERO
+            };
+            self.retry_at = Instant::now() + pause;
+        }
+        for (id, client) in std::mem::take(&mut self.lost) {
+            if let Some(state) = self.states.get(&id)
+                && let Some(member) = state.members.get(&client)
+            {
+                let name = &state.channel.name;
+                let frame = state.framing.unsubscribe(name, RESYNC, "too far behind");
+                member.outbox.push_last(frame);
+                self.part(id, client, groups);
+            }
         }
     }
 
@@ -387,18 +431,25 @@ impl Channels {
             } else {
                 None
             };
-            let frame = self.settings.frame_of(state, offset, &batch.data);
+            let framed = self.settings.frame_of(state, offset, &batch.data);
             let mut sent = 0;
             for (client, member) in &mut state.members {
-                if member.behind.is_empty() && member.outbox.offer(&frame) {
+                let frame = framed.of(member.held);
+                if member.behind.is_empty() && member.outbox.offer(frame) {
                     sent += 1;
                 } else if !member.outbox.is_over() {
                     member.behind.absorb(&batch);
                     self.behind.insert((id, *client));
                     self.metrics.conflated.inc();
+                    if member.behind.len() > MOST_BEHIND {
+                        member.behind = Latest::default();
+                        self.lost.push((id, *client));
+                    }
                 }
             }
-            self.metrics.framed(state.channel.kind, sent, frame.len());
+            let bytes = framed.frame.len();
+            self.metrics
+                .framed(state.channel.kind, (sent, sent * bytes));
         }
         if state.lines.is_empty() {
             return;
@@ -411,49 +462,85 @@ impl Channels {
             } else {
                 None
             };
-            let frame = self.settings.frame_of(state, offset, &data);
-            let members = state.members.values();
-            let sent = members
-                .filter(|member| member.outbox.push(frame.clone()))
-                .count();
-            self.metrics.framed(state.channel.kind, sent, frame.len());
+            let framed = self.settings.frame_of(state, offset, &data);
+            state.backlog.push(framed);
         }
+        for (client, member) in &mut state.members {
+            let given = state
+                .backlog
+                .give(&mut member.reader, member.held, &member.outbox);
+            self.metrics.framed(state.channel.kind, given);
+            if state.backlog.waits(&member.reader) && !member.outbox.is_over() {
+                self.behind.insert((id, *client));
+            }
+        }
+        state.trim();
     }
 
-    /// Sends conflated changes to clients that have room again.
-    fn catch_up(&mut self, view: &View, frontier: Option<u64>) {
-        let limit = self.settings.frame();
-        let settings = &self.settings;
-        self.behind.retain(|(id, client)| {
-            let Some(state) = self.states.get_mut(id) else {
-                return false;
+    /// Sends what waits to clients that have room again, in turn. Returns whether all of them had
+    /// theirs.
+    fn catch_up(&mut self, view: &View, frontier: Option<u64>) -> bool {
+        let after = (Bound::Excluded(self.turn), Bound::Unbounded);
+        let rest = self.behind.range(after);
+        let all = rest.chain(self.behind.range(..=self.turn));
+        let turns: Vec<_> = all.take(LOOK_AT).copied().collect();
+        let mut encoded = 0;
+        let mut shared = BTreeSet::new();
+        let mut is_all = true;
+        for turn in turns {
+            if encoded >= CATCH_UP {
+                is_all = false;
+                break;
+            }
+            self.turn = turn;
+            let (id, client) = turn;
+            let settings = &self.settings;
+            let member = self.states.get_mut(&id).and_then(|state| {
+                let member = state.members.remove(&client)?;
+                Some((state, member))
+            });
+            let Some((state, mut member)) = member else {
+                self.behind.remove(&turn);
+                continue;
             };
-            let Some(mut member) = state.members.remove(client) else {
-                return false;
-            };
-            while !member.behind.is_empty() && member.outbox.has_room(limit) {
+            let kind = state.channel.kind;
+            let given = state
+                .backlog
+                .give(&mut member.reader, member.held, &member.outbox);
+            self.metrics.framed(kind, given);
+            shared.insert(id);
+            let limit = settings.frame();
+            while encoded < CATCH_UP && !member.behind.is_empty() && member.outbox.has_room(limit) {
                 let batch = member.behind.take(view, &state.channel, limit);
+                encoded += 1;
                 if batch.is_empty() {
                     continue;
                 }
-                let is_all = member.behind.is_empty() && state.latest.is_empty();
-                let offset = if is_all {
+                let is_last = member.behind.is_empty() && state.latest.is_empty();
+                let offset = if is_last {
                     state.advance(frontier)
                 } else {
                     None
                 };
-                let frame = settings.frame_of(state, offset, &batch.data);
+                let offset = offset.filter(|offset| *offset > member.held);
+                let frame = settings.frame_of(state, offset, &batch.data).frame;
                 if !member.outbox.offer(&frame) {
                     member.behind.absorb(&batch);
                     break;
                 }
                 self.metrics.skipped(batch.skipped, 1);
-                self.metrics.framed(state.channel.kind, 1, frame.len());
+                self.metrics.framed(kind, (1, frame.len()));
             }
-            let stays = !member.behind.is_empty() && !member.outbox.is_over();
-            state.members.insert(*client, member);
-            stays
-        });
+            let waits = !member.behind.is_empty() || state.backlog.waits(&member.reader);
+            if !waits || member.outbox.is_over() {
+                self.behind.remove(&turn);
+            }
+            state.members.insert(client, member);
+        }
+        for id in shared {
+            self.states.get_mut(&id).into_iter().for_each(State::trim);
+        }
+        is_all
     }
 
     /// Sends the numbers to all who want them and have room: the next ones replace them.
@@ -467,12 +554,11 @@ impl Channels {
                 data.push(b'}');
                 data
             });
-            let now = jiff::Timestamp::now().as_microsecond().unsigned_abs();
-            let offset = state.advance(Some(now));
-            let frame = self.settings.frame_of(state, offset, data);
+            // There is nothing to recover.
+            let frame = self.settings.frame_of(state, None, data).frame;
             let members = state.members.values();
             let sent = members.filter(|member| member.outbox.offer(&frame)).count();
-            self.metrics.framed(Kind::Stats, sent, frame.len());
+            self.metrics.framed(Kind::Stats, (sent, sent * frame.len()));
         }
     }
 
@@ -498,7 +584,7 @@ impl Channels {
             .unsubscribe(&state.channel.name, RESYNC, reason);
         let members: Vec<_> = state.members.iter().collect();
         for (_, member) in &members {
-            member.outbox.push(frame.clone());
+            member.outbox.push_last(frame.clone());
         }
         let clients: Vec<_> = members.into_iter().map(|(client, _)| *client).collect();
         clients
@@ -515,9 +601,15 @@ impl Channels {
 }
 
 impl Settings {
-    fn frame_of(&self, state: &State, offset: Option<u64>, data: &[u8]) -> bytes::Bytes {
+    fn frame_of(&self, state: &State, offset: Option<u64>, data: &[u8]) -> Framed {
         let name = &state.channel.name;
-        state.framing.publication(name, &self.epoch, offset, data)
+        let frame = |offset| state.framing.publication(name, &self.epoch, offset, data);
+        let mut members = state.members.values();
+        let is_held = |offset: &u64| members.any(|member| member.held >= *offset);
+        Framed {
+            frame: frame(offset),
+            held: offset.filter(is_held).map(|offset| (offset, frame(None))),
+        }
     }
 
     /// About how many bytes a publication has: two fit in a client's queue, and no frame comes

@@ -185,7 +185,7 @@ impl Groups {
 
 impl Group {
     fn new(filter: Filter, view: &View) -> Self {
-        let selected = view.all().filter(|(key, id)| {
+        let selected = view.within(&filter).filter(|(key, id)| {
             let device = view.shown(*id);
             device.is_some_and(|device| filter.selects(key, device.location.as_deref()))
         });

@@ -19,8 +19,11 @@ use super::{
 };
 use crate::channel::Channel;
 
-/// Messages that wait for the hub; partitions wait when it is full.
-const QUEUE: usize = 256;
+/// Updates that wait for the hub; partitions wait when it is full. All of them are taken before the
+/// next request, so few: they are not long.
+const UPDATES: usize = 64;
+/// Requests that wait; clients wait when it is full.
+const REQUESTS: usize = 256;
 /// A partition that waits for Kafka or the store does not answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -36,14 +39,17 @@ impl Hub {
         metrics: HubMetrics,
         stop: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let actor = actor::Actor::new(settings, Box::new(counts), metrics, receiver);
-        (Self(sender), tokio::spawn(actor.run(stop)))
+        let (updates, updated) = mpsc::channel(UPDATES);
+        let (requests, requested) = mpsc::channel(REQUESTS);
+        let messages = (updated, requested);
+        let actor = actor::Actor::new(settings, Box::new(counts), metrics, messages);
+        let hub = Self { updates, requests };
+        (hub, tokio::spawn(actor.run(stop)))
     }
 
     /// Changes how often channels of newest values send their changes.
     pub async fn set_interval(&self, interval: Duration) {
-        self.send(Message::Interval(interval)).await;
+        self.tell(Message::Interval(interval)).await;
     }
 
     /// Shows a partition. If another feed shows it already, this one replaces it as soon as it
@@ -55,13 +61,13 @@ impl Hub {
             number: FEEDS.fetch_add(1, Ordering::Relaxed),
         };
         let number = feed.number;
-        self.send(Message::Open(Box::new(opening), number)).await;
+        self.tell(Message::Open(Box::new(opening), number)).await;
         feed
     }
 
     /// A partition is not shown, or not up to date, for this reason; `None` if it is.
     pub async fn partial(&self, partition: Arc<TopicPartition>, reason: Option<String>) {
-        self.send(Message::Partial { partition, reason }).await;
+        self.tell(Message::Partial { partition, reason }).await;
     }
 
     /// Subscribes a client. Publications in its outbox are newer than the answer.
@@ -135,14 +141,22 @@ impl Hub {
         self.ask(Message::Stats).await
     }
 
-    /// A message to a hub that has ended is lost: its clients are gone too.
-    async fn send(&self, message: Message) {
-        let _ = self.0.send(message).await;
+    /// Sends an update. To a hub that has ended it is lost: its clients are gone too.
+    async fn tell(&self, update: Message) {
+        let _ = self.updates.send(update).await;
+    }
+
+    /// Sends a request that is not answered.
+    async fn send(&self, request: Message) {
+        let _ = self.requests.send(request).await;
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(message(answer)).await.map_err(|_| Gone)?;
+        self.requests
+            .send(message(answer))
+            .await
+            .map_err(|_| Gone)?;
         answered.await.map_err(|_| Gone)
     }
 }
@@ -158,7 +172,7 @@ impl Feed {
             reached,
             times,
         };
-        self.hub.send(update).await;
+        self.hub.tell(update).await;
     }
 }
 
@@ -169,11 +183,11 @@ impl Drop for Feed {
             feed: self.number,
         };
         // A full queue takes it later; without a runtime there is no hub either.
-        if let Err(TrySendError::Full(closed)) = self.hub.0.try_send(closed)
+        if let Err(TrySendError::Full(closed)) = self.hub.updates.try_send(closed)
             && let Ok(runtime) = Handle::try_current()
         {
             let hub = self.hub.clone();
-            runtime.spawn(async move { hub.send(closed).await });
+            runtime.spawn(async move { hub.tell(closed).await });
         }
     }
 }

@@ -143,11 +143,11 @@ impl HubMetrics {
         self.outcomes.with_label_values(&[outcome.label()]).inc();
     }
 
-    /// Counts a frame that so many clients get.
-    pub(super) fn framed(&self, kind: Kind, clients: usize, bytes: usize) {
+    /// Counts frames to clients, and their bytes.
+    pub(super) fn framed(&self, kind: Kind, (frames, bytes): (usize, usize)) {
         let label = &[label(kind)];
-        self.frames.with_label_values(label).inc_by(clients as u64);
-        let bytes = (clients * bytes) as u64;
+        self.frames.with_label_values(label).inc_by(frames as u64);
+        let bytes = bytes as u64;
         self.bytes.with_label_values(label).inc_by(bytes);
     }
 

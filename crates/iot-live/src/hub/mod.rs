@@ -2,6 +2,7 @@
 //! who subscribed to them. Partitions feed it.
 
 mod actor;
+mod backlog;
 mod channels;
 mod groups;
 mod handle;
@@ -174,7 +175,8 @@ pub struct Subscribed {
 pub enum First {
     /// Everything that the channel has.
     Snapshot(Snapshot),
-    /// Only what the client has missed: the data of publications, and their positions.
+    /// Only what the client has missed: the data of publications. Only the last one has a
+    /// position; the numbers of the others mean nothing.
     Missed(Vec<(u64, Bytes)>),
 }
 
@@ -258,6 +260,9 @@ pub struct Counts {
     pub partitions: i64,
     /// Messages that are not processed yet.
     pub lag: i64,
+    /// Connected clients.
+    #[serde(skip)]
+    pub clients: usize,
 }
 
 /// The service at a glance.
@@ -299,6 +304,43 @@ pub enum NoWindows {
     Unavailable(String),
 }
 
-/// A handle to the hub.
+/// A handle to the hub. Clients that ask much do not hold up partitions: these have a queue of their
+/// own, which goes first.
 #[derive(Clone)]
-pub struct Hub(pub(crate) mpsc::Sender<Message>);
+pub struct Hub {
+    updates: mpsc::Sender<Message>,
+    requests: mpsc::Sender<Message>,
+}
+
+#[cfg(test)]
+impl Hub {
+    /// A hub of a test, which takes all messages from one queue.
+    pub(crate) fn to(messages: mpsc::Sender<Message>) -> Self {
+        Self {
+            updates: messages.clone(),
+            requests: messages,
+        }
+    }
+}
+
+impl Message {
+    /// Whether it can change what is shown.
+    fn is_update(&self) -> bool {
+        matches!(
+            self,
+            Self::Open(..) | Self::Update { .. } | Self::Closed { .. } | Self::Partial { .. }
+        )
+    }
+
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Subscribe(_, answer) => answer.is_closed(),
+            Self::Devices(_, answer) => answer.is_closed(),
+            Self::Device(_, answer) => answer.is_closed(),
+            Self::Alerts(_, answer) => answer.is_closed(),
+            Self::Stats(answer) => answer.is_closed(),
+            _ => false,
+        }
+    }
+}

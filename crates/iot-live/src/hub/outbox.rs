@@ -104,6 +104,18 @@ impl Outbox {
         fits
     }
 
+    /// Puts a short frame behind the others, whatever waits: it ends a subscription, after which
+    /// nothing of it comes.
+    pub fn push_last(&self, frame: Bytes) {
+        let mut queue = self.0.lock();
+        if queue.takes_frames() {
+            queue.waiting += frame.len();
+            queue.frames.push(frame);
+            drop(queue);
+            self.0.filled.notify_one();
+        }
+    }
+
     /// Whether no further frame reaches the client.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -58,6 +58,11 @@ impl Latest {
         self.order.is_empty() && self.removed.is_empty()
     }
 
+    /// Devices that wait.
+    pub(super) fn len(&self) -> usize {
+        self.order.len() + self.removed.len()
+    }
+
     /// Adds values that changed.
     pub(super) fn change(&mut self, id: EntryId, readings: &[(Arc<str>, Value)]) {
         let sensors = readings.iter().map(|(sensor, _)| sensor);

@@ -1,17 +1,23 @@
 //! Positions: what of a channel a client has seen, and what it has missed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use iot_fold::{Change, Device};
 
 use super::Position;
+use super::history::Head;
 use super::json::{self, Field};
 use super::pending::{Latest, Lines};
 use super::shown::Shown;
-use super::view::View;
+use super::view::{EntryId, View};
 use crate::channel::{Channel, Kind};
 
-/// The most changes that are searched for a client; more take longer than a snapshot.
-const MOST_SEARCHED: usize = 200_000;
+/// The most changes that are searched for a client: about a millisecond's. A snapshot, which
+/// clients share, costs the hub less than more of them.
+const MOST_SEARCHED: usize = 20_000;
+/// A device is at least so many bytes of JSON.
+const LEAST: usize = 64;
 
 impl Shown {
     /// The time before which everything that was committed is in the view, in microseconds;
@@ -51,16 +57,31 @@ impl Shown {
         if bytes > settings.frame() {
             return None;
         }
-        // The last one has the position of this replica; all are newer than what the client has.
-        let newest = frontier.max(since.offset + data.len() as u64);
-        let first = newest + 1 - data.len() as u64;
-        let missed = (first..).zip(data);
-        Some(missed.map(|(offset, data)| (offset, data.into())).collect())
+        // Only with the last one a client has everything, and the position of this replica, which
+        // is newer than what it has.
+        let newest = frontier.max(since.offset + 1);
+        let last = data.len().checked_sub(1);
+        let missed = data.into_iter().enumerate().map(|(number, data)| {
+            let is_last = Some(number) == last;
+            (if is_last { newest } else { 0 }, data.into())
+        });
+        Some(missed.collect())
+    }
+
+    /// A removed device as another partition knows it, if the channel shows it still.
+    fn still_shown(&self, channel: &Channel, head: &Head) -> Option<(EntryId, Arc<Device>)> {
+        let id = self.view.id(&head.key)?;
+        let device = self.view.shown(id)?;
+        let is_selected = channel
+            .filter
+            .selects(&device.key, device.location.as_deref());
+        is_selected.then_some((id, device))
     }
 
     fn missed_values(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
         let mut latest = Latest::default();
-        let mut searched = 0;
+        let (mut searched, most) = (0, self.channels.settings.frame());
+        let mut removed = Vec::new();
         let selects = |head: &super::history::Head| {
             let place = head.location.as_deref();
             channel.filter.selects(&head.key, place)
@@ -69,7 +90,7 @@ impl Shown {
             let from = part.marks.offset_at(time)?;
             for batch in part.history.devices_since(from)? {
                 searched += batch.heads.len();
-                if searched > MOST_SEARCHED {
+                if searched > MOST_SEARCHED || latest.len() > most / LEAST {
                     return None;
                 }
                 for (update, head, before) in batch.iter() {
@@ -77,11 +98,17 @@ impl Shown {
                         continue;
                     }
                     match update.change {
-                        Change::Removed(_) if selects(head) => latest.remove(head.id, &head.key),
+                        Change::Removed(_) if selects(head) => {
+                            latest.remove(head.id, &head.key);
+                            removed.push(head);
+                        }
                         Change::Described { .. } => {
                             let before = before.flatten().is_some_and(|before| selects(before));
                             match (before, selects(head)) {
-                                (true, false) => latest.remove(head.id, &head.key),
+                                (true, false) => {
+                                    latest.remove(head.id, &head.key);
+                                    removed.push(head);
+                                }
                                 (false, true) => latest.whole(head.id),
                                 _ => {}
                             }
@@ -103,10 +130,18 @@ impl Shown {
                 }
             }
         }
+        for head in removed {
+            if let Some((id, _)) = self.still_shown(channel, head) {
+                latest.whole(id);
+            }
+        }
         if latest.is_empty() {
             return Some(Vec::new());
         }
-        let batch = latest.take(&self.view, channel, usize::MAX);
+        let batch = latest.take(&self.view, channel, most);
+        if !latest.is_empty() {
+            return None;
+        }
         Some(if batch.is_empty() {
             Vec::new()
         } else {
@@ -117,17 +152,21 @@ impl Shown {
     fn missed_changes(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
         let mut lines = Lines::default();
         let (mut searched, most) = (0, self.channels.settings.frame());
+        let mut removed = Vec::new();
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
             for batch in part.history.devices_since(from)? {
                 searched += batch.heads.len();
-                if searched > MOST_SEARCHED || lines.bytes() > most {
+                if searched > MOST_SEARCHED {
                     return None;
                 }
                 let mut entered = false;
                 for (update, head, before) in batch.iter() {
                     if update.offset < from {
                         continue;
+                    }
+                    if lines.bytes() > most {
+                        return None;
                     }
                     let place = head.location.as_deref();
                     let selects = channel.filter.selects(&head.key, place);
@@ -136,6 +175,7 @@ impl Shown {
                         Change::Removed(_) if selects => {
                             json::key(&mut item, &head.key);
                             lines.add(Field::Removed, &item, usize::MAX);
+                            removed.push(head);
                         }
                         Change::Described { .. } => {
                             let was = before.flatten().is_some_and(|before| {
@@ -146,6 +186,7 @@ impl Shown {
                             if was && !selects {
                                 json::key(&mut item, &head.key);
                                 lines.add(Field::Removed, &item, usize::MAX);
+                                removed.push(head);
                             }
                         }
                         Change::Message {
@@ -179,6 +220,20 @@ impl Shown {
                         _ => {}
                     }
                 }
+            }
+        }
+        for head in removed {
+            if let Some((_, device)) = self.still_shown(channel, head) {
+                let takes = |name: &str| channel.takes_sensor(name);
+                if !device.readings.iter().any(|(name, _)| takes(name)) {
+                    continue;
+                }
+                let mut item = Vec::new();
+                json::device(&mut item, &device, &device.readings, takes, None);
+                lines.add(Field::Devices, &item, usize::MAX);
+            }
+            if lines.bytes() > most {
+                return None;
             }
         }
         Some(lines.take(true))

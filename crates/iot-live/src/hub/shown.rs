@@ -223,7 +223,8 @@ impl Shown {
             .map(|alert| alert.id.clone())
             .collect();
         for alert in contents.alerts {
-            if self.view.alert(&alert.id) != Some(&alert) {
+            // It is known, or was already too many.
+            if self.view.alert(&alert.id) != Some(&alert) && self.view.has_room_for(&alert) {
                 has_changed = true;
                 self.alert(id, alert, None);
             }
@@ -413,7 +414,8 @@ impl Shown {
         for channel in &entered.readings {
             self.give(*channel, changed, shown, true, &mut None);
         }
-        for channel in concerned.whole.iter().chain(&entered.whole) {
+        // Those that it enters are among them.
+        for channel in &concerned.whole {
             self.give(*channel, changed, shown, false, &mut None);
         }
         self.concerned = concerned;

@@ -7,6 +7,7 @@ use iot_fold::{Alert, Device, DeviceKey, Level, Readings};
 
 use super::history::Head;
 use super::{ByLevel, Page};
+use crate::channel::Filter;
 
 /// Names a device for as long as it is known; never used again.
 pub(super) type EntryId = u64;
@@ -172,15 +173,31 @@ impl View {
         Some((self.shown(id)?, newest.part))
     }
 
-    /// All devices by tenant, project and id.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&DeviceKey, EntryId)> {
-        self.index.iter().map(|(key, id)| (key, *id))
+    /// The devices of the filter's tenant, project and id, of all where it has none, in this
+    /// order. The filter may select fewer.
+    pub(super) fn within(&self, filter: &Filter) -> impl Iterator<Item = (&DeviceKey, EntryId)> {
+        let of = [&filter.tenant, &filter.project, &filter.device];
+        // Devices with the same beginning follow each other.
+        let fixed: Vec<_> = of.into_iter().map_while(Clone::clone).collect();
+        let at = |number: usize| fixed.get(number).cloned().unwrap_or_default();
+        let first = DeviceKey {
+            tenant: at(0),
+            project: at(1),
+            device: at(2),
+        };
+        let is_within = move |key: &DeviceKey| {
+            let of = [&key.tenant, &key.project, &key.device];
+            fixed.iter().zip(of).all(|(fixed, of)| fixed == of)
+        };
+        let range = self.index.range(first..);
+        let range = range.take_while(move |(key, _)| is_within(key));
+        range.map(|(key, id)| (key, *id))
     }
 
     /// A part of the list of devices, and how many match in all.
     pub(super) fn page(&self, page: &Page) -> (Vec<Arc<Device>>, usize) {
         let (mut devices, mut total) = (Vec::new(), 0);
-        for (_, id) in self.all() {
+        for (_, id) in self.within(&page.filter) {
             let Some(device) = self.shown(id) else {
                 continue;
             };
@@ -214,6 +231,16 @@ impl View {
             gone = self.alerts.remove(&id).map(|listed| listed.alert);
         }
         (before, gone)
+    }
+
+    /// Whether an alert would stay if it was listed: a new one that is over may be the first to go.
+    pub(super) fn has_room_for(&self, alert: &Alert) -> bool {
+        let is_full = self.alerts.len() >= self.most_alerts.max(self.active_alerts());
+        if !is_full || alert.is_active() || self.alerts.contains_key(&alert.id) {
+            return true;
+        }
+        let first = self.cleared.first();
+        first.is_some_and(|first| *first < evictable(alert))
     }
 
     /// Forgets alerts of a partition; `goes` selects them.

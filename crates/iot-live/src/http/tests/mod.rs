@@ -39,7 +39,7 @@ impl Fixture {
             epoch: "k3".into(),
         };
         let stop = CancellationToken::new();
-        let server = serve(listener, Hub(sender), metrics, settings, stop.clone());
+        let server = serve(listener, Hub::to(sender), metrics, settings, stop.clone());
         Self {
             address,
             hub,

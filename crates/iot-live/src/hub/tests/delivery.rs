@@ -103,9 +103,14 @@ async fn a_client_that_reads_no_alerts_goes_and_the_others_stay() {
         sleep(Duration::from_millis(20)).await;
         other.take(&replica.hub).await;
     }
-    settle().await;
-    other.take(&replica.hub).await;
+    for _ in 0..3 {
+        settle().await;
+        other.take(&replica.hub).await;
+    }
     let frames = stuck.frames.as_mut().unwrap();
+    while let Ok(waiting) = frames.take().await {
+        assert!(!waiting.is_empty());
+    }
     assert_eq!(frames.take().await, Err(Close::Slow));
     assert_eq!(
         other.alerts.len(),
@@ -187,4 +192,20 @@ async fn shutdown_ends_connections() {
     replica.stop.cancel();
     let mut frames = client.frames.take().unwrap();
     assert_eq!(frames.take().await, Err(Close::Shutdown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_above_the_queue_reaches_a_client_that_reads() {
+    let mut replica = replica().await;
+    let mut client = Client::new(readings("readings?mode=all"));
+    client.connect(&replica.hub).await;
+    let log: Vec<_> = (0..1_500).map(|n| sent((n % 8) as u8, 20.0)).collect();
+    // About four times what fits in a queue.
+    replica.read(&log, log.len()).await;
+    for _ in 0..100 {
+        sleep(Duration::from_millis(20)).await;
+        client.take(&replica.hub).await;
+    }
+    assert_eq!(client.seen.len(), log.len());
+    assert_eq!(client.resyncs, 0);
 }

@@ -129,3 +129,83 @@ async fn nothing_is_recovered_while_a_partition_is_not_shown() {
     client.connect(&replica.hub).await;
     assert_ne!(client.position.unwrap().offset, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn old_alerts_that_are_too_many_are_not_sent_at_each_change_of_hands() {
+    let mut few = settings();
+    few.alerts = 2;
+    let mut replica = Replica::new(few).await;
+    let hot = [0, 2, 4, 6].map(|device| sent(device, 99.0));
+    let cool = [0, 2, 4, 6].map(|device| sent(device, 19.0));
+    let log: Vec<_> = hot.into_iter().chain(cool).collect();
+    replica.read(&log, log.len()).await;
+    let mut client = Client::new(channel("alerts", Kind::Alerts, Filter::default()));
+    client.connect(&replica.hub).await;
+    assert_eq!(client.alerts.len(), 2);
+    let next = replica.open(0).await;
+    replica.feeds[0] = Some(next);
+    settle().await;
+    client.take(&replica.hub).await;
+    assert_eq!(client.publications, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_from_a_replica_that_was_ahead_takes_no_position_from_others() {
+    let (log, mut replica) = (log(), Replica::new(settings()).await);
+    replica.read(&log, 20).await;
+    let mut other = Client::new(readings("readings"));
+    let mut client = Client::new(readings("readings"));
+    other.connect(&replica.hub).await;
+    client.connect(&replica.hub).await;
+    // The other replica was a millisecond ahead.
+    let (before, ahead) = (other.position.clone().unwrap().offset, 1_000);
+    client.position.as_mut().unwrap().offset = before + ahead;
+    client.connect(&replica.hub).await;
+    assert!(client.was_recovered);
+    replica.read(&log, 21).await;
+    settle().await;
+    // It asserts that its position rises.
+    client.take(&replica.hub).await;
+    other.take(&replica.hub).await;
+    assert!(other.position.unwrap().offset > before);
+    assert_eq!(client.devices, client.expected(&replica.hub).await.devices);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_another_partition_knows_stays_after_recovery() {
+    for name in ["readings", "readings?mode=all"] {
+        let mut replica = Replica::new(settings()).await;
+        let mut log = vec![sent(0, 20.0), sent(2, 20.0)];
+        log.extend((0..80).map(|n| Sent {
+            after: 10,
+            ..sent(2, f64::from(n % 9))
+        }));
+        replica.read(&log, 2).await;
+        let marks = Arc::new(Marks::default());
+        marks.add(Mark {
+            sent: 2_000_000,
+            arrived: 900_000,
+            end: replica.next[0],
+        });
+        // The topic has got more partitions, or the key of a producer has changed.
+        let other = Opening {
+            partition: Arc::new(TopicPartition::new("other", 0)),
+            all: replica.folds[0].all(),
+            reached: replica.next[0],
+            marks,
+            questions: mpsc::channel(1).0,
+        };
+        let _other = replica.hub.open(other).await;
+        let mut client = Client::new(readings(name));
+        client.connect(&replica.hub).await;
+        assert_eq!(client.devices.len(), 2);
+        replica.read(&log, log.len()).await;
+        // One partition has removed it.
+        assert_eq!(replica.folds[0].all().devices.len(), 1);
+        client.connect(&replica.hub).await;
+        assert!(client.was_recovered);
+        let expected = client.expected(&replica.hub).await;
+        assert_eq!(client.devices, expected.devices);
+        assert_eq!(client.devices.len(), 2);
+    }
+}

@@ -3,6 +3,7 @@
 mod delivery;
 mod feeds;
 mod property;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -301,9 +302,17 @@ impl Client {
                 self.alerts.clear();
                 match snapshot {
                     Snapshot::Devices(devices) => {
-                        devices
-                            .iter()
-                            .for_each(|device| self.device(&json(&**device)));
+                        let sensor = self.channel.filter.sensor.clone();
+                        for device in devices.iter() {
+                            // A session writes only this sensor.
+                            let mut device = json(&**device);
+                            if let (Some(sensor), Some(all)) =
+                                (&sensor, device["readings"].as_object_mut())
+                            {
+                                all.retain(|name, _| **name == **sensor);
+                            }
+                            self.device(&device);
+                        }
                     }
                     Snapshot::Alerts(alerts) => {
                         alerts.iter().for_each(|alert| self.alert(&json(alert)));
@@ -313,9 +322,12 @@ impl Client {
             }
             First::Missed(missed) => {
                 self.was_recovered = true;
-                for (offset, data) in missed {
-                    assert!(offset > position.offset);
-                    position.offset = offset;
+                let last = missed.len().saturating_sub(1);
+                for (number, (offset, data)) in missed.into_iter().enumerate() {
+                    if number == last {
+                        assert!(offset > position.offset);
+                        position.offset = offset;
+                    }
                     self.apply(&serde_json::from_slice(&data).unwrap());
                 }
             }
