@@ -269,7 +269,7 @@ async fn connect(mut client: TcpStream, slots: &[Slot]) {
         // A frame is not to wait for the next one.
         let _ = (client.set_nodelay(true), replica.set_nodelay(true));
         slot.connections.fetch_add(1, Ordering::Relaxed);
-        // Whoever ends it, the other side sees the end.
+        // Either side can end it; the other one sees that.
         let _ = copy_bidirectional(&mut client, &mut replica).await;
         slot.connections.fetch_sub(1, Ordering::Relaxed);
         return;
