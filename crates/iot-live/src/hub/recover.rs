@@ -13,9 +13,12 @@ use super::shown::Shown;
 use super::view::{EntryId, View};
 use crate::channel::{Channel, Kind};
 
-/// The most changes that are searched for a client: about a millisecond's. A snapshot, which
+/// The most changes that are searched for a client, some milliseconds' worth. A snapshot, which
 /// clients share, costs the hub less than more of them.
-const MOST_SEARCHED: usize = 20_000;
+const MOST_SEARCHED: usize = 50_000;
+/// The most bytes of data that a client has missed. A session sends them before anything newer,
+/// which it holds back up to the same size, so they do not fill the client's queue.
+const MOST_MISSED: usize = 1 << 20;
 /// A device is at least so many bytes of JSON.
 const LEAST: usize = 64;
 
@@ -54,7 +57,7 @@ impl Shown {
             _ => self.missed_changes(channel, time)?,
         };
         let bytes: usize = data.iter().map(Vec::len).sum();
-        if bytes > settings.frame() {
+        if bytes > MOST_MISSED {
             return None;
         }
         // Only with the last one a client has everything, and the position of this replica, which
@@ -80,7 +83,7 @@ impl Shown {
 
     fn missed_values(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
         let mut latest = Latest::default();
-        let (mut searched, most) = (0, self.channels.settings.frame());
+        let mut searched = 0;
         let mut removed = Vec::new();
         let selects = |head: &super::history::Head| {
             let place = head.location.as_deref();
@@ -90,7 +93,7 @@ impl Shown {
             let from = part.marks.offset_at(time)?;
             for batch in part.history.devices_since(from)? {
                 searched += batch.heads.len();
-                if searched > MOST_SEARCHED || latest.len() > most / LEAST {
+                if searched > MOST_SEARCHED || latest.len() > MOST_MISSED / LEAST {
                     return None;
                 }
                 for (update, head, before) in batch.iter() {
@@ -135,23 +138,23 @@ impl Shown {
                 latest.whole(id);
             }
         }
-        if latest.is_empty() {
-            return Some(Vec::new());
+        let (mut data, mut bytes) = (Vec::new(), 0);
+        while !latest.is_empty() {
+            let batch = latest.take(&self.view, channel, self.channels.settings.frame());
+            bytes += batch.data.len();
+            if bytes > MOST_MISSED {
+                return None;
+            }
+            if !batch.is_empty() {
+                data.push(batch.data);
+            }
         }
-        let batch = latest.take(&self.view, channel, most);
-        if !latest.is_empty() {
-            return None;
-        }
-        Some(if batch.is_empty() {
-            Vec::new()
-        } else {
-            vec![batch.data]
-        })
+        Some(data)
     }
 
     fn missed_changes(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
         let mut lines = Lines::default();
-        let (mut searched, most) = (0, self.channels.settings.frame());
+        let (mut searched, frame) = (0, self.channels.settings.frame());
         let mut removed = Vec::new();
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
@@ -165,7 +168,7 @@ impl Shown {
                     if update.offset < from {
                         continue;
                     }
-                    if lines.bytes() > most {
+                    if lines.bytes() > MOST_MISSED {
                         return None;
                     }
                     let place = head.location.as_deref();
@@ -174,7 +177,7 @@ impl Shown {
                     match update.change {
                         Change::Removed(_) if selects => {
                             json::key(&mut item, &head.key);
-                            lines.add(Field::Removed, &item, usize::MAX);
+                            lines.add(Field::Removed, &item, frame);
                             removed.push(head);
                         }
                         Change::Described { .. } => {
@@ -185,7 +188,7 @@ impl Shown {
                             entered = selects && !was;
                             if was && !selects {
                                 json::key(&mut item, &head.key);
-                                lines.add(Field::Removed, &item, usize::MAX);
+                                lines.add(Field::Removed, &item, frame);
                                 removed.push(head);
                             }
                         }
@@ -215,7 +218,7 @@ impl Shown {
                             }
                             let origin = Some((&*part.name, update.offset));
                             json::device(&mut item, &device, readings, takes, origin);
-                            lines.add(Field::Devices, &item, usize::MAX);
+                            lines.add(Field::Devices, &item, frame);
                         }
                         _ => {}
                     }
@@ -230,9 +233,9 @@ impl Shown {
                 }
                 let mut item = Vec::new();
                 json::device(&mut item, &device, &device.readings, takes, None);
-                lines.add(Field::Devices, &item, usize::MAX);
+                lines.add(Field::Devices, &item, frame);
             }
-            if lines.bytes() > most {
+            if lines.bytes() > MOST_MISSED {
                 return None;
             }
         }
@@ -245,20 +248,20 @@ impl Shown {
         let mut wide = channel.clone();
         (wide.filter.state, wide.filter.building) = (None, None);
         (wide.filter.floor, wide.filter.room) = (None, None);
-        let most = self.channels.settings.frame();
+        let frame = self.channels.settings.frame();
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
             for alert in part.history.alerts_since(from)? {
-                if lines.bytes() > most {
+                if lines.bytes() > MOST_MISSED {
                     return None;
                 }
                 let mut item = Vec::new();
                 if channel.selects_alert(alert) {
                     json::value(&mut item, alert);
-                    lines.add(Field::Alerts, &item, usize::MAX);
+                    lines.add(Field::Alerts, &item, frame);
                 } else if wide.selects_alert(alert) {
                     json::value(&mut item, &alert.id);
-                    lines.add(Field::Gone, &item, usize::MAX);
+                    lines.add(Field::Gone, &item, frame);
                 }
             }
         }
