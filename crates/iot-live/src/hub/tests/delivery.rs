@@ -185,6 +185,24 @@ async fn a_short_absence_is_recovered_and_a_long_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn more_than_a_frame_is_recovered() {
+    for channel in ["readings?mode=all", "readings"] {
+        let mut replica = Replica::new(settings()).await;
+        let log: Vec<_> = (0..600).map(|n| sent(n as u8, f64::from(n % 40))).collect();
+        let mut client = Client::new(readings(channel));
+        replica.read(&log, 10).await;
+        client.connect(&replica.hub).await;
+        for to in (20..=600).step_by(10) {
+            replica.read(&log, to).await;
+        }
+        client.connect(&replica.hub).await;
+        assert!(client.was_recovered, "{channel}");
+        client.take(&replica.hub).await;
+        assert!(client.position.is_some(), "{channel}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_ends_connections() {
     let replica = replica().await;
     let mut client = Client::new(readings("readings"));
