@@ -43,7 +43,8 @@ async fn a_restarted_consumer_has_the_same_state() {
             .await;
     }
     first.wait_consumed(20).await;
-    let devices = async |service: &Service| service.get("/api/v1/devices").await.1["devices"].take();
+    let devices =
+        async |service: &Service| service.get("/api/v1/devices").await.1["devices"].take();
     let before = devices(&first).await;
     first.stop().await;
     assert_eq!(

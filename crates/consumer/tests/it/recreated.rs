@@ -63,9 +63,9 @@ async fn a_topic_created_again_under_a_running_consumer_is_read_from_its_start()
     let mut kafka = Real::new("recreated");
     let (topic, other) = (kafka.run.clone(), format!("{}-other", kafka.run));
     let redis = RedisServer::start(&[]).await;
-    for topic in [&topic, &other] {
+    for (topic, devices) in [(&topic, 0..10), (&other, 5..15)] {
         kafka.create(topic, 1).await;
-        kafka.send_each(topic, 1, 0..10).await;
+        kafka.send_each(topic, 1, devices).await;
     }
     let mut config = kafka.config(&[&topic, &other]);
     config.store.url = redis.url().as_str().into();
@@ -79,13 +79,17 @@ async fn a_topic_created_again_under_a_running_consumer_is_read_from_its_start()
     service.wait_metric(REPLACED, 1.0).await;
     service.wait_consumed(45).await;
     wait_stored(&redis, &kafka, 25).await;
-    // The other topic has devices p0-0 to p0-9 too.
     wait_devices(&service, 35).await;
     let after = field(&redis, &kafka, "topic_id");
     assert!(before != after && !before.is_empty() && !after.is_empty());
     assert_eq!(service.metric(LOST).await, Some(0.0));
-    // Connected clients get the difference.
-    client.of_type("removed").await;
+    // Connected clients get the difference: the other topic has five of the devices too.
+    let mut removed = 0;
+    while removed < 5 {
+        let frame = client.of_type("removed").await;
+        removed += frame["devices"].as_array().map_or(0, Vec::len);
+    }
+    assert_eq!(removed, 5);
     let pattern = format!("iot:{{{topic}:0}}:aside?{before}");
     assert_eq!(
         redis

@@ -330,13 +330,17 @@ impl Client {
         if let Some(at) = self.passed.iter().position(&wanted) {
             return self.passed.remove(at);
         }
-        loop {
-            match self.next().await {
-                Seen::Frame(frame) if wanted(&frame) => return frame,
-                Seen::Frame(frame) => self.passed.push(frame),
-                closed => panic!("{closed:?} before {what}"),
+        // Statistics come each second, whatever else does not.
+        let found = async {
+            loop {
+                match self.next().await {
+                    Seen::Frame(frame) if wanted(&frame) => return frame,
+                    Seen::Frame(frame) => self.passed.push(frame),
+                    closed => panic!("{closed:?} before {what}"),
+                }
             }
-        }
+        };
+        in_time(what, found).await
     }
 
     pub(crate) async fn of_type(&mut self, kind: &str) -> Value {
