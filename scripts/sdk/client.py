@@ -41,9 +41,10 @@ class Channel:
                 self.page(event["data"])
             case "publication":
                 self.publications += 1
-                # Offsets rise within a subscription.
-                self.falls += event["offset"] <= self.offset
-                self.offset = event["offset"]
+                # Offsets rise within a subscription; a publication without one changes no position.
+                if event["offset"]:
+                    self.falls += event["offset"] <= self.offset
+                    self.offset = event["offset"]
                 self.merge(event["data"])
             case "unsubscribed":
                 self.refused = event["code"]
