@@ -50,8 +50,8 @@ impl Assignment {
 pub(crate) struct Crew {
     running: JoinSet<(Worker, State, Exit)>,
     /// Workers that have returned.
-    returned: Vec<(Worker, State)>,
-    stop: Stop,
+    pub(super) returned: Vec<(Worker, State)>,
+    pub(super) stop: Stop,
     /// Number of workers that have lanes.
     active: usize,
     /// The sink is permanently gone.
