@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use testkit::{in_time, wait_for};
 use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Way, create_topic, setting};
 
@@ -63,20 +64,32 @@ async fn every_device_reaches_the_api_and_the_websocket() {
 /// The devices whose values a WebSocket client gets, until there are `enough`.
 async fn devices_seen(url: String, enough: usize) -> HashSet<(String, String, String)> {
     let (mut socket, _) = connect_async(&url).await.unwrap();
+    let requests = [
+        r#"{"id":1,"connect":{}}"#,
+        r#"{"id":2,"subscribe":{"channel":"readings"}}"#,
+    ];
+    let requests = Message::text(requests.join("\n"));
+    socket.send(requests).await.unwrap();
     let mut seen = HashSet::new();
-    let mut hello = false;
     while seen.len() < enough {
         let what = format!("a frame; {} devices seen", seen.len());
-        let frame = in_time(&what, socket.next()).await;
-        let frame: Value =
-            serde_json::from_str(frame.unwrap().unwrap().to_text().unwrap()).unwrap();
-        match frame["type"].as_str().unwrap() {
-            "hello" => hello = true,
-            "snapshot" | "readings" => {
-                assert!(hello, "the first frame is hello");
-                seen.extend(frame["devices"].as_array().unwrap().iter().map(identity));
+        let frame = in_time(&what, socket.next()).await.unwrap().unwrap();
+        for reply in frame.to_text().unwrap().lines() {
+            if reply == "{}" {
+                socket.send(Message::text("{}")).await.unwrap();
+                continue;
             }
-            _ => {}
+            let reply: Value = serde_json::from_str(reply).unwrap();
+            assert_eq!(reply["error"], Value::Null, "{reply}");
+            for data in [&reply["subscribe"]["data"], &reply["push"]["pub"]["data"]] {
+                seen.extend(
+                    data["devices"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .map(identity),
+                );
+            }
         }
     }
     let _ = timeout(Duration::from_secs(5), socket.close(None)).await;
