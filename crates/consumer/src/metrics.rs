@@ -101,11 +101,11 @@ mod tests {
     fn every_metric_is_in_the_reference() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
-        metrics.kafka.lag_of("<Kafka topic>", "<its number>");
+        metrics.kafka.lag.of("<Kafka topic>", "<its number>");
         metrics
             .kafka
             .open_transaction("<Kafka topic>", "<its number>");
-        metrics.followers.lag_of("<Kafka topic>", "<its number>");
+        metrics.followers.lag.of("<Kafka topic>", "<its number>");
         metrics.owner.late_of("<length, such as 1m>");
         for kind in [
             Published::AlertCreated,

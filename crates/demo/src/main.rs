@@ -8,7 +8,7 @@ mod stage;
 
 use std::process::ExitCode;
 
-use args::{Args, Part};
+use args::Args;
 use clap::Parser;
 use iot_service::config::LogConfig;
 use iot_service::logs::{self, LogFormat};
@@ -23,12 +23,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let result = runtime.block_on(async {
-            match &args.part {
-                None => stage::run(&args).await,
-                Some(Part::Replica { kafka }) => replicas::run(kafka).await,
-            }
-        });
+        let result = runtime.block_on(stage::run(&args));
         runtime.shutdown_background();
         result
     });

@@ -9,9 +9,9 @@ use iot_simulator::config::SinkKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Args;
+use crate::args::{Args, Part};
 use crate::brokers::{Kafka, Mqtt, PARTITIONS, listen};
-use crate::replicas::Replicas;
+use crate::replicas::{self, Replicas};
 use crate::services::{self, Running};
 
 /// Topics created at the start: those of the simulator's tenants and projects, and the
@@ -26,8 +26,12 @@ const TOPICS: &[(&str, u16)] = &[
     ("demo.visitors", 1),
 ];
 
-/// Runs the demo until Ctrl-C or SIGTERM, or until one of the services ends.
+/// Runs the demo until Ctrl-C or SIGTERM, or until one of the services ends; or one of its
+/// replicas.
 pub(crate) async fn run(args: &Args) -> Result<()> {
+    if let Some(Part::Replica { kafka }) = &args.part {
+        return replicas::run(kafka).await;
+    }
     let shutdown = CancellationToken::new();
     iot_service::cli::cancel_on_signal(shutdown.clone())?;
     let page = listen(args.port, "--port").await?;

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use iot_fold::{Alert, AlertStatus, Device, Level, Place};
+use iot_fold::{Alert, AlertStatus, DeviceKey, Level, Place};
 
 use crate::parameters::{BadParameter, Parameters};
 
@@ -181,29 +181,24 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Whether the device is asked for, and at least one of the values that `device` has.
-    #[must_use]
-    pub fn takes(&self, device: &Device) -> bool {
-        let key = &device.key;
+    /// Whether a device at that place is asked for. Sensors and properties of alerts are not
+    /// compared.
+    pub(crate) fn takes_device(&self, key: &DeviceKey, place: Option<&Place>) -> bool {
         is(&self.tenant, &key.tenant)
             && is(&self.project, &key.project)
             && is(&self.device, &key.device)
-            && self.takes_place(device.location.as_deref())
-            && match &self.sensor {
-                None => true,
-                Some(sensor) => device.readings.iter().any(|(name, _)| name == sensor),
-            }
+            && self.takes_place(place)
     }
 
-    /// Whether the alert is asked for.
-    #[must_use]
-    pub fn takes_alert(&self, alert: &Alert) -> bool {
-        let key = &alert.key;
-        is(&self.tenant, &key.tenant)
-            && is(&self.project, &key.project)
-            && is(&self.device, &key.device)
-            && self.takes_place(alert.location.as_deref())
-            && is(&self.sensor, &alert.sensor)
+    /// Whether the values of a sensor are asked for.
+    pub(crate) fn takes_sensor(&self, sensor: &str) -> bool {
+        is(&self.sensor, sensor)
+    }
+
+    /// Whether an alert is asked for.
+    pub(crate) fn takes_alert(&self, alert: &Alert) -> bool {
+        self.takes_device(&alert.key, alert.location.as_deref())
+            && self.takes_sensor(&alert.sensor)
             && self.min_level.is_none_or(|level| alert.level >= level)
             && self.state.is_none_or(|state| alert.state == state)
     }
@@ -317,11 +312,12 @@ mod tests {
     fn a_filter_takes_devices_by_all_that_it_names() {
         // Of tenant acme, project office, building b1, floor 2, room Küche, with a temperature.
         let device = device("d1");
+        let place = device.location.as_deref();
         let takes = |query: &str| {
-            Channel::parse(&format!("readings?{query}"))
-                .unwrap()
-                .filter
-                .takes(&device)
+            let channel = Channel::parse(&format!("readings?{query}")).unwrap();
+            let mut sensors = device.readings.iter().map(|(sensor, _)| sensor);
+            channel.filter.takes_device(&device.key, place)
+                && sensors.any(|sensor| channel.filter.takes_sensor(sensor))
         };
         for query in [
             "",
@@ -342,13 +338,10 @@ mod tests {
         ] {
             assert!(!takes(query), "{query}");
         }
-        let nowhere = Device {
-            location: None,
-            ..device.clone()
-        };
         let filter = Channel::parse("devices?building=b1").unwrap().filter;
-        assert!(filter.takes(&device) && !filter.takes(&nowhere));
-        assert!(Filter::default().takes(&nowhere));
+        assert!(filter.takes_device(&device.key, place));
+        assert!(!filter.takes_device(&device.key, None));
+        assert!(Filter::default().takes_device(&device.key, None));
     }
 
     #[test]

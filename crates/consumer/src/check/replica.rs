@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_together_is_refused_by_name() {
+    fn settings_without_effect_together_are_refused_by_name() {
         for (env, path, expected) in [
             (
                 &[("IOT_ROLE", "serve"), ("IOT_FOLLOW", "none")][..],

@@ -32,7 +32,7 @@ mod tests {
     use crate::config::{Partial, Role};
 
     #[test]
-    fn what_decides_the_state_changes_the_name_and_nothing_else_does() {
+    fn only_settings_that_decide_the_state_change_the_hash() {
         type Change = fn(&mut ConsumerConfig);
         let defaults = ConsumerConfig::default().rules_hash();
         assert_eq!(defaults.len(), 16);

@@ -1,9 +1,9 @@
 //! Metrics of followers.
 
 use iot_service::metrics::Registrar;
-use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use crate::kafka::progress::Lag;
+use crate::kafka::lag_metrics::LagMetrics;
 
 /// Why a follower loads the state again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +57,7 @@ pub(crate) struct FollowerMetrics {
     /// Messages of which the owner makes a dead letter.
     pub(crate) refused: IntCounter,
     pub(super) processing: Histogram,
-    lag: IntGaugeVec,
-    lag_seconds: GaugeVec,
+    pub(crate) lag: LagMetrics,
     reloads: IntCounterVec,
 }
 
@@ -90,16 +89,17 @@ impl FollowerMetrics {
                 "Time to process 50 messages of a followed partition",
                 &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
             )?,
-            lag: registrar.int_gauges(
-                "iot_follower_lag_messages",
-                "Messages in the log of a followed partition that are not processed yet",
-                &["topic", "partition"],
-            )?,
-            lag_seconds: registrar.gauges(
-                "iot_follower_lag_seconds",
-                "How long the oldest message of a followed partition that is not processed has been \
-                 in Kafka",
-                &["topic", "partition"],
+            lag: LagMetrics::new(
+                registrar,
+                (
+                    "iot_follower_lag_messages",
+                    "Messages in the log of a followed partition that are not processed yet",
+                ),
+                (
+                    "iot_follower_lag_seconds",
+                    "How long the oldest message of a followed partition that is not processed \
+                     has been in Kafka",
+                ),
             )?,
             reloads: registrar.counters(
                 "iot_follower_reloads_total",
@@ -115,28 +115,5 @@ impl FollowerMetrics {
 
     pub(super) fn reloaded(&self, reason: Reload) {
         self.reloads.with_label_values(&[reason.label()]).inc();
-    }
-
-    pub(super) fn lag(&self, topic: &str, partition: i32, lag: Lag) {
-        let (messages, seconds) = self.lag_of(topic, &partition.to_string());
-        messages.set(lag.messages);
-        seconds.set(lag.seconds);
-    }
-
-    /// The lag of a partition in messages and in seconds.
-    pub(crate) fn lag_of(&self, topic: &str, partition: &str) -> (IntGauge, Gauge) {
-        let labels = [topic, partition];
-        (
-            self.lag.with_label_values(&labels),
-            self.lag_seconds.with_label_values(&labels),
-        )
-    }
-
-    /// The partition is not followed any more.
-    pub(super) fn forget_lag(&self, topic: &str, partition: i32) {
-        let labels = [topic, &partition.to_string()];
-        // It may never have had one.
-        let _ = self.lag.remove_label_values(&labels);
-        let _ = self.lag_seconds.remove_label_values(&labels);
     }
 }

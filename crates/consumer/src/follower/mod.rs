@@ -203,11 +203,8 @@ impl Follower {
         let (status, stop) = (self.status.clone(), self.stop.clone());
         let (source, mut asked) = Source::new(self.showing.marks().as_deref());
         status.fetches(source.marks.clone());
-        let observed = Arc::new(Observed {
-            progress: status.progress.clone(),
-            errors: self.shared.metrics.kafka.fetch_errors.clone(),
-            marks: source.marks.clone(),
-        });
+        let metrics = &self.shared.metrics.kafka;
+        let observed = Observed::new(&status.progress, &source.marks, metrics);
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(self.partition.clone(), start, observed);
         let mut reload_at = None;

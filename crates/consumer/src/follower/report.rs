@@ -102,7 +102,7 @@ impl Report {
         for Standing { partition, lag, .. } in standings {
             if let Some(lag) = lag {
                 let (topic, number) = partition.parts();
-                metrics.lag(topic, number, *lag);
+                metrics.lag.set(topic, number, *lag);
             }
         }
         match judge(standings, waiting, self.was_ready) {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_later_makes_it_degraded() {
+    fn later_trouble_makes_it_degraded() {
         let wrong = |change: &dyn Fn(&mut Standing)| {
             let mut other = standing(1, 0, 0.0);
             change(&mut other);

@@ -224,7 +224,7 @@ impl Supervisor {
                 let followed = self.followed.remove(&partition);
                 if followed.is_some() {
                     let (topic, number) = partition.parts();
-                    shared.metrics.followers.forget_lag(topic, number);
+                    shared.metrics.followers.lag.forget(topic, number);
                 }
                 // An owner that has ended meanwhile needs none.
                 let _ = answer.send(followed.map(|followed| followed.following));
@@ -273,7 +273,7 @@ impl Supervisor {
             let stays = followed.missing < GONE;
             if !stays {
                 let (topic, number) = partition.parts();
-                metrics.forget_lag(topic, number);
+                metrics.lag.forget(topic, number);
             }
             stays
         });

@@ -155,7 +155,7 @@ async fn clients_see_a_partition_without_a_gap_while_it_comes_and_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_follower_shows_goes_with_it() {
+async fn devices_of_a_follower_go_with_it() {
     let cluster = MockCluster::new(1).unwrap();
     let fleet = Fleet::new(&cluster);
     fill(&cluster, 0).await;
@@ -178,7 +178,7 @@ async fn what_a_follower_shows_goes_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_owners_leave_is_shown_until_the_service_has_disconnected_clients() {
+async fn devices_stay_shown_until_clients_are_disconnected() {
     let stop = CancellationToken::new();
     for is_stopping in [false, true] {
         let cluster = MockCluster::new(1).unwrap();

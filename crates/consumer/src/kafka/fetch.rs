@@ -12,6 +12,7 @@ use kafka_fetch::{
 };
 use prometheus::{IntCounter, IntGauge};
 
+use super::KafkaMetrics;
 use super::marks::MarkKeeper;
 use super::progress::Progress;
 use crate::config::{KafkaConfig, LimitsConfig};
@@ -81,9 +82,23 @@ pub(crate) fn retry_after(error: &SubscriptionError) -> Duration {
 /// Keeps what the fetcher reports of a partition, for lag, readiness and metrics.
 #[derive(Debug)]
 pub(crate) struct Observed {
-    pub(crate) progress: Arc<Progress>,
-    pub(crate) errors: IntCounter,
-    pub(crate) marks: Arc<MarkKeeper>,
+    progress: Arc<Progress>,
+    errors: IntCounter,
+    marks: Arc<MarkKeeper>,
+}
+
+impl Observed {
+    pub(crate) fn new(
+        progress: &Arc<Progress>,
+        marks: &Arc<MarkKeeper>,
+        metrics: &KafkaMetrics,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            progress: progress.clone(),
+            errors: metrics.fetch_errors.clone(),
+            marks: marks.clone(),
+        })
+    }
 }
 
 impl Observer for Observed {

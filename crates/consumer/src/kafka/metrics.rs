@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use iot_service::metrics::Registrar;
-use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::progress::Lag;
+use super::lag_metrics::LagMetrics;
 
 /// What happened to the assignment of partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,7 @@ pub(crate) struct KafkaMetrics {
     pub(crate) buffered_bytes: IntGauge,
     /// Sum over partitions, for `/api/v1/stats`.
     pub(crate) lag_total: IntGauge,
-    lag: IntGaugeVec,
-    lag_seconds: GaugeVec,
+    pub(crate) lag: LagMetrics,
     open_transaction: GaugeVec,
     rebalance_seconds: HistogramVec,
     rebalances: IntCounterVec,
@@ -80,15 +79,16 @@ impl KafkaMetrics {
                 "lag",
                 "not exported: the sum of kafka_consumer_lag_messages",
             )?,
-            lag: registrar.int_gauges(
-                "kafka_consumer_lag_messages",
-                "Messages in the log that are not processed yet",
-                &["topic", "partition"],
-            )?,
-            lag_seconds: registrar.gauges(
-                "kafka_consumer_lag_seconds",
-                "How long the oldest message that is not processed has been in Kafka",
-                &["topic", "partition"],
+            lag: LagMetrics::new(
+                registrar,
+                (
+                    "kafka_consumer_lag_messages",
+                    "Messages in the log that are not processed yet",
+                ),
+                (
+                    "kafka_consumer_lag_seconds",
+                    "How long the oldest message that is not processed has been in Kafka",
+                ),
             )?,
             open_transaction: registrar.gauges(
                 "kafka_consumer_open_transaction_seconds",
@@ -127,21 +127,6 @@ impl KafkaMetrics {
             .observe(took.as_secs_f64());
     }
 
-    pub(crate) fn lag(&self, topic: &str, partition: i32, lag: Lag) {
-        let (messages, seconds) = self.lag_of(topic, &partition.to_string());
-        messages.set(lag.messages);
-        seconds.set(lag.seconds);
-    }
-
-    /// The lag of a partition in messages and in seconds.
-    pub(crate) fn lag_of(&self, topic: &str, partition: &str) -> (IntGauge, Gauge) {
-        let labels = [topic, partition];
-        (
-            self.lag.with_label_values(&labels),
-            self.lag_seconds.with_label_values(&labels),
-        )
-    }
-
     /// How long an open transaction has held back records of a partition, seconds.
     pub(crate) fn open_transaction(&self, topic: &str, partition: &str) -> Gauge {
         self.open_transaction.with_label_values(&[topic, partition])
@@ -149,10 +134,9 @@ impl KafkaMetrics {
 
     /// A partition that went elsewhere has no lag here.
     pub(crate) fn forget_lag(&self, topic: &str, partition: i32) {
+        self.lag.forget(topic, partition);
         let labels = [topic, &partition.to_string()];
         // It may never have had one.
-        let _ = self.lag.remove_label_values(&labels);
-        let _ = self.lag_seconds.remove_label_values(&labels);
         let _ = self.open_transaction.remove_label_values(&labels);
     }
 }

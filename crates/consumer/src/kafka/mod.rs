@@ -5,6 +5,7 @@ pub(crate) mod context;
 pub(crate) mod ends;
 pub(crate) mod fetch;
 pub(crate) mod group;
+pub(crate) mod lag_metrics;
 pub(crate) mod lookups;
 pub(crate) mod marks;
 pub(crate) mod metrics;

@@ -118,16 +118,12 @@ impl Owner {
     ) -> End {
         let (partition, progress) = (&self.inbox.partition, &self.inbox.progress);
         let (source, mut asked) = Source::new(takeover.marks().as_deref());
-        let observed = Arc::new(Observed {
-            progress: progress.clone(),
-            errors: self.shared.metrics.kafka.fetch_errors.clone(),
-            marks: source.marks.clone(),
-        });
+        let metrics = &self.shared.metrics.kafka;
+        let observed = Observed::new(progress, &source.marks, metrics);
         let fetcher = &self.shared.fetcher;
         let mut records = fetcher.subscribe(partition.clone(), start, observed);
         if self.applied.is_none() {
             let took = self.inbox.assigned_at.elapsed();
-            let metrics = &self.shared.metrics.kafka;
             metrics.rebalance_took(RebalanceKind::Assigned, took);
         }
         // When to load the state again, which also asks for the ends of the log.

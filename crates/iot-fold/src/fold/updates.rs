@@ -185,11 +185,6 @@ impl Fold {
         take(&mut self.updates)
     }
 
-    /// Whether [`take_updates`](Self::take_updates) would give nothing.
-    pub fn has_updates(&self) -> bool {
-        !self.updates.is_empty()
-    }
-
     /// All devices and all alerts.
     pub fn all(&self) -> Contents {
         let full = |state: &DeviceState| {

@@ -82,8 +82,8 @@ fn page(kind: Kind, query: &str, default: usize) -> Result<Page, BadParameter> {
     })
 }
 
-/// Whether a client names event streams and likes nothing better (RFC 9110, 12.5.1); JSON if it
-/// likes both the same.
+/// Whether a client accepts event streams and prefers nothing else (RFC 9110, 12.5.1); JSON if it
+/// names both with the same weight.
 fn wants_events(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let ranges = accepted

@@ -63,8 +63,8 @@ pub(super) async fn upgrade(
         })
 }
 
-/// A browser always names the page's origin: it must be ours, or any page could
-/// read along (cross-site WebSocket hijacking). Other clients name none.
+/// A browser always names the page's origin: it must be ours, or any site could
+/// read the data (cross-site WebSocket hijacking). Other clients name none.
 fn same_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return true;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iot_core::partition::TopicPartition;
-use iot_fold::Alert;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ use super::{
 use crate::channel::Kind;
 
 /// The most answers that are kept for others who ask the same.
-const MOST_MISSED: usize = 256;
+const MOST_ANSWERS: usize = 256;
 const STATS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Actor {
@@ -122,13 +121,9 @@ impl Actor {
         let due = self.shown.channels.wakes_at();
         if due.is_some_and(|at| at <= Instant::now()) {
             let frontier = self.frontier();
-            let Shown {
-                channels,
-                groups,
-                view,
-                ..
-            } = &mut self.shown;
-            channels.flush(view, groups, || frontier);
+            let shown = &mut self.shown;
+            let (view, groups) = (&shown.view, &mut shown.groups);
+            shown.channels.flush(view, groups, frontier);
         }
     }
 
@@ -158,16 +153,13 @@ impl Actor {
             Message::Interval(every) => self.shown.channels.settings.interval = every,
             Message::Subscribe(subscribe, answer) => self.subscribe(*subscribe, answer),
             Message::Unsubscribe(client, channel) => {
-                let Shown {
-                    channels, groups, ..
-                } = &mut self.shown;
-                channels.unsubscribe(client, &channel.name, groups);
+                let shown = &mut self.shown;
+                let groups = &mut shown.groups;
+                shown.channels.unsubscribe(client, &channel.name, groups);
             }
             Message::Leave(client) => {
-                let Shown {
-                    channels, groups, ..
-                } = &mut self.shown;
-                channels.leave(client, groups);
+                let shown = &mut self.shown;
+                shown.channels.leave(client, &mut shown.groups);
             }
             Message::Devices(page, answer) => drop(answer.send(self.devices(&page))),
             Message::Device(key, answer) => {
@@ -199,16 +191,12 @@ impl Actor {
             return;
         }
         let frontier = self.frontier();
-        let Shown {
-            channels,
-            groups,
-            view,
-            ..
-        } = &mut self.shown;
-        let id = channels.open(&channel, framing, groups, view);
+        let shown = &mut self.shown;
+        let (view, groups) = (&shown.view, &mut shown.groups);
+        let id = shown.channels.open(&channel, framing, groups, view);
         // What waits is older than the snapshot.
         if !channel.is_conflated() {
-            channels.send(id, view, frontier);
+            shown.channels.send(id, view, frontier);
         }
         let asked = since.as_ref().zip(frontier);
         let missed = asked.and_then(|(since, frontier)| {
@@ -218,7 +206,7 @@ impl Actor {
                 Some(missed) if is_this_log => missed.clone()?,
                 _ => {
                     let missed = self.shown.missed(&channel, since, frontier);
-                    if is_this_log && self.missed.len() < MOST_MISSED {
+                    if is_this_log && self.missed.len() < MOST_ANSWERS {
                         self.missed.insert(key, missed.clone());
                     }
                     missed?
@@ -269,27 +257,22 @@ impl Actor {
     /// Everything that a channel has now.
     fn snapshot(&mut self, id: ChannelId) -> Snapshot {
         let stats = self.stats();
-        let Shown {
-            channels,
-            groups,
-            view,
-            ..
-        } = &mut self.shown;
-        let Some(state) = channels.state(id) else {
+        let shown = &mut self.shown;
+        let Some(state) = shown.channels.state(id) else {
             return Snapshot::Devices(Arc::default());
         };
         match (state.channel.kind, state.group) {
             (Kind::Alerts, _) => {
-                let channel = &state.channel;
+                let filter = &state.channel.filter;
                 let alerts = state.alerts.get_or_insert_with(|| {
-                    let alerts = view.alerts(|alert| channel.selects_alert(alert));
+                    let alerts = shown.view.alerts(|alert| filter.takes_alert(alert));
                     alerts.into_iter().cloned().collect()
                 });
                 Snapshot::Alerts(alerts.clone())
             }
             (Kind::Stats, _) | (_, None) => Snapshot::Stats(Box::new(stats)),
             (Kind::Readings | Kind::Devices, Some(of)) => {
-                let devices = groups.snapshot(of, view);
+                let devices = shown.groups.snapshot(of, &shown.view);
                 let Some(sensor) = &state.channel.filter.sensor else {
                     return Snapshot::Devices(devices);
                 };
@@ -317,15 +300,10 @@ impl Actor {
     }
 
     fn alerts(&self, page: &Page) -> AlertPage {
-        let filter = &page.filter;
-        let takes = |alert: &Alert| {
-            let sensor = filter.sensor.as_ref();
-            sensor.is_none_or(|sensor| *sensor == alert.sensor)
-                && filter.min_level.is_none_or(|level| alert.level >= level)
-                && filter.state.is_none_or(|state| alert.state == state)
-                && filter.selects(&alert.key, alert.location.as_deref())
-        };
-        let all = self.shown.view.alerts(takes);
+        let all = self
+            .shown
+            .view
+            .alerts(|alert| page.filter.takes_alert(alert));
         let shown = all.iter().skip(page.offset).take(page.limit);
         AlertPage {
             alerts: shown.map(|alert| (*alert).clone()).collect(),
@@ -336,10 +314,8 @@ impl Actor {
     }
 
     fn tick(&mut self) {
-        let Shown {
-            channels, groups, ..
-        } = &mut self.shown;
-        channels.sweep(groups);
+        let shown = &mut self.shown;
+        shown.channels.sweep(&mut shown.groups);
         // Positions go on without changes, too.
         self.missed.clear();
         let (before, at) = self.counted;

@@ -1,4 +1,4 @@
-//! The publications of a channel that some of its members have not got yet, where none may be left
+//! The publications of a channel that some of its members have not received yet, where none may be left
 //! out. They are kept once, however many members wait for them.
 
 use std::collections::VecDeque;
@@ -18,8 +18,8 @@ const STUCK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Framed {
     pub(super) frame: Bytes,
-    /// Its position, and the same without one: for members that another replica has left at a
-    /// later position.
+    /// Its position, and the same without one: for members that begin at a later position of
+    /// another replica.
     pub(super) held: Option<(u64, Bytes)>,
 }
 
@@ -36,7 +36,7 @@ impl Framed {
 /// How far a member is.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// The first publication that it has not got.
+    /// The first publication that it has not received.
     next: u64,
     /// When it last took something while more waited.
     waits_since: Option<Instant>,
@@ -101,8 +101,8 @@ impl Backlog {
         reader.next < self.end()
     }
 
-    /// Forgets what all have got, and the oldest ones if too much waits: a member that is as far
-    /// behind goes.
+    /// Drops what all have received, and the oldest ones if too much waits: a member that is as
+    /// far behind is disconnected.
     pub(super) fn trim<'r>(&mut self, readers: impl Iterator<Item = &'r Reader>) {
         let least = readers.map(|reader| reader.next).min();
         let least = least.unwrap_or(self.end());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_gets_everything_and_who_does_not_goes() {
+    async fn a_slow_client_is_disconnected_and_the_others_get_everything() {
         let mut backlog = Backlog::default();
         let (reads, mut frames) = outbox(1_000);
         let (stuck, mut unread) = outbox(1_000);

@@ -118,7 +118,7 @@ impl Groups {
             let Some(group) = self.groups.get_mut(of) else {
                 continue;
             };
-            if group.filter.selects(key, place) {
+            if group.filter.takes_device(key, place) {
                 group.snapshot = None;
                 group.concern(&changed, concerned);
             }
@@ -144,7 +144,7 @@ impl Groups {
                     continue;
                 };
                 let selects = |at: Option<Option<&Place>>| {
-                    at.is_some_and(|place| group.filter.selects(key, place))
+                    at.is_some_and(|place| group.filter.takes_device(key, place))
                 };
                 if !selects(Some(place)) {
                     continue;
@@ -177,7 +177,7 @@ impl Groups {
     ) {
         self.find(key, place);
         let found = self.found.iter().filter_map(|of| self.groups.get(of));
-        for group in found.filter(|group| group.filter.selects(key, place)) {
+        for group in found.filter(|group| group.filter.takes_device(key, place)) {
             channels.extend(&group.alerts);
         }
     }
@@ -187,7 +187,7 @@ impl Group {
     fn new(filter: Filter, view: &View) -> Self {
         let selected = view.within(&filter).filter(|(key, id)| {
             let device = view.shown(*id);
-            device.is_some_and(|device| filter.selects(key, device.location.as_deref()))
+            device.is_some_and(|device| filter.takes_device(key, device.location.as_deref()))
         });
         Self {
             devices: selected.map(|(key, id)| (key.clone(), id)).collect(),

@@ -69,12 +69,6 @@ fn shape(wanted: &[Option<&str>; 6]) -> Shape {
 }
 
 impl Filter {
-    /// Whether it selects a device. Sensors and properties of alerts are not compared.
-    pub(super) fn selects(&self, key: &DeviceKey, place: Option<&Place>) -> bool {
-        let wanted = wanted(self);
-        values(shape(&wanted), key, place) == Some(wanted)
-    }
-
     /// The part of it that selects devices.
     pub(super) fn of_devices(&self) -> Self {
         Self {
@@ -193,7 +187,7 @@ mod tests {
                     && is(&filter.building, place.map(|place| &*place.building))
                     && is(&filter.floor, place.map(|place| &*place.floor))
                     && is(&filter.room, place.map(|place| &*place.room));
-                prop_assert_eq!(filter.selects(&key, place), takes);
+                prop_assert_eq!(filter.takes_device(&key, place), takes);
                 if takes {
                     expected.push(number);
                 }

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_makes_room() {
+    async fn sent_frames_make_room() {
         let (outbox, mut frames) = outbox(100);
         for _ in 0..10 {
             assert!(outbox.push(frame(40)) && outbox.push(frame(40)));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_a_client_that_has_gone() {
+    async fn frames_for_a_disconnected_client_are_dropped() {
         let (outbox, frames) = outbox(100);
         assert!(outbox.push(frame(10)));
         drop(frames);

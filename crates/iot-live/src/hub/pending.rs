@@ -154,7 +154,7 @@ impl Latest {
             let shown = shown.filter(|device| {
                 let place = device.location.as_deref();
                 let sensor = channel.filter.sensor.as_deref();
-                channel.filter.selects(&device.key, place)
+                channel.filter.takes_device(&device.key, place)
                     && sensor.is_none_or(|sensor| device.readings.find(sensor).is_ok())
             });
             let Some(device) = shown else {
@@ -162,7 +162,7 @@ impl Latest {
             };
             let is_whole = what == What::Whole || channel.kind == Kind::Devices;
             let takes = |name: &str| match &what {
-                _ if !channel.takes_sensor(name) => false,
+                _ if !channel.filter.takes_sensor(name) => false,
                 _ if is_whole => true,
                 What::Whole => true,
                 What::Sensors(sensors) => sensors.iter().any(|sensor| **sensor == *name),

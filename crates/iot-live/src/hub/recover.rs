@@ -13,8 +13,8 @@ use super::shown::Shown;
 use super::view::{EntryId, View};
 use crate::channel::{Channel, Kind};
 
-/// The most changes that are searched for a client, some milliseconds' worth. A snapshot, which
-/// clients share, costs the hub less than more of them.
+/// The most changes that are searched for a client. One that missed more gets a
+/// snapshot, which clients share.
 const MOST_SEARCHED: usize = 50_000;
 /// The most bytes of data that a client has missed. A session sends them before anything newer,
 /// which it holds back up to the same size, so they do not fill the client's queue.
@@ -77,7 +77,7 @@ impl Shown {
         let device = self.view.shown(id)?;
         let is_selected = channel
             .filter
-            .selects(&device.key, device.location.as_deref());
+            .takes_device(&device.key, device.location.as_deref());
         is_selected.then_some((id, device))
     }
 
@@ -87,7 +87,7 @@ impl Shown {
         let mut removed = Vec::new();
         let selects = |head: &super::history::Head| {
             let place = head.location.as_deref();
-            channel.filter.selects(&head.key, place)
+            channel.filter.takes_device(&head.key, place)
         };
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
@@ -172,7 +172,7 @@ impl Shown {
                         return None;
                     }
                     let place = head.location.as_deref();
-                    let selects = channel.filter.selects(&head.key, place);
+                    let selects = channel.filter.takes_device(&head.key, place);
                     let mut item = Vec::new();
                     match update.change {
                         Change::Removed(_) if selects => {
@@ -183,7 +183,7 @@ impl Shown {
                         Change::Described { .. } => {
                             let was = before.flatten().is_some_and(|before| {
                                 let place = before.location.as_deref();
-                                channel.filter.selects(&before.key, place)
+                                channel.filter.takes_device(&before.key, place)
                             });
                             entered = selects && !was;
                             if was && !selects {
@@ -210,7 +210,7 @@ impl Shown {
                                 std::mem::take(&mut entered).then(|| self.view.shown(head.id));
                             let shown = shown.flatten();
                             let readings = shown.as_ref().map_or(readings, |shown| &shown.readings);
-                            let takes = |name: &str| channel.takes_sensor(name);
+                            let takes = |name: &str| channel.filter.takes_sensor(name);
                             if channel.filter.sensor.is_some()
                                 && !readings.iter().any(|(name, _)| takes(name))
                             {
@@ -227,7 +227,7 @@ impl Shown {
         }
         for head in removed {
             if let Some((_, device)) = self.still_shown(channel, head) {
-                let takes = |name: &str| channel.takes_sensor(name);
+                let takes = |name: &str| channel.filter.takes_sensor(name);
                 if !device.readings.iter().any(|(name, _)| takes(name)) {
                     continue;
                 }
@@ -256,10 +256,10 @@ impl Shown {
                     return None;
                 }
                 let mut item = Vec::new();
-                if channel.selects_alert(alert) {
+                if channel.filter.takes_alert(alert) {
                     json::value(&mut item, alert);
                     lines.add(Field::Alerts, &item, frame);
-                } else if wide.selects_alert(alert) {
+                } else if wide.filter.takes_alert(alert) {
                     json::value(&mut item, &alert.id);
                     lines.add(Field::Gone, &item, frame);
                 }

@@ -201,7 +201,10 @@ impl View {
             let Some(device) = self.shown(id) else {
                 continue;
             };
-            if !page.filter.selects(&device.key, device.location.as_deref()) {
+            if !page
+                .filter
+                .takes_device(&device.key, device.location.as_deref())
+            {
                 continue;
             }
             if total >= page.offset && devices.len() < page.limit {
@@ -263,7 +266,7 @@ impl View {
         self.alerts.get(id).map(|listed| &listed.alert)
     }
 
-    /// Alerts that hold now.
+    /// The number of active alerts.
     pub(super) fn active_alerts(&self) -> usize {
         self.alerts.len() - self.cleared.len()
     }

@@ -311,7 +311,7 @@ fn a_large_snapshot_comes_in_pages() {
 const PAGE_AND_MORE: usize = super::start::PAGE + 512;
 
 #[test]
-fn what_was_missed_comes_without_a_snapshot() {
+fn a_recovered_subscription_gets_publications_and_no_snapshot() {
     let command = json!({"id": 7, "subscribe":
         {"channel": "alerts", "recover": true, "epoch": "k3", "offset": 57}});
     let missed = First::Missed(vec![(60, "{}".into())]);

@@ -32,8 +32,8 @@ use crate::kafka::connect;
 use crate::log::{self, Letters, Log, OfPartition};
 use crate::reading::Units;
 use crate::security::KafkaArgs;
-use crate::verify_state::fold::{Rules, Threshold};
-use crate::verify_state::{band, millis, sensor_unit, threshold};
+use crate::verify_state::RuleArgs;
+use crate::verify_state::fold::Rules;
 use proof::{FindLast, Last, Proof, Source};
 use report::Report;
 use seen::Seen;
@@ -67,20 +67,8 @@ pub(crate) struct Args {
     /// Accept snapshots after reconnects: what was pushed before them is not verified.
     #[arg(long)]
     allow_snapshots: bool,
-    /// Set after how long a device without messages is removed (retention.devices); 0s keeps
-    /// all.
-    #[arg(long, default_value = "0s")]
-    retention: HumanDuration,
-    /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
-    #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
-    sensor: Vec<(String, String)>,
-    /// Compare this sensor's threshold alerts with the log too; the thresholds must be the same
-    /// for all devices; may be repeated.
-    #[arg(long, value_name = "NAME:above=N,below=N,for=DURATION", value_parser = threshold)]
-    threshold: Vec<(String, Threshold)>,
-    /// Set how far inside a threshold a value clears an alert (detect.threshold.band).
-    #[arg(long, default_value_t = 0.01, value_parser = band)]
-    band: f64,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -93,7 +81,14 @@ struct Settings {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let report = verify(&args).await?;
+    let settings = match Settings::new(&args.rules) {
+        Ok(settings) => settings,
+        Err(why) => {
+            eprintln!("iot-ledger: --threshold {why}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let report = verify(&args, &settings).await?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -106,8 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn verify(args: &Args) -> anyhow::Result<Report> {
-    let settings = Settings::new(args);
+async fn verify(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     let committed = Committed::new(&args.kafka);
     let kafka = connect(&args.kafka.brokers, &committed.security).await?;
     let topics = Topics {
@@ -115,7 +109,7 @@ async fn verify(args: &Args) -> anyhow::Result<Report> {
         kafka,
         committed,
         letters: &args.dead_letter_topic,
-        settings: &settings,
+        settings,
     };
     let mut watch = Watch::new(&args.urls, *args.patience, args.allow_snapshots);
     watch.until_ready().await?;
@@ -262,21 +256,14 @@ impl Topics<'_> {
 }
 
 impl Settings {
-    fn new(args: &Args) -> Self {
-        let thresholds = args.threshold.iter().map(|(sensor, threshold)| {
-            let band = args.band;
-            (sensor.clone(), Threshold { band, ..*threshold })
-        });
-        Self {
-            rules: Rules {
-                // Windows are not pushed.
-                sizes: Vec::new(),
-                lateness: 0,
-                retention: Some(millis(args.retention)).filter(|retention| *retention > 0),
-                thresholds: thresholds.collect(),
-            },
-            units: args.sensor.iter().cloned().collect(),
-        }
+    /// # Errors
+    /// A sensor has two thresholds.
+    fn new(args: &RuleArgs) -> Result<Self, String> {
+        Ok(Self {
+            // Windows are not pushed.
+            rules: args.rules()?,
+            units: args.units(),
+        })
     }
 }
 

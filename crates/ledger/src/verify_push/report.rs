@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_received_or_compared_is_not_exact() {
+    fn a_report_without_changes_or_comparisons_is_not_exact() {
         assert!(compared().is_exact());
         assert!(!Report::default().is_exact());
         for (received, values_compared) in [(0, 2), (3, 0)] {

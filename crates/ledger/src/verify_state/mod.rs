@@ -13,10 +13,11 @@ mod layout;
 pub(crate) mod model;
 mod partition;
 mod report;
+mod rules;
 mod store;
 mod wait;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use iot_core::dead_letter;
@@ -30,9 +31,11 @@ use crate::log::{self, Log};
 use crate::reading::Units;
 use crate::security::KafkaArgs;
 use compare::Comparison;
-use fold::{Rules, Threshold};
+use fold::Rules;
 use partition::Check;
 use report::{Kind, Report};
+pub(crate) use rules::RuleArgs;
+use rules::millis;
 use store::Store;
 
 #[derive(Debug, clap::Args)]
@@ -66,20 +69,8 @@ pub(crate) struct Args {
     /// Set how many sealed windows of each length are kept (windows.keep).
     #[arg(long, default_value_t = 15)]
     keep: u32,
-    /// Set after how long a device without messages is removed (retention.devices); 0s keeps
-    /// all.
-    #[arg(long, default_value = "0s")]
-    retention: HumanDuration,
-    /// Set the unit of a sensor in the consumer's section sensors; may be repeated.
-    #[arg(long, value_name = "NAME=UNIT", value_parser = sensor_unit)]
-    sensor: Vec<(String, String)>,
-    /// Compare this sensor's threshold alerts too; the thresholds must be the same for all
-    /// devices; may be repeated.
-    #[arg(long, value_name = "NAME:above=N,below=N,for=DURATION", value_parser = threshold)]
-    threshold: Vec<(String, Threshold)>,
-    /// Set how far inside a threshold a value clears an alert (detect.threshold.band).
-    #[arg(long, default_value_t = 0.01, value_parser = band)]
-    band: f64,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Set how far messages may be ahead of their records (validate.max_future); used if
     /// the start of the log is gone.
     #[arg(long, default_value = "5m")]
@@ -175,56 +166,6 @@ fn window_size(text: &str) -> Result<HumanDuration, String> {
     }
 }
 
-pub(crate) fn sensor_unit(text: &str) -> Result<(String, String), String> {
-    // Split at the first sign: a unit may contain one.
-    match text.split_once('=') {
-        Some((name, unit)) if !name.is_empty() && !unit.is_empty() => {
-            Ok((name.to_owned(), unit.to_owned()))
-        }
-        _ => Err("must be NAME=UNIT".into()),
-    }
-}
-
-/// Parses `NAME:above=N,below=N,for=DURATION`; the band is that of all sensors.
-pub(crate) fn threshold(text: &str) -> Result<(String, Threshold), String> {
-    const FORM: &str = "must be NAME:above=N,below=N,for=DURATION";
-    // Split at the last sign: a name may contain one.
-    let (name, settings) = text.rsplit_once(':').ok_or(FORM)?;
-    let mut threshold = Threshold {
-        above: None,
-        below: None,
-        band: 0.0,
-        lasting: 0,
-    };
-    for setting in settings.split(',') {
-        let (key, value) = setting.split_once('=').ok_or(FORM)?;
-        let number = || finite(value).ok_or_else(|| format!("{key} must be a number"));
-        match key {
-            "above" => threshold.above = Some(number()?),
-            "below" => threshold.below = Some(number()?),
-            "for" => threshold.lasting = millis(value.parse()?),
-            _ => return Err(format!("{key:?} is not above, below or for")),
-        }
-    }
-    if threshold.above.or(threshold.below).is_none() {
-        return Err("must have above or below".into());
-    }
-    Ok((name.to_owned(), threshold))
-}
-
-pub(crate) fn band(text: &str) -> Result<f64, String> {
-    let band = finite(text).filter(|band| *band >= 0.0);
-    band.ok_or_else(|| "must be a number of at least 0".into())
-}
-
-fn finite(text: &str) -> Option<f64> {
-    text.parse().ok().filter(|number: &f64| number.is_finite())
-}
-
-pub(crate) fn millis(duration: HumanDuration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// The report of a partition without state, which is correct only if it never had a record.
 fn no_state(partition: &TopicPartition, log: &Log) -> Report {
     let mut comparison = Comparison::new(partition);
@@ -240,26 +181,15 @@ impl Settings {
     /// # Errors
     /// A sensor has two thresholds.
     fn new(args: &Args) -> Result<Self, String> {
-        let mut thresholds = BTreeMap::new();
-        for (sensor, threshold) in &args.threshold {
-            let threshold = Threshold {
-                band: args.band,
-                ..*threshold
-            };
-            if thresholds.insert(sensor.clone(), threshold).is_some() {
-                return Err(format!("is given twice for {sensor}"));
-            }
-        }
         // A set, because a length can be given twice.
         let sizes: BTreeSet<i64> = args.size.iter().map(|size| millis(*size)).collect();
         Ok(Self {
             rules: Rules {
                 sizes: sizes.into_iter().collect(),
                 lateness: millis(args.lateness),
-                retention: Some(millis(args.retention)).filter(|retention| *retention > 0),
-                thresholds,
+                ..args.rules.rules()?
             },
-            units: args.sensor.iter().cloned().collect(),
+            units: args.rules.units(),
             keep: args.keep.into(),
             max_future: millis(args.max_future),
         })
@@ -271,31 +201,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-
-    #[test]
-    fn thresholds_are_parsed_or_refused_with_the_reason() {
-        let expected = Threshold {
-            above: Some(50.0),
-            below: Some(-1.5),
-            band: 0.0,
-            lasting: 30_000,
-        };
-        let parsed = threshold("a:b:above=50,below=-1.5,for=30s");
-        assert_eq!(parsed, Ok(("a:b".to_owned(), expected)));
-        for (text, reason) in [
-            ("temperature", "must be NAME:above=N"),
-            ("temperature:50", "must be NAME:above=N"),
-            ("temperature:above=hot", "above must be a number"),
-            ("temperature:above=NaN", "above must be a number"),
-            ("temperature:below=-inf", "below must be a number"),
-            ("temperature:for=30s", "must have above or below"),
-            ("temperature:above=50,for=soon", "is not a duration"),
-            ("temperature:over=50", "\"over\" is not above, below or for"),
-        ] {
-            let error = threshold(text).unwrap_err();
-            assert!(error.contains(reason), "{text}: {error}");
-        }
-    }
 
     #[derive(Debug, clap::Parser)]
     struct Line {

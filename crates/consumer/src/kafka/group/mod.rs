@@ -375,7 +375,7 @@ impl Group {
         }
         let lags = self.slots.lags(&known.ends, now);
         let lag = lags.map(|(TopicPartition { topic, partition }, lag)| {
-            metrics.lag(topic, *partition, lag);
+            metrics.lag.set(topic, *partition, lag);
             lag.messages
         });
         let total = lag.sum();

@@ -23,7 +23,7 @@ async fn updates_go_before_requests_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_waits_for_is_not_answered() {
+async fn abandoned_requests_are_not_answered() {
     let replica = Replica::new(settings()).await;
     let (gone, frames) = outbox(1_000);
     let subscribe = Subscribe {

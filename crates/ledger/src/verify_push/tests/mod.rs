@@ -4,13 +4,14 @@
 mod replica;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use clap::Parser;
 use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
 use testkit::kafka::{MockKafka, producer, send};
 
-use super::{Args, Report, verify};
+use super::{Args, Report, Settings, verify};
 use replica::{Script, serve};
 
 const BEGIN: i64 = 1_767_225_600_000;
@@ -20,6 +21,15 @@ const TOPIC: &str = "device-data";
 struct Line {
     #[command(flatten)]
     args: Args,
+}
+
+/// The report for a command line.
+async fn verified(
+    line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> anyhow::Result<Report> {
+    let args = Line::parse_from(line).args;
+    let settings = Settings::new(&args.rules).map_err(anyhow::Error::msg)?;
+    verify(&args, &settings).await
 }
 
 /// Number, device and value of the messages of the log. The first three are in the first
@@ -99,7 +109,7 @@ async fn check(scripts: [Script; 2], further: &[&str]) -> Report {
     }
     line.extend(["--records".into(), "1".into()]);
     line.extend(further.iter().map(|text| (*text).to_owned()));
-    let report = verify(&Line::parse_from(line).args).await.unwrap();
+    let report = verified(line).await.unwrap();
     drop(kafka);
     report
 }
@@ -268,7 +278,7 @@ async fn alerts_that_differ_between_replicas_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_is_recovered_at_another_replica() {
+async fn missed_changes_are_recovered_at_another_replica() {
     let cut = Script {
         cut: Some(3),
         ..honest()
@@ -326,14 +336,14 @@ async fn a_replica_that_is_away_at_the_end_is_an_error() {
         "--url",
         away,
     ];
-    let error = verify(&Line::parse_from(line).args).await.unwrap_err();
+    let error = verified(line).await.unwrap_err();
     assert!(
         error.to_string().contains("no snapshot in time"),
         "{error:#}"
     );
     // Its client goes to the other one, and nobody can say what it would show.
     let line = [&line[..], &["--url", &url, "--duration", "1ms"]].concat();
-    let report = verify(&Line::parse_from(line).args).await.unwrap();
+    let report = verified(line).await.unwrap();
     assert!(!report.is_exact() && report.unreachable == 1, "{report:?}");
     drop(kafka);
 }

@@ -1,5 +1,7 @@
 //! Copies of state, and what tells followers that theirs is out of date.
 
+use jiff::Timestamp;
+
 use super::*;
 
 impl Bench {
@@ -166,6 +168,14 @@ async fn rules_are_stored_with_each_step_and_say_nothing_after_one_of_the_versio
     assert_eq!(bench.stored().await.rules.as_deref(), Some("abc"));
 }
 
+/// Waits until the clock has another time for what begins next.
+async fn next_millisecond() {
+    let before = Timestamp::now().as_millisecond();
+    while Timestamp::now().as_millisecond() == before {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs the stack"]
 async fn each_beginning_of_the_state_has_a_time_of_its_own_and_steps_keep_it() {
@@ -181,13 +191,12 @@ async fn each_beginning_of_the_state_has_a_time_of_its_own_and_steps_keep_it() {
     assert!(first.is_some());
     bench.apply(Some(6), 7, &Changes::default()).await.unwrap();
     assert_eq!(bench.stored().await.begun, first);
-    // So that the clock has moved on.
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    next_millisecond().await;
     bench.store.reset(&bench.here(), 9).await.unwrap();
     let reset = bench.stored().await;
     assert_eq!(reset.offset, Some(9));
     assert_ne!(reset.begun, first);
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    next_millisecond().await;
     let replaced = Replaced {
         partition: &bench.here(),
         from: 9,

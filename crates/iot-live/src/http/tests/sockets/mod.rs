@@ -231,7 +231,7 @@ async fn the_end_of_a_subscription_is_not_confirmed_without_the_hub() {
 }
 
 #[tokio::test]
-async fn what_was_published_before_the_end_of_a_subscription_precedes_the_reply() {
+async fn publications_precede_the_reply_to_an_unsubscribe_request() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.client().await;
     client

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn what_is_published_during_a_snapshot_follows_its_last_page() {
+async fn live_publications_follow_the_last_page_of_a_snapshot() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.client().await;
     client
