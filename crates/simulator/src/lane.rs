@@ -160,7 +160,8 @@ pub(crate) struct Lane {
     open: Batch,
     opened: Option<Instant>,
     closed: VecDeque<Batch>,
-    in_flight: bool,
+    /// Number of messages in the batch that was taken and not returned.
+    in_flight: Option<usize>,
     bytes: usize,
     messages: usize,
     spare: Vec<Batch>,
@@ -174,7 +175,7 @@ impl Lane {
             open: Batch::default(),
             opened: None,
             closed: VecDeque::new(),
-            in_flight: false,
+            in_flight: None,
             bytes: 0,
             messages: 0,
             spare: Vec::new(),
@@ -193,7 +194,12 @@ impl Lane {
 
     /// Whether a batch has been taken and not returned.
     pub(crate) fn is_in_flight(&self) -> bool {
-        self.in_flight
+        self.in_flight.is_some()
+    }
+
+    /// Number of messages in that batch.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.unwrap_or(0)
     }
 
     /// Used share of the buffer; below 1 there is room for another message.
@@ -233,14 +239,14 @@ impl Lane {
     /// The next batch to send, if none is in flight: a full one at once, another one
     /// after the linger time of its first message.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Batch> {
-        if self.in_flight {
+        if self.is_in_flight() {
             return None;
         }
         if self.closed.is_empty() && self.lingers_until().is_some_and(|until| until <= now) {
             self.close();
         }
         let batch = self.closed.pop_front()?;
-        self.in_flight = true;
+        self.in_flight = Some(batch.len());
         Some(batch)
     }
 
@@ -253,7 +259,7 @@ impl Lane {
 
     /// When [`take`](Self::take) will return a lingering batch, if none is in flight.
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
-        if self.in_flight {
+        if self.is_in_flight() {
             return None;
         }
         self.lingers_until()
@@ -261,7 +267,7 @@ impl Lane {
 
     /// Returns the batch in flight after it was sent or given up; its memory is reused.
     pub(crate) fn done(&mut self, mut batch: Batch) {
-        self.in_flight = false;
+        self.in_flight = None;
         self.bytes = self.bytes.saturating_sub(batch.cost());
         self.messages = self.messages.saturating_sub(batch.len());
         // After an outage there are many batches; two spare ones are enough.

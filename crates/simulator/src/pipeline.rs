@@ -171,6 +171,7 @@ impl Pipeline {
         let mut senders = Senders {
             links: links.clone(),
             metrics: self.metrics.clone(),
+            abandon: CancellationToken::new(),
             tasks: JoinSet::new(),
         };
         let limits = limits(config, lanes.len());
@@ -210,7 +211,7 @@ impl Pipeline {
     ) -> anyhow::Result<()> {
         let stop = Stop {
             generate: self.shutdown.child_token(),
-            abandon: CancellationToken::new(),
+            abandon: senders.abandon.clone(),
             regroup: CancellationToken::new(),
         };
         let over = async {
@@ -254,7 +255,6 @@ impl Pipeline {
             None => {
                 stop.abandon.cancel();
                 crew.ended().await?;
-                senders.tasks.abort_all();
             }
         }
         crew.send_unfinished();
@@ -313,6 +313,8 @@ impl Pipeline {
 struct Senders {
     links: Links,
     metrics: Metrics,
+    /// Give up what is not confirmed.
+    abandon: CancellationToken,
     tasks: JoinSet<()>,
 }
 
@@ -321,8 +323,10 @@ impl Senders {
     fn start<S: Sink>(&mut self, lanes: Vec<S>, limits: Limits) -> Vec<LaneHandle> {
         let start = |sink| {
             let (handle, ends) = LaneHandle::new(limits);
-            let (link, metrics) = (self.links.link(), self.metrics.clone());
-            self.tasks.spawn(sink::run(sink, ends, link, metrics));
+            let (link, abandon) = (self.links.link(), self.abandon.clone());
+            let metrics = self.metrics.clone();
+            self.tasks
+                .spawn(sink::run(sink, ends, link, abandon, metrics));
             handle
         };
         lanes.into_iter().map(start).collect()

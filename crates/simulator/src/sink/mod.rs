@@ -16,6 +16,7 @@ use iot_service::Backoff;
 use iot_service::health::Component;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{CircuitConfig, RetryConfig};
 use crate::lane::Batch;
@@ -47,8 +48,8 @@ pub(crate) trait Sink: Send + 'static {
         std::future::ready(None)
     }
 
-    /// The result of a batch that is not retried again: how many messages are
-    /// unconfirmed, and how many of the others were rejected.
+    /// The result so far of a batch that is not attempted again, also in the middle of an
+    /// attempt: how many messages are unconfirmed, and how many of the others were rejected.
     fn give_up(&self, batch: &Batch) -> (usize, Sent) {
         (batch.len(), Sent::default())
     }
@@ -109,7 +110,7 @@ pub(crate) enum SendError {
 /// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Every message was confirmed, rejected or dropped.
+    /// The lane can take another batch.
     Sent,
     /// The sink is permanently gone.
     Closed,
@@ -133,8 +134,15 @@ pub(crate) struct Ends {
     pub done: mpsc::UnboundedSender<Done>,
 }
 
-/// Sends the batches of a lane until the worker is gone.
-pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, metrics: Metrics) {
+/// Sends the batches of a lane until the worker is gone. Once `abandon` is cancelled, it gives
+/// up what is not confirmed.
+pub(crate) async fn run<S: Sink>(
+    mut sink: S,
+    mut ends: Ends,
+    mut link: Link,
+    abandon: CancellationToken,
+    metrics: Metrics,
+) {
     loop {
         let batch = tokio::select! {
             batch = ends.batches.recv() => batch,
@@ -146,42 +154,71 @@ pub(crate) async fn run<S: Sink>(mut sink: S, mut ends: Ends, mut link: Link, me
             }
         };
         let Some(batch) = batch else { break };
-        let outcome = deliver(&mut sink, &batch, &mut link, &metrics).await;
-        let done = Done { batch, outcome };
-        // A worker that is gone has already counted its batch.
-        if ends.done.send(done).is_err() {
+        let outcome = deliver(&mut sink, &batch, &mut link, &abandon, &metrics).await;
+        if ends.done.send(Done { batch, outcome }).is_err() {
             break;
         }
     }
-    sink.close().await;
+    if !abandon.is_cancelled() {
+        sink.close().await;
+    }
 }
 
+/// Sends a batch, and counts each of its messages once, as confirmed or dropped.
 async fn deliver<S: Sink>(
     sink: &mut S,
     batch: &Batch,
     link: &mut Link,
+    abandon: &CancellationToken,
     metrics: &Metrics,
 ) -> Outcome {
     sink.begin(batch);
+    let result = tokio::select! {
+        biased;
+        () = abandon.cancelled() => Err(Dropped::Shutdown),
+        result = try_until_confirmed(sink, batch, link, metrics) => result,
+    };
+    let (missing, sent) = match result {
+        Ok(sent) => (0, sent),
+        Err(reason) => {
+            let (missing, sent) = sink.give_up(batch);
+            metrics.dropped(reason, missing as u64);
+            (missing, sent)
+        }
+    };
+    confirm(batch, missing, sent, metrics);
+    match result {
+        Err(Dropped::OutputClosed) => Outcome::Closed,
+        _ => Outcome::Sent,
+    }
+}
+
+/// Tries to send the batch until it is confirmed.
+///
+/// # Errors
+/// Why the rest of the batch is dropped.
+async fn try_until_confirmed<S: Sink>(
+    sink: &mut S,
+    batch: &Batch,
+    link: &mut Link,
+    metrics: &Metrics,
+) -> Result<Sent, Dropped> {
     let started = Instant::now();
     let (mut backoff, mut failures, mut attempts) = (link.retry().delays(), 0, 0);
     let sent = loop {
         let error = match step(sink, batch, link, &mut attempts).await {
             Ok(sent) => break sent,
-            Err(SendError::Closed) => return Outcome::Closed,
+            Err(SendError::Closed) => return Err(Dropped::OutputClosed),
             Err(error) => error,
         };
         link.failed(&error);
         if let SendError::Broken(why) = &error {
             link.broke(why.clone());
-            return Outcome::Closed;
+            return Err(Dropped::OutputClosed);
         }
         failures += 1;
         if link.retries().is_some_and(|retries| failures > retries) {
-            let (missing, sent) = sink.give_up(batch);
-            metrics.dropped(Dropped::Retries, missing as u64);
-            confirm(batch, missing, sent, metrics);
-            return Outcome::Sent;
+            return Err(Dropped::Retries);
         }
         if let SendError::Unanswered { messages, .. } = error {
             metrics.possible_duplicates.inc_by(messages as u64);
@@ -191,8 +228,7 @@ async fn deliver<S: Sink>(
     metrics
         .send_latency
         .observe(started.elapsed().as_secs_f64());
-    confirm(batch, 0, sent, metrics);
-    Outcome::Sent
+    Ok(sent)
 }
 
 /// Tries once to send the batch. While the circuit is open, it takes the detour if the

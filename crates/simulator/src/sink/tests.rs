@@ -44,6 +44,11 @@ fn links(
     Links::new(component, metrics.clone(), circuit, retry, retries)
 }
 
+/// Delivers a batch in a run that nobody abandons.
+async fn sent(sink: &mut impl Sink, batch: &Batch, link: &mut Link, metrics: &Metrics) -> Outcome {
+    deliver(sink, batch, link, &CancellationToken::new(), metrics).await
+}
+
 /// Attempts fail until the first probe; two probes fail before the third succeeds.
 struct Broken {
     events: String,
@@ -86,7 +91,7 @@ async fn an_open_circuit_sends_nothing_until_a_probe_succeeds() {
         metrics: metrics.clone(),
     };
     let begun = Instant::now();
-    let outcome = deliver(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
+    let outcome = sent(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
     assert_eq!((outcome, sink.events.as_str()), (Outcome::Sent, "aaapppa"));
     assert!(
         begun.elapsed() >= Duration::from_millis(3 * 100),
@@ -138,7 +143,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open() {
     let mut link = links(component, &metrics, circuit, None).link();
     let mut sink = Blocked::default();
     for _ in 0..2 {
-        let outcome = deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
+        let outcome = sent(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
         assert_eq!(outcome, Outcome::Sent);
     }
     assert_eq!(sink.0, "aadddd");
@@ -146,7 +151,7 @@ async fn batches_take_a_detour_while_the_circuit_is_open() {
     assert_eq!(metrics.circuits(Circuit::Open).get(), 1);
     assert_eq!(metrics.active_connections.get(), 0, "its own path is down");
     link.open_until = Some(Instant::now());
-    deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
+    sent(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
     assert_eq!(sink.0, "aaddddpa");
     assert_eq!(metrics.messages.get(), 5);
     assert_eq!(metrics.circuits(Circuit::Closed).get(), 1);
@@ -193,7 +198,7 @@ async fn a_batch_is_retried_until_it_is_confirmed() {
         attempts: 0,
     };
     let batch = batch(&["abc", "de"]);
-    let outcome = deliver(&mut sink, &batch, &mut link, &metrics).await;
+    let outcome = sent(&mut sink, &batch, &mut link, &metrics).await;
     assert_eq!((outcome, sink.begun, sink.attempts), (Outcome::Sent, 1, 3));
     assert_eq!((metrics.retries.get(), metrics.send_errors.get()), (2, 3));
     assert_eq!((metrics.messages.get(), metrics.batches.get()), (1, 1));
@@ -212,11 +217,11 @@ async fn a_batch_is_dropped_after_the_last_retry() {
         begun: 0,
         attempts: 0,
     };
-    deliver(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
+    sent(&mut sink, &batch(&["a", "b"]), &mut link, &metrics).await;
     assert_eq!((sink.attempts, metrics.retries.get()), (3, 2));
     assert_eq!(metrics.drops(Dropped::Retries), 2);
     assert_eq!((metrics.batches.get(), metrics.bytes.get()), (0, 0));
-    deliver(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
+    sent(&mut sink, &batch(&["c"]), &mut link, &metrics).await;
     assert_eq!(metrics.messages.get(), 1, "the next batch is sent");
 }
 
@@ -234,7 +239,7 @@ async fn failures_are_counted_across_batches() {
         metrics: metrics.clone(),
     };
     for _ in 0..2 {
-        deliver(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
+        sent(&mut sink, &batch(&["a"]), &mut link, &metrics).await;
     }
     // The second batch failed once on its own path, and once in a probe.
     assert_eq!(sink.events, "aaap");
@@ -303,7 +308,7 @@ async fn an_output_that_breaks_fails_the_run() {
     let all = links(component, &metrics, CircuitConfig::default(), None);
     let full = std::fs::File::create("/dev/full").unwrap();
     let (mut lines, batch, mut link) = (Lines::new(full), batch(&["{1}"]), all.link());
-    let outcome = deliver(&mut lines, &batch, &mut link, &metrics).await;
+    let outcome = sent(&mut lines, &batch, &mut link, &metrics).await;
     assert_eq!(outcome, Outcome::Closed);
     assert_eq!((metrics.send_errors.get(), metrics.messages.get()), (1, 0));
     let why = all.broken().unwrap();
@@ -328,9 +333,50 @@ async fn the_delays_between_attempts_are_a_setting() {
         attempts: 0,
     };
     let (batch, mut link) = (batch(&["a"]), links.link());
-    let delivery = deliver(&mut sink, &batch, &mut link, &metrics);
+    let delivery = sent(&mut sink, &batch, &mut link, &metrics);
     let second = tokio::time::timeout(Duration::from_millis(300), delivery);
     // With the default the second attempt, which has no answer, comes after 100 ms.
     assert!(second.await.is_err());
     assert_eq!(metrics.send_errors.get(), 1);
+}
+
+/// Has an answer for the first message of a batch, and waits for the others forever.
+struct Stuck;
+
+impl Sink for Stuck {
+    async fn attempt(&mut self, _: &Batch) -> Result<Sent, SendError> {
+        std::future::pending().await
+    }
+
+    fn give_up(&self, batch: &Batch) -> (usize, Sent) {
+        (batch.len() - 1, Sent::default())
+    }
+}
+
+#[tokio::test]
+async fn messages_of_an_abandoned_batch_are_counted_as_confirmed_or_dropped() {
+    let metrics = metrics();
+    let component = Health::default().component("mqtt");
+    let all = links(component, &metrics, CircuitConfig::default(), None);
+    let (batches, taken) = mpsc::channel(1);
+    let (done, mut returned) = mpsc::unbounded_channel();
+    let ends = Ends {
+        batches: taken,
+        done,
+    };
+    let abandon = CancellationToken::new();
+    let task = run(Stuck, ends, all.link(), abandon.clone(), metrics.clone());
+    let task = tokio::spawn(task);
+    // One that the task has taken, and one that it finds after the end.
+    for _ in 0..2 {
+        batches.send(batch(&["a", "b", "c"])).await.unwrap();
+    }
+    drop(batches);
+    abandon.cancel();
+    task.await.unwrap();
+    assert_eq!(metrics.messages.get(), 2);
+    assert_eq!(metrics.drops(Dropped::Shutdown), 4);
+    for _ in 0..2 {
+        assert_eq!(returned.recv().await.unwrap().outcome, Outcome::Sent);
+    }
 }

@@ -13,14 +13,16 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// At the end of the run, creates the messages that were due by now: a worker that is late
-    /// would leave out those that wait the longest. What it cannot create in time is dropped.
+    /// would leave out those that wait the longest. What it cannot create in time is dropped,
+    /// and so is what a paused fleet has not created.
     pub(super) async fn catch_up(&mut self, state: &mut State, stop: &Stop) -> Exit {
         let end = Instant::now();
         let is_scheduled = matches!(state.send_order, SendOrder::Scheduled(_));
-        if state.ended || state.config.fleet.paused || !is_scheduled {
+        if state.ended || !is_scheduled {
             return Exit::Complete;
         }
-        while self.make_due(state, end) == After::Again
+        while !state.config.fleet.paused
+            && self.make_due(state, end) == After::Again
             && end.elapsed() < CATCH_UP
             && !stop.abandon.is_cancelled()
         {
@@ -104,7 +106,7 @@ impl Worker {
             self.report_depth(state, self.waiting());
             tokio::select! {
                 () = stop.abandon.cancelled() => {
-                    self.metrics.dropped(Dropped::Shutdown, self.waiting() as u64);
+                    self.metrics.dropped(Dropped::Shutdown, self.not_handed_over() as u64);
                     return Exit::Complete;
                 }
                 () = stop.regroup.cancelled() => return Exit::Regroup,

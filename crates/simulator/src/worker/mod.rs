@@ -105,7 +105,7 @@ impl LaneHandle {
 pub(crate) struct Stop {
     /// Create no more messages, but send those that wait.
     pub generate: CancellationToken,
-    /// Drop the messages that wait.
+    /// Drop the messages that wait; the senders, those of their batches that are not confirmed.
     pub abandon: CancellationToken,
     /// Return with the current state, to continue with other lanes.
     pub regroup: CancellationToken,
@@ -395,8 +395,8 @@ impl Worker {
                 ControlFlow::Continue(())
             }
             Outcome::Closed => {
-                let waiting = self.waiting() as u64;
-                self.metrics.dropped(Dropped::OutputClosed, waiting);
+                let left = self.not_handed_over() as u64;
+                self.metrics.dropped(Dropped::OutputClosed, left);
                 ControlFlow::Break(())
             }
         }
@@ -408,6 +408,12 @@ impl Worker {
         let handles = self.handles.iter();
         let created: usize = handles.map(|handle| handle.lane.waiting()).sum();
         created + self.held()
+    }
+
+    /// The messages that wait and are in no batch that a sender has, which counts its own.
+    fn not_handed_over(&self) -> usize {
+        let in_flight = self.handles.iter().map(|handle| handle.lane.in_flight());
+        self.waiting() - in_flight.sum::<usize>()
     }
 
     fn wakes_at(&self) -> Option<Instant> {

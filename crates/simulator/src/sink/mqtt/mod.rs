@@ -201,6 +201,15 @@ impl Sink for Session {
         self.answers.resize(batch.len(), None);
     }
 
+    fn give_up(&self, _: &Batch) -> (usize, Sent) {
+        let count = |wanted: Option<Answer>| {
+            let answers = self.answers.iter();
+            answers.filter(|answer| **answer == wanted).count()
+        };
+        let refused = count(Some(Answer::Refused));
+        (count(None), Sent { refused })
+    }
+
     async fn attempt(&mut self, batch: &Batch) -> Result<Sent, SendError> {
         self.in_flight = 0;
         if let Err(error) = self.publish(batch).await {
@@ -212,8 +221,7 @@ impl Sink for Session {
             });
         }
         self.backoff.reset();
-        let refused = |answer: &&Option<Answer>| **answer == Some(Answer::Refused);
-        let refused = self.answers.iter().filter(refused).count();
+        let (_, Sent { refused }) = self.give_up(batch);
         if refused > 0
             && let Some(left_out) = self.rejections.admit()
         {

@@ -127,6 +127,7 @@ async fn only_unacknowledged_messages_are_sent_again() {
     let broken = session.attempt(&batch).await.expect_err("the line is cut");
     let unanswered = matches!(broken, SendError::Unanswered { messages: 2, .. });
     assert!(unanswered, "{broken:?}");
+    assert_eq!(session.give_up(&batch), (2, Sent { refused: 0 }));
     assert_eq!(session.attempt(&batch).await.unwrap(), Sent { refused: 0 });
     let (first, second) = peer.await.unwrap();
     let named = |names: &[(&str, u16)]| -> Vec<(String, u16)> {

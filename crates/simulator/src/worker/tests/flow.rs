@@ -112,7 +112,13 @@ async fn the_wait_for_a_sink_that_stands_still_is_in_the_delivery_latency() {
         settings.retry,
         None,
     );
-    tokio::spawn(sink::run(Null, ends, links.link(), metrics.clone()));
+    tokio::spawn(sink::run(
+        Null,
+        ends,
+        links.link(),
+        CancellationToken::new(),
+        metrics.clone(),
+    ));
     worker.drain(&mut state, &stop()).await;
     let after = Snapshot::take(&metrics);
     let figures = Figures::between(&Snapshot::default(), &after, 6 * SECOND).by_name();

@@ -155,9 +155,29 @@ async fn messages_not_created_for_a_closed_output_are_counted() {
     let running = tokio::spawn(worker.run(None, stop()));
     let mut ends = ends.remove(0);
     let batch = ends.batches.recv().await.expect("a batch");
-    let outcome = Outcome::Closed;
+    let (taken, outcome) = (batch.len() as f64, Outcome::Closed);
     ends.done.send(Done { batch, outcome }).unwrap();
     running.await.unwrap();
     let dropped = ["output_closed", "buffer_full", "throttled"].map(|r| dropped(&registry, r));
-    assert!(dropped.iter().sum::<f64>() >= 1e9, "{dropped:?}");
+    assert!(taken + dropped.iter().sum::<f64>() >= 1e9, "{dropped:?}");
+}
+
+#[tokio::test]
+async fn messages_that_a_paused_fleet_has_not_created_are_counted_at_shutdown() {
+    let with = |paused| {
+        config(|c| {
+            c.fleet.interval = SECOND.into();
+            c.fleet.paused = paused;
+        })
+    };
+    let (mut workers, _ends, registry) = workers(with(false), 1);
+    let mut worker = workers.remove(0);
+    worker.start = Instant::now() - 10 * SECOND;
+    let mut state = worker.initial_state();
+    worker.apply_config(&mut state, Arc::new(with(true)));
+    let stop = stop();
+    stop.generate.cancel();
+    assert_eq!(worker.catch_up(&mut state, &stop).await, Exit::Complete);
+    let waiting = worker.waiting() as f64;
+    assert_eq!((waiting, dropped(&registry, "shutdown")), (0.0, 41.0));
 }
