@@ -7,7 +7,7 @@ use anyhow::Context;
 use iot_bridge::BridgeConfig;
 use iot_consumer::ConsumerConfig;
 use iot_service::Listeners;
-use iot_service::config::{HumanDuration, Live};
+use iot_service::config::{ByteSize, HumanDuration, Live};
 use iot_simulator::config::{
     CompressionKind, Rate, SensorConfig, SensorsConfig, SimulatorConfig, SinkKind, SwitchConfig,
 };
@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::brokers::{PARTITIONS, listen};
 
-/// The mock cluster slows down with the number of stored batches; with this linger and
-/// no compression it sustains 2,000 messages per second for hours.
-const LINGER: HumanDuration = HumanDuration::from_millis(100);
+/// The mock cluster slows down with the number of stored batches, which each replica reads.
+/// With this linger and no compression it sustains 2,000 messages per second for hours.
+const LINGER: HumanDuration = HumanDuration::from_millis(200);
 
 /// Correlation time of values. Detectors learn what is normal from a few hundred readings and
 /// take what moves much more slowly for a drift.
@@ -116,6 +116,8 @@ pub(crate) fn bridge(mqtt: SocketAddr, kafka: &str) -> Live<BridgeConfig> {
 pub(crate) fn consumer(kafka: &str) -> Live<ConsumerConfig> {
     let mut config = ConsumerConfig::default();
     config.kafka.brokers = vec![kafka.into()];
+    // Enough for the page to continue at another replica, and three of them share this machine.
+    config.push.history = ByteSize::mib(8);
     // The embedded broker waits almost as long for a lone member that joins again, for example
     // because of a visitor's new topic.
     config.kafka.session_timeout = HumanDuration::from_secs(6);
