@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Quality, Reading, ReadingTemplate, Template};
-use iot_fold::{AlertKind, Catalogue, Event, Fold};
+use iot_fold::{AlertKind, Catalogue, Event, Fold, Folded};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
@@ -153,6 +153,7 @@ pub fn step(devices: usize, sensors: &[&'static str]) -> impl FnMut() -> usize {
 /// A partition and its next messages.
 struct Partition {
     fold: Fold,
+    folded: Folded,
     devices: usize,
     messages: Vec<DeviceMessage<'static>>,
     offset: i64,
@@ -171,6 +172,7 @@ impl Partition {
         }
         Self {
             fold: Fold::new(config.fold_rules(), TOPIC, 0),
+            folded: Folded::default(),
             devices,
             messages: (0..devices)
                 .map(|device| message(device, 0, sensors))
@@ -200,7 +202,8 @@ impl Partition {
             is_undated: false,
             unmatched: &[],
         };
-        self.fold.apply(&event).expect("within the limits");
+        let applied = self.fold.apply(&event, &mut self.folded);
+        applied.expect("within the limits");
         self.offset += 1;
     }
 }

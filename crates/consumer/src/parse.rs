@@ -41,16 +41,18 @@ pub(crate) fn message<'r>(
     beside: &mut Beside,
 ) -> Result<DeviceMessage<'r>, ParseError> {
     let payload = record.value().unwrap_or_default();
-    let around = Around {
-        topic,
-        mqtt: record
-            .header(headers::MQTT_TOPIC)
-            .and_then(|topic| std::str::from_utf8(topic).ok()),
-        is_retained: record.header(headers::MQTT_RETAIN) == Some(b"true"),
-        recorded: record.timestamp(),
-    };
-    if let Some(mapping) = mappings.find(&around) {
-        return mapping.message(payload, &around, refused, beside);
+    if !mappings.is_empty() {
+        let around = Around {
+            topic,
+            mqtt: record
+                .header(headers::MQTT_TOPIC)
+                .and_then(|topic| std::str::from_utf8(topic).ok()),
+            is_retained: record.header(headers::MQTT_RETAIN) == Some(b"true"),
+            recorded: record.timestamp(),
+        };
+        if let Some(mapping) = mappings.find(&around) {
+            return mapping.message(payload, &around, refused, beside);
+        }
     }
     match record.header(headers::CONTENT_TYPE).and_then(named) {
         Some(Format::Json) => json(payload, refused),

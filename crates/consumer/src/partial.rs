@@ -139,6 +139,7 @@ impl Refused {
     }
 
     /// Folds what is left of the message, without the readings for which the device has no room.
+    /// Adds what it changes to `folded`.
     ///
     /// # Errors
     /// The message is refused whole, and the state has not changed.
@@ -149,10 +150,11 @@ impl Refused {
         identity: (&str, &str),
         message: &mut DeviceMessage<'_>,
         beside: &Beside,
-    ) -> Result<Folded, Refusal> {
+        folded: &mut Folded,
+    ) -> Result<(), Refusal> {
         let event = event(record, identity, message, beside);
         self.settle(says_anything(fold, &event))?;
-        match fold.apply(&event) {
+        match fold.apply(&event, folded) {
             Err(full @ iot_fold::Refusal::TooManySensors) => {
                 let excess = fold.excess(&event);
                 self.retain(&mut message.readings, |place, _, _| {
@@ -163,7 +165,7 @@ impl Refused {
                 })?;
                 let event = self::event(record, identity, message, beside);
                 self.settle(says_anything(fold, &event))?;
-                Ok(fold.apply(&event)?)
+                Ok(fold.apply(&event, folded)?)
             }
             applied => Ok(applied?),
         }

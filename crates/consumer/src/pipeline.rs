@@ -266,9 +266,8 @@ impl<E: Effects> Pipeline<E> {
         self.log = self.log.after(batch);
         self.laps.go(Instant::now());
         for record in batch.records() {
-            match self.fold_record(&record) {
-                Ok(effects) => {
-                    folded.add(&effects);
+            match self.fold_record(&record, &mut folded) {
+                Ok(()) => {
                     if let Some(refused) = self.refused.listed() {
                         let partition = &self.partition;
                         self.effects.readings_refused(partition, &record, refused);
@@ -301,8 +300,8 @@ impl<E: Effects> Pipeline<E> {
         Ok(())
     }
 
-    /// Takes a record through the stages from parsing to folding.
-    fn fold_record(&mut self, record: &Record<'_>) -> Result<Folded, Refusal> {
+    /// Takes a record through the stages from parsing to folding. Adds what it changes to `folded`.
+    fn fold_record(&mut self, record: &Record<'_>, folded: &mut Folded) -> Result<(), Refusal> {
         let topic = &self.partition.topic;
         let mut beside = Beside::default();
         let mut message = self
@@ -319,8 +318,14 @@ impl<E: Effects> Pipeline<E> {
         let catalogue = (&self.catalogue, beside.has_chips);
         check_readings(&mut message.readings, catalogue, &mut self.refused)?;
         let identity = (tenant, project);
-        self.refused
-            .fold(&mut self.fold, record, identity, &mut message, &beside)
+        self.refused.fold(
+            &mut self.fold,
+            record,
+            identity,
+            &mut message,
+            &beside,
+            folded,
+        )
     }
 
     /// Pushes what changed: alerts to the owner's outlets, and everything to the live view, which

@@ -71,7 +71,8 @@ impl Known {
     }
 }
 
-/// All sensors that are known, ordered by name.
+/// All sensors that are known, ordered by the length of the name and then by the name: most
+/// comparisons need only the length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Catalogue {
     known: Vec<Known>,
@@ -87,7 +88,7 @@ impl Catalogue {
         let standard = sensor::ALL.iter().filter(|sensor| !replaced(sensor.name));
         let standard: Vec<_> = standard.map(Known::standard).collect();
         all.extend(standard);
-        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.sort_by(|a, b| rank(&a.name).cmp(&rank(&b.name)));
         Self {
             known: all,
             has_chips: false,
@@ -110,7 +111,9 @@ impl Catalogue {
     /// The sensor of that name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Known> {
-        let found = self.known.binary_search_by(|known| (*known.name).cmp(name));
+        let found = self
+            .known
+            .binary_search_by(|known| rank(&known.name).cmp(&rank(name)));
         found.ok().map(|at| &self.known[at])
     }
 
@@ -123,11 +126,15 @@ impl Catalogue {
             .or_else(|| others.find_map(|other| self.find(other)))
     }
 
-    /// All of them, ordered by name.
+    /// All of them.
     #[must_use]
     pub fn all(&self) -> &[Known] {
         &self.known
     }
+}
+
+fn rank(name: &str) -> (usize, &str) {
+    (name.len(), name)
 }
 
 /// Possible sensor names after removing the chip, longest first. Names of chips may

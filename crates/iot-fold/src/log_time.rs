@@ -1,5 +1,7 @@
 //! The time of a partition, by its records.
 
+use std::collections::VecDeque;
+
 /// How many record times are kept.
 const KEPT: usize = 16;
 /// Which of them is the time of the partition, counted from the greatest: three records from
@@ -37,7 +39,7 @@ pub(crate) struct LogTime {
     /// The position at the newest message.
     pub(crate) now: LogPosition,
     /// The last record times, in the order of the log.
-    pub(crate) times: Vec<i64>,
+    pub(crate) times: VecDeque<i64>,
     /// Whether record times before `times` are unknown: state of an earlier version has no times, and its
     /// partition time was the highest record time.
     pub(crate) is_taken_over: bool,
@@ -54,7 +56,7 @@ impl LogTime {
         };
         Self {
             now,
-            times: vec![recorded],
+            times: [recorded].into(),
             is_taken_over: false,
         }
     }
@@ -63,7 +65,7 @@ impl LogTime {
     pub(crate) fn taken_over(now: LogPosition) -> Self {
         Self {
             now,
-            times: Vec::new(),
+            times: VecDeque::new(),
             is_taken_over: true,
         }
     }
@@ -75,10 +77,17 @@ impl LogTime {
     pub(crate) fn advance(&mut self, offset: i64, recorded: Option<i64>, most: MaxSteps) {
         self.now.offset = offset;
         let Some(recorded) = recorded else { return };
-        if self.times.len() == KEPT {
-            self.times.remove(0);
+        let is_full = self.times.len() == KEPT;
+        let dropped = if is_full {
+            self.times.pop_front()
+        } else {
+            None
+        };
+        self.times.push_back(recorded);
+        if dropped == Some(recorded) {
+            // The same times as before, as for most records of a busy partition.
+            return;
         }
-        self.times.push(recorded);
         let count = self.times.len();
         let time = self.ranked(RANK.min(count));
         let now = &mut self.now;
@@ -140,6 +149,34 @@ mod tests {
             [10, 10, 10, 11, 12, 13, 14]
         );
         assert_eq!(times(&[far, 11, 12, 13, 14]), [11, 11, 11, 12]);
+    }
+
+    #[test]
+    fn it_is_the_fourth_greatest_of_the_last_16_also_of_times_that_repeat() {
+        // 30 records of each time, with an earlier one after each six.
+        let records = (0..300).map(|at| if at % 7 == 6 { at / 60 } else { at / 30 + 5 });
+        let records: Vec<_> = records.collect();
+        let mut time = i64::MIN;
+        let expected = (3..records.len()).map(|last| {
+            let mut kept = records[(last + 1).saturating_sub(KEPT)..=last].to_vec();
+            kept.sort_unstable();
+            time = time.max(kept[kept.len() - RANK]);
+            time
+        });
+        assert_eq!(times(&records)[2..], expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_last_times_are_kept_in_the_order_of_the_log() {
+        let (mut log, mut kept) = (LogTime::new(0, 7), vec![7]);
+        for offset in 1..60 {
+            let recorded = [7, 7, 9, 7][offset as usize % 4];
+            let most = MaxSteps { clock: 1, age: 1 };
+            log.advance(offset, Some(recorded), most);
+            kept.push(recorded);
+            assert_eq!(log.times, &kept[kept.len().saturating_sub(KEPT)..]);
+            assert_eq!(log.now.offset, offset);
+        }
     }
 
     #[test]

@@ -50,6 +50,18 @@ pub struct Value {
     pub is_ahead: bool,
 }
 
+impl Value {
+    /// Takes over a newer value.
+    fn replace(&mut self, newer: &Self) {
+        let unit = match (&self.unit, &newer.unit) {
+            // Texts are shared. Counting the owners of one that stays would take the longest here.
+            (Some(unit), Some(newer)) if Arc::ptr_eq(unit, newer) => self.unit.take(),
+            _ => newer.unit.clone(),
+        };
+        *self = Self { unit, ..*newer };
+    }
+}
+
 /// Newest values of a device: all of them, or only those that changed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Device {
@@ -79,7 +91,7 @@ impl Readings {
     pub fn update(&mut self, changed: &[(Arc<str>, Value)]) {
         for (sensor, value) in changed {
             match self.find(sensor) {
-                Ok(at) => self.0[at].1 = value.clone(),
+                Ok(at) => self.0[at].1.replace(value),
                 Err(at) => {
                     // A device has few sensors: the list must not keep room for four.
                     self.0.reserve_exact(1);

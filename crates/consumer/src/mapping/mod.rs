@@ -73,6 +73,10 @@ impl Mappings {
         Self(all)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first that is meant for such messages.
     pub(crate) fn find(&self, around: &Around<'_>) -> Option<&MappingConfig> {
         self.0.iter().find(|mapping| mapping.is_for(around))

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::config::ConsumerConfig;
     use crate::dead_letter::{DeadLetterMetrics, DeadLetters};
-    use iot_fold::{Event, Fold};
+    use iot_fold::{Event, Fold, Folded};
 
     fn outputs(config: &ConsumerConfig) -> Outputs {
         let metrics = DeadLetterMetrics::new(&Registrar(&Registry::new())).unwrap();
@@ -348,7 +348,7 @@ mod tests {
                 is_undated: false,
                 unmatched: &[],
             };
-            fold.apply(&event).unwrap();
+            fold.apply(&event, &mut Folded::default()).unwrap();
         }
         let updates = fold.take_updates();
         let alerts = updates.alerts.iter();

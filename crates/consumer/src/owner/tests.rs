@@ -332,7 +332,7 @@ fn old_device() -> Vec<u8> {
     let mut fold = iot_fold::Fold::new(rules, TOPIC, 0);
     let json = br#"{"deviceId":"old","timestamp":1767225600,"temperature":20}"#;
     let message = iot_core::message::parse(json).unwrap();
-    fold.apply(&iot_fold::Event {
+    let event = iot_fold::Event {
         offset: 0,
         recorded: Some(1_767_225_600_000),
         tenant: "t",
@@ -340,8 +340,9 @@ fn old_device() -> Vec<u8> {
         message: &message,
         is_undated: false,
         unmatched: &[],
-    })
-    .unwrap();
+    };
+    let mut folded = iot_fold::Folded::default();
+    fold.apply(&event, &mut folded).unwrap();
     fold.take_changes().live.remove(0).1
 }
 

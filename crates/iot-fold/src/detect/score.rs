@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::catalogue::Catalogue;
-use crate::fold::{Event, Fold, FoldRules};
+use crate::fold::{Event, Fold, FoldRules, Folded};
 use crate::limits::LimitRules;
 use crate::model::AlertStatus;
 use crate::window::WindowRules;
@@ -83,7 +83,7 @@ fn consume() -> Said {
             is_undated: false,
             unmatched: &[],
         };
-        fold.apply(&event).unwrap();
+        fold.apply(&event, &mut Folded::default()).unwrap();
         for reading in &message.readings {
             let series = (message.device_id.to_string(), reading.sensor.to_string());
             times.entry(series).or_default().push(message.timestamp);

@@ -9,9 +9,8 @@ impl Fold {
     /// Takes a retained message without a time. It sets only values that do not exist yet; they
     /// count in no window and reach no detector. It does not end the silence of a known device; a
     /// new one is watched for silence like any other.
-    pub(super) fn fill(&mut self, at: usize, event: &Event<'_>) -> Folded {
+    pub(super) fn fill(&mut self, at: usize, event: &Event<'_>, folded: &mut Folded) {
         let stamp = Stamp::undated(event.message.timestamp);
-        let mut folded = Folded::default();
         let is_new = self.devices[at].state.newest == Stamp::NONE;
         let noted = self.note(is_new, is_new);
         if is_new {
@@ -23,7 +22,7 @@ impl Fold {
                 state.share(&mut self.names);
                 self.devices[at].find_limits(&self.rules);
             }
-            self.hear(at, event, &mut folded);
+            self.hear(at, event, folded);
         }
         let mut has_changed = is_new;
         for reading in &event.message.readings {
@@ -47,10 +46,9 @@ impl Fold {
             self.show_message(at, event, noted);
         }
         if is_new {
-            self.reveal(&mut folded);
-            self.retire(&mut folded);
+            self.reveal(folded);
+            self.retire(folded);
         }
-        folded
     }
 
     /// Whether the device of an event has a sensor whose state it gives in a word.

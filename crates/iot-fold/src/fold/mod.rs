@@ -77,7 +77,7 @@ pub struct Event<'m> {
     pub unmatched: &'m [String],
 }
 
-/// What an event changed, for metrics.
+/// What events changed, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Folded {
     /// Readings.
@@ -95,24 +95,6 @@ pub struct Folded {
     pub raised: [u64; AlertKind::ALL.len()],
     /// Alerts that were cleared, by number of their kind.
     pub cleared: [u64; AlertKind::ALL.len()],
-}
-
-impl Folded {
-    /// Adds what another event changed.
-    pub fn add(&mut self, other: &Self) {
-        self.readings += other.readings;
-        self.stale += other.stale;
-        self.duplicates += other.duplicates;
-        self.removed += other.removed;
-        let counts = [
-            (&mut self.late[..], &other.late[..]),
-            (&mut self.raised, &other.raised),
-            (&mut self.cleared, &other.cleared),
-        ];
-        for (mine, others) in counts {
-            mine.iter_mut().zip(others).for_each(|(a, b)| *a += b);
-        }
-    }
 }
 
 /// The state of one partition, and what has changed in it since its changes were last taken.
@@ -202,27 +184,27 @@ impl Fold {
         self.index.len()
     }
 
-    /// Applies the next event. Offsets must increase; they may have gaps.
+    /// Applies the next event, and adds what it changed to `folded`. Offsets must increase; they
+    /// may have gaps.
     ///
     /// # Errors
     /// A limit of [`FoldRules`] refuses the message. The state has not changed then.
-    pub fn apply(&mut self, event: &Event<'_>) -> Result<Folded, Refusal> {
+    pub fn apply(&mut self, event: &Event<'_>, folded: &mut Folded) -> Result<(), Refusal> {
         if event.message.readings.is_empty() && !self.has_unmatched(event) {
             return Err(Refusal::NoReadings);
         }
         let at = self.find(event)?;
         if event.is_undated {
-            return Ok(self.fill(at, event));
+            self.fill(at, event, folded);
+            return Ok(());
         }
         let message = event.message;
         let device = &mut self.devices[at];
         let state = &mut device.state;
         let stamp = Stamp::new(message, event.recorded);
         if state.newest.is_repeated_by(stamp) {
-            return Ok(Folded {
-                duplicates: 1,
-                ..Folded::default()
-            });
+            folded.duplicates += 1;
+            return Ok(());
         }
         let (mut described, newest) = (state.newest == Stamp::NONE, state.newest.yields_to(stamp));
         if newest {
@@ -237,19 +219,18 @@ impl Fold {
         }
         self.mark_unsaved(at);
         let noted = self.note(described, newest);
-        let mut folded = Folded::default();
         self.advance(at, event, stamp);
-        self.hear(at, event, &mut folded);
+        self.hear(at, event, folded);
         for reading in &message.readings {
-            self.read(at, (event, stamp), reading, &mut folded);
+            self.read(at, (event, stamp), reading, folded);
         }
         for sensor in event.unmatched {
             self.doubt(at, sensor, stamp);
         }
         self.show_message(at, event, noted);
-        self.reveal(&mut folded);
-        self.retire(&mut folded);
-        Ok(folded)
+        self.reveal(folded);
+        self.retire(folded);
+        Ok(())
     }
 
     /// The places in the message of the readings that the limit of sensors does not allow: they

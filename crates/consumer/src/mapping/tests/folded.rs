@@ -71,7 +71,16 @@ impl Stages {
         let catalogue = (&catalogue, beside.has_chips);
         check_readings(&mut message.readings, catalogue, &mut refused)?;
         let identity = ("acme", "plant");
-        refused.fold(&mut self.fold, &record, identity, &mut message, &beside)
+        let mut folded = Folded::default();
+        let applied = refused.fold(
+            &mut self.fold,
+            &record,
+            identity,
+            &mut message,
+            &beside,
+            &mut folded,
+        );
+        applied.map(|()| folded)
     }
 
     /// Value, unit, quality and seconds after [`RECORDED`].

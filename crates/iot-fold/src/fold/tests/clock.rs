@@ -24,7 +24,7 @@ fn send(fold: &mut Fold, offset: i64, at: i64, recorded: Option<i64>, value: f64
     let mut message = message((0, at, Some(offset as u64), 0, value));
     message.location = None;
     let event = event(offset, recorded, &message);
-    fold.apply(&event).unwrap()
+    super::apply(fold, &event).unwrap()
 }
 
 /// One message a second for five minutes; that of second 60 has the time `ahead`.

@@ -30,11 +30,12 @@ fn apply(
     (is_undated, unmatched): (bool, &[String]),
 ) -> Result<Folded, Refusal> {
     let recorded = Some(message.timestamp + 2 * SECOND);
-    fold.apply(&Event {
+    let event = Event {
         is_undated,
         unmatched,
         ..event(offset, recorded, message)
-    })
+    };
+    super::apply(fold, &event)
 }
 
 const LIVE: (bool, &[String]) = (false, &[]);

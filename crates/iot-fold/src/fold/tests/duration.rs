@@ -28,7 +28,7 @@ fn send(fold: &mut Fold, offset: usize, (at, recorded, value): At) {
     let mut message = message((0, NOW + at * SECOND, None, 2, value));
     message.location = None;
     let event = event(offset as i64, Some(NOW + recorded * SECOND), &message);
-    fold.apply(&event).unwrap();
+    super::apply(fold, &event).unwrap();
 }
 
 /// When alerts of the threshold were raised and cleared (`-`), in seconds from `NOW`.

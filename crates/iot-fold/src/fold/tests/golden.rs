@@ -30,7 +30,7 @@ fn folded() -> Fold {
             message.location = None;
         }
         let event = event(at, Some(1_000 + at * 5), &message);
-        fold.apply(&event).unwrap();
+        super::apply(&mut fold, &event).unwrap();
     }
     fold
 }

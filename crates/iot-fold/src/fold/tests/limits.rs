@@ -79,7 +79,7 @@ fn what_was_learnt_in_another_unit_is_forgotten() {
         let mut message = message((0, at, None, 2, 20.0));
         message.readings[0].unit = unit.map(Into::into);
         let event = event(at, None, &message);
-        fold.apply(&event).unwrap();
+        super::apply(&mut fold, &event).unwrap();
         fold.devices[0].state.sensors[0].detectors.readings
     };
     let learnt = [None, Some("a"), Some("a"), Some("b"), Some("b")];
@@ -101,7 +101,7 @@ fn limits_of_a_plain_name_hold_for_a_chip_only_in_their_unit() {
         message.readings[0].sensor = "core-temperature".into();
         message.readings[0].unit = unit.map(Into::into);
         let event = event(at, None, &message);
-        fold.apply(&event).unwrap();
+        super::apply(&mut fold, &event).unwrap();
         active.push(active_alerts(&fold));
         let mut kept = Kept::default();
         save(&mut fold, &mut kept);
@@ -127,7 +127,7 @@ fn readings_for_which_there_is_no_room_are_found() {
         message.readings.extend(new);
         let event = event(0, None, &message);
         let excess = fold.excess(&event);
-        let refused = fold.apply(&event) == Err(Refusal::TooManySensors);
+        let refused = super::apply(&mut fold, &event) == Err(Refusal::TooManySensors);
         assert_eq!(refused, !excess.is_empty(), "{names:?}");
         excess
     };

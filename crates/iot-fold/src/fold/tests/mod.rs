@@ -144,7 +144,14 @@ fn feed_at(
     sent: Sent,
 ) -> Result<Folded, Refusal> {
     let message = message(sent);
-    fold.apply(&event(offset as i64, recorded, &message))
+    apply(fold, &event(offset as i64, recorded, &message))
+}
+
+/// Applies one event.
+fn apply(fold: &mut Fold, event: &Event<'_>) -> Result<Folded, Refusal> {
+    let mut folded = Folded::default();
+    fold.apply(event, &mut folded)?;
+    Ok(folded)
 }
 
 /// Times of records: they mostly go on, not always; some have none, and some are from the
@@ -392,7 +399,7 @@ fn a_bad_reading_is_shown_but_neither_counted_nor_alerted() {
     let mut fold = Fold::new(rules(), "device-data", 0);
     let mut bad = message((0, 100, None, 0, 90.0));
     bad.readings[0].quality = Quality::Bad;
-    fold.apply(&event(0, None, &bad)).unwrap();
+    apply(&mut fold, &event(0, None, &bad)).unwrap();
     let told = fold.take_updates();
     let shown: Vec<_> = told.iter().flat_map(updates::readings).collect();
     assert_eq!(shown[0].1.quality, Quality::Bad);

@@ -175,7 +175,8 @@ impl Replica {
                 is_undated: false,
                 unmatched: &[],
             };
-            self.folds[number].apply(&event).unwrap();
+            let mut folded = iot_fold::Folded::default();
+            self.folds[number].apply(&event, &mut folded).unwrap();
             self.next[number] += 1;
         }
         self.read = self.read.max(to);

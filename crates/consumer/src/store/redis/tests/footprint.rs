@@ -1,7 +1,7 @@
 //! How much memory of Redis a device takes; docs/state.md has what came of it.
 
 use iot_core::message::{DeviceMessage, Quality, Reading};
-use iot_fold::{Event, Fold};
+use iot_fold::{Event, Fold, Folded};
 
 use super::*;
 use crate::config::ConsumerConfig;
@@ -49,7 +49,7 @@ async fn memory_of_devices() {
                     is_undated: false,
                     unmatched: &[],
                 };
-                fold.apply(&event).unwrap();
+                fold.apply(&event, &mut Folded::default()).unwrap();
                 fold.take_updates();
                 offset += 1;
                 if offset % 1_000 == 0 {
