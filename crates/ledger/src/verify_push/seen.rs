@@ -55,6 +55,8 @@ impl Told {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) name: String,
+    /// The number of its filter.
+    pub(super) filter: usize,
     names: Names,
     /// By `topic:partition`.
     pub(super) partitions: HashMap<Arc<str>, Partition>,
@@ -73,9 +75,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(name: String) -> Self {
+    pub(super) fn new(name: String, filter: usize) -> Self {
         Self {
             name,
+            filter,
             ..Self::default()
         }
     }
