@@ -126,7 +126,7 @@ mod tests {
         assert!(takes("building=b1&floor=2", Some(&place)));
         assert!(!takes("building=b1&floor=1", Some(&place)));
         assert!(!takes("project=other", Some(&place)));
-        assert!(!takes("room=r", None), "nobody knows where it is");
+        assert!(!takes("room=r", None), "it has no place");
         assert!(Filter::default().takes("acme\0plant\0d-1", None));
         let alert = json!({"tenant": "acme", "location": {"floor": "2"}});
         assert!(filter("tenant=acme&floor=2").takes_alert(&alert));
