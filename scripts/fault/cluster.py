@@ -13,9 +13,8 @@ import time
 from lib.process import wait_for
 from lib.stack import stack
 
-from . import state_rig, state_trial, state_verdict, verdict
+from . import push_trial, state_rig, state_trial, state_verdict, verdict
 from .proxy import Proxy, Watch
-from .push_trial import Watch
 from .rig import PREFIX, Bridge, Load
 
 BROKERS = {1: "kafka", 2: "kafka-2", 3: "kafka-3"}
@@ -161,7 +160,7 @@ class Trial(state_trial.Trial):
             self.wait("the consumers to be ready", self.ready)
             urls = [f"ws://127.0.0.1:{consumer.http}/ws" for consumer in self.services if consumer not in self.bridges]
             # A partition with another leader has no positions for a while: who reconnects then gets a snapshot.
-            self.watch = Watch(self, "watch", urls, CLIENTS)
+            self.watch = push_trial.Watch(self, "watch", urls, CLIENTS)
             self.producers.append(self.watch)
         self.sampling = threading.Event()
         threading.Thread(target=self.sample, daemon=True).start()

@@ -1,7 +1,6 @@
 """The faults of what clients see: each a load, clients, what happens to them, and how that is proved to have
 happened."""
 
-import glob
 import itertools
 import json
 import time
@@ -9,7 +8,7 @@ import time
 from . import push_clients
 from .common import Faults
 from .push_trial import LIMIT
-from .state_trial import REBUILDS, reached
+from .state_trial import REBUILDS
 
 FRAMES = "iot_push_frames_total"
 CLOSED = "iot_websocket_closed_total"
@@ -182,50 +181,6 @@ def other_rules(trial):
     trial.watch([owner, same])
     trial.warm()
     trial.note("readiness, and every snapshot, names the partitions until the rules are the same")
-
-
-@fault("clock-skew", "clocks that differ by 2 s while replicas are killed, then one is set by 5 s", short=False)
-def clock_skew(trial):
-    library = next(iter(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), None)
-    if not library:
-        trial.skip("libfaketime is not installed (apt-get install faketime)")
-        return
-    clocks = []
-    for number, ahead in enumerate((-1, 0, 1)):
-        clock = trial.rig.work / f"{trial.name}-clock-{number}"
-        clock.write_text(f"{ahead:+}s")
-        clocks.append(clock)
-    how = [{"before": ["env", f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={clock}", "FAKETIME_NO_CACHE=1",
-                       "FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"]} for clock in clocks]
-    trial.rig.topics("--create", "--topic", trial.name, "--partitions", str(trial.partitions))
-    replicas = [trial.replica(str(number), static=True, more={"push.skew": "3s"}, **way)
-                for number, way in enumerate(how)]
-    trial.wait("the replicas to be ready", trial.ready)
-    trial.fleet()
-    trial.watch(replicas)
-    # Longer than the skew, or nobody can continue elsewhere.
-    trial.flows(6)
-    for replica in replicas[:max(2, trial.form.kills // 5)]:
-        replica.kill()
-        trial.back()
-        replica.start()
-        trial.warm()
-        trial.flows(6)
-    trial.fleets[-1].finish()
-    trial.wait("everything to be stored", lambda: reached(trial.stored(), trial.ends()))
-    trial.seen()
-    trial.fleet()
-    # Positions from before mean nothing then.
-    trial.watch(replicas, "--allow-snapshots")
-    trial.flows()
-    clocks[0].write_text("+5s")
-    trial.flows(3)
-    replicas[0].kill()
-    trial.back()
-    clocks[0].write_text("-5s")
-    replicas[0].start()
-    trial.warm()
-    trial.note("nothing was missed with 2 s between clocks")
 
 
 @fault("rolling-upgrade", "replicas of the version before replaced one by one", short=False)

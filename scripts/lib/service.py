@@ -10,10 +10,9 @@ from .process import Failed, end, peak_memory, tail, wait_for
 class Service:
     """One of our services, which can be killed and started again under the same name."""
 
-    def __init__(self, rig, program, name, settings, files=None, before=()):
+    def __init__(self, rig, program, name, settings, files=None):
         self.rig, self.program, self.ops = rig, program, free_port()
-        # Commands that run it; `before` come first.
-        self.limits = [*before, *(["prlimit", f"--nofile={files}:{files}"] if files else [])]
+        self.limits = ["prlimit", f"--nofile={files}:{files}"] if files else []
         self.log = rig.work / f"{name}.log"
         settings = {"ops.listen": f"127.0.0.1:{self.ops}", "log.format": "text", **settings}
         self.flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
