@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn verify(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     let committed = Committed::new(&args.kafka);
     let kafka = connect(&args.kafka.brokers, &committed.security).await?;
-    let topics = Topics {
+    let mut topics = Topics {
         partitions: log::partitions(&kafka, &args.topic).await?,
         kafka,
         committed,
@@ -127,6 +127,8 @@ async fn verify(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     watch
         .receive(args.duration.map(|duration| *duration), args.records)
         .await?;
+    // Partitions may have other leaders by now.
+    topics.kafka = connect(&args.kafka.brokers, &topics.committed.security).await?;
     let filters = watch.filters.clone();
     let goal = watch.receive_during(topics.goal(&filters)).await?;
     watch.join_at_the_end();
