@@ -24,8 +24,8 @@ test:
 e2e: stack-up
     eval "$(scripts/stack env)"; cargo test --workspace -- --ignored --skip detect::score
 
-# Every fault of docs/reliability.md, of the bridge, of the consumer and of a cluster: 18 minutes for the first two, and a release build (names of faults: to one of the three below)
-soak *args: (soak-bridge args) (soak-consumer args) (soak-cluster args)
+# Every fault of docs/reliability.md, of the bridge, of the consumer, of what clients see and of a cluster: 18 minutes for the first two, 20 for the third, and a release build (names of faults: to one of the four below)
+soak *args: (soak-bridge args) (soak-consumer args) (soak-push args) (soak-cluster args)
 
 # Those that the bridge must survive
 soak-bridge *args:
@@ -36,6 +36,11 @@ soak-bridge *args:
 soak-consumer *args:
     cargo build --release --workspace --bins
     scripts/state-faults --release {{ args }}
+
+# Those that clients of the live view must not notice, or recover from
+soak-push *args:
+    cargo build --release --workspace --bins
+    scripts/push-faults --release {{ args }}
 
 # Those of a Kafka cluster with three brokers, on the whole chain
 soak-cluster *args:

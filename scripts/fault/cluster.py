@@ -13,11 +13,13 @@ import time
 from lib.process import wait_for
 from lib.stack import stack
 
-from . import state_rig, state_trial, state_verdict, verdict
+from . import push_trial, state_rig, state_trial, state_verdict, verdict
 from .proxy import Proxy, Watch
 from .rig import PREFIX, Bridge, Load
 
 BROKERS = {1: "kafka", 2: "kafka-2", 3: "kafka-3"}
+# Of everything, at both consumers.
+CLIENTS = 10
 # How often offsets are read.
 SAMPLE = 0.1
 
@@ -142,18 +144,24 @@ class Trial(state_trial.Trial):
         self.row = Row(fault=scenario.name, done=scenario.title)
         self.tenant = self.name.replace("-", "_")
         self.name = f"{self.tenant}.p"
-        self.loads, self.bridges = [], []
+        self.loads, self.bridges, self.watch = [], [], None
         self.samples, self.sampling = [], None
 
     # -- the parts
 
-    def chain(self):
-        """Bridge and consumers, with a load."""
+    def chain(self, watched=False):
+        """Bridge and consumers, with a load, and with clients that watch."""
         self.create(self.name)
         self.bridge()
         self.consumers()
         self.load()
         self.flows(2)
+        if watched:
+            self.wait("the consumers to be ready", self.ready)
+            urls = [f"ws://127.0.0.1:{consumer.http}/ws" for consumer in self.services if consumer not in self.bridges]
+            # A partition with another leader has no positions for a while: who reconnects then gets a snapshot.
+            self.watch = push_trial.Watch(self, "watch", urls, CLIENTS)
+            self.producers.append(self.watch)
         self.sampling = threading.Event()
         threading.Thread(target=self.sample, daemon=True).start()
 
@@ -218,6 +226,8 @@ class Trial(state_trial.Trial):
         for load in self.loads:
             load.finish()
         self.wait("everything to be stored", lambda: state_trial.reached(self.stored(), self.ends()))
+        if self.watch:
+            self.seen(*self.watch.finish())
         # The second is the bridge's.
         names = ("iot_dead_letters_total", "message_processing_errors_total")
         dead = sum(int(service.metric(name)) for service in self.services for name in names)
@@ -238,6 +248,13 @@ class Trial(state_trial.Trial):
                 confirmed = len(outcome.found) + outcome.duplicated
         report, exact = self.verify()
         self.row.count(state_verdict.Sent(confirmed=confirmed), report, exact)
+
+    def seen(self, report, exact):
+        """What clients have seen, which stayed where they were."""
+        first = "; ".join(str(finding) for finding in report["findings"][:3])
+        self.must(exact, f"clients have not seen what the log has: {first}")
+        self.note(f"{report['clients']} clients received {report['received']:,} changes; "
+                  f"{report['broken']} connections broke")
 
     def stood_still(self):
         """The longest that nothing changed, of the acknowledgements and of each partition."""

@@ -30,9 +30,9 @@ def brokers_restarted(trial):
         trial.recovery()
 
 
-@fault("broker-killed", "a broker that leads partitions killed with SIGKILL, and started again")
+@fault("broker-killed", "a broker that leads partitions killed with SIGKILL while clients watch, and started again")
 def broker_killed(trial):
-    trial.chain()
+    trial.chain(watched=True)
     kill_and_start(trial, leader(trial))
 
 

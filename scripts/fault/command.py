@@ -1,4 +1,4 @@
-"""The command line of scripts/faults and scripts/state-faults."""
+"""The command line of the scripts that try faults."""
 
 import argparse
 import dataclasses
@@ -35,6 +35,8 @@ class Suite:
     load: object
     # Shows that the check can fail.
     self_test: object = None
+    # Adds options of its own to the parser; their values go to the fields of the form with these names.
+    options: object = None
 
 
 def main(suite):
@@ -52,7 +54,9 @@ def main(suite):
         return 2
     binaries = binaries_of(suite, args)
     form = dataclasses.replace(suite.short if args.short else suite.long)
-    form.rate = args.rate or form.rate
+    for field in dataclasses.fields(form):
+        if (value := getattr(args, field.name, None)) is not None:
+            setattr(form, field.name, value)
     work = pathlib.Path(tempfile.mkdtemp(prefix=f"{suite.program}."))
     try:
         with suite.rig(work, binaries) as rig:
@@ -83,6 +87,8 @@ def arguments(suite):
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     parser.add_argument("--list", action="store_true", help="name the faults")
+    if suite.options:
+        suite.options(parser)
     if suite.self_test:
         parser.add_argument("--self-test", action="store_true", help="check the check")
     return parser.parse_args()

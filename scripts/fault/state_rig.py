@@ -109,11 +109,11 @@ class Redis:
 class Consumer(Service):
     """A member of the group of a trial."""
 
-    def __init__(self, rig, name, settings, files=None):
+    def __init__(self, rig, name, settings, files=None, program="iot-consumer"):
         # Killed or asleep: not expected to answer.
         self.away = True
         self.http = free_port()
-        super().__init__(rig, "iot-consumer", name, {"http.listen": f"127.0.0.1:{self.http}", **settings}, files)
+        super().__init__(rig, program, name, {"http.listen": f"127.0.0.1:{self.http}", **settings}, files)
 
     def start(self):
         super().start()

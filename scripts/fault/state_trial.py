@@ -69,13 +69,15 @@ class Trial(common.Trial):
         self.servers.append(redis)
         return redis
 
-    def consumer(self, name="0", url=None, static=False, session=SESSION, files=None):
+    def durable(self):
+        # One file that only grows, so that its end is what was written last.
+        return self.server("--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0")
+
+    def consumer(self, name="0", url=None, static=False, session=SESSION, files=None, more=None, **how):
         """A member of the group; a `static` one has its partitions again as soon as it is back.
-        Without a length of the session, in seconds, it is the default. `files` limits its open files."""
-        if not self.redis:
-            # One file that only grows, so that its end is what was written last.
-            self.redis = self.server("--appendonly", "yes", "--appendfsync", "everysec",
-                                     "--auto-aof-rewrite-percentage", "0")
+        Without a length of the session, in seconds, it is the default. `files` limits its open files;
+        `more` are further settings, and the rest is how it is run."""
+        self.redis = self.redis or self.durable()
         settings = {
             "kafka.brokers": self.rig.brokers,
             "kafka.topics": self.name,
@@ -91,7 +93,7 @@ class Trial(common.Trial):
             settings["kafka.session_timeout"] = f"{session}s"
         if static:
             settings["kafka.group_instance_id"] = name
-        consumer = Consumer(self.rig, f"{self.name}-{name}", settings, files)
+        consumer = Consumer(self.rig, f"{self.name}-{name}", settings | (more or {}), files, **how)
         self.services.append(consumer)
         return consumer
 

@@ -9,6 +9,11 @@ use crate::kafka::marks::MarkKeeper;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
 
+/// A pipeline that is no further behind what is shown is followed by the hub, which shows it from
+/// the offset on that clients have seen. More than a batch has: one that came from behind to beyond
+/// that offset would leave a gap. A pipeline that is further behind would cost a second copy for long.
+pub(crate) const NEAR: i64 = 50_000;
+
 /// A partition as clients see it.
 #[derive(Default)]
 pub(crate) struct Showing {
@@ -21,20 +26,23 @@ pub(crate) struct Showing {
 }
 
 impl Showing {
-    /// Shows the pipeline as soon as it has come as far as what was shown, or as the log goes.
+    /// Shows the pipeline, which the hub does as soon as it has come as far as what was shown.
     pub(crate) async fn turn_to<E: Effects>(
         &mut self,
         pipeline: &mut Pipeline<E>,
         source: &Source,
         is_at_end: bool,
     ) {
-        let is_behind = pipeline.next() < self.reached && !is_at_end;
-        if !pipeline.is_shown() && (self.feed.is_none() || !is_behind) {
-            pipeline.show(source).await;
-            self.marks = Some(source.marks.clone());
-            // The one before goes when the next is there.
-            self.feed = None;
+        let is_far = self.reached - pipeline.next() > NEAR && !is_at_end;
+        if self.feed.is_some() && is_far {
+            return;
         }
+        if !pipeline.is_shown() {
+            pipeline.show(source).await;
+        }
+        self.marks = Some(source.marks.clone());
+        // The one before goes when the next is there.
+        self.feed = None;
     }
 
     /// Whether clients see something of a pipeline that has ended.

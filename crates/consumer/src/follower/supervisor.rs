@@ -19,6 +19,7 @@ use crate::config::ConsumerConfig;
 use crate::kafka::group::Assigned;
 use crate::kafka::lookups::Lookups;
 use crate::kafka::progress::Gauge;
+use crate::live::Partial;
 use crate::shared::Shared;
 use crate::showing::Showing;
 
@@ -190,6 +191,10 @@ impl Supervisor {
         tokio::spawn(topics::keep(lookups, kafka, self.filters.clone(), known));
         let mut report_at = Instant::now();
         let mut group = true;
+        // A position counts for all partitions.
+        let unlisted = "Kafka has not listed its topics yet".to_owned();
+        shared.hub.unlisted(Some(unlisted)).await;
+        let mut is_listed = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -213,7 +218,22 @@ impl Supervisor {
                     report_at = Instant::now() + pause;
                 }
             }
-            self.start_missing(&shared, &topics.borrow());
+            let missing = self.missing(&shared, &topics.borrow());
+            self.start(missing, &shared).await;
+            let hidden = self.hidden(&topics.borrow());
+            if let Some(hidden) = hidden
+                && !std::mem::replace(&mut is_listed, true)
+            {
+                // Their owners are about to begin. Those that wait for the group have been named.
+                let hidden = hidden.into_iter().filter(|_| self.may_start(&shared));
+                for partition in hidden.collect::<Vec<_>>() {
+                    shared
+                        .hub
+                        .partial(Arc::new(partition), Some(Partial::LOADING.into()))
+                        .await;
+                }
+                shared.hub.unlisted(None).await;
+            }
         }
     }
 
@@ -299,21 +319,36 @@ impl Supervisor {
         waiting.cloned().collect()
     }
 
-    fn start_missing(&mut self, shared: &Arc<Shared>, known: &Known) {
-        let Some(Ok(known)) = known else { return };
-        if !self.may_start(shared) {
-            return;
-        }
-        let missing: Vec<_> = {
-            let assigned = self.assigned.borrow();
-            let is_owned = |partition: &TopicPartition| {
-                assigned.partitions.contains(partition) || self.owners.contains_key(partition)
-            };
-            let missing = known.iter();
-            let missing = missing.filter(|one| !self.followed.contains_key(*one) && !is_owned(one));
-            missing.cloned().collect()
+    /// Partitions that have neither owner nor follower here; `None` as long as it is not known which
+    /// there are.
+    fn hidden(&self, known: &Known) -> Option<Vec<TopicPartition>> {
+        let Some(Ok(known)) = known else { return None };
+        let is_shown = |partition: &TopicPartition| {
+            self.followed.contains_key(partition) || self.owners.contains_key(partition)
         };
+        let hidden = known.iter().filter(|one| !is_shown(one));
+        Some(hidden.cloned().collect())
+    }
+
+    /// Those of them that are to be followed now.
+    fn missing(&self, shared: &Shared, known: &Known) -> Vec<TopicPartition> {
+        if !self.may_start(shared) {
+            return Vec::new();
+        }
+        let mut hidden = self.hidden(known).unwrap_or_default();
+        let assigned = self.assigned.borrow();
+        hidden.retain(|one| !assigned.partitions.contains(one));
+        hidden
+    }
+
+    async fn start(&mut self, missing: Vec<TopicPartition>, shared: &Arc<Shared>) {
         for partition in missing {
+            // Before its task does: until then nothing says that it is not shown.
+            let reason = Some(Partial::LOADING.into());
+            shared
+                .hub
+                .partial(Arc::new(partition.clone()), reason)
+                .await;
             let following = Following::start(shared, partition.clone(), Showing::default(), None);
             self.add(partition, following);
         }

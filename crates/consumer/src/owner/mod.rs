@@ -78,7 +78,7 @@ impl Owner {
                 self.partial.tell(Some(Partial::LOADING)).await;
             }
             let Ok((mut pipeline, start)) = self.load().await else {
-                return takeover.end(None);
+                return takeover.end(None).await;
             };
             // The owner before may not have committed its last step, and there may be none for
             // long.
@@ -97,7 +97,9 @@ impl Owner {
                 End::Stopped => {
                     let is_stored = pipeline.is_stored();
                     let (fold, place) = pipeline.into_parts();
-                    return takeover.end(is_stored.then_some(Continued { fold, place }));
+                    return takeover
+                        .end(is_stored.then_some(Continued { fold, place }))
+                        .await;
                 }
                 End::Reload => {
                     self.inbox.progress.load();

@@ -7,11 +7,7 @@ use crate::follower::{Continued, Following, Left};
 use crate::kafka::marks::MarkKeeper;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
-use crate::showing::Showing;
-
-/// A follower that is no further ahead than this many offsets ends; what it showed stays until
-/// the owner is there.
-const NEAR: i64 = 1_000;
+use crate::showing::{NEAR, Showing};
 
 /// What clients see.
 pub(super) struct Takeover {
@@ -71,6 +67,13 @@ impl Takeover {
             if ahead > NEAR && !is_at_end {
                 return;
             }
+            // The hub turns to it where the follower is then: none of them waits for the other.
+            if !pipeline.is_shown() {
+                pipeline.show(source).await;
+            }
+            if ahead > 0 && !is_at_end {
+                return;
+            }
         }
         if let Some(follower) = self.follower.take() {
             self.showing = follower.stop().await;
@@ -84,7 +87,13 @@ impl Takeover {
     }
 
     /// What stays after the owner; `from` is its state, if a follower can continue with it.
-    pub(super) fn end(self, from: Option<Continued>) -> Left {
+    pub(super) async fn end(mut self, from: Option<Continued>) -> Left {
+        // The hub may have turned to the owner: then it shows nothing of the follower any more.
+        if self.showing.is_shown()
+            && let Some(follower) = self.follower.take()
+        {
+            follower.stop().await;
+        }
         match self.follower {
             Some(follower) => Left::Following(follower),
             None => Left::Shown {

@@ -30,6 +30,8 @@ pub(super) struct Actor {
     shown: Shown,
     /// Partitions that are not shown, or not up to date, and why.
     partial: BTreeMap<Arc<TopicPartition>, String>,
+    /// Why it is not known which partitions there are.
+    unlisted: Option<String>,
     counts: Box<dyn Fn() -> Counts + Send>,
     metrics: HubMetrics,
     /// Messages processed at the last tick, and when that was.
@@ -56,6 +58,7 @@ impl Actor {
             requests,
             shown: Shown::new(view, Channels::new(settings, metrics.clone())),
             partial: BTreeMap::new(),
+            unlisted: None,
             counted: (counts().messages_total, Instant::now()),
             counts,
             metrics,
@@ -111,7 +114,7 @@ impl Actor {
     /// The position of this replica; unknown while partitions are not shown.
     fn frontier(&self) -> Option<u64> {
         let hidden = |partition: &Arc<TopicPartition>| self.shown.part_of(partition).is_none();
-        if self.partial.keys().any(hidden) {
+        if self.unlisted.is_some() || self.partial.keys().any(hidden) {
             return None;
         }
         self.shown.frontier()
@@ -150,6 +153,7 @@ impl Actor {
                     None => self.partial.remove(&partition),
                 };
             }
+            Message::Unlisted(reason) => self.unlisted = reason,
             Message::Interval(every) => self.shown.channels.settings.interval = every,
             Message::Subscribe(subscribe, answer) => self.subscribe(*subscribe, answer),
             Message::Unsubscribe(client, channel) => {
@@ -287,7 +291,7 @@ impl Actor {
     fn partial_texts(&self) -> Vec<String> {
         let texts = self.partial.iter();
         let texts = texts.map(|(partition, reason)| format!("{partition}: {reason}"));
-        texts.collect()
+        self.unlisted.iter().cloned().chain(texts).collect()
     }
 
     fn devices(&self, page: &Page) -> DevicePage {

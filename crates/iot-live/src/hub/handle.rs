@@ -70,6 +70,12 @@ impl Hub {
         self.tell(Message::Partial { partition, reason }).await;
     }
 
+    /// It is not known which partitions there are, for this reason; `None` if it is. Until then no
+    /// position says what is shown.
+    pub async fn unlisted(&self, reason: Option<String>) {
+        self.tell(Message::Unlisted(reason)).await;
+    }
+
     /// Subscribes a client. Publications in its outbox are newer than the answer.
     ///
     /// # Errors

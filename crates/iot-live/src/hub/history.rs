@@ -29,11 +29,26 @@ pub(super) struct Batch {
     last: i64,
 }
 
+/// What changed of an alert.
+#[derive(Debug)]
+pub(super) struct AlertChange {
+    /// As it is then, or was last.
+    pub(super) alert: Alert,
+    /// Whether it is not listed any more.
+    pub(super) is_gone: bool,
+}
+
+impl AlertChange {
+    fn bytes(&self) -> usize {
+        size_of::<(i64, Self)>() + self.alert.json_size()
+    }
+}
+
 /// The changes of a partition.
 #[derive(Debug, Default)]
 pub(super) struct History {
     batches: VecDeque<Batch>,
-    alerts: VecDeque<(i64, Alert)>,
+    alerts: VecDeque<(i64, AlertChange)>,
     /// Everything from these offsets on is here.
     devices_from: i64,
     alerts_from: i64,
@@ -73,9 +88,10 @@ impl History {
         });
     }
 
-    pub(super) fn add_alert(&mut self, offset: i64, alert: Alert) {
-        self.alert_bytes += size_of::<Alert>() + alert.json_size();
-        self.alerts.push_back((offset, alert));
+    /// Adds a change of an alert. Offsets don't fall.
+    pub(super) fn add_alert(&mut self, offset: i64, change: AlertChange) {
+        self.alert_bytes += change.bytes();
+        self.alerts.push_back((offset, change));
     }
 
     /// Drops the oldest changes of devices. Returns whether there were any.
@@ -91,8 +107,8 @@ impl History {
     /// Drops the oldest change of an alert. Returns whether there was one.
     pub(super) fn drop_alert(&mut self) -> bool {
         let oldest = self.alerts.pop_front();
-        if let Some((offset, alert)) = &oldest {
-            self.alert_bytes -= size_of::<Alert>() + alert.json_size();
+        if let Some((offset, change)) = &oldest {
+            self.alert_bytes -= change.bytes();
             self.alerts_from = offset + 1;
         }
         oldest.is_some()
@@ -108,10 +124,10 @@ impl History {
     }
 
     /// The changes of alerts from `offset` on; `None` if some of them are gone.
-    pub(super) fn alerts_since(&self, offset: i64) -> Option<impl Iterator<Item = &Alert>> {
+    pub(super) fn alerts_since(&self, offset: i64) -> Option<impl Iterator<Item = &AlertChange>> {
         (self.alerts_from <= offset).then(|| {
             let first = self.alerts.partition_point(|(at, _)| *at < offset);
-            self.alerts.range(first..).map(|(_, alert)| alert)
+            self.alerts.range(first..).map(|(_, change)| change)
         })
     }
 }

@@ -82,6 +82,7 @@ pub(crate) enum Message {
         partition: Arc<TopicPartition>,
         reason: Option<String>,
     },
+    Unlisted(Option<String>),
     Interval(Duration),
     Subscribe(Box<Subscribe>, oneshot::Sender<Result<Subscribed, Refused>>),
     Unsubscribe(ClientId, Channel),
@@ -328,7 +329,11 @@ impl Message {
     fn is_update(&self) -> bool {
         matches!(
             self,
-            Self::Open(..) | Self::Update { .. } | Self::Closed { .. } | Self::Partial { .. }
+            Self::Open(..)
+                | Self::Update { .. }
+                | Self::Closed { .. }
+                | Self::Partial { .. }
+                | Self::Unlisted(_)
         )
     }
 

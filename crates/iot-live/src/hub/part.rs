@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use iot_core::partition::TopicPartition;
-use iot_fold::{Alert, Change, Contents, Device, Updates};
+use iot_fold::{Alert, Change, Contents, Device, DeviceKey, Place, Updates};
 use tokio::sync::mpsc;
 
 use super::history::History;
@@ -118,13 +118,35 @@ impl Shadow {
                 }
             }
         }
-        for (_, alert) in &updates.alerts {
-            match self.alerts.iter_mut().find(|known| known.id == alert.id) {
+        let mut turns = turns(updates).into_iter().peekable();
+        for (offset, alert) in &updates.alerts {
+            while let Some(turn) = turns.next_if(|turn| turn.is_before(*offset)) {
+                self.turn(turn);
+            }
+            let is_before = |known: &&mut Alert| {
+                let series = |alert: &Alert| (alert.kind, alert.sensor.clone(), alert.key.clone());
+                known.id == alert.id || series(known) == series(alert)
+            };
+            match self.alerts.iter_mut().find(is_before) {
                 Some(known) => known.clone_from(alert),
                 None => self.alerts.push(alert.clone()),
             }
         }
+        for turn in turns {
+            self.turn(turn);
+        }
         self.reached = reached;
+    }
+
+    fn turn(&mut self, Turn { key, what, .. }: Turn) {
+        match what {
+            What::Moved(location) => {
+                for alert in self.alerts.iter_mut().filter(|alert| alert.key == key) {
+                    alert.location.clone_from(&location);
+                }
+            }
+            What::Removed => self.alerts.retain(|alert| alert.key != key),
+        }
     }
 
     fn contents(self) -> Contents {
@@ -135,6 +157,46 @@ impl Shadow {
             alerts: self.alerts,
         }
     }
+}
+
+/// What happens to a device and so to its alerts, with the record that did it.
+pub(super) struct Turn {
+    pub(super) offset: i64,
+    pub(super) key: DeviceKey,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Moved(Option<Arc<Place>>),
+    Removed,
+}
+
+impl Turn {
+    /// Whether it comes before an alert of the record at this offset: a record moves its device
+    /// first, and removes others last.
+    pub(super) fn is_before(&self, offset: i64) -> bool {
+        match self.what {
+            What::Moved(_) => self.offset <= offset,
+            What::Removed => self.offset < offset,
+        }
+    }
+}
+
+/// In order.
+pub(super) fn turns(updates: &Updates) -> Vec<Turn> {
+    let turns = updates.iter().filter_map(|update| {
+        let (key, what) = match update.change {
+            Change::Removed(key) => (key, What::Removed),
+            Change::Described { key, location } => (key, What::Moved(location.cloned())),
+            Change::Message { .. } => return None,
+        };
+        Some(Turn {
+            offset: update.offset,
+            key: key.clone(),
+            what,
+        })
+    });
+    turns.collect()
 }
 
 /// The changes before an offset, and those from it on.

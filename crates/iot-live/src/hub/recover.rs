@@ -6,7 +6,7 @@ use bytes::Bytes;
 use iot_fold::{Change, Device};
 
 use super::Position;
-use super::history::Head;
+use super::history::{AlertChange, Head};
 use super::json::{self, Field};
 use super::pending::{Latest, Lines};
 use super::shown::Shown;
@@ -251,12 +251,12 @@ impl Shown {
         let frame = self.channels.settings.frame();
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
-            for alert in part.history.alerts_since(from)? {
+            for AlertChange { alert, is_gone } in part.history.alerts_since(from)? {
                 if lines.bytes() > MOST_MISSED {
                     return None;
                 }
                 let mut item = Vec::new();
-                if channel.filter.takes_alert(alert) {
+                if !is_gone && channel.filter.takes_alert(alert) {
                     json::value(&mut item, alert);
                     lines.add(Field::Alerts, &item, frame);
                 } else if wide.filter.takes_alert(alert) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use iot_fold::{Alert, Device, DeviceKey, Level, Readings};
+use iot_fold::{Alert, AlertKind, Device, DeviceKey, Level, Readings};
 
 use super::history::Head;
 use super::{ByLevel, Page};
@@ -22,6 +22,8 @@ pub(super) struct View {
     next: EntryId,
     /// By id.
     alerts: HashMap<Arc<str>, Listed>,
+    /// The last one of each series.
+    last: BTreeMap<Series, Arc<str>>,
     /// Those of them that are over; the first are the first to go.
     cleared: BTreeSet<Evictable>,
     most_alerts: usize,
@@ -48,6 +50,10 @@ struct Listed {
     part: PartId,
 }
 
+/// Alerts of which the last one is shown, because a partition knows no other: of the same partition,
+/// device, sensor and kind.
+type Series = (PartId, DeviceKey, Arc<str>, AlertKind);
+
 /// A cleared alert: warnings go before critical ones, and of these the oldest first.
 type Evictable = (Level, i64, Arc<str>);
 
@@ -58,6 +64,7 @@ impl View {
             index: BTreeMap::new(),
             next: 0,
             alerts: HashMap::new(),
+            last: BTreeMap::new(),
             cleared: BTreeSet::new(),
             most_alerts,
         }
@@ -215,8 +222,16 @@ impl View {
         (devices, total)
     }
 
-    /// Lists an alert as it is now. Returns how it was before, and the one that has to go for it.
-    pub(super) fn list(&mut self, part: PartId, alert: Alert) -> (Option<Alert>, Option<Alert>) {
+    /// Lists an alert as it is now. Returns how it was before, and those that have to go for it:
+    /// the one before it in its series, and one if there are too many.
+    pub(super) fn list(&mut self, part: PartId, alert: Alert) -> (Option<Alert>, Vec<Alert>) {
+        let last = self.last.insert(series(part, &alert), alert.id.clone());
+        let replaced = last.filter(|last| *last != alert.id);
+        let replaced = replaced.and_then(|last| self.alerts.remove(&last));
+        let mut gone: Vec<_> = replaced.map(|listed| listed.alert).into_iter().collect();
+        for alert in &gone {
+            self.cleared.remove(&self::evictable(alert));
+        }
         let evictable = evictable(&alert);
         let (id, is_active) = (alert.id.clone(), alert.is_active());
         let before = self.alerts.insert(id, Listed { alert, part });
@@ -227,11 +242,12 @@ impl View {
         if !is_active {
             self.cleared.insert(evictable);
         }
-        let mut gone = None;
         if self.alerts.len() > self.most_alerts.max(self.active_alerts())
             && let Some((.., id)) = self.cleared.pop_first()
+            && let Some(Listed { alert, part }) = self.alerts.remove(&id)
         {
-            gone = self.alerts.remove(&id).map(|listed| listed.alert);
+            self.end_series(part, &alert);
+            gone.push(alert);
         }
         (before, gone)
     }
@@ -257,6 +273,34 @@ impl View {
         let gone = gone.into_iter().map(|(_, listed)| listed.alert);
         let gone: Vec<_> = gone.collect();
         for alert in &gone {
+            self.end_series(part, alert);
+            self.cleared.remove(&evictable(alert));
+        }
+        gone
+    }
+
+    fn end_series(&mut self, part: PartId, alert: &Alert) {
+        let series = series(part, alert);
+        if self.last.get(&series) == Some(&alert.id) {
+            self.last.remove(&series);
+        }
+    }
+
+    /// The alerts of a device that a partition knows.
+    pub(super) fn alerts_of(&self, part: PartId, key: &DeviceKey) -> Vec<Alert> {
+        let first = (part, key.clone(), Arc::from(""), AlertKind::ALL[0]);
+        let of_device = self.last.range(first..);
+        let of_device = of_device.take_while(|((of, device, ..), _)| (*of, device) == (part, key));
+        let alerts = of_device.filter_map(|(_, id)| self.alert(id).cloned());
+        alerts.collect()
+    }
+
+    /// Forgets the alerts of a device that a partition has removed, and returns them.
+    pub(super) fn forget_alerts_of(&mut self, part: PartId, key: &DeviceKey) -> Vec<Alert> {
+        let gone = self.alerts_of(part, key);
+        for alert in &gone {
+            self.alerts.remove(&alert.id);
+            self.end_series(part, alert);
             self.cleared.remove(&evictable(alert));
         }
         gone
@@ -290,6 +334,10 @@ impl View {
         }
         raised
     }
+}
+
+fn series(part: PartId, alert: &Alert) -> Series {
+    (part, alert.key.clone(), alert.sensor.clone(), alert.kind)
 }
 
 fn evictable(alert: &Alert) -> Evictable {

@@ -1,30 +1,59 @@
-//! Compares the alerts that replicas show at the end, with each other and with the log.
+//! Compares the alerts that clients show at the end, with each other and with the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::filter::Filter;
 use super::report::{Finding, Kind, Report};
 use super::seen::Seen;
+use super::watch::Clients;
 use crate::verify_state::fold::Fold;
 
-/// Whether all clients show the same alerts.
-pub(super) fn are_equal(clients: &[Seen]) -> bool {
-    let mut clients = clients.iter();
-    let first = clients.next();
-    first.is_none_or(|first| clients.all(|other| other.alerts == first.alerts))
+type Alerts<'a> = BTreeMap<&'a str, &'a Value>;
+
+/// The alerts that clients with each filter have to show: those of a client that takes all.
+fn expected<'a>(first: &'a Seen, filters: &[Filter]) -> Vec<Alerts<'a>> {
+    let with = |filter: &Filter| {
+        let alerts = first.alerts.iter();
+        let alerts = alerts.filter(|(_, alert)| filter.takes_alert(alert));
+        alerts.map(|(id, alert)| (id.as_str(), alert)).collect()
+    };
+    filters.iter().map(with).collect()
 }
 
-/// Compares the alerts of each client with those of the first.
-pub(super) fn compare(clients: &[Seen], report: &mut Report) {
-    let Some((first, others)) = clients.split_first() else {
+fn is_equal(expected: &Alerts<'_>, found: &BTreeMap<String, Value>) -> bool {
+    expected.len() == found.len()
+        && expected
+            .iter()
+            .all(|(id, alert)| found.get(*id) == Some(*alert))
+}
+
+/// Whether all clients show the same alerts as the first one of the end.
+pub(super) fn are_equal(clients: &[Seen], at_the_end: usize, filters: &[Filter]) -> bool {
+    let Some(first) = clients.get(at_the_end) else {
+        return true;
+    };
+    let expected = expected(first, filters);
+    let mut clients = clients.iter();
+    clients.all(|client| is_equal(&expected[client.filter], &client.alerts))
+}
+
+/// Compares the alerts of each client with those of the first one of the end.
+pub(super) fn compare(clients: &Clients, report: &mut Report) {
+    let Some(first) = clients.seen.get(clients.at_the_end) else {
         return;
     };
-    for other in others {
-        let ids: BTreeSet<_> = first.alerts.keys().chain(other.alerts.keys()).collect();
+    let expected = expected(first, &clients.filters);
+    let others = clients.seen.iter().enumerate();
+    let others = others.filter(|(number, _)| *number != clients.at_the_end);
+    for (_, other) in others.filter(|(_, other)| other.is_ready()) {
+        let expected = &expected[other.filter];
+        let found = other.alerts.keys().map(String::as_str);
+        let ids: BTreeSet<&str> = expected.keys().copied().chain(found).collect();
         report.alerts_compared += ids.len() as u64;
         for id in ids {
-            let (expected, found) = (first.alerts.get(id), other.alerts.get(id));
+            let (expected, found) = (expected.get(id).copied(), other.alerts.get(id));
             if expected != found {
                 report.find(Finding {
                     kind: Kind::Difference,

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+use super::filter::Filter;
 use super::wire::{
     CONNECT, Channel, Connected, Position, Publication, Reply, Subscribed, connect, subscribe,
 };
@@ -45,17 +46,20 @@ pub(super) struct Client {
     /// The replicas, of which the first is tried first. After a failure the next one is.
     pub(super) urls: Vec<String>,
     pub(super) events: Events,
+    /// Of its channels.
+    names: [String; 2],
     positions: [Option<Position>; 2],
     /// Whether it has had a snapshot of all partitions.
     begun: bool,
 }
 
 impl Client {
-    pub(super) fn new(number: usize, urls: Vec<String>, events: Events) -> Self {
+    pub(super) fn new(number: usize, urls: Vec<String>, filter: &Filter, events: Events) -> Self {
         Self {
             number,
             urls,
             events,
+            names: Channel::ALL.map(|channel| filter.channel(channel.name())),
             positions: [None, None],
             begun: false,
         }
@@ -116,7 +120,8 @@ impl Client {
         let Some(push) = reply.push else {
             return Ok(());
         };
-        let channel = Channel::from_name(&push.channel);
+        let mut channels = Channel::ALL.into_iter();
+        let channel = channels.find(|channel| self.names[*channel as usize] == push.channel);
         let channel = channel.with_context(|| format!("a push of {}", push.channel))?;
         if let Some(end) = push.unsubscribe {
             ensure!(end.resubscribes(), "{}: unsubscribed: {end}", push.channel);
@@ -153,7 +158,8 @@ impl Client {
     /// brings a new snapshot.
     fn subscribe(&self, channel: Channel) -> Value {
         let position = self.positions[channel as usize].as_ref();
-        subscribe(channel, position.filter(|position| position.offset > 0))
+        let position = position.filter(|position| position.offset > 0);
+        subscribe(channel, &self.names[channel as usize], position)
     }
 
     async fn tell(&self, event: Event) -> anyhow::Result<()> {

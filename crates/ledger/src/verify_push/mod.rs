@@ -10,6 +10,7 @@
 
 mod alerts;
 mod client;
+mod filter;
 mod proof;
 mod report;
 mod seen;
@@ -34,20 +35,28 @@ use crate::reading::Units;
 use crate::security::KafkaArgs;
 use crate::verify_state::RuleArgs;
 use crate::verify_state::fold::Rules;
+use filter::Filter;
 use proof::{FindLast, Last, Proof, Source};
 use report::Report;
 use seen::Seen;
 use views::{Outcome, Views};
-use watch::Watch;
+use watch::{Clients, Watch};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     kafka: KafkaArgs,
-    /// Connect to this replica (ws://HOST:PORT/ws); may be repeated. There is one client for
-    /// each, which continues at the next replica when its connection breaks.
+    /// Connect to this replica (ws://HOST:PORT/ws); may be repeated. A client continues at the
+    /// next replica when its connection breaks.
     #[arg(long = "url", required = true, value_parser = url)]
     urls: Vec<String>,
+    /// Connect this many clients, spread over the replicas; by default one for each.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: Option<u16>,
+    /// Subscribe to devices and alerts with this filter only (building=b1&floor=2); may be
+    /// repeated: clients take the filters in turn.
+    #[arg(long = "filter", value_name = "FILTER")]
+    filters: Vec<Filter>,
     /// Compare with the log of these topics, separated by commas: all that the consumer reads.
     #[arg(long, value_delimiter = ',', default_value = "device-data")]
     topic: Vec<String>,
@@ -104,30 +113,31 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn verify(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     let committed = Committed::new(&args.kafka);
     let kafka = connect(&args.kafka.brokers, &committed.security).await?;
-    let topics = Topics {
+    let mut topics = Topics {
         partitions: log::partitions(&kafka, &args.topic).await?,
         kafka,
         committed,
         letters: &args.dead_letter_topic,
         settings,
     };
-    let mut watch = Watch::new(&args.urls, *args.patience, args.allow_snapshots);
+    let mut watch = Watch::new(args);
     watch.until_ready().await?;
     // Scripts wait for this line before they break anything.
     eprintln!("subscribed");
     watch
         .receive(args.duration.map(|duration| *duration), args.records)
         .await?;
-    let goal = watch.receive_during(topics.goal()).await?;
+    // Partitions may have other leaders by now.
+    topics.kafka = connect(&args.kafka.brokers, &topics.committed.security).await?;
+    let filters = watch.filters.clone();
+    let goal = watch.receive_during(topics.goal(&filters)).await?;
     watch.join_at_the_end();
     watch.until_equal(&goal).await;
-    let (clients, at_the_end, mut report) = watch.finish();
-    for client in clients.iter().filter(|client| !client.is_ready()) {
+    let (clients, mut report) = watch.finish();
+    for client in clients.seen.iter().filter(|client| !client.is_ready()) {
         report.unreachable(&client.name);
     }
-    topics
-        .prove(&goal, &clients, at_the_end, &mut report)
-        .await?;
+    topics.prove(&goal, &clients, &mut report).await?;
     Ok(report)
 }
 
@@ -138,7 +148,8 @@ struct ByPartition {
     name: String,
     /// The end of the log.
     end: i64,
-    last: Option<Last>,
+    /// By filter.
+    last: Vec<Option<Last>>,
 }
 
 impl Goal {
@@ -146,9 +157,8 @@ impl Goal {
     fn is_reached(&self, seen: &Seen) -> bool {
         let mut partitions = self.0.values();
         partitions.all(|of| {
-            of.last
-                .as_ref()
-                .is_none_or(|last| last.is_in(&of.name, seen))
+            let last = of.last[seen.filter].as_ref();
+            last.is_none_or(|last| last.is_in(&of.name, seen))
         })
     }
 }
@@ -188,7 +198,7 @@ impl Topics<'_> {
     }
 
     /// Where the log ends now.
-    async fn goal(&self) -> anyhow::Result<Goal> {
+    async fn goal(&self, filters: &[Filter]) -> anyhow::Result<Goal> {
         let mut logs = Vec::new();
         for at in &self.partitions {
             let log = self.open(at).await?;
@@ -204,7 +214,7 @@ impl Topics<'_> {
         for (at, log) in &logs {
             let letters = letters.remove(at).unwrap_or_default();
             let source = self.source(at, log, &letters);
-            let (_, FindLast(last)) = source.fold(FindLast::default).await?;
+            let (_, FindLast { last, .. }) = source.fold(|| FindLast::new(filters)).await?;
             let of = ByPartition {
                 name: format!("{}:{}", at.topic, at.partition),
                 end: log.end,
@@ -219,14 +229,13 @@ impl Topics<'_> {
     async fn prove(
         &self,
         goal: &Goal,
-        clients: &[Seen],
-        at_the_end: usize,
+        clients: &Clients,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let views = Views::of(clients);
+        let views = Views::of(&clients.seen);
         let mut outcomes: Vec<_> = views.shown.iter().map(|_| Outcome::default()).collect();
         let mut letters = self.letters().await?;
-        let last = &clients[at_the_end..];
+        let last = &clients.seen[clients.at_the_end..];
         let mut is_quiet = true;
         for (at, of) in &goal.0 {
             let log = self.open(at).await?;
@@ -245,11 +254,11 @@ impl Topics<'_> {
                 is_quiet = false;
             }
         }
-        views.report(outcomes, clients, report);
-        seen::of_other_partitions(clients, goal.0.values().map(|of| &*of.name), report);
+        views.report(outcomes, &clients.seen, report);
+        seen::of_other_partitions(&clients.seen, goal.0.values().map(|of| &*of.name), report);
         // While messages arrive, two replicas are not at the same offset.
         if is_quiet {
-            alerts::compare(last, report);
+            alerts::compare(clients, report);
         }
         Ok(())
     }

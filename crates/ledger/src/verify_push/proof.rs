@@ -6,10 +6,12 @@ use std::sync::Arc;
 use iot_core::partition::TopicPartition;
 use rskafka::record::RecordAndOffset;
 
+use super::filter::{Filter, Takers};
 use super::report::{Finding, Kind, Report};
 use super::seen::{Seen, describe};
 use super::view::Device;
 use super::views::{Outcome, Shown, Views};
+use super::watch::Clients;
 use crate::committed::Committed;
 use crate::log::{Log, OfPartition, Read, Refused};
 use crate::reading::{Units, message, owner};
@@ -99,7 +101,7 @@ impl Source<'_> {
 pub(super) struct Last {
     pub(super) offset: i64,
     device: Arc<str>,
-    change: Device,
+    change: Arc<Device>,
 }
 
 impl Last {
@@ -119,21 +121,38 @@ impl Last {
     }
 }
 
-/// Finds the last change.
-#[derive(Debug, Default)]
-pub(super) struct FindLast(pub(super) Option<Last>);
+/// Finds the last change that each filter takes.
+pub(super) struct FindLast<'a> {
+    filters: &'a [Filter],
+    takers: Takers,
+    /// By filter.
+    pub(super) last: Vec<Option<Last>>,
+}
 
-impl Follow for FindLast {
+impl<'a> FindLast<'a> {
+    pub(super) fn new(filters: &'a [Filter]) -> Self {
+        Self {
+            filters,
+            takers: Takers::default(),
+            last: vec![None; filters.len()],
+        }
+    }
+}
+
+impl Follow for FindLast<'_> {
     fn before(&mut self, _: &Fold, _: i64) {}
 
     fn after(&mut self, fold: &Fold, offset: i64, device: &str) {
         if let Some(change) = change(fold, offset, device) {
-            let device = device.into();
-            self.0 = Some(Last {
+            let place = change.place();
+            let last = Last {
                 offset,
-                device,
-                change,
-            });
+                device: device.into(),
+                change: Arc::new(change),
+            };
+            for filter in self.takers.of(self.filters, device, place.as_ref()).iter() {
+                self.last[*filter] = Some(last.clone());
+            }
         }
     }
 
@@ -153,20 +172,33 @@ pub(super) struct Proof<'a> {
     /// The end of the log when the clients were to stop: they have what is below it.
     goal: i64,
     clients: &'a [Seen],
+    filters: &'a [Filter],
+    takers: Takers,
+    /// The clients with each filter.
+    with_filter: Vec<Vec<usize>>,
     views: &'a Views<'a>,
     pub(super) report: Report,
     /// Of each view.
     pub(super) outcomes: Vec<Outcome>,
     /// Where views are compared: offset, and number of the view. The first one is last.
     cuts: Vec<(i64, usize)>,
-    /// The views behind their cuts.
-    passed: Vec<usize>,
+    /// The views behind their cuts, of each client.
+    passed: Vec<Vec<usize>>,
     /// The entries of each client that were compared.
     compared: Vec<HashSet<i64>>,
 }
 
 impl<'a> Proof<'a> {
-    pub(super) fn new(at: &'a str, goal: i64, clients: &'a [Seen], views: &'a Views<'a>) -> Self {
+    pub(super) fn new(at: &'a str, goal: i64, clients: &'a Clients, views: &'a Views<'a>) -> Self {
+        let Clients {
+            seen: clients,
+            filters,
+            ..
+        } = clients;
+        let mut with_filter = vec![Vec::new(); filters.len()];
+        for (number, client) in clients.iter().enumerate() {
+            with_filter[client.filter].push(number);
+        }
         let cut = |view: &Shown<'_>| {
             let seen = &clients[view.client];
             let ranges = seen.partitions.get(at).map(|partition| &partition.segments);
@@ -192,6 +224,9 @@ impl<'a> Proof<'a> {
             at,
             goal,
             clients,
+            filters,
+            takers: Takers::default(),
+            with_filter,
             views,
             report: Report {
                 partitions: 1,
@@ -199,7 +234,7 @@ impl<'a> Proof<'a> {
             },
             outcomes: views.shown.iter().map(|_| Outcome::default()).collect(),
             cuts,
-            passed: Vec::new(),
+            passed: vec![Vec::new(); clients.len()],
             compared: clients.iter().map(|_| HashSet::new()).collect(),
         }
     }
@@ -252,16 +287,27 @@ impl Follow for Proof<'_> {
     fn before(&mut self, fold: &Fold, offset: i64) {
         while let Some((_, number)) = self.cuts.pop_if(|(cut, _)| *cut <= offset) {
             let shown = &self.views.shown[number];
-            let client = &self.clients[shown.client].name;
+            let client = &self.clients[shown.client];
+            let client = (&*client.name, &self.filters[client.filter]);
             self.outcomes[number].compare(shown, fold, client);
-            self.passed.push(number);
+            self.passed[shown.client].push(number);
         }
     }
 
     fn after(&mut self, fold: &Fold, offset: i64, device: &str) {
         self.report.records += 1;
         let change = change(fold, offset, device);
-        for (number, client) in self.clients.iter().enumerate() {
+        let place = fold
+            .devices
+            .get(device)
+            .and_then(|device| device.place.as_ref());
+        let takers = self.takers.of(self.filters, device, place);
+        let takers = takers
+            .iter()
+            .flat_map(|filter| self.with_filter[*filter].iter().copied());
+        let takers: Vec<_> = takers.collect();
+        for number in takers.iter().copied() {
+            let client = &self.clients[number];
             let partition = client.partitions.get(self.at);
             let entry = partition.and_then(|partition| partition.entries.get(&offset));
             let is_required = self.is_required(client, offset);
@@ -294,7 +340,7 @@ impl Follow for Proof<'_> {
             return;
         };
         let device: Arc<str> = device.into();
-        for number in &self.passed {
+        for number in takers.iter().flat_map(|client| &self.passed[*client]) {
             self.outcomes[*number].later(&self.views.shown[*number], &device, &now);
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Maximum number of findings that are described; all are counted.
+/// Maximum number of findings of a kind that are described; all are counted.
 const DESCRIBED: usize = 20;
 
 /// The result of a check.
@@ -95,7 +95,15 @@ impl Report {
             Kind::Unreachable => &mut self.unreachable,
         } += 1;
         let is_accepted = finding.kind == Kind::Gap && self.gaps_allowed;
-        if self.findings.len() < DESCRIBED && !is_accepted {
+        if !is_accepted {
+            self.describe(finding);
+        }
+    }
+
+    fn describe(&mut self, finding: Finding) {
+        let of_kind = self.findings.iter();
+        let of_kind = of_kind.filter(|described| described.kind == finding.kind);
+        if of_kind.count() < DESCRIBED {
             self.findings.push(finding);
         }
     }
@@ -114,8 +122,9 @@ impl Report {
         ] {
             *sum += more;
         }
-        let room = DESCRIBED.saturating_sub(self.findings.len());
-        self.findings.extend(other.findings.into_iter().take(room));
+        for finding in other.findings {
+            self.describe(finding);
+        }
     }
 
     /// A client that has no snapshot at the end.

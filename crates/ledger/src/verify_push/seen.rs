@@ -43,11 +43,16 @@ pub(super) struct Segment {
 struct Told {
     is_cleared: bool,
     count: u64,
+    /// In which subscription it came.
+    subscription: u64,
 }
 
 impl Told {
+    /// Whether it must not come before the other one. Another replica may be behind, and tell
+    /// again what the client knows.
     fn is_after(&self, other: &Self) -> bool {
-        self.count > other.count || (self.is_cleared && !other.is_cleared)
+        let is_later = self.count > other.count || (self.is_cleared && !other.is_cleared);
+        is_later && self.subscription == other.subscription
     }
 }
 
@@ -55,6 +60,8 @@ impl Told {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) name: String,
+    /// The number of its filter.
+    pub(super) filter: usize,
     names: Names,
     /// By `topic:partition`.
     pub(super) partitions: HashMap<Arc<str>, Partition>,
@@ -66,6 +73,8 @@ pub(super) struct Seen {
     /// Whether a snapshot of the alerts has come.
     pub(super) has_alerts: bool,
     told: HashMap<String, Told>,
+    /// Subscriptions to alerts until now.
+    subscriptions: u64,
     /// The offset of the last publication, by channel.
     positions: [u64; 2],
     /// Changes, without copies.
@@ -73,9 +82,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(name: String) -> Self {
+    pub(super) fn new(name: String, filter: usize) -> Self {
         Self {
             name,
+            filter,
             ..Self::default()
         }
     }
@@ -99,6 +109,7 @@ impl Seen {
 
     fn subscribed(&mut self, channel: Channel, answer: Subscribed, report: &mut Report) {
         self.positions[channel as usize] = 0;
+        self.subscriptions += u64::from(channel == Channel::Alerts);
         if answer.recovered {
             report.recovered += 1;
             for Publication { offset, data } in answer.publications {
@@ -292,6 +303,7 @@ impl Seen {
             let told = Told {
                 is_cleared: alert["state"] == "cleared",
                 count: alert["count"].as_u64().unwrap_or_default(),
+                subscription: self.subscriptions,
             };
             let before = self.told.get(id).filter(|before| before.is_after(&told));
             if let (Some(before), false) = (before, may_be_old) {
@@ -350,5 +362,39 @@ pub(super) fn of_other_partitions<'n>(
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn alerts_go_back_only_at_another_replica() {
+        let (mut seen, mut report) = (Seen::new("client".into(), 0), Report::default());
+        let state = |state: &str| Data {
+            alerts: vec![json!({"id": "a", "state": state, "count": 1})],
+            ..Data::default()
+        };
+        let published = |data| {
+            let publication = Publication { offset: 0, data };
+            Event::Published(Channel::Alerts, publication)
+        };
+        let again = || Subscribed {
+            recovered: true,
+            ..Subscribed::default()
+        };
+        seen.take(Event::Subscribed(Channel::Alerts, again()), &mut report);
+        seen.take(published(state("cleared")), &mut report);
+        // The next one is behind, and comes to it.
+        seen.take(Event::Subscribed(Channel::Alerts, again()), &mut report);
+        for of in ["raised", "cleared"] {
+            seen.take(published(state(of)), &mut report);
+        }
+        assert_eq!(report.out_of_order, 0, "{report:?}");
+        seen.take(published(state("raised")), &mut report);
+        assert_eq!(report.out_of_order, 1, "{report:?}");
     }
 }

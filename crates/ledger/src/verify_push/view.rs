@@ -130,6 +130,11 @@ impl Device {
         })
     }
 
+    /// Where it is.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.head.place.as_deref().cloned()
+    }
+
     /// Whether both have the same value of a sensor; without a sensor what belongs to the device
     /// as a whole.
     pub(super) fn agrees(&self, other: &Self, sensor: Option<&str>) -> bool {

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::filter::Filter;
 use super::report::{Finding, Kind, Report};
 use super::seen::Seen;
 use super::view::{self, Device, View};
@@ -118,9 +119,17 @@ impl Outcome {
         self.unequal.extend(other.unequal);
     }
 
-    /// Compares with all that a partition has at one offset.
-    pub(super) fn compare(&mut self, shown: &Shown<'_>, fold: &Fold, client: &str) {
-        for (name, device) in &fold.devices {
+    /// Compares with all that a partition has at one offset and the client's filter takes.
+    pub(super) fn compare(
+        &mut self,
+        shown: &Shown<'_>,
+        fold: &Fold,
+        (client, filter): (&str, &Filter),
+    ) {
+        let devices = fold.devices.iter();
+        for (name, device) in
+            devices.filter(|(name, device)| filter.takes(name, device.place.as_ref()))
+        {
             let Some(expected) = Device::folded(device, None) else {
                 continue;
             };

@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::client::{Client, Event, Events};
+use super::filter::Filter;
 use super::report::Report;
 use super::seen::Seen;
-use super::{Goal, alerts};
+use super::{Args, Goal, alerts};
 
 /// Events that wait.
 const QUEUE: usize = 1_024;
@@ -22,6 +23,10 @@ const COMPARE: Duration = Duration::from_millis(200);
 /// The clients and what they have received.
 pub(super) struct Watch {
     urls: Vec<String>,
+    /// The first one takes everything.
+    pub(super) filters: Vec<Filter>,
+    /// The number of clients before those of the end.
+    clients: usize,
     patience: Duration,
     events: mpsc::Receiver<(usize, Event)>,
     sender: Events,
@@ -30,35 +35,56 @@ pub(super) struct Watch {
     report: Report,
 }
 
+/// What all clients have received.
+pub(super) struct Clients {
+    pub(super) seen: Vec<Seen>,
+    /// The number of the first client of the end.
+    pub(super) at_the_end: usize,
+    /// By their numbers.
+    pub(super) filters: Vec<Filter>,
+}
+
 impl Watch {
-    /// Starts a client for each replica.
-    pub(super) fn new(urls: &[String], patience: Duration, gaps_allowed: bool) -> Self {
+    /// Starts clients, spread over the replicas and the filters.
+    pub(super) fn new(args: &Args) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
+        let urls = &args.urls;
+        let mut filters = vec![Filter::default()];
+        filters.extend(args.filters.iter().cloned());
         let mut watch = Self {
-            urls: urls.to_vec(),
-            patience,
+            urls: urls.clone(),
+            filters,
+            clients: args.clients.map_or(urls.len(), usize::from),
+            patience: *args.patience,
             events,
             sender,
             running: JoinSet::new(),
             seen: Vec::new(),
             report: Report {
-                gaps_allowed,
+                gaps_allowed: args.allow_snapshots,
                 ..Report::default()
             },
         };
-        for first in 0..urls.len() {
-            let mut urls = urls.to_vec();
-            urls.rotate_left(first);
-            let name = format!("client {} of {}", first + 1, urls[0]);
-            watch.start(name, urls);
+        for number in 0..watch.clients {
+            let mut urls = urls.clone();
+            let replicas = urls.len();
+            urls.rotate_left(number % replicas);
+            // Each filter has clients at all replicas, if there are enough clients.
+            let filter = match args.filters.len() {
+                0 => 0,
+                filters => 1 + number / replicas % filters,
+            };
+            let name = format!("client {} of {}", number + 1, urls[0]);
+            watch.start(name, urls, filter);
         }
         watch
     }
 
-    fn start(&mut self, name: String, urls: Vec<String>) {
-        let client = Client::new(self.seen.len(), urls, self.sender.clone());
+    fn start(&mut self, name: String, urls: Vec<String>, filter: usize) {
+        let (number, sender) = (self.seen.len(), self.sender.clone());
+        let client = Client::new(number, urls, &self.filters[filter], sender);
         self.running.spawn(client.run());
-        self.seen.push(Seen::new(name));
+        self.seen.push(Seen::new(name, filter));
     }
 
     /// Receives until all clients have snapshots.
@@ -134,12 +160,12 @@ impl Watch {
     /// Starts a further client at each replica, which goes to no other.
     pub(super) fn join_at_the_end(&mut self) {
         for url in self.urls.clone() {
-            self.start(format!("last client of {url}"), vec![url]);
+            self.start(format!("last client of {url}"), vec![url], 0);
         }
     }
 
-    /// Receives until all clients have what the log has, and those of the end show the same
-    /// alerts; or until there is no progress.
+    /// Receives until all clients have what the log has, and show the same alerts; or until there
+    /// is no progress.
     pub(super) async fn until_equal(&mut self, goal: &Goal) {
         let mut progress = Instant::now();
         let mut waiting: HashSet<usize> = (0..self.seen.len()).collect();
@@ -148,8 +174,7 @@ impl Watch {
                 let seen = &self.seen[*number];
                 !seen.is_ready() || !goal.is_reached(seen)
             });
-            let last = &self.seen[self.urls.len()..];
-            if waiting.is_empty() && alerts::are_equal(last) {
+            if waiting.is_empty() && alerts::are_equal(&self.seen, self.clients, &self.filters) {
                 return;
             }
             let received = self.received();
@@ -168,12 +193,16 @@ impl Watch {
         self.seen.iter().map(|seen| seen.received).sum()
     }
 
-    /// Stops the clients. What they have received, the number of the first client of the end,
-    /// and what was found.
-    pub(super) fn finish(mut self) -> (Vec<Seen>, usize, Report) {
+    /// Stops the clients. What they have received, and what was found.
+    pub(super) fn finish(mut self) -> (Clients, Report) {
         self.running.abort_all();
         self.report.clients = self.seen.len() as u64;
-        (self.seen, self.urls.len(), self.report)
+        let clients = Clients {
+            seen: self.seen,
+            at_the_end: self.clients,
+            filters: self.filters,
+        };
+        (clients, self.report)
     }
 
     /// Takes the next event.

@@ -19,15 +19,12 @@ pub(super) enum Channel {
 impl Channel {
     pub(super) const ALL: [Self; 2] = [Self::Readings, Self::Alerts];
 
+    /// The name without a filter.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Readings => "readings?mode=all",
             Self::Alerts => "alerts",
         }
-    }
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|channel| channel.name() == name)
     }
 
     /// The id of its subscribe request.
@@ -54,8 +51,9 @@ pub(super) struct Position {
     pub(super) offset: u64,
 }
 
-pub(super) fn subscribe(channel: Channel, position: Option<&Position>) -> Value {
-    let mut subscribe = json!({"channel": channel.name()});
+/// A request for a channel by its `name`, which has the filter.
+pub(super) fn subscribe(channel: Channel, name: &str, position: Option<&Position>) -> Value {
+    let mut subscribe = json!({"channel": name});
     if let Some(Position { epoch, offset }) = position {
         subscribe["recover"] = json!(true);
         subscribe["epoch"] = json!(epoch);
@@ -237,11 +235,15 @@ mod tests {
             epoch: "e".into(),
             offset: 7,
         };
-        let request = subscribe(Channel::Readings, Some(&position));
-        let expected = json!({"channel": "readings?mode=all", "recover": true, "epoch": "e",
+        let request = subscribe(
+            Channel::Readings,
+            "readings?mode=all&floor=1",
+            Some(&position),
+        );
+        let expected = json!({"channel": "readings?mode=all&floor=1", "recover": true, "epoch": "e",
             "offset": 7});
         assert_eq!(request, json!({"id": 2, "subscribe": expected}));
-        let request = subscribe(Channel::Alerts, None);
+        let request = subscribe(Channel::Alerts, "alerts", None);
         assert_eq!(
             request,
             json!({"id": 3, "subscribe": {"channel": "alerts"}})

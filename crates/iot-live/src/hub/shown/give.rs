@@ -125,12 +125,14 @@ impl Shown {
         self.channels.touch(channel, changed.times);
     }
 
-    /// Lists an alert as it is now, and hands it to channels.
-    pub(super) fn alert(&mut self, part: PartId, alert: Alert, times: Option<Times>) {
+    /// Lists an alert as it is now, and hands it to channels. Returns those that are not listed any
+    /// more; the caller hands these to channels at the end, because each turn makes a publication.
+    #[must_use]
+    pub(super) fn alert(&mut self, part: PartId, alert: Alert, times: Option<Times>) -> Vec<Alert> {
         let mut channels = Vec::new();
         let place = alert.location.as_deref();
         self.groups.alerts(&alert.key, place, &mut channels);
-        let (before, evicted) = self.view.list(part, alert.clone());
+        let (before, gone) = self.view.list(part, alert.clone());
         let limit = self.channels.settings.frame();
         let mut item = None;
         for channel in channels {
@@ -150,9 +152,7 @@ impl Shown {
         if let Some(before) = before {
             self.gone_unless(&before, Some(&alert), times);
         }
-        if let Some(evicted) = evicted {
-            self.gone(&evicted);
-        }
+        gone
     }
 
     /// Tells channels that an alert is not known any more.

@@ -11,8 +11,8 @@ use iot_fold::{Alert, Change, Contents, DeviceKey, Place, Update, Updates, Value
 
 use super::channels::Channels;
 use super::groups::{Concerned, Groups};
-use super::history::Head;
-use super::part::{Part, Shadow, split};
+use super::history::{AlertChange, Head, History};
+use super::part::{Part, Shadow, Turn, What, split, turns};
 use super::view::{EntryId, PartId, View};
 use super::{Opening, Times};
 use give::Changed;
@@ -62,6 +62,10 @@ impl Shown {
             let (part, contents) = Part::new(shadow);
             self.parts.insert(self.next, part);
             self.replace(self.next, contents);
+            if let Some(part) = self.parts.get_mut(&self.next) {
+                // Nobody has missed what was there at first.
+                part.history = History::new(part.reached);
+            }
             self.channels.resync_large(&mut self.groups);
             return;
         };
@@ -157,7 +161,7 @@ impl Shown {
         self.apply(id, (after, reached), times);
     }
 
-    /// Replaces everything that a partition shows. Returns whether anything of it changed.
+    /// Replaces everything that a partition shows. Returns whether any of its devices changed.
     fn replace(&mut self, id: PartId, contents: Contents) -> bool {
         let Some(part) = self.parts.get_mut(&id) else {
             return false;
@@ -209,20 +213,34 @@ impl Shown {
             .iter()
             .map(|alert| alert.id.clone())
             .collect();
+        let (mut told, mut gone) = (Vec::new(), Vec::new());
         for alert in contents.alerts {
             // It is known, or was already too many.
             if self.view.alert(&alert.id) != Some(&alert) && self.view.has_room_for(&alert) {
-                has_changed = true;
-                self.alert(id, alert, None);
+                gone.extend(self.alert(id, alert.clone(), None));
+                told.push(alert);
             }
         }
-        // Nothing would clear them; those that are over stay listed.
-        let goes = |alert: &Alert| alert.is_active() && !known.contains(&alert.id);
-        for alert in self.view.forget_alerts(id, goes) {
-            has_changed = true;
-            self.gone(&alert);
+        let goes = |alert: &Alert| !known.contains(&alert.id);
+        gone.extend(self.view.forget_alerts(id, goes));
+        self.all_gone(&gone);
+        // Clients that are away need not begin again for them.
+        let told = told.into_iter().map(|alert| (alert, false));
+        let gone = gone.into_iter().map(|alert| (alert, true));
+        if let Some(part) = self.parts.get_mut(&id) {
+            for (alert, is_gone) in told.chain(gone) {
+                let change = AlertChange { alert, is_gone };
+                part.history.add_alert(part.reached, change);
+            }
         }
         has_changed
+    }
+
+    /// Tells channels that alerts are not listed any more.
+    fn all_gone(&mut self, alerts: &[Alert]) {
+        for alert in alerts {
+            self.gone(alert);
+        }
     }
 
     /// Where a device is shown.
@@ -299,17 +317,53 @@ impl Shown {
             }
         }
         let alerts = take(&mut updates.alerts);
-        for (_, alert) in &alerts {
-            self.alert(id, alert.clone(), Some(times));
+        let mut turns = turns(&updates).into_iter().peekable();
+        let (mut told, mut gone) = (Vec::new(), Vec::new());
+        for (offset, alert) in alerts {
+            while let Some(turn) = turns.next_if(|turn| turn.is_before(offset)) {
+                self.turn(id, turn, times, (&mut told, &mut gone));
+            }
+            gone.extend(self.alert(id, alert.clone(), Some(times)));
+            told.push((offset, alert));
         }
+        for turn in turns {
+            self.turn(id, turn, times, (&mut told, &mut gone));
+        }
+        self.all_gone(&gone);
         if let Some(part) = self.parts.get_mut(&id) {
             part.places = places;
             part.history.add(updates, heads, renamed);
-            for (offset, alert) in alerts {
-                part.history.add_alert(offset, alert);
+            let told = told
+                .into_iter()
+                .map(|(offset, alert)| (offset, alert, false));
+            let gone = gone.into_iter().map(|alert| (reached, alert, true));
+            for (offset, alert, is_gone) in told.chain(gone) {
+                part.history
+                    .add_alert(offset, AlertChange { alert, is_gone });
             }
         }
         self.bound_history();
+    }
+
+    /// Lists the alerts of a device as they are after it has moved or was removed.
+    fn turn(
+        &mut self,
+        id: PartId,
+        Turn { offset, key, what }: Turn,
+        times: Times,
+        (told, gone): (&mut Vec<(i64, Alert)>, &mut Vec<Alert>),
+    ) {
+        let What::Moved(location) = what else {
+            gone.extend(self.view.forget_alerts_of(id, &key));
+            return;
+        };
+        for mut alert in self.view.alerts_of(id, &key) {
+            if alert.location != location {
+                alert.location.clone_from(&location);
+                gone.extend(self.alert(id, alert.clone(), Some(times)));
+                told.push((offset, alert));
+            }
+        }
     }
 
     /// Drops the oldest changes where there are most, while there are too many.

@@ -131,6 +131,49 @@ async fn nothing_is_recovered_while_a_partition_is_not_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn there_is_no_position_before_the_partitions_are_known() {
+    let mut replica = Replica::new(settings()).await;
+    replica.read(&log(), 40).await;
+    let reason = "topics are not listed yet".to_owned();
+    replica.hub.unlisted(Some(reason.clone())).await;
+    let mut client = Client::new(readings("readings"));
+    client.connect(&replica.hub).await;
+    assert_eq!(client.position.as_ref().unwrap().offset, 0);
+    let stats = replica.hub.stats().await.unwrap();
+    assert_eq!(stats.partial, [reason]);
+    replica.hub.unlisted(None).await;
+    client.position = None;
+    client.connect(&replica.hub).await;
+    assert_ne!(client.position.unwrap().offset, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_last_alert_of_a_sensor_is_listed_also_after_a_recovery() {
+    let mut replica = Replica::new(settings()).await;
+    let mut log = vec![sent(0, 99.0), sent(0, 20.0)];
+    log.extend((0..20).map(|n| sent(2, f64::from(n % 9))));
+    log.extend([sent(0, 99.0), sent(0, 20.0), sent(0, 99.0)]);
+    replica.read(&log, 22).await;
+    let name = || channel("alerts", Kind::Alerts, Filter::default());
+    let (mut stays, mut comes_back) = (Client::new(name()), Client::new(name()));
+    stays.connect(&replica.hub).await;
+    comes_back.connect(&replica.hub).await;
+    let cleared = |client: &Client| {
+        let alerts = client.alerts.values();
+        let states = alerts.map(|alert| alert["state"] == "cleared");
+        states.collect::<Vec<_>>()
+    };
+    assert_eq!(cleared(&stays), [true]);
+    replica.read(&log, log.len()).await;
+    settle().await;
+    stays.take(&replica.hub).await;
+    comes_back.connect(&replica.hub).await;
+    assert!(comes_back.was_recovered);
+    assert_eq!(cleared(&stays), [false]);
+    assert_eq!(comes_back.alerts, stays.alerts);
+}
+
+#[tokio::test(start_paused = true)]
 async fn old_alerts_that_are_too_many_are_not_sent_at_each_change_of_hands() {
     let mut few = settings();
     few.alerts = 2;

@@ -96,9 +96,16 @@ async fn run(log: Vec<Sent>, channel: Channel, steps: Vec<(usize, Step)>) {
     for replica in &mut replicas {
         replica.read(&log, log.len()).await;
     }
+    // It knows only what the state has, and no message.
+    let mut late = Replica::new(settings()).await;
+    late.feeds = vec![None, None];
+    late.read(&log, log.len()).await;
+    for number in 0..PARTITIONS {
+        late.feeds[number] = Some(late.open(number).await);
+    }
     settle().await;
     client.take(&replicas[at].hub).await;
-    for replica in &replicas {
+    for replica in replicas.iter().chain([&late]) {
         let expected = client.expected(&replica.hub).await;
         // Messages without the sensor of a channel are none of its changes.
         let devices = |client: &Client| {

@@ -138,7 +138,7 @@ async fn replicas_that_show_what_the_log_has_pass() {
         2 * (2 * (2 + 3) + 4 * 3),
         "{report:?}"
     );
-    assert_eq!((report.alerts_compared, report.gaps), (1, 0), "{report:?}");
+    assert_eq!((report.alerts_compared, report.gaps), (3, 0), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,8 +273,41 @@ async fn alerts_that_differ_between_replicas_are_found() {
     assert!(!report.is_exact(), "{report:?}");
     assert_eq!(
         (report.differences, &*report.findings[0].at),
-        (1, "alert x")
+        (2, "alert x"),
+        "{report:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_filters_see_what_these_take() {
+    // Each client is shown the devices of its filter.
+    let of = |device: &'static str| {
+        let log: Vec<_> = LOG.into_iter().filter(|entry| entry.1 == device).collect();
+        let shown = LOG[..SHOWN]
+            .iter()
+            .filter(|entry| entry.1 == device)
+            .count();
+        Script {
+            first: snapshot(&log[..shown]),
+            pushed: log[shown..].iter().copied().map(pushed).collect(),
+            alerts: json!([]),
+            ..honest()
+        }
+    };
+    let filter = ["--filter", "device=b", "--clients", "2"];
+    let report = check([of("b"), of("b")], &filter).await;
+    assert!(report.is_exact(), "{report:?}");
+    assert_eq!((report.clients, report.received), (4, 2 * 2), "{report:?}");
+    let mut less = of("b");
+    less.pushed.remove(0);
+    let report = check([of("b"), less], &filter).await;
+    // It came before the next change, so the snapshot had to have it.
+    assert_eq!(report.differences, 2, "{report:?}");
+    // What the filter does not take.
+    let mut more = of("b");
+    more.pushed.insert(0, pushed(LOG[4]));
+    let report = check([of("b"), more], &filter).await;
+    assert_eq!(report.invented, 1, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

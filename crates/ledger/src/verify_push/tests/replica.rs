@@ -84,7 +84,8 @@ impl Replica {
         let position = |offset: usize| if script.stands_still { 1 } else { offset };
         let answer = |answer: Value| json!({"id": id, "subscribe": answer});
         let recovers = subscribe["recover"] == true && !script.forgets;
-        if subscribe["channel"] == "alerts" {
+        let channel = &subscribe["channel"];
+        if channel.as_str()?.starts_with("alerts") {
             let mut alerts = json!({"epoch": "e", "offset": 1, "recovered": recovers});
             if !recovers {
                 alerts["data"] = json!({"alerts": script.alerts});
@@ -111,11 +112,11 @@ impl Replica {
             &script.last
         };
         let now = if is_first { 1 } else { script.pushed.len() + 1 };
-        self.snapshot(socket, id, data, now).await?;
+        self.snapshot(socket, (id, channel), data, now).await?;
         if is_first {
             let count = script.cut.unwrap_or(usize::MAX);
             for publication in publications(0).take(count) {
-                say(socket, &[push(&publication)]).await?;
+                say(socket, &[push(channel, &publication)]).await?;
             }
             if script.cut.is_some() {
                 return None;
@@ -127,7 +128,7 @@ impl Replica {
     async fn snapshot(
         &self,
         socket: &mut WebSocketStream<TcpStream>,
-        id: &Value,
+        (id, channel): (&Value, &Value),
         data: &Value,
         now: usize,
     ) -> Option<()> {
@@ -146,16 +147,16 @@ impl Replica {
             frames.push(match (at, is_last) {
                 (0, false) => answer(0, page),
                 (0, true) => answer(now, page),
-                (_, false) => push(&json!({"data": page})),
-                (_, true) => push(&json!({"offset": now, "data": page})),
+                (_, false) => push(channel, &json!({"data": page})),
+                (_, true) => push(channel, &json!({"offset": now, "data": page})),
             });
         }
         say(socket, &frames).await
     }
 }
 
-fn push(publication: &Value) -> Value {
-    json!({"push": {"channel": "readings?mode=all", "pub": publication}})
+fn push(channel: &Value, publication: &Value) -> Value {
+    json!({"push": {"channel": channel, "pub": publication}})
 }
 
 /// Sends objects in one frame.
