@@ -76,6 +76,10 @@ bench-simulator *args:
 bench-consumer *args:
     scripts/bench consumer {{ args }}
 
+# Kafka -> consumer -> WebSocket clients, beside Centrifugo (its build takes 7 minutes the first time)
+bench-push *args:
+    scripts/bench push {{ args }}
+
 # Start Kafka, Mosquitto and Redis on this machine, without containers
 stack-up:
     scripts/stack up

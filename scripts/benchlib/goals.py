@@ -57,6 +57,26 @@ CONSUMER = [
     ("memory-10000", "redis_bytes_per_sensor", AT_MOST, 2_048, "memory in Redis by device with one sensor, in bytes"),
 ]
 
+PUSH = [
+    ("floors_push", "deliveries_per_s", AT_LEAST, 99_500, "1,000 clients, one floor each: deliveries/s"),
+    ("floors_push", "cpu_s_per_million", AT_MOST, 2.5, "1,000 clients, one floor each: CPU s per million deliveries"),
+    ("floors_push", "p99_of_centrifugo", AT_MOST, 0.5, "1,000 clients, one floor each: P99 as a share of Centrifugo's in the same round"),
+    ("floors_push", "lost", AT_MOST, 0, "1,000 clients, one floor each: lost"),
+    ("latency_low", "p50_ms", AT_MOST, 5, "device to client, low-latency profile: P50 in ms"),
+    ("latency_low", "p99_ms", AT_MOST, 20, "device to client, low-latency profile: P99 in ms"),
+    ("latency_default", "p99_ms", AT_MOST, 60, "device to client, defaults: P99 in ms"),
+    ("idle_push", "kb_per_client", AT_MOST, 10, "idle client: KB of memory"),
+    ("idle_floor", "kb_per_client", AT_MOST, 10, "idle client after a snapshot of 100 devices: KB of memory"),
+    ("idle_push", "bytes_beside_pings", AT_MOST, 0, "idle clients: bytes beside pings"),
+    ("connects", "connects_per_s", AT_LEAST, 5_000, "connects a second"),
+    ("connects", "back_after_s", AT_MOST, 10, "after a kill: all clients back, in s from the start of the replica"),
+    ("connects", "lag_max_s", BELOW, 1, "after a kill: lag while clients connect, in s"),
+    ("slow", "p99_ratio", AT_MOST, 1.1, "10 of 1,000 read nothing: P99 of the others, as a share of that without them"),
+    ("slow", "lag_max_s", BELOW, 1, "10 of 1,000 read nothing: lag in s"),
+    ("slow", "lost", AT_MOST, 0, "10 of 1,000 read nothing: lost by the others"),
+    ("follow", "of_the_owner", AT_MOST, 1.0, "following, as a share of the owner's CPU"),
+]
+
 
 def check(results, goals):
     """Prints each goal with what was measured; 1 when one was missed, else 0."""

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{consume, kafka, publish, score, subscribe, verify_push, verify_state};
+use crate::{consume, kafka, publish, push_load, score, subscribe, verify_push, verify_state};
 
 /// Send numbered messages through the system and verify what happened to each.
 ///
@@ -23,6 +23,9 @@ pub(crate) enum Command {
     VerifyState(verify_state::Args),
     /// Subscribe at several replicas and compare what they push with the log.
     VerifyPush(verify_push::Args),
+    /// Load a push server and measure what its clients receive.
+    #[command(subcommand)]
+    PushLoad(push_load::Command),
     /// Compare alerts with the simulator's labelled anomalies.
     Score(score::Args),
 }
@@ -37,6 +40,7 @@ impl Command {
             Self::VerifyKafka(args) => kafka::run(args).await,
             Self::VerifyState(args) => verify_state::run(args).await,
             Self::VerifyPush(args) => verify_push::run(args).await,
+            Self::PushLoad(command) => command.run().await,
             Self::Score(args) => score::run(args).await,
         }
     }

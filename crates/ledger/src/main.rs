@@ -9,6 +9,7 @@ mod kafka;
 mod log;
 mod payload;
 mod publish;
+mod push_load;
 mod reading;
 mod score;
 mod security;

@@ -9,8 +9,11 @@ use tokio::time::Instant;
 
 use super::{Close, Outbox};
 
-/// The most bytes that wait in a channel beside the queues of its clients.
-const MOST: usize = 1 << 20;
+/// The most bytes that wait in a channel beside the queues of its clients for longer than
+/// [`STUCK`].
+pub(super) const MOST: usize = 1 << 20;
+/// The most that wait at all: many changes at once are no fault of the clients.
+pub(super) const BURST: usize = 16 << 20;
 /// How long a client may read nothing while something waits for it.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,8 @@ pub(super) struct Reader {
 pub(super) struct Backlog {
     /// The number of the first publication.
     first: u64,
-    frames: VecDeque<Framed>,
+    /// With the time since which they wait.
+    frames: VecDeque<(Instant, Framed)>,
     bytes: usize,
 }
 
@@ -65,7 +69,11 @@ impl Backlog {
 
     pub(super) fn push(&mut self, framed: Framed) {
         self.bytes += framed.frame.len();
-        self.frames.push_back(framed);
+        self.frames.push_back((Instant::now(), framed));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Gives a member what it has room for. Returns the number of frames and bytes; ends its
@@ -77,7 +85,7 @@ impl Backlog {
             return (0, 0);
         }
         let waiting = self.frames.range((reader.next - self.first) as usize..);
-        for framed in waiting {
+        for (_, framed) in waiting {
             let frame = framed.of(held);
             if !outbox.offer(frame) {
                 break;
@@ -101,15 +109,19 @@ impl Backlog {
         reader.next < self.end()
     }
 
-    /// Drops what all have received, and the oldest ones if too much waits: a member that is as
-    /// far behind is disconnected.
-    pub(super) fn trim<'r>(&mut self, readers: impl Iterator<Item = &'r Reader>) {
+    /// Drops what all have received, and the oldest ones if more than `most` bytes wait, or more
+    /// than [`MOST`] for too long: a member that is as far behind is disconnected.
+    pub(super) fn trim<'r>(&mut self, readers: impl Iterator<Item = &'r Reader>, most: usize) {
         let least = readers.map(|reader| reader.next).min();
         let least = least.unwrap_or(self.end());
-        while (self.first < least || self.bytes > MOST)
-            && let Some(framed) = self.frames.pop_front()
-        {
+        let now = Instant::now();
+        while let Some((since, framed)) = self.frames.front() {
+            let is_late = self.bytes > MOST && now - *since >= STUCK;
+            if self.first >= least && self.bytes <= most && !is_late {
+                break;
+            }
             self.bytes -= framed.frame.len();
+            self.frames.pop_front();
             self.first += 1;
         }
     }
@@ -140,7 +152,7 @@ mod tests {
         while got < 100 {
             backlog.give(&mut reader, 0, &reads);
             backlog.give(&mut other, 0, &stuck);
-            backlog.trim([&reader, &other].into_iter());
+            backlog.trim([&reader, &other].into_iter(), MOST);
             got += frames.take().await.unwrap().len();
             assert!(!stuck.is_over());
         }
@@ -153,22 +165,52 @@ mod tests {
         assert!(!reads.is_over());
     }
 
-    #[test]
-    fn too_much_is_not_kept() {
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_kept_for_clients_that_read_it_in_time() {
+        const COUNT: usize = 3 * MOST / 1_000;
         let mut backlog = Backlog::default();
-        let (outbox, _frames) = outbox(1_000);
-        let mut reader = backlog.reader();
-        for _ in 0..=MOST / 1_000 {
-            backlog.give(&mut reader, 0, &outbox);
-            assert!(!outbox.is_over());
+        let (reads, mut frames) = outbox(1_000);
+        let (slow, mut late) = outbox(1_000);
+        let (mut reader, mut other) = (backlog.reader(), backlog.reader());
+        for _ in 0..COUNT {
             backlog.push(framed(1_000));
-            backlog.trim([&reader].into_iter());
         }
-        assert!(backlog.bytes <= MOST);
-        backlog.push(framed(MOST));
-        backlog.trim([&reader].into_iter());
-        backlog.give(&mut reader, 0, &outbox);
-        assert!(outbox.is_over());
+        for _ in 0..COUNT {
+            backlog.give(&mut reader, 0, &reads);
+            backlog.trim([&reader, &other].into_iter(), BURST);
+            assert_eq!(frames.take().await.unwrap().len(), 1);
+        }
+        assert!(!backlog.waits(&reader) && !reads.is_over());
+        // This one reads, but not enough of it.
+        for _ in 0..5 {
+            tokio::time::advance(STUCK / 5).await;
+            backlog.give(&mut other, 0, &slow);
+            assert_eq!(late.take().await.unwrap().len(), 1);
+        }
+        backlog.trim([&reader, &other].into_iter(), BURST);
+        assert!(backlog.bytes() <= MOST);
+        backlog.give(&mut other, 0, &slow);
+        assert!(slow.is_over());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_is_allowed() {
+        for most in [MOST, BURST] {
+            let mut backlog = Backlog::default();
+            let (outbox, _frames) = outbox(1_000);
+            let mut reader = backlog.reader();
+            for _ in 0..=most / 1_000 {
+                backlog.give(&mut reader, 0, &outbox);
+                assert!(!outbox.is_over());
+                backlog.push(framed(1_000));
+                backlog.trim([&reader].into_iter(), most);
+            }
+            assert!(backlog.bytes() <= most);
+            backlog.push(framed(most));
+            backlog.trim([&reader].into_iter(), most);
+            backlog.give(&mut reader, 0, &outbox);
+            assert!(outbox.is_over());
+        }
     }
 
     #[test]

@@ -330,7 +330,8 @@ fn a_recovered_subscription_gets_publications_and_no_snapshot() {
     );
     assert_eq!(fresh["data"]["devices"], json!([]));
     // More than a client can take at once follows as publications.
-    let long: bytes::Bytes = json!("x".repeat(7_000)).to_string().into();
+    let long = "x".repeat(super::start::PAGE / 5 * 2);
+    let long: bytes::Bytes = json!(long).to_string().into();
     let missed = (58..64).map(|offset| (offset, long.clone())).collect();
     let parts = parts(command, 57, First::Missed(missed));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! The channels that somebody is subscribed to. Clients with the same channel and framing share
 //! its state: a change is kept once, encoded once, and handed to all of them as the same bytes.
 
+mod pace;
 mod send;
 mod state;
 
@@ -17,6 +18,7 @@ use super::view::View;
 use super::{ClientId, Close, Outbox, Refused, Settings, Times};
 use crate::channel::{Channel, Kind, Mode};
 use crate::protocol::Framing;
+use pace::Pace;
 use state::Member;
 pub(super) use state::State;
 
@@ -38,6 +40,9 @@ pub(super) struct Channels {
     /// The last of them that had its turn.
     turn: (ChannelId, ClientId),
     retry_at: Instant,
+    pace: Pace,
+    /// Bytes that channels keep for clients without room.
+    kept: usize,
     /// Clients that are so far behind that they subscribe again.
     lost: Vec<(ChannelId, ClientId)>,
 }
@@ -45,6 +50,7 @@ pub(super) struct Channels {
 impl Channels {
     pub(super) fn new(settings: Settings, metrics: HubMetrics) -> Self {
         Self {
+            pace: Pace::new(settings.gather),
             settings,
             metrics,
             states: HashMap::new(),
@@ -55,6 +61,7 @@ impl Channels {
             behind: BTreeSet::new(),
             turn: (0, ClientId(0)),
             retry_at: Instant::now(),
+            kept: 0,
             lost: Vec::new(),
         }
     }
@@ -146,6 +153,7 @@ impl Channels {
             return;
         }
         if let Some(state) = self.states.remove(&id) {
+            self.kept -= state.backlog.bytes();
             self.by_name.remove(&(state.channel.name, state.framing));
             state.group.into_iter().for_each(|of| groups.remove(of, id));
             if let Some(at) = state.due_at {
@@ -232,7 +240,7 @@ impl Channels {
         }
         if state.due_at.is_none() {
             let now = Instant::now();
-            let every = state.every(&self.settings);
+            let every = state.every(&self.settings, self.pace.gather());
             let at = state.flushed_at.map_or(now, |last| now.max(last + every));
             state.due_at = Some(at);
             self.due.insert((at, id));

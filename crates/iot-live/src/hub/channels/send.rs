@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{ChannelId, Channels, State};
 use crate::channel::Kind;
-use crate::hub::backlog::Framed;
+use crate::hub::backlog::{self, Framed};
 use crate::hub::groups::Groups;
 use crate::hub::pending::Latest;
 use crate::hub::view::View;
@@ -23,6 +23,8 @@ const MOST_BEHIND: usize = 10_000;
 const CATCH_UP: usize = 32;
 /// The most clients that are checked before others get their turn.
 const LOOK_AT: usize = 4_096;
+/// What all channels together may keep for their clients before each may keep little.
+const MOST_KEPT: usize = 64 << 20;
 /// Ends a subscription; the client subscribes again.
 const RESYNC: u32 = 2500;
 
@@ -117,18 +119,22 @@ impl Channels {
                 None
             };
             let framed = self.settings.frame_of(state, offset, &data);
+            self.kept += framed.frame.len();
             state.backlog.push(framed);
         }
+        let (mut frames, mut bytes) = (0, 0);
         for (client, member) in &mut state.members {
             let given = state
                 .backlog
                 .give(&mut member.reader, member.held, &member.outbox);
-            self.metrics.framed(state.channel.kind, given);
+            (frames, bytes) = (frames + given.0, bytes + given.1);
             if state.backlog.waits(&member.reader) && !member.outbox.is_over() {
                 self.behind.insert((id, *client));
             }
         }
-        state.trim();
+        self.metrics.framed(state.channel.kind, (frames, bytes));
+        self.pace.sent(frames);
+        self.kept -= state.trim(most_kept(self.kept));
     }
 
     /// Sends what waits to clients that have room again, in turn. Returns whether all of them had
@@ -192,7 +198,9 @@ impl Channels {
             state.members.insert(client, member);
         }
         for id in shared {
-            self.states.get_mut(&id).into_iter().for_each(State::trim);
+            if let Some(state) = self.states.get_mut(&id) {
+                self.kept -= state.trim(most_kept(self.kept));
+            }
         }
         is_all
     }
@@ -244,6 +252,15 @@ impl Channels {
         clients
             .into_iter()
             .for_each(|client| self.part(id, client, groups));
+    }
+}
+
+/// The most bytes that a channel may keep while all together keep `kept`.
+fn most_kept(kept: usize) -> usize {
+    if kept > MOST_KEPT {
+        backlog::MOST
+    } else {
+        backlog::BURST
     }
 }
 

@@ -45,10 +45,11 @@ pub(super) struct Member {
 }
 
 impl State {
-    pub(super) fn every(&self, settings: &Settings) -> Duration {
+    /// The time between two publications. `gather` is for channels of which nothing is left out.
+    pub(super) fn every(&self, settings: &Settings, gather: Duration) -> Duration {
         match (self.channel.max_rate, self.channel.kind, self.channel.mode) {
             (Some(rate), ..) => Duration::from_secs(1) / rate.get(),
-            (_, Kind::Alerts, _) | (_, _, Mode::All) => settings.gather,
+            (_, Kind::Alerts, _) | (_, _, Mode::All) => gather,
             _ => settings.interval,
         }
     }
@@ -63,11 +64,15 @@ impl State {
         Some(self.offset)
     }
 
-    /// Drops what all members have received.
-    pub(super) fn trim(&mut self) {
+    /// Drops what all members have received, and what is more than `most` bytes. Returns how many
+    /// bytes were dropped.
+    pub(super) fn trim(&mut self, most: usize) -> usize {
+        let before = self.backlog.bytes();
         let members = self.members.values();
         let reading = members.filter(|member| !member.outbox.is_over());
-        self.backlog.trim(reading.map(|member| &member.reader));
+        self.backlog
+            .trim(reading.map(|member| &member.reader), most);
+        before - self.backlog.bytes()
     }
 
     /// Makes later publications newer than a snapshot.
