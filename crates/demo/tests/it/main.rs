@@ -1,6 +1,7 @@
 //! The demo as a visitor runs it: the binary, its output, its page's API.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::time::SystemTime;
 
@@ -102,7 +103,11 @@ async fn publish(port: u16, messages: &[(&str, &[u8])]) {
 }
 
 /// A subscription to all readings, over the page's address.
-struct Live(WebSocketStream<MaybeTlsStream<TcpStream>>);
+struct Live {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Received, and not looked at yet.
+    replies: VecDeque<Value>,
+}
 
 impl Live {
     async fn connect(page: &str) -> Self {
@@ -113,24 +118,43 @@ impl Live {
         let commands: Vec<_> = commands.lines().map(str::trim).collect();
         let commands = Message::text(commands.join("\n"));
         socket.send(commands).await.unwrap();
-        Self(socket)
+        Self {
+            socket,
+            replies: VecDeque::new(),
+        }
     }
 
     /// The first reply that is as wanted.
     async fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let frame = in_time("a frame", self.0.next()).await.unwrap().unwrap();
-            let lines = frame.to_text().unwrap().lines();
-            let mut replies = lines.map(|line| serde_json::from_str(line).unwrap());
-            if let Some(reply) = replies.find(&wanted) {
-                return reply;
+            while let Some(reply) = self.replies.pop_front() {
+                if wanted(&reply) {
+                    return reply;
+                }
             }
+            let frame = in_time("a frame", self.socket.next()).await;
+            let frame = frame.unwrap().unwrap();
+            let lines = frame.to_text().unwrap().lines();
+            let replies = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+            self.replies.extend(replies);
         }
+    }
+
+    /// Number of devices in the snapshot, which comes in pages.
+    async fn snapshot(&mut self) -> usize {
+        let mut page = self.until(|reply| reply["id"] == 2).await["subscribe"]["data"].take();
+        let mut count = devices(&page);
+        while page["more"] == true {
+            let is_page = |reply: &Value| devices(&reply["push"]["pub"]["data"]) > 0;
+            page = self.until(is_page).await["push"]["pub"]["data"].take();
+            count += devices(&page);
+        }
+        count
     }
 
     /// Reads until the connection breaks.
     async fn broken(mut self) {
-        while let Some(Ok(_)) = in_time("the end", self.0.next()).await {}
+        while let Some(Ok(_)) = in_time("the end", self.socket.next()).await {}
     }
 }
 
@@ -162,8 +186,7 @@ async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
     assert_eq!(device["readings"]["temperature"]["value"], 21.5);
 
     let mut live = Live::connect(&demo.page).await;
-    let snapshot = live.until(|reply| reply["id"] == 2).await;
-    assert_eq!(devices(&snapshot["subscribe"]["data"]), 21);
+    assert_eq!(live.snapshot().await, 21);
     live.until(|reply| devices(&reply["push"]["pub"]["data"]) > 0)
         .await;
     drop(live);
@@ -180,8 +203,7 @@ async fn a_replica_is_killed_and_another_one_shows_all_devices() {
     demo.process.write("\n");
     live.broken().await;
     let mut live = Live::connect(&demo.page).await;
-    let snapshot = live.until(|reply| reply["id"] == 2).await;
-    assert_eq!(devices(&snapshot["subscribe"]["data"]), 20);
+    assert_eq!(live.snapshot().await, 20);
     live.until(|reply| devices(&reply["push"]["pub"]["data"]) > 0)
         .await;
     drop(live);

@@ -88,6 +88,11 @@ impl Groups {
         }
     }
 
+    /// Whether no channel is about devices.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// All devices of a group, as they are now.
     pub(super) fn snapshot(&mut self, of: GroupId, view: &View) -> Arc<[Arc<Device>]> {
         match self.groups.get_mut(&of) {

@@ -46,6 +46,9 @@ impl Shown {
 
     /// Hands a change of a device to channels.
     pub(super) fn changed(&mut self, changed: &Changed<'_>) {
+        if self.groups.is_empty() {
+            return;
+        }
         let Changed { id, device, .. } = *changed;
         let key = &device.key;
         let shared = self
