@@ -146,11 +146,12 @@ impl<E: Effects> Pipeline<E> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         partition: TopicPartition,
-        fold: Fold,
+        mut fold: Fold,
         place: Place,
         progress: Arc<Progress>,
         effects: E,
     ) -> Self {
+        fold.collect_changes(false);
         progress.reach(place.next);
         let catalogue = shared.config.catalogue();
         Self {
@@ -208,6 +209,7 @@ impl<E: Effects> Pipeline<E> {
     pub(crate) async fn show(&mut self, source: &Source) {
         // What follows is only what changes later.
         self.push().await;
+        self.fold.collect_changes(true);
         let known = (&self.fold, self.next);
         let feed = live::open(&self.shared.hub, &self.partition, known, source).await;
         self.feed = Some(feed);
@@ -215,6 +217,7 @@ impl<E: Effects> Pipeline<E> {
 
     /// Goes on without being shown; what was shown stays while the feed is kept.
     pub(crate) fn hide(&mut self) -> Option<Feed> {
+        self.fold.collect_changes(false);
         self.feed.take()
     }
 

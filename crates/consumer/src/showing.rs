@@ -6,6 +6,7 @@ use std::sync::Arc;
 use iot_live::Feed;
 
 use crate::kafka::marks::MarkKeeper;
+use crate::kafka::progress::Progress;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
 
@@ -13,29 +14,39 @@ use crate::pipeline::{Effects, Pipeline};
 /// the offset on that clients have seen. More than a batch has: one that came from behind to beyond
 /// that offset would leave a gap. A pipeline that is further behind would cost a second copy for long.
 pub(crate) const NEAR: i64 = 50_000;
+/// With more than that to read, a pipeline is not shown while it reads, until only [`NEAR`] is left:
+/// clients have no use for each of so many old messages, which would cost as much as folding them.
+const FAR: i64 = 2 * NEAR;
 
 /// A partition as clients see it.
 #[derive(Default)]
 pub(crate) struct Showing {
-    /// Of a pipeline that has ended.
+    /// Of a pipeline that has ended, or is not shown now.
     feed: Option<Feed>,
     /// What is shown comes from the records before this offset.
     reached: i64,
     /// When the records of the pipeline that is shown, or was, were fetched.
     marks: Option<Arc<MarkKeeper>>,
+    /// The pipeline has much to read first.
+    is_catching_up: bool,
 }
 
 impl Showing {
-    /// Shows the pipeline, which the hub does as soon as it has come as far as what was shown.
+    /// Shows the pipeline, which the hub does as soon as it has come as far as what was shown. While
+    /// it is far from the end of the log, what was shown stays.
     pub(crate) async fn turn_to<E: Effects>(
         &mut self,
         pipeline: &mut Pipeline<E>,
         source: &Source,
-        is_at_end: bool,
+        progress: &Progress,
     ) {
-        let is_far = self.reached - pipeline.next() > NEAR && !is_at_end;
-        if self.feed.is_some() && is_far {
-            return;
+        let most = if self.is_catching_up { NEAR } else { FAR };
+        self.is_catching_up = progress.behind() > most;
+        if self.feed.is_some() && !pipeline.is_shown() {
+            let is_back = self.reached - pipeline.next() > NEAR && !progress.is_at_end();
+            if is_back || self.is_catching_up {
+                return;
+            }
         }
         if !pipeline.is_shown() {
             pipeline.show(source).await;
@@ -43,9 +54,12 @@ impl Showing {
         self.marks = Some(source.marks.clone());
         // The one before goes when the next is there.
         self.feed = None;
+        if self.is_catching_up {
+            self.ended(pipeline);
+        }
     }
 
-    /// Whether clients see something of a pipeline that has ended.
+    /// Whether clients see something of a pipeline that has ended, or is not shown now.
     pub(crate) fn is_shown(&self) -> bool {
         self.feed.is_some()
     }
@@ -55,7 +69,7 @@ impl Showing {
         self.marks.clone()
     }
 
-    /// The pipeline has ended; what it showed stays.
+    /// The pipeline is not shown any more; what it showed stays.
     pub(crate) fn ended<E: Effects>(&mut self, pipeline: &mut Pipeline<E>) {
         if let Some(feed) = pipeline.hide() {
             (self.feed, self.reached) = (Some(feed), pipeline.next());

@@ -187,8 +187,9 @@ impl Follower {
 
     /// Why what is shown is not what the owner shows now, if it is not.
     fn reason(&self, is_shown: bool) -> Option<Reason> {
-        let is_shown = is_shown || self.showing.is_shown();
-        let is_behind = !self.status.has_caught_up();
+        let is_frozen = !is_shown && self.showing.is_shown();
+        let is_shown = is_shown || is_frozen;
+        let is_behind = !self.status.has_caught_up() || is_frozen;
         let reason = Partial::reason(&self.status.progress, is_shown, is_behind);
         let other = self.status.has_other_rules();
         reason.or_else(|| other.then(|| "its owner has other rules".into()))
@@ -209,8 +210,8 @@ impl Follower {
         let mut records = fetcher.subscribe(self.partition.clone(), start, observed);
         let mut reload_at = None;
         loop {
-            let is_at_end = status.progress.is_at_end();
-            self.showing.turn_to(pipeline, &source, is_at_end).await;
+            let progress = &status.progress;
+            self.showing.turn_to(pipeline, &source, progress).await;
             status.went_on(pipeline.is_shown());
             self.partial.tell(self.reason(pipeline.is_shown())).await;
             let done = tokio::select! {

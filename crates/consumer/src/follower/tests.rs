@@ -2,6 +2,7 @@
 
 use iot_live::hub::Page;
 use iot_service::health::Health;
+use kafka_fetch::LogEnd;
 use rdkafka::mocking::MockCluster;
 use testkit::wait_for;
 use tokio::sync::watch;
@@ -10,7 +11,9 @@ use super::*;
 use crate::config::From;
 use crate::kafka::group::Assigned;
 use crate::kafka::lookups::Lookups;
+use crate::kafka::progress::Progress;
 use crate::owner::tests::{Bench, bench_of, fill};
+use crate::store::LogId;
 
 /// A supervisor of followers, and what owners need.
 struct Fleet {
@@ -195,4 +198,33 @@ async fn devices_stay_shown_until_clients_are_disconnected() {
         owner.end().await;
         assert_eq!(devices().await, usize::from(is_stopping));
     }
+}
+
+#[tokio::test]
+async fn a_partition_that_is_far_behind_shows_what_it_knew_until_it_is_near_the_end() {
+    let cluster = MockCluster::new(1).unwrap();
+    let Fleet { bench, .. } = &Fleet::new(&cluster);
+    let partition = TopicPartition::new("device-data", 0);
+    let (shared, progress) = (&bench.shared, Arc::new(Progress::default()));
+    let fold = Fold::new(shared.config.fold_rules(), "device-data", 0);
+    let place = Place {
+        next: 0,
+        log: LogId::default(),
+    };
+    let effects = Unwritten::new(shared.clone());
+    let (shared, read) = (shared.clone(), progress.clone());
+    let mut pipeline = Pipeline::new(shared, partition, fold, place, read, effects);
+    let (source, _asked) = Source::new(None);
+    let mut showing = Showing::default();
+    let mut shown = Vec::new();
+    for end in [1_000, 100_000, 100_001, 50_001, 50_000, 60_000] {
+        progress.ends_at(LogEnd {
+            high_watermark: end,
+            last_stable_offset: end,
+        });
+        showing.turn_to(&mut pipeline, &source, &progress).await;
+        shown.push((pipeline.is_shown(), showing.is_shown()));
+    }
+    let (live, frozen) = ((true, false), (false, true));
+    assert_eq!(shown, [live, live, frozen, frozen, live, live]);
 }

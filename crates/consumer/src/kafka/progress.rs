@@ -97,7 +97,7 @@ impl Progress {
     }
 
     /// The log ends there.
-    pub(super) fn ends_at(&self, end: LogEnd) {
+    pub(crate) fn ends_at(&self, end: LogEnd) {
         self.end.store(end.high_watermark, Ordering::Relaxed);
         let offset = end.last_stable_offset;
         let mut held = self.transaction();
@@ -159,6 +159,13 @@ impl Progress {
             return false;
         };
         position >= self.held().map_or(end, |held| held.offset)
+    }
+
+    /// How far the log goes beyond what is processed, in offsets; 0 as long as its end is not known.
+    pub(crate) fn behind(&self) -> i64 {
+        let (position, end) = (self.position(), self.end());
+        let behind = position.zip(end).map(|(position, end)| end - position);
+        behind.unwrap_or(0).max(0)
     }
 
     /// The high watermark: the lag counts to it, because records of an open transaction are

@@ -133,11 +133,12 @@ impl Owner {
         let mut is_behind = true;
         loop {
             let is_at_end = progress.is_at_end();
-            takeover.turn_to(pipeline, &source, is_at_end).await;
+            takeover.turn_to(pipeline, &source, progress).await;
             is_behind &= !is_at_end;
             if !takeover.is_followed() {
-                let is_shown = pipeline.is_shown() || takeover.is_shown();
-                let reason = Partial::reason(progress, is_shown, is_behind);
+                let is_frozen = !pipeline.is_shown() && takeover.is_shown();
+                let is_shown = pipeline.is_shown() || is_frozen;
+                let reason = Partial::reason(progress, is_shown, is_behind || is_frozen);
                 self.partial.tell(reason).await;
             }
             if self.inbox.stop.is_cancelled() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::follower::{Continued, Following, Left};
 use crate::kafka::marks::MarkKeeper;
+use crate::kafka::progress::Progress;
 use crate::live::Source;
 use crate::pipeline::{Effects, Pipeline};
 use crate::showing::{NEAR, Showing};
@@ -57,11 +58,12 @@ impl Takeover {
         &mut self,
         pipeline: &mut Pipeline<E>,
         source: &Source,
-        is_at_end: bool,
+        progress: &Progress,
     ) {
         if self.is_hidden {
             return;
         }
+        let is_at_end = progress.is_at_end();
         if let Some(follower) = &self.follower {
             let ahead = follower.shown().map_or(0, |shown| shown - pipeline.next());
             if ahead > NEAR && !is_at_end {
@@ -78,7 +80,7 @@ impl Takeover {
         if let Some(follower) = self.follower.take() {
             self.showing = follower.stop().await;
         }
-        self.showing.turn_to(pipeline, source, is_at_end).await;
+        self.showing.turn_to(pipeline, source, progress).await;
     }
 
     /// The pipeline has ended.

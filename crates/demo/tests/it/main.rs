@@ -105,7 +105,7 @@ async fn publish(port: u16, messages: &[(&str, &[u8])]) {
 /// A subscription to all readings, over the page's address.
 struct Live {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Received, and not looked at yet.
+    /// Received, and not read yet.
     replies: VecDeque<Value>,
 }
 

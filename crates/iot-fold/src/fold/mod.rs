@@ -117,6 +117,8 @@ pub struct Fold {
     time_unsaved: bool,
     /// Changes for clients.
     updates: Updates,
+    /// Whether nobody wants to know of changes of devices.
+    is_unobserved: bool,
     /// Sealed windows for the store.
     sealed: Vec<Sealed>,
     /// Keys of removed devices for the store.
@@ -140,6 +142,7 @@ impl Fold {
             unsaved: Vec::new(),
             time_unsaved: false,
             updates: Updates::default(),
+            is_unobserved: false,
             sealed: Vec::new(),
             removed: Vec::new(),
             changed_bytes: 0,

@@ -125,7 +125,8 @@ impl Updates {
     /// Approximate bytes in memory, without shared texts and alerts.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.changes[..]) + size_of_val(&self.readings[..])
+        self.changes.capacity() * size_of::<Packed>()
+            + self.readings.capacity() * size_of::<(Arc<str>, Value)>()
     }
 
     /// Adds a change that is not of a fold.
@@ -180,6 +181,11 @@ pub(super) struct Noted {
 }
 
 impl Fold {
+    /// Collects changes of devices from now on, as it does at first, or only those of alerts.
+    pub fn collect_changes(&mut self, collects: bool) {
+        self.is_unobserved = !collects;
+    }
+
     /// What messages changed since the last call.
     pub fn take_updates(&mut self) -> Updates {
         take(&mut self.updates)
@@ -212,6 +218,9 @@ impl Fold {
 
     /// Adds the newest value of a sensor to the message that is being applied.
     pub(super) fn show(&mut self, at: usize, number: usize) {
+        if self.is_unobserved {
+            return;
+        }
         let sensor = &self.devices[at].state.sensors[number];
         let reading = (sensor.name.clone(), sensor.describe());
         self.updates.readings.push(reading);
@@ -229,7 +238,8 @@ impl Fold {
     /// Adds what a message has changed, after its readings.
     pub(super) fn show_message(&mut self, at: usize, event: &Event<'_>, noted: Noted) {
         let readings = self.updates.readings.len() - noted.readings;
-        if readings == 0 && !noted.newest && !noted.described {
+        let is_unchanged = readings == 0 && !noted.newest && !noted.described;
+        if self.is_unobserved || is_unchanged {
             return;
         }
         let state = &self.devices[at].state;
@@ -259,6 +269,9 @@ impl Fold {
 
     /// Adds that a device was removed.
     pub(super) fn show_removed(&mut self, at: usize, offset: i64, key: DeviceKey) {
+        if self.is_unobserved {
+            return;
+        }
         self.updates.changes.push(Packed {
             offset,
             place: at,

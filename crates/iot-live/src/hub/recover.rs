@@ -9,7 +9,7 @@ use super::Position;
 use super::history::{AlertChange, Head};
 use super::json::{self, Field};
 use super::pending::{Latest, Lines};
-use super::shown::Shown;
+use super::shown::{Reading, Shown};
 use super::view::{EntryId, View};
 use crate::channel::{Channel, Kind};
 
@@ -152,6 +152,17 @@ impl Shown {
         Some(data)
     }
 
+    /// The readings of a message, and those of other sensors of its device. Values that are newer come
+    /// with their messages.
+    fn whole(&self, id: EntryId, readings: &[Reading], timestamp: i64) -> Vec<Reading> {
+        let shown = self.view.shown(id);
+        let all = shown.iter().flat_map(|device| device.readings.iter());
+        let others = all.filter(|(name, value)| {
+            value.timestamp <= timestamp && !readings.iter().any(|(other, _)| other == name)
+        });
+        readings.iter().chain(others).cloned().collect()
+    }
+
     fn missed_changes(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
         let mut lines = Lines::default();
         let (mut searched, frame) = (0, self.channels.settings.frame());
@@ -185,7 +196,8 @@ impl Shown {
                                 let place = before.location.as_deref();
                                 channel.filter.takes_device(&before.key, place)
                             });
-                            entered = selects && !was;
+                            // A new device has nothing but its message.
+                            entered = selects && !was && before.flatten().is_some();
                             if was && !selects {
                                 json::key(&mut item, &head.key);
                                 lines.add(Field::Removed, &item, frame);
@@ -206,10 +218,9 @@ impl Shown {
                                 ..View::empty(&head.key)
                             };
                             // A device that has come into the channel with it is shown whole.
-                            let shown =
-                                std::mem::take(&mut entered).then(|| self.view.shown(head.id));
-                            let shown = shown.flatten();
-                            let readings = shown.as_ref().map_or(readings, |shown| &shown.readings);
+                            let whole = std::mem::take(&mut entered)
+                                .then(|| self.whole(head.id, readings, timestamp));
+                            let readings = whole.as_deref().unwrap_or(readings);
                             let takes = |name: &str| channel.filter.takes_sensor(name);
                             if channel.filter.sensor.is_some()
                                 && !readings.iter().any(|(name, _)| takes(name))

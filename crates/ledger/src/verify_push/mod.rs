@@ -76,6 +76,10 @@ pub(crate) struct Args {
     /// Accept snapshots after reconnects: what was pushed before them is not verified.
     #[arg(long)]
     allow_snapshots: bool,
+    /// Accept such snapshots of alerts only: where alerts are rare, positions are old, and a replica
+    /// that has started since does not know what was before.
+    #[arg(long)]
+    allow_alert_snapshots: bool,
     #[command(flatten)]
     rules: RuleArgs,
     /// Print the report as JSON.

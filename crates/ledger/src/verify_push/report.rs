@@ -48,6 +48,8 @@ pub(super) struct Report {
     pub(super) unreachable: u64,
     /// Whether gaps are accepted.
     pub(super) gaps_allowed: bool,
+    /// Whether those of alerts are.
+    pub(super) alert_gaps_allowed: bool,
     /// The first findings.
     pub(super) findings: Vec<Finding>,
     /// Why connections broke, the last ones.

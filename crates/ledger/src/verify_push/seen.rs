@@ -136,7 +136,7 @@ impl Seen {
                 self.page(&data);
             }
             Channel::Alerts => {
-                if self.has_alerts {
+                if self.has_alerts && !report.alert_gaps_allowed {
                     self.gap(report, "alerts", "what was missed", "a snapshot");
                 }
                 self.alerts.clear();

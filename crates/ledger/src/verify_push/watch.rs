@@ -62,6 +62,7 @@ impl Watch {
             seen: Vec::new(),
             report: Report {
                 gaps_allowed: args.allow_snapshots,
+                alert_gaps_allowed: args.allow_alert_snapshots,
                 ..Report::default()
             },
         };

@@ -31,7 +31,7 @@ pub(super) struct Shown {
     concerned: Concerned,
 }
 
-type Reading = (Arc<str>, Value);
+pub(super) type Reading = (Arc<str>, Value);
 
 impl Shown {
     pub(super) fn new(view: View, channels: Channels) -> Self {

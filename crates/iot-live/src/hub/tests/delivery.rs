@@ -161,7 +161,7 @@ async fn a_channel_is_refused_twice_and_when_there_are_too_many() {
 #[tokio::test(start_paused = true)]
 async fn a_short_absence_is_recovered_and_a_long_one_is_not() {
     let mut few = settings();
-    few.history = 6_000;
+    few.history = 20_000;
     let mut replica = Replica::new(few).await;
     let log: Vec<_> = (0..200).map(|n| sent(0, f64::from(n % 40))).collect();
     let mut client = Client::new(readings("readings?mode=all"));
@@ -226,4 +226,23 @@ async fn a_burst_above_the_queue_reaches_a_client_that_reads() {
     }
     assert_eq!(client.seen.len(), log.len());
     assert_eq!(client.resyncs, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_a_new_device_are_recovered_as_they_were() {
+    let mut replica = Replica::new(settings()).await;
+    let mut log = vec![sent(0, 1.0); 10];
+    log.extend([sent(2, 2.0), sent(2, 3.0)]);
+    let mut client = Client::new(readings("readings?mode=all"));
+    replica.read(&log, 10).await;
+    client.connect(&replica.hub).await;
+    let known: Vec<_> = client.devices.keys().cloned().collect();
+    replica.read(&log, log.len()).await;
+    client.connect(&replica.hub).await;
+    assert!(client.was_recovered);
+    let new = client
+        .values
+        .iter()
+        .filter(|(device, _)| !known.contains(device));
+    assert_eq!(new.map(|(_, value)| *value).collect::<Vec<_>>(), [2.0, 3.0]);
 }

@@ -256,6 +256,8 @@ struct Client {
     alerts: BTreeMap<String, Json>,
     /// Partition and offset of each entry.
     seen: Vec<(String, i64)>,
+    /// Device and temperature of each of them.
+    values: Vec<(String, f64)>,
     skipped: u64,
     was_recovered: bool,
     resyncs: usize,
@@ -273,6 +275,7 @@ impl Client {
             devices: BTreeMap::new(),
             alerts: BTreeMap::new(),
             seen: Vec::new(),
+            values: Vec::new(),
             skipped: 0,
             was_recovered: false,
             resyncs: 0,
@@ -388,6 +391,10 @@ impl Client {
         {
             let partition = partition.as_str().unwrap().to_owned();
             self.seen.push((partition, offset.as_i64().unwrap()));
+            let value = &fields["readings"]["temperature"]["value"];
+            let device = fields["device"].as_str().unwrap().to_owned();
+            self.values
+                .extend(value.as_f64().map(|value| (device, value)));
         }
         let id = fields["device"].as_str().unwrap().to_owned();
         if let Some(before) = self.devices.get(&id) {
