@@ -14,8 +14,8 @@ use crate::pipeline::{Effects, Pipeline};
 /// the offset on that clients have seen. More than a batch has: one that came from behind to beyond
 /// that offset would leave a gap. A pipeline that is further behind would cost a second copy for long.
 pub(crate) const NEAR: i64 = 50_000;
-/// With more than that to read, a pipeline is not shown while it reads, until only [`NEAR`] is left:
-/// clients have no use for each of so many old messages, which would cost as much as folding them.
+/// With more records than that to read, a pipeline is not shown until only [`NEAR`] are left:
+/// clients have no use for each of so many old messages, and copying them takes CPU.
 const FAR: i64 = 2 * NEAR;
 
 /// A partition as clients see it.
