@@ -99,9 +99,9 @@ impl Writer {
         self.unconfirmed_bytes += bytes;
         // librdkafka copies it.
         let held = self.shared.budget.add(2 * bytes);
-        let letters = self.outlets.dead_letters.clone();
+        let delivered = self.outlets.dead_letters.deliver(letter);
         self.dead_letters.spawn(async move {
-            letters.deliver(letter).await;
+            delivered.await;
             drop(held);
         });
     }

@@ -21,7 +21,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use sha2::{Digest, Sha256};
 
 use crate::config::{DeadLetterConfig, KafkaConfig};
-use crate::kafka;
+use crate::kafka::{self, Queued};
 use crate::partial::Listed;
 use crate::readiness::SharedReadiness;
 use crate::refusal::Refusal;
@@ -212,13 +212,20 @@ impl DeadLetters {
         }
     }
 
-    /// Writes a letter; returns once Kafka has confirmed it. Retries for as long as it takes,
-    /// because the offset must not move past a message that would then be lost.
-    pub(crate) async fn deliver(self, mut letter: Letter) {
+    /// Queues a letter behind those of the calls before, so that dead letters stand in the order
+    /// of the log. The future ends once Kafka has confirmed it. It retries for as long as that
+    /// takes, because the offset must not move past a message that would then be lost; a letter
+    /// that is queued again may stand behind later ones.
+    pub(crate) fn deliver(&self, letter: Letter) -> impl Future<Output = ()> + Send + use<> {
+        let queued = self.queue(&letter);
+        self.clone().confirm(letter, queued)
+    }
+
+    async fn confirm(self, mut letter: Letter, mut queued: Queued) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut operation = None;
         loop {
-            match self.send(&letter).await {
+            match kafka::written(queued).await {
                 Ok(()) => break,
                 // The topic exists with a smaller limit.
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
@@ -233,6 +240,7 @@ impl DeadLetters {
                 }
             }
             tokio::time::sleep(backoff.next_delay()).await;
+            queued = self.queue(&letter);
         }
         self.metrics.written.inc();
         if letter.partial {
@@ -243,7 +251,7 @@ impl DeadLetters {
         }
     }
 
-    async fn send(&self, letter: &Letter) -> Result<(), KafkaError> {
+    fn queue(&self, letter: &Letter) -> Queued {
         let mut record =
             FutureRecord::<[u8], [u8]>::to(&self.topic).headers(letter.headers.clone());
         if let Some(key) = &letter.key {
@@ -252,8 +260,9 @@ impl DeadLetters {
         if let Some(payload) = &letter.payload {
             record = record.payload(payload);
         }
-        let sent = self.producer.send(record, ATTEMPT).await;
-        sent.map(drop).map_err(|(error, _)| error)
+        self.producer
+            .send_result(record)
+            .map_err(|(error, _)| error)
     }
 }
 

@@ -4,8 +4,8 @@ use iot_service::metrics::Registrar;
 use prometheus::Registry;
 use rdkafka::Timestamp as Time;
 use rdkafka::message::OwnedMessage;
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use testkit::kafka::MockKafka;
 
 use super::*;
 use crate::config::Partial;
@@ -137,20 +137,41 @@ fn large_records_are_truncated() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_letter_too_large_for_the_topic_is_truncated_once_and_retried() {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("iot.dead-letter", 1, 1).unwrap();
-    let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[too_large; 3]);
+fn letters(cluster: &MockKafka) -> (DeadLetters, DeadLetterMetrics) {
     let kafka = KafkaConfig {
-        brokers: vec![cluster.bootstrap_servers()],
+        brokers: vec![cluster.brokers()],
         ..KafkaConfig::default()
     };
     let metrics = DeadLetterMetrics::new(&Registrar(&Registry::new())).unwrap();
     let health = Health::default().component("dead_letter");
     let config = DeadLetterConfig::default();
     let letters = DeadLetters::new(&kafka, &config, metrics.clone(), health).unwrap();
+    (letters, metrics)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_stand_in_the_order_of_the_calls_whatever_is_awaited_first() {
+    let cluster = MockKafka::start(&["iot.dead-letter"]);
+    let (letters, _) = letters(&cluster);
+    let payloads: Vec<_> = (0..50).map(|number| number.to_string()).collect();
+    let delivered = payloads
+        .iter()
+        .map(|text| letters.deliver(letter(text.as_bytes())));
+    let delivered: Vec<_> = delivered.collect();
+    for delivered in delivered.into_iter().rev() {
+        delivered.await;
+    }
+    let found = cluster.read("iot.dead-letter", payloads.len()).await;
+    let found: Vec<_> = found.iter().map(|letter| letter.text()).collect();
+    assert_eq!(found, payloads);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_too_large_for_the_topic_is_truncated_once_and_retried() {
+    let cluster = MockKafka::start(&["iot.dead-letter"]);
+    let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[too_large; 3]);
+    let (letters, metrics) = letters(&cluster);
     letters.deliver(letter(b"small")).await;
     assert_eq!(metrics.written.get(), 1);
     assert_eq!(metrics.truncated.get(), 1);

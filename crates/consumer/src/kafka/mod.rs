@@ -24,6 +24,8 @@ use iot_kafka::context::Quiet;
 use iot_kafka::lookup;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::future_producer::DeliveryFuture;
 
 use crate::config::KafkaConfig;
 pub(crate) use metrics::KafkaMetrics;
@@ -46,6 +48,21 @@ const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Topics that no pattern may match: those of the platform and of Kafka itself. librdkafka's
 /// expressions have no lookahead, so a pattern can't exclude them.
 const RESERVED: &str = r"^iot\..*,^device-aggregates$,^alert-events$,^__.*";
+
+/// A record that was handed to a producer, or why its queue refused it.
+pub(crate) type Queued = Result<DeliveryFuture, KafkaError>;
+
+/// Returns once Kafka has confirmed a record.
+///
+/// # Errors
+/// It was refused, or the producer ended before.
+pub(crate) async fn written(queued: Queued) -> Result<(), KafkaError> {
+    match queued?.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(error),
+        Err(_) => Err(KafkaError::Canceled),
+    }
+}
 
 /// Configuration of the group member.
 ///

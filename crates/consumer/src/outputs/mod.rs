@@ -18,15 +18,14 @@ use iot_kafka::topics::Topic;
 use iot_service::Backoff;
 use iot_service::health::Component;
 use jiff::Timestamp;
-use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::Serialize;
 use serde_json::json;
 use twox_hash::XxHash3_128;
 
 use crate::config::OutputsConfig;
+use crate::kafka::{self, Queued};
 use crate::readiness::SharedReadiness;
 pub(crate) use metrics::{OutputsMetrics, Published};
 
@@ -56,7 +55,7 @@ pub(crate) struct OutputEvent {
 
 /// Events in flight, in their order.
 #[derive(Default)]
-pub(crate) struct Waiting(VecDeque<(OutputEvent, Result<DeliveryFuture, KafkaError>)>);
+pub(crate) struct Waiting(VecDeque<(OutputEvent, Queued)>);
 
 impl Waiting {
     pub(crate) fn len(&self) -> usize {
@@ -223,7 +222,7 @@ impl Outputs {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut operation = None;
         while let Some((event, queued)) = waiting.0.pop_front() {
-            let Err(error) = written(queued).await else {
+            let Err(error) = kafka::written(queued).await else {
                 self.metrics.published(&event.topic, event.kind);
                 continue;
             };
@@ -241,7 +240,7 @@ impl Outputs {
         }
     }
 
-    fn queue(&self, event: &OutputEvent) -> Result<DeliveryFuture, KafkaError> {
+    fn queue(&self, event: &OutputEvent) -> Queued {
         let record = FutureRecord::<str, [u8]>::to(&event.topic)
             .key(event.key.as_str())
             .payload(&event.payload)
@@ -249,14 +248,6 @@ impl Outputs {
         self.producer
             .send_result(record)
             .map_err(|(error, _)| error)
-    }
-}
-
-async fn written(queued: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
-    match queued?.await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(error),
-        Err(_) => Err(KafkaError::Canceled),
     }
 }
 
