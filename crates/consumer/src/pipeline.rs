@@ -184,6 +184,10 @@ impl<E: Effects> Pipeline<E> {
         &mut self.effects
     }
 
+    pub(crate) fn partition(&self) -> &TopicPartition {
+        &self.partition
+    }
+
     /// Next offset to process.
     pub(crate) fn next(&self) -> i64 {
         self.next

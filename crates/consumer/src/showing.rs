@@ -14,9 +14,12 @@ use crate::pipeline::{Effects, Pipeline};
 /// the offset on that clients have seen. More than a batch has: one that came from behind to beyond
 /// that offset would leave a gap. A pipeline that is further behind would cost a second copy for long.
 pub(crate) const NEAR: i64 = 50_000;
-/// With more records than that to read, a pipeline is not shown until only [`NEAR`] are left:
-/// clients have no use for each of so many old messages, and copying them takes CPU.
-const FAR: i64 = 2 * NEAR;
+/// With more records than that to read, a pipeline is not shown message by message until half of
+/// them are left: clients have no use for each of so many old messages, and copying them takes CPU.
+const FAR: i64 = 20_000;
+/// What is far behind is shown as it is once in so many seconds. All partitions are then shown at
+/// nearly the same time, because clients with `mode=all` get a snapshot each time.
+const COPY_EVERY: i64 = 10;
 
 /// A partition as clients see it.
 #[derive(Default)]
@@ -29,25 +32,39 @@ pub(crate) struct Showing {
     marks: Option<Arc<MarkKeeper>>,
     /// The pipeline has much to read first.
     is_catching_up: bool,
+    /// When it was last shown as it was then, in periods of [`COPY_EVERY`].
+    copied: i64,
 }
 
 impl Showing {
     /// Shows the pipeline, which the hub does as soon as it has come as far as what was shown. While
-    /// it is far from the end of the log, what was shown stays.
+    /// it is far from the end of the log, what was shown stays, and is replaced now and then.
     pub(crate) async fn turn_to<E: Effects>(
         &mut self,
         pipeline: &mut Pipeline<E>,
         source: &Source,
         progress: &Progress,
     ) {
-        let most = if self.is_catching_up { NEAR } else { FAR };
-        self.is_catching_up = progress.behind() > most;
+        let period = jiff::Timestamp::now().as_second() / COPY_EVERY;
+        self.turn_at(period, pipeline, source, progress).await;
+    }
+
+    /// [`turn_to`](Self::turn_to) in this period.
+    pub(crate) async fn turn_at<E: Effects>(
+        &mut self,
+        period: i64,
+        pipeline: &mut Pipeline<E>,
+        source: &Source,
+        progress: &Progress,
+    ) {
+        self.measure(pipeline, progress);
         if self.feed.is_some() && !pipeline.is_shown() {
             let is_back = self.reached - pipeline.next() > NEAR && !progress.is_at_end();
-            if is_back || self.is_catching_up {
+            if is_back || self.is_catching_up && self.copied == period {
                 return;
             }
         }
+        self.copied = period;
         if !pipeline.is_shown() {
             pipeline.show(source).await;
         }
@@ -56,6 +73,32 @@ impl Showing {
         self.feed = None;
         if self.is_catching_up {
             self.ended(pipeline);
+        }
+    }
+
+    /// Notes whether it is far from the end of the log.
+    fn measure<E: Effects>(&mut self, pipeline: &Pipeline<E>, progress: &Progress) {
+        let most = if self.is_catching_up { FAR / 2 } else { FAR };
+        let behind = progress.behind();
+        if self.is_catching_up == (behind > most) {
+            return;
+        }
+        self.is_catching_up = behind > most;
+        let (topic, partition) = pipeline.partition().parts();
+        if self.is_catching_up {
+            tracing::info!(
+                topic,
+                partition,
+                behind,
+                "far behind: clients see the partition only every {COPY_EVERY} s until it has caught up"
+            );
+        } else {
+            tracing::info!(
+                topic,
+                partition,
+                behind,
+                "caught up: clients see each change of the partition"
+            );
         }
     }
 

@@ -45,7 +45,7 @@
 //! | `watch`, `queue` | devices that have fallen silent |
 //! | `catalogue`, `limits` | known sensors, and the limits of their values |
 //! | `layout` | keys and bytes of what a store holds |
-//! | `model` | what clients see |
+//! | `model`, `new_values` | what clients see, and what of it a message has changed |
 //!
 //! Times are milliseconds since the epoch. The crate expects valid messages: units,
 //! names and values are checked by the consumer. What it refuses itself is a [`Refusal`].
@@ -60,6 +60,7 @@ mod limits;
 mod log_time;
 mod model;
 mod names;
+mod new_values;
 mod queue;
 mod refusal;
 mod sealed;
@@ -79,6 +80,7 @@ pub use model::{
     Alert, AlertStatus, ClearReason, Device, DeviceKey, Level, Place, Readings, Value,
     WindowSummary, Windows,
 };
+pub use new_values::{NewValue, NewValues};
 pub use refusal::Refusal;
 pub use sealed::{DeviceWindows, Sealed, add_stored};
 pub use window::{Window, WindowRules};

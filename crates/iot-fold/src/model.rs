@@ -10,6 +10,7 @@ use iot_core::message::Quality;
 use serde::{Serialize, Serializer};
 
 use crate::kind::AlertKind;
+use crate::new_values::{NewValue, NewValues};
 
 /// The identity of a device. The same device id of another tenant or project is another
 /// device.
@@ -52,13 +53,13 @@ pub struct Value {
 
 impl Value {
     /// Takes over a newer value.
-    fn replace(&mut self, newer: &Self) {
-        let unit = match (&self.unit, &newer.unit) {
+    fn replace(&mut self, newer: &NewValue<'_>) {
+        let unit = match (&self.unit, newer.unit) {
             // Texts are shared. Counting the owners of one that stays would take the longest here.
             (Some(unit), Some(newer)) if Arc::ptr_eq(unit, newer) => self.unit.take(),
-            _ => newer.unit.clone(),
+            (_, newer) => newer.cloned(),
         };
-        *self = Self { unit, ..*newer };
+        *self = newer.with_unit(unit);
     }
 }
 
@@ -88,14 +89,18 @@ pub struct Readings(Vec<(Arc<str>, Value)>);
 
 impl Readings {
     /// Takes over changed values, in their order.
-    pub fn update(&mut self, changed: &[(Arc<str>, Value)]) {
-        for (sensor, value) in changed {
-            match self.find(sensor) {
-                Ok(at) => self.0[at].1.replace(value),
+    fn update(&mut self, changed: NewValues<'_>) {
+        for new in changed.iter() {
+            // Names are shared: nearly always the address tells.
+            let mut names = self.0.iter().map(|(name, _)| name);
+            let known = names.position(|name| Arc::ptr_eq(name, new.sensor));
+            match known.map_or_else(|| self.find(new.sensor), Ok) {
+                Ok(at) => self.0[at].1.replace(&new),
                 Err(at) => {
                     // A device has few sensors: the list must not keep room for four.
                     self.0.reserve_exact(1);
-                    self.0.insert(at, (sensor.clone(), value.clone()));
+                    let value = new.with_unit(new.unit.cloned());
+                    self.0.insert(at, (new.sensor.clone(), value));
                 }
             }
         }
@@ -213,7 +218,7 @@ impl Device {
     pub fn update(
         &mut self,
         (seq, timestamp, is_ahead): (Option<u64>, i64, bool),
-        readings: &[(Arc<str>, Value)],
+        readings: NewValues<'_>,
     ) {
         (self.seq, self.timestamp, self.is_ahead) = (seq, timestamp, is_ahead);
         self.readings.update(readings);
@@ -362,6 +367,7 @@ pub struct Alert {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::new_values::tests::packed;
 
     fn device(timestamp: i64, value: f64) -> Device {
         let reading = Value {
@@ -415,7 +421,12 @@ mod tests {
         let mut newest = ahead(9_000, 9.0);
         let mut update = |change: Device| {
             let message = (change.seq, change.timestamp, change.is_ahead);
-            newest.update(message, &change.readings);
+            let (readings, texts) = packed(&change.readings);
+            let readings = NewValues {
+                readings: &readings,
+                texts: &texts,
+            };
+            newest.update(message, readings);
         };
         update(ahead(8_000, 8.0));
         update(device(1_000, 1.0));

@@ -13,6 +13,8 @@ use crate::kafka::group::Assigned;
 use crate::kafka::lookups::Lookups;
 use crate::kafka::progress::Progress;
 use crate::owner::tests::{Bench, bench_of, fill};
+use crate::record::batch_of;
+use crate::record::tests::message;
 use crate::store::LogId;
 
 /// A supervisor of followers, and what owners need.
@@ -201,7 +203,7 @@ async fn devices_stay_shown_until_clients_are_disconnected() {
 }
 
 #[tokio::test]
-async fn a_partition_that_is_far_behind_shows_what_it_knew_until_it_is_near_the_end() {
+async fn a_partition_that_is_far_behind_is_shown_now_and_then_until_it_is_near_the_end() {
     let cluster = MockCluster::new(1).unwrap();
     let Fleet { bench, .. } = &Fleet::new(&cluster);
     let partition = TopicPartition::new("device-data", 0);
@@ -217,14 +219,47 @@ async fn a_partition_that_is_far_behind_shows_what_it_knew_until_it_is_near_the_
     let (source, _asked) = Source::new(None);
     let mut showing = Showing::default();
     let mut shown = Vec::new();
-    for end in [1_000, 100_000, 100_001, 50_001, 50_000, 60_000] {
+    let hub = bench.shared.hub.clone();
+    let (one, two) = (1, 2);
+    for (end, sent, period) in [
+        (1_000, None, one),
+        (20_000, Some("a"), one),
+        (20_003, Some("b"), one),
+        (10_004, Some("c"), one),
+        (10_005, Some("d"), two),
+        (10_006, Some("e"), two),
+        (10_005, None, two),
+        (15_000, Some("f"), two),
+    ] {
         progress.ends_at(LogEnd {
             high_watermark: end,
             last_stable_offset: end,
         });
-        showing.turn_to(&mut pipeline, &source, &progress).await;
-        shown.push((pipeline.is_shown(), showing.is_shown()));
+        if let Some(device) = sent {
+            let json =
+                format!(r#"{{"deviceId":"{device}","timestamp":1767225600,"temperature":20}}"#);
+            let message = message(pipeline.next(), Some(json.as_bytes()));
+            pipeline.process(&batch_of(&message)).await.unwrap();
+        }
+        showing
+            .turn_at(period, &mut pipeline, &source, &progress)
+            .await;
+        let devices = hub.devices(Page::default()).await.unwrap().total;
+        shown.push((pipeline.is_shown(), showing.is_shown(), devices));
     }
-    let (live, frozen) = ((true, false), (false, true));
-    assert_eq!(shown, [live, live, frozen, frozen, live, live]);
+    let (live, frozen) = (
+        |devices| (true, false, devices),
+        |devices| (false, true, devices),
+    );
+    let expected = [
+        live(0),
+        live(1),
+        frozen(2),
+        frozen(2),
+        frozen(4),
+        frozen(4),
+        live(5),
+        live(6),
+    ];
+    assert_eq!(shown, expected);
 }

@@ -22,6 +22,7 @@ use crate::limits::LimitRules;
 use crate::log_time::LogTime;
 use crate::model::DeviceKey;
 use crate::names::Names;
+use crate::new_values::Numbers;
 use crate::refusal::Refusal;
 use crate::sealed::{DeviceWindows, Sealed};
 use crate::stamp::Stamp;
@@ -117,6 +118,7 @@ pub struct Fold {
     time_unsaved: bool,
     /// Changes for clients.
     updates: Updates,
+    numbers: Numbers,
     /// Whether nobody wants to know of changes of devices.
     is_unobserved: bool,
     /// Sealed windows for the store.
@@ -142,6 +144,7 @@ impl Fold {
             unsaved: Vec::new(),
             time_unsaved: false,
             updates: Updates::default(),
+            numbers: Numbers::default(),
             is_unobserved: false,
             sealed: Vec::new(),
             removed: Vec::new(),

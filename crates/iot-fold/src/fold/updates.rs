@@ -4,7 +4,8 @@ use std::mem::take;
 use std::sync::Arc;
 
 use super::{Event, Fold, Tracked};
-use crate::model::{Alert, Device, DeviceKey, Place, Value};
+use crate::model::{Alert, Device, DeviceKey, Place};
+use crate::new_values::{NewValues, PackedReading};
 use crate::state::DeviceState;
 
 /// What messages changed, in the order of the log. A message that changed nothing that clients
@@ -13,7 +14,10 @@ use crate::state::DeviceState;
 pub struct Updates {
     changes: Vec<Packed>,
     /// The readings of all changes, in their order.
-    readings: Vec<(Arc<str>, Value)>,
+    readings: Vec<PackedReading>,
+    /// Names and units of the readings. Most devices share them, and counting the owners of a text
+    /// for each reading, on several processors, would take longer than the fold itself.
+    texts: Vec<Arc<str>>,
     /// Changes of alerts, in order, each with the offset of the record that made it.
     pub alerts: Vec<(i64, Alert)>,
 }
@@ -72,9 +76,8 @@ pub enum Change<'u> {
         timestamp: i64,
         /// Whether that is ahead of the record's time.
         is_ahead: bool,
-        /// The readings that replaced the newest value of their sensor, in the order of the
-        /// message.
-        readings: &'u [(Arc<str>, Value)],
+        /// The readings that replaced the newest value of their sensor.
+        readings: NewValues<'u>,
     },
 }
 
@@ -99,11 +102,12 @@ impl Updates {
                 } => {
                     let (readings, after) = rest.split_at(*readings as usize);
                     rest = after;
+                    let texts = &self.texts[..];
                     Change::Message {
                         seq: *seq,
                         timestamp: *timestamp,
                         is_ahead: *is_ahead,
-                        readings,
+                        readings: NewValues { readings, texts },
                     }
                 }
             },
@@ -126,37 +130,27 @@ impl Updates {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.changes.capacity() * size_of::<Packed>()
-            + self.readings.capacity() * size_of::<(Arc<str>, Value)>()
+            + self.readings.capacity() * size_of::<PackedReading>()
+            + self.texts.capacity() * size_of::<Arc<str>>()
     }
 
-    /// Adds a change that is not of a fold.
-    pub fn push(&mut self, update: Update<'_>) {
-        let what = match update.change {
-            Change::Removed(key) => What::Removed(Box::new(key.clone())),
-            Change::Described { key, location } => {
-                What::Described(Box::new((key.clone(), location.cloned())))
-            }
-            Change::Message {
-                seq,
-                timestamp,
-                is_ahead,
-                readings,
-            } => {
-                self.readings.extend_from_slice(readings);
-                What::Message {
-                    seq,
-                    timestamp,
-                    is_ahead,
-                    // A message has at most as many as a device has sensors.
-                    readings: readings.len() as u32,
-                }
-            }
+    /// Those of the records before an offset, and the others.
+    #[must_use]
+    pub fn split(mut self, at: i64) -> (Self, Self) {
+        let first = self.changes.partition_point(|change| change.offset < at);
+        let of_message = |change: &Packed| match change.what {
+            What::Message { readings, .. } => readings as usize,
+            _ => 0,
         };
-        self.changes.push(Packed {
-            offset: update.offset,
-            place: update.place,
-            what,
-        });
+        let readings = self.changes[..first].iter().map(of_message).sum();
+        let alerts = self.alerts.partition_point(|(offset, _)| *offset < at);
+        let after = Self {
+            changes: self.changes.split_off(first),
+            readings: self.readings.split_off(readings),
+            texts: self.texts.clone(),
+            alerts: self.alerts.split_off(alerts),
+        };
+        (self, after)
     }
 }
 
@@ -188,6 +182,7 @@ impl Fold {
 
     /// What messages changed since the last call.
     pub fn take_updates(&mut self) -> Updates {
+        self.numbers.clear();
         take(&mut self.updates)
     }
 
@@ -222,8 +217,17 @@ impl Fold {
             return;
         }
         let sensor = &self.devices[at].state.sensors[number];
-        let reading = (sensor.name.clone(), sensor.describe());
-        self.updates.readings.push(reading);
+        let Updates {
+            readings, texts, ..
+        } = &mut self.updates;
+        readings.push(PackedReading {
+            value: sensor.value,
+            timestamp: sensor.newest.timestamp,
+            sensor: self.numbers.of(&sensor.name, texts),
+            unit: self.numbers.of_unit(sensor.unit.as_ref(), texts),
+            quality: sensor.quality,
+            is_ahead: sensor.newest.is_ahead,
+        });
     }
 
     /// Before the readings of a message.

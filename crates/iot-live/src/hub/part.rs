@@ -198,24 +198,3 @@ pub(super) fn turns(updates: &Updates) -> Vec<Turn> {
     });
     turns.collect()
 }
-
-/// The changes before an offset, and those from it on.
-pub(super) fn split(updates: &Updates, at: i64) -> (Updates, Updates) {
-    let (mut before, mut after) = (Updates::default(), Updates::default());
-    for update in updates.iter() {
-        if update.offset < at {
-            before.push(update);
-        } else {
-            after.push(update);
-        }
-    }
-    for (offset, alert) in &updates.alerts {
-        let of = if *offset < at {
-            &mut before
-        } else {
-            &mut after
-        };
-        of.alerts.push((*offset, alert.clone()));
-    }
-    (before, after)
-}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use iot_fold::{DeviceKey, Value};
+use iot_fold::DeviceKey;
 
 use super::json::{self, Data, Field};
 use super::view::{EntryId, View};
@@ -63,12 +63,11 @@ impl Latest {
         self.order.len() + self.removed.len()
     }
 
-    /// Adds values that changed.
-    pub(super) fn change(&mut self, id: EntryId, readings: &[(Arc<str>, Value)]) {
-        let sensors = readings.iter().map(|(sensor, _)| sensor);
+    /// Adds that the values of sensors changed.
+    pub(super) fn change<'s>(&mut self, id: EntryId, sensors: impl Iterator<Item = &'s Arc<str>>) {
         match self.changed.get_mut(&id) {
             Some(known) => match &mut known.what {
-                What::Whole => self.skipped += readings.len() as u64,
+                What::Whole => self.skipped += sensors.count() as u64,
                 What::Sensors(before) => {
                     for sensor in sensors {
                         if before.contains(sensor) {

@@ -118,12 +118,12 @@ impl Shown {
                         }
                         Change::Message { readings, .. } if selects(head) => {
                             match &channel.filter.sensor {
-                                None => latest.change(head.id, readings),
+                                None => {
+                                    latest.change(head.id, readings.iter().map(|new| new.sensor))
+                                }
                                 Some(sensor) => {
-                                    let of = readings.iter().rfind(|(name, _)| name == sensor);
-                                    if let Some(reading) = of {
-                                        let one = std::slice::from_ref(reading);
-                                        latest.change(head.id, one);
+                                    if readings.iter().any(|new| new.sensor == sensor) {
+                                        latest.change(head.id, std::iter::once(sensor));
                                     }
                                 }
                             }
@@ -152,15 +152,16 @@ impl Shown {
         Some(data)
     }
 
-    /// The readings of a message, and those of other sensors of its device. Values that are newer come
-    /// with their messages.
-    fn whole(&self, id: EntryId, readings: &[Reading], timestamp: i64) -> Vec<Reading> {
+    /// Adds to the readings of a message those of other sensors of its device. Values that are newer
+    /// come with their messages.
+    fn complete(&self, readings: &mut Vec<Reading>, id: EntryId, timestamp: i64) {
         let shown = self.view.shown(id);
         let all = shown.iter().flat_map(|device| device.readings.iter());
         let others = all.filter(|(name, value)| {
             value.timestamp <= timestamp && !readings.iter().any(|(other, _)| other == name)
         });
-        readings.iter().chain(others).cloned().collect()
+        let others: Vec<_> = others.cloned().collect();
+        readings.extend(others);
     }
 
     fn missed_changes(&self, channel: &Channel, time: i64) -> Option<Vec<Vec<u8>>> {
@@ -217,10 +218,11 @@ impl Shown {
                                 is_ahead,
                                 ..View::empty(&head.key)
                             };
+                            let mut readings: Vec<_> = readings.named().collect();
                             // A device that has come into the channel with it is shown whole.
-                            let whole = std::mem::take(&mut entered)
-                                .then(|| self.whole(head.id, readings, timestamp));
-                            let readings = whole.as_deref().unwrap_or(readings);
+                            if std::mem::take(&mut entered) {
+                                self.complete(&mut readings, head.id, timestamp);
+                            }
                             let takes = |name: &str| channel.filter.takes_sensor(name);
                             if channel.filter.sensor.is_some()
                                 && !readings.iter().any(|(name, _)| takes(name))
@@ -228,7 +230,7 @@ impl Shown {
                                 continue;
                             }
                             let origin = Some((&*part.name, update.offset));
-                            json::device(&mut item, &device, readings, takes, origin);
+                            json::device(&mut item, &device, &readings, takes, origin);
                             lines.add(Field::Devices, &item, frame);
                         }
                         _ => {}

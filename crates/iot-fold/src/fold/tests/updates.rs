@@ -14,10 +14,10 @@ pub(super) fn removed(updates: &Updates) -> Vec<String> {
     gone.collect()
 }
 
-pub(super) fn readings(update: Update<'_>) -> &[(Arc<str>, Value)] {
+pub(super) fn readings(update: Update<'_>) -> Vec<(Arc<str>, Value)> {
     match update.change {
-        Change::Message { readings, .. } => readings,
-        _ => &[],
+        Change::Message { readings, .. } => readings.named().collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -122,10 +122,18 @@ proptest! {
             feed_at(&mut fold, offset, *recorded, *sent).unwrap();
             if cuts[offset] == 0 {
                 let updates = fold.take_updates();
+                // In two parts, as when a feed takes over from another.
+                let middle = (last + offset as i64) / 2;
+                let (before, after) = updates.clone().split(middle);
+                let of = |updates: &Updates| updates.iter().map(|update| update.offset).collect();
+                let (first, second): (Vec<_>, Vec<_>) = (of(&before), of(&after));
+                prop_assert!(first.iter().all(|at| *at < middle));
+                prop_assert!(second.iter().all(|at| *at >= middle));
                 let offsets: Vec<_> = updates.iter().map(|update| update.offset).collect();
                 prop_assert!(offsets.is_sorted() && offsets.iter().all(|at| *at > last));
                 last = offset as i64;
-                client.apply(&updates);
+                client.apply(&before);
+                client.apply(&after);
                 prop_assert_eq!(&client, &Client::new(fold.all()));
             }
         }
@@ -147,18 +155,17 @@ fn only_what_changed_is_shown_in_the_order_of_the_log() {
             readings,
             ..
         } => {
-            let named = readings
-                .iter()
-                .map(|(sensor, value)| (&**sensor, value.value));
+            let named = readings.named();
+            let named = named.map(|(sensor, value)| (sensor.to_string(), value.value));
             Some((update.offset, timestamp, named.collect::<Vec<_>>()))
         }
         _ => None,
     });
     let expected = [
-        (7, 100, vec![("temperature", 1.0)]),
-        (8, 102, vec![("humidity", 2.0)]),
+        (7, 100, vec![("temperature".to_owned(), 1.0)]),
+        (8, 102, vec![("humidity".to_owned(), 2.0)]),
         // The newest value of its sensor, in a message that is not the newest.
-        (10, 102, vec![("temperature", 4.0)]),
+        (10, 102, vec![("temperature".to_owned(), 4.0)]),
     ];
     assert_eq!(shown.collect::<Vec<_>>(), expected);
     assert!(fold.take_updates().is_empty());

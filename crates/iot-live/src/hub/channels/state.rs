@@ -83,10 +83,12 @@ impl State {
     /// Adds values of a device that changed.
     pub(crate) fn change(&mut self, id: EntryId, readings: &[(Arc<str>, Value)]) {
         let Some(sensor) = &self.channel.filter.sensor else {
-            return self.latest.change(id, readings);
+            return self
+                .latest
+                .change(id, readings.iter().map(|(name, _)| name));
         };
-        if let Some(reading) = readings.iter().rfind(|(name, _)| name == sensor) {
-            self.latest.change(id, std::slice::from_ref(reading));
+        if readings.iter().any(|(name, _)| name == sensor) {
+            self.latest.change(id, std::iter::once(sensor));
         }
     }
 

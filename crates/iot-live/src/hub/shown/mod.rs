@@ -12,7 +12,7 @@ use iot_fold::{Alert, Change, Contents, DeviceKey, Place, Update, Updates, Value
 use super::channels::Channels;
 use super::groups::{Concerned, Groups};
 use super::history::{AlertChange, Head, History};
-use super::part::{Part, Shadow, Turn, What, split, turns};
+use super::part::{Part, Shadow, Turn, What, turns};
 use super::view::{EntryId, PartId, View};
 use super::{Opening, Times};
 use give::Changed;
@@ -155,7 +155,7 @@ impl Shown {
             part.next = Some(shadow);
             return;
         }
-        let (before, after) = split(&updates, shown);
+        let (before, after) = updates.split(shown);
         shadow.apply(&before, shown);
         self.swap(id, shadow);
         self.apply(id, (after, reached), times);
@@ -259,6 +259,7 @@ impl Shown {
         let mut heads = Vec::with_capacity(updates.len());
         let mut renamed = Vec::new();
         let mut described = None;
+        let mut changed = Vec::new();
         for (number, update) in updates.iter().enumerate() {
             let Update {
                 offset,
@@ -304,11 +305,16 @@ impl Shown {
                     let device = Arc::make_mut(&mut known.device);
                     device.update((seq, timestamp, is_ahead), readings);
                     heads.push(known.head.clone());
+                    if self.groups.is_empty() {
+                        continue;
+                    }
                     let device = known.device.clone();
+                    changed.clear();
+                    changed.extend(readings.named());
                     self.changed(&Changed {
                         id: entry,
                         device: &device,
-                        readings,
+                        readings: &changed,
                         before,
                         origin: Some((&name, offset)),
                         times: Some(times),
