@@ -187,6 +187,51 @@ def other_rules(trial):
     trial.note("readiness, and every snapshot, names the partitions until the rules are the same")
 
 
+@fault("clocks-differ", "replicas whose clocks are a second ahead and a second behind, killed one after the other",
+       short=False)
+def clocks_differ(trial):
+    # More than the clocks differ.
+    trial.settings["push.skew"] = "3s"
+    owner, = trial.replicas(1, static=True)
+    ahead, behind = (trial.serving(f"{seconds:+}s", trial.clock(seconds)) for seconds in (1, -1))
+    trial.wait("the replicas to be ready", trial.ready)
+    differ = trial.offset(ahead) - trial.offset(behind)
+    trial.must(1 < differ < 3, f"the clocks differ by {differ:.1f} s")
+    trial.fleet()
+    trial.watch([owner, ahead, behind], QUIET)
+    trial.warm()
+    for replica, _ in zip(itertools.cycle([ahead, behind, owner]), range(trial.form.kills)):
+        trial.must(trial.clients_of([replica]) > 0, "the killed replica had no clients")
+        replica.kill()
+        trial.back()
+        replica.start()
+        trial.warm()
+    trial.note(f"{differ:.1f} s between them; kills: {trial.form.kills}")
+
+
+@fault("clock-step", "the clock of a replica set 5 s ahead, and back", short=False)
+def clock_step(trial):
+    owner, = trial.replicas(1)
+    clock = trial.clock(0)
+    other = trial.serving("other", clock)
+    trial.wait("the replicas to be ready", trial.ready)
+    trial.fleet()
+    # Positions of before a step can't be compared with those after it.
+    trial.watch([owner, other], "--allow-snapshots")
+    for seconds in (5, 0):
+        trial.warm()
+        clock.set(seconds)
+        trial.wait("the step to be seen", lambda: abs(trial.offset(other) - trial.offset(owner) - seconds) < 1)
+        trial.flows(3)
+        trial.must(trial.clients_of([owner, other]) == trial.form.clients, "clients were disconnected")
+        # Some of them go to the other one, with positions from ahead of its clock.
+        other.kill()
+        trial.back()
+        other.start()
+    trial.warm()
+    trial.note("those at the replica go on; positions from before a step are not continued")
+
+
 @fault("rolling-upgrade", "replicas of the version before replaced one by one", short=False)
 def rolling_upgrade(trial):
     if not trial.form.old:

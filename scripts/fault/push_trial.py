@@ -10,6 +10,7 @@ from lib.process import DEADLINE, Failed, tail, wait_for
 
 from . import state_trial
 from .push_verdict import Row
+from .state_rig import Clock
 from .state_trial import reached
 from .state_verdict import Sent
 
@@ -92,11 +93,19 @@ class Trial(state_trial.Trial):
         super().__init__(rig, form, scenario)
         self.row = Row(fault=scenario.name, done=scenario.title)
         self.watches = []
+        self.settings = dict(SETTINGS)
 
     # -- the parts
 
     def replica(self, name="0", more=None, **how):
-        return self.consumer(name, more=SETTINGS | (more or {}), **how)
+        return self.consumer(name, more=self.settings | (more or {}), **how)
+
+    def serving(self, name, clock):
+        """A replica that only serves clients, with this clock."""
+        return self.replica(name, more={"role": "serve"}, clock=clock)
+
+    def clock(self, seconds):
+        return Clock(self.rig, f"{self.name}-{seconds:+}", seconds)
 
     def replicas(self, count=3, **how):
         """Members of the group that serve clients, and are ready."""
@@ -158,9 +167,16 @@ class Trial(state_trial.Trial):
         self.wait("the replicas to be ready", self.ready)
         self.flows(3)
 
+    def offset(self, replica):
+        """By how many seconds its clock is ahead of ours."""
+        return self.stats(replica)["server_time"] / 1000 - time.time()
+
     def partial(self, replica):
         """Why partitions are not shown as they should be, as clients see it."""
-        return json.loads(fetch(f"http://127.0.0.1:{replica.http}/api/v1/stats"))["partial"]
+        return self.stats(replica)["partial"]
+
+    def stats(self, replica):
+        return json.loads(fetch(f"http://127.0.0.1:{replica.http}/api/v1/stats"))
 
     # -- the end
 

@@ -1,5 +1,6 @@
 """The real things that a fault of the consumer is tried on: Kafka, Redis, consumers, loads."""
 
+import glob
 import json
 import os
 import re
@@ -109,11 +110,12 @@ class Redis:
 class Consumer(Service):
     """A member of the group of a trial."""
 
-    def __init__(self, rig, name, settings, files=None, program="iot-consumer"):
+    def __init__(self, rig, name, settings, files=None, program="iot-consumer", clock=None):
         # Killed or asleep: not expected to answer.
         self.away = True
         self.http = free_port()
-        super().__init__(rig, program, name, {"http.listen": f"127.0.0.1:{self.http}", **settings}, files)
+        environment = clock.environment() if clock else None
+        super().__init__(rig, program, name, {"http.listen": f"127.0.0.1:{self.http}", **settings}, files, environment)
 
     def start(self):
         super().start()
@@ -154,6 +156,30 @@ class Consumer(Service):
             fields = dict(re.findall(r"(\w+)=(\d+)", line))
             found.setdefault(int(fields["partition"]), int(fields["offset"]))
         return found
+
+
+class Clock:
+    """A clock that is wrong by some seconds. The monotonic clock goes on as it is."""
+
+    # A process reads the file again once a second.
+    CACHED = 1
+
+    def __init__(self, rig, name, seconds):
+        self.file = rig.work / f"{name}-clock"
+        self.set(seconds)
+
+    def set(self, seconds):
+        # In one step, because processes read it.
+        new = self.file.with_suffix(".new")
+        new.write_text(f"{seconds:+}s\n")
+        new.replace(self.file)
+
+    def environment(self):
+        found = sorted(glob.glob("/usr/lib/*/faketime/libfaketime.so.1"))
+        if not found:
+            raise Failed("libfaketime is not installed")
+        return {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": str(self.file),
+                "FAKETIME_CACHE_DURATION": str(self.CACHED), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 class Fleet:

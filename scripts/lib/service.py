@@ -1,5 +1,6 @@
 """Our services as processes."""
 
+import os
 import subprocess
 import urllib.error
 
@@ -10,9 +11,10 @@ from .process import Failed, end, peak_memory, tail, wait_for
 class Service:
     """One of our services, which can be killed and started again under the same name."""
 
-    def __init__(self, rig, program, name, settings, files=None):
+    def __init__(self, rig, program, name, settings, files=None, environment=None):
         self.rig, self.program, self.ops = rig, program, free_port()
         self.limits = ["prlimit", f"--nofile={files}:{files}"] if files else []
+        self.environment = os.environ | (environment or {})
         self.log = rig.work / f"{name}.log"
         settings = {"ops.listen": f"127.0.0.1:{self.ops}", "log.format": "text", **settings}
         self.flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
@@ -22,7 +24,7 @@ class Service:
     def start(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([*self.limits, self.rig.binaries / self.program, "run", *self.flags],
-                                            stdout=log, stderr=log)
+                                            stdout=log, stderr=log, env=self.environment)
 
     def ready(self):
         wait_for(f"{self.program} to be ready", lambda: self.running() and self.readiness()[0] == 200)
