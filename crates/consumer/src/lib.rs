@@ -150,7 +150,11 @@ pub async fn run(
         store: store.clone(),
         hub,
         metrics: metrics.clone(),
-        fetcher: Fetcher::start(kafka::fetch::settings(&config.kafka, budget.clone())?),
+        fetcher: Fetcher::start(kafka::fetch::settings(
+            &config.kafka,
+            *config.push.gather,
+            budget.clone(),
+        )?),
         budget,
         state: SharedReadiness::new(state.clone()),
         config: config.clone(),

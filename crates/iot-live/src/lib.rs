@@ -13,6 +13,7 @@ mod session;
 mod sse;
 #[cfg(test)]
 mod testing;
+mod websocket;
 
 pub use channel::{Channel, Filter, Kind, Mode};
 pub use hub::{Feed, Hub, Marks};

@@ -22,10 +22,9 @@ use crate::subscription::Cursor;
 const SHORT_WAIT: Duration = Duration::from_millis(20);
 /// Fetches stay that short for this long after a new cursor, because more usually follow.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
-/// After a fetch of fewer bytes, the next starts at least [`MIN_FETCH_INTERVAL`] after the
+/// After a fetch of fewer bytes, the next starts at least [`Settings::min_interval`] after the
 /// start of this one.
 const SMALL_FETCH: usize = 64 << 10;
-const MIN_FETCH_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest delay that a broker may ask for.
 const MAX_THROTTLE: Duration = Duration::from_secs(30);
 /// How long a connection without cursors is kept.
@@ -184,7 +183,7 @@ impl BrokerTask {
             return Err(ConnectionError::Broker(error));
         }
         let interval = match response.size() {
-            0..SMALL_FETCH => MIN_FETCH_INTERVAL,
+            0..SMALL_FETCH => settings.min_interval,
             _ => Duration::ZERO,
         };
         for partition in response.partitions {

@@ -24,6 +24,9 @@ pub struct Settings {
     pub max_wait: Duration,
     /// Bytes that a broker waits for (`fetch.min.bytes`).
     pub min_bytes: i32,
+    /// Time from the start of a fetch of little to that of the next one: with less of it records
+    /// arrive earlier, in more and smaller fetches.
+    pub min_interval: Duration,
     /// About the most bytes of one response (`fetch.max.bytes`).
     pub max_bytes: i32,
     /// About the most bytes of one partition in a response (`max.partition.fetch.bytes`). A
@@ -46,6 +49,7 @@ impl Settings {
             rack: String::new(),
             max_wait: Duration::from_millis(500),
             min_bytes: 1,
+            min_interval: Duration::from_millis(10),
             max_bytes: 8 << 20,
             max_partition_bytes: 512 << 10,
             budget: Budget::new(256 << 20, |_| ()),

@@ -17,11 +17,16 @@ use super::marks::MarkKeeper;
 use super::progress::Progress;
 use crate::config::{KafkaConfig, LimitsConfig};
 
-/// Settings of the fetcher, taken from `kafka.properties` by the names of librdkafka.
+/// Settings of the fetcher, taken from `kafka.properties` by the names of librdkafka. Changes are
+/// `gather`ed for clients: records that came more often would only wait there.
 ///
 /// # Errors
 /// A property is not a number.
-pub(crate) fn settings(kafka: &KafkaConfig, budget: Budget) -> anyhow::Result<Settings> {
+pub(crate) fn settings(
+    kafka: &KafkaConfig,
+    gather: Duration,
+    budget: Budget,
+) -> anyhow::Result<Settings> {
     let number = |names: &[&str], default: i32| {
         let mut given = names.iter().filter_map(|name| kafka.properties.get(*name));
         given.next().map_or(Ok(default), |value| {
@@ -33,16 +38,18 @@ pub(crate) fn settings(kafka: &KafkaConfig, budget: Budget) -> anyhow::Result<Se
     let wait = number(&["fetch.wait.max.ms"], 500)?;
     let partition = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
     let secured = kafka.security.clone();
+    let defaults = Settings::new(&kafka.brokers);
     Ok(Settings {
         security: SecuritySource::new(move || security(&secured)),
         max_wait: Duration::from_millis(wait.unsigned_abs().into()),
         min_bytes: number(&["fetch.min.bytes"], 1)?,
+        min_interval: defaults.min_interval.min(gather),
         max_bytes: number(&["fetch.max.bytes"], 8 << 20)?,
         max_partition_bytes: number(&partition, 512 << 10)?,
         rack: text("client.rack").unwrap_or_default(),
         client_id: text("client.id").unwrap_or_else(|| "iot-consumer".to_owned()),
         budget,
-        ..Settings::new(&kafka.brokers)
+        ..defaults
     })
 }
 
@@ -146,15 +153,24 @@ mod tests {
         ] {
             config.properties.insert(name.into(), value.into());
         }
-        let budget = || Budget::new(1, |_| ());
-        let found = settings(&config, budget()).unwrap();
+        let settings = |config: &_, gather| {
+            settings(
+                config,
+                Duration::from_millis(gather),
+                Budget::new(1, |_| ()),
+            )
+        };
+        let found = settings(&config, 50).unwrap();
         assert_eq!(found.max_wait, Duration::from_millis(10));
         assert_eq!((found.max_partition_bytes, found.min_bytes), (1000, 1));
         assert_eq!(found.rack, "a");
+        assert_eq!(found.min_interval, Duration::from_millis(10));
+        let faster = settings(&config, 1).unwrap();
+        assert_eq!(faster.min_interval, Duration::from_millis(1));
         config
             .properties
             .insert("fetch.min.bytes".into(), "x".into());
-        let error = settings(&config, budget()).unwrap_err().to_string();
+        let error = settings(&config, 50).unwrap_err().to_string();
         assert_eq!(error, "kafka.properties.fetch.min.bytes");
     }
 }

@@ -107,7 +107,8 @@ pub(crate) fn bench_of(
     )
     .unwrap();
     let budget = kafka::fetch::budget(&config.limits, metrics.kafka.buffered_bytes.clone());
-    let settings = kafka::fetch::settings(&config.kafka, budget.clone()).unwrap();
+    let settings =
+        kafka::fetch::settings(&config.kafka, *config.push.gather, budget.clone()).unwrap();
     let outputs = Outputs::new(
         &config.outputs,
         dead_letters.producer(),

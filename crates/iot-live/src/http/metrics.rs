@@ -54,7 +54,7 @@ impl Leave {
             codes::SLOW => Self::Slow,
             codes::NO_PONG => Self::Silent,
             codes::NO_CONNECT => Self::NoConnect,
-            codes::BAD_FRAME => Self::Malformed,
+            codes::BAD_FRAME | codes::PROTOCOL_ERROR => Self::Malformed,
             _ => Self::Shutdown,
         }
     }

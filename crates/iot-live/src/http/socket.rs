@@ -2,65 +2,61 @@
 
 use axum::Extension;
 use axum::extract::State as Extract;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
 use iot_service::server::Permit;
 
 use super::State;
 use crate::protocol::{Framing, MAX_FRAME};
 use crate::session::ws::Connection;
+use crate::websocket::{Handshake, Limits, Socket, offers};
 
 /// The subprotocol of binary frames.
 const PROTOBUF: &str = "centrifuge-protobuf";
-/// The library allocates this for each connection; a command has about 200 bytes.
-const READ_BUFFER: usize = 512;
-/// Each message is written at once: the frames that wait are gathered before.
-const WRITE_BUFFER: usize = 0;
-/// Many times the size of a message: the library buffers one at a time.
-const MAX_WRITE_BUFFER: usize = 8 << 20;
+/// A frame that is a little too long is refused with a reason.
+const LIMITS: Limits = Limits {
+    message: 2 * MAX_FRAME,
+};
 
 pub(super) async fn upgrade(
     Extract(state): Extract<State>,
     Extension(permit): Extension<Permit>,
     headers: HeaderMap,
-    mut upgrade: WebSocketUpgrade,
+    handshake: Handshake,
 ) -> Response {
     if !same_origin(&headers) {
         let reason = "pages of other sites may not connect";
         return (StatusCode::FORBIDDEN, reason).into_response();
     }
-    let mut framing = Framing::Json;
-    if upgrade
-        .requested_protocols()
-        .any(|protocol| protocol == PROTOBUF)
-    {
-        framing = Framing::Protobuf;
-        // Browsers refuse the connection without it.
-        upgrade.set_selected_protocol(HeaderValue::from_static(PROTOBUF));
-    }
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(MAX_WRITE_BUFFER)
-        // A frame that is a little too long is refused with a reason.
-        .max_message_size(2 * MAX_FRAME)
-        .max_frame_size(2 * MAX_FRAME)
-        .on_upgrade(move |socket| async move {
-            let State {
-                hub,
-                metrics,
-                clients,
-                open,
-                ..
-            } = state;
-            let client = clients.add();
-            let metrics = metrics.web_sockets.clone();
-            // Apart from the variables of the handshake, so that an idle client costs little.
-            let connection = Connection::new(socket, framing, hub, client, metrics);
-            Box::pin(connection.serve()).await;
-            drop((open, permit));
-        })
+    // Browsers refuse the connection unless what they offered is selected.
+    let protocol = offers(&headers, PROTOBUF).then_some(PROTOBUF);
+    let framing = match protocol {
+        Some(_) => Framing::Protobuf,
+        None => Framing::Json,
+    };
+    let (answer, connection) = handshake.accept(protocol);
+    tokio::spawn(async move {
+        // The client may leave before it has the answer.
+        let Ok(connection) = connection.await else {
+            return;
+        };
+        let socket = Socket::new(TokioIo::new(connection), LIMITS);
+        let State {
+            hub,
+            metrics,
+            clients,
+            open,
+            ..
+        } = state;
+        let client = clients.add();
+        let metrics = metrics.web_sockets.clone();
+        // Apart from the variables of the handshake, so that an idle client costs little.
+        let connection = Connection::new(socket, framing, hub, client, metrics);
+        Box::pin(connection.serve()).await;
+        drop((open, permit));
+    });
+    answer
 }
 
 /// A browser always names the page's origin: it must be ours, or any site could

@@ -17,6 +17,8 @@ pub const BAD_REQUEST: u32 = 107;
 /// There is no such request or method.
 pub const NOT_FOUND: u32 = 104;
 
+/// A rule of WebSockets is broken (RFC 6455, 7.4.1).
+pub const PROTOCOL_ERROR: u16 = 1002;
 /// The service stops, or cannot answer.
 pub const SHUTDOWN: u16 = 3001;
 /// The client reads too slowly.

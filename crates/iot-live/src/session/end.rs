@@ -1,10 +1,13 @@
 //! How the connection of a client ends.
 
+use std::io;
+
 use tokio::time::error::Elapsed;
 
 use super::Farewell;
 use crate::hub::Close;
 use crate::protocol::{MAX_FRAME, codes};
+use crate::websocket::Fault;
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -29,23 +32,24 @@ impl From<Close> for End {
     }
 }
 
-/// Why nothing more can be read. The library's type is not public: what a client can
-/// correct is recognised by its text.
-pub(super) fn unreadable(error: &axum::Error) -> End {
-    let text = error.to_string();
-    if text.starts_with("Space limit exceeded") {
-        let reason = format!("a frame is too long; at most {MAX_FRAME} bytes are allowed");
-        End::Unreadable(Farewell::new(codes::BAD_FRAME, reason))
-    } else if text.starts_with("UTF-8 encoding error") {
-        let reason = "a text frame is not UTF-8";
-        End::Unreadable(Farewell::new(codes::BAD_FRAME, reason))
-    } else {
-        End::Client
-    }
+/// How the connection ends when nothing more can be read from the client.
+pub(super) fn unreadable(fault: Fault) -> End {
+    let reason = match fault {
+        Fault::Lost => return End::Client,
+        // Libraries take care of this: what is at fault is no program of a user's.
+        Fault::Protocol(_) => {
+            return End::Unreadable(Farewell::new(codes::PROTOCOL_ERROR, fault.to_string()));
+        }
+        Fault::NotUtf8 => fault.to_string(),
+        Fault::TooLong => {
+            format!("a frame is too long; at most {MAX_FRAME} bytes are allowed")
+        }
+    };
+    End::Unreadable(Farewell::new(codes::BAD_FRAME, reason))
 }
 
 /// What became of a message; one that takes too long means that the client is too slow.
-pub(super) fn sent(result: Result<Result<(), axum::Error>, Elapsed>) -> Result<(), End> {
+pub(super) fn sent(result: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
     match result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(End::Client),

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::protocol::Framing;
 
-/// Waiting frames are gathered into messages of about this many bytes. A client must be able to
-/// take a ping between two of them, and the library keeps a buffer as long as the longest.
+/// Waiting frames are gathered into messages of about this many bytes: a client must be able to
+/// take a ping between two of them.
 pub(super) const GATHER: usize = 16 << 10;
 /// Bytes of all frames.
 pub(super) fn size(frames: &[Bytes]) -> usize {

@@ -14,7 +14,7 @@ use crate::protocol::Framing;
 use crate::protocol::messages::{Publication, Reply, SubscribeResult};
 
 /// A reply and a page have at most this many bytes of data, unless a single device is longer: a
-/// client has 5 s to receive the reply, and its connection keeps a buffer as long as the longest.
+/// client has 5 s to receive the reply, and each takes memory while it is sent.
 pub(crate) const PAGE: usize = 4 << 10;
 
 /// The parts that a subscription begins with, made one at a time: the reply, and then

@@ -3,14 +3,12 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::{Either, select};
-use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use jiff::Timestamp;
-use tokio::time::{
-    Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::end::{End, sent, unreadable};
 use super::gather::{GATHER, messages, size};
@@ -21,6 +19,7 @@ use crate::http::metrics::{Leave, SessionMetrics};
 use crate::hub::{Gone, Hub, Subscribe};
 use crate::protocol::messages::Reply;
 use crate::protocol::{Framing, codes};
+use crate::websocket::{Fault, Kind, Socket};
 
 /// Replies wait no longer for others to the same frame: clients wait 5 s for each.
 const REPLY: Duration = Duration::from_millis(100);
@@ -37,7 +36,7 @@ const HELD: usize = 1 << 20;
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
-    socket: S,
+    socket: Socket<S>,
     framing: Framing,
     session: Session,
     hub: Hub,
@@ -58,10 +57,10 @@ pub(crate) struct Connection<S> {
 
 impl<S> Connection<S>
 where
-    S: Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     pub(crate) fn new(
-        socket: S,
+        socket: Socket<S>,
         framing: Framing,
         hub: Hub,
         client: Client,
@@ -96,23 +95,20 @@ where
         self.metrics.left(leave);
         // A hub that takes nothing now notices by itself that nobody takes frames.
         let _ = timeout(CLOSE, self.hub.leave(self.client.id)).await;
-        let Some(Farewell { code, reason }) = farewell else {
-            return;
-        };
-        let frame = CloseFrame {
-            code,
-            reason: reason.into(),
-        };
         let socket = &mut self.socket;
-        // With something unread, closing would reset the connection, and the client might not
-        // see the code.
         let farewell = async {
-            socket.send(Message::Close(Some(frame))).await?;
+            let Some(Farewell { code, reason }) = farewell else {
+                // The answer to the client's last frame may still wait.
+                return socket.flush().await;
+            };
+            socket.close(code, &reason).await?;
+            // With something unread, closing would reset the connection, and the client might
+            // not see the code.
+            while is_readable && socket.next().await.is_ok_and(|message| message.is_some()) {}
             if !is_readable {
-                sleep(CLOSE).await;
+                socket.drain().await?;
             }
-            while socket.next().await.transpose()?.is_some() {}
-            Ok::<_, axum::Error>(())
+            socket.flush().await
         };
         // The client may be gone already, or read nothing: the connection ends either way.
         let _ = timeout(CLOSE, farewell).await;
@@ -136,21 +132,8 @@ where
         }
     }
 
-    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
-        match message {
-            Some(Ok(message)) => self.heard(message).await,
-            Some(Err(error)) => Err(unreadable(&error)),
-            None => Err(End::Client),
-        }
-    }
-
-    async fn heard(&mut self, message: Message) -> Result<(), End> {
-        let frame = match message {
-            Message::Text(_) | Message::Binary(_) => message.into_data(),
-            // The library answers pings.
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return Err(End::Client),
-        };
+    async fn received(&mut self, message: Result<Option<Vec<u8>>, Fault>) -> Result<(), End> {
+        let frame = message.map_err(unreadable)?.ok_or(End::Client)?;
         for command in self.session.read(&frame)? {
             match self.session.take(command) {
                 Step::Nothing => {}
@@ -324,17 +307,22 @@ where
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), End> {
-        let message = self.message(bytes)?;
-        sent(timeout(SEND, self.socket.send(message)).await)
+        let kind = self.counted(&bytes);
+        let mut sending = pin!(self.socket.send(kind, bytes));
+        // Most messages fit into the socket at once, and need no timer.
+        match sending.as_mut().now_or_never() {
+            Some(result) => sent(Ok(result)),
+            None => sent(timeout(SEND, sending).await),
+        }
     }
 
     /// Writes a message, and takes from the outbox meanwhile: the time that a large snapshot
     /// takes must not count against the client.
     async fn write_holding(&mut self, bytes: Bytes) -> Result<(), End> {
         self.between_messages().await?;
-        let message = self.message(bytes)?;
+        let kind = self.counted(&bytes);
         let mut room = HELD.saturating_sub(size(&self.held));
-        let sending = timeout(SEND, self.socket.send(message));
+        let sending = timeout(SEND, self.socket.send(kind, bytes));
         tokio::pin!(sending);
         loop {
             tokio::select! {
@@ -369,15 +357,12 @@ where
         self.write(self.framing.reply(&ping)).await
     }
 
-    fn message(&self, bytes: Bytes) -> Result<Message, End> {
+    /// Counts a message that is about to be sent, and says of what kind it is.
+    fn counted(&self, bytes: &Bytes) -> Kind {
         self.metrics.sent(bytes.len());
         match self.framing {
-            Framing::Protobuf => Ok(Message::Binary(bytes)),
-            // What is written here comes from texts.
-            Framing::Json | Framing::EventStream => match Utf8Bytes::try_from(bytes) {
-                Ok(text) => Ok(Message::Text(text)),
-                Err(_) => Err(End::Client),
-            },
+            Framing::Protobuf => Kind::Binary,
+            Framing::Json | Framing::EventStream => Kind::Text,
         }
     }
 }
