@@ -179,3 +179,64 @@ pub(crate) fn fleet(
     config.mqtt.connections = 2;
     Live::fixed(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use iot_core::sensor::{self, Threshold};
+    use iot_service::config::{Sources, load};
+
+    use super::*;
+
+    /// In standard deviations: a fleet has such a value once in hours.
+    const FAR: f64 = 4.5;
+
+    fn assert_calm(sensors: &SensorsConfig) {
+        for (name, section) in [
+            ("temperature", &sensors.temperature),
+            ("humidity", &sensors.humidity),
+            ("pressure", &sensors.pressure),
+            ("current", &sensors.current),
+        ] {
+            let sensor = sensor::ALL.iter().find(|sensor| sensor.name == name);
+            let away = match sensor.and_then(|sensor| sensor.alert).unwrap() {
+                Threshold::Above(limit) => limit - section.mean,
+                Threshold::Below(limit) => section.mean - limit,
+            };
+            assert!(away >= FAR * section.deviation, "{name}: {section:?}");
+            assert!(!section.correlation.is_zero(), "{name}: {section:?}");
+            assert!(section.own_level >= 0.5, "{name}: {section:?}");
+        }
+        assert!(!sensors.switch.correlation.is_zero());
+    }
+
+    #[test]
+    fn no_room_of_the_demo_comes_near_a_threshold_by_itself() {
+        let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+        let fleet = fleet(SinkKind::Mqtt, (0, 100), 10.0, nowhere, "k:9092");
+        assert_calm(&fleet.current().sensors);
+    }
+
+    #[test]
+    fn no_room_of_compose_comes_near_a_threshold_by_itself() {
+        let compose = include_str!("../../../docker-compose.yml");
+        let mut anchor = None;
+        let settings = compose.lines().filter_map(|line| {
+            let setting = line.trim().split_once(": ");
+            let (name, value) = setting.filter(|(name, _)| name.starts_with("IOT_SENSORS__"))?;
+            let value = match value.strip_prefix('&').and_then(|v| v.split_once(' ')) {
+                Some((_, value)) => *anchor.insert(value),
+                None if value.starts_with('*') => anchor.unwrap(),
+                None => value.trim_matches('"'),
+            };
+            Some((name.to_owned(), value.to_owned()))
+        });
+        let sources = Sources {
+            env: settings.collect(),
+            ..Sources::default()
+        };
+        let config: SimulatorConfig = load(&sources).unwrap();
+        assert_calm(&config.sensors);
+    }
+}

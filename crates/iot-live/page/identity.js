@@ -5,6 +5,14 @@ export function deviceKey({ tenant, project, device }) {
   return `${tenant.length}.${project.length}.${tenant}/${project}/${device}`;
 }
 
+/**
+ * Where the API has a device. Named in the query, because browsers remove `.` and `..` from paths, however they are
+ * written.
+ */
+export function deviceAddress({ tenant, project, device }) {
+  return `api/v1/device?${new URLSearchParams({ tenant, project, device })}`;
+}
+
 /** Whether something from outside names a device. */
 export function isIdentity(entry) {
   return (

@@ -3,6 +3,7 @@
 
 import { arrange, byId, make, setAttribute, setText } from './dom.js';
 import { formatAgo, formatClock, formatCount, formatNumber, formatSpan, formatValue, safeText, sensorLabel } from './format.js';
+import { deviceAddress } from './identity.js';
 import { DeviceIndex, deviceName, placeName } from './places.js';
 import { drawChart } from './view-chart.js';
 import { alertLevel } from './view-row.js';
@@ -189,8 +190,7 @@ export class DetailView {
     this.request = request;
     const timeout = setTimeout(() => request.abort(), FETCH_TIMEOUT);
     try {
-      // Not in the path, from which a browser takes `.` and `..` away, however they are written.
-      const answer = await fetch(`api/v1/device?${new URLSearchParams(this.identity)}`, { signal: request.signal });
+      const answer = await fetch(deviceAddress(this.identity), { signal: request.signal });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       const { windows } = await answer.json();
       if (this.key !== key) return;

@@ -219,3 +219,45 @@ impl Lines {
         all.map(|data| data.end(of_devices, 0)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::channel::{Filter, Mode};
+    use crate::testing::device;
+
+    #[test]
+    fn nobody_starves_when_more_devices_change_than_can_be_sent() {
+        const DEVICES: usize = 2_000;
+        let channel = Channel {
+            name: "readings".into(),
+            kind: Kind::Readings,
+            filter: Filter::default(),
+            mode: Mode::Latest,
+            max_rate: None,
+        };
+        let mut view = View::new(0);
+        let devices = (0..DEVICES).map(|number| {
+            let device = Arc::new(device(&format!("d{number:04}")));
+            (view.put(0, device.clone()).0, device)
+        });
+        let devices: Vec<_> = devices.collect();
+        let (mut latest, mut behind) = (Latest::default(), Latest::default());
+        let (mut heard, mut heard_behind) = (HashSet::new(), HashSet::new());
+        for _ in 0..200 {
+            for (id, device) in &devices {
+                latest.change(*id, &device.readings);
+            }
+            let batch = latest.take(&view, &channel, 16 << 10);
+            assert!(batch.changed.len() < DEVICES / 10);
+            heard.extend(batch.changed.iter().map(|(id, _)| *id));
+            // A client that has room for half of it.
+            behind.absorb(&batch);
+            let batch = behind.take(&view, &channel, 8 << 10);
+            heard_behind.extend(batch.changed.iter().map(|(id, _)| *id));
+        }
+        assert_eq!((heard.len(), heard_behind.len()), (DEVICES, DEVICES));
+    }
+}

@@ -7,9 +7,12 @@ use std::time::Duration;
 use iot_core::message::{DeviceMessage, parse};
 use iot_simulator::config::{Rate, SimulatorConfig, SinkKind};
 use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubAckReason};
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
+use testkit::mqtt_broker;
 use testkit::port::free_address;
+use testkit::process::Program;
 use testkit::{in_time, wait_for};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -167,4 +170,36 @@ async fn an_unreachable_broker_is_reported_and_waited_for() {
         4.0
     );
     simulator.stop().await;
+}
+
+#[tokio::test]
+async fn messages_that_the_broker_rejects_are_logged_once_in_a_while() {
+    let broker = mqtt_broker::Broker::start().await;
+    let address = broker.address();
+    let run = tokio::task::spawn_blocking(move || {
+        let run = ["run", "--rate", "max", "--messages", "300", "--json"];
+        Program::new(env!("CARGO_BIN_EXE_iot-simulator"))
+            .args(&run)
+            .set("sink", "mqtt")
+            .set("mqtt.brokers", format!("mqtt://{address}"))
+            .set("mqtt.connections", "1")
+            .set("mqtt.in_flight", "10")
+            .set("ops.listen", "127.0.0.1:0")
+            .set("http.listen", "")
+            .run_sync()
+    });
+    let mut peer = broker.accept(false).await;
+    for _ in 0..300 {
+        let Packet::Publish(publish) = peer.next().await else {
+            panic!("not a message");
+        };
+        let mut rejected = PubAck::new(publish.pkid, None);
+        rejected.reason = PubAckReason::NotAuthorized;
+        peer.send(Packet::PubAck(rejected)).await;
+    }
+    let run = run.await.unwrap();
+    assert_eq!(run.json()["drops_refused"], 300, "{}", run.stderr);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let lines = run.stderr.matches("permanently rejected messages").count();
+    assert!((1..=2).contains(&lines), "{lines} lines");
 }

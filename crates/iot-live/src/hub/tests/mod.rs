@@ -1,5 +1,6 @@
 //! The hub with folds that feed it and clients that apply what it sends, in paused time.
 
+mod alerts;
 mod delivery;
 mod feeds;
 mod property;

@@ -85,23 +85,9 @@ async fn messages_that_are_held_back_are_sent_in_order_once_there_is_room() {
     assert_eq!(dropped(&registry, "throttled"), 0.0);
 }
 
-#[tokio::test]
-async fn the_wait_for_a_sink_that_stands_still_is_in_the_delivery_latency() {
-    let (mut workers, mut ends, _registry) = workers(
-        config(|c| {
-            c.fleet.devices = 100;
-            c.fleet.interval = SECOND.into();
-        }),
-        1,
-    );
-    let (mut worker, ends) = (workers.remove(0), ends.remove(0));
+/// The figures when all messages of a worker are confirmed, which its sink does at once.
+async fn confirmed(mut worker: Worker, mut state: State, ends: Ends) -> Snapshot {
     let metrics = worker.metrics.clone();
-    worker.start = Instant::now() - 6 * SECOND;
-    let mut state = worker.initial_state();
-    // For six seconds the worker is in time, and nothing is confirmed.
-    for tenth in 0..60 {
-        worker.make_due(&mut state, worker.start + tenth * SECOND / 10);
-    }
     state.lateness.flush();
     let component = Health::default().component("null");
     let settings = SimulatorConfig::default();
@@ -120,7 +106,46 @@ async fn the_wait_for_a_sink_that_stands_still_is_in_the_delivery_latency() {
         metrics.clone(),
     ));
     worker.drain(&mut state, &stop()).await;
-    let after = Snapshot::take(&metrics);
+    Snapshot::take(&metrics)
+}
+
+#[tokio::test]
+async fn the_wait_of_a_worker_that_is_late_is_in_the_delivery_latency() {
+    let late = config(|c| {
+        c.fleet.devices = 100;
+        c.fleet.interval = SECOND.into();
+    });
+    let (mut workers, mut ends, _registry) = workers(late, 1);
+    let (mut worker, ends) = (workers.remove(0), ends.remove(0));
+    worker.start = Instant::now() - 6 * SECOND;
+    let mut state = worker.initial_state();
+    let now = Instant::now();
+    while worker.make_due(&mut state, now) == After::Again {}
+    let after = confirmed(worker, state, ends).await;
+    let figures = Figures::between(&Snapshot::default(), &after, 6 * SECOND).by_name();
+    let figure = |name: &str| figures[name].as_f64().unwrap();
+    assert!(figure("messages") > 580.0, "{figures:?}");
+    assert!(figure("late_p50_ms") > 2_000.0, "{figures:?}");
+    assert!(figure("delivery_p50_ms") > 2_000.0, "{figures:?}");
+}
+
+#[tokio::test]
+async fn the_wait_for_a_sink_that_stands_still_is_in_the_delivery_latency() {
+    let (mut workers, mut ends, _registry) = workers(
+        config(|c| {
+            c.fleet.devices = 100;
+            c.fleet.interval = SECOND.into();
+        }),
+        1,
+    );
+    let (mut worker, ends) = (workers.remove(0), ends.remove(0));
+    worker.start = Instant::now() - 6 * SECOND;
+    let mut state = worker.initial_state();
+    // For six seconds the worker is in time, and nothing is confirmed.
+    for tenth in 0..60 {
+        worker.make_due(&mut state, worker.start + tenth * SECOND / 10);
+    }
+    let after = confirmed(worker, state, ends).await;
     let figures = Figures::between(&Snapshot::default(), &after, 6 * SECOND).by_name();
     let figure = |name: &str| figures[name].as_f64().unwrap();
     assert!(figure("messages") > 580.0, "{figures:?}");
