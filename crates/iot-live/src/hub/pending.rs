@@ -248,7 +248,7 @@ mod tests {
         let (mut heard, mut heard_behind) = (HashSet::new(), HashSet::new());
         for _ in 0..200 {
             for (id, device) in &devices {
-                latest.change(*id, &device.readings);
+                latest.change(*id, device.readings.iter().map(|(name, _)| name));
             }
             let batch = latest.take(&view, &channel, 16 << 10);
             assert!(batch.changed.len() < DEVICES / 10);
