@@ -241,13 +241,7 @@ impl Channels {
         if state.due_at.is_none() {
             let now = Instant::now();
             let every = state.every(&self.settings, self.pace.gather());
-            let next = state.flushed_at.map(|last| last + every);
-            let at = match next.filter(|next| *next > now) {
-                None => now,
-                // Not later than it would be alone.
-                Some(next) if state.is_gathered() => next.min(self.pace.next(now)),
-                Some(next) => next,
-            };
+            let at = state.flushed_at.map_or(now, |last| now.max(last + every));
             state.due_at = Some(at);
             self.due.insert((at, id));
         }

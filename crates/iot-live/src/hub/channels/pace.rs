@@ -16,8 +16,6 @@ const EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Pace {
     least: Duration,
     gather: Duration,
-    /// What the times at which is sent are counted from.
-    origin: Instant,
     /// Sent since the last adjustment.
     frames: usize,
     since: Instant,
@@ -28,7 +26,6 @@ impl Pace {
         Self {
             least,
             gather: least,
-            origin: Instant::now(),
             frames: 0,
             since: Instant::now(),
         }
@@ -37,14 +34,6 @@ impl Pace {
     /// For how long changes are gathered now.
     pub(super) fn gather(&self) -> Duration {
         self.gather
-    }
-
-    /// When changes that are gathered from now on are sent: at the same time for all channels,
-    /// so that tasks are woken for many frames at once.
-    pub(super) fn next(&self, now: Instant) -> Instant {
-        let gather = self.gather.as_nanos().max(1);
-        let since = now.saturating_duration_since(self.origin).as_nanos() % gather;
-        now + Duration::from_nanos(u64::try_from(gather - since).unwrap_or(u64::MAX))
     }
 
     /// Counts frames for single clients.
@@ -88,17 +77,6 @@ mod tests {
         assert!(same > LEAST * (LONGEST - 1), "{same:?}");
         second(&mut pace, 1_000).await;
         assert_eq!(pace.gather(), LEAST);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn channels_send_at_the_same_time() {
-        let pace = Pace::new(LEAST);
-        let start = Instant::now();
-        for passed in 0..LEAST.as_millis() as u64 {
-            let next = pace.next(start + Duration::from_millis(passed));
-            assert_eq!(next, start + LEAST, "{passed}");
-        }
-        assert_eq!(pace.next(start + LEAST), start + 2 * LEAST);
     }
 
     #[tokio::test(start_paused = true)]

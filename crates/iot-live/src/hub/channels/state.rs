@@ -47,17 +47,11 @@ pub(super) struct Member {
 impl State {
     /// The time between two publications. `gather` is for channels of which nothing is left out.
     pub(super) fn every(&self, settings: &Settings, gather: Duration) -> Duration {
-        match self.channel.max_rate {
-            Some(rate) => Duration::from_secs(1) / rate.get(),
-            None if self.is_gathered() => gather,
-            None => settings.interval,
+        match (self.channel.max_rate, self.channel.kind, self.channel.mode) {
+            (Some(rate), ..) => Duration::from_secs(1) / rate.get(),
+            (_, Kind::Alerts, _) | (_, _, Mode::All) => gather,
+            _ => settings.interval,
         }
-    }
-
-    /// Whether changes are sent as soon as some are gathered.
-    pub(super) fn is_gathered(&self) -> bool {
-        let is_all = self.channel.kind == Kind::Alerts || self.channel.mode == Mode::All;
-        is_all && self.channel.max_rate.is_none()
     }
 
     pub(super) fn is_conflated(&self) -> bool {
