@@ -16,7 +16,8 @@ use crate::pipeline::{Effects, Pipeline};
 pub(crate) const NEAR: i64 = 50_000;
 /// With more records than that to read, a pipeline is not shown message by message until half of
 /// them are left: clients have no use for each of so many old messages, and copying them takes CPU.
-const FAR: i64 = 20_000;
+/// What is nearer is shown one by one, alerts that are over already among it.
+const FAR: i64 = 100_000;
 /// What is far behind is shown as it is once in so many seconds. All partitions are then shown at
 /// nearly the same time, because clients with `mode=all` get a snapshot each time.
 const COPY_EVERY: i64 = 10;

@@ -223,13 +223,13 @@ async fn a_partition_that_is_far_behind_is_shown_now_and_then_until_it_is_near_t
     let (one, two) = (1, 2);
     for (end, sent, period) in [
         (1_000, None, one),
-        (20_000, Some("a"), one),
-        (20_003, Some("b"), one),
-        (10_004, Some("c"), one),
-        (10_005, Some("d"), two),
-        (10_006, Some("e"), two),
-        (10_005, None, two),
-        (15_000, Some("f"), two),
+        (100_000, Some("a"), one),
+        (100_003, Some("b"), one),
+        (50_004, Some("c"), one),
+        (50_005, Some("d"), two),
+        (50_006, Some("e"), two),
+        (50_005, None, two),
+        (60_000, Some("f"), two),
     ] {
         progress.ends_at(LogEnd {
             high_watermark: end,
