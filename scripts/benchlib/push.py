@@ -285,6 +285,8 @@ def latency_load(name, profile, directory):
                 figures = watch.figures()
                 cpus = [process.usage()[0] - cpu for process, cpu in zip((bridge, replica), cpus)]
                 end_load(simulator)
+    if watch.ended:
+        sys.exit(f"bench: subscriptions have ended: {watch.ended}")
     latency = figures["latency_ms"]
     return {
         "deliveries_per_s": round(figures["events"] / figures["seconds"]),
