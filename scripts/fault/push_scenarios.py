@@ -190,7 +190,7 @@ def other_rules(trial):
 @fault("clocks-differ", "replicas whose clocks are a second ahead and a second behind, killed one after the other",
        short=False)
 def clocks_differ(trial):
-    # More than the clocks differ.
+    # More than the two seconds by which the clocks differ.
     trial.settings["push.skew"] = "3s"
     owner, = trial.replicas(1, static=True)
     ahead, behind = (trial.serving(f"{seconds:+}s", trial.clock(seconds)) for seconds in (1, -1))
@@ -224,7 +224,7 @@ def clock_step(trial):
         trial.wait("the step to be seen", lambda: abs(trial.offset(other) - trial.offset(owner) - seconds) < 1)
         trial.flows(3)
         trial.must(trial.clients_of([owner, other]) == trial.form.clients, "clients were disconnected")
-        # Some of them go to the other one, with positions from ahead of its clock.
+        # Its clients go to the owner, after the first step with positions that are ahead of the owner's clock.
         other.kill()
         trial.back()
         other.start()

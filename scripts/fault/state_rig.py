@@ -169,7 +169,7 @@ class Clock:
         self.set(seconds)
 
     def set(self, seconds):
-        # In one step, because processes read it.
+        # Replaced whole, because a process may read it meanwhile.
         new = self.file.with_suffix(".new")
         new.write_text(f"{seconds:+}s\n")
         new.replace(self.file)
@@ -177,7 +177,7 @@ class Clock:
     def environment(self):
         found = sorted(glob.glob("/usr/lib/*/faketime/libfaketime.so.1"))
         if not found:
-            raise Failed("libfaketime is not installed")
+            raise Failed("libfaketime is not installed (Debian: faketime)")
         return {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": str(self.file),
                 "FAKETIME_CACHE_DURATION": str(self.CACHED), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 

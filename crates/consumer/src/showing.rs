@@ -16,10 +16,10 @@ use crate::pipeline::{Effects, Pipeline};
 pub(crate) const NEAR: i64 = 50_000;
 /// With more records than that to read, a pipeline is not shown message by message until half of
 /// them are left: clients have no use for each of so many old messages, and copying them takes CPU.
-/// What is nearer is shown one by one, alerts that are over already among it.
+/// What is nearer is shown message by message, also alerts that are over by then.
 const FAR: i64 = 100_000;
-/// What is far behind is shown as it is once in so many seconds. All partitions are then shown at
-/// nearly the same time, because clients with `mode=all` get a snapshot each time.
+/// What is far behind is shown as it is every so many seconds: all partitions at nearly the same
+/// time, because clients with `mode=all` get a snapshot each time.
 const COPY_EVERY: i64 = 10;
 
 /// A partition as clients see it.
@@ -33,7 +33,7 @@ pub(crate) struct Showing {
     marks: Option<Arc<MarkKeeper>>,
     /// The pipeline has much to read first.
     is_catching_up: bool,
-    /// When it was last shown as it was then, in periods of [`COPY_EVERY`].
+    /// The period, of [`COPY_EVERY`] seconds since the epoch, in which it was last shown.
     copied: i64,
 }
 

@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// In standard deviations: a fleet has such a value once in hours.
+    /// In standard deviations: a value that is further from the mean is an anomaly.
     const FAR: f64 = 4.5;
 
     fn assert_calm(sensors: &SensorsConfig) {

@@ -15,8 +15,8 @@ pub struct Updates {
     changes: Vec<Packed>,
     /// The readings of all changes, in their order.
     readings: Vec<PackedReading>,
-    /// Names and units of the readings. Most devices share them, and counting the owners of a text
-    /// for each reading, on several processors, would take longer than the fold itself.
+    /// Names and units of the readings, each once. Most devices share them: with an owner for each
+    /// reading, several threads would change the same few counts all the time.
     texts: Vec<Arc<str>>,
     /// Changes of alerts, in order, each with the offset of the record that made it.
     pub alerts: Vec<(i64, Alert)>,

@@ -7,7 +7,7 @@ use iot_fold::DeviceKey;
 
 use super::json::{self, Data, Field};
 use super::view::{EntryId, View};
-use crate::channel::{Channel, Kind};
+use crate::channel::{Channel, Filter, Kind};
 
 /// Changes of devices, conflated: only which values changed is kept, oldest change first. The
 /// values are those of the moment at which they are sent.
@@ -63,8 +63,23 @@ impl Latest {
         self.order.len() + self.removed.len()
     }
 
-    /// Adds that the values of sensors changed.
-    pub(super) fn change<'s>(&mut self, id: EntryId, sensors: impl Iterator<Item = &'s Arc<str>>) {
+    /// Adds that the values of sensors changed, if the filter takes them.
+    pub(super) fn change<'s>(
+        &mut self,
+        id: EntryId,
+        filter: &Filter,
+        mut sensors: impl Iterator<Item = &'s Arc<str>>,
+    ) {
+        match &filter.sensor {
+            None => self.change_all(id, sensors),
+            Some(only) if sensors.any(|sensor| sensor == only) => {
+                self.change_all(id, std::iter::once(only));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn change_all<'s>(&mut self, id: EntryId, sensors: impl Iterator<Item = &'s Arc<str>>) {
         match self.changed.get_mut(&id) {
             Some(known) => match &mut known.what {
                 What::Whole => self.skipped += sensors.count() as u64,
@@ -248,7 +263,8 @@ mod tests {
         let (mut heard, mut heard_behind) = (HashSet::new(), HashSet::new());
         for _ in 0..200 {
             for (id, device) in &devices {
-                latest.change(*id, device.readings.iter().map(|(name, _)| name));
+                let sensors = device.readings.iter().map(|(name, _)| name);
+                latest.change(*id, &channel.filter, sensors);
             }
             let batch = latest.take(&view, &channel, 16 << 10);
             assert!(batch.changed.len() < DEVICES / 10);

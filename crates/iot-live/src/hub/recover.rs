@@ -117,16 +117,8 @@ impl Shown {
                             }
                         }
                         Change::Message { readings, .. } if selects(head) => {
-                            match &channel.filter.sensor {
-                                None => {
-                                    latest.change(head.id, readings.iter().map(|new| new.sensor))
-                                }
-                                Some(sensor) => {
-                                    if readings.iter().any(|new| new.sensor == sensor) {
-                                        latest.change(head.id, std::iter::once(sensor));
-                                    }
-                                }
-                            }
+                            let sensors = readings.iter().map(|new| new.sensor);
+                            latest.change(head.id, &channel.filter, sensors);
                         }
                         _ => {}
                     }

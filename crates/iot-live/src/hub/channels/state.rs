@@ -82,14 +82,8 @@ impl State {
 
     /// Adds values of a device that changed.
     pub(crate) fn change(&mut self, id: EntryId, readings: &[(Arc<str>, Value)]) {
-        let Some(sensor) = &self.channel.filter.sensor else {
-            return self
-                .latest
-                .change(id, readings.iter().map(|(name, _)| name));
-        };
-        if readings.iter().any(|(name, _)| name == sensor) {
-            self.latest.change(id, std::iter::once(sensor));
-        }
+        let sensors = readings.iter().map(|(name, _)| name);
+        self.latest.change(id, &self.channel.filter, sensors);
     }
 
     /// Adds a device with all of its values.
