@@ -81,7 +81,8 @@ impl AlertKind {
             Self::Threshold if is_active => format!("{sensor} {value}{unit} is {side} {limit}"),
             Self::Threshold => format!("{sensor} {value}{unit} is no longer {side} {limit}"),
             Self::Spike if is_active => {
-                format!("{sensor} {value}{unit} is {side} {limit}, the most that is expected")
+                let extreme = if about.above { "most" } else { "least" };
+                format!("{sensor} {value}{unit} is {side} {limit}, the {extreme} that is expected")
             }
             Self::Spike => format!("{sensor} {value}{unit} is as expected again"),
             Self::Stuck if is_active => {
@@ -115,5 +116,27 @@ mod tests {
             let json = serde_json::to_string(&kind).unwrap();
             assert_eq!(json, format!("{:?}", kind.label()));
         }
+    }
+
+    #[test]
+    fn texts_name_the_side_of_the_limit() {
+        let spike = |value, limit| {
+            AlertKind::Spike.message(&Mentioned {
+                is_active: true,
+                sensor: "humidity",
+                unit: Some("percent"),
+                value,
+                limit,
+                above: value > limit,
+            })
+        };
+        assert_eq!(
+            spike(90.5, 70.126),
+            "humidity 90.5 percent is above 70.13, the most that is expected"
+        );
+        assert_eq!(
+            spike(9.0, 44.0),
+            "humidity 9 percent is below 44, the least that is expected"
+        );
     }
 }

@@ -6,11 +6,12 @@
 //! there is no deadlock. Everything else is there already when it is counted, and is counted in any
 //! case.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
 
 /// Bytes that may wait in a process. Clones are the same budget.
 #[derive(Clone)]
@@ -19,8 +20,6 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     total: usize,
     state: Mutex<State>,
-    /// Who waits for room, one after the other, so that a large batch is not overtaken for ever.
-    turn: tokio::sync::Mutex<()>,
     freed: Arc<Notify>,
     /// Gets the number of bytes that are held, after each change.
     report: Box<dyn Fn(usize) + Send + Sync>,
@@ -31,6 +30,24 @@ struct State {
     held: usize,
     /// Decompressed batches.
     batches: usize,
+    /// Batches that wait for room, in their order, so that a large one is not overtaken for ever.
+    waiting: VecDeque<Waiting>,
+}
+
+/// A batch that waits for room.
+#[derive(Debug)]
+struct Waiting {
+    bytes: usize,
+    granted: oneshot::Sender<Held>,
+}
+
+/// Lets those behind a wait pass when it ends, also when it is cancelled.
+struct Next<'b>(&'b Budget);
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        self.0.grant();
+    }
 }
 
 /// Bytes of a [`Budget`], until it is dropped.
@@ -49,7 +66,6 @@ impl Budget {
         Self(Arc::new(Inner {
             total,
             state: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
             freed: Arc::default(),
             report: Box::new(report),
         }))
@@ -76,33 +92,64 @@ impl Budget {
     /// Waits for room for a batch. If no other is decompressed there is always room, so that a
     /// batch beyond the total is decompressed alone. Cancel safe.
     pub(crate) async fn batch(&self, bytes: usize) -> Held {
-        let _turn = self.0.turn.lock().await;
-        if let Some(held) = self.try_batch(bytes) {
-            return held;
-        }
-        loop {
-            let freed = self.freed();
-            if let Some(held) = self.try_batch(bytes) {
-                return held;
-            }
-            freed.await;
-        }
+        let granted = match self.take_or_wait(bytes) {
+            Ok(held) => return held,
+            Err(granted) => granted,
+        };
+        let _next = Next(self);
+        granted
+            .await
+            .expect("it is in the queue until it is granted room")
     }
 
-    fn try_batch(&self, bytes: usize) -> Option<Held> {
+    /// Takes room, or queues for it.
+    fn take_or_wait(&self, bytes: usize) -> Result<Held, oneshot::Receiver<Held>> {
         let mut state = self.state();
-        if state.batches > 0 && state.held.saturating_add(bytes) > self.0.total {
-            return None;
+        if state.waiting.is_empty() && self.has_room(&state, bytes) {
+            return Ok(self.hold(state, bytes));
         }
+        let (sender, granted) = oneshot::channel();
+        let waiting = Waiting {
+            bytes,
+            granted: sender,
+        };
+        state.waiting.push_back(waiting);
+        Err(granted)
+    }
+
+    fn has_room(&self, state: &State, bytes: usize) -> bool {
+        state.batches == 0 || state.held.saturating_add(bytes) <= self.0.total
+    }
+
+    fn hold(&self, mut state: MutexGuard<'_, State>, bytes: usize) -> Held {
         state.batches += 1;
         state.held += bytes;
         (self.0.report)(state.held);
         drop(state);
-        Some(Held {
+        Held {
             budget: self.clone(),
             bytes,
             is_batch: true,
-        })
+        }
+    }
+
+    /// Gives room to those who wait for it. They have it from here on, not from when their tasks
+    /// run: behind a queue that moves only as fast as tasks are scheduled, all would run one
+    /// after the other.
+    fn grant(&self) {
+        loop {
+            let mut state = self.state();
+            match state.waiting.front() {
+                Some(next) if next.granted.is_closed() || self.has_room(&state, next.bytes) => {}
+                _ => return,
+            }
+            if let Some(next) = state.waiting.pop_front()
+                && !next.granted.is_closed()
+            {
+                // Cancelled meanwhile, it is freed again.
+                let _ = next.granted.send(self.hold(state, next.bytes));
+            }
+        }
     }
 
     /// Ends once bytes are freed after this call.
@@ -110,6 +157,12 @@ impl Budget {
         let mut freed = Box::pin(self.0.freed.clone().notified_owned());
         freed.as_mut().enable();
         freed
+    }
+
+    /// Tells everyone who waits that there may be room.
+    fn notify(&self) {
+        self.grant();
+        self.0.freed.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,10 +186,10 @@ impl Held {
         state.held = state.held - self.bytes + bytes;
         (self.budget.0.report)(state.held);
         drop(state);
-        if bytes < self.bytes {
-            self.budget.0.freed.notify_waiters();
+        let is_less = bytes < std::mem::replace(&mut self.bytes, bytes);
+        if is_less {
+            self.budget.notify();
         }
-        self.bytes = bytes;
     }
 
     /// The batch is read; so many bytes of its memory are kept.
@@ -145,7 +198,7 @@ impl Held {
             self.budget.state().batches -= 1;
             self.set(bytes);
             // Also if no byte is freed, another batch may have its turn.
-            self.budget.0.freed.notify_waiters();
+            self.budget.notify();
         }
     }
 }
@@ -186,6 +239,26 @@ mod tests {
         let small = small.now_or_never().unwrap();
         assert_eq!(held.load(Ordering::Relaxed), 60);
         drop((large, small));
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+    }
+
+    /// A lock that is handed from task to task lets only one of them run at a time.
+    #[test]
+    fn room_is_granted_before_the_task_that_waits_for_it_runs() {
+        let (budget, held) = budget(100);
+        let first = budget.batch(60).now_or_never().unwrap();
+        let mut waiting = Box::pin(budget.batch(50));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(first);
+        assert_eq!(held.load(Ordering::Relaxed), 50);
+        let other = budget.batch(20).now_or_never();
+        assert!(other.is_some());
+        let mut third = Box::pin(budget.batch(40));
+        assert!(third.as_mut().now_or_never().is_none());
+        // What was granted and not taken is free again.
+        drop(waiting);
+        assert!(third.now_or_never().is_some());
+        drop(other);
         assert_eq!(held.load(Ordering::Relaxed), 0);
     }
 
