@@ -3,9 +3,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use iot_core::partition::TopicPartition;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::budget::{Budget, Held};
 use crate::clock::Stamp;
@@ -15,6 +17,10 @@ use crate::protocol::fetch::{Diverging, FetchedPartition, Position};
 use crate::protocol::metadata::TopicId;
 use crate::records::{Batch, Fetched};
 use crate::start::Start;
+
+/// How long a subscription that waits for a fetch keeps the memory of its last batch: under load
+/// the next fetch needs it at once, and memory from the system has to be cleared.
+const KEEP: Duration = Duration::from_millis(100);
 
 /// Fetches that wait for the subscriber, besides the one that it reads.
 pub(crate) const AHEAD: usize = 2;
@@ -150,11 +156,7 @@ impl Subscription {
             }
             // Its records count as buffered until they are read.
             self.current = None;
-            if self.deliveries.is_empty() {
-                // Others may need the memory while nothing arrives.
-                (self.batch, self.held) = (Batch::default(), None);
-            }
-            match self.deliveries.recv().await {
+            match self.delivery().await {
                 Some(buffered) => self.current = Some(buffered),
                 None => {
                     let ended = self.shared.ended.get().copied();
@@ -162,6 +164,16 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// The next fetch; `None` when the subscription has ended. Cancel safe.
+    async fn delivery(&mut self) -> Option<Buffered> {
+        if let Ok(delivery) = timeout(KEEP, self.deliveries.recv()).await {
+            return delivery;
+        }
+        // Others may need the memory while nothing arrives.
+        (self.batch, self.held) = (Batch::default(), None);
+        self.deliveries.recv().await
     }
 
     /// Id of the topic that is read: that of [`Start`], or of the first lookup of the

@@ -13,6 +13,7 @@ mod updates;
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use iot_core::message::{DeviceMessage, Quality, Reading};
 
 use crate::detect::DetectRules;
@@ -108,7 +109,7 @@ pub struct Fold {
     /// Places in `devices` that are free again.
     vacant: Vec<usize>,
     watch: Watch,
-    index: HashMap<String, usize>,
+    index: HashMap<String, usize, RandomState>,
     names: Names,
     /// The key of the current event; kept to reuse its memory.
     lookup: String,
@@ -138,7 +139,7 @@ impl Fold {
             origin: format!("{topic}:{partition}"),
             devices: Vec::new(),
             vacant: Vec::new(),
-            index: HashMap::new(),
+            index: HashMap::default(),
             names: Names::default(),
             lookup: String::new(),
             unsaved: Vec::new(),
