@@ -15,6 +15,7 @@ mod limits;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,10 @@ pub struct Permit(
     #[expect(dead_code, reason = "it counts until it is dropped")] Arc<OwnedSemaphorePermit>,
 );
 
+/// The address that a request came from. An extension of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
 /// Registers the counter of the connections that a listener refuses.
 #[must_use]
 pub fn refused(listener: &str, registry: &Registry) -> IntCounter {
@@ -103,8 +108,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             Some(_) = tasks.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip())),
             Err(error) => {
                 // Such as too many open files in the whole system.
                 if let Some(left_out) = failures.admit() {
@@ -121,7 +126,7 @@ pub async fn serve(
             Some(permit) => {
                 let connection = connections.add();
                 let routes = routes.clone();
-                tasks.spawn(connection.serve(stream, routes, permit, stop.clone()));
+                tasks.spawn(connection.serve((stream, peer), routes, permit, stop.clone()));
             }
             None => {
                 refused.inc();
@@ -354,7 +359,7 @@ impl Connection {
     /// Serves requests until the client or the listener ends it.
     async fn serve(
         self,
-        stream: TcpStream,
+        (stream, peer): (TcpStream, Peer),
         routes: Router,
         permit: Permit,
         stop: CancellationToken,
@@ -367,6 +372,7 @@ impl Connection {
         };
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(permit.clone());
+            request.extensions_mut().insert(peer);
             let under_way = Request::begin(&activity);
             let answer = routes.call(request);
             async move {
