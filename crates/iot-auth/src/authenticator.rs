@@ -33,7 +33,7 @@ enum Method {
     Everybody,
     /// Everybody on this machine: the listener is on loopback.
     Local,
-    Jwt(Verifier),
+    Jwt(Box<Verifier>),
     TokensFile(TokensFile),
     Proxy(Proxy),
 }
@@ -54,7 +54,7 @@ impl Authenticator {
             Mode::None => Method::Everybody,
             Mode::Jwt => {
                 let verifier = Verifier::start(&config.jwt, metrics.clone(), stop);
-                Method::Jwt(verifier.context("auth.jwt")?)
+                Method::Jwt(Box::new(verifier.context("auth.jwt")?))
             }
             Mode::TokensFile => {
                 let tokens = TokensFile::start(config.tokens_file.as_ref(), stop);
@@ -95,11 +95,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn identify(
-        &self,
-        headers: &HeaderMap,
-        peer: IpAddr,
-    ) -> Result<Identity, Refusal> {
+    pub async fn identify(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Identity, Refusal> {
         let identity = match &self.0.method {
             Method::Everybody | Method::Local => Ok(anonymous()),
             Method::Proxy(proxy) => proxy.identify(headers, peer),

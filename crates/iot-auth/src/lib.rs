@@ -17,7 +17,9 @@ mod reloaded;
 mod tokens;
 
 pub use authenticator::Authenticator;
-pub use config::{AuthConfig, ClaimsConfig, JwtConfig, Mode, ProxyConfig, RolesConfig, is_loopback};
+pub use config::{
+    AuthConfig, ClaimsConfig, JwtConfig, Mode, ProxyConfig, RolesConfig, is_loopback,
+};
 pub use identity::{Identity, Names, Role, Scope};
 pub use metrics::AuthMetrics;
 pub use refusal::Refusal;
