@@ -75,6 +75,12 @@ impl Authenticator {
         }))
     }
 
+    /// Whether nobody is asked who they are: all clients are the same one.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        matches!(self.0.method, Method::Everybody | Method::Local)
+    }
+
     /// Whether clients have tokens; otherwise there is none that they could send.
     #[must_use]
     pub fn uses_tokens(&self) -> bool {
@@ -145,5 +151,134 @@ fn anonymous() -> Identity {
         role: Role::Admin,
         scope: Arc::new(Scope::ALL),
         expires: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{AUTHORIZATION, HOST};
+    use http::{HeaderName, HeaderValue};
+    use iot_service::metrics::Registrar;
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::identity::Names;
+    use crate::tokens::NewToken;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    struct Started {
+        authenticator: Authenticator,
+        registry: Registry,
+        _stop: tokio_util::sync::DropGuard,
+    }
+
+    impl Started {
+        fn new(config: &AuthConfig) -> Self {
+            let (registry, stop) = (Registry::new(), CancellationToken::new());
+            let metrics = AuthMetrics::new(&Registrar(&registry)).unwrap();
+            Self {
+                authenticator: Authenticator::start(config, metrics, &stop).unwrap(),
+                registry,
+                _stop: stop.drop_guard(),
+            }
+        }
+
+        async fn identify(&self, header: Option<(HeaderName, &str)>) -> Result<Identity, Refusal> {
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(name, value.parse().unwrap());
+            }
+            self.authenticator.identify(&headers, PEER).await
+        }
+
+        fn has_metric(&self, line: &str) -> bool {
+            let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+            text.unwrap().lines().any(|other| other == line)
+        }
+    }
+
+    fn mode(mode: Mode) -> AuthConfig {
+        AuthConfig {
+            mode,
+            ..AuthConfig::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn without_auth_only_this_machine_is_named() {
+        for (given, host, is_allowed) in [
+            (Mode::Unset, "localhost:8080", true),
+            (Mode::Unset, "evil.example:8080", false),
+            (Mode::None, "evil.example:8080", true),
+        ] {
+            let started = Started::new(&mode(given));
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            assert_eq!(started.authenticator.host_allowed(&headers), is_allowed);
+            let identity = started.identify(None).await.unwrap();
+            assert_eq!((&*identity.name, identity.role), ("anonymous", Role::Admin));
+            assert_eq!(*identity.scope, Scope::ALL);
+            assert!(started.authenticator.is_none() && !started.authenticator.uses_tokens());
+            // A token that nobody asked for says that the client expects another mode.
+            assert!(started.authenticator.identify_token("token").await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_come_in_headers_or_frames_and_refusals_are_counted() {
+        let token = NewToken::new("ada", Role::Viewer, [&["acme".into()]; 3], None).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("tokens:\n{token}\n")).unwrap();
+        let started = Started::new(&AuthConfig {
+            tokens_file: file.path().to_str().unwrap().into(),
+            ..mode(Mode::TokensFile)
+        });
+        let bearer = format!("Bearer {}", token.token.expose());
+        let identity = started.identify(Some((AUTHORIZATION, &bearer))).await;
+        assert_eq!(&*identity.unwrap().name, "ada");
+        let authenticator = &started.authenticator;
+        let identity = authenticator.identify_token(token.token.expose()).await;
+        assert!(matches!(&identity.unwrap().scope.tenants, Names::Only(names) if names.len() == 1));
+
+        assert!(started.identify(None).await.unwrap_err().is_missing());
+        let other = started
+            .identify(Some((AUTHORIZATION, "Bearer other")))
+            .await;
+        assert!(!other.unwrap_err().is_missing());
+        let long = "a".repeat(10_000_000);
+        assert!(authenticator.identify_token(&long).await.is_err());
+        // Headers of a proxy are of another mode.
+        let user = HeaderName::from_static("x-forwarded-user");
+        assert!(
+            started
+                .identify(Some((user, "root")))
+                .await
+                .unwrap_err()
+                .is_missing()
+        );
+        for line in [
+            "iot_auth_refusals_total{reason=\"missing\"} 2",
+            "iot_auth_refusals_total{reason=\"unknown\"} 1",
+            "iot_auth_refusals_total{reason=\"too_long\"} 1",
+            "iot_auth_refusals_total{reason=\"expired\"} 0",
+        ] {
+            assert!(started.has_metric(line), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_at_the_start_is_an_error() {
+        let stop = CancellationToken::new();
+        let metrics = AuthMetrics::new(&Registrar(&Registry::new())).unwrap();
+        let config = AuthConfig {
+            tokens_file: "/nowhere/tokens".into(),
+            ..mode(Mode::TokensFile)
+        };
+        let error = Authenticator::start(&config, metrics, &stop).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.starts_with("auth.tokens_file: /nowhere/tokens: "),
+            "{error}"
+        );
     }
 }

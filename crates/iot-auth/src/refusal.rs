@@ -22,7 +22,7 @@ pub(crate) enum Reason {
     TooLong,
     /// Its algorithm is not the one of the key.
     Algorithm,
-    /// Nobody knows its key, or the token itself.
+    /// Its key, or the token itself, is unknown.
     Unknown,
     /// It was not signed with the key, or changed since.
     Signature,

@@ -31,7 +31,7 @@ pub struct JwtConfig {
     pub timeout: HumanDuration,
     /// Who must have issued a token (`iss`).
     pub issuer: String,
-    /// Whom a token must be for: one of these must be in `aud`; `*` for anyone.
+    /// Audiences: one of these must be in `aud`; `*` for any.
     pub audience: Vec<String>,
     /// By how much the clocks of issuer and service may differ.
     pub leeway: HumanDuration,

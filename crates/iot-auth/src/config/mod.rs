@@ -69,7 +69,7 @@ impl AuthConfig {
         match self.mode {
             Mode::None if !is_loopback(listen) => warnings.add(
                 "auth.mode",
-                format!("none: whoever reaches {listen} sees and changes everything"),
+                format!("none: anyone who reaches {listen} sees and changes everything"),
             ),
             Mode::Jwt => self.jwt.warnings(warnings),
             _ => {}

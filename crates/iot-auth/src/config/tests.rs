@@ -92,7 +92,7 @@ fn every_problem_of_jwt_is_reported() {
         "auth.jwt.ca_file: /nowhere/ca.pem",
         "auth.jwt.jwks_file: /nowhere/keys: No such file",
         "auth.jwt.secret: must be 32 bytes",
-        "auth.jwt.refresh: must be between 10s and 1d",
+        "auth.jwt.refresh: must be between 10s and 24h",
         "auth.jwt.timeout: must be between 1s and 1m",
         "auth.jwt.leeway: must be between 0s and 5m",
         "auth.jwt.audience: has \"*\" beside others",
