@@ -130,12 +130,12 @@ pub async fn run(
     let http = if role.serves() {
         let listener = listeners.http;
         let listener = listener.context("the consumer needs an HTTP listener")?;
-        let _auth = access::start(&config.auth, &listener, &metrics, stop_http)?;
+        let auth = access::start(&config.auth, &listener, &metrics, stop_http)?;
         let serving = http::serve(
             listener,
             hub.clone(),
             metrics.http.clone(),
-            live::http_settings(&live, &config.windows, epoch),
+            live::http_settings(&live, &config.windows, epoch, auth),
             stop_http.clone(),
         );
         Some(serving)
