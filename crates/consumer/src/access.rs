@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use iot_auth::{AuthConfig, Authenticator, Mode};
-use tokio::net::TcpListener;
+use iot_service::server::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 /// listener. The check of the settings does not know the listener, which tests and the demo bind.
 pub(crate) fn start(
     config: &AuthConfig,
-    listener: &TcpListener,
+    listener: &Listener,
     metrics: &Metrics,
     stop: &CancellationToken,
 ) -> anyhow::Result<Authenticator> {
@@ -29,6 +29,7 @@ pub(crate) fn start(
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -46,7 +47,7 @@ mod tests {
                 mode,
                 ..AuthConfig::default()
             };
-            let started = start(&config, &listener, &metrics, &stop);
+            let started = start(&config, &listener.into(), &metrics, &stop);
             assert_eq!(started.is_ok(), is_served, "{address} {mode:?}");
         }
     }

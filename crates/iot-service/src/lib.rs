@@ -34,5 +34,5 @@ pub struct Listeners {
     /// Serves `/metrics`, `/livez` and `/readyz`.
     pub ops: TcpListener,
     /// Serves the service's own API, if it has one.
-    pub http: Option<TcpListener>,
+    pub http: Option<server::Listener>,
 }

@@ -93,6 +93,7 @@ impl Default for ConsumerConfig {
             },
             http: HttpConfig {
                 listen: listen("127.0.0.1:8080"),
+                ..HttpConfig::default()
             },
             auth: AuthConfig::default(),
             kafka: KafkaConfig::default(),

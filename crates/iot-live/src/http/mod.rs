@@ -15,8 +15,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use iot_auth::Authenticator;
 use iot_service::config::HumanDuration;
-use iot_service::server::{self, Limits};
-use tokio::net::TcpListener;
+use iot_service::server::{self, Limits, Listener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -63,12 +62,13 @@ pub(crate) struct State {
 /// Serves until `stop`, then closes the connections of clients, and waits for them and for
 /// answers under way.
 pub fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     hub: Hub,
     metrics: HttpMetrics,
     settings: Settings,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
+    let listener = listener.into();
     let clients = Clients::new(settings.clone(), metrics.clients.clone());
     let refused = metrics.refused.clone();
     let (open, mut all_closed) = mpsc::channel(1);
