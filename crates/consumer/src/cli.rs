@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use iot_service::cli::{self, ConfigArgs, ConfigCommand};
 
-use crate::{ConsumerConfig, ReplayArgs, StateCommand};
+use crate::{ConsumerConfig, ReplayArgs, StateCommand, TokenCommand};
 
 /// Reads devices' messages from Kafka, keeps their state, and streams it to browsers
 #[derive(Parser)]
@@ -26,6 +26,9 @@ enum Command {
     /// Inspect the stored state, or reset it
     #[command(subcommand)]
     State(StateCommand),
+    /// Make tokens for clients
+    #[command(subcommand)]
+    Token(TokenCommand),
     #[command(flatten)]
     Config(ConfigCommand),
 }
@@ -39,6 +42,7 @@ impl Cli {
             None | Some(Command::Run) => cli::run::<ConsumerConfig, _, _>(sources, crate::run),
             Some(Command::Replay(args)) => crate::replay(&args, &sources),
             Some(Command::State(command)) => command.execute(&sources),
+            Some(Command::Token(command)) => command.execute(),
             Some(Command::Config(command)) => command.execute::<ConsumerConfig>(&sources),
         }
     }

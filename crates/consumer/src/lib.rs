@@ -3,6 +3,7 @@
 //!
 //! [`run`] is the only entry point. `pipeline.rs` shows the path of a message.
 
+mod access;
 #[doc(hidden)]
 pub mod bench;
 mod check;
@@ -31,6 +32,7 @@ mod shared;
 mod showing;
 mod state;
 mod store;
+mod token;
 mod transform;
 mod validate;
 mod webhook;
@@ -70,6 +72,7 @@ pub use replay::{ReplayArgs, replay};
 use shared::Shared;
 pub use state::StateCommand;
 use store::Keeper;
+pub use token::TokenCommand;
 use webhook::Webhook;
 use writer::Outlets;
 
@@ -126,11 +129,13 @@ pub async fn run(
     let store = Arc::new(Keeper::open(&config, metrics.store.clone(), store)?);
     let http = if role.serves() {
         let listener = listeners.http;
+        let listener = listener.context("the consumer needs an HTTP listener")?;
+        let auth = access::start(&config.auth, &listener, &metrics, stop_http)?;
         let serving = http::serve(
-            listener.context("the consumer needs an HTTP listener")?,
+            listener,
             hub.clone(),
             metrics.http.clone(),
-            live::http_settings(&live, &config.windows, epoch),
+            live::http_settings(&live, &config.windows, epoch, auth),
             stop_http.clone(),
         );
         Some(serving)

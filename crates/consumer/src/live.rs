@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use iot_auth::Authenticator;
 use iot_core::partition::TopicPartition;
 use iot_fold::{DeviceWindows, Fold, Windows, add_stored};
 use iot_live::hub::{Counts, Feed, Hub, Opening, Question, Settings};
@@ -146,6 +147,7 @@ pub(crate) fn http_settings(
     config: &Live<ConsumerConfig>,
     windows: &WindowsConfig,
     epoch: Arc<str>,
+    auth: Authenticator,
 ) -> iot_live::http::Settings {
     let (clients, queue) = (config.clone(), config.clone());
     iot_live::http::Settings {
@@ -153,6 +155,7 @@ pub(crate) fn http_settings(
         queue: Arc::new(move || queue.current().push.queue.bytes()),
         window_sizes: windows.sizes.clone(),
         epoch,
+        auth,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The metrics of all modules.
 
+use iot_auth::AuthMetrics;
 use iot_live::http::HttpMetrics;
 use iot_live::hub::HubMetrics;
 use iot_service::metrics::Registrar;
@@ -46,6 +47,7 @@ pub(crate) struct Metrics {
     pub(crate) dead_letter: DeadLetterMetrics,
     pub(crate) hub: HubMetrics,
     pub(crate) http: HttpMetrics,
+    pub(crate) auth: AuthMetrics,
 }
 
 impl Metrics {
@@ -68,6 +70,7 @@ impl Metrics {
             dead_letter: DeadLetterMetrics::new(&registrar)?,
             hub: HubMetrics::new(&registrar, queue(Queue::Hub))?,
             http: HttpMetrics::new(&registrar)?,
+            auth: AuthMetrics::new(&registrar)?,
         })
     }
 }

@@ -291,7 +291,7 @@ pub(crate) async fn run(kafka: &str) -> Result<()> {
     });
     let listeners = Listeners {
         ops,
-        http: Some(http),
+        http: Some(http.into()),
     };
     iot_consumer::run(services::consumer(kafka), listeners, stop).await
 }

@@ -51,7 +51,13 @@ impl Running {
         let ops = listen(0, "--port").await?;
         let address = ops.local_addr()?;
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(Listeners { ops, http }, stop.clone()));
+        let task = tokio::spawn(run(
+            Listeners {
+                ops,
+                http: http.map(Into::into),
+            },
+            stop.clone(),
+        ));
         Ok(Self {
             name,
             ops: address,

@@ -6,11 +6,13 @@ import { safeText } from './format.js';
 import { deviceKey } from './identity.js';
 import { Live } from './live.js';
 import { DeviceIndex } from './places.js';
+import { Session } from './session.js';
 import { Store } from './store.js';
 import { AlertsView } from './view-alerts.js';
 import { DetailView } from './view-detail.js';
 import { ListView, describeCount } from './view-list.js';
 import { PlacesView } from './view-places.js';
+import { SessionView } from './view-session.js';
 import { ConnectionView, SummaryView } from './view-summary.js';
 
 const FILTER_DELAY = 80;
@@ -25,12 +27,16 @@ let countedAt = -Infinity;
 const list = new ListView(store, index, { filter, onOpen: (device) => openDevice(device), schedule });
 const places = new PlacesView(store, index, { filter, onSelect: selectPlace });
 const alerts = new AlertsView(store, { filter, onOpen: (alert) => openDevice(alert, alert.sensor) });
-const detail = new DetailView(store, { onClose: closeDetail, schedule });
+const session = new Session(sessionStorage);
+const sessionView = new SessionView(session, () => live.retryNow());
+// A token that REST refuses is refused by a new connection too, which then says why.
+const detail = new DetailView(store, { onClose: closeDetail, schedule, headers: () => session.headers(), onUnauthorized: () => live.reconnect() });
 const summary = new SummaryView(store);
 const connectionView = new ConnectionView(() => live.retryNow());
 const live = new Live(new URL('ws', document.baseURI.replace(/^http/, 'ws')), ['stats', 'alerts', 'readings'], {
   onConnect(data) {
     connectionView.onConnect(data);
+    sessionView.onConnect(data);
     store.connected(data, Date.now());
   },
   onPage(channel, data, part) {
@@ -43,7 +49,8 @@ const live = new Live(new URL('ws', document.baseURI.replace(/^http/, 'ws')), ['
   },
   onCut: (channel) => store.cut(channel),
   onState: schedule,
-});
+  onToken: (code) => sessionView.ask(code),
+}, () => session.token);
 
 function schedule() {
   if (scheduled) return;

@@ -2,6 +2,7 @@
 // JSON over one WebSocket. It keeps the position of each subscription, so that a reconnect to any
 // replica gets only what was missed, or a new snapshot.
 
+import { needsToken } from './session.js';
 import { Subscription, failedAgain, isObject } from './subscription.js';
 
 const FIRST_DELAY = 1000;
@@ -25,13 +26,15 @@ export function isFinal(code) {
 /**
  * Keeps `channels` subscribed. Handlers: `onConnect(data)`; `onPage(channel, data, { isFirst, isLast })` for the
  * pages of a snapshot; `onPublication(channel, data, isRecovered)`; `onCut(channel)` when a subscription breaks,
- * within a snapshot or not; `onState(state)`. The state: `{ phase, retryAt, since, tooSlow, reason, refused }`, with the
+ * within a snapshot or not; `onState(state)`; `onToken(code)` when the server asks for a token, or for a newer one.
+ * `token()` is the one to send, '' for none. The state: `{ phase, retryAt, since, tooSlow, reason, refused }`, with the
  * phase `connecting`, `live`, `waiting` or `ended` (`reason` says why); `since` is when it was last live, null if
  * never; `refused` lists the channels that ended, `{ channel, reason }`.
  */
 export class Live {
-  constructor(url, channels, handlers) {
+  constructor(url, channels, handlers, token = () => '') {
     this.url = url;
+    this.token = token;
     this.handlers = handlers;
     this.subscriptions = new Map(channels.map((channel) => [channel, new Subscription(channel, handlers)]));
     this.state = { phase: 'connecting', retryAt: 0, since: null, tooSlow: false, reason: '', refused: [] };
@@ -56,6 +59,12 @@ export class Live {
     if (this.socket === null) this.#open();
   }
 
+  /** Connects again, with the token of now. */
+  reconnect() {
+    if (this.socket !== null) this.#close(0, '');
+    this.retryNow();
+  }
+
   #open() {
     clearTimeout(this.timer);
     this.#set({ phase: 'connecting', reason: '' });
@@ -65,7 +74,8 @@ export class Live {
     const ifCurrent = (handle) => (event) => { if (socket === this.socket) handle(event); };
     socket.onopen = ifCurrent(() => {
       const wanted = [...this.subscriptions.values()].filter(({ phase }) => phase !== 'ended');
-      this.#send([[{ connect: { name: 'page' } }, null], ...wanted.map((subscription) => [subscription.command(), subscription])]);
+      const token = this.token();
+      this.#send([[{ connect: token === '' ? { name: 'page' } : { name: 'page', token } }, null], ...wanted.map((subscription) => [subscription.command(), subscription])]);
     });
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
     socket.onclose = ifCurrent(({ code, reason }) => this.#lost(code, reason));
@@ -114,7 +124,10 @@ export class Live {
     if (isObject(error)) {
       this.pending.delete(id);
       const reason = `${error.message ?? 'no reason given'} (${error.code})`;
-      if (subscription === null) this.#close(error.temporary === true ? 0 : 3500, reason);
+      if (subscription === null) {
+        this.#close(error.temporary === true ? 0 : 3500, reason);
+        if (needsToken(error.code)) this.handlers.onToken(error.code);
+      }
       else if (error.temporary === true) this.#resubscribe(subscription);
       else this.#refuse(subscription, reason);
     } else if (subscription === null && isObject(connect)) {

@@ -38,8 +38,10 @@ class SensorTile {
 }
 
 export class DetailView {
-  constructor(store, { onClose, schedule }) {
+  constructor(store, { onClose, schedule, headers, onUnauthorized }) {
     this.store = store;
+    this.headers = headers;
+    this.onUnauthorized = onUnauthorized;
     this.schedule = schedule;
     this.panel = byId('detail');
     this.tiles = new Map();
@@ -190,7 +192,8 @@ export class DetailView {
     this.request = request;
     const timeout = setTimeout(() => request.abort(), FETCH_TIMEOUT);
     try {
-      const answer = await fetch(deviceAddress(this.identity), { signal: request.signal });
+      const answer = await fetch(deviceAddress(this.identity), { signal: request.signal, headers: this.headers() });
+      if (answer.status === 401) this.onUnauthorized();
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       const { windows } = await answer.json();
       if (this.key !== key) return;

@@ -100,7 +100,10 @@ export class SummaryView {
     this.#set('skipped', store.skipped > 0 ? `, ${formatCount(store.skipped)} skipped` : '');
     for (const name of ['lag', 'devices', 'alerts_active', 'dead_letters_total', 'partitions', 'clients']) {
       this.#set(name, formatCount(stats[name]));
+      // Those who may not see everything get no figures of the whole service.
+      this.figures.get(name).closest('div').hidden = stats[name] === undefined;
     }
+    document.querySelector('.throughput').hidden = stats.messages_total === undefined;
     setAttribute(this.figures.get('alerts_active'), 'data-level', stats.alerts_active > 0 ? 'critical' : null);
     setAttribute(this.figures.get('dead_letters_total'), 'data-level', stats.dead_letters_total > 0 ? 'warning' : null);
     this.#drawRates();

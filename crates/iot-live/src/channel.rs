@@ -5,8 +5,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use iot_auth::Scope;
 use iot_fold::{Alert, AlertStatus, DeviceKey, Level, Place};
 
+use crate::access::scope;
 use crate::parameters::{BadParameter, Parameters};
 
 /// The longest name of a channel, in bytes.
@@ -74,6 +76,9 @@ pub struct Filter {
     pub min_level: Option<Level>,
     /// Only alerts: in this state.
     pub state: Option<AlertStatus>,
+    /// What the client may see; `None` for everything. Only [`decide`](crate::access::decide) sets
+    /// it.
+    pub(crate) scope: Option<Arc<Scope>>,
 }
 
 /// Why a name is refused.
@@ -181,6 +186,14 @@ impl Filter {
         Ok(filter)
     }
 
+    /// The part of it that is in a scope.
+    pub(crate) fn within(self, scope: &Arc<Scope>) -> Self {
+        Self {
+            scope: Some(scope.clone()),
+            ..self
+        }
+    }
+
     /// Whether a device at that place is asked for. Sensors and properties of alerts are not
     /// compared.
     pub(crate) fn takes_device(&self, key: &DeviceKey, place: Option<&Place>) -> bool {
@@ -188,6 +201,13 @@ impl Filter {
             && is(&self.project, &key.project)
             && is(&self.device, &key.device)
             && self.takes_place(place)
+            && self.is_in_scope(key, place)
+    }
+
+    /// Whether the client may see a device at that place.
+    pub(crate) fn is_in_scope(&self, key: &DeviceKey, place: Option<&Place>) -> bool {
+        let scope = self.scope.as_deref();
+        scope.is_none_or(|scope| scope::contains(scope, key, place))
     }
 
     /// Whether the values of a sensor are asked for.

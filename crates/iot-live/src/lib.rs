@@ -4,6 +4,7 @@
 //! over WebSocket or Server-Sent Events, and get a snapshot and then what is newer. Nothing that
 //! a client does reaches a partition.
 
+mod access;
 pub mod channel;
 pub mod http;
 pub mod hub;

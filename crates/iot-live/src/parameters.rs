@@ -113,6 +113,16 @@ impl<'q> Parameters<'q> {
     }
 }
 
+/// Whether a query has a parameter, whatever is wrong with it.
+pub(crate) fn is_given(query: &str, name: &str) -> bool {
+    let names = query
+        .split('&')
+        .map(|part| part.split_once('=').map_or(part, |(name, _)| name));
+    names
+        .filter_map(decode)
+        .any(|given| given.eq_ignore_ascii_case(name))
+}
+
 /// Decodes a name or value of a query as browsers do (WHATWG URL, 5.1): a `%` without two digits
 /// stands for itself. `None` if the result is not UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {

@@ -6,19 +6,20 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{FutureExt, stream};
 use iot_service::Backoff;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::access::{Gate, Unanswered};
 use crate::channel::{Channel, Kind};
 use crate::http::State;
 use crate::http::api::Error;
 use crate::http::clients::{Client, Place};
 use crate::http::metrics::{Leave, SessionMetrics};
-use crate::hub::{Close, First, Gone, Hub, Position, Subscribe};
+use crate::hub::{Close, First, Gone, Position, Subscribe};
 use crate::protocol::messages::Unsubscribe;
 use crate::protocol::{Framing, codes, end_event, event, event_id, is_end_event};
 use crate::session::{Pages, positioned};
@@ -36,6 +37,7 @@ const HELD: usize = 1 << 20;
 /// An event stream of the channel, from the position in `Last-Event-ID` on if there is one.
 pub(crate) async fn stream(
     state: State,
+    gate: Gate,
     kind: Kind,
     query: &str,
     headers: &HeaderMap,
@@ -57,13 +59,11 @@ pub(crate) async fn stream(
         outbox: client.outbox.clone(),
         since: last_position(kind, headers),
     };
-    let hub = state.hub.clone();
-    let Ok(Ok(subscribed)) = timeout(ANSWER, hub.subscribe(subscribe)).await else {
-        return Ok(not_now(&Gone.to_string()));
+    let subscribed = match timeout(ANSWER, gate.subscribe(subscribe)).await {
+        Ok(Ok(subscribed)) => subscribed,
+        Ok(Err(Unanswered::Gone(_))) | Err(_) => return Ok(not_now(&Gone.to_string())),
+        Ok(Err(refused)) => return Err(refused.into()),
     };
-    // Neither reason applies to the only subscription of a client.
-    let subscribed = subscribed
-        .map_err(|refused| Error(StatusCode::INTERNAL_SERVER_ERROR, refused.to_string()))?;
     let has_position = kind != Kind::Stats && subscribed.offset > 0;
     let last_id = if has_position {
         event_id(&subscribed.epoch, subscribed.offset)
@@ -90,7 +90,8 @@ pub(crate) async fn stream(
         is_over: false,
         leave: Leave::Client,
         metrics: state.metrics.event_streams.clone(),
-        hub: state.hub,
+        ends_at: gate.expires_at(),
+        gate,
         client,
         _place: place,
     };
@@ -152,7 +153,9 @@ struct Events {
     /// Why it ends, when the stream is dropped.
     leave: Leave,
     metrics: SessionMetrics,
-    hub: Hub,
+    /// When the identity has to be proved again.
+    ends_at: Option<Instant>,
+    gate: Gate,
     client: Client,
     _place: Place,
 }
@@ -171,6 +174,9 @@ impl Events {
         if let Some(greeting) = self.greeting.take() {
             return Some(greeting);
         }
+        if self.is_expired() {
+            return Some(self.end((codes::EXPIRED, "token expired", Leave::Expired)));
+        }
         if let Some((data, is_last)) = self.pages.as_mut().and_then(Iterator::next) {
             self.hold();
             // Until the last page the client must have no position, also none of before: it would
@@ -180,9 +186,16 @@ impl Events {
         }
         self.pages = None;
         if self.ready.is_empty() {
-            match timeout(KEEP_ALIVE, self.client.frames.take()).await {
+            let left = self.ends_at.map(|at| at.duration_since(Instant::now()));
+            let patience = left.unwrap_or(KEEP_ALIVE).min(KEEP_ALIVE);
+            match timeout(patience, self.client.frames.take()).await {
                 Ok(Ok(frames)) => self.ready.extend(frames),
-                Ok(Err(close)) => return Some(self.end(close)),
+                Ok(Err(Close::Slow)) => {
+                    return Some(self.end((codes::SLOW, "too slow", Leave::Slow)));
+                }
+                Ok(Err(Close::Shutdown)) => {
+                    return Some(self.end((codes::SHUTDOWN, "shutdown", Leave::Shutdown)));
+                }
                 Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
             }
         }
@@ -191,6 +204,10 @@ impl Events {
             (self.is_over, self.leave) = (true, Leave::Resync);
         }
         Some(event)
+    }
+
+    fn is_expired(&self) -> bool {
+        self.ends_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Takes what waits, behind the snapshot: the time that it takes must not count against the
@@ -204,11 +221,7 @@ impl Events {
     }
 
     /// The last event: the client comes back, which is what event streams do by themselves.
-    fn end(&mut self, close: Close) -> Bytes {
-        let (code, reason, leave) = match close {
-            Close::Slow => (codes::SLOW, "too slow", Leave::Slow),
-            Close::Shutdown => (codes::SHUTDOWN, "shutdown", Leave::Shutdown),
-        };
+    fn end(&mut self, (code, reason, leave): (u16, &str, Leave)) -> Bytes {
         (self.is_over, self.leave) = (true, leave);
         let why = Unsubscribe {
             code: code.into(),
@@ -224,8 +237,8 @@ impl Drop for Events {
         // The hub also notices that nobody takes frames, when it has one. Without a runtime there
         // is no hub either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (hub, id) = (self.hub.clone(), self.client.id);
-            runtime.spawn(async move { timeout(ANSWER, hub.leave(id)).await });
+            let (gate, id) = (self.gate.clone(), self.client.id);
+            runtime.spawn(async move { timeout(ANSWER, gate.leave(id)).await });
         }
     }
 }

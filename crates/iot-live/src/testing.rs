@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+use iot_auth::{Identity, Names, Role, Scope};
 use iot_core::message::Quality;
-use iot_fold::{Alert, AlertKind, AlertStatus, Device, DeviceKey, Level, Place, Value};
+use iot_fold::detect::{DetectRules, Detection};
+use iot_fold::{
+    Alert, AlertKind, AlertStatus, Catalogue, Device, DeviceKey, FoldRules, Level, LimitRules,
+    Place, Value, WindowRules,
+};
 
 /// A device in `acme/office`, in room Küche on floor 2 of b1, with temperature and humidity.
 pub(crate) fn device(id: &str) -> Device {
@@ -48,7 +53,7 @@ pub(crate) fn alert(id: &str, device: &str, level: Level, state: AlertStatus) ->
     }
 }
 
-fn key(device: &str) -> DeviceKey {
+pub(crate) fn key(device: &str) -> DeviceKey {
     DeviceKey {
         tenant: "acme".into(),
         project: "office".into(),
@@ -62,4 +67,32 @@ fn place() -> Arc<Place> {
         floor: "2".into(),
         room: "Küche".into(),
     })
+}
+
+/// These names only.
+pub(crate) fn only(names: &[&str]) -> Names {
+    Names::Only(names.iter().map(|name| Arc::from(*name)).collect())
+}
+
+/// A viewer.
+pub(crate) fn identity(name: &str, scope: Scope) -> Identity {
+    Identity {
+        name: name.into(),
+        role: Role::Viewer,
+        scope: Arc::new(scope),
+        expires: None,
+    }
+}
+
+/// How folds are done: a temperature of 55 is a warning, one of 180 is critical.
+pub(crate) fn rules() -> FoldRules {
+    FoldRules {
+        windows: WindowRules::new(vec![60_000], 1_000, 15),
+        detect: DetectRules::new(Detection::default()),
+        limits: LimitRules::new(&Catalogue::new([]), &[]),
+        silence: Some(300),
+        retention: Some(400),
+        devices: 1_000,
+        sensors: 8,
+    }
 }

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Listeners;
 use crate::config::{self, Live, OpsConfig, Problems, Settings, Sources};
-use crate::{logs, probe, server};
+use crate::server::{self, Listener};
+use crate::{logs, probe};
 
 /// Exit code for an invalid configuration, the same as clap's for invalid arguments.
 const BAD_CONFIG: u8 = 2;
@@ -175,7 +176,10 @@ fn refuse<S: Settings>(problems: &Problems) -> ExitCode {
 
 async fn bind<S: Settings>(settings: &S) -> anyhow::Result<Listeners> {
     let http = match settings.http() {
-        Some(http) => Some(listen("http.listen", &http.listen).await?),
+        Some(http) => {
+            let socket = listen("http.listen", &http.listen).await?;
+            Some(Listener::new(socket, &http.tls).context("http.tls")?)
+        }
         None => None,
     };
     let ops = listen("ops.listen", &settings.ops().listen).await?;

@@ -8,6 +8,7 @@
 
 mod backoff;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod health;
 pub mod logs;
@@ -33,5 +34,5 @@ pub struct Listeners {
     /// Serves `/metrics`, `/livez` and `/readyz`.
     pub ops: TcpListener,
     /// Serves the service's own API, if it has one.
-    pub http: Option<TcpListener>,
+    pub http: Option<server::Listener>,
 }

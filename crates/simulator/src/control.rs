@@ -12,11 +12,10 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use iot_service::config::{HumanDuration, Live, Problems, Settings};
-use iot_service::server::{self, Limits};
+use iot_service::server::{self, Limits, Listener};
 use prometheus::IntCounter;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -215,7 +214,7 @@ fn bad_request(message: String) -> Refusal {
 
 /// Serves the API until `stop`.
 pub(crate) fn serve(
-    listener: TcpListener,
+    listener: Listener,
     control: Arc<Control>,
     refused: IntCounter,
     stop: CancellationToken,

@@ -64,6 +64,9 @@ impl Settings for ConsumerConfig {
     fn validate(&self, problems: &mut Problems) {
         check_kafka(&self.kafka, problems);
         replica::check(self, problems);
+        if self.role.serves() {
+            self.auth.validate(&self.http.listen, problems);
+        }
         self.store.validate(problems);
         self.windows.validate(problems);
         check_max_future(&self.validate, &self.windows, problems);
@@ -102,6 +105,12 @@ impl Settings for ConsumerConfig {
         check_outputs(&self.outputs, problems);
         self.webhook.validate(problems);
         check_dead_letter(&self.dead_letter, problems);
+    }
+
+    fn warnings(&self, warnings: &mut Problems) {
+        if self.role.serves() {
+            self.auth.warnings(&self.http.listen, warnings);
+        }
     }
 
     fn log(&self) -> &LogConfig {
@@ -197,6 +206,7 @@ fn check_dead_letter(config: &DeadLetterConfig, problems: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
+    use iot_auth::Mode;
     use iot_service::config::{Sources, assert_example, load};
 
     use super::*;
@@ -314,6 +324,47 @@ mod tests {
             assert!(found.contains(expected), "{expected} is not in:\n{found}");
         }
         assert!(!found.contains("hunter2"), "{found}");
+    }
+
+    #[test]
+    fn a_listener_that_others_reach_needs_auth() {
+        let everywhere = ("http.listen", "0.0.0.0:8080");
+        let found = problems(&[everywhere]);
+        assert!(
+            found.starts_with("http.listen (command line): 0.0.0.0:8080 can be reached by others"),
+            "{found}"
+        );
+        for auth in ["auth", "auth.mode"] {
+            assert_eq!(problems(&[everywhere, (auth, "none")]), "", "{auth}");
+        }
+        // Without a listener there is nothing to protect.
+        assert_eq!(problems(&[everywhere, ("role", "fold")]), "");
+        let found = problems(&[everywhere, ("auth", "jwt")]);
+        assert!(found.contains("auth.jwt: needs keys"), "{found}");
+    }
+
+    #[test]
+    fn auth_is_a_word_or_a_section() {
+        for (yaml, expected) in [
+            ("auth: none", Mode::None),
+            ("auth: {mode: none}", Mode::None),
+            ("auth: {}", Mode::Unset),
+            ("auth:", Mode::Unset),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), yaml).unwrap();
+            let mut sources = Sources {
+                file: Some(file.path().into()),
+                ..Sources::default()
+            };
+            let config: ConsumerConfig = load(&sources).unwrap();
+            assert_eq!(config.auth.mode, expected, "{yaml}");
+            for name in ["IOT_AUTH", "IOT_AUTH__MODE"] {
+                sources.env = vec![(name.into(), "none".into())];
+                let config: ConsumerConfig = load(&sources).unwrap();
+                assert_eq!(config.auth.mode, Mode::None, "{name}, {yaml}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use iot_service::config::{Alias, Aliases};
 use serde_json::Value;
 
 pub(crate) const ALIASES: Aliases = &[
+    ("auth", Alias::Of("auth.mode")),
     ("kafka.consumer.group_id", Alias::Of("kafka.group")),
     (
         "kafka.consumer.session_timeout",

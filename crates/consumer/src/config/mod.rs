@@ -14,6 +14,7 @@ mod windows;
 
 use std::collections::BTreeMap;
 
+use iot_auth::AuthConfig;
 use iot_core::dead_letter;
 use iot_fold::{Catalogue, FoldRules, LimitRules, ThresholdRule};
 use iot_kafka::security::KafkaSecurity;
@@ -47,6 +48,8 @@ pub struct ConsumerConfig {
     pub ops: OpsConfig,
     /// Page, REST API and WebSocket.
     pub http: HttpConfig,
+    /// Who may use them.
+    pub auth: AuthConfig,
     /// The source of messages.
     pub kafka: KafkaConfig,
     /// Where state is kept.
@@ -90,7 +93,9 @@ impl Default for ConsumerConfig {
             },
             http: HttpConfig {
                 listen: listen("127.0.0.1:8080"),
+                ..HttpConfig::default()
             },
+            auth: AuthConfig::default(),
             kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
             mappings: MappingsConfig::default(),

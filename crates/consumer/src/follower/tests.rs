@@ -1,5 +1,6 @@
 //! Followers with a mock cluster, and a store in memory.
 
+use iot_live::Filter;
 use iot_live::hub::Page;
 use iot_service::health::Health;
 use kafka_fetch::LogEnd;
@@ -79,7 +80,13 @@ impl Fleet {
     /// Waits until this is reported of partitions.
     async fn wait_partial(&self, expected: &[&str]) {
         wait_for("the report", async || {
-            let stats = self.bench.shared.hub.stats().await.unwrap();
+            let stats = self
+                .bench
+                .shared
+                .hub
+                .stats(Filter::default())
+                .await
+                .unwrap();
             (stats.partial == expected).then_some(())
         })
         .await;

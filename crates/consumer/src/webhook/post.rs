@@ -7,13 +7,10 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use iot_core::headers::APPLICATION_JSON;
+use iot_service::Backoff;
+use iot_service::client::{self, Client};
 use iot_service::config::{HumanDuration, Secret};
-use iot_service::{Backoff, tls};
 use tokio::time::timeout;
 
 use crate::config::WebhookConfig;
@@ -33,7 +30,7 @@ pub(super) enum Sent {
 
 /// Where notifications go. Redirects are not followed: the token is for this endpoint.
 pub(super) struct Poster {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client,
     uri: Uri,
     timeout: HumanDuration,
     token: Secret,
@@ -44,14 +41,8 @@ impl Poster {
     /// # Errors
     /// The URL is not valid, or the CA certificates cannot be read.
     pub(super) fn new(config: &WebhookConfig) -> anyhow::Result<Self> {
-        let tls = tls::client_config(&config.ca_file, "", "").context("setting up the webhook")?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: client::https(&config.ca_file).context("setting up the webhook")?,
             uri: config.url.expose().parse().context("webhook.url")?,
             timeout: config.timeout,
             token: config.bearer_token.clone(),
@@ -67,7 +58,7 @@ impl Poster {
         };
         match timeout(*self.timeout, self.client.request(request)).await {
             Ok(Ok(response)) => judge(response.status()),
-            Ok(Err(error)) => Sent::Failed(reason(&error)),
+            Ok(Err(error)) => Sent::Failed(client::cause(&error)),
             Err(_) => Sent::Failed(format!("no answer within {}", self.timeout)),
         }
     }
@@ -111,15 +102,6 @@ fn judge(status: StatusCode) -> Sent {
     } else {
         Sent::Refused(format!("it answers {status}"))
     }
-}
-
-/// The innermost cause; the outer errors only say that the request failed.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

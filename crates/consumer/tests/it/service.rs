@@ -143,7 +143,7 @@ impl Service {
         let stop = CancellationToken::new();
         let listeners = Listeners {
             ops,
-            http: Some(http),
+            http: Some(http.into()),
         };
         let task = tokio::spawn(iot_consumer::run(config, listeners, stop.clone()));
         Self {

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
 import { backoff, isFinal } from '../live.js';
-import { WELCOME, answer, browser, close, connect, live, news, open, publish, quit, requestOf, send, start, up } from './shared/server.mjs';
+import { WELCOME, answer, browser, close, connect, live, news, open, publish, quit, requestOf, send, start, startWith, up } from './shared/server.mjs';
 
 const PATIENCE = 35_000;
 
@@ -64,6 +64,30 @@ describe('connecting', () => {
     assert.ok(!news().some(([what]) => what === 'page'), 'the rest of the frame is ignored');
     browser.pass(3_600_000);
     assert.equal(browser.sockets.length, 2);
+  });
+
+  it('sends the token in its first command, and asks for another when it is refused', () => {
+    let token = 't-1';
+    startWith(() => token, ['readings']);
+    browser.socket.onopen();
+    assert.deepEqual(browser.socket.sent[0].connect, { name: 'page', token: 't-1' });
+    assert.ok(!browser.socket.url.includes('t-1'));
+    send({ id: 1, error: { code: 109, message: 'token expired' } });
+    assert.deepEqual([live.state.phase, news().filter(([what]) => what === 'token')], ['ended', [['token', 109]]]);
+    browser.pass(3_600_000);
+    assert.equal(browser.sockets.length, 1, 'an expired token is not tried again');
+    token = 't-2';
+    live.retryNow();
+    browser.socket.onopen();
+    assert.equal(browser.socket.sent[0].connect.token, 't-2');
+  });
+
+  it('connects again with the token of now', () => {
+    up('readings');
+    live.reconnect();
+    assert.deepEqual([browser.sockets[0].isClosed, browser.sockets.length, live.state.phase], [true, 2, 'connecting']);
+    connect();
+    assert.deepEqual(requestOf('readings').subscribe, { channel: 'readings', recover: true, epoch: 'e', offset: 40 });
   });
 
   it('gives up on a server that does not answer', () => {

@@ -8,6 +8,7 @@ import { axisLabels, formatAgo, formatCount, formatLimit, formatNumber, formatRe
 import { HistoryPool } from '../history.js';
 import { deviceAddress } from '../identity.js';
 import { DeviceIndex, placeName } from '../places.js';
+import { Session, cleanToken, describeNeed, needsToken } from '../session.js';
 import { describeFresh, describeHidden, toLists } from '../view-alerts.js';
 import { drawChart } from '../view-chart.js';
 import { describePartial } from '../view-summary.js';
@@ -209,6 +210,43 @@ describe('charts', () => {
   it('finds ranges and round marks', () => {
     assert.equal(extent([0, NaN]), null);
     assert.deepEqual(ticks([0, 10], 5), [0, 2, 4, 6, 8, 10]);
+  });
+});
+
+describe('the token of a tab', () => {
+  const storage = () => {
+    const kept = new Map();
+    return { kept, getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value), removeItem: (key) => kept.delete(key) };
+  };
+
+  it('is kept for reloads until its owner signs out', () => {
+    const tab = storage();
+    const session = new Session(tab);
+    assert.deepEqual(session.headers(), {});
+    session.signIn('t-1');
+    assert.deepEqual(new Session(tab).headers(), { authorization: 'Bearer t-1' });
+    session.signOut();
+    assert.deepEqual([new Session(tab).token, tab.kept.size], ['', 0]);
+  });
+
+  it('lasts as long as the page where there is no storage', () => {
+    const broken = () => { throw new Error('forbidden'); };
+    const session = new Session({ getItem: broken, setItem: broken, removeItem: broken });
+    session.signIn('t-1');
+    assert.equal(session.token, 't-1');
+    session.signOut();
+    assert.equal(session.token, '');
+  });
+
+  it('is taken as people paste it', () => {
+    assert.deepEqual([' t-1\n', 'Bearer t-1', 'a b', 'a\nb', 'ключ', ''].map(cleanToken), ['t-1', 't-1', '', '', '', '']);
+  });
+
+  it('is asked for in words', () => {
+    assert.deepEqual([100, 101, 103, 109].map(needsToken), [false, true, false, true]);
+    assert.match(describeNeed(109, true), /expired/);
+    assert.match(describeNeed(101, true), /does not accept/);
+    assert.match(describeNeed(101, false), /those with a token/);
   });
 });
 

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State as Extract};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use iot_auth::Refusal;
 use iot_fold::{Device, DeviceKey, Windows};
 use iot_service::config::HumanDuration;
 use serde::Serialize;
 use serde_json::json;
 
 use super::State;
+use crate::access::{Gate, Unanswered};
 use crate::channel::{BadChannel, Filter, Kind};
-use crate::hub::{AlertPage, Gone, NoWindows, Page};
+use crate::hub::{AlertPage, Page};
 use crate::parameters::{BadParameter, Parameters};
 use crate::session::with_sensor;
 use crate::sse;
@@ -32,21 +34,45 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Error(pub(crate) StatusCode, pub(crate) String);
 
+impl Error {
+    /// There is no identity. Why is in the log only.
+    pub(crate) fn unauthorized() -> Self {
+        Self(StatusCode::UNAUTHORIZED, "unauthorized".to_owned())
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        (self.0, Json(json!({ "error": self.1 }))).into_response()
+        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
+        if self.0 == StatusCode::UNAUTHORIZED {
+            // RFC 9110, 15.5.2.
+            let scheme = HeaderValue::from_static("Bearer");
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
     }
 }
 
-impl From<Gone> for Error {
-    fn from(gone: Gone) -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, gone.to_string())
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        if refusal.is_temporary() {
+            let reason = "identities cannot be checked now; retry later";
+            return Self(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
+        }
+        Self::unauthorized()
     }
 }
 
-impl From<NoWindows> for Error {
-    fn from(none: NoWindows) -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, none.to_string())
+impl From<Unanswered> for Error {
+    fn from(unanswered: Unanswered) -> Self {
+        let status = match unanswered {
+            Unanswered::Denied(_) => StatusCode::FORBIDDEN,
+            Unanswered::Gone(_) | Unanswered::NoWindows(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Neither reason applies to the only subscription of an event stream.
+            Unanswered::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, unanswered.to_string())
     }
 }
 
@@ -109,34 +135,38 @@ fn wants_events(headers: &HeaderMap) -> bool {
 
 pub(super) async fn readings(
     state: Extract<State>,
+    gate: Gate,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    list(Kind::Readings, state, query, headers).await
+    list(Kind::Readings, (state, gate), query, headers).await
 }
 
 pub(super) async fn devices(
     state: Extract<State>,
+    gate: Gate,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    list(Kind::Devices, state, query, headers).await
+    list(Kind::Devices, (state, gate), query, headers).await
 }
 
 pub(super) async fn alerts(
     state: Extract<State>,
+    gate: Gate,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    list(Kind::Alerts, state, query, headers).await
+    list(Kind::Alerts, (state, gate), query, headers).await
 }
 
 pub(super) async fn stats(
     state: Extract<State>,
+    gate: Gate,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    list(Kind::Stats, state, query, headers).await
+    list(Kind::Stats, (state, gate), query, headers).await
 }
 
 /// The position of a list: a client that has read it can subscribe from there on.
@@ -164,23 +194,23 @@ struct AlertList {
 
 async fn list(
     kind: Kind,
-    Extract(state): Extract<State>,
+    (Extract(state), gate): (Extract<State>, Gate),
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let query = query.unwrap_or_default();
     if wants_events(&headers) {
-        return sse::stream(state, kind, &query, &headers).await;
+        return sse::stream(state, gate, kind, &query, &headers).await;
     }
     let position = |offset| Position {
-        epoch: state.settings.epoch.clone(),
+        epoch: gate.epoch(),
         offset,
     };
     match kind {
         Kind::Readings | Kind::Devices => {
             let page = page(kind, &query, DEVICES)?;
             let sensor = page.filter.sensor.clone();
-            let found = state.hub.devices(page).await?;
+            let found = gate.devices(page).await?;
             let devices = found.devices.iter();
             let devices = devices
                 .map(|device| with_sensor(device, sensor.as_deref()))
@@ -194,13 +224,13 @@ async fn list(
             Ok(Json(list).into_response())
         }
         Kind::Alerts => {
-            let page = state.hub.alerts(page(kind, &query, ALERTS)?).await?;
+            let page = gate.alerts(page(kind, &query, ALERTS)?).await?;
             let position = position(page.position);
             Ok(Json(AlertList { page, position }).into_response())
         }
         Kind::Stats => {
             Parameters::read(&query)?.finish()?;
-            Ok(Json(state.hub.stats().await?).into_response())
+            Ok(Json(gate.stats().await?).into_response())
         }
     }
 }
@@ -215,28 +245,26 @@ struct Detail<'d> {
 
 pub(super) async fn device(
     Extract(state): Extract<State>,
+    gate: Gate,
     names: Result<Path<[Arc<str>; 3]>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
     let Path([tenant, project, device]) = names?;
     let query = query.unwrap_or_default();
     let parameters = Parameters::read(&query)?;
-    detail(
-        &state,
-        DeviceKey {
-            tenant,
-            project,
-            device,
-        },
-        parameters,
-    )
-    .await
+    let key = DeviceKey {
+        tenant,
+        project,
+        device,
+    };
+    detail((&state, &gate), key, parameters).await
 }
 
 /// A device named in the query. Unlike a path, a query can name any device: clients remove `.`
 /// and `..` from paths, also as `%2E`, and some proxies decode `%2F`.
 pub(super) async fn device_by_query(
     Extract(state): Extract<State>,
+    gate: Gate,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
     let query = query.unwrap_or_default();
@@ -246,11 +274,11 @@ pub(super) async fn device_by_query(
         project: parameters.required("project")?,
         device: parameters.required("device")?,
     };
-    detail(&state, key, parameters).await
+    detail((&state, &gate), key, parameters).await
 }
 
 async fn detail(
-    state: &State,
+    (state, gate): (&State, &Gate),
     key: DeviceKey,
     mut parameters: Parameters<'_>,
 ) -> Result<Response, Error> {
@@ -258,15 +286,9 @@ async fn detail(
     parameters.finish()?;
     let size = window_size(&state.settings.window_sizes, size.as_deref())
         .map_err(|reason| Error(StatusCode::BAD_REQUEST, reason))?;
-    let DeviceKey {
-        tenant,
-        project,
-        device,
-    } = &key;
-    let unknown = format!("no device {tenant}/{project}/{device} is known here");
-    let unknown = || Error(StatusCode::NOT_FOUND, unknown);
-    let Some((device, windows)) = state.hub.device(key.clone(), size).await? else {
-        return Err(unknown());
+    let Some((device, windows)) = gate.device(key, size).await? else {
+        let reason = "no such device is known here".to_owned();
+        return Err(Error(StatusCode::NOT_FOUND, reason));
     };
     Ok(Json(Detail {
         device: &device,

@@ -21,18 +21,21 @@ pub(crate) enum Leave {
     NoConnect,
     /// The subscription of an event stream was ended: it begins again.
     Resync,
+    /// Its token has expired.
+    Expired,
     /// The service stops.
     Shutdown,
 }
 
 impl Leave {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Client,
         Self::Slow,
         Self::Silent,
         Self::Malformed,
         Self::NoConnect,
         Self::Resync,
+        Self::Expired,
         Self::Shutdown,
     ];
 
@@ -44,6 +47,7 @@ impl Leave {
             Self::Malformed => "malformed",
             Self::NoConnect => "no_connect",
             Self::Resync => "resync",
+            Self::Expired => "expired",
             Self::Shutdown => "shutdown",
         }
     }
@@ -53,6 +57,7 @@ impl Leave {
         match code {
             codes::SLOW => Self::Slow,
             codes::NO_PONG => Self::Silent,
+            codes::EXPIRED => Self::Expired,
             codes::NO_CONNECT => Self::NoConnect,
             codes::BAD_FRAME | codes::PROTOCOL_ERROR => Self::Malformed,
             _ => Self::Shutdown,

@@ -4,24 +4,23 @@ pub(crate) mod api;
 pub(crate) mod clients;
 pub(crate) mod metrics;
 mod page;
+mod routes;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::{HeaderValue, header};
-use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::get;
+use iot_auth::Authenticator;
 use iot_service::config::HumanDuration;
-use iot_service::server::{self, Limits};
-use tokio::net::TcpListener;
+use iot_service::server::{self, Limits, Listener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Door;
 use crate::hub::Hub;
 use clients::Clients;
 pub use metrics::HttpMetrics;
@@ -45,12 +44,14 @@ pub struct Settings {
     pub window_sizes: Vec<HumanDuration>,
     /// What positions belong to: the same on all replicas.
     pub epoch: Arc<str>,
+    /// Finds out who clients are.
+    pub auth: Authenticator,
 }
 
-/// What handlers use.
+/// What handlers use. There is no hub in it: see [`Door`].
 #[derive(Clone)]
 pub(crate) struct State {
-    pub(crate) hub: Hub,
+    pub(crate) door: Door,
     pub(crate) metrics: HttpMetrics,
     pub(crate) clients: Clients,
     settings: Arc<Settings>,
@@ -61,18 +62,19 @@ pub(crate) struct State {
 /// Serves until `stop`, then closes the connections of clients, and waits for them and for
 /// answers under way.
 pub fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     hub: Hub,
     metrics: HttpMetrics,
     settings: Settings,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
+    let listener = listener.into();
     let clients = Clients::new(settings.clone(), metrics.clients.clone());
     let refused = metrics.refused.clone();
     let (open, mut all_closed) = mpsc::channel(1);
     let settings = Arc::new(settings);
-    let routes = router(State {
-        hub,
+    let routes = routes::router(State {
+        door: Door::new(settings.auth.clone(), hub, settings.epoch.clone()),
         metrics,
         clients: clients.clone(),
         settings,
@@ -89,27 +91,6 @@ pub fn serve(
         // Nothing is ever sent: this ends with the last sender.
         let _ = all_closed.recv().await;
     })
-}
-
-/// Page, API, WebSocket and event streams.
-fn router(state: State) -> Router {
-    Router::new()
-        .route("/", get(page::index))
-        .route("/static/{name}", get(page::asset))
-        .route("/api/v1/readings", get(api::readings))
-        .route("/api/v1/devices", get(api::devices))
-        .route(
-            "/api/v1/devices/{tenant}/{project}/{device}",
-            get(api::device),
-        )
-        .route("/api/v1/device", get(api::device_by_query))
-        .route("/api/v1/alerts", get(api::alerts))
-        .route("/api/v1/stats", get(api::stats))
-        .route("/ws", get(socket::upgrade))
-        .route("/connection/websocket", get(socket::upgrade))
-        .fallback(api::unknown)
-        .layer(map_response(harden))
-        .with_state(state)
 }
 
 async fn harden(mut response: Response) -> Response {

@@ -30,6 +30,7 @@ const ASSETS: &[(&str, &[u8])] = assets![
     "identity.js",
     "live.js",
     "places.js",
+    "session.js",
     "store.js",
     "subscription.js",
     "view-alerts.js",
@@ -38,6 +39,7 @@ const ASSETS: &[(&str, &[u8])] = assets![
     "view-list.js",
     "view-places.js",
     "view-row.js",
+    "view-session.js",
     "view-summary.js",
 ];
 

@@ -5,11 +5,11 @@ use axum::extract::State as Extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
-use iot_service::server::Permit;
+use iot_service::server::{Peer, Permit};
 
-use super::State;
+use super::{State, api};
 use crate::protocol::{Framing, MAX_FRAME};
-use crate::session::ws::Connection;
+use crate::session::ws::{Connection, Entrance};
 use crate::websocket::{Handshake, Limits, Socket, offers};
 
 /// The subprotocol of binary frames.
@@ -22,6 +22,7 @@ const LIMITS: Limits = Limits {
 pub(super) async fn upgrade(
     Extract(state): Extract<State>,
     Extension(permit): Extension<Permit>,
+    Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     handshake: Handshake,
 ) -> Response {
@@ -29,6 +30,12 @@ pub(super) async fn upgrade(
         let reason = "pages of other sites may not connect";
         return (StatusCode::FORBIDDEN, reason).into_response();
     }
+    let by_headers = match state.door.admit(&headers, peer).await {
+        Ok(gate) => Some(gate),
+        // It can be in the connect request.
+        Err(refusal) if refusal.is_missing() && state.door.uses_tokens() => None,
+        Err(refusal) => return api::Error::from(refusal).into_response(),
+    };
     // Browsers refuse the connection unless what they offered is selected.
     let protocol = offers(&headers, PROTOBUF).then_some(PROTOBUF);
     let framing = match protocol {
@@ -43,7 +50,7 @@ pub(super) async fn upgrade(
         };
         let socket = Socket::new(TokioIo::new(connection), LIMITS);
         let State {
-            hub,
+            door,
             metrics,
             clients,
             open,
@@ -52,7 +59,8 @@ pub(super) async fn upgrade(
         let client = clients.add();
         let metrics = metrics.web_sockets.clone();
         // Apart from the variables of the handshake, so that an idle client costs little.
-        let connection = Connection::new(socket, framing, hub, client, metrics);
+        let entrance = Entrance::new(door, by_headers);
+        let connection = Connection::new(socket, framing, entrance, client, metrics);
         Box::pin(connection.serve()).await;
         drop((open, permit));
     });

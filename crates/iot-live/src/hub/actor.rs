@@ -5,24 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use iot_auth::Scope;
 use iot_core::partition::TopicPartition;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::channels::{ChannelId, Channels};
+use super::index::GroupId;
 use super::metrics::Outcome;
 use super::shown::Shown;
 use super::view::View;
 use super::{
     AlertPage, Close, Counts, DevicePage, First, HubMetrics, Known, Message, Page, Refused,
-    Settings, Snapshot, Stats, Subscribe, Subscribed,
+    ServiceStats, Settings, Snapshot, Stats, Subscribe, Subscribed,
 };
-use crate::channel::Kind;
+use crate::access::scope::epoch;
+use crate::channel::{Filter, Kind};
 
 /// The most answers that are kept for others who ask the same.
 const MOST_ANSWERS: usize = 256;
 const STATS_EVERY: Duration = Duration::from_secs(1);
+/// What clients that may not see everything learn of partitions that are not shown, whose names
+/// may be those of others.
+const PARTIAL: &str = "some partitions are not shown or not up to date";
 
 pub(super) struct Actor {
     updates: mpsc::Receiver<Message>,
@@ -37,10 +43,13 @@ pub(super) struct Actor {
     /// Messages processed at the last tick, and when that was.
     counted: (u64, Instant),
     rate: f64,
-    /// What clients have missed, by channel and position: when a replica ends many come at once
-    /// with the same. Forgotten at the next change.
-    missed: HashMap<(Arc<str>, u64), Option<Missed>>,
+    /// What clients have missed: when a replica ends many come at once with the same. Forgotten at
+    /// the next change.
+    missed: HashMap<Asked, Option<Missed>>,
 }
+
+/// A channel by its name and scope, and a position of it.
+type Asked = (Arc<str>, Option<Arc<Scope>>, u64);
 
 /// The data of publications, of which the last one has a position.
 type Missed = Vec<(u64, Bytes)>;
@@ -166,15 +175,22 @@ impl Actor {
                 shown.channels.leave(client, &mut shown.groups);
             }
             Message::Devices(page, answer) => drop(answer.send(self.devices(&page))),
-            Message::Device(key, answer) => {
-                let known = self.shown.view.find(&key);
+            Message::Resubscribe(client, answer) => {
+                let shown = &mut self.shown;
+                shown.channels.resubscribe(client, &mut shown.groups);
+                let _ = answer.send(());
+            }
+            Message::Device(key, filter, answer) => {
+                let known = self.shown.view.find(&key).filter(|(device, _)| {
+                    filter.takes_device(&device.key, device.location.as_deref())
+                });
                 let known = known.and_then(|(device, part)| -> Option<Known> {
                     Some((device, self.shown.parts.get(&part)?.questions.clone()))
                 });
                 drop(answer.send(known));
             }
             Message::Alerts(page, answer) => drop(answer.send(self.alerts(&page))),
-            Message::Stats(answer) => drop(answer.send(self.stats())),
+            Message::Stats(filter, answer) => drop(answer.send(self.stats(&filter, None))),
         }
     }
 
@@ -202,15 +218,16 @@ impl Actor {
         if !channel.is_conflated() {
             shown.channels.send(id, view, frontier);
         }
-        let asked = since.as_ref().zip(frontier);
-        let missed = asked.and_then(|(since, frontier)| {
-            let key = (channel.name.clone(), since.offset);
-            let is_this_log = *since.epoch == *self.shown.channels.settings.epoch;
+        let scope = &channel.filter.scope;
+        let epoch = epoch(&self.shown.channels.settings.epoch, scope.as_deref());
+        let asked = since.as_ref().filter(|since| *since.epoch == *epoch);
+        let missed = asked.zip(frontier).and_then(|(since, frontier)| {
+            let key = (channel.name.clone(), scope.clone(), since.offset);
             let missed = match self.missed.get(&key) {
-                Some(missed) if is_this_log => missed.clone()?,
-                _ => {
-                    let missed = self.shown.missed(&channel, since, frontier);
-                    if is_this_log && self.missed.len() < MOST_ANSWERS {
+                Some(missed) => missed.clone()?,
+                None => {
+                    let missed = self.shown.missed(&channel, since.offset, frontier);
+                    if self.missed.len() < MOST_ANSWERS {
                         self.missed.insert(key, missed.clone());
                     }
                     missed?
@@ -245,10 +262,10 @@ impl Actor {
             }
         };
         let subscribed = Subscribed {
-            epoch: self.shown.channels.settings.epoch.clone(),
+            epoch,
             offset,
             first,
-            partial: self.partial_texts(),
+            partial: self.partial_texts(&channel.filter),
         };
         if answer.send(Ok(subscribed)).is_ok() {
             self.shown.channels.join(id, (client, held), outbox);
@@ -260,7 +277,6 @@ impl Actor {
 
     /// Everything that a channel has now.
     fn snapshot(&mut self, id: ChannelId) -> Snapshot {
-        let stats = self.stats();
         let shown = &mut self.shown;
         let Some(state) = shown.channels.state(id) else {
             return Snapshot::Devices(Arc::default());
@@ -274,7 +290,10 @@ impl Actor {
                 });
                 Snapshot::Alerts(alerts.clone())
             }
-            (Kind::Stats, _) | (_, None) => Snapshot::Stats(Box::new(stats)),
+            (Kind::Stats, group) | (_, group @ None) => {
+                let filter = state.channel.filter.clone();
+                Snapshot::Stats(Box::new(self.stats(&filter, group)))
+            }
             (Kind::Readings | Kind::Devices, Some(of)) => {
                 let devices = shown.groups.snapshot(of, &shown.view);
                 let Some(sensor) = &state.channel.filter.sensor else {
@@ -288,7 +307,11 @@ impl Actor {
         }
     }
 
-    fn partial_texts(&self) -> Vec<String> {
+    fn partial_texts(&self, filter: &Filter) -> Vec<String> {
+        if filter.scope.is_some() {
+            let is_partial = self.unlisted.is_some() || !self.partial.is_empty();
+            return is_partial.then(|| PARTIAL.to_owned()).into_iter().collect();
+        }
         let texts = self.partial.iter();
         let texts = texts.map(|(partition, reason)| format!("{partition}: {reason}"));
         self.unlisted.iter().cloned().chain(texts).collect()
@@ -333,21 +356,40 @@ impl Actor {
         self.metrics.devices.set(self.shown.view.devices() as i64);
         self.metrics
             .queued(self.updates.len() + self.requests.len());
-        let stats = self.stats();
-        self.shown.channels.send_stats(|| stats.clone());
+        for (id, filter, group) in self.shown.channels.of_stats() {
+            let stats = self.stats(&filter, group);
+            self.shown.channels.send_stats(id, &stats);
+        }
     }
 
-    fn stats(&self) -> Stats {
-        let counts = (self.counts)();
+    /// The service at a glance, for a client that may see what `filter` takes. `group` has its
+    /// devices already.
+    fn stats(&self, filter: &Filter, group: Option<GroupId>) -> Stats {
+        let Shown {
+            view,
+            groups,
+            channels,
+            ..
+        } = &self.shown;
+        let (devices, alerts_active, service) = if filter.scope.is_none() {
+            let counts = (self.counts)();
+            let service = ServiceStats {
+                counts,
+                messages_per_second: self.rate,
+                // Those with a subscription are connected, too.
+                clients: counts.clients.max(channels.clients()),
+            };
+            (view.devices(), view.active_alerts(), Some(service))
+        } else {
+            let devices = group.map_or_else(|| view.count(filter), |of| groups.devices(of));
+            (devices, view.active_alerts_of(filter), None)
+        };
         Stats {
-            counts,
-            messages_per_second: self.rate,
-            alerts_active: self.shown.view.active_alerts(),
-            devices: self.shown.view.devices(),
-            // Those with a subscription are connected, too.
-            clients: counts.clients.max(self.shown.channels.clients()),
+            service,
+            alerts_active,
+            devices,
             server_time: jiff::Timestamp::now().as_millisecond(),
-            partial: self.partial_texts(),
+            partial: self.partial_texts(filter),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Group {
     readings: Vec<(Option<Arc<str>>, ChannelId)>,
     whole: Vec<ChannelId>,
     alerts: Vec<ChannelId>,
+    /// Channels that only count the devices.
+    stats: Vec<ChannelId>,
 }
 
 /// Which channels a change of a device concerns.
@@ -50,7 +52,7 @@ impl Concerned {
 }
 
 impl Groups {
-    /// Adds a channel of readings, devices or alerts.
+    /// Adds a channel.
     pub(super) fn add(&mut self, channel: &Channel, id: ChannelId, view: &View) -> GroupId {
         let filter = channel.filter.of_devices();
         let of = match self.by_filter.get(&filter) {
@@ -68,7 +70,7 @@ impl Groups {
                 Kind::Readings => group.readings.push((channel.filter.sensor.clone(), id)),
                 Kind::Devices => group.whole.push(id),
                 Kind::Alerts => group.alerts.push(id),
-                Kind::Stats => {}
+                Kind::Stats => group.stats.push(id),
             }
         }
         of
@@ -81,7 +83,8 @@ impl Groups {
         group.readings.retain(|(_, other)| *other != id);
         group.whole.retain(|other| *other != id);
         group.alerts.retain(|other| *other != id);
-        if group.readings.is_empty() && group.whole.is_empty() && group.alerts.is_empty() {
+        group.stats.retain(|other| *other != id);
+        if group.is_empty() {
             self.index.remove(&group.filter, of);
             self.by_filter.remove(&group.filter);
             self.groups.remove(&of);
@@ -91,6 +94,11 @@ impl Groups {
     /// Whether no channel is about devices.
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// The number of devices of a group.
+    pub(super) fn devices(&self, of: GroupId) -> usize {
+        self.groups.get(&of).map_or(0, |group| group.devices.len())
     }
 
     /// All devices of a group, as they are now.
@@ -201,7 +209,16 @@ impl Group {
             readings: Vec::new(),
             whole: Vec::new(),
             alerts: Vec::new(),
+            stats: Vec::new(),
         }
+    }
+
+    /// Whether no channel is in it.
+    fn is_empty(&self) -> bool {
+        self.readings.is_empty()
+            && self.whole.is_empty()
+            && self.alerts.is_empty()
+            && self.stats.is_empty()
     }
 
     fn concern(&self, changed: impl Fn(&str) -> bool, concerned: &mut Concerned) {

@@ -17,7 +17,7 @@ use super::{
     AlertPage, ClientId, Counts, DevicePage, Feed, Gone, Hub, HubMetrics, Message, NoWindows,
     Opening, Page, Question, Refused, Settings, Stats, Subscribe, Subscribed, Times, actor,
 };
-use crate::channel::Channel;
+use crate::channel::{Channel, Filter};
 
 /// Updates that wait for the hub; partitions wait when it is full. All of them are taken before the
 /// next request, so few: they are not long.
@@ -93,6 +93,15 @@ impl Hub {
         self.send(Message::Unsubscribe(client, channel)).await;
     }
 
+    /// Ends all subscriptions of a client, and tells it to subscribe again.
+    ///
+    /// # Errors
+    /// The hub has ended.
+    pub async fn resubscribe(&self, client: ClientId) -> Result<(), Gone> {
+        self.ask(|answer| Message::Resubscribe(client, answer))
+            .await
+    }
+
     /// Ends all subscriptions of a client.
     pub async fn leave(&self, client: ClientId) {
         self.send(Message::Leave(client)).await;
@@ -106,17 +115,21 @@ impl Hub {
         self.ask(|answer| Message::Devices(page, answer)).await
     }
 
-    /// A device with its windows of length `size` (ms); `None` if it is not known.
+    /// A device with its windows of length `size` (ms); `None` if it is not known, or `filter`
+    /// does not take it.
     ///
     /// # Errors
     /// Its windows are not available now.
     pub async fn device(
         &self,
         key: DeviceKey,
+        filter: Filter,
         size: i64,
     ) -> Result<Option<(Arc<Device>, Windows)>, NoWindows> {
         let asked = key.clone();
-        let known = self.ask(|answer| Message::Device(asked, answer)).await?;
+        let known = self
+            .ask(|answer| Message::Device(asked, filter, answer))
+            .await?;
         let Some((device, questions)) = known else {
             return Ok(None);
         };
@@ -139,12 +152,12 @@ impl Hub {
         self.ask(|answer| Message::Alerts(page, answer)).await
     }
 
-    /// The service at a glance.
+    /// The service at a glance, for a client that may see what `filter` takes.
     ///
     /// # Errors
     /// The hub has ended.
-    pub async fn stats(&self) -> Result<Stats, Gone> {
-        self.ask(Message::Stats).await
+    pub async fn stats(&self, filter: Filter) -> Result<Stats, Gone> {
+        self.ask(|answer| Message::Stats(filter, answer)).await
     }
 
     /// Sends an update. To a hub that has ended it is lost: its clients are gone too.

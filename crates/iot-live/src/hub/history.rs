@@ -7,6 +7,7 @@ use std::sync::Arc;
 use iot_fold::{Alert, DeviceKey, Place, Update, Updates};
 
 use super::view::EntryId;
+use crate::channel::Filter;
 
 /// A device as its changes name it.
 #[derive(Debug, PartialEq)]
@@ -36,9 +37,18 @@ pub(super) struct AlertChange {
     pub(super) alert: Alert,
     /// Whether it is not listed any more.
     pub(super) is_gone: bool,
+    /// Where its device was before, if it has moved.
+    pub(super) moved_from: Option<Option<Arc<Place>>>,
 }
 
 impl AlertChange {
+    /// Whether a client with this filter could see it before the change or after it.
+    pub(super) fn was_in_scope(&self, filter: &Filter) -> bool {
+        let places = [Some(&self.alert.location), self.moved_from.as_ref()];
+        let mut places = places.into_iter().flatten();
+        places.any(|place| filter.is_in_scope(&self.alert.key, place.as_deref()))
+    }
+
     fn bytes(&self) -> usize {
         size_of::<(i64, Self)>() + self.alert.json_size()
     }

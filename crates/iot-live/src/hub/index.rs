@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
+use iot_auth::Names;
 use iot_fold::{DeviceKey, Place};
 
+use crate::access::scope;
 use crate::channel::Filter;
 
 /// The set fields of a filter, as bits.
@@ -51,15 +53,32 @@ fn values<'v>(
     ])
 }
 
-fn wanted(filter: &Filter) -> [Option<&str>; 6] {
-    [
+/// The values of the fields of devices that a filter may take, all of one shape. Of a filter with
+/// a scope there is one for each tenant or else building in it.
+fn wanted(filter: &Filter) -> Vec<[Option<&str>; 6]> {
+    let one = [
         filter.tenant.as_deref(),
         filter.project.as_deref(),
         filter.building.as_deref(),
         filter.floor.as_deref(),
         filter.room.as_deref(),
         filter.device.as_deref(),
-    ]
+    ];
+    let Some(of) = filter.scope.as_deref() else {
+        return vec![one];
+    };
+    let each = |field: usize, name| {
+        let mut wanted = one;
+        wanted[field] = Some(name);
+        wanted
+    };
+    if let (None, Names::Only(tenants)) = (&filter.tenant, &of.tenants) {
+        tenants.iter().map(|name| each(0, &**name)).collect()
+    } else if let (None, Some(buildings)) = (&filter.building, scope::buildings(of)) {
+        buildings.into_iter().map(|name| each(2, name)).collect()
+    } else {
+        vec![one]
+    }
 }
 
 fn shape(wanted: &[Option<&str>; 6]) -> Shape {
@@ -86,30 +105,35 @@ impl Index {
     }
 
     pub(super) fn add(&mut self, filter: &Filter, group: GroupId) {
-        let wanted = wanted(filter);
-        let (shape, hash) = (shape(&wanted), self.hash(wanted));
-        let at = self.shapes.iter().position(|(other, _)| *other == shape);
-        let at = at.unwrap_or_else(|| {
-            self.shapes.push((shape, HashMap::new()));
-            self.shapes.len() - 1
-        });
-        self.shapes[at].1.entry(hash).or_default().push(group);
+        for wanted in wanted(filter) {
+            let (shape, hash) = (shape(&wanted), self.hash(wanted));
+            let at = self.shapes.iter().position(|(other, _)| *other == shape);
+            let at = at.unwrap_or_else(|| {
+                self.shapes.push((shape, HashMap::new()));
+                self.shapes.len() - 1
+            });
+            let same = self.shapes[at].1.entry(hash).or_default();
+            if !same.contains(&group) {
+                same.push(group);
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, filter: &Filter, group: GroupId) {
-        let wanted = wanted(filter);
-        let (shape, hash) = (shape(&wanted), self.hash(wanted));
-        self.shapes.retain_mut(|(other, groups)| {
-            if *other == shape
-                && let Some(same) = groups.get_mut(&hash)
-            {
-                same.retain(|other| *other != group);
-                if same.is_empty() {
-                    groups.remove(&hash);
+        for wanted in wanted(filter) {
+            let (shape, hash) = (shape(&wanted), self.hash(wanted));
+            self.shapes.retain_mut(|(other, groups)| {
+                if *other == shape
+                    && let Some(same) = groups.get_mut(&hash)
+                {
+                    same.retain(|other| *other != group);
+                    if same.is_empty() {
+                        groups.remove(&hash);
+                    }
                 }
-            }
-            !groups.is_empty()
-        });
+                !groups.is_empty()
+            });
+        }
     }
 
     /// Appends the groups that may be about the device. Different values with the same hash are
@@ -137,23 +161,52 @@ impl Hash for HashedValues<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use iot_auth::Scope;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::only;
+
+    fn scope() -> impl Strategy<Value = Option<Arc<Scope>>> {
+        let some = |all: &'static [&'static str]| {
+            let some = prop::sample::subsequence(all, 0..=all.len());
+            prop_oneof![Just(Names::All), some.prop_map(|names| only(&names))]
+        };
+        let places = some(&["a", "a/b", "a/b/a", "b", "b/", ""]);
+        let scope = (some(&["a", "b"]), some(&["a", ""]), places);
+        let scope = scope.prop_map(|(tenants, projects, places)| Scope {
+            tenants,
+            projects,
+            places,
+        });
+        prop::option::of(scope.prop_map(Arc::new))
+    }
 
     fn filter() -> impl Strategy<Value = Filter> {
         let field = || prop::option::of(prop_oneof![Just("a"), Just("b"), Just("")]);
-        (field(), field(), field(), field(), field(), field()).prop_map(
-            |(tenant, project, building, floor, room, device)| Filter {
-                tenant: tenant.map(Into::into),
-                project: project.map(Into::into),
-                building: building.map(Into::into),
-                floor: floor.map(Into::into),
-                room: room.map(Into::into),
-                device: device.map(Into::into),
-                ..Filter::default()
-            },
+        (
+            field(),
+            field(),
+            field(),
+            field(),
+            field(),
+            field(),
+            scope(),
         )
+            .prop_map(
+                |(tenant, project, building, floor, room, device, scope)| Filter {
+                    tenant: tenant.map(Into::into),
+                    project: project.map(Into::into),
+                    building: building.map(Into::into),
+                    floor: floor.map(Into::into),
+                    room: room.map(Into::into),
+                    device: device.map(Into::into),
+                    scope,
+                    ..Filter::default()
+                },
+            )
     }
 
     proptest! {
@@ -186,7 +239,8 @@ mod tests {
                     && is(&filter.device, Some(of[2]))
                     && is(&filter.building, place.map(|place| &*place.building))
                     && is(&filter.floor, place.map(|place| &*place.floor))
-                    && is(&filter.room, place.map(|place| &*place.room));
+                    && is(&filter.room, place.map(|place| &*place.room))
+                    && filter.scope.as_deref().is_none_or(|of| scope::contains(of, &key, place));
                 prop_assert_eq!(filter.takes_device(&key, place), takes);
                 if takes {
                     expected.push(number);
@@ -194,6 +248,11 @@ mod tests {
             }
             let mut found = Vec::new();
             index.find(&key, place, &mut found);
+            // Filters with a scope are found by a part of it, and compared then.
+            found.retain(|number| {
+                let filter = &filters[*number as usize];
+                filter.scope.is_none() || filter.takes_device(&key, place)
+            });
             found.sort_unstable();
             prop_assert_eq!(found, expected);
         }

@@ -87,10 +87,11 @@ pub(crate) enum Message {
     Subscribe(Box<Subscribe>, oneshot::Sender<Result<Subscribed, Refused>>),
     Unsubscribe(ClientId, Channel),
     Leave(ClientId),
+    Resubscribe(ClientId, oneshot::Sender<()>),
     Devices(Page, oneshot::Sender<DevicePage>),
-    Device(DeviceKey, oneshot::Sender<Option<Known>>),
+    Device(DeviceKey, Filter, oneshot::Sender<Option<Known>>),
     Alerts(Page, oneshot::Sender<AlertPage>),
-    Stats(oneshot::Sender<Stats>),
+    Stats(Filter, oneshot::Sender<Stats>),
 }
 
 /// What a partition knows when its feed begins.
@@ -161,7 +162,7 @@ pub struct Position {
 /// The beginning of a subscription. Publications in the outbox are newer.
 #[derive(Debug)]
 pub struct Subscribed {
-    /// The same on all replicas.
+    /// The same on all replicas, for clients with the same scope.
     pub epoch: Arc<str>,
     /// The position of the snapshot, 0 if it has none; or the position that the client asked for.
     pub offset: u64,
@@ -269,21 +270,29 @@ pub struct Counts {
 /// The service at a glance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Stats {
+    /// What is about all tenants; `None` for a client that may not see everything.
+    #[serde(flatten)]
+    pub service: Option<ServiceStats>,
+    /// Active alerts that the client may see.
+    pub alerts_active: usize,
+    /// Known devices that the client may see.
+    pub devices: usize,
+    /// This service's clock, in milliseconds since the epoch.
+    pub server_time: i64,
+    /// Partitions that are not shown, or not up to date, and why.
+    pub partial: Vec<String>,
+}
+
+/// What [`Stats`] has of the whole service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ServiceStats {
     /// What the service counts.
     #[serde(flatten)]
     pub counts: Counts,
     /// Messages processed in the last second.
     pub messages_per_second: f64,
-    /// Active alerts.
-    pub alerts_active: usize,
-    /// Known devices.
-    pub devices: usize,
     /// Connected clients.
     pub clients: usize,
-    /// This service's clock, in milliseconds since the epoch.
-    pub server_time: i64,
-    /// Partitions that are not shown, or not up to date, and why.
-    pub partial: Vec<String>,
 }
 
 /// Nobody answers: the hub has ended.
@@ -342,9 +351,9 @@ impl Message {
         match self {
             Self::Subscribe(_, answer) => answer.is_closed(),
             Self::Devices(_, answer) => answer.is_closed(),
-            Self::Device(_, answer) => answer.is_closed(),
+            Self::Device(.., answer) => answer.is_closed(),
             Self::Alerts(_, answer) => answer.is_closed(),
-            Self::Stats(answer) => answer.is_closed(),
+            Self::Stats(_, answer) => answer.is_closed(),
             _ => false,
         }
     }

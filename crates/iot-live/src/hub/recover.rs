@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use iot_fold::{Change, Device};
 
-use super::Position;
 use super::history::{AlertChange, Head};
 use super::json::{self, Field};
 use super::pending::{Latest, Lines};
@@ -32,21 +31,21 @@ impl Shown {
         u64::try_from(least).ok().filter(|least| *least > 0)
     }
 
-    /// What a client has missed since a position; `None` if not all of it is known, or it is much.
+    /// What a client has missed since a position of this log and scope; `None` if not all of it is known, or it is much.
     pub(super) fn missed(
         &self,
         channel: &Channel,
-        since: &Position,
+        since: u64,
         frontier: u64,
     ) -> Option<Vec<(u64, Bytes)>> {
         let settings = &self.channels.settings;
         let now = jiff::Timestamp::now().as_microsecond();
-        let since_offset = i64::try_from(since.offset).ok()?;
+        let reached = i64::try_from(since).ok()?;
         let skew = i64::try_from(settings.skew.as_micros()).ok()?;
-        if *since.epoch != *settings.epoch || since.offset == 0 || since_offset > now + skew {
+        if since == 0 || reached > now + skew {
             return None;
         }
-        let time = since_offset.saturating_sub(skew);
+        let time = reached.saturating_sub(skew);
         if time <= self.lost_at {
             return None;
         }
@@ -62,7 +61,7 @@ impl Shown {
         }
         // Only with the last one a client has everything, and the position of this replica, which
         // is newer than what it has.
-        let newest = frontier.max(since.offset + 1);
+        let newest = frontier.max(since + 1);
         let last = data.len().checked_sub(1);
         let missed = data.into_iter().enumerate().map(|(number, data)| {
             let is_last = Some(number) == last;
@@ -253,10 +252,12 @@ impl Shown {
         let mut wide = channel.clone();
         (wide.filter.state, wide.filter.building) = (None, None);
         (wide.filter.floor, wide.filter.room) = (None, None);
+        wide.filter.scope = None;
         let frame = self.channels.settings.frame();
         for part in self.parts.values() {
             let from = part.marks.offset_at(time)?;
-            for AlertChange { alert, is_gone } in part.history.alerts_since(from)? {
+            for change in part.history.alerts_since(from)? {
+                let AlertChange { alert, is_gone, .. } = change;
                 if lines.bytes() > MOST_MISSED {
                     return None;
                 }
@@ -264,7 +265,7 @@ impl Shown {
                 if !is_gone && channel.filter.takes_alert(alert) {
                     json::value(&mut item, alert);
                     lines.add(Field::Alerts, &item, frame);
-                } else if wide.filter.takes_alert(alert) {
+                } else if wide.filter.takes_alert(alert) && change.was_in_scope(&channel.filter) {
                     json::value(&mut item, &alert.id);
                     lines.add(Field::Gone, &item, frame);
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use iot_auth::Names;
 use iot_fold::{Alert, AlertKind, Device, DeviceKey, Level, Readings};
 
 use super::history::Head;
@@ -182,12 +183,26 @@ impl View {
         Some((self.shown(id)?, newest.part))
     }
 
-    /// The devices of the filter's tenant, project and id, of all where it has none, in this
-    /// order. The filter may select fewer.
+    /// The devices of the filter's tenant, project and id, of all that are in its scope where it
+    /// has none, in this order. The filter may select fewer.
     pub(super) fn within(&self, filter: &Filter) -> impl Iterator<Item = (&DeviceKey, EntryId)> {
-        let of = [&filter.tenant, &filter.project, &filter.device];
-        // Devices with the same beginning follow each other.
-        let fixed: Vec<_> = of.into_iter().map_while(Clone::clone).collect();
+        // Tenants are in the order of their names.
+        let tenants = match filter.scope.as_deref().map(|scope| &scope.tenants) {
+            Some(Names::Only(tenants)) if filter.tenant.is_none() => {
+                tenants.iter().cloned().map(Some).collect()
+            }
+            _ => vec![filter.tenant.clone()],
+        };
+        let rest = [filter.project.clone(), filter.device.clone()];
+        tenants.into_iter().flat_map(move |tenant| {
+            let of = [tenant].into_iter().chain(rest.clone());
+            // Devices with the same beginning follow each other.
+            self.beginning(of.map_while(|name| name).collect())
+        })
+    }
+
+    /// The devices with this beginning of tenant, project and id.
+    fn beginning(&self, fixed: Vec<Arc<str>>) -> impl Iterator<Item = (&DeviceKey, EntryId)> {
         let at = |number: usize| fixed.get(number).cloned().unwrap_or_default();
         let first = DeviceKey {
             tenant: at(0),
@@ -201,6 +216,13 @@ impl View {
         let range = self.index.range(first..);
         let range = range.take_while(move |(key, _)| is_within(key));
         range.map(|(key, id)| (key, *id))
+    }
+
+    /// How many devices a filter takes.
+    pub(super) fn count(&self, filter: &Filter) -> usize {
+        let all = self.within(filter).filter_map(|(_, id)| self.shown(id));
+        all.filter(|device| filter.takes_device(&device.key, device.location.as_deref()))
+            .count()
     }
 
     /// A part of the list of devices, and how many match in all.
@@ -315,6 +337,14 @@ impl View {
     /// The number of active alerts.
     pub(super) fn active_alerts(&self) -> usize {
         self.alerts.len() - self.cleared.len()
+    }
+
+    /// The number of active alerts that a filter takes.
+    pub(super) fn active_alerts_of(&self, filter: &Filter) -> usize {
+        let alerts = self.alerts.values().map(|listed| &listed.alert);
+        alerts
+            .filter(|alert| alert.is_active() && filter.takes_alert(alert))
+            .count()
     }
 
     /// The alerts that `takes` selects, in the order in which they are listed.

@@ -271,6 +271,14 @@ pub struct ConnectResult {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub version: String,
+    /// Whether the client has to send a newer token after `ttl`.
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// How long its token is valid still, in seconds.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
     /// About the server, as JSON.
     #[prost(bytes = "bytes", tag = "5")]
     #[serde(skip_serializing_if = "Bytes::is_empty", with = "raw")]
@@ -334,6 +342,14 @@ pub struct RefreshResult {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub version: String,
+    /// Whether the client has to send a newer token after `ttl`.
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// How long this token is valid, in seconds.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

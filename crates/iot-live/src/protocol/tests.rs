@@ -298,13 +298,16 @@ prop_compose! {
             0 => reply.error = Some(Error { code: id, message: text, temporary: flag }),
             1 => reply.connect = Some(ConnectResult {
                 client: text, version: "1".to_owned(), data, ping: 25, pong: flag,
+                expires: flag, ttl: id,
             }),
             2 => reply.subscribe = Some(SubscribeResult {
                 recoverable: flag, positioned: true, epoch: text, offset, was_recovering: true,
                 recovered: flag, publications: vec![Publication { offset, data: data.clone() }; 2],
                 data,
             }),
-            3 => reply.refresh = Some(RefreshResult { client: text, version: String::new() }),
+            3 => reply.refresh = Some(RefreshResult {
+                client: text, version: String::new(), expires: flag, ttl: id,
+            }),
             4 => reply.push = Some(Push {
                 channel: text, publication: Some(Publication { offset, data }), unsubscribe: None,
             }),

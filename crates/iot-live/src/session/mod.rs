@@ -10,8 +10,10 @@ pub(crate) mod ws;
 
 use std::time::Duration;
 
+use iot_auth::Identity;
 use jiff::Timestamp;
 
+use crate::access::Unanswered;
 use crate::channel::{BadChannel, Channel, Kind};
 use crate::hub::{Close, Gone, Position, Refused, Subscribed};
 use crate::protocol::messages::{
@@ -46,8 +48,12 @@ pub(crate) enum Step {
     Nothing,
     /// A reply.
     Reply(Reply),
-    /// A request to be let in, with its number: [`Session::admit`] has the answer.
-    Connect(u32),
+    /// A request to be let in, with its number and token: [`Session::admit`] or [`failure`] has
+    /// the answer.
+    Connect(u32, String),
+    /// A newer token, with the number of the request: [`Session::refreshed`] or [`failure`] has
+    /// the answer.
+    Refresh(u32, String),
     /// A request to the hub: [`Session::start`] or [`refused`] has the answer.
     Subscribe(Box<Wanted>),
     /// The end of a subscription, and the reply once the hub knows of it.
@@ -104,6 +110,19 @@ impl From<Malformed> for Farewell {
     }
 }
 
+/// For how long a token lets a client in; `None` for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Term(pub(crate) Option<Duration>);
+
+impl Term {
+    /// Whether it ends, and in how many seconds: at least 1, because SDKs take 0 for none.
+    fn seconds(self) -> (bool, u32) {
+        let seconds = self.0.map(|left| left.as_secs().max(1));
+        let ttl = seconds.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        (ttl.is_some(), ttl.unwrap_or(0))
+    }
+}
+
 impl Session {
     pub(crate) fn new(framing: Framing, name: String) -> Self {
         Self {
@@ -143,8 +162,8 @@ impl Session {
                 "a request needs an id above 0",
             ));
         }
-        if command.connect.is_some() {
-            Step::Connect(id)
+        if let Some(connect) = command.connect {
+            Step::Connect(id, connect.token)
         } else if let Some(subscribe) = command.subscribe {
             wanted(id, subscribe)
         } else if let Some(unsubscribe) = command.unsubscribe {
@@ -163,15 +182,8 @@ impl Session {
                 ping: Some(Empty {}),
                 ..answer(id)
             })
-        } else if command.refresh.is_some() {
-            let result = RefreshResult {
-                client: self.name.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            };
-            Step::Reply(Reply {
-                refresh: Some(result),
-                ..answer(id)
-            })
+        } else if let Some(refresh) = command.refresh {
+            Step::Refresh(id, refresh.token)
         } else if let Some(rpc) = command.rpc {
             let reason = format!("unknown method {:?}", rpc.method);
             Step::Reply(error(id, codes::NOT_FOUND, reason))
@@ -182,32 +194,49 @@ impl Session {
         }
     }
 
-    /// Answers a connect request. A client that is refused can ask again in another frame; what
-    /// follows in this one is to be ignored.
-    pub(crate) fn admit(&mut self, id: u32, has_place: bool, now: Timestamp) -> Reply {
-        if !has_place {
-            let refusal = Error {
-                code: codes::INTERNAL,
-                message: "too many clients; retry later".to_owned(),
-                temporary: true,
-            };
-            return Reply {
-                error: Some(refusal),
-                ..answer(id)
-            };
-        }
+    /// Lets a client in. One that is refused can ask again in another frame; what follows in the
+    /// same one is to be ignored. `term`: if the client can send a newer token later.
+    pub(crate) fn admit(
+        &mut self,
+        id: u32,
+        identity: &Identity,
+        term: Option<Term>,
+        now: Timestamp,
+    ) -> Reply {
         self.is_open = true;
         let version = env!("CARGO_PKG_VERSION");
-        let facts = serde_json::json!({ "server_time": now.as_millisecond(), "version": version });
+        let facts = serde_json::json!({
+            "server_time": now.as_millisecond(),
+            "version": version,
+            "identity": { "name": identity.name, "role": identity.role },
+        });
+        let (expires, ttl) = term.unwrap_or_default().seconds();
         let result = ConnectResult {
             client: self.name.clone(),
             version: version.to_owned(),
+            expires,
+            ttl,
             data: facts.to_string().into(),
             ping: u32::try_from(PING.as_secs()).unwrap_or(u32::MAX),
             pong: true,
         };
         Reply {
             connect: Some(result),
+            ..answer(id)
+        }
+    }
+
+    /// Accepts a newer token.
+    pub(crate) fn refreshed(&self, id: u32, term: Term) -> Reply {
+        let (expires, ttl) = term.seconds();
+        let result = RefreshResult {
+            client: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            expires,
+            ttl,
+        };
+        Reply {
+            refresh: Some(result),
             ..answer(id)
         }
     }
@@ -267,22 +296,33 @@ fn wanted(id: u32, request: SubscribeRequest) -> Step {
     }))
 }
 
-/// The hub's refusal of a subscription.
-pub(crate) fn refused(id: u32, refused: Refused) -> Reply {
-    let code = match refused {
-        Refused::Already => codes::ALREADY_SUBSCRIBED,
-        Refused::TooMany => codes::LIMIT,
+/// Why a subscription is refused.
+pub(crate) fn refused(id: u32, reason: &Unanswered) -> Reply {
+    let code = match reason {
+        Unanswered::Denied(_) => codes::DENIED,
+        Unanswered::Refused(Refused::Already) => codes::ALREADY_SUBSCRIBED,
+        Unanswered::Refused(Refused::TooMany) => codes::LIMIT,
+        Unanswered::Gone(_) | Unanswered::NoWindows(_) => return unavailable(id),
     };
-    error(id, code, refused.to_string())
+    error(id, code, reason.to_string())
 }
 
 /// The hub has not answered.
 pub(crate) fn unavailable(id: u32) -> Reply {
-    let refusal = Error {
+    failure(id, not_now(&Gone.to_string()))
+}
+
+/// A failure after which clients retry.
+pub(crate) fn not_now(message: &str) -> Error {
+    Error {
         code: codes::INTERNAL,
-        message: Gone.to_string(),
+        message: message.to_owned(),
         temporary: true,
-    };
+    }
+}
+
+/// The answer to a request that failed.
+pub(crate) fn failure(id: u32, refusal: Error) -> Reply {
     Reply {
         error: Some(refusal),
         ..answer(id)
@@ -303,10 +343,7 @@ fn error(id: u32, code: u32, message: String) -> Reply {
         message,
         temporary: false,
     };
-    Reply {
-        error: Some(refusal),
-        ..answer(id)
-    }
+    failure(id, refusal)
 }
 
 fn answer(id: u32) -> Reply {

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
+use iot_auth::Scope;
 use iot_fold::Device;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::hub::{First, Snapshot};
-use crate::testing::device;
+use crate::testing::{device, identity};
 
 fn session() -> Session {
     Session::new(Framing::Json, "s-1".to_owned())
@@ -13,7 +14,8 @@ fn session() -> Session {
 
 fn open() -> Session {
     let mut session = session();
-    session.admit(1, true, Timestamp::UNIX_EPOCH);
+    let identity = identity("ann", Scope::ALL);
+    session.admit(1, &identity, None, Timestamp::UNIX_EPOCH);
     session
 }
 
@@ -90,15 +92,20 @@ fn the_first_command_must_be_connect() {
     }
     let mut session = session();
     let connect = json!({"id": 1, "connect": {"token": "any", "name": "js"}});
-    assert_eq!(step(&mut session, connect.clone()), Step::Connect(1));
-    let reply = session.admit(1, true, Timestamp::from_millisecond(1_500).unwrap());
+    let asked = Step::Connect(1, "any".to_owned());
+    assert_eq!(step(&mut session, connect.clone()), asked);
+    let now = Timestamp::from_millisecond(1_500).unwrap();
+    let term = Some(Term(Some(Duration::from_millis(870_900))));
+    let reply = session.admit(1, &identity("ann", Scope::ALL), term, now);
     let reply: Value = serde_json::from_slice(&Framing::Json.reply(&reply)).unwrap();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         reply,
         json!({"id": 1, "connect": {
             "client": "s-1", "version": version, "ping": 25, "pong": true,
-            "data": {"server_time": 1_500, "version": version},
+            "expires": true, "ttl": 870,
+            "data": {"server_time": 1_500, "version": version,
+                "identity": {"name": "ann", "role": "viewer"}},
         }})
     );
     assert_eq!(code_of(step(&mut session, connect)), codes::BAD_FRAME);
@@ -110,17 +117,27 @@ fn a_client_without_a_connect_request_in_time_is_closed() {
 }
 
 #[test]
-fn a_client_without_a_place_may_retry() {
+fn a_client_that_was_not_let_in_may_retry() {
     let mut session = session();
-    let error = session
-        .admit(1, false, Timestamp::UNIX_EPOCH)
-        .error
-        .unwrap();
-    assert_eq!((error.code, error.temporary), (codes::INTERNAL, true));
+    for id in 1..3 {
+        let connect = json!({"id": id, "connect": {}});
+        assert_eq!(
+            step(&mut session, connect),
+            Step::Connect(id, String::new())
+        );
+    }
+}
+
+#[test]
+fn tokens_end_after_whole_seconds() {
+    let seconds = |millis| Term(Some(Duration::from_millis(millis))).seconds();
+    // SDKs take 0 for a token without an end.
     assert_eq!(
-        step(&mut session, json!({"id": 2, "connect": {}})),
-        Step::Connect(2)
+        [0, 999, 2_999].map(seconds),
+        [(true, 1), (true, 1), (true, 2)]
     );
+    assert_eq!(Term(Some(Duration::MAX)).seconds(), (true, u32::MAX));
+    assert_eq!(Term(None).seconds(), (false, 0));
 }
 
 #[test]
@@ -186,8 +203,12 @@ fn refused_requests_say_why() {
             "{command}: {found} {text}"
         );
     }
-    for (reason, code) in [(Refused::Already, 105), (Refused::TooMany, 106)] {
-        assert_eq!(refused(7, reason).error.unwrap().code, code);
+    for (reason, code) in [
+        (Unanswered::Refused(Refused::Already), 105),
+        (Unanswered::Refused(Refused::TooMany), 106),
+        (Unanswered::Denied(crate::access::Denied), 103),
+    ] {
+        assert_eq!(refused(7, &reason).error.unwrap().code, code);
     }
     let error = unavailable(7).error.unwrap();
     assert_eq!((error.code, error.temporary), (100, true));
@@ -217,9 +238,19 @@ fn other_requests_are_answered_by_name() {
     );
     let unsubscribe = json!({"id": 7, "unsubscribe": {"channel": "devices?room=1"}});
     assert_eq!(reply(unsubscribe), json!({"id": 7, "unsubscribe": {}}));
-    let refreshed = reply(json!({"id": 7, "refresh": {"token": "t"}}));
-    assert_eq!(refreshed["refresh"]["client"], "s-1");
-    assert_eq!(refreshed["refresh"].get("expires"), None);
+    let refresh = step(&mut open(), json!({"id": 7, "refresh": {"token": "t"}}));
+    assert_eq!(refresh, Step::Refresh(7, "t".to_owned()));
+    let refreshed = |term| {
+        let reply = open().refreshed(7, term);
+        serde_json::from_slice::<Value>(&Framing::Json.reply(&reply)).unwrap()["refresh"].take()
+    };
+    assert_eq!(refreshed(Term(None))["client"], "s-1");
+    assert_eq!(refreshed(Term(None)).get("expires"), None);
+    let minute = refreshed(Term(Some(Duration::from_secs(60))));
+    assert_eq!(
+        (&minute["expires"], &minute["ttl"]),
+        (&true.into(), &60.into())
+    );
 }
 
 #[test]

@@ -76,7 +76,12 @@ pub(super) fn rename_in_file(
 ) -> Vec<Renamed> {
     let given: Vec<_> = aliases
         .iter()
-        .filter_map(|(name, alias)| Some((*name, *alias, take(tree, name)?)))
+        .filter_map(|(name, alias)| {
+            if is_section_of_its_own(tree, name, *alias) {
+                return None;
+            }
+            Some((*name, *alias, take(tree, name)?))
+        })
         .collect();
     let mut renamed = Vec::new();
     for (name, alias, value) in given {
@@ -89,6 +94,19 @@ pub(super) fn rename_in_file(
         }
     }
     renamed
+}
+
+/// Whether a name is that of a section here: one word may stand for a setting in the section of the
+/// same name, as `auth: none` does for `auth.mode`.
+fn is_section_of_its_own(tree: &Value, name: &str, alias: Alias) -> bool {
+    let Alias::Of(path) = alias else {
+        return false;
+    };
+    let below = path.strip_prefix(name);
+    below.is_some_and(|rest| rest.starts_with('.'))
+        && tree
+            .get(name)
+            .is_some_and(|value| value.is_object() || value.is_null())
 }
 
 /// Replaces the aliases in environment variables or flags.

@@ -27,6 +27,7 @@ pub use tree::{extract, parse_yaml, parse_yaml_as, read_yaml_as};
 pub use types::{ByteSize, HumanDuration, Secret};
 
 use crate::logs::LogFormat;
+use crate::tls::FileError;
 
 /// The settings of one service.
 ///
@@ -96,6 +97,18 @@ pub struct OpsConfig {
 pub struct HttpConfig {
     /// Address (`host:port`) of the service's API.
     pub listen: String,
+    /// Encryption.
+    pub tls: HttpTlsConfig,
+}
+
+/// Section `http.tls`. Without files the listener has no TLS.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpTlsConfig {
+    /// PEM file with the certificate of the listener, and those between it and its authority.
+    pub cert_file: String,
+    /// PEM file with its private key.
+    pub key_file: String,
 }
 
 /// The sources of settings above the defaults, in ascending priority.
@@ -165,6 +178,10 @@ impl std::error::Error for Problems {}
 fn validate_common<S: Settings>(settings: &S, problems: &mut Problems) {
     if let Err(message) = crate::logs::parse_level(&settings.log().level) {
         problems.add("log.level", message);
+    }
+    let tls = settings.http().and_then(|http| http.tls.problem());
+    if let Some(FileError { setting, problem }) = tls {
+        problems.add(format!("http.tls.{setting}"), problem);
     }
     let http = settings.http().map(|http| ("http.listen", &http.listen));
     let listens = [("ops.listen", &settings.ops().listen)]

@@ -9,12 +9,15 @@
 //! - On shutdown, connections without a request are closed, and others are given time to get
 //!   their answer.
 //!
+//! With TLS, a connection whose handshake takes longer than [`HANDSHAKE`] is closed.
+//!
 //! A connection that becomes a WebSocket counts until its handler drops its [`Permit`].
 
 mod limits;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,15 +39,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::Repeats;
+use crate::config::HttpTlsConfig;
+use crate::tls::{FileError, ServerTls};
 
 pub use limits::{Limits, raise_open_files};
 
 /// How long a client may take for a request, also between two on one connection, and the service
 /// for the answer.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the TLS handshake of a connection may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long an evicted connection may take to close, and a refused one to read its answer.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers under way may take on shutdown.
@@ -68,6 +76,42 @@ pub struct Permit(
     #[expect(dead_code, reason = "it counts until it is dropped")] Arc<OwnedSemaphorePermit>,
 );
 
+/// The address that a request came from. An extension of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
+/// A socket that connections come to, with TLS or without.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    tls: Option<ServerTls>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, tls: None }
+    }
+}
+
+impl Listener {
+    /// With TLS if `tls` has files.
+    ///
+    /// # Errors
+    /// A file that cannot be read or used.
+    pub fn new(socket: TcpListener, tls: &HttpTlsConfig) -> Result<Self, FileError> {
+        let tls = tls.is_on().then(|| ServerTls::start(tls)).transpose()?;
+        Ok(Self { socket, tls })
+    }
+
+    /// Its address.
+    ///
+    /// # Errors
+    /// The system does not tell it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
 /// Registers the counter of the connections that a listener refuses.
 #[must_use]
 pub fn refused(listener: &str, registry: &Registry) -> IntCounter {
@@ -86,12 +130,13 @@ pub fn refused(listener: &str, registry: &Registry) -> IntCounter {
 /// Serves `routes` to at most `limit` connections at the same time, until `stop`. Connections
 /// that are turned away count as `refused`.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     routes: Router,
     limit: usize,
     refused: IntCounter,
     stop: CancellationToken,
 ) {
+    let Listener { socket, tls } = listener.into();
     let room = Arc::new(Semaphore::new(limit));
     let connections = Connections::default();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
@@ -100,11 +145,11 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             Some(_) = tasks.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip())),
             Err(error) => {
                 // Such as too many open files in the whole system.
                 if let Some(left_out) = failures.admit() {
@@ -120,8 +165,13 @@ pub async fn serve(
         match connections.make_room(&room).await {
             Some(permit) => {
                 let connection = connections.add();
-                let routes = routes.clone();
-                tasks.spawn(connection.serve(stream, routes, permit, stop.clone()));
+                let tls = tls.as_ref().map(ServerTls::acceptor);
+                let requests = Requests {
+                    routes: routes.clone(),
+                    permit,
+                    peer,
+                };
+                tasks.spawn(connection.run((stream, tls), requests, stop.clone()));
             }
             None => {
                 refused.inc();
@@ -132,7 +182,10 @@ pub async fn serve(
                         "too many connections; refusing further ones"
                     );
                 }
-                if let Ok(place) = farewells.clone().try_acquire_owned() {
+                // A client that expects TLS understands no other answer than the end.
+                if tls.is_none()
+                    && let Ok(place) = farewells.clone().try_acquire_owned()
+                {
                     tasks.spawn(refuse(stream, place));
                 }
             }
@@ -350,23 +403,55 @@ impl Drop for Connection {
     }
 }
 
+/// How the requests of a connection are answered.
+struct Requests {
+    routes: Router,
+    permit: Permit,
+    peer: Peer,
+}
+
 impl Connection {
     /// Serves requests until the client or the listener ends it.
-    async fn serve(
+    async fn run(
         self,
-        stream: TcpStream,
-        routes: Router,
-        permit: Permit,
+        (stream, tls): (TcpStream, Option<TlsAcceptor>),
+        requests: Requests,
         stop: CancellationToken,
     ) {
-        let routes = TowerToHyperService::new(routes);
-        let activity = self.activity.clone();
         let stream = Observed {
             stream,
-            activity: activity.clone(),
+            activity: self.activity.clone(),
         };
+        let Some(tls) = tls else {
+            return self.serve(stream, requests, stop).await;
+        };
+        let handshake = timeout(HANDSHAKE, tls.accept(stream));
+        let secured = tokio::select! {
+            secured = handshake => secured,
+            () = self.activity.evicted.cancelled() => return,
+            () = stop.cancelled() => return,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.serve(stream, requests, stop).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<S>(self, stream: S, requests: Requests, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Requests {
+            routes,
+            permit,
+            peer,
+        } = requests;
+        let routes = TowerToHyperService::new(routes);
+        let activity = self.activity.clone();
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(permit.clone());
+            request.extensions_mut().insert(peer);
             let under_way = Request::begin(&activity);
             let answer = routes.call(request);
             async move {

@@ -5,8 +5,10 @@ use axum::routing::get;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::tls::Issued;
 
 struct Fixture {
     address: std::net::SocketAddr,
@@ -17,7 +19,12 @@ struct Fixture {
 
 impl Fixture {
     async fn start(routes: Router, limit: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::with(routes, limit, &HttpTlsConfig::default()).await
+    }
+
+    async fn with(routes: Router, limit: usize, tls: &HttpTlsConfig) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = Listener::new(socket, tls).unwrap();
         let address = listener.local_addr().unwrap();
         let refused = IntCounter::new("refused", "Refused connections").unwrap();
         let stop = CancellationToken::new();
@@ -205,5 +212,51 @@ async fn an_answer_under_way_is_completed_before_the_end() {
         answer.notify_one();
     });
     assert!(late.ends_with("late"), "{late}");
+    server.ended().await;
+}
+
+/// The answer over TLS, from a client that trusts the certificate.
+async fn get_secured(server: &Fixture, issued: &Issued) -> io::Result<String> {
+    let trusted = crate::tls::client_config(&issued.config.cert_file, "", "").unwrap();
+    let stream = server.connect().await;
+    let name = "localhost".try_into().unwrap();
+    let mut stream = TlsConnector::from(trusted).connect(name, stream).await?;
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn with_tls_only_clients_with_tls_are_answered() {
+    let issued = Issued::new();
+    let server = Fixture::with(hello(), 2, &issued.config).await;
+    let mut plain = server.connect().await;
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // An alert, or a reset when the rest of the request was not read.
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    let answer = get_secured(&server, &issued).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert!(get_secured(&server, &Issued::new()).await.is_err());
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn connections_without_a_handshake_make_room_for_others() {
+    let issued = Issued::new();
+    let server = Fixture::with(hello(), 1, &issued.config).await;
+    let mut silent = server.connect().await;
+    let answer = get_secured(&server, &issued).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert!(matches!(silent.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    assert_eq!(server.refused.get(), 0);
+    // And none of them delays the shutdown.
+    let _silent = server.connect().await;
     server.ended().await;
 }

@@ -88,6 +88,7 @@ impl Default for SimulatorConfig {
             },
             http: HttpConfig {
                 listen: "127.0.0.1:8081".into(),
+                ..HttpConfig::default()
             },
         }
     }

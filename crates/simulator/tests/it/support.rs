@@ -31,7 +31,7 @@ impl Simulator {
         let shutdown = CancellationToken::new();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, api) = (ops.local_addr().unwrap(), http.local_addr().unwrap());
-        let http = Some(http);
+        let http = Some(http.into());
         let listeners = Listeners { ops, http };
         let run = iot_simulator::run(Live::fixed(config), listeners, shutdown.clone());
         Self {

@@ -31,6 +31,40 @@
 {{- end -}}
 {{- end }}
 
+{{/*
+How clients prove who they are (auth.mode), as text: of a variable if there is one, because those
+override the file; "elsewhere" if its value is not in the values; "none" if nothing is said.
+*/}}
+{{- define "iot-consumer.authMode" -}}
+{{- $auth := dict -}}
+{{- range $key, $value := .Values.config -}}
+{{- if and (eq $key "auth") (not (kindIs "invalid" $value)) -}}{{- $auth = $value -}}{{- end -}}
+{{- end -}}
+{{- if not (kindIs "map" $auth) -}}{{- $auth = dict "mode" $auth -}}{{- end -}}
+{{- $mode := "none" -}}
+{{- range $key, $value := $auth -}}
+{{- if and (eq $key "mode") (not (kindIs "invalid" $value)) -}}{{- $mode = toString $value -}}{{- end -}}
+{{- end -}}
+{{- if .Values.extraEnvFrom -}}{{- if has $mode (list "" "none") -}}{{- $mode = "elsewhere" -}}{{- end -}}{{- end -}}
+{{- range concat (.Values.extraEnv | default list) ((.Values.serve | default dict).extraEnv | default list) -}}
+{{- if and . (has (toString .name) (list "IOT_AUTH" "IOT_AUTH__MODE")) -}}
+{{- $mode = ternary "elsewhere" (toString (get . "value")) (hasKey . "valueFrom") -}}
+{{- end -}}
+{{- end -}}
+{{- $mode -}}
+{{- end }}
+
+{{/* Fails if clients would not be authenticated, and an Ingress leads to them. */}}
+{{- define "iot-consumer.checkAuth" -}}
+{{- $mode := include "iot-consumer.authMode" . -}}
+{{- if not $mode -}}
+{{- fail "config.auth.mode: must be jwt, tokens_file, proxy or none: pods do not listen on loopback only" -}}
+{{- end -}}
+{{- if and (.Values.ingress).enabled (eq $mode "none") -}}
+{{- fail "config.auth.mode: none: with ingress.enabled anyone who reaches the Ingress would see and change everything; set jwt, tokens_file or proxy" -}}
+{{- end -}}
+{{- end }}
+
 {{/* Label of the pods that serve, in addition to those of their selectors. */}}
 {{- define "iot-consumer.httpLabel" -}}
 iot-stream/http: {{ include "iot-lib.name" . | quote }}
@@ -94,10 +128,18 @@ iot-stream/http: {{ include "iot-lib.name" . | quote }}
   "kafka.security.password" "would be in a ConfigMap: use files, kafka.security.password_file"
   "store.password" "would be in a ConfigMap: use files, store.password_file"
   "cache.redis.password" "would be in a ConfigMap: use files, store.password_file"
+  "auth.jwt.secret" "would be in a ConfigMap: use files, auth.jwt.secret_file"
   "webhook.bearer_token" "would be in a ConfigMap: use files, webhook.bearer_token_file"
   "webhook.url" "is a secret and would be in a ConfigMap: use extraEnv, IOT_WEBHOOK__URL from a Secret"
 )) -}}
 {{- include "iot-consumer.checkServe" . -}}
+{{- include "iot-consumer.checkAuth" . -}}
+{{- $auth := get $config "auth" | default dict -}}
+{{- if kindIs "map" $auth -}}
+{{- if kindIs "invalid" (index $auth "mode") -}}
+{{- $_ := set $config "auth" (set $auth "mode" "none") -}}
+{{- end -}}
+{{- end -}}
 {{- $read := include "iot-consumer.read" . | fromJson -}}
 {{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}

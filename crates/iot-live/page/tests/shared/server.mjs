@@ -22,6 +22,11 @@ export function quit() {
 
 /** A page that subscribes to these channels. */
 export function start(...channels) {
+  startWith(() => '', channels);
+}
+
+/** A page that has a token. */
+export function startWith(token, channels) {
   heard = [];
   live = new Live('ws://here/ws', channels, {
     onConnect: (data) => heard.push(['connect', data]),
@@ -29,7 +34,8 @@ export function start(...channels) {
     onPublication: (channel, data, isRecovered) => heard.push(['publication', channel, data.n, isRecovered]),
     onCut: (channel) => heard.push(['cut', channel]),
     onState: () => {},
-  });
+    onToken: (code) => heard.push(['token', code]),
+  }, token);
   live.start();
 }
 

@@ -237,7 +237,7 @@ async fn a_device_comes_with_its_windows() {
     let mut fixture = Fixture::start().await;
     let url = fixture.url("/api/v1/device?tenant=acme&project=office&device=..%2Fd&size=5m");
     let answer = tokio::spawn(reqwest::get(url));
-    let Message::Device(key, known) = fixture.message().await else {
+    let Message::Device(key, _, known) = fixture.message().await else {
         panic!("no question")
     };
     assert_eq!(&*key.device, "../d");
@@ -260,7 +260,7 @@ async fn a_device_comes_with_its_windows() {
     );
 
     let answer = tokio::spawn(reqwest::get(fixture.url("/api/v1/devices/a/b/c")));
-    let Message::Device(_, known) = fixture.message().await else {
+    let Message::Device(_, _, known) = fixture.message().await else {
         panic!("no question")
     };
     assert!(known.send(None).is_ok());

@@ -1,5 +1,6 @@
 //! The API over real sockets, with a scripted hub.
 
+mod access;
 mod lists;
 mod sockets;
 
@@ -37,6 +38,7 @@ impl Fixture {
             queue: Arc::new(|| 64 << 10),
             window_sizes: vec![HumanDuration::from_secs(60), HumanDuration::from_secs(300)],
             epoch: "k3".into(),
+            auth: Authenticator::none(),
         };
         let stop = CancellationToken::new();
         let server = serve(listener, Hub::to(sender), metrics, settings, stop.clone());

@@ -8,15 +8,18 @@ mod state;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use iot_auth::Scope;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
 use super::groups::Groups;
+use super::index::GroupId;
 use super::metrics::HubMetrics;
 use super::pending::{Latest, Lines};
 use super::view::View;
 use super::{ClientId, Close, Outbox, Refused, Settings, Times};
-use crate::channel::{Channel, Kind, Mode};
+use crate::access::scope::epoch;
+use crate::channel::{Channel, Filter, Kind, Mode};
 use crate::protocol::Framing;
 use pace::Pace;
 use state::Member;
@@ -26,11 +29,15 @@ pub(super) type ChannelId = u32;
 
 /// The most channels of a client.
 const MOST_CHANNELS: usize = 128;
+
+/// What channels that share their state have in common: the name with its scope, and the framing.
+type Key = (Arc<str>, Option<Arc<Scope>>, Framing);
+
 pub(super) struct Channels {
     pub(super) settings: Settings,
     metrics: HubMetrics,
     states: HashMap<ChannelId, State>,
-    by_name: HashMap<(Arc<str>, Framing), ChannelId>,
+    by_name: HashMap<Key, ChannelId>,
     next: ChannelId,
     clients: HashMap<ClientId, Vec<ChannelId>>,
     /// Channels with changes, by the time at which they are sent.
@@ -100,18 +107,22 @@ impl Channels {
         groups: &mut Groups,
         view: &View,
     ) -> ChannelId {
-        let name = (channel.name.clone(), framing);
-        if let Some(id) = self.by_name.get(&name) {
+        let scope = &channel.filter.scope;
+        let key = (channel.name.clone(), scope.clone(), framing);
+        if let Some(id) = self.by_name.get(&key) {
             return *id;
         }
         self.next += 1;
         let id = self.next;
-        let group = (channel.kind != Kind::Stats).then(|| groups.add(channel, id, view));
-        self.by_name.insert(name, id);
+        // Those of everything are counted already.
+        let is_of_all = channel.kind == Kind::Stats && scope.is_none();
+        let group = (!is_of_all).then(|| groups.add(channel, id, view));
+        self.by_name.insert(key, id);
         let state = State {
             channel: channel.clone(),
             group,
             framing,
+            epoch: epoch(&self.settings.epoch, scope.as_deref()),
             members: HashMap::new(),
             latest: Latest::default(),
             lines: Lines::default(),
@@ -154,7 +165,8 @@ impl Channels {
         }
         if let Some(state) = self.states.remove(&id) {
             self.kept -= state.backlog.bytes();
-            self.by_name.remove(&(state.channel.name, state.framing));
+            let Channel { name, filter, .. } = state.channel;
+            self.by_name.remove(&(name, filter.scope, state.framing));
             state.group.into_iter().for_each(|of| groups.remove(of, id));
             if let Some(at) = state.due_at {
                 self.due.remove(&(at, id));
@@ -196,6 +208,14 @@ impl Channels {
     pub(super) fn leave(&mut self, client: ClientId, groups: &mut Groups) {
         for id in self.clients.get(&client).cloned().unwrap_or_default() {
             self.part(id, client, groups);
+        }
+    }
+
+    /// Ends all subscriptions of a client, which subscribes again.
+    pub(super) fn resubscribe(&mut self, client: ClientId, groups: &mut Groups) {
+        for id in self.clients.get(&client).cloned().unwrap_or_default() {
+            let reason = "what this client may see has changed";
+            self.end(id, client, reason, groups);
         }
     }
 
@@ -252,6 +272,14 @@ impl Channels {
         let due = self.due.first().map(|(at, _)| *at);
         let retry = (!self.behind.is_empty()).then_some(self.retry_at);
         due.into_iter().chain(retry).min()
+    }
+
+    /// The channels of statistics, with what their clients may see.
+    pub(super) fn of_stats(&self) -> Vec<(ChannelId, Filter, Option<GroupId>)> {
+        let all = self.states.iter();
+        let all = all.filter(|(_, state)| state.channel.kind == Kind::Stats);
+        all.map(|(id, state)| (*id, state.channel.filter.clone(), state.group))
+            .collect()
     }
 
     /// The channels with `mode=all`.

@@ -13,7 +13,7 @@ use crate::hub::backlog::{self, Framed};
 use crate::hub::groups::Groups;
 use crate::hub::pending::Latest;
 use crate::hub::view::View;
-use crate::hub::{Settings, Stats};
+use crate::hub::{ClientId, Settings, Stats};
 
 /// About the largest publication, in bytes.
 const MOST_FRAME: usize = 256 << 10;
@@ -51,14 +51,25 @@ impl Channels {
             self.retry_at = Instant::now() + pause;
         }
         for (id, client) in std::mem::take(&mut self.lost) {
-            if let Some(state) = self.states.get(&id)
-                && let Some(member) = state.members.get(&client)
-            {
-                let name = &state.channel.name;
-                let frame = state.framing.unsubscribe(name, RESYNC, "too far behind");
-                member.outbox.push_last(frame);
-                self.part(id, client, groups);
-            }
+            self.end(id, client, "too far behind", groups);
+        }
+    }
+
+    /// Ends a subscription; the client subscribes again.
+    pub(super) fn end(
+        &mut self,
+        id: ChannelId,
+        client: ClientId,
+        reason: &str,
+        groups: &mut Groups,
+    ) {
+        if let Some(state) = self.states.get(&id)
+            && let Some(member) = state.members.get(&client)
+        {
+            let name = &state.channel.name;
+            let frame = state.framing.unsubscribe(name, RESYNC, reason);
+            member.outbox.push_last(frame);
+            self.part(id, client, groups);
         }
     }
 
@@ -205,23 +216,19 @@ impl Channels {
         is_all
     }
 
-    /// Sends the numbers to all who want them and have room: the next ones replace them.
-    pub(crate) fn send_stats(&mut self, stats: impl Fn() -> Stats) {
-        let of_stats = |state: &&mut State| state.channel.kind == Kind::Stats;
-        let mut data = None;
-        for state in self.states.values_mut().filter(of_stats) {
-            let data = data.get_or_insert_with(|| {
-                let mut data = b"{\"stats\":".to_vec();
-                crate::hub::json::value(&mut data, &stats());
-                data.push(b'}');
-                data
-            });
-            // There is nothing to recover.
-            let frame = self.settings.frame_of(state, None, data).frame;
-            let members = state.members.values();
-            let sent = members.filter(|member| member.outbox.offer(&frame)).count();
-            self.metrics.framed(Kind::Stats, (sent, sent * frame.len()));
-        }
+    /// Sends the numbers to the members of a channel that have room: the next ones replace them.
+    pub(crate) fn send_stats(&mut self, id: ChannelId, stats: &Stats) {
+        let Some(state) = self.states.get(&id) else {
+            return;
+        };
+        let mut data = b"{\"stats\":".to_vec();
+        crate::hub::json::value(&mut data, stats);
+        data.push(b'}');
+        // There is nothing to recover.
+        let frame = self.settings.frame_of(state, None, &data).frame;
+        let members = state.members.values();
+        let sent = members.filter(|member| member.outbox.offer(&frame)).count();
+        self.metrics.framed(Kind::Stats, (sent, sent * frame.len()));
     }
 
     /// Ends the subscriptions for which a change of partitions is too large to be sent: their
@@ -267,7 +274,7 @@ fn most_kept(kept: usize) -> usize {
 impl Settings {
     fn frame_of(&self, state: &State, offset: Option<u64>, data: &[u8]) -> Framed {
         let name = &state.channel.name;
-        let frame = |offset| state.framing.publication(name, &self.epoch, offset, data);
+        let frame = |offset| state.framing.publication(name, &state.epoch, offset, data);
         let mut members = state.members.values();
         let is_held = |offset: &u64| members.any(|member| member.held >= *offset);
         Framed {

@@ -21,6 +21,8 @@ pub(crate) struct State {
     pub(crate) channel: Channel,
     pub(crate) group: Option<GroupId>,
     pub(super) framing: Framing,
+    /// What its positions belong to.
+    pub(super) epoch: Arc<str>,
     pub(super) members: HashMap<ClientId, Member>,
     pub(super) latest: Latest,
     pub(super) lines: Lines,

@@ -3,7 +3,7 @@
 mod give;
 
 use std::collections::{BTreeMap, HashSet};
-use std::mem::take;
+use std::mem::{replace, take};
 use std::sync::Arc;
 
 use iot_core::partition::TopicPartition;
@@ -32,6 +32,9 @@ pub(super) struct Shown {
 }
 
 pub(super) type Reading = (Arc<str>, Value);
+
+/// The offset of a change, the alert after it, and where its device was before if it has moved.
+type Told = (i64, Alert, Option<Option<Arc<Place>>>);
 
 impl Shown {
     pub(super) fn new(view: View, channels: Channels) -> Self {
@@ -229,7 +232,11 @@ impl Shown {
         let gone = gone.into_iter().map(|alert| (alert, true));
         if let Some(part) = self.parts.get_mut(&id) {
             for (alert, is_gone) in told.chain(gone) {
-                let change = AlertChange { alert, is_gone };
+                let change = AlertChange {
+                    alert,
+                    is_gone,
+                    moved_from: None,
+                };
                 part.history.add_alert(part.reached, change);
             }
         }
@@ -330,7 +337,7 @@ impl Shown {
                 self.turn(id, turn, times, (&mut told, &mut gone));
             }
             gone.extend(self.alert(id, alert.clone(), Some(times)));
-            told.push((offset, alert));
+            told.push((offset, alert, None));
         }
         for turn in turns {
             self.turn(id, turn, times, (&mut told, &mut gone));
@@ -339,13 +346,24 @@ impl Shown {
         if let Some(part) = self.parts.get_mut(&id) {
             part.places = places;
             part.history.add(updates, heads, renamed);
-            let told = told
-                .into_iter()
-                .map(|(offset, alert)| (offset, alert, false));
-            let gone = gone.into_iter().map(|alert| (reached, alert, true));
-            for (offset, alert, is_gone) in told.chain(gone) {
-                part.history
-                    .add_alert(offset, AlertChange { alert, is_gone });
+            let told = told.into_iter().map(|(offset, alert, moved_from)| {
+                let change = AlertChange {
+                    alert,
+                    is_gone: false,
+                    moved_from,
+                };
+                (offset, change)
+            });
+            let gone = gone.into_iter().map(|alert| {
+                let change = AlertChange {
+                    alert,
+                    is_gone: true,
+                    moved_from: None,
+                };
+                (reached, change)
+            });
+            for (offset, change) in told.chain(gone) {
+                part.history.add_alert(offset, change);
             }
         }
         self.bound_history();
@@ -357,7 +375,7 @@ impl Shown {
         id: PartId,
         Turn { offset, key, what }: Turn,
         times: Times,
-        (told, gone): (&mut Vec<(i64, Alert)>, &mut Vec<Alert>),
+        (told, gone): (&mut Vec<Told>, &mut Vec<Alert>),
     ) {
         let What::Moved(location) = what else {
             gone.extend(self.view.forget_alerts_of(id, &key));
@@ -365,9 +383,9 @@ impl Shown {
         };
         for mut alert in self.view.alerts_of(id, &key) {
             if alert.location != location {
-                alert.location.clone_from(&location);
+                let before = replace(&mut alert.location, location.clone());
                 gone.extend(self.alert(id, alert.clone(), Some(times)));
-                told.push((offset, alert));
+                told.push((offset, alert, Some(before)));
             }
         }
     }

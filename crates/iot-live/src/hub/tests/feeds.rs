@@ -117,7 +117,7 @@ async fn nothing_is_recovered_while_a_partition_is_not_shown() {
     let other = Arc::new(TopicPartition::new("other", 0));
     let reason = Some("it is being loaded".to_owned());
     replica.hub.partial(other.clone(), reason).await;
-    let stats = replica.hub.stats().await.unwrap();
+    let stats = replica.hub.stats(Filter::default()).await.unwrap();
     assert_eq!(stats.partial, ["other-0: it is being loaded"]);
     client.connect(&replica.hub).await;
     assert_eq!(
@@ -139,7 +139,7 @@ async fn there_is_no_position_before_the_partitions_are_known() {
     let mut client = Client::new(readings("readings"));
     client.connect(&replica.hub).await;
     assert_eq!(client.position.as_ref().unwrap().offset, 0);
-    let stats = replica.hub.stats().await.unwrap();
+    let stats = replica.hub.stats(Filter::default()).await.unwrap();
     assert_eq!(stats.partial, [reason]);
     replica.hub.unlisted(None).await;
     client.position = None;

@@ -5,6 +5,7 @@ mod delivery;
 mod feeds;
 mod property;
 mod requests;
+mod scopes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +14,7 @@ use std::time::Duration;
 
 use iot_core::message::{DeviceMessage, Location, Quality, Reading};
 use iot_core::partition::TopicPartition;
-use iot_fold::detect::{DetectRules, Detection};
-use iot_fold::{
-    Catalogue, Device, DeviceKey, Event, Fold, FoldRules, LimitRules, Value, WindowRules,
-};
+use iot_fold::{Device, DeviceKey, Event, Fold, Value};
 use iot_service::metrics::Registrar;
 use prometheus::{IntGauge, Registry};
 use serde_json::Value as Json;
@@ -26,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channel::{Kind, Mode};
+use crate::testing::rules;
 
 /// A device of a test with these values.
 pub(crate) fn device(tenant: &str, id: &str, timestamp: i64, values: &[(&str, f64)]) -> Device {
@@ -71,18 +70,6 @@ fn sent(device: u8, value: f64) -> Sent {
         sensor: "temperature",
         value,
         after: 1,
-    }
-}
-
-fn rules() -> FoldRules {
-    FoldRules {
-        windows: WindowRules::new(vec![60_000], 1_000, 15),
-        detect: DetectRules::new(Detection::default()),
-        limits: LimitRules::new(&Catalogue::new([]), &[]),
-        silence: Some(300),
-        retention: Some(400),
-        devices: 1_000,
-        sensors: 8,
     }
 }
 
@@ -137,6 +124,12 @@ impl Replica {
         }
         replica.mark();
         replica
+    }
+
+    /// The clients with a subscription.
+    async fn clients(&self) -> usize {
+        let stats = self.hub.stats(Filter::default()).await.unwrap();
+        stats.service.unwrap().clients
     }
 
     /// Another feed of a partition, with what its fold knows.
@@ -255,6 +248,8 @@ struct Client {
     position: Option<Position>,
     devices: BTreeMap<String, Json>,
     alerts: BTreeMap<String, Json>,
+    /// Ids of alerts that were gone.
+    gone: Vec<String>,
     /// Partition and offset of each entry.
     seen: Vec<(String, i64)>,
     /// Device and temperature of each of them.
@@ -275,6 +270,7 @@ impl Client {
             position: None,
             devices: BTreeMap::new(),
             alerts: BTreeMap::new(),
+            gone: Vec::new(),
             seen: Vec::new(),
             values: Vec::new(),
             skipped: 0,
@@ -378,7 +374,9 @@ impl Client {
             .iter()
             .for_each(|device| self.device(device));
         for id in list("gone") {
-            self.alerts.remove(id.as_str().unwrap());
+            let id = id.as_str().unwrap();
+            self.alerts.remove(id);
+            self.gone.push(id.to_owned());
         }
         list("alerts").iter().for_each(|alert| self.alert(alert));
         self.skipped += data["skipped"].as_u64().unwrap_or(0);

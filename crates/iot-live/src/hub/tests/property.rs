@@ -1,8 +1,10 @@
 //! Whatever happens, a client ends with what a new one sees.
 
+use iot_auth::{Names, Scope};
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::only;
 
 /// What a client does after a batch.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +33,12 @@ fn log() -> impl Strategy<Value = Vec<Sent>> {
 fn channels() -> impl Strategy<Value = Channel> {
     let field = |value: &'static str| prop::option::of(Just(Arc::from(value)));
     let filter = (field("a"), field("1"), field("temperature"));
-    let filter = filter.prop_map(|(tenant, floor, sensor)| Filter {
+    // Of the client's own wish, and of what it may see.
+    let filter = (filter, scopes()).prop_map(|((tenant, floor, sensor), scope)| Filter {
         tenant,
         floor,
         sensor,
+        scope,
         ..Filter::default()
     });
     let names = vec!["readings", "readings?mode=all", "devices", "alerts"];
@@ -54,6 +58,17 @@ fn channels() -> impl Strategy<Value = Channel> {
             channel(name, kind, filter)
         },
     )
+}
+
+fn scopes() -> impl Strategy<Value = Option<Arc<Scope>>> {
+    let names = |name: &'static str| prop_oneof![Just(Names::All), Just(only(&[name]))];
+    // Devices of these tests have a floor and no building.
+    let scope = (names("a"), names("/1")).prop_map(|(tenants, places)| Scope {
+        tenants,
+        projects: Names::All,
+        places,
+    });
+    prop::option::of(scope.prop_map(Arc::new))
 }
 
 fn steps() -> impl Strategy<Value = Vec<(usize, Step)>> {

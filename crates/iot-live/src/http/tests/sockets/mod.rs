@@ -243,7 +243,7 @@ async fn publications_precede_the_reply_to_an_unsubscribe_request() {
         .say(r#"{"id":3,"unsubscribe":{"channel":"devices"}}"#)
         .await;
     assert!(matches!(fixture.message().await, Message::Unsubscribe(id, _) if id == asked.client));
-    let Message::Stats(answer) = fixture.message().await else {
+    let Message::Stats(_, answer) = fixture.message().await else {
         panic!("no question")
     };
     assert!(publish(&asked.outbox, Framing::Json, 57));
@@ -273,7 +273,7 @@ async fn refusals_of_the_hub_are_errors() {
 
 #[tokio::test]
 async fn clients_that_break_the_protocol_are_closed_with_a_reason() {
-    let mut fixture = Fixture::start().await;
+    let fixture = Fixture::start().await;
     let (long, longer) = (" ".repeat(70_000), " ".repeat(200_000));
     for (frame, code, reason) in [
         (r#"{"id":1,"subscribe":{}}"#, 3502, "the first command"),
@@ -292,7 +292,6 @@ async fn clients_that_break_the_protocol_are_closed_with_a_reason() {
         }
         let (found, text) = client.closed().await;
         assert!(found == code && text.starts_with(reason), "{found} {text}");
-        assert!(matches!(fixture.message().await, Message::Leave(_)));
     }
     let closed = |reason| {
         let labels = [("reason", reason), ("connection", "websocket")];

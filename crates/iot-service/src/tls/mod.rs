@@ -1,4 +1,6 @@
-//! TLS for the clients that use rustls.
+//! TLS of clients and of listeners, with rustls.
+
+mod server;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,6 +8,8 @@ use std::sync::Arc;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+pub use server::ServerTls;
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
@@ -138,6 +142,9 @@ fn certificates(
         found => Ok(found),
     }
 }
+
+#[cfg(test)]
+pub(crate) use server::tests::Issued;
 
 #[cfg(test)]
 mod tests {

@@ -1,25 +1,29 @@
 //! A client's WebSocket: one task, which alone reads and writes it.
 
+mod entrance;
+
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, select};
-use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::end::{End, sent, unreadable};
 use super::gather::{GATHER, messages, size};
 use super::{CONNECT, Farewell, PING, Session, Start, Step, Wanted, refused, unavailable};
+use crate::access::Unanswered;
 use crate::channel::Channel;
 use crate::http::clients::{Client, Place};
 use crate::http::metrics::{Leave, SessionMetrics};
-use crate::hub::{Gone, Hub, Subscribe};
+use crate::hub::{Gone, Subscribe};
 use crate::protocol::messages::Reply;
 use crate::protocol::{Framing, codes};
 use crate::websocket::{Fault, Kind, Socket};
+pub(crate) use entrance::Entrance;
+use entrance::expired;
 
 /// Replies wait no longer for others to the same frame: clients wait 5 s for each.
 const REPLY: Duration = Duration::from_millis(100);
@@ -39,7 +43,7 @@ pub(crate) struct Connection<S> {
     socket: Socket<S>,
     framing: Framing,
     session: Session,
-    hub: Hub,
+    entrance: Entrance,
     client: Client,
     /// The client counts as long as it has one.
     place: Option<Place>,
@@ -62,7 +66,7 @@ where
     pub(crate) fn new(
         socket: Socket<S>,
         framing: Framing,
-        hub: Hub,
+        entrance: Entrance,
         client: Client,
         metrics: SessionMetrics,
     ) -> Self {
@@ -72,7 +76,7 @@ where
             socket,
             framing,
             session: Session::new(framing, client.name()),
-            hub,
+            entrance,
             client,
             place: None,
             ticks,
@@ -94,7 +98,9 @@ where
         };
         self.metrics.left(leave);
         // A hub that takes nothing now notices by itself that nobody takes frames.
-        let _ = timeout(CLOSE, self.hub.leave(self.client.id)).await;
+        if let Some(gate) = self.entrance.gate() {
+            let _ = timeout(CLOSE, gate.leave(self.client.id)).await;
+        }
         let socket = &mut self.socket;
         let farewell = async {
             let Some(Farewell { code, reason }) = farewell else {
@@ -127,6 +133,9 @@ where
                     self.write(self.framing.reply(&ping)).await?;
                 }
                 message = self.socket.next() => self.received(message).await?,
+                () = self.entrance.over(), if self.entrance.has_end() => {
+                    return Err(expired().into());
+                }
                 frames = self.client.frames.take() => self.send(frames?).await?,
             }
         }
@@ -138,16 +147,12 @@ where
             match self.session.take(command) {
                 Step::Nothing => {}
                 Step::Reply(reply) => self.reply(&reply),
-                Step::Connect(id) => {
-                    self.place = self.client.place();
-                    let has_place = self.place.is_some();
-                    let reply = self.session.admit(id, has_place, Timestamp::now());
-                    self.reply(&reply);
-                    if !has_place {
+                Step::Connect(id, token) => {
+                    if !self.connect(id, token).await? {
                         break;
                     }
-                    self.ticks.reset();
                 }
+                Step::Refresh(id, token) => self.refresh(id, token).await?,
                 Step::Subscribe(wanted) => self.subscribe(*wanted).await?,
                 Step::Unsubscribe(channel, reply) => self.unsubscribe(*channel, reply).await?,
                 Step::Close(farewell) => {
@@ -187,10 +192,15 @@ where
             outbox: self.client.outbox.clone(),
             since: wanted.since.clone(),
         };
-        let (hub, id) = (self.hub.clone(), self.client.id);
-        let question = async move { hub.subscribe(subscribe).await };
+        let id = self.client.id;
+        let Some(gate) = self.entrance.gate().cloned() else {
+            self.reply(&unavailable(wanted.id));
+            return Ok(());
+        };
+        let asked = gate.clone();
+        let question = async move { asked.subscribe(subscribe).await };
         match self.ask(question).await? {
-            Some(Ok(Ok(subscribed))) => {
+            Some(Ok(subscribed)) => {
                 let mut start = self.session.start(&wanted, subscribed);
                 if let Some(reply) = start.next() {
                     self.add_reply(reply);
@@ -199,12 +209,13 @@ where
                     self.starts.push(start);
                 }
             }
-            Some(Ok(Err(reason))) => self.reply(&refused(wanted.id, reason)),
+            Some(Err(reason)) if reason != Unanswered::Gone(Gone) => {
+                self.reply(&refused(wanted.id, &reason));
+            }
             Some(Err(_)) | None => {
                 self.reply(&unavailable(wanted.id));
                 // The hub may still come to it.
-                let hub = self.hub.clone();
-                let undo = async move { hub.unsubscribe(id, wanted.channel).await };
+                let undo = async move { gate.forget(id, wanted.channel).await };
                 if self.ask(undo).await?.is_none() {
                     return Err(Farewell::new(codes::SHUTDOWN, Gone.to_string()).into());
                 }
@@ -219,11 +230,12 @@ where
         if !self.starts.is_empty() {
             self.catch_up().await?;
         }
-        let (hub, id) = (self.hub.clone(), self.client.id);
-        let question = async move {
-            hub.unsubscribe(id, channel).await;
-            hub.stats().await
+        let id = self.client.id;
+        let Some(gate) = self.entrance.gate().cloned() else {
+            self.reply(&unavailable(reply.id));
+            return Ok(());
         };
+        let question = async move { gate.unsubscribe(id, channel).await };
         let answered = self.ask(question).await?;
         if let Some(frames) = self.client.frames.take().now_or_never() {
             self.held.extend(frames?);
@@ -345,6 +357,9 @@ where
     async fn between_messages(&mut self) -> Result<(), End> {
         while self.client.outbox.is_over() {
             self.client.frames.take().await?;
+        }
+        if self.entrance.is_over() {
+            return Err(expired().into());
         }
         if self.ticks.tick().now_or_never().is_some() {
             self.ping().await?;
