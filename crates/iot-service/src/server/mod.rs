@@ -9,7 +9,7 @@
 //! - On shutdown, connections without a request are closed, and others are given time to get
 //!   their answer.
 //!
-//! With TLS, a connection whose handshake takes longer than [`HANDSHAKE`] is closed.
+//! With TLS, a connection whose handshake takes longer than 10 s is closed.
 //!
 //! A connection that becomes a WebSocket counts until its handler drops its [`Permit`].
 

@@ -11,6 +11,7 @@ use iot_service::metrics::Registrar;
 use prometheus::Registry;
 use serde_json::Value;
 use testkit::in_time;
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::hub::{First, Message, Subscribe, Subscribed};

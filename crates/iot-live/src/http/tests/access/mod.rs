@@ -13,6 +13,7 @@ use iot_core::partition::TopicPartition;
 use iot_fold::{Event, Fold, Folded, Windows};
 use jiff::Timestamp;
 use prometheus::IntGauge;
+use tokio::net::TcpListener;
 use tokio::time::{Duration, Instant};
 
 use super::*;
