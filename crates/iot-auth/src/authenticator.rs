@@ -75,12 +75,6 @@ impl Authenticator {
         }))
     }
 
-    /// Whether nobody is asked who they are: all clients are the same one.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        matches!(self.0.method, Method::Everybody | Method::Local)
-    }
-
     /// Whether clients have tokens; otherwise there is none that they could send.
     #[must_use]
     pub fn uses_tokens(&self) -> bool {
@@ -218,7 +212,7 @@ mod tests {
             let identity = started.identify(None).await.unwrap();
             assert_eq!((&*identity.name, identity.role), ("anonymous", Role::Admin));
             assert_eq!(*identity.scope, Scope::ALL);
-            assert!(started.authenticator.is_none() && !started.authenticator.uses_tokens());
+            assert!(!started.authenticator.uses_tokens());
             // A token that nobody asked for says that the client expects another mode.
             assert!(started.authenticator.identify_token("token").await.is_err());
         }
