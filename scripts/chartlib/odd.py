@@ -120,7 +120,7 @@ def with_null(base, path):
     # These need the value.
     if path.startswith("config") and "keda" in values:
         put(values, "keda.enabled", False)
-    if path == "ingress.host":
+    if path in ("ingress.host", "config", "config.auth", "config.auth.mode") and "ingress" in values:
         put(values, "ingress.enabled", False)
     put(values, "enabled", True)
     return values

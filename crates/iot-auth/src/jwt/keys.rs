@@ -120,11 +120,12 @@ impl KeySet {
         })
     }
 
-    /// The key with an id; without one, the only key.
+    /// The key with an id; the only key, if the token or the key has none.
     pub(super) fn find(&self, id: Option<&str>) -> Result<Arc<Key>, Refusal> {
         match (id, self.keys.as_slice()) {
             (_, [only]) if self.is_secret => Ok(only.clone()),
             (None, [only]) => Ok(only.clone()),
+            (Some(_), [only]) if only.id.is_none() => Ok(only.clone()),
             (None, _) => {
                 let detail = "the token does not name its key (kid), and there are several";
                 Err(Refusal::new(Reason::Unknown, detail))
@@ -174,11 +175,14 @@ impl Jwk {
 
     fn rsa(&self) -> Result<DecodingKey, String> {
         let (n, e) = (bytes(self.n.as_deref())?, bytes(self.e.as_deref())?);
+        // Some issuers put a zero in front (RFC 7518, 6.3.1.1), which ring does not accept.
+        let zeros = n.iter().take_while(|byte| **byte == 0).count();
+        let n = &n[zeros..];
         // ring verifies with 2,048 to 8,192 bits only.
         if !(256..=1024).contains(&n.len()) {
             return Err(format!("one is RSA with {} bits", n.len() * 8));
         }
-        Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+        Ok(DecodingKey::from_rsa_raw_components(n, &e))
     }
 
     fn p256(&self) -> Result<DecodingKey, String> {
@@ -256,6 +260,10 @@ mod tests {
         let key = |id: &str| json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": b64(&[1; 32])});
         let of = |keys: Value| KeySet::of_file(&json!({ "keys": keys }).to_string()).unwrap();
         assert!(of(json!([key("a")])).find(None).is_ok());
+        assert!(of(json!([key("a")])).find(Some("b")).is_err());
+        let mut without_id = key("a");
+        without_id["kid"] = Value::Null;
+        assert!(of(json!([without_id])).find(Some("b")).is_ok());
         let two = of(json!([key("a"), key("b")]));
         assert!(two.find(Some("b")).is_ok());
         for id in [None, Some("c")] {

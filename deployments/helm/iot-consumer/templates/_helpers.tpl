@@ -33,17 +33,19 @@
 
 {{/*
 How clients prove who they are (auth.mode), as text: of a variable if there is one, because those
-override the file; "elsewhere" if its value is not in the values.
+override the file; "elsewhere" if its value is not in the values; "none" if nothing is said.
 */}}
 {{- define "iot-consumer.authMode" -}}
-{{- $auth := get (.Values.config | default dict) "auth" -}}
-{{- $mode := "" -}}
-{{- if kindIs "map" $auth -}}
-{{- $mode = toString (get $auth "mode" | default "") -}}
-{{- else if $auth -}}
-{{- $mode = toString $auth -}}
+{{- $auth := dict -}}
+{{- range $key, $value := .Values.config -}}
+{{- if and (eq $key "auth") (not (kindIs "invalid" $value)) -}}{{- $auth = $value -}}{{- end -}}
 {{- end -}}
-{{- if .Values.extraEnvFrom -}}{{- $mode = $mode | replace "none" "elsewhere" | default "elsewhere" -}}{{- end -}}
+{{- if not (kindIs "map" $auth) -}}{{- $auth = dict "mode" $auth -}}{{- end -}}
+{{- $mode := "none" -}}
+{{- range $key, $value := $auth -}}
+{{- if and (eq $key "mode") (not (kindIs "invalid" $value)) -}}{{- $mode = toString $value -}}{{- end -}}
+{{- end -}}
+{{- if .Values.extraEnvFrom -}}{{- if has $mode (list "" "none") -}}{{- $mode = "elsewhere" -}}{{- end -}}{{- end -}}
 {{- range concat (.Values.extraEnv | default list) ((.Values.serve | default dict).extraEnv | default list) -}}
 {{- if and . (has (toString .name) (list "IOT_AUTH" "IOT_AUTH__MODE")) -}}
 {{- $mode = ternary "elsewhere" (toString (get . "value")) (hasKey . "valueFrom") -}}
@@ -132,6 +134,12 @@ iot-stream/http: {{ include "iot-lib.name" . | quote }}
 )) -}}
 {{- include "iot-consumer.checkServe" . -}}
 {{- include "iot-consumer.checkAuth" . -}}
+{{- $auth := get $config "auth" | default dict -}}
+{{- if kindIs "map" $auth -}}
+{{- if kindIs "invalid" (index $auth "mode") -}}
+{{- $_ := set $config "auth" (set $auth "mode" "none") -}}
+{{- end -}}
+{{- end -}}
 {{- $read := include "iot-consumer.read" . | fromJson -}}
 {{- if contains "@" (include "iot-lib.setting" (dict "config" $read "path" "store.url")) -}}
 {{- fail "config.store.url: its login would be in a ConfigMap: use store.username, and files, store.password_file" -}}
