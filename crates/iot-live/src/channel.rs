@@ -188,10 +188,8 @@ impl Filter {
 
     /// The part of it that is in a scope.
     pub(crate) fn within(self, scope: &Arc<Scope>) -> Self {
-        Self {
-            scope: Some(scope.clone()),
-            ..self
-        }
+        let scope = Some(scope.clone());
+        Self { scope, ..self }
     }
 
     /// Whether a device at that place is asked for. Sensors and properties of alerts are not
