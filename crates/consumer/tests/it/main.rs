@@ -7,6 +7,7 @@ mod api;
 mod auth;
 mod followers;
 mod group;
+mod https;
 mod input;
 mod lag;
 mod lifecycle;

@@ -9,6 +9,7 @@ use futures::{SinkExt, StreamExt};
 use iot_consumer::ConsumerConfig;
 use iot_service::Listeners;
 use iot_service::config::{HumanDuration, Live};
+use iot_service::server::Listener;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use serde_json::{Value, json};
 use testkit::http::{self, Ops};
@@ -143,7 +144,7 @@ impl Service {
         let stop = CancellationToken::new();
         let listeners = Listeners {
             ops,
-            http: Some(http.into()),
+            http: Some(Listener::new(http, &config.current().http.tls).unwrap()),
         };
         let task = tokio::spawn(iot_consumer::run(config, listeners, stop.clone()));
         Self {

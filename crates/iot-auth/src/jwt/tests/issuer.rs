@@ -1,7 +1,7 @@
 //! An issuer that signs tokens.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
@@ -10,7 +10,7 @@ use ring::signature::{
 use serde_json::{Value, json};
 
 /// A key that is in no use, made with openssl genpkey.
-const RSA: &[u8] = include_bytes!("../testdata/rsa2048.pk8");
+const RSA: &str = include_str!("../testdata/rsa2048.pem");
 
 pub(super) struct Issuer {
     pub(super) id: &'static str,
@@ -25,7 +25,9 @@ pub(super) enum Signer {
 }
 
 pub(super) fn rsa(id: &'static str) -> Issuer {
-    Issuer::of(Signer::Rsa(RsaKeyPair::from_pkcs8(RSA).unwrap()), id)
+    let lines = RSA.lines().filter(|line| !line.starts_with("-----"));
+    let key = STANDARD.decode(lines.collect::<String>()).unwrap();
+    Issuer::of(Signer::Rsa(RsaKeyPair::from_pkcs8(&key).unwrap()), id)
 }
 
 pub(super) fn p256(id: &'static str) -> Issuer {
