@@ -120,7 +120,7 @@ impl Channel {
         };
         if mode == Mode::All && max_rate.is_some() {
             let reason = "max_rate has no meaning with mode=all, which sends every change";
-            return Err(BadParameter(reason.to_owned()).into());
+            return Err(BadParameter::new("max_rate", reason.to_owned()).into());
         }
         parameters.finish()?;
         Ok(Self {

@@ -11,8 +11,20 @@ const MOST: usize = 32;
 
 /// Why a query is refused: a text that names the parameter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadParameter(pub(crate) String);
+#[error("{reason}")]
+pub struct BadParameter {
+    /// The name of the parameter, if it is about one.
+    pub(crate) name: Option<String>,
+    reason: String,
+}
+
+impl BadParameter {
+    /// The text names the parameter.
+    pub(crate) fn new(name: &str, reason: String) -> Self {
+        let name = Some(name.to_owned());
+        Self { name, reason }
+    }
+}
 
 /// The parameters of a query that nobody has taken yet, decoded.
 #[derive(Debug)]
@@ -28,14 +40,18 @@ impl<'q> Parameters<'q> {
         for part in query.split('&').filter(|part| !part.is_empty()) {
             if all.len() == MOST {
                 let reason = format!("a query has more than {MOST} parameters");
-                return Err(BadParameter(reason));
+                return Err(BadParameter { name: None, reason });
             }
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let broken = || BadParameter(format!("parameter {part:?} is not UTF-8"));
-            let name = decode(name).ok_or_else(broken)?;
-            let value = decode(value).ok_or_else(broken)?;
+            let broken = |name| BadParameter {
+                name,
+                reason: format!("parameter {part:?} is not UTF-8"),
+            };
+            let name = decode(name).ok_or_else(|| broken(None))?;
+            let value = decode(value).ok_or_else(|| broken(Some(name.clone().into_owned())))?;
             if all.iter().any(|(known, _)| *known == name) {
-                return Err(BadParameter(format!("parameter {name:?} is given twice")));
+                let reason = format!("parameter {name:?} is given twice");
+                return Err(BadParameter::new(&name, reason));
             }
             all.push((name, value));
         }
@@ -58,7 +74,7 @@ impl<'q> Parameters<'q> {
     /// # Errors
     /// It is not.
     pub(crate) fn required(&mut self, name: &str) -> Result<Arc<str>, BadParameter> {
-        let missing = || BadParameter(format!("parameter {name:?} is missing"));
+        let missing = || BadParameter::new(name, format!("parameter {name:?} is missing"));
         self.text(name).ok_or_else(missing)
     }
 
@@ -77,7 +93,7 @@ impl<'q> Parameters<'q> {
         let found = values.iter().find(|(value, _)| *value == given);
         let names: Vec<_> = values.iter().map(|(value, _)| *value).collect();
         let expected = names.join(" or ");
-        let wrong = || BadParameter(format!("{name} must be {expected}, not {given:?}"));
+        let wrong = || BadParameter::new(name, format!("{name} must be {expected}, not {given:?}"));
         found.map(|(_, value)| Some(*value)).ok_or_else(wrong)
     }
 
@@ -94,9 +110,8 @@ impl<'q> Parameters<'q> {
         };
         let number = given.parse().ok().filter(|number| *number <= most);
         let wrong = || {
-            BadParameter(format!(
-                "{name} must be a whole number of at most {most}, not {given:?}"
-            ))
+            let reason = format!("{name} must be a whole number of at most {most}, not {given:?}");
+            BadParameter::new(name, reason)
         };
         number.map(Some).ok_or_else(wrong)
     }
@@ -108,7 +123,10 @@ impl<'q> Parameters<'q> {
     pub(crate) fn finish(self) -> Result<(), BadParameter> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(BadParameter(format!("unknown parameter {name:?}"))),
+            Some((name, _)) => {
+                let reason = format!("unknown parameter {name:?}");
+                Err(BadParameter::new(name, reason))
+            }
         }
     }
 }

@@ -17,12 +17,14 @@ pub mod metrics;
 pub mod moment;
 pub mod ops;
 mod probe;
+mod problem;
 mod repeats;
 pub mod server;
 pub mod shutdown;
 pub mod tls;
 
 pub use backoff::Backoff;
+pub use problem::Problem;
 pub use repeats::Repeats;
 
 use tokio::net::TcpListener;

@@ -11,6 +11,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use iot_service::Problem;
 use iot_service::config::{HumanDuration, Live, Problems, Settings};
 use iot_service::server::{self, Limits, Listener};
 use prometheus::IntCounter;
@@ -173,13 +174,13 @@ impl Control {
     }
 
     /// Starts an anomaly and returns the number of affected devices.
-    async fn inject(&self, injection: Injection) -> Result<usize, Refusal> {
-        injection.check().map_err(bad_request)?;
+    async fn inject(&self, injection: Injection) -> Result<usize, Problem> {
+        injection.check().map_err(Problem::bad_request)?;
         let (answer, mut answers) = mpsc::unbounded_channel();
         let injection = Arc::new(injection);
         if self.injections.send(Inject { injection, answer }).is_err() {
             let message = "the fleet is not running";
-            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, message));
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
         }
         let all = async {
             let mut count = 0;
@@ -189,27 +190,17 @@ impl Control {
             count
         };
         match tokio::time::timeout(INJECTION_TIMEOUT, all).await {
-            Ok(0) => Err(refusal(
+            Ok(0) => Err(Problem::new(
                 StatusCode::NOT_FOUND,
                 "no device matches, or none can have this anomaly",
             )),
             Ok(count) => Ok(count),
-            Err(_) => Err(refusal(
+            Err(_) => Err(Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the workers are too busy",
             )),
         }
     }
-}
-
-type Refusal = (StatusCode, Json<Value>);
-
-fn refusal(status: StatusCode, message: impl Into<String>) -> Refusal {
-    (status, Json(json!({ "error": message.into() })))
-}
-
-fn bad_request(message: String) -> Refusal {
-    refusal(StatusCode::BAD_REQUEST, message)
 }
 
 /// Serves the API until `stop`.
@@ -222,7 +213,7 @@ pub(crate) fn serve(
     let routes = Router::new()
         .route("/api/v1/fleet", get(show).patch(change))
         .route("/api/v1/anomalies", post(inject))
-        .fallback(async || refusal(StatusCode::NOT_FOUND, "no such resource"))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such resource"))
         .with_state(control);
     let limit = Limits::of_this_process().http;
     tokio::spawn(server::serve(listener, routes, limit, refused, stop))
@@ -235,12 +226,12 @@ async fn show(State(control): State<Arc<Control>>) -> Json<Value> {
 async fn change(
     State(control): State<Arc<Control>>,
     patch: Result<Json<Map<String, Value>>, JsonRejection>,
-) -> Result<Json<Value>, Refusal> {
-    let Json(patch) = patch.map_err(|rejection| bad_request(rejection.body_text()))?;
+) -> Result<Json<Value>, Problem> {
+    let Json(patch) = patch.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let changes = Value::Object(patch.clone()).to_string();
     control
         .change(patch)
-        .map_err(|problems| bad_request(problems.to_string()))?;
+        .map_err(|problems| Problem::bad_request(problems.to_string()))?;
     tracing::info!(changes, "changed over the API");
     Ok(Json(control.fleet()))
 }
@@ -248,8 +239,9 @@ async fn change(
 async fn inject(
     State(control): State<Arc<Control>>,
     injection: Result<Json<Injection>, JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let Json(injection) = injection.map_err(|rejection| bad_request(rejection.body_text()))?;
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let Json(injection) =
+        injection.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let devices = control.inject(injection).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "devices": devices }))))
 }

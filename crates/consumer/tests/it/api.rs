@@ -78,7 +78,7 @@ async fn devices_alerts_and_stats_can_be_read() {
         .get("/api/v1/devices/default/default/d1?size=7m")
         .await;
     let reason = json!("size must be one of 1m, 5m, 1h");
-    assert_eq!((status, &refused["error"]), (400, &reason));
+    assert_eq!((status, &refused["detail"]), (400, &reason));
 
     let (_, found) = service.get("/api/v1/devices?building=b1").await;
     assert_eq!(
@@ -129,7 +129,7 @@ async fn devices_alerts_and_stats_can_be_read() {
     ] {
         let (status, body) = service.get(path).await;
         assert_eq!(status, expected, "{path}");
-        assert!(body["error"].is_string(), "{path}: {body}");
+        assert!(body["detail"].is_string(), "{path}: {body}");
     }
     for (query, named) in [
         ("devices?tennant=acme", "tennant"),
@@ -143,7 +143,7 @@ async fn devices_alerts_and_stats_can_be_read() {
     ] {
         let (status, body) = service.get(&format!("/api/v1/{query}")).await;
         assert_eq!(status, 400, "{query}");
-        let error = body["error"].as_str().unwrap();
+        let error = body["detail"].as_str().unwrap();
         assert!(error.contains(named), "{query}: {error}");
     }
     let (status, _) = service.get("/api/v1/devices?limit=10000").await;

@@ -181,7 +181,7 @@ async fn a_visitor_sees_the_fleet_and_becomes_a_device() {
     publish(port, &[(topic.as_str(), payload.as_bytes())]).await;
     let own = "/api/v1/devices/demo/visitors/my-sensor";
     let device = demo
-        .api_until(own, |device| device["error"].is_null())
+        .api_until(own, |device| device["detail"].is_null())
         .await;
     assert_eq!(device["readings"]["temperature"]["value"], 21.5);
 
@@ -266,7 +266,7 @@ async fn bad_messages_are_dead_letters_and_the_next_good_one_arrives() {
     publish(port, &bad).await;
     publish(port, &[(&topic, payload.as_bytes())]).await;
     let own = "/api/v1/devices/demo/visitors/my-sensor";
-    demo.api_until(own, |device| device["error"].is_null())
+    demo.api_until(own, |device| device["detail"].is_null())
         .await;
     // The bridge itself refuses two of them; the consumer counts the others.
     demo.api_until("/api/v1/stats", |stats| {

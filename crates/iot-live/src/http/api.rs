@@ -7,13 +7,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State as Extract};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use iot_auth::Refusal;
 use iot_fold::{Device, DeviceKey, Windows};
+use iot_service::Problem;
 use iot_service::config::HumanDuration;
 use serde::Serialize;
-use serde_json::json;
 
 use super::State;
 use crate::access::{Gate, Unanswered};
@@ -32,25 +32,22 @@ const MOST: usize = 10_000;
 
 /// An answer other than the one asked for.
 #[derive(Debug)]
-pub(crate) struct Error(pub(crate) StatusCode, pub(crate) String);
+pub(crate) struct Error(Problem);
 
 impl Error {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self(Problem::new(status, detail))
+    }
+
     /// There is no identity. Why is in the log only.
     pub(crate) fn unauthorized() -> Self {
-        Self(StatusCode::UNAUTHORIZED, "unauthorized".to_owned())
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized")
     }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
-        if self.0 == StatusCode::UNAUTHORIZED {
-            // RFC 9110, 15.5.2.
-            let scheme = HeaderValue::from_static("Bearer");
-            let headers = response.headers_mut();
-            headers.insert(header::WWW_AUTHENTICATE, scheme);
-        }
-        response
+        self.0.into_response()
     }
 }
 
@@ -58,7 +55,7 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         if refusal.is_temporary() {
             let reason = "identities cannot be checked now; retry later";
-            return Self(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, reason);
         }
         Self::unauthorized()
     }
@@ -72,25 +69,30 @@ impl From<Unanswered> for Error {
             // Neither reason applies to the only subscription of an event stream.
             Unanswered::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, unanswered.to_string())
+        Self::new(status, unanswered.to_string())
     }
 }
 
 impl From<BadParameter> for Error {
     fn from(bad: BadParameter) -> Self {
-        Self(StatusCode::BAD_REQUEST, bad.to_string())
+        Self(Problem::bad_request(bad.to_string()).with_parameter(bad.name))
     }
 }
 
 impl From<BadChannel> for Error {
     fn from(bad: BadChannel) -> Self {
-        Self(StatusCode::BAD_REQUEST, bad.to_string())
+        match bad {
+            BadChannel::Parameter(bad) => bad.into(),
+            BadChannel::Unknown | BadChannel::TooLong(_) => {
+                Self(Problem::bad_request(bad.to_string()))
+            }
+        }
     }
 }
 
 impl From<PathRejection> for Error {
     fn from(rejection: PathRejection) -> Self {
-        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+        Self(Problem::bad_request(rejection.body_text()))
     }
 }
 
@@ -285,10 +287,10 @@ async fn detail(
     let size = parameters.text("size");
     parameters.finish()?;
     let size = window_size(&state.settings.window_sizes, size.as_deref())
-        .map_err(|reason| Error(StatusCode::BAD_REQUEST, reason))?;
+        .map_err(|reason| BadParameter::new("size", reason))?;
     let Some((device, windows)) = gate.device(key, size).await? else {
-        let reason = "no such device is known here".to_owned();
-        return Err(Error(StatusCode::NOT_FOUND, reason));
+        let reason = "no such device is known here";
+        return Err(Error::new(StatusCode::NOT_FOUND, reason));
     };
     Ok(Json(Detail {
         device: &device,
@@ -318,7 +320,7 @@ fn window_size(sizes: &[HumanDuration], asked: Option<&str>) -> Result<i64, Stri
 }
 
 pub(super) async fn unknown() -> Response {
-    Error(StatusCode::NOT_FOUND, "there is nothing here".to_owned()).into_response()
+    Error::new(StatusCode::NOT_FOUND, "there is nothing here").into_response()
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ async fn without_token_in_url(uri: Uri, request: Request, next: Next) -> Respons
                 "parameter {name:?}: a token must not be in a URL; send `Authorization: Bearer`, \
                  or the token in the connect request of a WebSocket"
             );
-            api::Error(StatusCode::BAD_REQUEST, reason).into_response()
+            api::Error::new(StatusCode::BAD_REQUEST, reason).into_response()
         }
     }
 }
@@ -119,7 +119,7 @@ async fn for_us(Extract(state): Extract<State>, request: Request, next: Next) ->
         return next.run(request).await;
     }
     let reason = "this service has another name; see `auth` in docs/security.md";
-    api::Error(StatusCode::MISDIRECTED_REQUEST, reason.to_owned()).into_response()
+    api::Error::new(StatusCode::MISDIRECTED_REQUEST, reason).into_response()
 }
 
 impl<S: Sync> FromRequestParts<S> for Gate {

@@ -31,7 +31,8 @@ impl Shown {
         u64::try_from(least).ok().filter(|least| *least > 0)
     }
 
-    /// What a client has missed since a position of this log and scope; `None` if not all of it is known, or it is much.
+    /// What a client has missed since a position of this log and scope; `None` if not all of it is
+    /// known, or it is much.
     pub(super) fn missed(
         &self,
         channel: &Channel,

@@ -88,7 +88,7 @@ async fn invalid_changes_are_rejected_as_a_whole() {
         let (status, answer) = patch(&simulator, changes).await;
         assert_eq!(status, 400, "{answer}");
         assert!(
-            answer["error"].as_str().unwrap().contains(reason),
+            answer["detail"].as_str().unwrap().contains(reason),
             "{answer}"
         );
     }
@@ -122,7 +122,7 @@ async fn anomalies_are_injected_on_request() {
     assert_eq!(status, 404);
     let (status, answer) = inject(json!({"kind": "drift"})).await;
     assert_eq!(
-        (status, answer["error"].as_str()),
+        (status, answer["detail"].as_str()),
         (400, Some("device, building, floor or room is missing"))
     );
     let truths = || std::fs::read_to_string(truth.path()).unwrap();

@@ -210,23 +210,47 @@ async fn lists_have_filters_and_a_position() {
         "position": {"epoch": "k3", "offset": 7}});
     assert_eq!(list, expected);
 
-    for (path, reason) in [
-        ("devices?colour=red", "unknown parameter \"colour\""),
+    for (path, parameter, reason) in [
+        (
+            "devices?colour=red",
+            "colour",
+            "unknown parameter \"colour\"",
+        ),
         (
             "devices?limit=10001",
+            "limit",
             "limit must be a whole number of at most 10000, not \"10001\"",
         ),
-        ("devices?sensor=co2", "unknown parameter \"sensor\""),
+        (
+            "devices?sensor=co2",
+            "sensor",
+            "unknown parameter \"sensor\"",
+        ),
         (
             "alerts?state=on",
+            "state",
             "state must be raised or cleared, not \"on\"",
         ),
-        ("stats?tenant=a", "unknown parameter \"tenant\""),
-        ("device?tenant=a", "parameter \"project\" is missing"),
-        ("devices/a/b/c?size=7m", "size must be one of 1m, 5m"),
+        ("stats?tenant=a", "tenant", "unknown parameter \"tenant\""),
+        (
+            "device?tenant=a",
+            "project",
+            "parameter \"project\" is missing",
+        ),
+        (
+            "devices/a/b/c?size=7m",
+            "size",
+            "size must be one of 1m, 5m",
+        ),
     ] {
         let (status, body) = fixture.get(&format!("/api/v1/{path}")).await;
-        assert_eq!((status, &body["error"]), (400, &reason.into()), "{path}");
+        let expected = json!({
+            "title": "Bad Request",
+            "status": 400,
+            "detail": reason,
+            "parameter": parameter,
+        });
+        assert_eq!((status, &body), (400, &expected), "{path}");
     }
     assert_eq!(fixture.get("/api/v2").await.0, 404);
     fixture.end().await;
