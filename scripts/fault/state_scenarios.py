@@ -88,6 +88,7 @@ def descriptors_used_up(trial):
                 idle.append(socket.create_connection(("127.0.0.1", port), 5))
     trial.must(len(idle) > 256, f"only {len(idle)} connections could be made")
     trial.flows(2)
+    trial.until_sealing()
     trial.recovery()
     trial.must(not consumer.said("Too many open files"), "its log says that it had too many open files")
     for connection in idle:
